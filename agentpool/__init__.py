@@ -1,0 +1,1 @@
+"""Structured concurrency for many language-model agents, on trio."""

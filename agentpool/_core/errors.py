@@ -1,0 +1,306 @@
+"""Every error that agentpool raises, as one tree below `AgentPoolError`.
+
+    AgentPoolError
+    ├── ManifestError             a file is wrong: carries every finding at once
+    ├── PoolFullError             (in _slots.py: it is a `trio.WouldBlock` too)
+    ├── PoolClosedError           the pool takes no more work
+    ├── PoolLimitError            a bound of `PoolLimits` was reached
+    ├── UnknownAgentError         no live agent has that id
+    ├── DeadlockError             waiting here could never have ended
+    ├── AgentTimeoutError         an agent's `timeout` passed (a `TimeoutError` too)
+    ├── AgentFailedError          `result()` of an agent that failed
+    ├── AgentAbortedError         `result()` of an agent that was aborted
+    ├── LoopHaltedError           the loop guard stopped an agent
+    ├── BudgetExceededError       a budget refused a model call
+    ├── ToolError                 a tool could not do what the model asked for
+    │   └── CapabilityDeniedError     ... because its manifest does not grant it
+    └── DriverError               a model could not be reached or did not answer properly
+        ├── RateLimitedError          try again after `retry_after` seconds
+        ├── OverloadedError           try again later
+        ├── DriverUnavailableError    no connection, a time limit, a server error
+        ├── RequestRejectedError      authentication, a bad request: do not try again
+        ├── ContentRefusedError       the provider declined the content
+        ├── MalformedReplyError       an answer that cannot be read: try again
+        └── ContextTooLongError       the request does not fit the context window
+
+Beside the tree stands `UnhandledAgentErrors`, the group that a pool raises at its exit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from agentpool._core.messages import ChatMessage
+    from agentpool._core.usage import TokenUsage
+
+
+class AgentPoolError(Exception):
+    """The base class of everything that agentpool raises by itself."""
+
+
+# -- the caller's files ------------------------------------------------------
+
+
+@attrs.frozen
+class Finding:
+    """One thing that is wrong in a manifest or fleet file, and how to mend it."""
+
+    source: str
+    """The file (or `<string>`) in which it was found."""
+    key: str
+    """The path of the key, such as `agents[2].resources.max_iterations`; empty for the whole file."""
+    problem: str
+    mend: str
+
+    def __str__(self) -> str:
+        where = f"{self.source}: {self.key}" if self.key else self.source
+        return f"{where}: {self.problem}. {self.mend}"
+
+
+class ManifestError(AgentPoolError):
+    """A manifest or fleet file is wrong. `findings` holds every problem of the file at once."""
+
+    findings: tuple[Finding, ...]
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__(self.findings)
+
+    def __str__(self) -> str:
+        return "\n".join(str(finding) for finding in self.findings)
+
+
+# -- the pool ----------------------------------------------------------------
+
+
+class PoolClosedError(AgentPoolError):
+    """The pool is draining or has ended, so that it starts no more agents."""
+
+
+class PoolLimitError(AgentPoolError):
+    """A bound of `PoolLimits` was reached: the work was refused, nothing was started."""
+
+    def __init__(self, limit: str, maximum: int) -> None:
+        self.limit = limit
+        self.maximum = maximum
+        super().__init__(limit, maximum)
+
+    def __str__(self) -> str:
+        return f"{self.limit} is at its maximum of {self.maximum}; raise PoolLimits.{self.limit} if that is meant"
+
+
+class UnknownAgentError(AgentPoolError):
+    """There is no live agent with that id: it never existed, or it has ended."""
+
+    def __init__(self, agent_id: int, reason: str = "") -> None:
+        self.agent_id = agent_id
+        self.reason = reason
+        super().__init__(agent_id, reason)
+
+    def __str__(self) -> str:
+        return self.reason or f"there is no live agent {self.agent_id}"
+
+
+class DeadlockError(AgentPoolError):
+    """Agents wait for each other in a way that nothing could ever end.
+
+    Attributes:
+      path: the ids of the agents on the cycle, each once, from the one whose wait raised this.
+    """
+
+    path: tuple[int, ...]
+
+    def __init__(self, path: Sequence[int]) -> None:
+        self.path = tuple(path)
+        super().__init__(self.path)
+
+    def __str__(self) -> str:
+        steps = " waits for ".join(str(agent_id) for agent_id in (*self.path, self.path[0]))
+        return f"agent {steps}: no such wait can end"
+
+
+class AgentTimeoutError(AgentPoolError, TimeoutError):
+    """An agent did not end within its timeout (its own, or an ancestor's)."""
+
+    def __init__(self, agent_id: int, name: str, timeout: float | None = None) -> None:
+        self.agent_id = agent_id
+        self.name = name
+        self.timeout = timeout
+        super().__init__(agent_id, name, timeout)
+
+    def __str__(self) -> str:
+        limit = "its ancestor's deadline" if self.timeout is None else f"{self.timeout:g} seconds"
+        return f"agent {self.agent_id} ({self.name}) did not end within {limit}"
+
+
+class AgentFailedError(AgentPoolError):
+    """Raised by `AgentHandle.result()` from the agent's own exception, its `__cause__`."""
+
+    def __init__(self, agent_id: int, name: str, error: BaseException) -> None:
+        self.agent_id = agent_id
+        self.name = name
+        self.error = error
+        super().__init__(agent_id, name, error)
+
+    def __str__(self) -> str:
+        return f"agent {self.agent_id} ({self.name}) failed: {self.error!r}"
+
+
+class AgentAbortedError(AgentPoolError):
+    """Raised by `AgentHandle.result()` of an agent that was aborted."""
+
+    def __init__(self, agent_id: int, name: str, reason: str | None) -> None:
+        self.agent_id = agent_id
+        self.name = name
+        self.reason = reason
+        super().__init__(agent_id, name, reason)
+
+    def __str__(self) -> str:
+        return f"agent {self.agent_id} ({self.name}) was aborted: {self.reason or 'no reason given'}"
+
+
+class UnhandledAgentErrors(ExceptionGroup[Exception]):
+    """The failures of a scope's agents that nobody looked at, in the order of their ends.
+
+    A pool raises it at its exit, when its body ended well. An agent that ignored a failure of
+    one of its children fails with it, and what its body had returned is kept in `value`.
+    """
+
+    value: Any = None
+
+    def derive(self, excs: Sequence[Exception]) -> UnhandledAgentErrors:  # type: ignore[override]
+        """Make a group of a part of the errors, as `ExceptionGroup.split` asks for."""
+        return UnhandledAgentErrors(self.message, excs)
+
+
+# -- the loop and its means ---------------------------------------------------
+
+
+class LoopHaltedError(AgentPoolError):
+    """The loop guard stopped an agent.
+
+    Attributes:
+      reason: which bound was reached or which repetition was seen.
+      usage: what the agent had used until then.
+      transcript: the conversation so far, every tool call with its result.
+    """
+
+    def __init__(
+        self, reason: str, *, usage: TokenUsage | None = None, transcript: Sequence[ChatMessage] = ()
+    ) -> None:
+        self.reason = reason
+        self.usage = usage
+        self.transcript = transcript
+        super().__init__(reason)
+
+
+class BudgetExceededError(AgentPoolError):
+    """A budget refused a model call, because its worst case would have passed the limit.
+
+    Attributes:
+      resource: `tokens`, `cost_usd` or `calls`.
+      limit, spent, reserved, needed: amounts of that resource; `reserved` is held by calls
+        that are under way, `needed` is the worst case of the refused one.
+      usage, transcript: as on `LoopHaltedError`.
+    """
+
+    def __init__(
+        self,
+        resource: str,
+        *,
+        limit: float,
+        spent: float,
+        reserved: float,
+        needed: float,
+        usage: TokenUsage | None = None,
+        transcript: Sequence[ChatMessage] = (),
+    ) -> None:
+        self.resource = resource
+        self.limit = limit
+        self.spent = spent
+        self.reserved = reserved
+        self.needed = needed
+        self.usage = usage
+        self.transcript = transcript
+        super().__init__(resource)
+
+    def __str__(self) -> str:
+        return (
+            f"the budget of {self.limit:g} {self.resource} has no room for {self.needed:g} more"
+            f" ({self.spent:g} spent, {self.reserved:g} reserved by calls under way)"
+        )
+
+
+class ToolError(AgentPoolError):
+    """A tool could not do what the model asked for. The model is told the text."""
+
+
+class CapabilityDeniedError(ToolError):
+    """A tool needs a capability that the agent's manifest does not grant."""
+
+
+class DriverError(AgentPoolError):
+    """A model could not be reached, or did not answer properly. The cause is kept.
+
+    Attributes:
+      retryable: whether the same request may succeed when it is made again.
+    """
+
+    retryable = False
+
+
+class RateLimitedError(DriverError):
+    """The provider refuses more requests for now.
+
+    Attributes:
+      retry_after: seconds to wait, where the provider said so.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str = "rate limited", *, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class OverloadedError(DriverError):
+    """The provider has no capacity for now.
+
+    Attributes:
+      retry_after: seconds to wait, where the provider said so.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str = "overloaded", *, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class DriverUnavailableError(DriverError):
+    """No connection, a cut connection, a time limit, or an error on the server's side."""
+
+    retryable = True
+
+
+class RequestRejectedError(DriverError):
+    """The provider rejected the request: authentication, permission, an unknown model, a bad request."""
+
+
+class ContentRefusedError(DriverError):
+    """The provider declined to answer because of the content."""
+
+
+class MalformedReplyError(DriverError):
+    """The answer cannot be read: malformed, incomplete, or without its finish marker."""
+
+    retryable = True
+
+
+class ContextTooLongError(DriverError):
+    """The request does not fit into the model's context window."""

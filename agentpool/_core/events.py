@@ -1,0 +1,163 @@
+"""What happens in a pool, as frozen values in the past tense."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from agentpool._core.messages import AgentId, AgentMessage, ToolCall, ToolResult
+from agentpool._core.outcomes import AgentOutcome
+from agentpool._core.usage import TokenUsage
+
+Phase: TypeAlias = Literal["perceive", "reason", "act", "done"]
+
+
+@attrs.frozen
+class _Event:
+    """What every event tells.
+
+    Attributes:
+      seq: counts up by one within a pool.
+      time: seconds on trio's clock.
+      agent_id: whom it is about, 0 for the supervisor.
+      parent_id: who spawned that agent.
+    """
+
+    seq: int
+    time: float
+    agent_id: AgentId
+    parent_id: AgentId
+
+
+@attrs.frozen
+class AgentSpawned(_Event):
+    """An agent got its id, its inbox and its slot."""
+
+    name: str
+
+
+@attrs.frozen
+class AgentStarted(_Event):
+    """An agent took its first step."""
+
+
+@attrs.frozen
+class PhaseChanged(_Event):
+    """The loop of an agent entered a phase."""
+
+    phase: Phase
+    iteration: int
+
+
+@attrs.frozen
+class TextDeltaReceived(_Event):
+    """A piece of a streamed answer arrived."""
+
+    text: str
+
+
+@attrs.frozen
+class ToolStarted(_Event):
+    """A tool call began."""
+
+    call: ToolCall
+
+
+@attrs.frozen
+class ToolFinished(_Event):
+    """A tool call came to its result; `duration` is in seconds."""
+
+    call: ToolCall
+    result: ToolResult
+    duration: float
+
+
+@attrs.frozen
+class CompletionFinished(_Event):
+    """A model call came to its answer; `duration` is in seconds."""
+
+    usage: TokenUsage
+    duration: float
+
+
+@attrs.frozen
+class MessageSent(_Event):
+    """A message was put into its recipient's inbox, or handed to its waiting recipient."""
+
+    message: AgentMessage
+
+
+@attrs.frozen
+class MessageDeadLettered(_Event):
+    """A message will never be received."""
+
+    message: AgentMessage
+    reason: str
+
+
+@attrs.frozen
+class AgentRestarted(_Event):
+    """An agent that ended was started afresh by its restart policy."""
+
+    restarts: int
+    outcome: AgentOutcome[Any]
+
+
+@attrs.frozen
+class BudgetWarned(_Event):
+    """A budget is nearly used up, or refused a call."""
+
+    text: str
+
+
+@attrs.frozen
+class GuardWarned(_Event):
+    """The loop guard saw something that will soon stop the agent."""
+
+    text: str
+
+
+@attrs.frozen
+class DeadlockSuspected(_Event):
+    """Agents wait for each other in a cycle that only a deadline or an unknown task can break."""
+
+    path: Sequence[AgentId]
+
+
+@attrs.frozen
+class AgentStuck(_Event):
+    """An agent did not end although it was aborted: it swallows cancellation, shields itself or blocks.
+
+    `stack` holds the source lines in which its tasks stand, innermost last.
+    """
+
+    name: str
+    stack: Sequence[str]
+
+
+@attrs.frozen
+class AgentFinished(_Event):
+    """An agent ended; its outcome, inbox, slot and wait edges changed in the same step."""
+
+    outcome: AgentOutcome[Any]
+
+
+Event: TypeAlias = (
+    AgentSpawned
+    | AgentStarted
+    | PhaseChanged
+    | TextDeltaReceived
+    | ToolStarted
+    | ToolFinished
+    | CompletionFinished
+    | MessageSent
+    | MessageDeadLettered
+    | AgentRestarted
+    | BudgetWarned
+    | GuardWarned
+    | DeadlockSuspected
+    | AgentStuck
+    | AgentFinished
+)

@@ -1,0 +1,155 @@
+"""The values that travel: between agents, and between an agent and its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from agentpool._core.usage import NO_USAGE, TokenUsage
+
+AgentId: TypeAlias = int
+"""From 1 up, never reused within a pool; 0 is the supervisor, whoever holds the pool."""
+
+SUPERVISOR: AgentId = 0
+
+
+@attrs.frozen
+class AgentMessage:
+    """A message between two agents of a pool.
+
+    Attributes:
+      sender: who sent it; a pool's router sets it, so that it cannot be forged.
+      to: whom it is for.
+      content: any object; agents of one pool share memory, so do not change it after sending.
+      id: set by the router, unique within it.
+      reply_to: the id of the message that this one answers.
+      topic: the topic it was published on, if it was.
+    """
+
+    sender: AgentId = SUPERVISOR
+    to: AgentId = SUPERVISOR
+    content: Any = None
+    id: int = 0
+    reply_to: int | None = None
+    topic: str | None = None
+
+
+# -- between an agent and its model -------------------------------------------
+
+StopReason: TypeAlias = Literal["end_turn", "tool_use", "max_tokens", "stop_sequence", "refusal"]
+
+
+@attrs.frozen
+class ToolCall:
+    """A model's wish to have a tool called.
+
+    Attributes:
+      id: the model's name for this call; the result carries it.
+      name: the tool's name.
+      input: the arguments as the model gave them, not yet validated.
+    """
+
+    id: str
+    name: str
+    input: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class ToolResult:
+    """What a tool call came to, as the model is told."""
+
+    content: str
+    is_error: bool = False
+
+
+@attrs.frozen
+class ToolDefinition:
+    """A tool as a model sees it: its name, what it does, and the JSON schema of its arguments."""
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Any]
+
+
+@attrs.frozen
+class UserMessage:
+    """Something said to the model."""
+
+    content: str
+
+
+@attrs.frozen
+class AssistantMessage:
+    """Something that the model said, with the tool calls it wished for."""
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = attrs.field(default=(), converter=tuple)
+
+
+@attrs.frozen
+class ToolMessage:
+    """The result of one tool call; each call of an `AssistantMessage` gets exactly one."""
+
+    call_id: str
+    name: str
+    result: ToolResult
+
+
+ChatMessage: TypeAlias = UserMessage | AssistantMessage | ToolMessage
+
+
+@attrs.frozen
+class CompletionRequest:
+    """One question to a model.
+
+    Attributes:
+      model: the model's name as its provider knows it; empty leaves the choice to the driver.
+      messages: the conversation; immutable, and shared between the requests of one agent.
+      tools: what the model may call.
+      max_tokens: how many tokens the answer may have at the most.
+      temperature: 0 to 2.
+      system: the system prompt; empty means none.
+      stop: strings that end the answer.
+    """
+
+    model: str = ""
+    messages: Sequence[ChatMessage] = ()
+    tools: tuple[ToolDefinition, ...] = attrs.field(default=(), converter=tuple)
+    max_tokens: int = 4096
+    temperature: float = 0.3
+    system: str = ""
+    stop: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+
+
+def _implied_stop_reason(completion: Completion) -> StopReason:
+    return "tool_use" if completion.tool_calls else "end_turn"
+
+
+@attrs.frozen
+class Completion:
+    """A model's answer.
+
+    Attributes:
+      text: what it said.
+      tool_calls: the calls that it wishes for.
+      stop_reason: why it stopped; left out, it follows from the content.
+      usage: what the call used.
+    """
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = attrs.field(default=(), converter=tuple)
+    stop_reason: StopReason = attrs.field(default=attrs.Factory(_implied_stop_reason, takes_self=True))
+    usage: TokenUsage = NO_USAGE
+
+
+@attrs.frozen
+class TextDelta:
+    """A piece of an answer's text, as it arrives."""
+
+    text: str
+
+
+StreamPart: TypeAlias = TextDelta | Completion
+"""What a driver's stream yields: deltas of text, and at its end the whole `Completion`, once."""

@@ -1,0 +1,181 @@
+"""The extension points: what a driver, a tool and a memory have to be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import attrs
+
+from agentpool._core.capability import Capability, PrivacyTier
+from agentpool._core.messages import (
+    AgentId,
+    AgentMessage,
+    Completion,
+    CompletionRequest,
+    StreamPart,
+    TextDelta,
+    ToolDefinition,
+    ToolResult,
+)
+from agentpool._core.usage import TokenUsage
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """Gives access to a model.
+
+    Derive from this class to get the defaults; only `complete` has to be written. Agents call one
+    driver from many tasks at once.
+
+    Attributes:
+      context_window: how many tokens a request and its answer may have together; None if unknown.
+      privacy: where words go that this driver is given.
+    """
+
+    context_window: int | None = None
+    privacy: PrivacyTier = PrivacyTier.STANDARD
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """Ask the model, and return its whole answer.
+
+        Raises:
+          DriverError: one of its kinds, with the provider's own exception as the cause.
+
+        Checkpoint: always. Cancellation: the connection is closed, nothing is left behind.
+        """
+        ...
+
+    def stream(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[StreamPart]]:
+        """Ask the model, and get its answer in pieces.
+
+        The block's value iterates over `TextDelta` values and ends with the whole `Completion`.
+        Leaving the block early closes the connection.
+        """
+        return _stream_of_one(self, request)
+
+    def estimate_cost(self, usage: TokenUsage) -> float | None:
+        """Return what `usage` costs in USD; 0 is free, None means that the price is not known."""
+        return 0.0
+
+
+@asynccontextmanager
+async def _stream_of_one(driver: Driver, request: CompletionRequest) -> AsyncIterator[AsyncIterator[StreamPart]]:
+    completion = await driver.complete(request)
+
+    async def parts() -> AsyncIterator[StreamPart]:
+        if completion.text:
+            yield TextDelta(completion.text)
+        yield completion
+
+    iterator = parts()
+    try:
+        yield iterator
+    finally:
+        await iterator.aclose()  # type: ignore[attr-defined]
+
+
+@attrs.frozen
+class MemoryFragment:
+    """Something remembered.
+
+    Attributes:
+      id: names it for `Memory.forget`.
+      content: the text.
+      source: what kind of thing it is, such as `conversation`, `tool` or `user`.
+      agent_id: which agent remembered it.
+      created_at: seconds on the memory's clock.
+      relevance: how well it fits the query that recalled it, from 0 to 1.
+    """
+
+    id: int
+    content: str
+    source: str = "user"
+    agent_id: AgentId = 0
+    created_at: float = 0.0
+    relevance: float = 0.0
+
+
+@runtime_checkable
+class Memory(Protocol):
+    """Keeps what agents remember; shared by the agents of a pool."""
+
+    async def remember(self, content: str, *, source: str = "user", agent_id: AgentId = 0) -> int:
+        """Keep a text, and return the id of the new fragment."""
+        ...
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        limit: int = 5,
+        source: str | None = None,
+        agent_id: AgentId | None = None,
+        since: float | None = None,
+    ) -> Sequence[MemoryFragment]:
+        """Return the fragments that fit the query, best first; the most recent first among equals.
+
+        Args:
+          query: words to look for.
+          limit: how many fragments at the most.
+          source: only fragments of this source.
+          agent_id: only fragments of this agent.
+          since: only fragments created at this time (seconds on the memory's clock) or later.
+        """
+        ...
+
+    async def set(self, key: str, value: Any) -> None:
+        """Keep a value under a key, in the place of what was there."""
+        ...
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """Return the value under a key, or `default`."""
+        ...
+
+    async def forget(self, fragment_id: int) -> bool:
+        """Drop a fragment; return whether there was one."""
+        ...
+
+
+class ToolContext(Protocol):
+    """What a tool may use of the agent that calls it; every `AgentContext` is one."""
+
+    @property
+    def id(self) -> AgentId: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def memory(self) -> Memory | None: ...
+    async def send(self, to: AgentId, content: Any) -> None: ...
+    async def receive(self) -> AgentMessage: ...
+    def receive_nowait(self) -> AgentMessage: ...
+    async def spawn(self, agent: Any, /, *args: Any, name: str | None = None, timeout: float | None = None) -> Any: ...
+
+
+@runtime_checkable
+class Tool(Protocol):
+    """Something that a model may call.
+
+    Attributes:
+      definition: how the model sees it.
+      capability: what a manifest must grant for it; None if nothing.
+      timeout: seconds that a call may take; None for the loop's default.
+    """
+
+    @property
+    def definition(self) -> ToolDefinition: ...
+    @property
+    def capability(self) -> Capability | None: ...
+    @property
+    def timeout(self) -> float | None: ...
+
+    async def call(self, ctx: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
+        """Validate the arguments and do it.
+
+        A result with `is_error` tells the model what was wrong. An `Exception` that comes out is
+        shown to the model as an error, and the agent goes on.
+        """
+        ...

@@ -1,0 +1,110 @@
+"""Every check of the project: `nox` runs the tests, the linters, the type checkers and the docs.
+
+`nox -s campaign`, `nox -s bench` and `nox -s bench_peers` take longer and run on request.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["tests", "tests_core", "lint", "typing", "docs"]
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_existing_virtualenvs = True
+nox.options.download_python = "never"  # what is installed is tested, nothing is fetched
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+ROOT = Path(__file__).parent
+
+# Complete branch coverage is asked of what decides and of the pool itself, 95 % of the rest.
+COMPLETE = ["_core/*", "_slots.py", "_router.py", "_events.py", "_scope.py", "_agent.py", "_pool.py"]
+COMPLETE_PATHS = ",".join(f"agentpool/{name}" for name in COMPLETE)
+REST_PERCENT = 95
+
+
+def _activate_pyenv_versions() -> None:
+    """Make pyenv's shims find every version that is installed, not just the one that is chosen."""
+    versions = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    if versions.is_dir() and "PYENV_VERSION" not in os.environ:
+        names = [path.name for path in versions.iterdir() if re.fullmatch(r"3\.\d+\.\d+", path.name)]
+        wanted = [name for name in names if name.rpartition(".")[0] in PYTHONS]
+        os.environ["PYENV_VERSION"] = ":".join([*sorted(wanted), "system"])
+
+
+_activate_pyenv_versions()
+
+
+def _group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The test suite on every Python that is installed; on the first one with coverage."""
+    session.install("-e", ".[all]", *_group("test"))
+    if session.python != PYTHONS[0]:
+        session.run("pytest", "-q", *session.posargs)
+        return
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-q", *session.posargs)
+    session.run("coverage", "combine", "-q")
+    if session.posargs:
+        return
+    session.run("coverage", "report", f"--include={COMPLETE_PATHS}", "--fail-under=100")
+    session.run("coverage", "report", f"--omit={COMPLETE_PATHS}", f"--fail-under={REST_PERCENT}")
+
+
+@nox.session(python="3.11")
+def tests_core(session: nox.Session) -> None:
+    """The test suite with the core dependencies only, from the built package."""
+    session.install(".", *_group("test"))
+    session.run("pytest", "-q", *session.posargs)
+
+
+@nox.session(python="3.11")
+def lint(session: nox.Session) -> None:
+    session.install("-e", ".", *_group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session(python="3.11")
+def typing(session: nox.Session) -> None:
+    session.install("-e", ".[all]", *_group("typing"))
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--verifytypes", "agentpool", "--ignoreexternal")
+
+
+@nox.session(python="3.11")
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error. Its examples run in tests/test_docs.py."""
+    session.install("-e", ".[all]", *_group("docs"))
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session(python="3.11")
+def campaign(session: nox.Session) -> None:
+    """The long campaign: random pool programs, with the books checked after each."""
+    session.install("-e", ".[all]", *_group("test"))
+    session.run("python", "-m", "agentpool.testing.campaign", *(session.posargs or ["--runs", "200000"]))
+
+
+@nox.session(python="3.11")
+def bench(session: nox.Session) -> None:
+    session.install(".", *_group("bench"))
+    session.run("python", "-m", "bench", *session.posargs)
+
+
+@nox.session(python="3.11")
+def bench_peers(session: nox.Session) -> None:
+    """The bench with other frameworks beside, each installed into an environment of its own."""
+    session.install(".", *_group("bench"))
+    session.run("python", "-m", "bench", "--peers", *session.posargs)

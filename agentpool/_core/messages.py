@@ -73,11 +73,25 @@ class ToolDefinition:
     input_schema: Mapping[str, Any]
 
 
+def _whole_content(message: UserMessage) -> str:
+    return message.content
+
+
 @attrs.frozen
 class UserMessage:
-    """Something said to the model."""
+    """Something said to the model.
+
+    Attributes:
+      content: what the model reads.
+      kind: what it is: the agent's `query`, a `message` of another agent, what memory gave
+        (`recall`), or a `note` of the loop itself.
+      body: the bare text, where `content` says more around it (who sent it, for instance);
+        left out, it is `content`. A script's placeholders show this.
+    """
 
     content: str
+    kind: Literal["query", "message", "recall", "note"] = "query"
+    body: str = attrs.field(default=attrs.Factory(_whole_content, takes_self=True))
 
 
 @attrs.frozen

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import posixpath
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import attrs
@@ -128,3 +130,72 @@ CAPABILITY_TYPES: dict[str, type[Capability]] = {
     "mcp": McpCapability,
 }
 """The `type` of a `[[capabilities]]` entry, and the value it becomes."""
+
+
+def grants(granted: Iterable[Capability], required: Capability | None) -> bool:
+    """Whether a manifest that grants `granted` allows what needs `required`.
+
+    A grant counts for its own type only. Every path, command or host that is required must be
+    granted by one of the grants; none required means that any grant of the type will do. `*` in a
+    grant is any command, host, server or tool. Paths are compared as they are written, without a
+    look at the disk: a path is granted by itself and by every directory above it.
+    """
+    if required is None:
+        return True
+    same = [grant for grant in granted if type(grant) is type(required)]
+    if not same:
+        return False
+    return all(any(_covers(grant, part) for grant in same) for part in _parts(required))
+
+
+def inherited(granted: Iterable[Capability]) -> tuple[Capability, ...]:
+    """Return what a child may have of its parent's capabilities: one level less of spawning."""
+    children: list[Capability] = []
+    for grant in granted:
+        if not isinstance(grant, SpawnCapability):
+            children.append(grant)
+        elif grant.max_depth > 1:
+            children.append(SpawnCapability(grant.max_depth - 1))
+    return tuple(children)
+
+
+def _parts(required: Capability) -> list[Capability]:
+    """Take a requirement apart, so that several grants may meet it together."""
+    match required:
+        case FileReadCapability(paths):
+            return [FileReadCapability((path,)) for path in paths]
+        case FileWriteCapability(paths):
+            return [FileWriteCapability((path,)) for path in paths]
+        case ShellCapability(commands):
+            return [ShellCapability((command,)) for command in commands]
+        case NetworkCapability(hosts):
+            return [NetworkCapability((host,)) for host in hosts]
+        case _:
+            return [required]
+
+
+def _covers(grant: Capability, part: Capability) -> bool:
+    match grant, part:
+        case (FileReadCapability(above), FileReadCapability((path,))) | (
+            FileWriteCapability(above),
+            FileWriteCapability((path,)),
+        ):
+            return any(_is_below(path, root) for root in above)
+        case (ShellCapability(known), ShellCapability((name,))) | (
+            NetworkCapability(known),
+            NetworkCapability((name,)),
+        ):
+            return "*" in known or name in known
+        case SpawnCapability(depth), SpawnCapability(needed):
+            return depth >= needed
+        case McpCapability(server, tool), McpCapability(wanted, name):
+            return server in ("*", wanted) and tool in ("*", name)
+        case _:
+            return True
+
+
+def _is_below(path: str, root: str) -> bool:
+    path, root = posixpath.normpath(path), posixpath.normpath(root)
+    if root == ".":
+        return not posixpath.isabs(path) and path.split("/", 1)[0] != ".."
+    return path == root or path.startswith(root.rstrip("/") + "/")

@@ -197,5 +197,10 @@ def _covers(grant: Capability, part: Capability) -> bool:
 def _is_below(path: str, root: str) -> bool:
     path, root = posixpath.normpath(path), posixpath.normpath(root)
     if root == ".":
-        return not posixpath.isabs(path) and path.split("/", 1)[0] != ".."
-    return path == root or path.startswith(root.rstrip("/") + "/")
+        return not posixpath.isabs(path) and not _climbs(path)
+    prefix = root if root.endswith("/") else root + "/"
+    return path == root or (path.startswith(prefix) and not _climbs(path[len(prefix) :]))
+
+
+def _climbs(path: str) -> bool:
+    return path.split("/", 1)[0] == ".."

@@ -10,6 +10,12 @@ from typing import TypeAlias
 import attrs
 
 
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise TypeError(f"give a list of texts, such as [{values!r}], in the place of one text")
+    return tuple(values)
+
+
 class PrivacyTier(enum.Enum):
     """Where an agent's words may travel to.
 
@@ -61,28 +67,28 @@ class MessagingCapability:
 class FileReadCapability:
     """May read below these paths."""
 
-    allowed_paths: tuple[str, ...] = attrs.field(converter=tuple)
+    allowed_paths: tuple[str, ...] = attrs.field(converter=_texts)
 
 
 @attrs.frozen
 class FileWriteCapability:
     """May write below these paths."""
 
-    allowed_paths: tuple[str, ...] = attrs.field(converter=tuple)
+    allowed_paths: tuple[str, ...] = attrs.field(converter=_texts)
 
 
 @attrs.frozen
 class ShellCapability:
     """May run these commands; `*` is any."""
 
-    allowed_commands: tuple[str, ...] = attrs.field(converter=tuple)
+    allowed_commands: tuple[str, ...] = attrs.field(converter=_texts)
 
 
 @attrs.frozen
 class NetworkCapability:
     """May reach these hosts; `*` is any."""
 
-    allowed_hosts: tuple[str, ...] = attrs.field(converter=tuple)
+    allowed_hosts: tuple[str, ...] = attrs.field(converter=_texts)
 
 
 @attrs.frozen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -73,6 +73,19 @@ class ToolDefinition:
     input_schema: Mapping[str, Any]
 
 
+# `tuple` itself, as a converter, would leave type checkers with a type variable.
+def _calls(values: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
+    return tuple(values)
+
+
+def _definitions(values: Iterable[ToolDefinition]) -> tuple[ToolDefinition, ...]:
+    return tuple(values)
+
+
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
 def _whole_content(message: UserMessage) -> str:
     return message.content
 
@@ -99,7 +112,7 @@ class AssistantMessage:
     """Something that the model said, with the tool calls it wished for."""
 
     text: str = ""
-    tool_calls: tuple[ToolCall, ...] = attrs.field(default=(), converter=tuple)
+    tool_calls: tuple[ToolCall, ...] = attrs.field(default=(), converter=_calls)
 
 
 @attrs.frozen
@@ -130,11 +143,11 @@ class CompletionRequest:
 
     model: str = ""
     messages: Sequence[ChatMessage] = ()
-    tools: tuple[ToolDefinition, ...] = attrs.field(default=(), converter=tuple)
+    tools: tuple[ToolDefinition, ...] = attrs.field(default=(), converter=_definitions)
     max_tokens: int = 4096
     temperature: float = 0.3
     system: str = ""
-    stop: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    stop: tuple[str, ...] = attrs.field(default=(), converter=_texts)
 
 
 def _implied_stop_reason(completion: Completion) -> StopReason:
@@ -153,7 +166,7 @@ class Completion:
     """
 
     text: str = ""
-    tool_calls: tuple[ToolCall, ...] = attrs.field(default=(), converter=tuple)
+    tool_calls: tuple[ToolCall, ...] = attrs.field(default=(), converter=_calls)
     stop_reason: StopReason = attrs.field(default=attrs.Factory(_implied_stop_reason, takes_self=True))
     usage: TokenUsage = NO_USAGE
 

@@ -1,0 +1,176 @@
+"""Functions that a manifest names as `module:name`, from a module file beside it.
+
+Everything here blocks on the disk and runs the module's code: it belongs to the start of a program.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+_lock = threading.RLock()  # importing changes sys.path and sys.modules for a moment
+
+
+class LoadProblem(Exception):
+    """Why a `module:name` could not be loaded, and how to mend it."""
+
+    def __init__(self, problem: str, mend: str) -> None:
+        self.problem = problem
+        self.mend = mend
+        super().__init__(problem, mend)
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.mend}"
+
+
+def load_callable(spec: str, base: Path | str | None) -> tuple[Callable[..., Any], ModuleType]:
+    """Import what a manifest names as `module:name`, and return it with its module.
+
+    `checks:check_links` is the function `check_links` of `checks.py` beside the manifest, `a.b:f` of
+    `a/b.py`. Where there is no such file, an installed module of that name is taken. A file is
+    imported once for each of its versions, under a name of its own, so that two manifests may each
+    have their `checks.py`. It can import its neighbours while it is being imported.
+
+    Args:
+      spec: `module:name`.
+      base: the manifest's directory; None looks at installed modules only.
+
+    Raises:
+      LoadProblem: if the text, the module or the function is not as it should be, or the module
+        fails to import.
+    """
+    module_name, name = _split(spec)
+    module = _load_module(module_name, None if base is None else Path(base))
+    if not hasattr(module, name):
+        raise LoadProblem(f"the module {module_name!r} has no {name!r}", _known(module, name))
+    function = getattr(module, name)
+    if not callable(function):
+        kind = type(function).__name__
+        raise LoadProblem(f"{name!r} of the module {module_name!r} is a {kind}", "Name a function")
+    return function, module
+
+
+def _split(spec: str) -> tuple[str, str]:
+    module_name, colon, name = spec.partition(":")
+    if not (colon and name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
+        raise LoadProblem(
+            f"{spec!r} does not name a function",
+            'Write "module:function", such as "checks:check_links" for one of checks.py beside the manifest',
+        )
+    return module_name, name
+
+
+def _known(module: ModuleType, name: str) -> str:
+    own = [n for n, value in vars(module).items() if not n.startswith("_") and _is_own(value, module)]
+    close = difflib.get_close_matches(name, own, 1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"It has: {', '.join(own)}" if own else "It defines no function at all"
+
+
+def _is_own(value: object, module: ModuleType) -> bool:
+    return callable(value) and getattr(value, "__module__", None) == module.__name__
+
+
+def _load_module(name: str, base: Path | None) -> ModuleType:
+    path = _find(name, base)
+    if path is not None:
+        return _load_file(path, name, base or path.parent)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]:
+            where = "" if base is None else f" in {base}"
+            mend = f"Put {name.replace('.', '/')}.py beside the manifest, or install the module"
+            raise LoadProblem(f"there is no module {name!r}{where}", mend) from None
+        raise _import_failed(name, error) from error
+
+
+def _find(name: str, base: Path | None) -> Path | None:
+    if base is None:
+        return None
+    stem = base.joinpath(*name.split("."))
+    candidates = (stem.with_name(stem.name + ".py"), stem / "__init__.py")
+    return next((path.resolve() for path in candidates if path.is_file()), None)
+
+
+def _load_file(path: Path, name: str, base: Path) -> ModuleType:
+    stat = path.stat()
+    version = f"{path}:{stat.st_mtime_ns}:{stat.st_size}"
+    unique = f"_agentpool_{hashlib.sha256(version.encode()).hexdigest()[:16]}_{name.replace('.', '_')}"
+    with _lock:
+        known = sys.modules.get(unique)
+        if known is not None:
+            return known
+        package = [str(path.parent)] if path.name == "__init__.py" else None
+        loader = _FreshLoader(unique, str(path))
+        spec = importlib.util.spec_from_file_location(
+            unique, path, loader=loader, submodule_search_locations=package
+        )
+        assert spec is not None  # it has a loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[unique] = module  # dataclasses and type hints look their module up
+        try:
+            with _neighbours(base.resolve()):
+                loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            del sys.modules[unique]
+            raise _import_failed(name, error) from error
+        return module
+
+
+class _FreshLoader(importlib.machinery.SourceFileLoader):
+    """Compiles the source each time: cached bytecode is told apart by whole seconds only."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+@contextmanager
+def _neighbours(base: Path) -> Iterator[None]:
+    """Let a module import those beside it, and forget their names afterwards.
+
+    A second manifest's `helpers.py` would otherwise be mistaken for the first one's. Where the
+    directory is on `sys.path` already, its modules are everybody's and stay.
+    """
+    directory = str(base)
+    if any(os.path.realpath(entry) == directory for entry in sys.path):
+        yield
+        return
+    before = set(sys.modules)
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        sys.path.remove(directory)
+        new = {name.partition(".")[0] for name in set(sys.modules) - before} - before
+        found_here = {name for name in new if _lies_in(sys.modules.get(name), directory)}
+        for name in [name for name in sys.modules if name.partition(".")[0] in found_here]:
+            del sys.modules[name]
+
+
+def _lies_in(module: ModuleType | None, directory: str) -> bool:
+    file = getattr(module, "__file__", None)
+    if not file:
+        return False
+    parent = os.path.dirname(os.path.realpath(file))
+    return directory in (parent, os.path.dirname(parent) if os.path.basename(file) == "__init__.py" else None)
+
+
+def _import_failed(name: str, error: BaseException) -> LoadProblem:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+    last = traceback.format_exception_only(error)[-1].strip()
+    return LoadProblem(f"the module {name!r} failed to import: {last}{where}", "Mend the module")

@@ -9,11 +9,7 @@ from typing import TypeAlias
 
 import attrs
 
-
-def _texts(values: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(values, str):
-        raise TypeError(f"give a list of texts, such as [{values!r}], in the place of one text")
-    return tuple(values)
+from agentpool._core.rules import FilePath, ListOf, Text, Whole, as_texts
 
 
 class PrivacyTier(enum.Enum):
@@ -31,6 +27,12 @@ class PrivacyTier(enum.Enum):
         """Whether words of this tier may go to a place that keeps `other`."""
         order = [PrivacyTier.SOVEREIGN, PrivacyTier.PRIVATE, PrivacyTier.STANDARD]
         return order.index(other) <= order.index(self)
+
+
+_PATHS = ListOf("The files and directories, with all that is below them", item=FilePath())
+_COMMANDS = ListOf("The names of the commands; `*` is any", item=Text(blank=False))
+_HOSTS = ListOf("The names of the hosts; `*` is any", item=Text(blank=False))
+_DEPTH = Whole("How many levels of agents below itself it may have")
 
 
 @attrs.frozen
@@ -67,43 +69,45 @@ class MessagingCapability:
 class FileReadCapability:
     """May read below these paths."""
 
-    allowed_paths: tuple[str, ...] = attrs.field(converter=_texts)
+    allowed_paths: tuple[str, ...] = attrs.field(converter=as_texts, validator=_PATHS)
 
 
 @attrs.frozen
 class FileWriteCapability:
     """May write below these paths."""
 
-    allowed_paths: tuple[str, ...] = attrs.field(converter=_texts)
+    allowed_paths: tuple[str, ...] = attrs.field(converter=as_texts, validator=_PATHS)
 
 
 @attrs.frozen
 class ShellCapability:
     """May run these commands; `*` is any."""
 
-    allowed_commands: tuple[str, ...] = attrs.field(converter=_texts)
+    allowed_commands: tuple[str, ...] = attrs.field(converter=as_texts, validator=_COMMANDS)
 
 
 @attrs.frozen
 class NetworkCapability:
     """May reach these hosts; `*` is any."""
 
-    allowed_hosts: tuple[str, ...] = attrs.field(converter=_texts)
+    allowed_hosts: tuple[str, ...] = attrs.field(converter=as_texts, validator=_HOSTS)
 
 
 @attrs.frozen
 class SpawnCapability:
     """May spawn agents, down to `max_depth` levels below itself."""
 
-    max_depth: int = 1
+    max_depth: int = attrs.field(default=1, validator=_DEPTH)
 
 
 @attrs.frozen
 class McpCapability:
     """May call `tool` (or `*`) of the MCP server named `server`."""
 
-    server: str
-    tool: str = "*"
+    server: str = attrs.field(validator=Text("The name of the MCP server", blank=False))
+    tool: str = attrs.field(
+        default="*", validator=Text("The name of the tool; `*` is any of the server", blank=False)
+    )
 
 
 Capability: TypeAlias = (

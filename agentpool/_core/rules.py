@@ -1,0 +1,555 @@
+"""What the values of files and of keyword arguments may be: each rule is stated once.
+
+A rule is the attrs validator of its field, so it guards keyword construction; it reads what a TOML
+file holds for that field, so it finds a file's problems; and it gives the field's JSON schema. A
+class of fields with rules is a table of a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import attrs
+
+from agentpool._core.errors import Finding
+
+Schema: TypeAlias = dict[str, Any]
+
+
+# -- problems -------------------------------------------------------------------
+
+
+@attrs.frozen
+class Problem:
+    """One thing that is wrong with a value.
+
+    Attributes:
+      key: the path of the value's key.
+      text: what is wrong.
+      mend: what to do about it.
+      error: what a keyword argument with this problem raises.
+    """
+
+    key: str
+    text: str
+    mend: str
+    error: type[ValueError] | type[TypeError] = ValueError
+
+    def raised(self) -> ValueError | TypeError:
+        """Return the exception for a wrong argument."""
+        return self.error(f"{self.key}: {self.text}. {self.mend}")
+
+
+@attrs.define(eq=False)
+class Report:
+    """Collects the problems of one file, or of one argument.
+
+    Attributes:
+      from_file: whether values are as TOML has them (tables, arrays, strings), not yet ours.
+      base: the directory that relative paths of the file refer to.
+    """
+
+    from_file: bool = True
+    base: Path | None = None
+    problems: list[Problem] = attrs.field(factory=list)
+
+    def add(self, key: str, text: str, mend: str) -> Any:
+        """Note that a value is wrong; return what stands for it from now on."""
+        self.problems.append(Problem(key, text, mend))
+        return UNREADABLE
+
+    def add_type(self, key: str, value: object, wanted: str) -> Any:
+        """Note that a value is of the wrong type; return what stands for it from now on."""
+        text = f"is {_type_name(value)}, not {wanted}"
+        self.problems.append(Problem(key, text, f"Give {wanted}", TypeError))
+        return UNREADABLE
+
+    def findings(self, source: str) -> list[Finding]:
+        """Return the problems as findings in the file `source`."""
+        return [Finding(source, problem.key, problem.text, problem.mend) for problem in self.problems]
+
+
+class _Unreadable:
+    """Stands for a value that was given but is wrong, so that the rest can still be judged.
+
+    It is false, empty, and all its attributes are like it; being given, it is not None.
+    """
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __getattr__(self, name: str) -> _Unreadable:
+        return self
+
+
+UNREADABLE: Any = _Unreadable()
+
+_TYPE_NAMES = {
+    bool: "a boolean",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    tuple: "an array",
+    dict: "a table",
+    type(None): "None",
+}
+
+
+def _type_name(value: object) -> str:
+    return _TYPE_NAMES.get(type(value), f"a {type(value).__name__}")
+
+
+def join_key(key: str, part: str | int) -> str:
+    """Return the path of a key below `key`, such as `agents[2].name`."""
+    if isinstance(part, int):
+        return f"{key}[{part}]"
+    name = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else repr(part)
+    return f"{key}.{name}" if key else name
+
+
+def mend_name(name: str, known: Iterable[str]) -> str:
+    """Say what to write instead of an unknown name: the closest known one, or which there are."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Known are: {', '.join(names)}" if names else "Remove it"
+
+
+# -- rules ----------------------------------------------------------------------
+
+
+@attrs.frozen
+class Rule:
+    """What one value may be.
+
+    Attributes:
+      doc: what the value means.
+      optional: whether a keyword argument may be None; in a file the key is left out.
+    """
+
+    doc: str = ""
+    optional: bool = attrs.field(default=False, kw_only=True)
+
+    def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        """Validate a keyword argument, as attrs asks for it."""
+        if value is None and self.optional:
+            return
+        report = Report(from_file=False)
+        self.read(value, f"{type(instance).__name__}.{attribute.name}", report)
+        if report.problems:
+            raise report.problems[0].raised()
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the value that a file's `value` stands for; report what is wrong with it."""
+        raise NotImplementedError
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the JSON schema of what a file may hold; shared parts go to `defs`."""
+        raise NotImplementedError
+
+
+@attrs.frozen
+class Text(Rule):
+    """A string."""
+
+    blank: bool = attrs.field(default=True, kw_only=True)
+    """Whether it may be empty, or white space only."""
+    one_line: bool = attrs.field(default=False, kw_only=True)
+    """Whether it has to do without line breaks and control characters."""
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the string."""
+        if not isinstance(value, str):
+            return report.add_type(key, value, "a string")
+        if not self.blank and not value.strip():
+            return report.add(key, "is empty", "Give at least one character, or leave the key out")
+        if self.one_line and not value.isprintable():
+            return report.add(key, "holds a line break or control character", "Write it on one line")
+        return value
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the schema of a string."""
+        return {"type": "string"} if self.blank else {"type": "string", "pattern": r"\S"}
+
+
+@attrs.frozen
+class FilePath(Rule):
+    """A path; in a file it is relative to that file."""
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the path, made absolute if it comes from a file in a known place."""
+        if not isinstance(value, str):
+            return report.add_type(key, value, "a path")
+        if not value or "\0" in value:
+            return report.add(key, f"{value!r} is no path", "Give the path of a file or directory")
+        return value if report.base is None else str(report.base / value)
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the schema of a path."""
+        return {"type": "string", "minLength": 1}
+
+
+@attrs.frozen
+class Reference(Rule):
+    """The name of a function in a module, `module:function`."""
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the reference."""
+        if not isinstance(value, str):
+            return report.add_type(key, value, "a string 'module:function'")
+        halves = value.split(":")
+        if len(halves) != 2 or not all(name.isidentifier() for half in halves for name in half.split(".")):
+            return report.add(key, f"{value!r} names no function", "Write it as 'module:function'")
+        return value
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the schema of a reference."""
+        return {"type": "string", "pattern": r"^[^\s:]+:[^\s:]+$"}
+
+
+@attrs.frozen
+class Whole(Rule):
+    """A whole number."""
+
+    at_least: int = attrs.field(default=1, kw_only=True)
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the number; a boolean is none."""
+        if not isinstance(value, int) or isinstance(value, bool):
+            return report.add_type(key, value, "a whole number")
+        if value < self.at_least:
+            return report.add(key, f"is {_shown(value)}", f"Give a whole number of at least {self.at_least}")
+        return value
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the schema of a whole number."""
+        return {"type": "integer", "minimum": self.at_least}
+
+
+@attrs.frozen
+class Number(Rule):
+    """A finite number, from `at_least` (or above `above`) to `at_most`."""
+
+    at_least: float = attrs.field(default=0, kw_only=True)
+    above: float | None = attrs.field(default=None, kw_only=True)
+    at_most: float | None = attrs.field(default=None, kw_only=True)
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the number as a float; a boolean is none."""
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return report.add_type(key, value, "a number")
+        number = _as_float(value)
+        if not (math.isfinite(number) and self._in_range(number)):
+            return report.add(key, f"is {_shown(value)}", f"Give a number {self._range()}")
+        return number
+
+    def _in_range(self, number: float) -> bool:
+        above = number >= self.at_least if self.above is None else number > self.above
+        return above and (self.at_most is None or number <= self.at_most)
+
+    def _range(self) -> str:
+        if self.at_most is not None:
+            return f"from {self.at_least:g} to {self.at_most:g}"
+        return f"of at least {self.at_least:g}" if self.above is None else f"above {self.above:g}"
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the schema of a number in this range."""
+        low: Schema = {"minimum": self.at_least} if self.above is None else {"exclusiveMinimum": self.above}
+        high: Schema = {} if self.at_most is None else {"maximum": self.at_most}
+        return {"type": "number", **low, **high}
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number that no float can hold
+        return math.inf
+
+
+def _shown(value: float) -> str:
+    # str() refuses whole numbers of more than 4300 digits.
+    huge = isinstance(value, int) and value.bit_length() > 128
+    return "a number of more than 38 digits" if huge else str(value)
+
+
+@attrs.frozen
+class Choice(Rule):
+    """One of a few names; in a file capitals, `-` and `_` make no difference."""
+
+    values: Mapping[str, Any] = attrs.field(factory=dict, hash=False, kw_only=True)
+    """The names, and the value that each stands for."""
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the value that the name stands for."""
+        if not report.from_file and any(value is known or value == known for known in self.values.values()):
+            return value
+        if not isinstance(value, str):
+            return report.add_type(key, value, f"one of {', '.join(self.values)}")
+        for name, known in self.values.items():
+            if report.from_file and fold_name(name) == fold_name(value):
+                return known
+        return report.add(key, f"{value!r} is not known here", mend_name(value, self.values))
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the schema of the names, however they are capitalized."""
+        return names_schema(self.values)
+
+
+def choice(*names: str) -> dict[str, str]:
+    """Return the values of a `Choice` between strings that stand for themselves."""
+    return {name: name for name in names}
+
+
+def fold_name(name: str) -> str:
+    """Return a name without the differences that files do not make: FileRead is file_read."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def names_schema(names: Iterable[str]) -> Schema:
+    """Return the schema of names as `fold_name` takes them; `enum` is there for editors."""
+    names = list(names)
+    pattern = "|".join("[-_]*".join(map(_any_case, fold_name(name))) for name in names)
+    return {"type": "string", "anyOf": [{"enum": names}, {"pattern": f"^({pattern})$"}]}
+
+
+def _any_case(letter: str) -> str:
+    return f"[{letter}{letter.upper()}]"
+
+
+@attrs.frozen
+class Json(Rule):
+    """A table of anything that JSON can say: strings, finite numbers, booleans, arrays, tables."""
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the table as it is."""
+        if not isinstance(value, Mapping):
+            return report.add_type(key, value, "a table")
+        self._check(value, key, report)
+        return value
+
+    def _check(self, value: Any, key: str, report: Report) -> None:
+        if isinstance(value, float) and not math.isfinite(value):
+            report.add(key, f"is {value}", "Give a finite number")
+        elif isinstance(value, Mapping):
+            for name, item in value.items():
+                self._check(item, join_key(key, str(name)), report)
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                self._check(item, join_key(key, index), report)
+        elif not isinstance(value, str | int | float):
+            report.add_type(key, value, "a string, number, boolean, array or table")
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the schema of any table."""
+        return {"type": "object"}
+
+
+@attrs.frozen
+class ListOf(Rule):
+    """An array whose items keep one rule."""
+
+    item: Rule = attrs.field(factory=Rule, kw_only=True)
+    at_least: int = attrs.field(default=0, kw_only=True)
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the items as a tuple."""
+        if not isinstance(value, list | tuple):
+            return report.add_type(key, value, "an array")
+        if len(value) < self.at_least:
+            return report.add(key, "is empty", f"Give at least {self.at_least}")
+        return tuple(self.item.read(item, join_key(key, n), report) for n, item in enumerate(value))
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the schema of the array."""
+        size = {"minItems": self.at_least} if self.at_least else {}
+        return {"type": "array", "items": self.item.schema(defs), **size}
+
+
+def as_texts(value: Iterable[str]) -> tuple[str, ...]:
+    """Make a tuple of strings, as `as_tuple` does."""
+    return as_tuple(value)
+
+
+def as_tuple(value: Iterable[Any]) -> tuple[Any, ...]:
+    """Make a tuple of a list or another iterable, for attrs; the rule refuses what is left.
+
+    A string is left as it is: the tuple of its characters is never what was meant.
+    """
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        return value  # type: ignore[return-value]
+    return tuple(value)
+
+
+# -- tables ---------------------------------------------------------------------
+
+
+class Table:
+    """What several keys of a table may be together. Keys with rules are fields of a subclass."""
+
+    __slots__ = ()
+
+    exactly_one: ClassVar[tuple[str, ...]] = ()
+    """Keys of which exactly one is given."""
+
+    @classmethod
+    def prepare(cls, table: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+        """Return a file's table as it is to be read, and where keys were found that have moved."""
+        return table, {}
+
+    @classmethod
+    def conflicts(cls, values: Any) -> Iterator[Problem]:
+        """Yield what is wrong between keys; wrong values are `UNREADABLE` here."""
+        return iter(())
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], report: Report) -> Any:
+        """Make the value from the keys that a file gave."""
+        return cls(**values)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse keyword arguments that do not go together."""
+        for problem in _all_conflicts(type(self), self):
+            raise attrs.evolve(problem, key=f"{type(self).__name__}.{problem.key}".rstrip(".")).raised()
+
+
+class _Draft:
+    """The keys of a table before it is known whether they can be one."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.__dict__.update(values)
+
+
+def _all_conflicts(cls: type[Table], values: Any) -> Iterator[Problem]:
+    if cls.exactly_one:
+        given = [name for name in cls.exactly_one if not _is_left_out(getattr(values, name))]
+        names = " or ".join(f"'{name}'" for name in cls.exactly_one)
+        if not given:
+            yield Problem("", f"has neither {names.replace(' or ', ' nor ')}", f"Give {names}")
+        elif len(given) > 1:
+            yield Problem(given[1], f"stands beside '{given[0]}'", f"Give either {names}")
+    yield from cls.conflicts(values)
+
+
+def _is_left_out(value: object) -> bool:
+    return value is None or value == ()
+
+
+@functools.cache
+def fields_with_rules(cls: type) -> Mapping[str, tuple[attrs.Attribute[Any], Rule]]:
+    """Return the keys of a table: the fields whose validator is a rule."""
+    return {
+        field.name: (field, field.validator)
+        for field in attrs.fields(cls)
+        if isinstance(field.validator, Rule)
+    }
+
+
+def read_table(cls: type, value: Any, key: str, report: Report) -> Any:
+    """Return the `cls` that a file's table stands for; report everything that is wrong with it."""
+    if not isinstance(value, Mapping):
+        return report.add_type(key, value, "a table")
+    before = len(report.problems)
+    table, moved = cls.prepare(value) if issubclass(cls, Table) else (value, {})
+    values = _read_keys(cls, table, moved, key, report)
+    if issubclass(cls, Table):
+        draft = _Draft(_with_defaults(cls, values))
+        for problem in _all_conflicts(cls, draft):
+            report.problems.append(attrs.evolve(problem, key=_below(key, problem.key)))
+        return draft if len(report.problems) > before else cls.build(values, report)
+    return UNREADABLE if len(report.problems) > before else cls(**values)
+
+
+def _below(key: str, part: str) -> str:
+    return f"{key}.{part}" if key and part else key or part
+
+
+def _read_keys(
+    cls: type, table: Mapping[str, Any], moved: Mapping[str, str], key: str, report: Report
+) -> dict[str, Any]:
+    rules = fields_with_rules(cls)
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        place = _below(key, moved[name]) if name in moved else join_key(key, name)
+        if name in rules:
+            values[name] = rules[name][1].read(value, place, report)
+        else:
+            report.add(place, "is an unknown key", mend_name(name, rules))
+    for name, (field, rule) in rules.items():
+        if field.default is attrs.NOTHING and name not in values:
+            values[name] = report.add(join_key(key, name), "is missing", f"Give {_first_line(rule.doc)}")
+    return values
+
+
+def _first_line(doc: str) -> str:
+    return doc.partition(";")[0].rstrip(".")
+
+
+def _with_defaults(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {name: _default(field) for name, (field, _) in fields_with_rules(cls).items()}
+    return {**defaults, **values}
+
+
+def _default(field: attrs.Attribute[Any]) -> Any:
+    default: Any = field.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+
+
+@attrs.frozen
+class TableOf(Rule):
+    """A table of keys with rules, and the attrs class that it becomes."""
+
+    cls: type = attrs.field(default=Table, kw_only=True)
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the instance of the class."""
+        if report.from_file:
+            return read_table(self.cls, value, key, report)
+        return value if isinstance(value, self.cls) else report.add_type(key, value, f"a {self.cls.__name__}")
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return a reference to the schema of the class."""
+        name = self.cls.__name__
+        if name not in defs:
+            defs[name] = {}  # a class may hold itself
+            defs[name].update(table_schema(self.cls, defs))
+        return {"$ref": f"#/$defs/{name}"}
+
+
+def table_schema(cls: type, defs: dict[str, Schema], **constants: str) -> Schema:
+    """Return the JSON schema of a table, made from the rules of its keys.
+
+    Args:
+      cls: the class that the table becomes.
+      defs: where the schemas of the tables inside go.
+      **constants: keys with the only value that each may have.
+    """
+    rules = fields_with_rules(cls)
+    keys: Schema = {name: names_schema([value]) for name, value in constants.items()}
+    for name, (field, rule) in rules.items():
+        keys[name] = {**rule.schema(defs), "description": rule.doc, **_schema_default(field)}
+    required = [*constants, *(name for name, (field, _) in rules.items() if field.default is attrs.NOTHING)]
+    one_of: Sequence[str] = cls.exactly_one if issubclass(cls, Table) else ()
+    return {
+        "type": "object",
+        "description": (cls.__doc__ or "").partition("\n")[0],
+        "properties": keys,
+        **({"required": required} if required else {}),
+        **({"oneOf": [{"required": [name]} for name in one_of]} if one_of else {}),
+        "additionalProperties": False,
+    }
+
+
+def _schema_default(field: attrs.Attribute[Any]) -> Schema:
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    return {"default": default} if isinstance(default, str | int | float | list) else {}

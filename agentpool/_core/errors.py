@@ -12,6 +12,7 @@
     ├── AgentAbortedError         `result()` of an agent that was aborted
     ├── LoopHaltedError           the loop guard stopped an agent
     ├── BudgetExceededError       a budget refused a model call
+    │   └── PriceUnknownError         ... because nobody knows what it costs
     ├── ToolError                 a tool could not do what the model asked for
     │   └── CapabilityDeniedError     ... because its manifest does not grant it
     └── DriverError               a model could not be reached or did not answer properly
@@ -29,7 +30,6 @@ Beside the tree stands `UnhandledAgentErrors`, the group that a pool raises at i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -91,7 +91,10 @@ class PoolLimitError(AgentPoolError):
         super().__init__(limit, maximum)
 
     def __str__(self) -> str:
-        return f"{self.limit} is at its maximum of {self.maximum}; raise PoolLimits.{self.limit} if that is meant"
+        return (
+            f"{self.limit} is at its maximum of {self.maximum};"
+            f" raise PoolLimits.{self.limit} if that is meant"
+        )
 
 
 class UnknownAgentError(AgentPoolError):
@@ -233,6 +236,24 @@ class BudgetExceededError(AgentPoolError):
         return (
             f"the budget of {self.limit:g} {self.resource} has no room for {self.needed:g} more"
             f" ({self.spent:g} spent, {self.reserved:g} reserved by calls under way)"
+        )
+
+
+class PriceUnknownError(BudgetExceededError):
+    """A budget in money refused a model call whose price is not known: unknown is not free.
+
+    Attributes:
+      needed: infinity; the others are those of `BudgetExceededError`.
+    """
+
+    def __init__(self, *, limit: float, spent: float = 0.0, reserved: float = 0.0) -> None:
+        super().__init__("cost_usd", limit=limit, spent=spent, reserved=reserved, needed=float("inf"))
+
+    def __str__(self) -> str:
+        return (
+            f"the price of this model is not known, so that the budget of ${self.limit:g} cannot bound"
+            " the call; tell its price (a driver's estimate_cost must not return None; 0 is free),"
+            " or limit tokens or calls instead of cost_usd"
         )
 
 

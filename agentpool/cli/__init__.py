@@ -1,0 +1,17 @@
+"""The command line. Nothing here is imported by the library."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit code."""
+    try:
+        from agentpool.cli import _app
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("cyclopts", "rich"):
+            raise
+        print(f"agentpool: {error.name} is missing; run: pip install 'agentpool[cli]'", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(_app.call(sys.argv[1:]))

@@ -1,0 +1,5 @@
+"""`python -m agentpool.cli` is the same as `agentpool`."""
+
+from agentpool.cli import main
+
+main()

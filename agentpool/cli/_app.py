@@ -1,0 +1,116 @@
+"""The commands, their options, and what becomes of wrong ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cyclopts
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from agentpool._core.errors import ManifestError
+
+BAD_INPUT = 2
+
+app = cyclopts.App(
+    name="agentpool",
+    help="Run fleets of language-model agents under structured concurrency.",
+    version=lambda: version("agentpool"),
+    result_action="return_value",
+)
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; every complaint about input becomes exit code 2."""
+    try:
+        return app(list(arguments), exit_on_error=False, print_error=False) or 0
+    except cyclopts.CycloptsError as error:
+        return _complain(str(error))
+    except ManifestError as error:
+        return _complain(*map(str, error.findings))
+    except BrokenPipeError:
+        # Whoever read our output has gone: nothing more can be told.
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _complain(*problems: str) -> int:
+    for problem in problems:
+        print(f"agentpool: {problem}", file=sys.stderr)
+    return BAD_INPUT
+
+
+@app.command
+def run(
+    fleet: Path,
+    /,
+    *,
+    driver: str | None = None,
+    max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Run the agents of a fleet file until all have ended, and tell how each ended.
+
+    The first Ctrl-C or SIGTERM starts no more agents and lets the running ones finish, the second
+    aborts them. The exit code is 0 if all completed, 1 if some failed or were aborted, 2 for bad
+    input, 130 and 143 after signals.
+
+    Args:
+      fleet: The fleet file (TOML).
+      driver: The model driver, such as openai:MODEL or auto, in place of the one in the files.
+      max_concurrent: How many agents may run at once, in place of the number in the file.
+      timeout: Seconds that each agent may take; it can only shorten what the file allows.
+      quiet: Print nothing but the failures.
+      as_json: Print one JSON document on standard output, and nothing else there.
+    """
+    from agentpool.cli._run import RunOptions, run_fleet
+
+    options = RunOptions(
+        driver=driver, max_concurrent=max_concurrent, timeout=timeout, quiet=quiet, as_json=as_json
+    )
+    return run_fleet(fleet, options)
+
+
+@app.command
+def validate(first: Path, /, *others: Path) -> int:
+    """Check fleet and manifest files, and print every problem of all of them with its mend.
+
+    Args:
+      first: A fleet file or a manifest.
+      others: More of them.
+    """
+    from agentpool.cli._files import check_file
+
+    problems = 0
+    for path in (first, *others):
+        try:
+            kind = check_file(path)
+        except ManifestError as error:
+            problems += len(error.findings)
+            _complain(*map(str, error.findings))
+        else:
+            print(f"{path}: a valid {kind}")
+    return BAD_INPUT if problems else 0
+
+
+@app.command
+def schema(kind: Literal["manifest", "fleet"] | None = None, /) -> int:
+    """Print the JSON schema of a manifest, of a fleet file, or of both in one object.
+
+    Args:
+      kind: Which file; both if it is left out.
+    """
+    from agentpool.cli._files import SCHEMAS
+
+    schemas = {name: make() for name, make in SCHEMAS.items()}
+    print(json.dumps(schemas[kind] if kind else schemas, indent=2))
+    return 0

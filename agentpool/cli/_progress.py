@@ -1,0 +1,169 @@
+"""What is known of each agent while a fleet runs: a pure sum of the events, drawn by `_view`."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, assert_never
+
+import attrs
+
+from agentpool._core import events as ev
+from agentpool._core.errors import UnhandledAgentErrors
+from agentpool._core.messages import AgentId
+from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
+from agentpool._core.usage import NO_USAGE, TokenUsage
+
+State: TypeAlias = Literal["starting", "running", "completed", "failed", "aborted"]
+
+
+@attrs.define
+class AgentRow:
+    """One agent, as far as the events have told."""
+
+    agent_id: AgentId
+    name: str
+    parent_id: AgentId
+    spawned_at: float
+    state: State = "starting"
+    doing: str = ""
+    iteration: int = 0
+    tool_calls: int = 0
+    usage: TokenUsage = NO_USAGE
+    duration: float | None = None
+
+
+@attrs.define(eq=False)
+class Progress:
+    """The rows of all agents, and the sums over them."""
+
+    rows: dict[AgentId, AgentRow] = attrs.field(factory=dict)
+    usage: TokenUsage = NO_USAGE
+    completed: int = 0
+    failed: int = 0
+    aborted: int = 0
+
+    def apply(self, event: ev.Event) -> str | None:
+        """Take an event in, and return the line that tells it where there is no live table."""
+        row = self.rows.get(event.agent_id)
+        if isinstance(event, ev.AgentSpawned):
+            self.rows[event.agent_id] = AgentRow(event.agent_id, event.name, event.parent_id, event.time)
+            return None
+        if row is None:  # its first event was dropped, or it is the supervisor's
+            return _note(event, str(event.agent_id))
+        _update_row(row, event)
+        match event:
+            case ev.AgentStarted():
+                return f"{row.name}: started as agent {row.agent_id}"
+            case ev.CompletionFinished():
+                self.usage += event.usage
+            case ev.AgentFinished():
+                self._count(event.outcome)
+                return f"{row.name}: {describe(event.outcome)}"
+            case _:
+                pass
+        return _note(event, row.name)
+
+    def _count(self, outcome: AnyOutcome) -> None:
+        match outcome:
+            case Completed():
+                self.completed += 1
+            case Failed():
+                self.failed += 1
+            case Aborted():
+                self.aborted += 1
+            case _:
+                assert_never(outcome)
+
+    def current(self, most: int) -> list[AgentRow]:
+        """Return at most so many rows: those that have not ended first, then the latest ends."""
+        alive = [row for row in self.rows.values() if row.duration is None]
+        ended = [row for row in self.rows.values() if row.duration is not None]
+        room = max(0, most - len(alive))
+        return sorted([*alive[:most], *(ended[-room:] if room else [])], key=lambda row: row.agent_id)
+
+
+def _update_row(row: AgentRow, event: ev.Event) -> None:
+    match event:
+        case ev.AgentStarted():
+            row.state = "running"
+        case ev.PhaseChanged():
+            row.doing, row.iteration = event.phase, event.iteration
+        case ev.ToolStarted():
+            row.doing = event.call.name
+            row.tool_calls += 1
+        case ev.CompletionFinished():
+            row.usage += event.usage
+        case ev.AgentRestarted():
+            row.doing = f"restart {event.restarts}"
+        case ev.AgentFinished():
+            row.state = state_of(event.outcome)
+            row.doing = ""
+            row.duration = event.outcome.duration
+        case _:
+            pass
+
+
+def _note(event: ev.Event, name: str) -> str | None:
+    match event:
+        case ev.BudgetWarned() | ev.GuardWarned():
+            return f"{name}: warning: {event.text}"
+        case ev.MessageDeadLettered():
+            return f"{name}: a message from agent {event.message.sender} was not received: {event.reason}"
+        case ev.DeadlockSuspected():
+            path = " waits for ".join(map(str, (*event.path, *event.path[:1])))
+            return f"{name}: warning: perhaps a deadlock: {path}"
+        case ev.AgentStuck():
+            where = f", at {event.stack[-1].strip()}" if event.stack else ""
+            return f"{name}: warning: does not end although it was aborted{where}"
+        case ev.AgentRestarted():
+            return f"{name}: restarted ({event.restarts}) after it {describe(event.outcome)}"
+        case _:
+            return None
+
+
+def state_of(outcome: AnyOutcome) -> Literal["completed", "failed", "aborted"]:
+    """Name how an agent ended."""
+    match outcome:
+        case Completed():
+            return "completed"
+        case Failed():
+            return "failed"
+        case Aborted():
+            return "aborted"
+        case _:
+            assert_never(outcome)
+
+
+def describe(outcome: AnyOutcome) -> str:
+    """Tell in one line how an agent ended, how long it took and what it used."""
+    text = f"{state_of(outcome)} in {outcome.duration:.2f} s"
+    if outcome.usage.total_tokens:
+        text += f", {tell_usage(outcome.usage)}"
+    reason = reason_of(outcome)
+    return f"{text}: {reason}" if reason else text
+
+
+def reason_of(outcome: AnyOutcome) -> str:
+    """Tell why an agent failed or was aborted; empty if it completed."""
+    match outcome:
+        case Completed():
+            return ""
+        case Failed():
+            return tell_error(outcome.error)
+        case Aborted():
+            return outcome.reason or ""
+        case _:
+            assert_never(outcome)
+
+
+def tell_error(error: BaseException) -> str:
+    """Tell an error in one line, with its type, and a group by its parts."""
+    if isinstance(error, UnhandledAgentErrors):
+        return "; ".join(tell_error(part) for part in error.exceptions)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def tell_usage(usage: TokenUsage) -> str:
+    """Tell tokens, and money where there is some."""
+    tokens = f"{usage.total_tokens:,} tokens"
+    return f"{tokens}, ${usage.cost_usd:.4f}" if usage.cost_usd else tokens

@@ -1,0 +1,1 @@
+"""Speed of agentpool beside floors written by hand in raw trio; `python -m bench` runs it."""

@@ -1,0 +1,92 @@
+"""W7, the rest: imports, `statistics()`, the command line's start.
+
+Nothing is imported up here, so that an import can be measured.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+
+
+def _import_ms(name: str) -> dict[str, float]:
+    start = time.process_time()
+    importlib.import_module(name)
+    return {"ms": (time.process_time() - start) * 1e3}
+
+
+def import_trio(size: int) -> dict[str, float]:
+    return _import_ms("trio")
+
+
+def import_agentpool(size: int) -> dict[str, float]:
+    return _import_ms("agentpool")
+
+
+def statistics(size: int) -> dict[str, float]:
+    """`statistics()` of a pool with `size` agents alive."""
+    import trio
+
+    import agentpool
+
+    milliseconds = 0.0
+
+    async def waits(ctx: agentpool.AgentContext) -> None:
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        nonlocal milliseconds
+        async with agentpool.open_agent_pool(max_concurrent=size) as pool:
+            for _ in range(size):
+                await pool.spawn(waits)
+            for _ in range(3):
+                start = time.process_time()
+                pool.statistics()
+                milliseconds = (time.process_time() - start) * 1e3
+            pool.abort_all()
+            await pool.join_all()
+
+    trio.run(main)
+    return {"ms": milliseconds}
+
+
+_FLEET = """
+[pool]
+max_concurrent = 1
+driver = "scripted"
+
+[[agents]]
+query = "go"
+
+[agents.manifest]
+name = "first"
+
+[agents.manifest.script]
+function = "first_step:answer"
+"""
+
+_MODULE = """
+import sys, time
+from agentpool import Completion
+
+def answer(request):
+    with open("started", "w") as file:
+        file.write(repr(time.time()))
+    return Completion(text="done")
+"""
+
+
+def command_line(size: int) -> dict[str, float]:
+    """Wall clock from the start of `agentpool run` to the first call of its agent's model."""
+    import subprocess
+    import sys
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "fleet.toml").write_text(_FLEET)
+        Path(folder, "first_step.py").write_text(_MODULE)
+        command = [sys.executable, "-m", "agentpool", "run", "fleet.toml"]
+        start = time.time()
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        return {"ms": (float(Path(folder, "started").read_text()) - start) * 1e3}

@@ -208,8 +208,8 @@ class Reference(Rule):
         """Return the reference."""
         if not isinstance(value, str):
             return report.add_type(key, value, "a string 'module:function'")
-        halves = value.split(":")
-        if len(halves) != 2 or not all(name.isidentifier() for half in halves for name in half.split(".")):
+        module, _, function = value.partition(":")
+        if not all(name.isidentifier() for name in (*module.split("."), function)):
             return report.add(key, f"{value!r} names no function", "Write it as 'module:function'")
         return value
 
@@ -223,18 +223,22 @@ class Whole(Rule):
     """A whole number."""
 
     at_least: int = attrs.field(default=1, kw_only=True)
+    at_most: int | None = attrs.field(default=None, kw_only=True)
 
     def read(self, value: Any, key: str, report: Report) -> Any:
         """Return the number; a boolean is none."""
         if not isinstance(value, int) or isinstance(value, bool):
             return report.add_type(key, value, "a whole number")
+        if self.at_most is not None and value > self.at_most:
+            return report.add(key, f"is {_shown(value)}", f"Give a whole number of at most {self.at_most}")
         if value < self.at_least:
             return report.add(key, f"is {_shown(value)}", f"Give a whole number of at least {self.at_least}")
         return value
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
         """Return the schema of a whole number."""
-        return {"type": "integer", "minimum": self.at_least}
+        high: Schema = {} if self.at_most is None else {"maximum": self.at_most}
+        return {"type": "integer", "minimum": self.at_least, **high}
 
 
 @attrs.frozen

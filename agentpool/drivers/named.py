@@ -1,0 +1,252 @@
+"""Drivers by their names, as they are written in manifests, in fleet files and after `--driver`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from typing import Literal, TypeAlias, get_args
+from urllib.parse import urlsplit
+
+import attrs
+import trio
+
+from agentpool._core.errors import DriverError
+from agentpool.abc import Driver
+from agentpool.drivers._wire import ModelDriver
+from agentpool.drivers.prices import PriceTable
+
+Provider: TypeAlias = Literal["openai", "anthropic", "ollama", "scripted", "auto"]
+
+DEFAULT_MODELS: Mapping[str, str] = {"openai": "gpt-6-luna", "anthropic": "claude-haiku-5-5"}
+"""The models that `auto` takes where only a key says which provider it is: small and cheap ones."""
+
+PROBE_SECONDS = 1.0
+"""How long `auto` waits for a local server to answer."""
+
+_FORMS = (
+    "openai:MODEL, anthropic:MODEL, ollama:MODEL, openai+http://HOST:PORT/PATH:MODEL"
+    " (the same for anthropic and ollama), scripted or auto"
+)
+# The address ends at the colon in front of the model: the first one behind the port or the path. A
+# port is taken whole (`?+`), so that `http://host:8080` alone is not a model of the name 8080.
+_WITH_URL = re.compile(
+    r"(?P<provider>[a-z]+)\+"
+    r"(?P<url>https?://(?:\[[^\]]*\]|[^/:@\s]+)(?::\d+)?+(?:/[^:\s]*)?)"
+    r":(?P<model>\S+)"
+)
+_PLAIN = re.compile(r"(?P<provider>[a-z]+):(?P<model>\S+)")
+
+
+@attrs.frozen
+class DriverName:
+    """A driver's name, taken apart.
+
+    Attributes:
+      provider: `openai`, `anthropic`, `ollama`, `scripted` or `auto`.
+      model: the model; empty for `scripted` and `auto`.
+      base_url: the address of the server, where the name has one.
+    """
+
+    provider: Provider
+    model: str = ""
+    base_url: str | None = None
+
+    def __str__(self) -> str:
+        if self.base_url is not None:
+            return f"{self.provider}+{self.base_url}:{self.model}"
+        return f"{self.provider}:{self.model}" if self.model else self.provider
+
+
+@attrs.frozen
+class ChosenDriver:
+    """What `auto` came to: a name, and in a sentence why it is that one."""
+
+    name: DriverName
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
+
+def parse_driver_name(name: str) -> DriverName:
+    """Take a driver's name apart.
+
+    Raises:
+      ValueError: if it is not a driver's name; the text says how one is written.
+    """
+    text = name.strip()
+    if text == "auto":
+        return DriverName("auto")
+    if text == "scripted":
+        return DriverName("scripted")
+    match = None if _has_password(text) else _WITH_URL.fullmatch(text) or _PLAIN.fullmatch(text)
+    if match is None or match["model"].startswith(("http://", "https://")):
+        raise ValueError(_why_not(text))
+    found = match.groupdict()
+    provider = _provider(found["provider"], text)
+    return DriverName(provider, found["model"], found.get("url"))
+
+
+def _provider(word: str, text: str) -> Provider:
+    if word == "openai":
+        return "openai"
+    if word == "anthropic":
+        return "anthropic"
+    if word == "ollama":
+        return "ollama"
+    raise ValueError(_why_not(text))
+
+
+def _has_password(text: str) -> bool:
+    return "@" in text.partition("://")[2].partition("/")[0]
+
+
+def _why_not(text: str) -> str:
+    """Return what is wrong with a driver's name, without showing a password that may be in it."""
+    if _has_password(text):
+        return "a driver's name must not hold a user name or a password: set AGENTPOOL_API_KEY instead"
+    first = re.split(r"[:+]", text, maxsplit=1)[0]
+    if first in ("scripted", "auto"):
+        return f"{text!r} is not the name of a driver: write {first!r} alone"
+    if first not in get_args(Provider):
+        return f"{text!r} is not the name of a driver: write {_FORMS}"
+    if "://" in text or "+" in text:
+        return f"{text!r} names no server, or no model there: write {first}+http://127.0.0.1:8080/v1:MODEL"
+    return f"{text!r} names no model: write {first}:MODEL"
+
+
+@asynccontextmanager
+async def open_driver(
+    name: str | DriverName, *, env: Mapping[str, str] | None = None, prices: PriceTable | None = None
+) -> AsyncIterator[Driver | None]:
+    """Open the driver of a name; leaving the block closes its connections.
+
+    The value is None for `scripted`: then each agent follows the script of its own manifest. To
+    tell the user what `auto` came to, ask `choose_driver` first, and open the name that it gives.
+
+    Keys are read from `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` and `OLLAMA_API_KEY`, and go to the
+    provider that they are named after only. A server whose address is in the name is given
+    `AGENTPOOL_API_KEY`, if that is set.
+
+    Args:
+      name: of the driver.
+      env: where the keys are read from; left out, the environment of the process.
+      prices: left out, the file that `AGENTPOOL_PRICES` names on top of the table of the package.
+
+    Raises:
+      ValueError: if the name is wrong, or the key that it needs is not set.
+      ModuleNotFoundError: if the provider's SDK is not installed.
+      ManifestError: if the file of prices is wrong.
+    """
+    env = os.environ if env is None else env
+    if isinstance(name, str):
+        name = parse_driver_name(name)
+    if name.provider == "auto":
+        name = (await choose_driver(env=env)).name
+    if name.provider == "scripted":
+        yield None
+        return
+    if prices is None and env.get("AGENTPOOL_PRICES"):
+        prices = PriceTable.load(env["AGENTPOOL_PRICES"])
+    async with _make(name, env, prices) as driver:
+        yield driver
+
+
+def _make(name: DriverName, env: Mapping[str, str], prices: PriceTable | None) -> ModelDriver:
+    """Make a model driver. It is given its key and address, so that it looks for none by itself."""
+    key = env.get("AGENTPOOL_API_KEY" if name.base_url else f"{name.provider.upper()}_API_KEY", "")
+    match name.provider:
+        case "openai":
+            from agentpool.drivers import openai
+
+            url = name.base_url or env.get("OPENAI_BASE_URL") or openai.DEFAULT_URL
+            return openai.OpenAIDriver(name.model, base_url=url, api_key=key, prices=prices)
+        case "anthropic":
+            from agentpool.drivers import anthropic
+
+            url = name.base_url or env.get("ANTHROPIC_BASE_URL") or anthropic.DEFAULT_URL
+            return anthropic.AnthropicDriver(name.model, base_url=url, api_key=key, prices=prices)
+        case "ollama":
+            from agentpool.drivers import ollama
+
+            url = name.base_url or ollama.ollama_url(env)
+            return ollama.OllamaDriver(name.model, base_url=url, api_key=key, prices=prices)
+        case _:
+            raise ValueError(f"{name} is no model driver")
+
+
+async def choose_driver(*, env: Mapping[str, str] | None = None) -> ChosenDriver:
+    """Choose the driver that `auto` stands for.
+
+    The first of these: OpenAI or Anthropic, if its key is set; Ollama, if it answers (at
+    `OLLAMA_HOST` or its usual port, within a second) and has a model; else `scripted`.
+
+    Args:
+      env: where the keys are looked for; left out, the environment of the process.
+
+    Checkpoint: always. Cancellation: nothing is left behind.
+    """
+    env = os.environ if env is None else env
+    passed_over: list[str] = []
+    for provider, key in (("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY")):
+        if not env.get(key):
+            continue
+        if find_spec(provider) is not None:
+            await trio.lowlevel.checkpoint()
+            name = parse_driver_name(f"{provider}:{DEFAULT_MODELS[provider]}")
+            return ChosenDriver(name, _because(f"{key} is set", passed_over))
+        passed_over.append(f"{key} is set too, but needs pip install 'agentpool[{provider}]'")
+    found = await _local_server(env, passed_over)
+    if found is not None:
+        return found
+    reason = "no key is set and no local server answers" if not passed_over else "nothing else can be used"
+    return ChosenDriver(DriverName("scripted"), _because(reason, passed_over))
+
+
+def _because(reason: str, passed_over: list[str]) -> str:
+    return "; ".join([reason, *passed_over])
+
+
+async def _local_server(env: Mapping[str, str], passed_over: list[str]) -> ChosenDriver | None:
+    from agentpool.drivers.ollama import ollama_url
+
+    url = ollama_url(env)
+    if not await _listens(url):
+        return None
+    if find_spec("ollama") is None:
+        passed_over.append(f"Ollama answers at {url}, but needs pip install 'agentpool[ollama]'")
+        return None
+    models = await _models(url, env)
+    if not models:
+        passed_over.append(f"something listens at {url}, but offers no model")
+        return None
+    return ChosenDriver(DriverName("ollama", models[0]), _because(f"Ollama answers at {url}", passed_over))
+
+
+async def _listens(url: str) -> bool:
+    """Return whether somebody takes connections, before an SDK is loaded to find out the same."""
+    parts = urlsplit(url)
+    with trio.move_on_after(PROBE_SECONDS):
+        try:
+            stream = await trio.open_tcp_stream(parts.hostname or "", parts.port or 80)
+        except (OSError, ValueError):
+            return False
+        await trio.aclose_forcefully(stream)
+        return True
+    return False
+
+
+async def _models(url: str, env: Mapping[str, str]) -> list[str]:
+    from agentpool.drivers.ollama import OllamaDriver
+
+    models: tuple[str, ...] = ()
+    async with OllamaDriver("auto", base_url=url, api_key=env.get("OLLAMA_API_KEY", "")) as driver:
+        with trio.move_on_after(PROBE_SECONDS):
+            try:
+                models = await driver.list_models()
+            except DriverError:
+                pass
+    return [model for model in models if "embed" not in model]  # those only make vectors

@@ -5,7 +5,6 @@ Everything here blocks on the disk and runs the module's code: it belongs to the
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.machinery
@@ -74,6 +73,8 @@ def _split(spec: str) -> tuple[str, str]:
 
 def _known(module: ModuleType, name: str) -> str:
     own = [n for n, value in vars(module).items() if not n.startswith("_") and _is_own(value, module)]
+    import difflib  # only a mistake needs it
+
     close = difflib.get_close_matches(name, own, 1)
     if close:
         return f"Did you mean {close[0]!r}?"

@@ -1,1 +1,3 @@
-"""."""
+"""Memories: what agents remember, and how they recall it."""
+
+from agentpool.memory.in_memory import InMemory as InMemory

@@ -1,0 +1,131 @@
+"""The tools of a manifest: built-in ones that it grants, and its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from agentpool._core.capability import (
+    FileReadCapability,
+    FileWriteCapability,
+    MemoryCapability,
+    MessagingCapability,
+    SpawnCapability,
+    grants,
+)
+from agentpool._core.errors import Finding, ManifestError
+from agentpool._core.manifest import AgentManifest
+from agentpool._loading import LoadProblem, load_callable
+from agentpool.abc import Tool
+from agentpool.tools._agents import AgentSpawner, recall, receive_message, remember, send_message
+from agentpool.tools._files import FileReader, FileWriter
+from agentpool.tools._function import FunctionTool, tool
+from agentpool.tools._registry import ToolRegistry
+
+MakeAgent = Callable[[AgentManifest, str], Any]
+
+
+def build_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = None) -> ToolRegistry:
+    """Return the tools of a manifest, limited to what it grants: the default `tool_builder`.
+
+    Blocks on the disk and imports the modules of `tools`; what was imported is kept, so that it is
+    cheap for the next agent of the same manifest.
+
+    Args:
+      manifest: what the agent is. `allowed_paths` are relative to its `base`.
+      make_agent: makes an agent of a manifest and a query, as `SpawnConfig` does; without it there
+        is no `spawn_agent`.
+
+    Raises:
+      ManifestError: with every problem of the manifest's own tools.
+    """
+    source = f"manifest {manifest.name!r}"
+    registry = ToolRegistry(builtin_tools(manifest, make_agent=make_agent), capabilities=manifest)
+    findings: list[Finding] = []
+    for n, each in enumerate(load_tools(manifest.tools, manifest.base, source=source)):
+        try:
+            registry.register(each)
+        except ValueError as error:
+            findings.append(Finding(source, f"tools[{n}]", str(error), "Built-in tools keep their names"))
+    if findings:
+        raise ManifestError(findings)
+    return registry
+
+
+def builtin_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = None) -> list[Tool]:
+    """Return the built-in tools that a manifest grants.
+
+    Args:
+      manifest: what the agent is.
+      make_agent: as for `build_tools`.
+    """
+    granted = manifest.capabilities
+    tools: list[Tool] = []
+    if grants(granted, FileReadCapability(())):
+        reader = FileReader(_paths(manifest, FileReadCapability), manifest.base)
+        tools += [reader.read_file, reader.list_files, reader.search_text]
+    if grants(granted, FileWriteCapability(())):
+        tools.append(FileWriter(_paths(manifest, FileWriteCapability), manifest.base).write_file)
+    if grants(granted, MemoryCapability()):
+        tools += [remember, recall]
+    if grants(granted, MessagingCapability()):
+        tools += [send_message, receive_message]
+    if make_agent is not None and grants(granted, SpawnCapability()):
+        tools.append(AgentSpawner(manifest, make_agent).spawn_agent)
+    return tools
+
+
+def _paths(manifest: AgentManifest, kind: type[FileReadCapability] | type[FileWriteCapability]) -> list[str]:
+    return [
+        path for grant in manifest.capabilities if isinstance(grant, kind) for path in grant.allowed_paths
+    ]
+
+
+def load_tools(
+    specs: Iterable[str], base: str | Path | None, *, source: str = "<manifest>"
+) -> list[FunctionTool[..., Any]]:
+    """Import the tools that a manifest names as `module:function`.
+
+    A module is looked for beside the manifest, then among the installed ones. A plain function
+    becomes a tool as by `@tool`. Blocks on the disk, and runs the modules.
+
+    Args:
+      specs: the names, such as `checks:check_links`.
+      base: the manifest's directory.
+      source: what to call the manifest in findings.
+
+    Raises:
+      ManifestError: with a finding for each one that cannot be had.
+    """
+    tools: list[FunctionTool[..., Any]] = []
+    findings: list[Finding] = []
+    for n, spec in enumerate(specs):
+        try:
+            loaded = _load_tool(spec, None if base is None else Path(base))
+            if any(loaded.name == other.name for other in tools):
+                raise LoadProblem(f"there is a tool named {loaded.name!r} before it", "Give it another name")
+            tools.append(loaded)
+        except LoadProblem as error:
+            findings.append(Finding(source, f"tools[{n}]", error.problem, error.mend))
+    if findings:
+        raise ManifestError(findings)
+    return tools
+
+
+def _load_tool(spec: str, base: Path | None) -> FunctionTool[..., Any]:
+    function, module = load_callable(spec, base)
+    try:
+        loaded = function if isinstance(function, FunctionTool) else _wrapped(function, vars(module))
+        _ = loaded.definition  # hints that cannot be described are found now, not in the first run
+    except (TypeError, ValueError) as error:
+        raise LoadProblem(f"{spec} cannot be a tool: {error}", "Mend the function") from error
+    return loaded
+
+
+def _wrapped(function: Callable[..., Any], namespace: dict[str, Any]) -> FunctionTool[..., Any]:
+    """Make a tool of a plain function once: its schema is what costs."""
+    made: dict[Any, FunctionTool[..., Any]] = namespace.setdefault("__agentpool_tools__", {})
+    if function not in made:
+        made[function] = tool(function)
+    return made[function]

@@ -1,0 +1,351 @@
+"""`@tool`: a function that a model may call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+import attrs
+import trio
+
+from agentpool._blocking import run_blocking
+from agentpool._core.capability import CAPABILITY_TYPES, Capability
+from agentpool._core.messages import ToolDefinition, ToolResult
+from agentpool.abc import ToolContext
+
+if TYPE_CHECKING:
+    from agentpool.tools._schema import Compiled
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what every provider accepts
+_CONTEXTS = ("AgentContext", "ToolContext")
+
+
+@overload
+def tool(fn: Callable[P, R], /) -> FunctionTool[P, R]: ...
+@overload
+def tool(
+    fn: Callable[P, R],
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    capability: Capability | None = None,
+    timeout: float | None = None,
+    quick: bool = False,
+) -> FunctionTool[P, R]: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    capability: Capability | None = None,
+    timeout: float | None = None,
+    quick: bool = False,
+) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
+def tool(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    capability: Capability | None = None,
+    timeout: float | None = None,
+    quick: bool = False,
+) -> Any:
+    """Make a function into a tool that a model may call.
+
+    The model sees the function's name, its docstring, and a JSON schema of its arguments made from
+    the type hints. What the model gives is checked before the function runs. A parameter annotated
+    with `AgentContext` (or `ToolContext`), or a first one named `ctx`, receives the context of the
+    calling agent and is not shown. The decorated function can still be called as before; methods,
+    partials and callable objects work too.
+
+    A `str` or a `ToolResult` goes to the model as it is, `None` as "ok", anything else as JSON. An
+    exception is told to the model as an error; raise `ToolError` where only its text should be.
+
+    A function that is not async runs in a worker thread, and cannot be interrupted there. It must
+    not call the context's methods from that thread (but through `trio.from_thread`).
+
+    Args:
+      fn: the function; leave it out to give the others and decorate with the result.
+      name: in the place of the function's name; letters, digits, `_` and `-`, at most 64.
+      description: in the place of the docstring's text; arguments are still described by it.
+      capability: what a manifest must grant so that its agents have the tool.
+      timeout: seconds that a call may take; `math.inf` for no limit, None for the loop's own.
+      quick: run a function that is not async in the event loop, because it never blocks.
+
+    Raises:
+      TypeError: if the function cannot be a tool (a hint is missing, `*args`, a generator, ...).
+      ValueError: if the name or the timeout is none.
+    """
+
+    def decorate(function: Callable[..., Any]) -> FunctionTool[..., Any]:
+        return FunctionTool(_declare(function, name, description, capability, timeout, quick), function)
+
+    return decorate if fn is None else decorate(fn)
+
+
+@attrs.define(eq=False)
+class _Declaration:
+    """What a tool is, shared by its bound forms. `compiled` is made when it is first needed."""
+
+    function: Callable[..., Any]
+    name: str
+    description: str | None
+    capability: Capability | None
+    timeout: float | None
+    quick: bool
+    is_async: bool
+    is_method: bool
+    context: str | None  # the parameter that receives the context
+    parameters: tuple[inspect.Parameter, ...]  # those that the model gives
+    compiled: Compiled | None = None
+
+    def compile(self) -> Compiled:
+        """Build schema and check; this imports pydantic."""
+        from agentpool.tools import _schema
+
+        hints = _resolve(self)
+        fields = {
+            p.name: _schema.Parameter(hints[p.name], p.default is p.empty, p.default) for p in self.parameters
+        }
+        compiled = _schema.compile_tool(self.name, fields, inspect.getdoc(_innermost(self.function)))
+        self.compiled = compiled
+        return compiled
+
+
+class FunctionTool(Generic[P, R]):
+    """A function as a `Tool`; made by `tool`. Calling it calls the function.
+
+    Attributes:
+      name: the name that the model uses.
+      capability: what a manifest must grant for it; None if nothing.
+      timeout: seconds that a call may take; None for the loop's own limit.
+      quick: whether it runs in the event loop although it is not async.
+    """
+
+    def __init__(self, declaration: _Declaration, function: Callable[P, R]) -> None:
+        functools.update_wrapper(self, _innermost(function), updated=())
+        self._declaration = declaration
+        self._function = function
+        self._bound = function is not declaration.function
+        self.name = declaration.name
+        self.capability = declaration.capability
+        self.timeout = declaration.timeout
+        self.quick = declaration.quick
+        self.__wrapped__ = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function itself, unchecked."""
+        return self._function(*args, **kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> FunctionTool[..., R]:
+        """Bind a method, as a function does."""
+        if instance is None or self._bound or not self._declaration.is_method:
+            return self
+        method: Callable[..., R] = self._function
+        return FunctionTool(self._declaration, functools.partial(method, instance))
+
+    def __repr__(self) -> str:
+        return f"<tool {self.name!r}>"
+
+    @property
+    def definition(self) -> ToolDefinition:
+        """How the model sees it. The first look imports pydantic and builds the schema.
+
+        Raises:
+          TypeError: if a hint cannot be evaluated or described to a model.
+        """
+        declaration = self._declaration
+        compiled = declaration.compiled or declaration.compile()
+        description = compiled.description if declaration.description is None else declaration.description
+        return ToolDefinition(declaration.name, description, compiled.input_schema)
+
+    async def call(self, ctx: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
+        """Check the arguments and call the function.
+
+        Wrong arguments give a result with `is_error` that names all of them. What the function
+        raises comes out.
+
+        Checkpoint: as the function does; a quick one only looks for cancellation. Cancellation:
+        while a function runs in a thread it is waited for.
+        """
+        declaration = self._declaration
+        compiled = declaration.compiled or declaration.compile()
+        try:
+            values = compiled.validate(arguments)
+        except compiled.invalid as error:
+            return ToolResult(compiled.explain(error), is_error=True)
+        if declaration.context is not None:
+            values[declaration.context] = ctx
+        return _as_result(await self._run(values))
+
+    async def _run(self, values: dict[str, Any]) -> Any:
+        function: Callable[..., Any] = self._function
+        if self._declaration.is_method and not self._bound:
+            raise TypeError(f"tool {self.name!r} is a method: take it from an instance")
+        if self._declaration.is_async:
+            return await function(**values)
+        if self.quick:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            value = function(**values)
+        else:
+            value = await run_blocking(functools.partial(function, **values))
+        # A plain function may return a coroutine, as a decorated async one does.
+        return await value if isinstance(value, CoroutineType) else value
+
+
+def _as_result(value: Any) -> ToolResult:
+    if isinstance(value, str):
+        return ToolResult(str(value))
+    if isinstance(value, ToolResult):
+        return value
+    if value is None:
+        return ToolResult("ok")
+    from agentpool.tools import _schema
+
+    return ToolResult(_schema.to_text(value))
+
+
+# -- the declaration ----------------------------------------------------------------
+
+
+def _declare(
+    fn: Callable[..., Any],
+    name: str | None,
+    description: str | None,
+    capability: Capability | None,
+    timeout: float | None,
+    quick: bool,
+) -> _Declaration:
+    if not callable(fn) or isinstance(fn, type | FunctionTool):
+        raise TypeError(
+            f"{fn!r} cannot be made a tool; give a function (put @tool above @classmethod's function)"
+        )
+    inner = _innermost(fn)
+    name = getattr(inner, "__name__", type(inner).__name__) if name is None else name
+    _check_options(name, capability, timeout)
+    if any(check(target) for target in _callables(fn) for check in _GENERATORS):
+        raise TypeError(f"tool {name!r} is a generator; return a list in its place")
+    parameters = list(_signature(fn).parameters.values())
+    is_method = bool(parameters) and _is_self(parameters[0])
+    if is_method:
+        del parameters[0]
+    context = _find_context(name, parameters)
+    fixed = fn.keywords if isinstance(fn, functools.partial) else {}
+    given = tuple(p for p in parameters if p.name != context and p.name not in fixed)
+    for parameter in given:
+        _check_parameter(name, parameter)
+    is_async = any(inspect.iscoroutinefunction(target) for target in _callables(fn))
+    return _Declaration(
+        fn, name, description, capability, timeout, quick, is_async, is_method, context, given
+    )
+
+
+_GENERATORS = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
+def _check_options(name: str, capability: Capability | None, timeout: float | None) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"models refuse the tool name {name!r}; give @tool(name=...) of at most 64 letters, digits, _, -"
+        )
+    if capability is not None and type(capability) not in CAPABILITY_TYPES.values():
+        raise TypeError(
+            f"the capability of tool {name!r} is {capability!r}; give one such as MemoryCapability()"
+        )
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"the timeout of tool {name!r} is {timeout!r}; give seconds above 0")
+
+
+def _check_parameter(tool_name: str, parameter: inspect.Parameter) -> None:
+    where = f"parameter {parameter.name!r} of tool {tool_name!r}"
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        raise TypeError(f"{where} takes any number of arguments, which a model cannot be told; name each one")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise TypeError(f"{where} is positional only, but models give arguments by name; take the / away")
+    if parameter.annotation is parameter.empty:
+        raise TypeError(f"{where} has no type hint, so that the model cannot be told what to give; add one")
+    if type(parameter.default).__name__ == "FieldInfo":
+        raise TypeError(f"{where} has a Field as its default; write Annotated[type, Field(...)] = default")
+
+
+def _find_context(tool_name: str, parameters: list[inspect.Parameter]) -> str | None:
+    found = [p.name for p in parameters if _is_context(p.annotation)]
+    if not found and parameters and parameters[0].name == "ctx":
+        found = ["ctx"]
+    if len(found) > 1:
+        raise TypeError(f"tool {tool_name!r} asks for the context twice ({', '.join(found)}); once is enough")
+    for parameter in parameters:
+        if parameter.name in found and parameter.kind is parameter.POSITIONAL_ONLY:
+            _check_parameter(tool_name, parameter)
+    return found[0] if found else None
+
+
+def _is_context(annotation: Any) -> bool:
+    """Tell by the name: the context's class is not imported here, nor perhaps by the tool's module."""
+    if isinstance(annotation, typing.ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        return annotation.strip().strip("'\"").rpartition(".")[2] in _CONTEXTS
+    if getattr(annotation, "__agentpool_context__", False):
+        return True
+    module = getattr(annotation, "__module__", None) or ""
+    return module.partition(".")[0] == "agentpool" and getattr(annotation, "__name__", "") in _CONTEXTS
+
+
+def _is_self(parameter: inspect.Parameter) -> bool:
+    return parameter.name in ("self", "cls") and parameter.annotation is parameter.empty
+
+
+def _innermost(fn: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
+
+
+def _callables(fn: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """Return where `async def` may be written: the function, or the class of a callable object."""
+    inner = _innermost(fn)
+    if isinstance(inner, types.FunctionType | types.MethodType | types.BuiltinFunctionType):
+        return (inner,)
+    return (inner, type(inner).__call__)
+
+
+def _signature(fn: Callable[..., Any]) -> inspect.Signature:
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return inspect.signature(fn, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(fn)
+
+
+def _resolve(declaration: _Declaration) -> dict[str, Any]:
+    """Evaluate the hints of the model's parameters, and of those only.
+
+    The context's may stand under `TYPE_CHECKING`, and a return type is of no interest.
+    """
+
+    def carrier() -> None: ...
+
+    carrier.__annotations__ = {p.name: p.annotation for p in declaration.parameters}
+    inner = inspect.unwrap(_innermost(declaration.function))
+    if not hasattr(inner, "__globals__"):
+        inner = inspect.unwrap(type(inner).__call__)
+    try:
+        return typing.get_type_hints(carrier, getattr(inner, "__globals__", {}), include_extras=True)
+    except Exception as error:
+        raise TypeError(
+            f"the type hints of tool {declaration.name!r} cannot be evaluated: {error}; "
+            "import or define their names at the top of its module, not below TYPE_CHECKING"
+        ) from error

@@ -1,0 +1,189 @@
+"""The tools that an agent has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+from agentpool._core.capability import Capability, grants
+from agentpool._core.errors import CapabilityDeniedError, ToolError
+from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
+from agentpool.abc import Tool, ToolContext
+from agentpool.tools._function import FunctionTool, tool
+
+MAX_RESULT_CHARS = 65_536
+"""How much of a tool's result a model is shown, unless a registry says otherwise."""
+
+AnyTool = TypeVar("AnyTool", bound="Tool | Callable[..., Any]")
+
+
+class _Granting(Protocol):
+    """A manifest, for what is asked of it here."""
+
+    @property
+    def capabilities(self) -> Iterable[Capability]: ...
+
+
+class ToolRegistry:
+    """Tools by their names, and what of them may be used.
+
+    A registry that was limited to a manifest's capabilities shows and calls only the tools that
+    these grant. One that was not limits nothing.
+    """
+
+    def __init__(
+        self,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
+        *,
+        capabilities: _Granting | Iterable[Capability] | None = None,
+        max_result_chars: int = MAX_RESULT_CHARS,
+    ) -> None:
+        """Register tools.
+
+        Args:
+          tools: tools, or plain functions, which become tools as by `@tool`.
+          capabilities: what is granted, or a manifest that grants it; None limits nothing.
+          max_result_chars: longer results are cut, and end with a note that says so.
+
+        Raises:
+          ValueError: if two tools have the same name, or `max_result_chars` is below 200.
+          TypeError: if something is not a tool and cannot be made one.
+        """
+        if max_result_chars < 200:
+            raise ValueError(
+                f"max_result_chars is {max_result_chars}; give at least 200, room for the note of a cut"
+            )
+        self._tools: dict[str, Tool] = {}
+        self._limits = () if capabilities is None else (_granted(capabilities),)
+        self._max_result_chars = max_result_chars
+        for each in tools:
+            self.register(each)
+
+    def __repr__(self) -> str:
+        return f"<ToolRegistry: {', '.join(self.names) or 'empty'}>"
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tools
+
+    def __iter__(self) -> Iterator[Tool]:
+        return iter(tuple(self._tools.values()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all tools, granted or not, in the order of their registration."""
+        return tuple(self._tools)
+
+    @property
+    def max_result_chars(self) -> int:
+        """How many characters of a result are kept."""
+        return self._max_result_chars
+
+    def register(self, each: AnyTool) -> AnyTool:
+        """Add a tool, or a plain function, which becomes one. Return what was given.
+
+        Raises:
+          ValueError: if there is a tool of that name.
+          TypeError: if it is not a tool and cannot be made one.
+        """
+        made = as_tool(each)
+        name = made.name if isinstance(made, FunctionTool) else made.definition.name
+        if name in self._tools:
+            raise ValueError(f"there are two tools named {name!r}; give one of them another name")
+        self._tools[name] = made
+        return each
+
+    def get(self, name: str) -> Tool | None:
+        """Return the tool of that name, granted or not; None if there is none."""
+        return self._tools.get(name)
+
+    def limited_to(self, capabilities: _Granting | Iterable[Capability]) -> ToolRegistry:
+        """Return a registry of the same tools that allows only what is granted here too.
+
+        Args:
+          capabilities: what is granted, or a manifest that grants it.
+        """
+        narrower = ToolRegistry(max_result_chars=self._max_result_chars)
+        narrower._tools = dict(self._tools)
+        narrower._limits = (*self._limits, _granted(capabilities))
+        return narrower
+
+    def definitions(
+        self, capabilities: _Granting | Iterable[Capability] | None = None
+    ) -> tuple[ToolDefinition, ...]:
+        """Describe the tools that may be used, in the order of their registration.
+
+        The first look at a tool of `@tool` imports pydantic and builds its schema.
+
+        Args:
+          capabilities: what is granted, or a manifest that grants it, beside the registry's own limits.
+        """
+        limits = self._limits if capabilities is None else (*self._limits, _granted(capabilities))
+        return tuple(each.definition for each in self._tools.values() if _allowed(each, limits))
+
+    async def call(self, ctx: ToolContext, call: ToolCall) -> ToolResult:
+        """Do what a model asked for.
+
+        A tool that does not exist, wrong arguments and a `ToolError` give a result with `is_error`.
+
+        Raises:
+          CapabilityDeniedError: if the tool needs what is not granted; nothing was called.
+          Exception: what the tool raised, other than `ToolError`.
+
+        Checkpoint: as the tool does. Cancellation: as the tool does; the result is lost with it.
+        """
+        found = self._tools.get(call.name)
+        if found is None:
+            return ToolResult(self._unknown(call.name), is_error=True)
+        if self._limits and not _allowed(found, self._limits):
+            raise CapabilityDeniedError(
+                f"{call.name} needs {found.capability}, which the manifest of this agent does not grant"
+            )
+        try:
+            result = await found.call(ctx, call.input)
+        except ToolError as error:
+            result = ToolResult(str(error), is_error=True)
+        if len(result.content) > self._max_result_chars:
+            return _cut(result, self._max_result_chars)
+        return result
+
+    def _unknown(self, name: str) -> str:
+        names = [known for known, each in self._tools.items() if _allowed(each, self._limits)]
+        if not names:
+            return f"there is no tool {name!r}; this agent has no tools"
+        import difflib  # only a mistake needs it
+
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"there is no tool {name!r}; {hint}the tools are: {', '.join(names)}"
+
+
+def as_tool(each: Tool | Callable[..., Any]) -> Tool:
+    """Return a tool as it is, and a plain function as the tool that `@tool` makes of it.
+
+    Raises:
+      TypeError: if it is neither.
+      ValueError: if the function's name is none that models accept.
+    """
+    if isinstance(each, FunctionTool | Tool):
+        return each
+    return tool(each)
+
+
+def _granted(capabilities: _Granting | Iterable[Capability]) -> tuple[Capability, ...]:
+    own: Iterable[Capability] = getattr(capabilities, "capabilities", capabilities)  # type: ignore[arg-type]
+    return tuple(own)
+
+
+def _allowed(each: Tool, limits: tuple[tuple[Capability, ...], ...]) -> bool:
+    needed = each.capability
+    return needed is None or all(grants(granted, needed) for granted in limits)
+
+
+def _cut(result: ToolResult, limit: int) -> ToolResult:
+    note = (
+        f"\n[cut: the result has {len(result.content)} characters, and {limit} are the limit; ask for less]"
+    )
+    return ToolResult(result.content[: limit - len(note)] + note, result.is_error)

@@ -1,0 +1,161 @@
+"""What pydantic and docstring-parser are for: imported when a tool is first described or called."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NotRequired
+
+import attrs
+import docstring_parser
+import pydantic
+import pydantic_core
+from typing_extensions import TypedDict
+
+_typed_dict: Any = TypedDict  # type checkers want its fields to be written out
+_MAX_PROBLEMS = 20
+_MAX_SHOWN = 80  # characters of a wrong value that are shown to the model
+
+
+@attrs.frozen
+class Parameter:
+    """One argument that a model may give: its type hint, and its default if it has one."""
+
+    hint: Any
+    required: bool
+    default: Any = None
+
+
+@attrs.frozen
+class Compiled:
+    """A tool's arguments: the schema that the model sees, and the check of what it gives.
+
+    Attributes:
+      description: the docstring without its arguments.
+      input_schema: the JSON schema of the arguments.
+      validate: returns the arguments as the hints want them, or raises `invalid`.
+      explain: says in words what an `invalid` found.
+    """
+
+    description: str
+    input_schema: Mapping[str, Any]
+    validate: Callable[[Mapping[str, Any]], dict[str, Any]]
+    explain: Callable[[pydantic.ValidationError], str]
+    invalid: type[pydantic.ValidationError] = pydantic.ValidationError
+
+
+def compile_tool(name: str, parameters: Mapping[str, Parameter], doc: str | None) -> Compiled:
+    """Build the schema and the check for a tool's arguments, once per tool.
+
+    Raises:
+      TypeError: if a hint has no JSON schema.
+    """
+    description, described = _read_docstring(doc)
+    fields = {key: p.hint if p.required else NotRequired[p.hint] for key, p in parameters.items()}
+    shape = _typed_dict("Arguments", fields)
+    shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    try:
+        adapter: pydantic.TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(shape)
+        schema = adapter.json_schema()
+    except pydantic.errors.PydanticUserError as error:
+        raise TypeError(
+            f"tool {name!r} has an argument that cannot be described to a model: {error.message}; "
+            "use types that JSON can carry (a context is recognised by its annotation or the name `ctx`)"
+        ) from error
+
+    def explain(error: pydantic.ValidationError) -> str:
+        return _explain(name, list(parameters), error)
+
+    _complete(schema, parameters, described)
+    return Compiled(description, schema, adapter.validator.validate_python, explain)
+
+
+def _read_docstring(doc: str | None) -> tuple[str, dict[str, str]]:
+    if not doc:
+        return "", {}
+    try:
+        parsed = docstring_parser.parse(doc)
+    except docstring_parser.ParseError:
+        return doc.strip(), {}
+    texts = [text.strip() for text in (parsed.short_description, parsed.long_description) if text]
+    return "\n\n".join(texts), {p.arg_name: p.description for p in parsed.params if p.description}
+
+
+def _complete(
+    schema: dict[str, Any], parameters: Mapping[str, Parameter], described: Mapping[str, str]
+) -> None:
+    """Add what the docstring and the defaults say; take out titles, which only repeat the names."""
+    schema.pop("title", None)
+    for key, entry in schema.setdefault("properties", {}).items():
+        entry.pop("title", None)
+        if key in described:
+            entry.setdefault("description", described[key])
+        parameter = parameters[key]
+        if not parameter.required and parameter.default is not None:
+            try:
+                entry.setdefault("default", pydantic_core.to_jsonable_python(parameter.default))
+            except pydantic_core.PydanticSerializationError:
+                pass  # the schema only shows it; Python's own default is what counts
+
+
+# -- problems, in words -------------------------------------------------------------
+
+
+def _explain(name: str, names: list[str], error: pydantic.ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False)
+    lines = [f"- {_problem(problem, names)}" for problem in problems[:_MAX_PROBLEMS]]
+    if len(problems) > _MAX_PROBLEMS:
+        lines.append(f"- and {len(problems) - _MAX_PROBLEMS} more")
+    return "\n".join([f"{name} was not called, because its arguments are wrong:", *lines])
+
+
+def _problem(problem: Any, names: list[str]) -> str:
+    path = _path(problem["loc"])
+    if problem["type"] == "missing":
+        return f"{path}: is missing"
+    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
+        return f"{path}: is no argument of this tool; {_suggest(path, names)}"
+    words = problem["msg"].removeprefix("Input ")
+    return f"{path}: {words[:1].lower()}{words[1:]} (got {_shown(problem['input'])})"
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return path.removeprefix(".") or "the arguments"
+
+
+def _suggest(given: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(given, names, 1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"its arguments are: {', '.join(names)}" if names else "it takes none"
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
+
+
+# -- results ------------------------------------------------------------------------
+
+
+def to_text(value: object) -> str:
+    """Write a tool's result as JSON.
+
+    Raises:
+      TypeError: if it holds something that JSON cannot carry.
+    """
+    try:
+        return pydantic_core.to_json(value, fallback=_fields, bytes_mode="base64").decode()
+    except pydantic_core.PydanticSerializationError as error:
+        raise TypeError(
+            f"a tool returned a {type(value).__name__} that JSON cannot carry ({error}); return a str, "
+            "a ToolResult, or what JSON has"
+        ) from error
+
+
+def _fields(value: object) -> Any:
+    if attrs.has(type(value)):
+        return attrs.asdict(value, recurse=False)  # type: ignore[arg-type]
+    raise TypeError(f"{type(value).__name__} has no JSON form")

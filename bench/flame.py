@@ -52,28 +52,30 @@ class Node:
 
 
 def describe(frame: FrameType) -> str:
-    """Name a frame as `module.function`, short enough to be read in a box."""
-    module = str(frame.f_globals.get("__name__", "?"))
-    return f"{module}.{frame.f_code.co_qualname}" if hasattr(frame.f_code, "co_qualname") else module
+    """Name a frame as `module:function`."""
+    return f"{frame.f_globals.get('__name__', '?')}:{frame.f_code.co_qualname}"
 
 
 def stack_of(frame: FrameType | None) -> list[str]:
-    """Return the names from trio's scheduler inwards; what lies outside of it is always the same."""
+    """Return the names from trio's scheduler inwards, or nothing outside of it."""
     names: list[str] = []
     while frame is not None:
         names.append(describe(frame))
+        if names[-1] == "trio._core._run:unrolled_run":
+            return names[::-1]
         frame = frame.f_back
-    names.reverse()
-    for place, name in enumerate(names):
-        if name.endswith("unrolled_run"):
-            return names[place:]
-    return names
+    return []
 
 
 def sample(work: Callable[[], object], seconds: float) -> Node:
     """Run `work` again and again, and return where its CPU time went."""
     root = Node("all")
-    signal.signal(signal.SIGPROF, lambda _signal, frame: root.add(stack_of(frame)))
+
+    def take(_signal: int, frame: FrameType | None) -> None:
+        if stack := stack_of(frame):
+            root.add(stack)
+
+    signal.signal(signal.SIGPROF, take)
     signal.setitimer(signal.ITIMER_PROF, INTERVAL, INTERVAL)
     try:
         end = time.process_time() + seconds
@@ -107,7 +109,7 @@ def boxes(node: Node, left: float, depth: int, scale: float, whole: int) -> Iter
     width = node.samples * scale
     share = node.samples / whole
     top = TOP + depth * BAR
-    short = node.name.removeprefix("agentpool.")
+    short = node.name.rpartition(":")[2]
     letters = int((width - 6) / LETTER)
     label = short if len(short) <= letters else short[: max(0, letters - 1)] + "…"
     yield f"<g><title>{html.escape(node.name)}: {share:.1%}</title>"

@@ -92,10 +92,10 @@ def judge(counts: Mapping[str, int], baseline: Mapping[str, int]) -> tuple[list[
         if before is None:
             lines.append(f"{name}: {now:,} instructions, no baseline; run with --update")
             continue
-        change = now / before - 1
-        verdict = "ok" if change <= TOLERANCE else f"REGRESSION above {TOLERANCE:.0%}"
-        lines.append(f"{name}: {now:,} instructions, baseline {before:,}, {change:+.1%}: {verdict}")
-        good = good and change <= TOLERANCE
+        within = now <= before * (1 + TOLERANCE)
+        verdict = "ok" if within else f"REGRESSION above {TOLERANCE:.0%}"
+        lines.append(f"{name}: {now:,} instructions, baseline {before:,}, {now / before - 1:+.1%}: {verdict}")
+        good = good and within
     return lines, good
 
 

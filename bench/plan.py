@@ -17,7 +17,8 @@ class Contender:
       size: of a measured run.
       warm_up: size of the run before it in the same process; 0 for none.
       tiny: a size for the smoke test.
-      environment: the peers' requirement, such as `aiometer`; empty for the ordinary environment.
+      environment: what a peer's environment holds, as `smolagents` or `langgraph+langchain`; empty
+        for the ordinary environment.
       peer: only on request.
       once: measured in the first round only, because it takes long or hardly varies.
     """
@@ -127,8 +128,14 @@ def _w2(what: str, function: str, *, ring: bool = False) -> Workload:
 
 def _w3() -> tuple[Workload, Workload]:
     floor = "trio: all duties by hand (floor “full”)"
-    others = ("smolagents", "autogen-agentchat", "openai-agents", "pydantic-ai", "langgraph")
-    least = {"smolagents": 13, "autogen-agentchat": 19}
+    # label: (requirements, joined by +; module; how many times faster we are to be)
+    others = {
+        "smolagents": ("smolagents", "peer_smolagents", 13),
+        "autogen-agentchat": ("autogen-agentchat+autogen-ext", "peer_autogen_agentchat", 19),
+        "openai-agents": ("openai-agents", "peer_openai_agents", 45),
+        "pydantic-ai": ("pydantic-ai-slim", "peer_pydantic_ai", 45),
+        "langgraph": ("langgraph+langchain", "peer_langgraph", 45),
+    }
     turn = Workload(
         "W3 turn",
         "One turn of the loop: 10 calls of `add(a: int, b: int) -> int`, then an answer; model in memory",
@@ -139,15 +146,15 @@ def _w3() -> tuple[Workload, Workload]:
             Contender("agentpool", "w3_agentpool:turns", 1_000, 50, 5),
             Contender("agentpool: agents of 500 turns", "w3_agentpool:long_turns", 1_000, 50, 5),
             *(
-                Contender(name, f"peer_loops:{name.replace('-', '_')}", 30, 3, 2, name, peer=True)
-                for name in others
+                Contender(label, f"{module}:turns", 30, 3, 2, requirements, peer=True)
+                for label, (requirements, module, _) in others.items()
             ),
         ),
         floor=floor,
         goals=(
             Goal("agentpool", "us", 1.6, floor),
             Goal("agentpool: agents of 500 turns", "us", 1.1, "agentpool"),
-            *(Goal("agentpool", "us", 1 / least.get(name, 45), name) for name in others),
+            *(Goal("agentpool", "us", 1 / times, label) for label, (_, _, times) in others.items()),
         ),
     )
     crowd = Workload(

@@ -122,6 +122,8 @@ class _ManifestRule(Rule):
     """The path of a manifest file, or a manifest as a table."""
 
     def read(self, value: Any, key: str, report: Report) -> Any:
+        if isinstance(value, AgentManifest):
+            return value
         if isinstance(value, str):
             return value or report.add(key, "is empty", "Give the path of a manifest file")
         if not isinstance(value, Mapping):

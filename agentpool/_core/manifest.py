@@ -536,7 +536,8 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     except RecursionError:
         problem = "is nested too deeply"
     except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python takes
-        problem = f"is not TOML: {error}"
+        line = f"line {1 + text.count(chr(10))}, the end of the text"
+        problem = f"is not TOML: {str(error).replace('end of document', line)}"
     raise ManifestError([Finding(source, "", problem, "Mend the syntax there; see https://toml.io")])
 
 

@@ -119,11 +119,11 @@ def join_key(key: str, part: str | int) -> str:
 
 def mend_name(name: str, known: Iterable[str]) -> str:
     """Say what to write instead of an unknown name: the closest known one, or which there are."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    names = {known_name.lower(): known_name for known_name in known}
+    close = difflib.get_close_matches(name.lower(), names, n=1)
     if close:
-        return f"Did you mean '{close[0]}'?"
-    return f"Known are: {', '.join(names)}" if names else "Remove it"
+        return f"Did you mean '{names[close[0]]}'?"
+    return f"Known are: {', '.join(names.values())}" if names else "Remove it"
 
 
 # -- rules ----------------------------------------------------------------------
@@ -523,11 +523,8 @@ class TableOf(Rule):
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
         """Return a reference to the schema of the class."""
-        name = self.cls.__name__
-        if name not in defs:
-            defs[name] = {}  # a class may hold itself
-            defs[name].update(table_schema(self.cls, defs))
-        return {"$ref": f"#/$defs/{name}"}
+        defs[self.cls.__name__] = table_schema(self.cls, defs)
+        return {"$ref": f"#/$defs/{self.cls.__name__}"}
 
 
 def table_schema(cls: type, defs: dict[str, Schema], **constants: str) -> Schema:

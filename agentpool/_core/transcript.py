@@ -1,0 +1,270 @@
+"""The conversation of an agent, and the part of it that a model's context window has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn, SupportsIndex, overload
+
+import attrs
+
+from agentpool._core.messages import (
+    AssistantMessage,
+    ChatMessage,
+    CompletionRequest,
+    ToolDefinition,
+    ToolMessage,
+    ToolResult,
+    UserMessage,
+)
+
+UNKNOWN_RESULT = ToolResult(
+    "The result of this call is unknown: the agent was interrupted while it ran.", is_error=True
+)
+"""What a call gets that a history holds without its result."""
+
+MESSAGE_OVERHEAD = 4
+"""Tokens that a message costs beside its text: its role and its delimiters."""
+
+
+class Transcript(Sequence[ChatMessage]):
+    """An immutable sequence of messages that grows by sharing.
+
+    `extended` returns a new transcript and leaves the old one as it was. Both share one list, so
+    that a turn costs the same however long the conversation is; only a second, different
+    continuation of the same transcript copies it.
+
+    It equals every transcript and tuple with the same messages.
+    """
+
+    __slots__ = ("_length", "_log")
+
+    # Invariants: _length <= len(_log); nothing below _length ever changes.
+    _log: list[ChatMessage]
+    _length: int
+
+    def __init__(self, messages: Iterable[ChatMessage] = ()) -> None:
+        self._log = list(messages)
+        self._length = len(self._log)
+
+    def extended(self, messages: Iterable[ChatMessage]) -> Transcript:
+        """Return a transcript that goes on with `messages`."""
+        is_tip = len(self._log) == self._length
+        log = self._log if is_tip else self._log[: self._length]
+        log.extend(messages)
+        longer = Transcript.__new__(Transcript)
+        longer._log = log
+        longer._length = len(log)
+        return longer
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> ChatMessage: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ChatMessage, ...]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> ChatMessage | tuple[ChatMessage, ...]:
+        if isinstance(index, slice):
+            return tuple(self._log[i] for i in range(*index.indices(self._length)))
+        position = index.__index__()
+        if position < 0:
+            position += self._length
+        if not 0 <= position < self._length:
+            raise IndexError(f"a transcript of {self._length} messages has no message {index}")
+        return self._log[position]
+
+    def __iter__(self) -> Iterator[ChatMessage]:
+        # Not by iterating over the list: it may have grown beyond this transcript.
+        return map(self._log.__getitem__, range(self._length))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Transcript | tuple):
+            return len(self) == len(other) and all(
+                mine == theirs for mine, theirs in zip(self, other, strict=True)
+            )
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"Transcript({list(self)!r})"
+
+    def __copy__(self) -> Transcript:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Transcript:
+        return self
+
+    def __reduce__(self) -> tuple[type[Transcript], tuple[tuple[ChatMessage, ...]]]:
+        return Transcript, (tuple(self),)
+
+
+# -- the estimate --------------------------------------------------------------
+
+
+def text_tokens(text: str) -> int:
+    """Estimate how many tokens a text has: a token for each 4 bytes of its UTF-8, rounded up.
+
+    That is close for English, generous for other languages, and low for digits and dense code.
+    """
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return (size + 3) // 4
+
+
+def message_tokens(message: ChatMessage) -> int:
+    """Estimate how many tokens a message has: its texts, its calls' arguments, and an overhead of 4."""
+    if isinstance(message, ToolMessage):
+        return MESSAGE_OVERHEAD + text_tokens(message.result.content)
+    if isinstance(message, UserMessage):
+        return MESSAGE_OVERHEAD + text_tokens(message.content)
+    tokens = MESSAGE_OVERHEAD + text_tokens(message.text)
+    for call in message.tool_calls:
+        tokens += MESSAGE_OVERHEAD + text_tokens(call.name) + text_tokens(repr(call.input))
+    return tokens
+
+
+def messages_tokens(messages: Iterable[ChatMessage]) -> int:
+    """Estimate how many tokens the messages have together."""
+    return sum(map(message_tokens, messages))
+
+
+def frame_tokens(system: str, tools: Iterable[ToolDefinition]) -> int:
+    """Estimate what a request costs beside its messages: the system prompt and the tools."""
+    tokens = MESSAGE_OVERHEAD + text_tokens(system)
+    for tool in tools:
+        tokens += MESSAGE_OVERHEAD + text_tokens(tool.name) + text_tokens(tool.description)
+        tokens += text_tokens(repr(tool.input_schema))
+    return tokens
+
+
+def request_tokens(request: CompletionRequest) -> int:
+    """Estimate how many tokens a whole request has, without its answer."""
+    return frame_tokens(request.system, request.tools) + messages_tokens(request.messages)
+
+
+# -- the window ----------------------------------------------------------------
+
+
+@attrs.frozen
+class Window:
+    """The messages that the model is shown, with their estimate kept up to date.
+
+    Attributes:
+      messages: what is shown.
+      tokens: `messages_tokens(messages)`.
+      query: the index of the agent's query, which is never dropped.
+    """
+
+    messages: Transcript
+    tokens: int
+    query: int
+
+    def trimmed(self, target: int) -> Window:
+        """Drop the oldest whole turns until the estimate is at most `target`, or nothing more may go.
+
+        A turn is what was said to the model, its answer, and the results of the answer's calls, so
+        that a call and its result go together. The query, the last thing that was said to the
+        model and the newest turn stay, whatever their size; and what is left begins with
+        something that was said to the model, as providers demand.
+        """
+        messages = list(self.messages)
+        kept = _Kept(messages, self)
+        for start, stop in _turns(messages)[:-1]:
+            if kept.tokens <= target and kept.begins_with_user(start):
+                break
+            kept.drop(start, stop)
+        if kept.count == len(messages):
+            return self
+        return kept.window()
+
+
+class _Kept:
+    """Which messages of a window stay: those from `_stop` on, and the pinned ones before it."""
+
+    def __init__(self, messages: list[ChatMessage], window: Window) -> None:
+        self._messages = messages
+        self._query = window.query
+        last = max(i for i, message in enumerate(messages) if isinstance(message, UserMessage))
+        self._pinned = {window.query, last}
+        self._before: list[int] = []
+        self._stop = 0
+        self.tokens = window.tokens
+        self.count = len(messages)
+
+    def begins_with_user(self, start: int) -> bool:
+        return bool(self._before) or isinstance(self._messages[start], UserMessage)
+
+    def drop(self, start: int, stop: int) -> None:
+        for index in range(start, stop):
+            if index in self._pinned:
+                self._before.append(index)
+            else:
+                self.tokens -= message_tokens(self._messages[index])
+                self.count -= 1
+        self._stop = stop
+
+    def window(self) -> Window:
+        indices = [*self._before, *range(self._stop, len(self._messages))]
+        return Window(
+            Transcript(self._messages[index] for index in indices), self.tokens, indices.index(self._query)
+        )
+
+
+def _turns(messages: Sequence[ChatMessage]) -> list[tuple[int, int]]:
+    """Cut a conversation into turns, as pairs of start and stop.
+
+    A turn starts where the model is spoken to after it had spoken, and where it speaks once more
+    after its calls' results.
+    """
+    starts = [0]
+    for index in range(1, len(messages)):
+        message, previous = messages[index], messages[index - 1]
+        if isinstance(message, ToolMessage):
+            continue
+        if isinstance(message, AssistantMessage) and isinstance(previous, UserMessage):
+            continue
+        if isinstance(message, UserMessage) and isinstance(previous, UserMessage):
+            continue
+        starts.append(index)
+    return list(zip(starts, [*starts[1:], len(messages)], strict=True))
+
+
+# -- a conversation from before ------------------------------------------------
+
+
+def repaired(history: Iterable[ChatMessage]) -> list[ChatMessage]:
+    """Return a conversation in which every tool call has its result, each directly after its call.
+
+    A call without a result gets one that says that its result is unknown; what an interrupted
+    agent left behind has such calls.
+
+    Raises:
+      ValueError: if a result belongs to no call before it.
+    """
+    whole: list[ChatMessage] = []
+    waiting: list[ToolMessage] = []
+    for message in history:
+        if isinstance(message, ToolMessage):
+            waiting = _without_call(message, waiting)
+        else:
+            whole.extend(waiting)
+            waiting = []
+        whole.append(message)
+        if isinstance(message, AssistantMessage):
+            waiting = [ToolMessage(call.id, call.name, UNKNOWN_RESULT) for call in message.tool_calls]
+    return whole + waiting
+
+
+def _without_call(result: ToolMessage, waiting: list[ToolMessage]) -> list[ToolMessage]:
+    for index, call in enumerate(waiting):
+        if call.call_id == result.call_id:
+            return waiting[:index] + waiting[index + 1 :]
+    _refuse(result)
+
+
+def _refuse(result: ToolMessage) -> NoReturn:
+    raise ValueError(
+        f"the history holds a result for call {result.call_id!r} of {result.name!r}, but no such call waits"
+        " before it; pass the messages of a transcript in their order"
+    )

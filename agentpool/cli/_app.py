@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from agentpool._core.errors import ManifestError
+from agentpool.cli._errors import BadInputError
 
 BAD_INPUT = 2
 
@@ -33,6 +34,8 @@ def call(arguments: Sequence[str]) -> int:
         return _complain(str(error))
     except ManifestError as error:
         return _complain(*map(str, error.findings))
+    except BadInputError as error:
+        return _complain(str(error))
     except BrokenPipeError:
         # Whoever read our output has gone: nothing more can be told.
         sys.stderr.close()

@@ -6,6 +6,8 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,23 @@ import attrs
 import trio
 
 from agentpool._agent import AgentHandle
+from agentpool._core.budget import Budget
 from agentpool._core.errors import PoolClosedError
-from agentpool._core.outcomes import AnyOutcome, Completed, Failed
+from agentpool._core.manifest import AgentManifest
+from agentpool._core.outcomes import AnyOutcome, Completed
+from agentpool._events import EventSubscription
 from agentpool._fleet import FleetFile
 from agentpool._pool import AgentPool, open_agent_pool
+from agentpool._runtime import SpawnConfig
+from agentpool.cli._drivers import Drivers
+from agentpool.cli._files import load_fleet
 from agentpool.cli._progress import describe
+from agentpool.cli._report import outcome_as_json, print_outcomes, sum_usage
 from agentpool.cli._signals import SignalCounter
-from agentpool.cli._view import (
-    LiveView,
-    PlainView,
-    SilentView,
-    View,
-    outcome_as_json,
-    print_outcomes,
-    sum_usage,
-)
+from agentpool.cli._start import Start, starts_of
+from agentpool.cli._view import View, choose_view
+from agentpool.memory.in_memory import InMemory
+from agentpool.tools import ToolRegistry, build_tools
 
 EVENTS_KEPT = 10_000
 
@@ -45,9 +49,16 @@ class RunOptions:
 
 @attrs.frozen
 class RunReport:
-    """How a run went: the outcomes of the fleet's agents, in the order of their ids."""
+    """How a run went.
+
+    Attributes:
+      outcomes: those of the fleet's agents, in the order of their ids.
+      not_started: the names of agents that a signal came before.
+      duration: seconds.
+    """
 
     outcomes: Sequence[AnyOutcome]
+    not_started: Sequence[str]
     duration: float
     exit_code: int
 
@@ -56,10 +67,11 @@ def run_fleet(path: Path, options: RunOptions) -> int:
     """Run a fleet file and print what came of it; return the exit code.
 
     Raises:
-      ManifestError: if the file is wrong.
+      ManifestError: if a file is wrong.
+      BadInputError: if a driver cannot be opened.
     """
-    fleet = FleetFile.load(path)
-    view = _choose_view(options)
+    fleet = load_fleet(path)
+    view = choose_view(quiet=options.quiet)
     try:
         report = trio.run(_run, fleet, options, view)
     finally:
@@ -68,42 +80,100 @@ def run_fleet(path: Path, options: RunOptions) -> int:
     return report.exit_code
 
 
-def _choose_view(options: RunOptions) -> View:
-    if options.quiet:
-        return SilentView()
-    if sys.stderr.isatty():
-        from rich.console import Console
-
-        return LiveView(Console(stderr=True))
-    return PlainView()
-
-
 async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
     signals = SignalCounter()
     started = trio.current_time()
-    handles: list[AgentHandle[Any]] = []
-    async with open_agent_pool(fleet.driver, max_concurrent=1) as pool:
-        # Inside the pool, so that an agent's SystemExit leaves unwrapped by this nursery.
-        async with pool.events(max_buffer=EVENTS_KEPT) as events, trio.open_nursery() as nursery:
-            nursery.start_soon(view.keep_drawing, pool)
+    async with AsyncExitStack() as stack:
+        drivers = Drivers(stack, options.driver, fleet.pool.driver, view.tell)
+        await drivers.open_for([agent.manifest for agent in fleet.agents])
+        starts = starts_of(fleet, drivers.get, options.timeout)
+        async with open_agent_pool(
+            max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
+            memory=InMemory(),
+            tool_builder=partial(_tools, drivers),
+            inbox_capacity=fleet.pool.inbox_capacity,
+            budget=_budget(fleet),
+        ) as pool:
+            # All that follows is inside the pool, so that no group is put around a SystemExit.
+            handles = await _start_and_watch(pool, starts, view, signals)
     outcomes = [handle.outcome for handle in handles if handle.outcome is not None]
+    not_started = [name for start in starts[len(handles) :] for name in start.names]
     code = signals.exit_code
     if code is None:
         code = 0 if all(isinstance(outcome, Completed) for outcome in outcomes) else 1
-    return RunReport(outcomes, trio.current_time() - started, code)
+    return RunReport(outcomes, not_started, trio.current_time() - started, code)
+
+
+def _tools(drivers: Drivers, manifest: AgentManifest) -> ToolRegistry:
+    def child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
+        return SpawnConfig(manifest, query, driver=drivers.get(manifest))
+
+    return build_tools(manifest, make_agent=child)
+
+
+def _budget(fleet: FleetFile) -> Budget | None:
+    settings = fleet.pool.budget
+    if settings is None:
+        return None
+    return Budget(tokens=settings.tokens, cost_usd=settings.cost_usd, calls=settings.calls)
+
+
+async def _start_and_watch(
+    pool: AgentPool, starts: Sequence[Start], view: View, signals: SignalCounter
+) -> list[AgentHandle[Any]]:
+    """Spawn everything, and wait for its end; the view draws meanwhile."""
+    async with pool.events(max_buffer=EVENTS_KEPT) as events, trio.open_nursery() as nursery:
+        nursery.start_soon(_show, events, view)
+        nursery.start_soon(view.keep_drawing, pool)
+
+        def drain() -> None:
+            view.tell("stopping: no more agents start, those at work may finish; again to abort them")
+            nursery.start_soon(partial(pool.drain, grace=math.inf))
+
+        def abort() -> None:
+            view.tell("aborting")
+            pool.abort_all("stopped by a second signal")
+
+        with signals.handling(drain, abort):
+            handles = await _start_all(pool, starts)
+            # From here on servers end when nobody is left who could write to them.
+            await pool.drain(grace=math.inf)
+        while events.statistics().buffered:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel("the agents have ended")
+    return handles
+
+
+async def _start_all(pool: AgentPool, starts: Sequence[Start]) -> list[AgentHandle[Any]]:
+    handles: list[AgentHandle[Any]] = []
+    try:
+        for start in starts:
+            handles.append(await start.spawn_in(pool))
+    except PoolClosedError:
+        pass  # a signal came: the rest is not started
+    return handles
+
+
+async def _show(events: EventSubscription, view: View) -> None:
+    async for event in events:
+        view.take(event)
+
+
+# -- at the end ------------------------------------------------------------------
 
 
 def _print_report(path: Path, report: RunReport, options: RunOptions) -> None:
     if options.as_json:
         print(json.dumps(_report_as_json(path, report), indent=2))
-    elif options.quiet:
+    elif not options.quiet:
+        print_outcomes(report.outcomes, report.duration)
+        if report.not_started:
+            print(f"not started: {', '.join(report.not_started)}")
+    if options.quiet:
         for outcome in report.outcomes:
             if not isinstance(outcome, Completed):
                 print(f"{outcome.name}: {describe(outcome)}", file=sys.stderr)
-    else:
-        from rich.console import Console
-
-        print_outcomes(Console(), report.outcomes, report.duration)
+    sys.stdout.flush()  # so that a closed pipe is noticed while it can be told
 
 
 def _report_as_json(path: Path, report: RunReport) -> dict[str, Any]:
@@ -113,4 +183,5 @@ def _report_as_json(path: Path, report: RunReport) -> dict[str, Any]:
         "duration": report.duration,
         "usage": attrs.asdict(sum_usage(report.outcomes)),
         "agents": [outcome_as_json(outcome) for outcome in report.outcomes],
+        "not_started": list(report.not_started),
     }

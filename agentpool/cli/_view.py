@@ -1,27 +1,35 @@
-"""How a run is shown while it goes on, and how its outcomes are told at the end."""
+"""How a run is shown while it goes on."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
 
 from agentpool._core import events as ev
-from agentpool._core.outcomes import AgentResult, AnyOutcome, Completed
-from agentpool._core.usage import NO_USAGE, TokenUsage
-from agentpool.cli._progress import AgentRow, Progress, reason_of, state_of, tell_usage
+from agentpool.cli._progress import AgentRow, Progress, tell_usage
+from agentpool.cli._tables import COLOURS, money, table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
     from agentpool._pool import AgentPool
 
 SECONDS_BETWEEN_FRAMES = 0.25
-COLOURS = {"completed": "green", "failed": "red", "aborted": "yellow", "running": "cyan", "starting": "dim"}
+
+
+def choose_view(*, quiet: bool) -> View:
+    """Return a live table on a terminal, lines elsewhere, and nothing if that is asked for."""
+    if quiet:
+        return SilentView()
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        return LiveView(Console(stderr=True))
+    return PlainView()
 
 
 class View(Protocol):
@@ -29,6 +37,10 @@ class View(Protocol):
 
     def take(self, event: ev.Event) -> None:
         """Take an event in."""
+        ...
+
+    def tell(self, line: str) -> None:
+        """Show a line that is no event's."""
         ...
 
     async def keep_drawing(self, pool: AgentPool) -> None:
@@ -46,6 +58,9 @@ class SilentView:
 
     def take(self, event: ev.Event) -> None:
         """Drop the event."""
+
+    def tell(self, line: str) -> None:
+        """Drop the line."""
 
     async def keep_drawing(self, pool: AgentPool) -> None:
         """Do nothing until cancelled."""
@@ -65,7 +80,11 @@ class PlainView:
         """Print the event's line, if it has one."""
         line = self._progress.apply(event)
         if line is not None:
-            print(line, file=sys.stderr)
+            self.tell(line)
+
+    def tell(self, line: str) -> None:
+        """Print a line."""
+        print(line, file=sys.stderr, flush=True)
 
     async def keep_drawing(self, pool: AgentPool) -> None:
         """Do nothing until cancelled: lines are printed as their events come."""
@@ -96,7 +115,11 @@ class LiveView:
         """Take the event in; warnings stay on the screen above the table."""
         line = self._progress.apply(event)
         if line is not None and not isinstance(event, (ev.AgentStarted, ev.AgentFinished)):
-            self._console.print(line, style="yellow", markup=False, highlight=False)
+            self.tell(line)
+
+    def tell(self, line: str) -> None:
+        """Put a line above the table."""
+        self._console.print(line, style="yellow", markup=False, highlight=False)
 
     async def keep_drawing(self, pool: AgentPool) -> None:
         """Draw a frame, wait, and so on until cancelled."""
@@ -113,10 +136,10 @@ class LiveView:
         from rich.text import Text
 
         now = trio.current_time()
-        table = _table("agent", "name", "state", "doing", "turn", "tools", "tokens", "cost", "seconds")
+        rows = table("agent", "name", "state", "doing", "turn", "tools", "tokens", "cost", "seconds")
         for row in self._progress.current(most=max(3, self._console.height - 6)):
-            table.add_row(*_cells(row, now))
-        return Group(table, Text(self._sums()), Text(pool_figures(pool), style="dim"))
+            rows.add_row(*_cells(row, now))
+        return Group(rows, Text(self._sums()), Text(pool_figures(pool), style="dim"))
 
     def _sums(self) -> str:
         p = self._progress
@@ -127,17 +150,6 @@ class LiveView:
 def pool_figures(pool: AgentPool) -> str:
     """Tell in one line how many agents run, wait and for whom, and how many letters are dead."""
     return ""
-
-
-def _table(*columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in columns:
-        right = column in ("agent", "turn", "tools", "tokens", "cost", "seconds")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
-    return table
 
 
 def _cells(row: AgentRow, now: float) -> Sequence[str]:
@@ -152,80 +164,6 @@ def _cells(row: AgentRow, now: float) -> Sequence[str]:
         str(row.iteration or ""),
         str(row.tool_calls or ""),
         f"{row.usage.total_tokens:,}" if row.usage.total_tokens else "",
-        _money(row.usage),
+        money(row.usage),
         f"{duration:.1f}",
     )
-
-
-def _money(usage: TokenUsage) -> str:
-    return f"${usage.cost_usd:.4f}" if usage.cost_usd else ""
-
-
-# -- at the end ------------------------------------------------------------------
-
-
-def print_outcomes(console: Console, outcomes: Sequence[AnyOutcome], duration: float) -> None:
-    """Print the table of outcomes with their usage, and the sums below it."""
-    from rich.markup import escape
-
-    table = _table("agent", "name", "outcome", "seconds", "tokens", "cost", "result")
-    for outcome in outcomes:
-        state = state_of(outcome)
-        table.add_row(
-            str(outcome.agent_id),
-            escape(outcome.name),
-            f"[{COLOURS[state]}]{state}[/]",
-            f"{outcome.duration:.2f}",
-            f"{outcome.usage.total_tokens:,}" if outcome.usage.total_tokens else "",
-            _money(outcome.usage),
-            escape(_first_line(result_text(outcome) or reason_of(outcome))),
-        )
-    console.print(table)
-    counts = {"completed": 0, "failed": 0, "aborted": 0}
-    for outcome in outcomes:
-        counts[state_of(outcome)] += 1
-    total = sum_usage(outcomes)
-    told = ", ".join(f"{number} {state}" for state, number in counts.items() if number) or "no agents"
-    console.print(f"{told} in {duration:.1f} s; {tell_usage(total)}", highlight=False)
-
-
-def sum_usage(outcomes: Sequence[AnyOutcome]) -> TokenUsage:
-    """Add up what agents used."""
-    return sum((outcome.usage for outcome in outcomes), NO_USAGE)
-
-
-def result_text(outcome: AnyOutcome) -> str:
-    """Return what an agent answered, as text; empty if it did not complete."""
-    if not isinstance(outcome, Completed):
-        return ""
-    value = outcome.value
-    return value.text if isinstance(value, AgentResult) else "" if value is None else str(value)
-
-
-def _first_line(text: str, most: int = 120) -> str:
-    line = text.strip().partition("\n")[0]
-    return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def outcome_as_json(outcome: AnyOutcome) -> dict[str, Any]:
-    """Turn an outcome into what `--json` prints of it."""
-    document: dict[str, Any] = {
-        "id": outcome.agent_id,
-        "name": outcome.name,
-        "parent_id": outcome.parent_id,
-        "outcome": state_of(outcome),
-        "duration": outcome.duration,
-        "restarts": outcome.restarts,
-        "usage": attrs.asdict(outcome.usage),
-    }
-    match state_of(outcome):
-        case "completed":
-            document["text"] = result_text(outcome)
-        case "failed":
-            document["error"] = reason_of(outcome)
-        case "aborted":
-            document["reason"] = reason_of(outcome)
-    value = outcome.value if isinstance(outcome, Completed) else None
-    if isinstance(value, AgentResult):
-        document |= {"iterations": value.iterations, "tool_calls": value.tool_calls}
-    return document

@@ -1,4 +1,7 @@
-"""The reviewers' own tools: checks of one Markdown file. Each returns what it found, line by line."""
+"""The reviewers' own tools: checks of one Markdown file, each with the lines that it found.
+
+Paths are relative to this folder, as they are in the fleet file.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+HERE = Path(__file__).parent
 MOST_CHARACTERS = 120
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)[^)]*\)")
 HEADING = re.compile(r"(#{1,6})\s+(.*)")
@@ -18,7 +22,7 @@ def check_links(path: str) -> list[str]:
     Args:
       path: the Markdown file.
     """
-    folder = Path(path).parent
+    folder = (HERE / path).parent
     found = []
     for number, line in _prose(path):
         for target in LINK.findall(line):
@@ -74,19 +78,19 @@ def find_long_lines(path: str) -> list[str]:
     ]
 
 
-def count_words(path: str) -> str:
+def count_words(path: str) -> int:
     """Count the words of a file, its code aside.
 
     Args:
       path: the Markdown file.
     """
-    return f"{sum(len(line.split()) for _, line in _prose(path))} words"
+    return sum(len(line.split()) for _, line in _prose(path))
 
 
 def _prose(path: str) -> Iterator[tuple[int, str]]:
     """Yield the numbered lines of a file that are not inside fenced code."""
     fence = ""
-    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate((HERE / path).read_text("utf-8").splitlines(), start=1):
         mark = line.lstrip()[:3]
         if fence:
             fence = "" if mark == fence else fence

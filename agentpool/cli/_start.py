@@ -1,0 +1,93 @@
+"""What a fleet asks a pool to start: its agents, and supervisors with the agents below them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from agentpool._agent import AgentHandle
+from agentpool._core.manifest import AgentManifest
+from agentpool._core.restart import RestartPolicy
+from agentpool._fleet import FleetAgent, FleetFile, RestartSettings, SupervisorSettings
+from agentpool._pool import AgentPool
+from agentpool._runtime import SpawnConfig
+from agentpool._supervisor import ChildSpec, Supervisor
+from agentpool.abc import Driver
+
+DriverOf = Callable[[AgentManifest], Driver]
+
+
+@attrs.frozen
+class Start:
+    """One call of `spawn`.
+
+    Attributes:
+      names: the fleet's agents that it starts; several for a supervisor.
+    """
+
+    agent: Callable[..., Any]
+    name: str
+    names: Sequence[str]
+    timeout: float | None = None
+    restart: RestartPolicy | None = None
+
+    async def spawn_in(self, pool: AgentPool) -> AgentHandle[Any]:
+        """Spawn it, waiting for a slot."""
+        return await pool.spawn(self.agent, name=self.name, timeout=self.timeout, restart=self.restart)
+
+
+def starts_of(fleet: FleetFile, driver_of: DriverOf, timeout: float | None) -> list[Start]:
+    """Return what is to be spawned, in the order of the file; a supervisor where its first agent stands.
+
+    Args:
+      driver_of: gives the driver of an agent.
+      timeout: seconds that no agent may pass, whatever the file allows.
+    """
+    supervisors = {child: supervisor for supervisor in fleet.supervisors for child in supervisor.children}
+    agents = {agent.name: agent for agent in fleet.agents}
+    starts: dict[str, Start] = {}
+    for agent in fleet.agents:
+        supervisor = supervisors.get(agent.name)
+        if supervisor is None:
+            starts[agent.name] = _start_alone(agent, driver_of, timeout)
+        elif supervisor.name not in starts:
+            children = [agents[name] for name in supervisor.children]
+            starts[supervisor.name] = _start_supervised(supervisor, children, driver_of, timeout)
+    return list(starts.values())
+
+
+def _start_alone(agent: FleetAgent, driver_of: DriverOf, timeout: float | None) -> Start:
+    config = SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest))
+    return Start(config, agent.name, (agent.name,), _shorter(agent.timeout, timeout), _policy(agent.restart))
+
+
+def _start_supervised(
+    settings: SupervisorSettings, agents: Sequence[FleetAgent], driver_of: DriverOf, timeout: float | None
+) -> Start:
+    children = [
+        ChildSpec(
+            SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest)),
+            name=agent.name,
+            timeout=_shorter(agent.timeout, timeout),
+        )
+        for agent in agents
+    ]
+    supervisor = Supervisor(
+        children, strategy=settings.strategy, max_restarts=settings.max_restarts, within=settings.within
+    )
+    return Start(supervisor, settings.name, settings.children)
+
+
+def _policy(settings: RestartSettings | None) -> RestartPolicy | None:
+    if settings is None:
+        return None
+    return RestartPolicy(
+        settings.mode, max_restarts=settings.max_restarts, within=settings.within, backoff=settings.backoff
+    )
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    given = [seconds for seconds in (one, other) if seconds is not None]
+    return min(given, default=None)

@@ -1,0 +1,356 @@
+"""The command line, mostly as processes of its own: exit codes, signals, what is printed where."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cyclopts")
+
+from agentpool.cli import _app
+
+AGENTS = '''
+"""What the agents of these tests do in a model's place, and their tools."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import trio
+
+from agentpool import Completion, TokenUsage
+
+HERE = Path(__file__).parent
+
+
+def answer(request):
+    return Completion("well\\nand good", usage=TokenUsage(1000, 234))
+
+
+def fail(request):
+    raise ValueError("no [bold] such note")
+
+
+async def hang(request):
+    (HERE / "started").touch()
+    await trio.sleep_forever()
+
+
+async def wait_for_go(request):
+    (HERE / "started").touch()
+    while not (HERE / "go").exists():
+        await trio.sleep(0.01)
+    return "gone"
+
+
+def block(request):
+    (HERE / "started").touch()
+    time.sleep(30)
+
+
+def leave(request):
+    raise SystemExit(3)
+
+
+def tell_cpu_time(request):
+    return f"{time.process_time()}"
+'''
+
+
+def fleet(folder: Path, *functions: str, head: str = "max_concurrent = 4", extra: str = "") -> Path:
+    """Write a fleet with an agent for each function of the module above, named after it."""
+    (folder / "agents.py").write_text(AGENTS)
+    agents = [
+        f'[[agents]]\nname = "{name}"\nquery = "?"\n{extra}\n'
+        f'[agents.manifest]\nname = "{name}"\n[agents.manifest.script]\nfunction = "agents:{name}"\n'
+        for name in functions
+    ]
+    path = folder / "fleet.toml"
+    path.write_text(f"[pool]\n{head}\n" + "\n".join(agents))
+    return path
+
+
+COMMAND = [sys.executable, "-m", "agentpool.cli"]
+
+
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+# -- options ---------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    assert _app.call(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == version("agentpool")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nope"], "nope"),
+        (["run"], "FLEET"),
+        (["run", "fleet.toml", "--nope"], "--nope"),
+        (["run", "fleet.toml", "--max-concurrent", "0"], "--max-concurrent"),
+        (["run", "fleet.toml", "--max-concurrent", "two"], "--max-concurrent"),
+        (["run", "fleet.toml", "--timeout", "0"], "--timeout"),
+        (["run", "nowhere.toml"], "nowhere.toml: there is no such file"),
+        (["validate"], "FIRST"),
+        (["schema", "nope"], "nope"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _app.call(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("agentpool: ")
+    assert complaint in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_missing_extra_is_named_with_its_installation() -> None:
+    program = "import sys; sys.modules['cyclopts'] = None; from agentpool.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert done.stderr == "agentpool: cyclopts is missing; run: pip install 'agentpool[cli]'\n"
+
+
+# -- validate and schema ------------------------------------------------------------------
+
+
+def test_validate_names_every_problem_of_every_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = fleet(tmp_path, "answer")
+    manifest = tmp_path / "agent.toml"
+    manifest.write_text('name = "a"\n')
+    bad = tmp_path / "bad.toml"
+    bad.write_text('name = "b"\ncolour = "red"\ntools = ["agents:nope"]\n[model]\ntemperature = 3\n')
+    unknown = tmp_path / "unknown.toml"
+    unknown.write_text('name = "b"\ntools = ["agents:answers"]\n')
+    assert _app.call(["validate", str(good), str(manifest), str(bad), str(unknown)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == f"{good}: a valid fleet\n{manifest}: a valid manifest\n"
+    lines = captured.err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == [str(bad), str(bad), str(unknown)]
+    for word in ("colour", "model.temperature", "tools[0]"):
+        assert word in captured.err
+    assert _app.call(["validate", str(good)]) == 0
+
+
+def test_schema_prints_one_schema_or_both(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _app.call(["schema"]) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert set(both) == {"manifest", "fleet"}
+    assert _app.call(["schema", "fleet"]) == 0
+    assert json.loads(capsys.readouterr().out) == both["fleet"]
+
+
+# -- run -------------------------------------------------------------------------------------
+
+
+def test_a_run_prints_lines_while_it_goes_and_a_table_at_its_end(tmp_path: Path) -> None:
+    done = call("run", fleet(tmp_path, "answer"))
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert lines[0] == "answer: started as agent 1"
+    assert re.fullmatch(r"answer: completed in \d+\.\d\d s, 1,234 tokens", lines[1])
+    assert re.search(r"1 +answer +completed +\d+\.\d\d +1,234 +well", done.stdout)
+    assert re.search(r"1 completed in \d+\.\d s; 1,234 tokens\n$", done.stdout)
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_one_failure_makes_the_exit_code_1_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    done = call("run", fleet(tmp_path, "fail", "answer"), "--json")
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert document["exit_code"] == 1
+    failed, answered = document["agents"]
+    assert (failed["id"], failed["name"], failed["outcome"]) == (1, "fail", "failed")
+    assert failed["error"] == "ValueError: no [bold] such note"
+    assert (answered["outcome"], answered["text"]) == ("completed", "well\nand good")
+    assert document["usage"]["input_tokens"] == answered["usage"]["input_tokens"] == 1000
+
+
+def test_a_quiet_run_prints_nothing_but_failures(tmp_path: Path) -> None:
+    done = call("run", fleet(tmp_path, "fail", "answer"), "--quiet")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"fail: failed in \S+ s: ValueError: no \[bold\] such note\n", done.stderr)
+
+
+def test_a_hanging_agent_fails_when_its_time_is_over(tmp_path: Path) -> None:
+    done = call("run", fleet(tmp_path, "hang", "answer", extra="timeout = 0.1"), "--json")
+    assert done.returncode == 1
+    hung, answered = json.loads(done.stdout)["agents"]
+    assert hung["error"].startswith("AgentTimeoutError: ")
+    assert answered["outcome"] == "completed"
+
+
+def test_the_option_timeout_shortens_what_the_file_allows(tmp_path: Path) -> None:
+    done = call("run", fleet(tmp_path, "hang", extra="timeout = 20"), "--timeout", "0.1", "--json")
+    assert done.returncode == 1
+    (hung,) = json.loads(done.stdout)["agents"]
+    assert hung["error"].startswith("AgentTimeoutError: ")
+
+
+def test_an_agent_that_exits_ends_the_process_with_its_code(tmp_path: Path) -> None:
+    done = call("run", fleet(tmp_path, "hang", "leave"))
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+def test_an_agent_without_a_driver_is_bad_input(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text('[[agents]]\nname = "a"\nquery = "?"\nmanifest = {}\n')
+    done = call("run", path)
+    assert done.returncode == 2
+    assert "--driver" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_driver_that_does_not_exist_is_bad_input(tmp_path: Path) -> None:
+    done = call("run", fleet(tmp_path, "answer"), "--driver", "nope:nothing")
+    assert done.returncode == 2
+    assert "nope" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_output_that_nobody_reads_any_more_is_no_traceback(tmp_path: Path) -> None:
+    command = [*COMMAND, "run", str(fleet(tmp_path, "answer"))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process:
+        assert "Traceback" not in process.stderr.read()
+        assert process.wait(30) == 1
+
+
+@pytest.mark.skipif("COVERAGE_PROCESS_START" in os.environ, reason="coverage makes the start slower")
+def test_the_first_agent_runs_soon(tmp_path: Path) -> None:
+    path = fleet(tmp_path, "tell_cpu_time")
+    times = [float(json.loads(call("run", path, "--json").stdout)["agents"][0]["text"]) for _ in range(2)]
+    assert min(times) < 0.6
+
+
+# -- signals -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A run that has started its first agent."""
+    command = [*COMMAND, "run", str(path), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(lambda: (path.parent / "started").exists() or process.poll() is not None)
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until(condition: object, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"the process ended without a word of {text!r}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_lets_running_agents_finish_and_starts_no_more(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    path = fleet(tmp_path, "wait_for_go", "answer", head="max_concurrent = 1")
+    with running(path, "--json") as process:
+        process.send_signal(number)
+        read_until(process, "no more agents start")
+        (tmp_path / "go").touch()
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == code
+    document = json.loads(out)
+    assert document["exit_code"] == code
+    assert [(agent["name"], agent["outcome"]) for agent in document["agents"]] == [
+        ("wait_for_go", "completed")
+    ]
+    assert document["not_started"] == ["answer"]
+
+
+def test_the_second_signal_aborts(tmp_path: Path) -> None:
+    with running(fleet(tmp_path, "hang"), "--json") as process:
+        process.send_signal(signal.SIGTERM)
+        read_until(process, "no more agents start")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 143
+    (hung,) = json.loads(out)["agents"]
+    assert hung["outcome"] == "aborted"
+    assert hung["reason"] == "stopped by a second signal"
+
+
+def test_the_third_signal_ends_a_process_that_is_blocked(tmp_path: Path) -> None:
+    path = fleet(tmp_path, "block")
+    text = (tmp_path / "agents.py").read_text().replace("def block", "async def block")
+    (tmp_path / "agents.py").write_text(text)
+    with running(path) as process:
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)  # equal signals that come at once are delivered once
+        assert process.wait(10) == 130
+
+
+# -- on a terminal --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_on_a_terminal_a_table_shows_the_agents_while_they_run(tmp_path: Path) -> None:
+    import pty
+
+    path = fleet(tmp_path, "wait_for_go", "answer")
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
+    command = [*COMMAND, "run", str(path)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    seen = ""
+    try:
+        while process.poll() is None or select.select([ours], [], [], 0)[0]:
+            if select.select([ours], [], [], 0.1)[0]:
+                try:
+                    seen += os.read(ours, 65536).decode(errors="replace")
+                except OSError:  # the other side has been closed
+                    break
+            if "completed" in seen and "running" in seen:
+                (tmp_path / "go").touch()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    table, _, rest = seen.partition("\x1b[?25h")  # the cursor is shown again when the table is gone
+    assert "wait_for_go" in table
+    assert "dead letters" in table
+    assert "2 completed" in rest

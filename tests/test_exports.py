@@ -1,0 +1,54 @@
+"""The public face: which names there are, and what importing them costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import agentpool
+
+PUBLIC = """
+""".split()
+
+# What a user of the library may never need, or has not installed.
+LAZY = [
+    "openai", "anthropic", "ollama", "httpx",
+    "pydantic", "cattrs", "docstring_parser", "rich", "cyclopts",
+    "sqlite3", "pytest", "hypothesis", "asyncio",
+]  # fmt: skip
+
+
+def test_every_public_name_is_listed_here_and_nothing_else_is_public() -> None:
+    names = {name for name in dir(agentpool) if not name.startswith("_")}
+    modules = {name for name in names if isinstance(getattr(agentpool, name), type(sys))}
+    assert sorted(names - modules) == sorted(PUBLIC)
+
+
+def test_public_names_say_that_they_are_public() -> None:
+    hidden = {
+        name: getattr(agentpool, name).__module__
+        for name in PUBLIC
+        if "._" in (getattr(getattr(agentpool, name), "__module__", None) or "")
+    }
+    assert not hidden
+
+
+def run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_library_imports_nothing_that_can_wait() -> None:
+    loaded = run(
+        "import trio, sys; before = set(sys.modules); import agentpool; print(*set(sys.modules) - before)"
+    )
+    assert set(loaded.split()).isdisjoint(LAZY)
+
+
+def test_importing_the_library_costs_at_most_half_as_much_again_as_trio() -> None:
+    program = (
+        "import time; start = time.process_time(); import trio; middle = time.process_time();"
+        "import agentpool; print((time.process_time() - start) / (middle - start))"
+    )
+    assert min(float(run(program)) for _ in range(5)) <= 1.5

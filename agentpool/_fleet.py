@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import attrs
 
@@ -71,13 +71,24 @@ class PoolSettings(Table):
     )
 
 
+# Erlang/OTP's names are known too.
+_OTP_MODES = {"transient": "on_failure", "permanent": "always", "temporary": "never"}
+_MODES = {**choice("on_failure", "always", "never"), **_OTP_MODES}
+
+
+def _as_mode(value: str) -> RestartMode:
+    mode: Any = _MODES.get(value, value) if isinstance(value, str) else value
+    return cast(RestartMode, mode)
+
+
 @attrs.frozen(kw_only=True)
 class RestartSettings(Table):
     """When an agent that ended is started again."""
 
     mode: RestartMode = attrs.field(
         default="on_failure",
-        validator=Choice("After which ends", values=choice("on_failure", "always", "never")),
+        converter=_as_mode,
+        validator=Choice("After which ends", values=_MODES),
     )
     max_restarts: int = attrs.field(
         default=1, validator=Whole("How many restarts there may be `within` the period", at_least=0)

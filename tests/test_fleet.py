@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,12 @@ def test_what_a_fleet_leaves_out_has_its_default() -> None:
     assert (SupervisorSettings("s", ["a"]).max_restarts, SupervisorSettings("s", ["a"]).within) == (1, 5.0)
 
 
+def test_restart_modes_have_the_names_of_otp_too() -> None:
+    text = 'agents = [{ manifest = { name = "a" }, query = "q", restart = { mode = "permanent" } }]'
+    [agent] = FleetFile.from_toml(text).agents
+    assert agent.restart == RestartSettings(mode="always") == RestartSettings(mode="permanent")
+
+
 def test_a_pattern_may_lead_out_of_the_folder_and_name_files_with_braces(folder: Path) -> None:
     text = """
     [[agents]]
@@ -209,7 +216,12 @@ BAD: list[tuple[str, list[tuple[str, str, str, str]]]] = [
             (F, "agents[1].count", "is 0", "at least 1"),
             (F, "agents[1].timeout", "is 0", "Give a number above 0"),
             (F, "agents[1].for_each", "is a whole number", "Give a string"),
-            (F, "agents[1].restart.mode", "'sometimes' is not known", "Known are: on_failure, always, never"),
+            (
+                F,
+                "agents[1].restart.mode",
+                "'sometimes' is not known",
+                "Known are: on_failure, always, never, ",
+            ),
             (F, "agents[1].restart.max_restarts", "is -1", "at least 0"),
             (F, "agents[1].restart.within", "is 0", "above 0"),
             (F, "agents[1].restart.backoff", "is -1", "of at least 0"),
@@ -408,7 +420,8 @@ def test_a_fleet_file_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
         (lambda: PoolSettings(max_concurrent=0), ValueError),
         (lambda: PoolSettings(max_concurrent=True), TypeError),
         (lambda: PoolSettings(budget={}), TypeError),  # type: ignore[arg-type]
-        (lambda: RestartSettings(mode="x"), ValueError),  # type: ignore[arg-type]
+        (lambda: RestartSettings(mode="x"), ValueError),
+        (lambda: RestartSettings(mode=1), TypeError),  # type: ignore[arg-type]
         (lambda: SupervisorSettings("s", []), ValueError),
         (lambda: SupervisorSettings("s", "abc"), TypeError),
     ],
@@ -439,3 +452,15 @@ def test_the_schema_names_every_key() -> None:
     defs = fleet_schema()["$defs"]
     for cls in (PoolSettings, BudgetSettings, RestartSettings, SupervisorSettings):
         assert set(defs[cls.__name__]["properties"]) == {field.name for field in attrs.fields(cls)}
+
+
+# -- the guide --------------------------------------------------------------------------
+
+
+def test_the_files_of_the_guide_are_right(folder: Path) -> None:
+    page = Path(__file__).parent.parent / "docs" / "guide" / "files.md"
+    manifest, script, fleet = re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    (folder / "agents/reviewer.toml").write_text(manifest)
+    (folder / "agents/scripted.toml").write_text('name = "a"\n' + script)
+    AgentManifest.load(folder / "agents/scripted.toml")
+    assert len(FleetFile.from_toml(fleet, base=folder).agents) == 5

@@ -100,11 +100,11 @@ def campaign(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def bench(session: nox.Session) -> None:
     session.install(".", *_group("bench"))
-    session.run("python", "-m", "bench", *session.posargs)
+    session.run("python", "-m", "bench", "--write", *session.posargs)
 
 
 @nox.session(python="3.11")
 def bench_peers(session: nox.Session) -> None:
     """The bench with other frameworks beside, each installed into an environment of its own."""
     session.install(".", *_group("bench"))
-    session.run("python", "-m", "bench", "--peers", *session.posargs)
+    session.run("python", "-m", "bench", "--peers", "--write", *session.posargs)

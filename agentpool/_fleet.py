@@ -390,9 +390,9 @@ class _Expansion:
             return []
         try:
             found = sorted({path for path in self.directory.glob(pattern) if path.is_file()})
-        except (ValueError, NotImplementedError) as error:
-            mend = "Write a pattern such as docs/**/*.md, relative to the fleet file"
-            self.report.add(key, f"{pattern!r} is no pattern: {error}", mend)
+        except (ValueError, IndexError, NotImplementedError):  # pathlib raises them all
+            mend = "Write it relative to the fleet file, such as docs/**/*.md, ** as a whole directory only"
+            self.report.add(key, f"{pattern!r} is no pattern of files", mend)
             return []
         if not found:
             mend = "Check the pattern; it is relative to the fleet file"

@@ -266,11 +266,21 @@ BAD: list[tuple[str, list[tuple[str, str, str, str]]]] = [
         manifest = { name = "c" }
         query = "q"
         for_each = "docs/**x/*.md"
+        [[agents]]
+        manifest = { name = "d" }
+        query = "q"
+        for_each = "."
         """,
         [
             (F, "agents[0].for_each", "'docs/*.rst' matches no file", "relative to the fleet file"),
-            (F, "agents[1].for_each", "'/docs/*.md' is no pattern", "Write a pattern such as"),
-            (F, "agents[2].for_each", "docs/**x/*.md", "pattern"),
+            (
+                F,
+                "agents[1].for_each",
+                "'/docs/*.md' is no pattern of files",
+                "Write it relative to the fleet file",
+            ),
+            (F, "agents[2].for_each", "docs/**x/*.md", "fleet file"),
+            (F, "agents[3].for_each", "'.' ", "fleet file"),
         ],
     ),
     (

@@ -176,6 +176,12 @@ def test_what_a_file_leaves_out_has_its_default() -> None:
     assert manifest.base is None
 
 
+@pytest.mark.parametrize("temperature", ["0", "0.0", "2", "2.0"])
+def test_the_ends_of_a_range_belong_to_it(temperature: str) -> None:
+    text = f'name = "a"\n[model]\ntemperature = {temperature}'
+    assert AgentManifest.from_toml(text).model.temperature == float(temperature)
+
+
 @pytest.mark.parametrize("name", ["Sovereign", "sovereign", "SOVEREIGN"])
 def test_privacy_may_be_written_in_capitals(name: str) -> None:
     assert AgentManifest.from_toml(f'name = "a"\nprivacy = "{name}"').privacy is PrivacyTier.SOVEREIGN

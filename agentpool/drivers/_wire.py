@@ -137,11 +137,11 @@ def checked_url(url: str) -> str:
     Raises:
       ValueError: if it is no address of an HTTP server, or carries a password.
     """
+    if "@" in url.partition("://")[2].partition("/")[0]:  # looked at first, so that it is not shown
+        raise ValueError("the server's address carries a user name or password: hand a key over as api_key")
     parts = _split(url)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is not the address of a server: write http://HOST:PORT/PATH, or https://")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("the server's address carries a user name or password: hand a key over as api_key")
     return url.rstrip("/")
 
 

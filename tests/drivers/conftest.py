@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import aimock as counterpart
+import pytest
+from models import DRIVERS, Make
+
+
+@pytest.fixture(scope="session")
+def aimock() -> Iterator[counterpart.Aimock]:
+    """The mock of all providers, one for the whole run."""
+    with counterpart.running() as server:
+        yield server
+
+
+@pytest.fixture(params=list(DRIVERS))
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes a driver for the server at an address; the test runs once for each driver."""
+    return DRIVERS[request.param]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected() -> Iterator[None]:
+    """What the tests of a file leave behind is found in that file."""
+    yield
+    gc.collect()

@@ -128,7 +128,6 @@ class SupervisorSettings(Table):
     )
 
 
-@attrs.frozen
 class _ManifestRule(Rule):
     """The path of a manifest file, or a manifest as a table."""
 

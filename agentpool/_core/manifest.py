@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -331,7 +330,6 @@ def _as_tier(value: PrivacyTier | str) -> PrivacyTier:
     return tier
 
 
-@attrs.frozen
 class CapabilityRule(Rule):
     """A capability: a table with its `type` and its keys, or only the name of its type."""
 
@@ -531,6 +529,8 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     Raises:
       ManifestError: with one finding that names line and column.
     """
+    import tomllib  # only files need it
+
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -88,11 +88,11 @@ async def send_message(ctx: ToolContext, to: int | str, content: str) -> str:
 def _agent_id(ctx: ToolContext, to: int | str) -> AgentId:
     if isinstance(to, int) or to.isdecimal():
         return int(to)
-    find: Callable[[str], AgentId | None] = getattr(ctx, "find_agent", lambda name: None)
-    agent_id = find(to)
-    if agent_id is None:
-        raise ToolError(f"there is no live agent named {to!r}; give an agent's id")
-    return agent_id
+    find: Callable[[str], AgentId] | None = getattr(ctx, "find", None)
+    if find is None:
+        raise ToolError("agents have no names here; give an agent's id")
+    with _told_to_the_model():
+        return find(to)
 
 
 # It waits for others, however long they take: the loop's limit for a tool is not meant for it.

@@ -78,15 +78,28 @@ class Roots:
         if "\0" in path:
             raise ToolError("a path cannot hold a NUL character")
         try:
-            places = [place for spelled in self._spellings(path) if (place := self.locate(spelled))]
+            in_base = self.locate(os.path.join(self._base, path))
+            in_roots = [] if os.path.isabs(path) else self._in_roots(path)
         except (OSError, ValueError) as error:
             raise ToolError(f"{path!r} cannot be a path: {error}") from error
-        if not places:
+        place = self._choose(in_base, in_roots)
+        if place is None:
             raise CapabilityDeniedError(f"{path!r} is outside of what this agent may reach, which is: {self}")
+        return place
+
+    def _in_roots(self, path: str) -> list[_Place]:
+        folders = [root for root in self._roots if not os.path.isfile(root)]
+        return [place for root in folders if (place := self.locate(os.path.join(root, path)))]
+
+    def _choose(self, in_base: _Place | None, in_roots: list[_Place]) -> _Place | None:
+        """Choose what exists; for something new, what has a directory to be in."""
+        if len(self._roots) > 1:
+            found = next((place for place in in_roots if os.path.lexists(place.path)), None)
+            return found if in_base is None else in_base
+        places = [*in_roots, in_base] if in_base else in_roots
         found = next((place for place in places if os.path.lexists(place.path)), None)
         ready = next((place for place in places if os.path.isdir(os.path.dirname(place.path))), None)
-        in_base = self.locate(os.path.join(self._base, path))
-        return found or ready or in_base or places[0]
+        return found or ready or in_base or next(iter(places), None)
 
     def find_all(self, path: str) -> list[_Place]:
         """Return the places that a path means: every root if it is `.` or empty.
@@ -97,14 +110,6 @@ class Roots:
         if path in ("", ".", "./"):
             return [place for root in self._roots if (place := self.locate(root))]
         return [self.find(path)]
-
-    def _spellings(self, path: str) -> list[str]:
-        if os.path.isabs(path):
-            return [path]
-        several = len(self._roots) > 1
-        in_base = os.path.join(self._base, path)
-        in_roots = [os.path.join(root, path) for root in self._roots]
-        return [in_base, *in_roots] if several else [*in_roots, in_base]
 
     def locate(self, path: str) -> _Place | None:
         """Return where a path really leads to; None if that is below no root."""

@@ -134,6 +134,8 @@ class FunctionTool(Generic[P, R]):
       quick: whether it runs in the event loop although it is not async.
     """
 
+    __name__: str
+
     def __init__(self, declaration: _Declaration, function: Callable[P, R]) -> None:
         functools.update_wrapper(self, _innermost(function), updated=())
         self._declaration = declaration

@@ -63,7 +63,7 @@ from agentpool._core.usage import TokenUsage
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    from agentpool._agent import AgentContext
+    from agentpool._context import AgentContext
     from agentpool.tools import ToolRegistry
 
     T = TypeVar("T", default=str)

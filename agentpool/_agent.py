@@ -1,0 +1,1122 @@
+"""One agent: its record, its handle, its life; and the state that the agents of a pool share."""
+
+from __future__ import annotations
+
+import contextvars
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+
+import attrs
+import trio
+
+from agentpool._core.budget import Budget
+from agentpool._core.errors import (
+    AgentPoolError,
+    AgentTimeoutError,
+    PoolClosedError,
+    PoolLimitError,
+    UnhandledAgentErrors,
+)
+from agentpool._core.events import (
+    AgentFinished,
+    AgentRestarted,
+    AgentSpawned,
+    AgentStarted,
+    AgentStuck,
+    DeadlockSuspected,
+    MessageDeadLettered,
+    MessageSent,
+)
+from agentpool._core.limits import PoolLimits
+from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
+from agentpool._core.outcomes import Aborted, AgentOutcome, AnyOutcome, Completed, Failed
+from agentpool._core.restart import Intensity, RestartPolicy
+from agentpool._core.usage import NO_USAGE
+from agentpool._current import current_agent, set_current_agent, waiting_agent
+from agentpool._events import EventLog
+from agentpool._judge import Judge
+from agentpool._router import DeadLetter, Inbox, MessageRouter, RouterHooks
+from agentpool._slots import Party, Slots, Wait
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from agentpool._context import AgentContext
+    from agentpool.abc import Driver, Memory
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+AgentStatus: TypeAlias = Literal["starting", "running", "waiting", "ending", "completed", "failed", "aborted"]
+
+ABORT_PATIENCE = 5.0
+"""An agent that lives on for so many seconds after its abort is reported as stuck."""
+
+
+@attrs.frozen
+class SpawnOptions:
+    """How an agent is started.
+
+    Attributes:
+      name: its name; None takes the agent's own.
+      timeout: seconds from its start to its end, restarts included; None for no limit of its own.
+      restart: whether and how it is started afresh when it ends.
+    """
+
+    name: str | None = None
+    timeout: float | None = None
+    restart: RestartPolicy | None = None
+
+    def check(self) -> None:
+        """Raise `TypeError` or `ValueError` for values that make no sense."""
+        if self.name is not None and not isinstance(self.name, str):
+            raise TypeError(f"name must be a string, not {self.name!r}")
+        if self.restart is not None and not isinstance(self.restart, RestartPolicy):
+            raise TypeError(f"restart must be a RestartPolicy, not {self.restart!r}")
+        if self.timeout is None:
+            return
+        if isinstance(self.timeout, bool) or not isinstance(self.timeout, (int, float)):
+            raise TypeError(f"timeout must be a number of seconds, not {self.timeout!r}")
+        if not self.timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds, not {self.timeout}")
+
+
+def check_agent(agent: object) -> None:
+    """Refuse what cannot be an agent, with the mend."""
+    if callable(agent):
+        return
+    if hasattr(agent, "close") and hasattr(agent, "cr_frame"):
+        agent.close()  # it will never be awaited
+        raise TypeError(
+            "an agent is an async function, not the coroutine that a call of it makes: "
+            "write spawn(agent, argument), not spawn(agent(argument))"
+        )
+    raise TypeError(f"an agent is an async callable that takes a context, not {agent!r}")
+
+
+def name_of(agent: Any) -> str:
+    """What an agent is called when nobody gave it a name."""
+    while isinstance(agent, partial):
+        agent = agent.func
+    name = getattr(agent, "__name__", None) or getattr(agent, "name", None)
+    return name if isinstance(name, str) else type(agent).__name__
+
+
+class Offspring:
+    """The children of a scope, and their outcomes that nobody has fetched yet.
+
+    Invariants:
+      live holds the children that have not ended;  unseen holds those that failed and that nobody
+      has looked at;  results holds ended ones for the joins, some of which were taken since.
+    """
+
+    __slots__ = ("_results", "_taken", "join_waits", "live", "owner", "rest_waits", "unseen")
+
+    def __init__(self, owner: AgentRecord | None) -> None:
+        self.owner = owner
+        self.live: dict[AgentId, AgentRecord] = {}
+        self.unseen: dict[AgentId, AgentRecord] = {}
+        self.join_waits: deque[Wait] = deque()
+        self.rest_waits: list[tuple[Wait, Callable[[], Any]]] = []
+        self._results: (
+            tuple[trio.MemorySendChannel[AgentRecord], trio.MemoryReceiveChannel[AgentRecord]] | None
+        ) = None
+        self._taken = 0
+
+    # -- outcomes for the joins --------------------------------------------------------------------
+
+    def add_result(self, record: AgentRecord) -> None:
+        """A child ended: hand its outcome to who joins, or keep it."""
+        if self.join_waits:
+            record.take()
+            self.join_waits.popleft().wake(record.outcome)
+            return
+        if self._results is None:
+            # Unbounded: a result that waits for room would hold up the pool.
+            self._results = trio.open_memory_channel(inf)
+        self._results[0].send_nowait(record)
+        record.in_results = True
+
+    def next_result(self) -> AnyOutcome | None:
+        """Take the outcome of the child that ended first; None if there is none to take."""
+        while self._results is not None:
+            try:
+                record = self._results[1].receive_nowait()
+            except trio.WouldBlock:
+                return None
+            record.in_results = False
+            if not record.taken:
+                record.take()
+                return record.outcome
+            self._taken -= 1
+        return None
+
+    def all_results(self) -> dict[AgentId, AnyOutcome]:
+        """Take all that is left."""
+        outcomes: dict[AgentId, AnyOutcome] = {}
+        while (outcome := self.next_result()) is not None:
+            outcomes[outcome.agent_id] = outcome
+        return outcomes
+
+    def result_taken(self) -> None:
+        """A result was fetched in another way; without this a long run would pile them up."""
+        self._taken += 1
+        assert self._results is not None
+        sender, receiver = self._results
+        if self._taken > 64 and self._taken * 2 > receiver.statistics().current_buffer_used:
+            kept = []
+            while receiver.statistics().current_buffer_used:
+                record = receiver.receive_nowait()
+                if not record.taken:
+                    kept.append(record)
+            for record in kept:
+                sender.send_nowait(record)
+            self._taken = 0
+
+    # -- the end of a child --------------------------------------------------------------------------
+
+    def ended(self, record: AgentRecord) -> None:
+        """Deliver the outcome of a child, to exactly one taker or to the results."""
+        del self.live[record.id]
+        if type(record.outcome) is Failed and not record.seen:
+            self.unseen[record.id] = record
+        if record.watchers:
+            record.take()
+            watchers, record.watchers = record.watchers, None
+            for wait in watchers:
+                wait.wake(record.outcome)
+        if record.batch is not None:
+            record.batch.ended(record)
+        elif not record.taken:
+            self.add_result(record)
+        if not self.live:
+            while self.join_waits:
+                self.join_waits.popleft().wake(None)
+            waits, self.rest_waits = self.rest_waits, []
+            for wait, value in waits:
+                wait.wake(value())
+
+    async def all_ended(
+        self,
+        party: Party | None,
+        value: Callable[[], Any],
+        *,
+        cancellable: bool = True,
+        needs_slot: bool = True,
+    ) -> Any:
+        """Wait until no child is left, and return what `value` returns at that moment."""
+        wait = Wait(party, self.live.values(), needs_all=True, needs_slot=needs_slot)
+        entry = (wait, value)
+        self.rest_waits.append(entry)
+        return await wait.park((lambda: self.rest_waits.remove(entry)) if cancellable else None)
+
+    def failures(self) -> list[Exception]:
+        """Take the failures that nobody has looked at, in the order of their ends."""
+        records = list(self.unseen.values())
+        errors = []
+        for record in records:
+            record.see()
+            outcome = record.outcome
+            assert type(outcome) is Failed
+            # Fatal exceptions were seen already, so that these are all of `Exception`.
+            assert isinstance(outcome.error, Exception)
+            errors.append(outcome.error)
+        return errors
+
+
+class AgentRecord(Party):
+    """The state of one agent, from its spawn on."""
+
+    __slots__ = (
+        "_budget",
+        "abort_reason",
+        "aborted",
+        "aborted_at",
+        "args",
+        "batch",
+        "body_ended",
+        "context",
+        "depth",
+        "fn",
+        "home",
+        "in_results",
+        "inbox",
+        "more_tasks",
+        "name",
+        "nurseries",
+        "offspring",
+        "options",
+        "outcome",
+        "parent_id",
+        "restarts",
+        "scope",
+        "seen",
+        "started_at",
+        "state",
+        "taken",
+        "task",
+        "usage",
+        "watchers",
+    )
+
+    def __init__(
+        self,
+        state: PoolState,
+        agent_id: AgentId,
+        home: Offspring,
+        fn: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        options: SpawnOptions,
+        batch: Any,
+    ) -> None:
+        owner = home.owner
+        now = trio.current_time()
+        deadline = inf if owner is None else owner.deadline
+        if options.timeout is not None:
+            deadline = min(deadline, now + options.timeout)
+        super().__init__(agent_id, state.slots, deadline)
+        self.state = state
+        self.home = home
+        self.fn = fn
+        self.args = args
+        self.options = options
+        self.name = options.name or name_of(fn)
+        self.parent_id = SUPERVISOR if owner is None else owner.id
+        self.depth: int = 0 if owner is None else owner.depth + 1
+        self.started_at = now
+        self.scope = trio.CancelScope(deadline=deadline)
+        self.inbox: Inbox = state.router.register(agent_id, owner=self)
+        self.context: AgentContext | None = None
+        self.task: trio.lowlevel.Task | None = None
+        self.more_tasks: set[trio.lowlevel.Task] | None = None
+        self.nurseries: list[trio.Nursery] | None = None
+        self.offspring: Offspring | None = None
+        self.outcome: AnyOutcome | None = None
+        self.usage = NO_USAGE
+        self.restarts = 0
+        self.batch = batch
+        self.watchers: list[Wait] | None = None
+        self.body_ended = False
+        self.aborted = False
+        self.abort_reason: str | None = None
+        self.aborted_at = inf
+        self.seen = False
+        self.taken = False
+        self.in_results = False
+        self._budget: Budget | None = None
+
+    def __repr__(self) -> str:
+        return f"<agent {self.id} ({self.name}), {self.status}>"
+
+    @property
+    def status(self) -> AgentStatus:
+        """What the agent is doing."""
+        match self.outcome:
+            case Completed():
+                return "completed"
+            case Failed():
+                return "failed"
+            case Aborted():
+                return "aborted"
+        if self.task is None:
+            return "starting"
+        if self.body_ended:
+            return "ending"
+        return "running" if self.active else "waiting"
+
+    def waits_for(self) -> tuple[AgentId, ...]:
+        """The agents that could end its waits; empty where anybody could."""
+        found: dict[AgentId, None] = {}
+        for wait in self.waits:
+            found.update((target.id, None) for target in wait.known_targets() or ())
+        return tuple(found)
+
+    # -- its tasks ---------------------------------------------------------------------------------------
+
+    def knows(self, task: trio.lowlevel.Task) -> bool:
+        """Whether a task is one of the agent's known ones."""
+        return task is self.task or (self.more_tasks is not None and task in self.more_tasks)
+
+    def unknown_nurseries(self, task: trio.lowlevel.Task) -> Sequence[trio.Nursery]:
+        """The nurseries that a task opened by itself, and which still hold tasks."""
+        known = self.nurseries or ()
+        return [
+            nursery for nursery in task.child_nurseries if nursery not in known and nursery.child_tasks
+        ]
+
+    def children(self) -> Offspring:
+        """The agent's children; made when the first one is asked for."""
+        if self.offspring is None:
+            self.offspring = Offspring(self)
+        return self.offspring
+
+    # -- its means -----------------------------------------------------------------------------------------
+
+    @property
+    def parent(self) -> AgentRecord | None:
+        """The agent that spawned it; None for the pool's own."""
+        return self.home.owner
+
+    @property
+    def root_id(self) -> AgentId:
+        """The id of its oldest ancestor below the pool, or its own."""
+        record = self
+        while record.home.owner is not None:
+            record = record.home.owner
+        return record.id
+
+    @property
+    def budget(self) -> Budget | None:
+        """The agent's quota, below its parent's, below the pool's."""
+        if self._budget is None:
+            above = self.state.budget if self.parent is None else self.parent.budget
+            quota = getattr(getattr(self.fn, "manifest", None), "resources", None)
+            tokens, cost = getattr(quota, "max_tokens_budget", None), getattr(quota, "max_cost_usd", None)
+            if tokens is None and cost is None:
+                return above
+            if above is None:
+                self._budget = Budget(tokens=tokens, cost_usd=cost)
+            else:
+                self._budget = above.child(tokens=tokens, cost_usd=cost)
+        return self._budget
+
+    # -- its outcome -----------------------------------------------------------------------------------------
+
+    def see(self) -> None:
+        """Somebody looked at the outcome."""
+        self.seen = True
+        self.home.unseen.pop(self.id, None)
+
+    def take(self) -> None:
+        """Somebody fetched the outcome: the joins do not hand it out any more."""
+        self.see()
+        if not self.taken:
+            self.taken = True
+            if self.in_results:
+                self.home.result_taken()
+
+    def abort(self, reason: str | None) -> None:
+        """Cancel the agent and its children, at their next checkpoints."""
+        if self.ended:
+            return
+        now = trio.current_time()
+        if not self.aborted and now < self.deadline:
+            self.aborted = True
+            self.abort_reason = reason
+        if self.aborted_at == inf:
+            self.aborted_at = now
+            self.state.watch_abort(self)
+        self.unwind()
+        self.scope.cancel(reason)
+        if self.offspring is not None:
+            for child in list(self.offspring.live.values()):
+                child.abort(reason)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "agent_id": self.id,
+            "name": self.name,
+            "parent_id": self.parent_id,
+            "usage": self.usage,
+            "started_at": self.started_at,
+            "duration": trio.current_time() - self.started_at,
+            "restarts": self.restarts,
+        }
+
+    def completed(self, value: Any) -> AnyOutcome:
+        """The outcome of a body that returned."""
+        return Completed(value=value, **self._facts())
+
+    def failed(self, error: BaseException) -> AnyOutcome:
+        """The outcome of a body that raised."""
+        return Failed(error=error, **self._facts())
+
+    def cancelled(self) -> AnyOutcome:
+        """The outcome of a body that was cancelled."""
+        if self.aborted:
+            return Aborted(reason=self.abort_reason, **self._facts())
+        if trio.current_time() >= self.deadline:
+            return self.failed(AgentTimeoutError(self.id, self.name, self._own_timeout()))
+        return Aborted(reason="a scope around the agent was cancelled", **self._facts())
+
+    def _own_timeout(self) -> float | None:
+        timeout = self.options.timeout
+        own = timeout is not None and self.deadline >= self.started_at + timeout
+        return timeout if own else None
+
+
+class AgentHandle(Generic[T_co]):
+    """What `spawn` returns: who the agent is, how it is doing, and its outcome."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: AgentRecord) -> None:
+        self._record = record
+
+    def __repr__(self) -> str:
+        return f"<AgentHandle of {self._record!r}>"
+
+    @property
+    def id(self) -> AgentId:
+        """The agent's id, to which messages are sent."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """The agent's name."""
+        return self._record.name
+
+    @property
+    def status(self) -> AgentStatus:
+        """What the agent is doing, or how it ended."""
+        return self._record.status
+
+    @property
+    def outcome(self) -> AgentOutcome[T_co] | None:
+        """How it ended; None until then. Reading a failure counts as having looked at it."""
+        if self._record.outcome is not None:
+            self._record.see()
+        return self._record.outcome
+
+    async def wait(self) -> AgentOutcome[T_co]:
+        """Wait for the end of the agent, and return its outcome; never raises the agent's error.
+
+        The joins do not hand out an outcome that was returned here. Any number of tasks may wait.
+
+        Raises:
+          DeadlockError: if the agent waits for the caller, so that neither could end.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that the outcome was not taken.
+        """
+        party = waiting_agent()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        record = self._record
+        if record.outcome is None:
+            record.state.judge.check(party, (record,))
+            wait = Wait(party, (record,))
+            watchers = record.watchers
+            if watchers is None:
+                watchers = record.watchers = []
+            watchers.append(wait)
+            outcome: AgentOutcome[T_co] = await wait.park(lambda: watchers.remove(wait))
+            return outcome
+        record.take()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return record.outcome
+
+    async def result(self) -> T_co:
+        """Wait for the end of the agent, and return its value.
+
+        Raises:
+          AgentFailedError: from the agent's own exception, if it failed.
+          AgentAbortedError: if it was aborted.
+          DeadlockError: as `wait`.
+
+        Checkpoint: always. Cancellation: as `wait`.
+        """
+        return (await self.wait()).unwrap()
+
+    def abort(self, reason: str | None = None) -> None:
+        """End the agent at its next checkpoint, and its children; harmless after its end.
+
+        Does not wait. The outcome is `Aborted` with the reason, unless the body ends in another way.
+        """
+        self._record.abort(reason)
+
+
+@attrs.frozen
+class StuckAgent:
+    """An agent that was aborted and lives on: it swallows cancellation, shields itself or blocks.
+
+    Attributes:
+      id, name: who it is.
+      stack: where its task stands, innermost last.
+    """
+
+    id: AgentId
+    name: str
+    stack: tuple[str, ...]
+
+
+class _Hooks(RouterHooks):
+    """What the router asks the pool."""
+
+    def __init__(self, state: PoolState) -> None:
+        self._state = state
+
+    def waiting_party(self) -> Party | None:
+        return waiting_agent()
+
+    def current_sender(self, message: AgentMessage) -> AgentId:
+        record = current_agent()
+        return record.id if record is not None and record.state is self._state else SUPERVISOR
+
+    def check_wait(self, party: Party | None, targets: Any) -> None:
+        self._state.judge.check(party, targets)
+
+    def message_sent(self, message: AgentMessage) -> None:
+        events = self._state.events
+        if events.subscriptions:
+            events.emit(MessageSent, message.sender, self._state.parent_of(message.sender), message)
+
+    def message_buried(self, letter: DeadLetter) -> None:
+        message = letter.message
+        parent_id = self._state.parent_of(message.sender)
+        self._state.events.emit(MessageDeadLettered, message.sender, parent_id, message, letter.reason)
+
+
+class PoolState:
+    """What the agents of a pool share.
+
+    Attributes:
+      records: the agents that have not ended.
+      issued: how many ids were given out; `ended` of them have an outcome.
+      draining: why no more agents are started; empty while they are.
+    """
+
+    def __init__(
+        self,
+        max_concurrent: int,
+        *,
+        driver: Driver | None,
+        memory: Memory | None,
+        tool_builder: Callable[[Any], Any] | None,
+        inbox_capacity: int,
+        budget: Budget | None,
+        limits: PoolLimits,
+        make_context: Callable[[AgentRecord], AgentContext],
+        random: Random,
+        detect_deadlocks: bool = True,
+    ) -> None:
+        self.driver = driver
+        self.memory = memory
+        self.tool_builder = tool_builder
+        self.budget = budget
+        self.limits = limits
+        self.make_context = make_context
+        self.random = random
+        self.records: dict[AgentId, AgentRecord] = {}
+        self.slots = Slots(max_concurrent, self._rested)
+        self.router = MessageRouter(inbox_capacity, hooks=_Hooks(self))
+        self.events = EventLog()
+        self.judge = Judge(
+            self.slots, self.records, _inbox_of, self._suspected, enabled=detect_deadlocks
+        )
+        self.root = Offspring(None)
+        self.issued = 0
+        self.ended = 0
+        self.descendants = 0
+        self.tool_calls = 0
+        self.model_calls = 0
+        self.usage = NO_USAGE
+        self.draining = ""
+        self.body_ended = False
+        self.fatal: BaseException | None = None
+        self.stuck: dict[AgentId, StuckAgent] = {}
+        self.nursery: trio.Nursery | None = None
+        self._watcher_sleeps = False
+        self._aborting: dict[AgentId, AgentRecord] = {}
+        self._watcher: trio.lowlevel.Task | None = None
+        self._timer = trio.CancelScope()
+        self._closed = False
+        self.slots.on_stranded = self._set_timer
+
+    def _rested(self, party: Party, ends_body: bool) -> None:
+        self.judge.rested(party, ends_body)
+
+    def _suspected(self, path: tuple[AgentId, ...]) -> None:
+        self.events.emit(DeadlockSuspected, path[0], self.parent_of(path[0]), path)
+
+    def parent_of(self, agent_id: AgentId) -> AgentId:
+        """Who spawned an agent that has not ended; 0 for others."""
+        record = self.records.get(agent_id)
+        return SUPERVISOR if record is None else record.parent_id
+
+    # -- starting ------------------------------------------------------------------------------------
+
+    def admit(self, home: Offspring, *, by_agent: bool) -> None:
+        """Refuse a start that the pool does not take any more, or that its limits forbid.
+
+        Raises:
+          PoolClosedError: if the pool drains or has ended, or the parent has.
+          PoolLimitError: if a limit was reached.
+        """
+        if self.draining:
+            raise PoolClosedError(self.draining)
+        if self.body_ended and not by_agent:
+            raise PoolClosedError("the block of the pool has ended")
+        owner = home.owner
+        if owner is not None:
+            if owner.ended or owner.body_ended:
+                raise PoolClosedError(f"agent {owner.id} ({owner.name}) has ended and spawns no more")
+            if owner.depth >= self.limits.depth:
+                raise PoolLimitError("depth", self.limits.depth)
+        elif not by_agent:
+            return
+        if self.descendants >= self.limits.descendants:
+            raise PoolLimitError("descendants", self.limits.descendants)
+
+    def start(
+        self,
+        home: Offspring,
+        fn: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        options: SpawnOptions,
+        *,
+        context: contextvars.Context | None = None,
+        batch: Any = None,
+        by_agent: bool = False,
+    ) -> AgentRecord:
+        """Give an agent its id, its inbox and a free slot, and start its task."""
+        assert self.nursery is not None
+        self.issued += 1
+        if by_agent or home.owner is not None:
+            self.descendants += 1
+        record = AgentRecord(self, self.issued, home, fn, args, options, batch)
+        self.slots.take(record)
+        self.records[record.id] = record
+        home.live[record.id] = record
+        if self.events.subscriptions:
+            self.events.emit(AgentSpawned, record.id, record.parent_id, record.name)
+        owner = home.owner
+        if owner is not None and owner.aborted:
+            record.abort(owner.abort_reason)  # it was spawned under a shield
+        if context is None:
+            self.nursery.start_soon(_live, record, name=record.name)
+        else:
+            context.run(partial(self.nursery.start_soon, _live, record, name=record.name))
+        return record
+
+    # -- ending --------------------------------------------------------------------------------------
+
+    def finish(self, record: AgentRecord, outcome: AnyOutcome) -> None:
+        """Everything that the end of an agent changes, in one step."""
+        record.outcome = outcome
+        record.ended = True
+        record.active = 0
+        self.ended += 1
+        del self.records[record.id]
+        if self._aborting:
+            self._aborting.pop(record.id, None)
+        self.router.unregister(record.id)
+        if self.events.subscriptions:
+            self.events.emit(AgentFinished, record.id, record.parent_id, outcome)
+        record.home.ended(record)
+        self.slots.give_back(record)
+        self.judge.judge_rest()
+
+    def fatal_error(self, error: BaseException) -> None:
+        """An agent raised what no pool may contain: everything is cancelled, and it comes out."""
+        if self.fatal is None:
+            self.fatal = error
+            assert self.nursery is not None
+            self.nursery.cancel_scope.cancel(f"an agent raised {error!r}")
+        elif error is not self.fatal:
+            self.fatal.add_note(f"another agent raised {error!r}")
+
+    def abort_all(self, reason: str | None) -> None:
+        """Abort every agent; children follow their parents."""
+        for record in list(self.root.live.values()):
+            record.abort(reason)
+
+    def stop_starting(self, reason: str) -> None:
+        """From now on, refuse to start agents; also those that wait for a slot."""
+        if not self.draining:
+            self.draining = reason
+            for start in self.slots.drop_starts():
+                start.refuse(reason)
+
+    async def wait_for_end(self, seconds: float) -> bool:
+        """Wait until no agent is left, or the time has passed; tell which."""
+        with trio.move_on_after(seconds):
+            while self.root.live:
+                await self.root.all_ended(waiting_agent(), _nothing)
+        return not self.root.live
+
+    # -- watching ------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """The pool's one task of its own: it sees scopes around the pool being cancelled.
+
+        Trio has no partial shield, so that an agent which was cancelled by an inner timeout and
+        waits for its slot under a shield has to be told when a scope around the pool is cancelled.
+        """
+        self._watcher = trio.lowlevel.current_task()
+        while not self._closed:
+            try:
+                with trio.CancelScope(shield=self.slots.outside_cancelled) as self._timer:
+                    self._set_timer()
+                    self._watcher_sleeps = True
+                    await trio.lowlevel.wait_task_rescheduled(self._told)
+            except trio.Cancelled:
+                self.slots.outside_scope_cancelled()
+            self._look_after()
+
+    def _told(self, _: Any) -> trio.lowlevel.Abort:
+        # Runs in the same step as the cancellation of the agents, so that none waits in vain.
+        self._watcher_sleeps = False
+        if not self._closed and trio.current_time() < self._timer.deadline:
+            self.slots.outside_scope_cancelled()
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _set_timer(self) -> None:
+        times = [party.deadline for party in self.slots.stranded]
+        times += [record.aborted_at + ABORT_PATIENCE for record in self._unreported()]
+        deadline = min(times, default=inf)
+        if deadline < self._timer.deadline:
+            self._timer.deadline = deadline
+
+    def _unreported(self) -> list[AgentRecord]:
+        return [record for record in self._aborting.values() if record.id not in self.stuck]
+
+    def watch_abort(self, record: AgentRecord) -> None:
+        """Look later whether an aborted agent has ended."""
+        self._aborting[record.id] = record
+        deadline = record.aborted_at + ABORT_PATIENCE
+        if deadline < self._timer.deadline:
+            self._timer.deadline = deadline
+
+    def _look_after(self) -> None:
+        self.slots.release_stranded()
+        self.report_stuck()
+
+    def report_stuck(self) -> None:
+        """Name the agents that live on although they were aborted some time ago."""
+        now = trio.current_time()
+        for record in self._unreported():
+            if now >= record.aborted_at + ABORT_PATIENCE:
+                stack = tuple(_stack(record))
+                self.stuck[record.id] = StuckAgent(record.id, record.name, stack)
+                self.events.emit(AgentStuck, record.id, record.parent_id, record.name, stack)
+
+    def close(self) -> None:
+        """The pool has ended: the watcher goes home, subscribers get the end."""
+        self._closed = True
+        self.judge.close()
+        self.events.close()
+        if self._watcher_sleeps:
+            assert self._watcher is not None
+            trio.lowlevel.reschedule(self._watcher)
+
+
+def _inbox_of(party: Party) -> Inbox:
+    assert isinstance(party, AgentRecord)
+    return party.inbox
+
+
+def _stack(record: AgentRecord) -> list[str]:
+    if record.task is None:
+        return []
+    return [
+        f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_qualname}"
+        for frame, line in record.task.iter_await_frames()
+    ]
+
+
+# -- tasks of an agent -------------------------------------------------------------------------------
+
+
+class AgentNursery:
+    """A nursery whose tasks the agent's pool knows, so that they may wait in pool operations.
+
+    The same as a `trio.Nursery`, to which everything else is left.
+    """
+
+    def __init__(self, record: AgentRecord, nursery: trio.Nursery) -> None:
+        self._record = record
+        self._nursery = nursery
+        self._tasks = 0
+        self._failed = 0
+        self._joining = False
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """Cancels the tasks and the block."""
+        return self._nursery.cancel_scope
+
+    @property
+    def child_tasks(self) -> frozenset[trio.lowlevel.Task]:
+        """The tasks that have not ended."""
+        return frozenset(self._nursery.child_tasks)
+
+    def start_soon(self, async_fn: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> None:
+        """Start a task of the agent; its first step comes later."""
+        slot: list[Wait] = []
+        self._nursery.start_soon(self._run, slot, async_fn, args, name=name or async_fn)
+        self._count(slot)
+
+    async def start(self, async_fn: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> Any:
+        """Start a task of the agent, and wait until it calls `task_status.started()`."""
+        slot: list[Wait] = []
+        self._count(slot)
+        return await self._nursery.start(self._run_started, slot, async_fn, args, name=name or async_fn)
+
+    def _count(self, slot: list[Wait]) -> None:
+        # Counted here and now: else the slot could be lent, or the agent judged, before its first step.
+        self._tasks += 1
+        wait = self._record.new_task()
+        if wait is not None:
+            slot.append(wait)
+
+    async def _run_started(
+        self,
+        slot: list[Wait],
+        async_fn: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        *,
+        task_status: Any,
+    ) -> None:
+        await self._run(slot, partial(async_fn, task_status=task_status), args)
+
+    async def _run(
+        self, slot: list[Wait], async_fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+    ) -> None:
+        record = self._record
+        task = trio.lowlevel.current_task()
+        if record.more_tasks is None:
+            record.more_tasks = set()
+        record.more_tasks.add(task)
+        try:
+            for wait in slot:
+                await wait.granted()
+            await async_fn(*args)
+        except BaseException:
+            # It is about to cancel its siblings: until they have ended nothing is hopeless, so
+            # that its count is kept until the nursery is left.
+            self._failed += 1
+            raise
+        else:
+            self._ended()
+        finally:
+            record.more_tasks.discard(task)
+
+    def _ended(self) -> None:
+        record = self._record
+        self._tasks -= 1
+        if self._joining and not self._tasks:
+            self._joining = False  # the block goes on: the count of this task becomes its own
+            return
+        record.active -= 1
+        if not record.active:
+            record.rest(ends_body=True)
+
+    def join(self) -> None:
+        """The block has ended well, and waits for the tasks."""
+        if self._tasks:
+            self._joining = True
+            self._record.active -= 1
+            if not self._record.active:
+                self._record.rest(ends_body=True)
+
+    async def joined(self) -> None:
+        """All tasks have ended: the block goes on, when the agent has its slot."""
+        if self._joining:
+            await self._record.regain()
+        self._record.active -= self._failed
+
+
+@asynccontextmanager
+async def open_known_nursery(record: AgentRecord) -> AsyncIterator[AgentNursery]:
+    """Open a nursery in the calling task, a known one of the agent, for more known tasks."""
+    if record.nurseries is None:
+        record.nurseries = []
+    trio_nursery = trio.open_nursery()
+    known: AgentNursery | None = None
+    try:
+        async with trio_nursery as nursery:
+            known = AgentNursery(record, nursery)
+            record.nurseries.append(nursery)
+            yield known
+            known.join()
+    finally:
+        if known is not None:
+            record.nurseries.remove(nursery)
+            await known.joined()  # noqa: ASYNC102  (never raises, and ends when the agent is cancelled)
+
+
+# -- one agent's life ----------------------------------------------------------------------------------
+
+
+async def _live(record: AgentRecord) -> None:
+    """Run an agent, from its first step to its outcome."""
+    set_current_agent(record)
+    record.task = trio.lowlevel.current_task()
+    state = record.state
+    if state.events.subscriptions:
+        state.events.emit(AgentStarted, record.id, record.parent_id)
+    outcome: AnyOutcome | None = None
+    try:
+        outcome = await _one_body(record)
+        if record.options.restart is not None:
+            outcome = await _restarted(record, record.options.restart, outcome)
+    finally:
+        if outcome is None:  # a bug of ours: even then every id gets its outcome
+            outcome = record.failed(AgentPoolError("the pool lost track of this agent"))
+        state.finish(record, outcome)
+        # The traceback of a failure holds this frame: do not hold the record by it.
+        del record, outcome
+
+
+async def _one_body(record: AgentRecord) -> AnyOutcome:
+    """Run the body once, wait for its children, and tell how it ended."""
+    error: BaseException | None = None
+    value = None
+    if record.context is None:
+        record.context = record.state.make_context(record)
+    try:
+        with record.scope:
+            value = await record.fn(record.context, *record.args)
+    except BaseException as raised:  # decided upon below; nothing is swallowed
+        error = raised
+    try:
+        was_cancelled = record.scope.cancelled_caught
+        if error is not None:
+            error, cancelled_outside = _without_cancelled(error)
+            was_cancelled |= cancelled_outside
+        record.body_ended = True
+        offspring = record.offspring
+        unhandled: list[Exception] = []
+        if offspring is not None:
+            if offspring.live:
+                if error is not None or was_cancelled:
+                    _abort_children(record, offspring, error)
+                await offspring.all_ended(record, _nothing, cancellable=False, needs_slot=False)
+            unhandled = offspring.failures()
+        return _judged(record, value, error, was_cancelled, unhandled)
+    finally:
+        del error, value  # their traceback holds this frame
+
+
+def _nothing() -> None:
+    return None
+
+
+def _without_cancelled(error: BaseException) -> tuple[BaseException | None, bool]:
+    """What is left of an error when trio's cancellations are taken out, and whether there were any."""
+    if isinstance(error, trio.Cancelled):
+        return None, True
+    if isinstance(error, BaseExceptionGroup):
+        cancelled, rest = error.split(trio.Cancelled)
+        return rest, cancelled is not None
+    return error, False
+
+
+def _abort_children(record: AgentRecord, offspring: Offspring, error: BaseException | None) -> None:
+    reason = record.abort_reason if error is None else f"its parent, agent {record.id}, failed: {error!r}"
+    for child in list(offspring.live.values()):
+        child.abort(reason)
+
+
+def _judged(
+    record: AgentRecord,
+    value: Any,
+    error: BaseException | None,
+    was_cancelled: bool,
+    unhandled: list[Exception],
+) -> AnyOutcome:
+    """Decide the outcome by how the body ended, and never by whether somebody asked."""
+    if error is not None:
+        fatal = fatal_part(error)
+        if fatal is not None:
+            record.seen = True
+            record.state.fatal_error(fatal)
+        if unhandled:
+            error.add_note(note_on(unhandled))
+        return record.failed(error)
+    if was_cancelled:
+        outcome = record.cancelled()
+        if not unhandled:
+            return outcome
+        if isinstance(outcome, Failed):
+            outcome.error.add_note(note_on(unhandled))
+            return outcome
+    elif not unhandled:
+        return record.completed(value)
+    group = UnhandledAgentErrors(f"agent {record.id} ({record.name}) did not handle the failures of its children", unhandled)
+    group.value = value
+    return record.failed(group)
+
+
+def note_on(unhandled: Sequence[Exception]) -> str:
+    """What is added to an exception that hides failures nobody looked at."""
+    return f"{len(unhandled)} failure(s) of agents that nobody looked at: " + ", ".join(
+        repr(error) for error in unhandled[:5]
+    )
+
+
+def fatal_part(error: BaseException) -> BaseException | None:
+    """The exception in `error` that no pool may contain: no `Exception` at all, or `MemoryError`."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            fatal = fatal_part(part)
+            if fatal is not None:
+                return fatal
+        return None
+    if isinstance(error, MemoryError):
+        return error
+    return None if isinstance(error, (Exception, trio.Cancelled)) else error
+
+
+# -- starting afresh -----------------------------------------------------------------------------------
+
+
+async def _restarted(record: AgentRecord, policy: RestartPolicy, outcome: AnyOutcome) -> AnyOutcome:
+    """Start an agent afresh as long as its policy says so; return how it ended at last."""
+    intensity = Intensity(policy.max_restarts, policy.within)
+    while _may_restart(record, policy, outcome):
+        counted = intensity.restart(trio.current_time())
+        if counted is None:
+            return outcome
+        intensity = counted
+        record.restarts += 1
+        state = record.state
+        state.router.fail_asks_to(record.id, "was restarted", taken_only=True)
+        if state.events.subscriptions:
+            state.events.emit(AgentRestarted, record.id, record.parent_id, record.restarts, outcome)
+        record.scope = trio.CancelScope(deadline=record.deadline)
+        cancelled = await _back_off(record, policy.backoff.delay(record.restarts, state.random.random()))
+        if cancelled:
+            return record.cancelled()
+        record.offspring = None
+        record.context = None
+        record.body_ended = False
+        record.scope = trio.CancelScope(deadline=record.deadline)
+        if record.aborted:
+            record.scope.cancel(record.abort_reason)
+        outcome = await _one_body(record)
+    return outcome
+
+
+def _may_restart(record: AgentRecord, policy: RestartPolicy, outcome: AnyOutcome) -> bool:
+    if record.aborted or record.is_cancelled() or record.inbox.ended or record.state.fatal:
+        return False
+    if record.state.draining or isinstance(outcome, Aborted):
+        return False
+    failed = isinstance(outcome, Failed)
+    if not failed and record.state.judge.body_ended:
+        return False  # the work is over: a server that ended well stays ended
+    return policy.wants(failed=failed)
+
+
+async def _back_off(record: AgentRecord, delay: float) -> bool:
+    """Sleep without a slot, then wait for one; tell whether the agent was cancelled meanwhile."""
+    state = record.state
+    state.slots.give_back(record)
+    if record.is_cancelled():
+        return True
+    if delay > 0:
+        try:
+            with record.scope:
+                await trio.sleep(delay)
+        except trio.Cancelled:
+            return True
+    if record.is_cancelled():
+        return True
+    record.active -= 1
+    state.slots.idle += 1
+    await record.regain()
+    return record.is_cancelled()

@@ -1,0 +1,247 @@
+"""What an agent is given: who it is, its means, its inbox, and the scope of its children."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from agentpool._agent import AgentNursery, AgentRecord, open_known_nursery
+from agentpool._core.budget import Budget
+from agentpool._core.errors import PoolLimitError
+from agentpool._core.messages import AgentId, AgentMessage
+from agentpool._core.usage import TokenUsage
+from agentpool._current import waiting_agent
+from agentpool._router import Inbox
+from agentpool._scope import Scope
+
+if TYPE_CHECKING:
+    from agentpool.abc import Driver, Memory
+    from agentpool.tools import ToolRegistry
+
+
+class Subscription:
+    """Messages of a topic arrive in the agent's inbox until it is closed; usable with `with`."""
+
+    def __init__(self, context: AgentContext, topic: str) -> None:
+        self._context = context
+        self.topic = topic
+
+    def close(self) -> None:
+        """Unsubscribe; harmless when done before."""
+        self._context.unsubscribe(self.topic)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AgentContext(Scope):
+    """Who an agent is, its means, its inbox, and the scope of its children.
+
+    An agent gets it as its first argument. Waiting verbs are for the agent's own tasks: its body,
+    its tool calls, and what it starts in `open_nursery()`.
+    """
+
+    __slots__ = ("_agent", "_tools", "_tools_built")
+    __agentpool_context__: ClassVar[bool] = True
+
+    def __init__(self, record: AgentRecord) -> None:
+        super().__init__(record.state, record)
+        self._agent = record
+        self._tools: ToolRegistry | None = None
+        self._tools_built = False
+
+    def __repr__(self) -> str:
+        return f"<AgentContext of {self._agent!r}>"
+
+    # -- who -----------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> AgentId:
+        """The agent's id, unique in its pool."""
+        return self._agent.id
+
+    @property
+    def name(self) -> str:
+        """The agent's name."""
+        return self._agent.name
+
+    @property
+    def parent_id(self) -> AgentId:
+        """The id of the agent that spawned it; 0 for the supervisor."""
+        return self._agent.parent_id
+
+    @property
+    def depth(self) -> int:
+        """How many agents stand between it and the pool: 0 for those that the pool spawned."""
+        return self._agent.depth
+
+    # -- means ---------------------------------------------------------------------------------------
+
+    @property
+    def driver(self) -> Driver | None:
+        """The pool's driver."""
+        return self._state.driver
+
+    @property
+    def memory(self) -> Memory | None:
+        """The pool's memory."""
+        return self._state.memory
+
+    @property
+    def tools(self) -> ToolRegistry | None:
+        """The tools that the agent's manifest grants; None for an agent without a manifest.
+
+        Raises:
+          ManifestError: if a tool that the manifest names cannot be loaded.
+        """
+        if not self._tools_built:
+            manifest = getattr(self._agent.fn, "manifest", None)
+            if manifest is not None and self._state.tool_builder is not None:
+                self._tools = self._state.tool_builder(manifest)
+            self._tools_built = True
+        return self._tools
+
+    @property
+    def budget(self) -> Budget | None:
+        """The agent's quota, below its parent's, below the pool's; None without any."""
+        return self._agent.budget
+
+    @property
+    def usage(self) -> TokenUsage:
+        """What its model calls have used so far."""
+        return self._agent.usage
+
+    def add_usage(self, usage: TokenUsage) -> None:
+        """Count what a model call used; the agent's outcome carries the sum, however it ends."""
+        self._agent.usage += usage
+        self._state.usage += usage
+
+    @contextmanager
+    def in_flight(self, kind: Literal["tool_calls", "model_calls"]) -> Iterator[None]:
+        """Count a tool or model call for as long as the block runs.
+
+        Raises:
+          PoolLimitError: if as many are in flight in the pool as `PoolLimits` allows.
+        """
+        state = self._state
+        count, limit = getattr(state, kind), getattr(state.limits, kind)
+        if count >= limit:
+            raise PoolLimitError(kind, limit)
+        setattr(state, kind, count + 1)
+        try:
+            yield
+        finally:
+            setattr(state, kind, getattr(state, kind) - 1)
+
+    # -- inbox ---------------------------------------------------------------------------------------
+
+    @property
+    def inbox(self) -> Inbox:
+        """The agent's messages; `async for message in ctx.inbox` receives until it ends."""
+        return self._agent.inbox
+
+    async def receive(self) -> AgentMessage:
+        """Take the oldest message, waiting for one if there is none.
+
+        Raises:
+          trio.EndOfChannel: if none will come any more, because the pool's block has ended and
+            everybody who is left waits.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that no message was taken.
+        """
+        return await self._agent.inbox.receive()
+
+    def receive_nowait(self) -> AgentMessage:
+        """Take the oldest message.
+
+        Raises:
+          trio.WouldBlock: if there is none.
+          trio.EndOfChannel: if there is none and none will come any more.
+        """
+        return self._agent.inbox.receive_nowait()
+
+    def reply(self, message: AgentMessage, content: Any) -> None:
+        """Answer a question that the agent received; does not block.
+
+        A reply that nobody waits for any more becomes a dead letter.
+
+        Raises:
+          ValueError: if the message was sent to somebody else.
+        """
+        self._state.router.reply(self._agent.id, message, content)
+
+    async def broadcast(self, content: Any) -> int:
+        """Send the same to every other live agent, oldest first; return how many got it.
+
+        Raises:
+          DeadlockError: as `send`.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that some may not have got it.
+        """
+        others = [agent_id for agent_id in self._state.records if agent_id != self._agent.id]
+        return await self._state.router.send_to_each(others, AgentMessage(content=content))
+
+    def subscribe(self, topic: str) -> Subscription:
+        """From now on, have what is published on a topic delivered to the agent's inbox.
+
+        Returns:
+          Something to close; it is not needed when the agent listens until its end.
+        """
+        self._state.router.subscribe(self._agent.id, topic)
+        return Subscription(self, topic)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Undo `subscribe`; harmless if there is nothing to undo."""
+        self._state.router.unsubscribe(self._agent.id, topic)
+
+    async def publish(self, topic: str, content: Any) -> int:
+        """Send something to the subscribers of a topic but the agent itself; return how many got it.
+
+        Raises:
+          DeadlockError: as `send`.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that some may not have got it.
+        """
+        subscribers = [i for i in self._state.router.subscribers(topic) if i != self._agent.id]
+        return await self._state.router.send_to_each(subscribers, AgentMessage(content=content, topic=topic))
+
+    # -- tasks and events ----------------------------------------------------------------------------
+
+    def open_nursery(self) -> AbstractAsyncContextManager[AgentNursery]:
+        """Open a nursery for more tasks of the agent, which may use its waiting verbs.
+
+        The agent lends its slot while all of its tasks wait. Behaves as `trio.open_nursery()`.
+
+        Raises:
+          RuntimeError: if the calling task is none of the agent's.
+        """
+        if waiting_agent() is not self._agent:
+            raise RuntimeError(f"only the tasks of agent {self.id} ({self.name}) open its nurseries")
+        return open_known_nursery(self._agent)
+
+    @property
+    def observed(self) -> bool:
+        """Whether anybody subscribes to events."""
+        return bool(self._state.events.subscriptions)
+
+    def emit(self, kind: type[Any], *own: Any) -> None:
+        """Hand out an event about this agent; costs next to nothing if nobody subscribes.
+
+        Args:
+          kind: an event class.
+          own: its fields after the common ones.
+        """
+        if self._state.events.subscriptions:
+            self._state.events.emit(kind, self._agent.id, self._agent.parent_id, *own)
+
+    async def wait_for_subscribers(self) -> None:
+        """Wait until every subscriber with `overflow="block"` has room.
+
+        Not a checkpoint when there is room. Cancellation: leaves nothing behind.
+        """
+        if self._state.events.subscriptions:
+            await self._state.events.wait_for_room()

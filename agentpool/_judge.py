@@ -1,0 +1,197 @@
+"""What the waits of a pool's agents amount to: a deadlock, a suspicion, or the end of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+
+import trio
+
+from agentpool._core.errors import DeadlockError
+from agentpool._core.messages import AgentId
+from agentpool._core.waits import EdgesOf, WaitEdge, hopeless_cycle
+from agentpool._router import Inbox
+from agentpool._slots import Party, Slots, Wait
+
+
+class Judge(trio.abc.Instrument):
+    """Judges the waits of one pool, when one begins and when a task ends.
+
+    Args:
+      parties: the agents that have not ended, by id.
+      suspect: called with a cycle that only a deadline or an unknown task can break.
+      enabled: whether to look for deadlocks at all.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        parties: Mapping[AgentId, Party],
+        inbox_of: Callable[[Party], Inbox],
+        suspect: Callable[[tuple[AgentId, ...]], None],
+        *,
+        enabled: bool = True,
+    ) -> None:
+        self._slots = slots
+        self._parties = parties
+        self._inbox_of = inbox_of
+        self._suspect = suspect
+        self._enabled = enabled
+        self._instrumented = False
+        self.body_ended = False
+        self._receivers: list[tuple[int, Party]] = []
+
+    # -- deadlock --------------------------------------------------------------------------------
+
+    def check(self, party: Party | None, targets: Collection[Party], *, needs_all: bool = False) -> None:
+        """Refuse a wait that closes a cycle of agents that wait for each other, before it begins.
+
+        Raises:
+          DeadlockError: if nothing could ever end the wait.
+        """
+        if party is None or party.active != 1 or not self._enabled:
+            return  # another task of the agent may still do anything
+        if len(targets) == 1:
+            for target in targets:  # the usual case: one target, and it runs
+                if target.active or target.ready:
+                    if target is not party:
+                        return
+        edge = WaitEdge(targets, needs_all)
+        suspects = hopeless_cycle(party, _edges(party, edge, _any_wait))
+        if not suspects or party.is_cancelled():
+            return
+        task = trio.lowlevel.current_task()
+        if not self._ends_by_itself(party, task):
+            cycle = hopeless_cycle(party, _edges(party, edge, _certain))
+            if cycle:
+                raise DeadlockError([agent.id for agent in cycle])
+        self._suspect(tuple(agent.id for agent in suspects))
+        self._watch_unknown_tasks()
+
+    def _ends_by_itself(self, party: Party, task: trio.lowlevel.Task) -> bool:
+        deadline = trio.current_effective_deadline()
+        if deadline < party.deadline and deadline < self._slots.deadline:
+            return True
+        return bool(task.child_nurseries) and bool(party.unknown_nurseries(task))
+
+    def _task_ended(self, party: Party) -> None:
+        """The end of a task may have left only hopeless waits: the youngest on the cycle is told."""
+        if not self._enabled:
+            return
+        cycle = hopeless_cycle(party, _edges(None, None, _certain))
+        if not cycle:
+            suspects = hopeless_cycle(party, _edges(None, None, _any_wait))
+            if suspects:
+                self._suspect(tuple(agent.id for agent in suspects))
+                self._watch_unknown_tasks()
+            return
+        waits = [wait for agent in cycle for wait in agent.waits if wait.can_be_withdrawn]
+        if not waits:
+            return
+        youngest = max(waits, key=lambda wait: wait.number)
+        at = next(i for i, agent in enumerate(cycle) if agent is youngest.party)
+        path = [agent.id for agent in (*cycle[at:], *cycle[:at])]
+        youngest.withdraw(DeadlockError(path))
+
+    # -- rest and quiescence -----------------------------------------------------------------------
+
+    def rested(self, party: Party, ends_body: bool) -> None:
+        """An agent came to rest: every known task of it waits."""
+        if ends_body and party.idle:
+            self._task_ended(party)
+        if self.body_ended:
+            for wait in party.waits:
+                if wait.receives:
+                    heappush(self._receivers, (-party.id, party))
+                    break
+            self.judge_rest()
+
+    def end_of_body(self) -> None:
+        """Nobody outside gives work any more: from now on, agents that all wait are at their end."""
+        if not self.body_ended:
+            self.body_ended = True
+            self._receivers = [
+                (-party.id, party)
+                for party in self._parties.values()
+                if any(wait.receives for wait in party.waits)
+            ]
+            heapify(self._receivers)
+            self.judge_rest()
+
+    def judge_rest(self) -> None:
+        """If everybody who is left waits, end the inbox of the youngest that waits for messages."""
+        slots = self._slots
+        if not self.body_ended or not self._parties or slots.idle < len(self._parties):
+            return
+        if slots.uncertain:
+            if _uncertain_waits(self._parties.values()):
+                self._watch_unknown_tasks()
+            return
+        while self._receivers:
+            party = heappop(self._receivers)[1]
+            if party.id in self._parties and any(wait.receives for wait in party.waits):
+                self._inbox_of(party).end()
+                return
+
+    # -- unknown tasks -------------------------------------------------------------------------------
+
+    def _watch_unknown_tasks(self) -> None:
+        """From now on judge again when a task ends that the pool does not know.
+
+        No bookkeeping of ours sees such an end, but an instrument does. It slows the whole run
+        down a little, so it is added only when a judgement depended on such tasks.
+        """
+        if not self._instrumented:
+            self._instrumented = True
+            trio.lowlevel.add_instrument(self)
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        """Judge again when the last unknown task of an agent has ended (called by trio)."""
+        for wait in list(_uncertain_waits(self._parties.values())):
+            if not any(nursery.child_tasks for nursery in wait.nurseries):
+                wait.nurseries = ()
+                assert wait.party is not None
+                if not wait.narrow:
+                    self._slots.uncertain -= 1
+                if wait.party.idle:
+                    self._task_ended(wait.party)
+        self.judge_rest()
+
+    def close(self) -> None:
+        """The pool has ended."""
+        if self._instrumented:
+            self._instrumented = False
+            trio.lowlevel.remove_instrument(self)
+
+
+def _uncertain_waits(parties: Collection[Party]) -> Sequence[Wait]:
+    return [wait for party in parties for wait in party.waits if wait.nurseries]
+
+
+def _any_wait(wait: Wait) -> bool:
+    return True
+
+
+def _certain(wait: Wait) -> bool:
+    return not wait.narrow and not wait.nurseries
+
+
+def _edges(
+    waiting: Party | None, edge: WaitEdge[Party] | None, counts: Callable[[Wait], bool]
+) -> EdgesOf[Party]:
+    """The graph as it is, or as it would be if `waiting` began to wait as `edge` says."""
+
+    def edges_of(party: Party) -> Sequence[WaitEdge[Party]] | None:
+        if party is not waiting and (party.active or party.ready or party.unwinding or party.ended):
+            return None
+        edges = []
+        for wait in party.waits:
+            targets = wait.known_targets()
+            if targets is None or not counts(wait):
+                return None
+            edges.append(WaitEdge(targets, wait.needs_all))
+        if party is waiting and edge is not None:
+            edges.append(edge)
+        return edges
+
+    return edges_of

@@ -1,0 +1,385 @@
+"""The pool: the scope that owns agents, and what happens when its block ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from random import Random
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import attrs
+import trio
+
+from agentpool._agent import AgentHandle, PoolState, StuckAgent, note_on
+from agentpool._context import AgentContext
+from agentpool._core.budget import Budget
+from agentpool._core.errors import UnhandledAgentErrors
+from agentpool._core.limits import PoolLimits
+from agentpool._core.messages import AgentId
+from agentpool._core.usage import TokenUsage
+from agentpool._current import current_agent, waiting_agent
+from agentpool._events import EventSubscription, Overflow
+from agentpool._router import DeadLetter, InboxStatistics, MessageRouter
+from agentpool._scope import Scope
+
+if TYPE_CHECKING:
+    from agentpool._core.manifest import AgentManifest
+    from agentpool.abc import Driver, Memory
+    from agentpool.tools import ToolRegistry
+
+
+@attrs.frozen
+class WaitingAgent:
+    """An agent all of whose tasks wait.
+
+    Attributes:
+      id, name: who waits.
+      waits_for: the agents that could end its waits; empty where anybody could.
+    """
+
+    id: AgentId
+    name: str
+    waits_for: tuple[AgentId, ...]
+
+
+@attrs.frozen
+class PoolStatistics:
+    """A snapshot of a pool.
+
+    Attributes:
+      max_concurrent: how many slots there are.
+      running: how many agents hold a slot.
+      lent: how many agents have lent their slot, because they wait.
+      waiting_to_start: how many spawns wait for a slot.
+      waiting: the agents that wait, and for whom.
+      inboxes: fill, peak and capacity of the live agents' inboxes.
+      spawned: how many ids were given out.
+      ended: how many agents have an outcome.
+      messages_sent, messages_received, dead_letters: since the pool opened.
+      usage: of all model calls.
+      stuck: agents that were aborted and live on.
+    """
+
+    max_concurrent: int
+    running: int
+    lent: int
+    waiting_to_start: int
+    waiting: tuple[WaitingAgent, ...]
+    inboxes: dict[AgentId, InboxStatistics]
+    spawned: int
+    ended: int
+    messages_sent: int
+    messages_received: int
+    dead_letters: int
+    usage: TokenUsage
+    stuck: tuple[StuckAgent, ...]
+
+
+@attrs.frozen
+class Books:
+    """Everything that has to be zero, or to add up, when a pool has ended."""
+
+    issued: int
+    ended: int
+    live: int
+    sent: int
+    received: int
+    dead_letters: int
+    in_inboxes: int
+    inboxes: int
+    asks: int
+    slots_held: int
+    idle: int
+    uncertain: int
+    queued: int
+    stranded: int
+    waits: int
+    tool_calls: int
+    model_calls: int
+
+    def problems(self) -> list[str]:
+        """What does not add up after the end of a pool, in words."""
+        found = []
+        if self.issued != self.ended:
+            found.append(f"{self.issued} ids were given out, but {self.ended} outcomes recorded")
+        if self.sent != self.received + self.dead_letters:
+            found.append(
+                f"{self.sent} messages were sent, but {self.received} received and {self.dead_letters} buried"
+            )
+        for name, value in attrs.asdict(self).items():
+            if name not in ("issued", "ended", "sent", "received", "dead_letters") and value:
+                found.append(f"{name} is {value}, not 0")
+        return found
+
+
+class AgentPool(Scope):
+    """A running pool; made by `open_agent_pool`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        state = self._state
+        return (
+            f"<AgentPool: {self.active_count} agents, {state.slots.limiter.borrowed_tokens} of "
+            f"{self.max_concurrent} slots taken, {state.issued} spawned>"
+        )
+
+    @property
+    def router(self) -> MessageRouter:
+        """Delivers the pool's messages."""
+        return self._state.router
+
+    @property
+    def active_count(self) -> int:
+        """How many agents have not ended, children of agents included."""
+        return len(self._state.records)
+
+    @property
+    def max_concurrent(self) -> int:
+        """How many agents run at once at the most; may be changed while the pool runs.
+
+        Lowered, it takes effect as running agents end or wait.
+        """
+        return int(self._state.slots.limiter.total_tokens)
+
+    @max_concurrent.setter
+    def max_concurrent(self, value: int) -> None:
+        self._state.slots.limiter.total_tokens = _checked_count("max_concurrent", value)
+        self._state.slots.dispatch()
+
+    @property
+    def dead_letters(self) -> Sequence[DeadLetter]:
+        """The newest messages that nobody will receive; `statistics()` counts all of them."""
+        return tuple(self._state.router.dead_letters)
+
+    def events(
+        self, max_buffer: int = 1024, overflow: Overflow = "drop_oldest"
+    ) -> AbstractAsyncContextManager[EventSubscription]:
+        """Subscribe to what happens from now on; iterate over the block's value.
+
+        Args:
+          max_buffer: how many events may wait for the subscriber.
+          overflow: what happens when more do: `drop_oldest` drops and counts them, the `finished`
+            events last; `block` has the loops of the agents wait before their next step.
+
+        Raises:
+          ValueError: if `max_buffer` is below 1 or `overflow` is not known.
+        """
+        return _subscribed(self._state, self._state.events.subscribe(max_buffer, overflow))
+
+    def statistics(self) -> PoolStatistics:
+        """Return a snapshot."""
+        state = self._state
+        router = state.router
+        records = list(state.records.values())
+        waiting = [record for record in records if record.idle]
+        return PoolStatistics(
+            max_concurrent=self.max_concurrent,
+            running=state.slots.limiter.borrowed_tokens,
+            lent=sum(not record.holds for record in records),
+            waiting_to_start=state.slots.waiting_to_start,
+            waiting=tuple(
+                WaitingAgent(record.id, record.name, record.waits_for()) for record in waiting
+            ),
+            inboxes={record.id: record.inbox.statistics() for record in records},
+            spawned=state.issued,
+            ended=state.ended,
+            messages_sent=router.sent,
+            messages_received=router.received,
+            dead_letters=router.dead_letter_count,
+            usage=state.usage,
+            stuck=tuple(state.stuck.values()),
+        )
+
+    async def drain(self, grace: float = 10.0) -> list[AgentHandle[Any]]:
+        """Start no more agents, wait for those there are, and past the grace abort them.
+
+        Servers that wait for messages are told that none will come, as at the end of the block.
+
+        Args:
+          grace: seconds that agents have to end by themselves.
+
+        Returns:
+          The handles of the survivors: agents that live on although they were aborted, because
+          they swallow cancellation or shield themselves. `statistics().stuck` tells where.
+
+        Raises:
+          RuntimeError: if an agent of the pool calls it, which would wait for itself.
+          ValueError: if `grace` is negative.
+
+        Checkpoint: always. Cancellation: no more agents are started all the same.
+        """
+        if not grace >= 0:
+            raise ValueError(f"grace must be at least 0 seconds, not {grace}")
+        record = current_agent()
+        if record is not None and record.state is self._state:
+            raise RuntimeError("an agent cannot drain its own pool: it would wait for itself")
+        state = self._state
+        state.stop_starting("the pool is draining")
+        state.judge.end_of_body()
+        await trio.lowlevel.checkpoint()
+        if await state.wait_for_end(grace):
+            return []
+        self.abort_all(f"the grace of {grace:g} seconds has passed")
+        await state.wait_for_end(CLEANUP_TIME)
+        state.report_stuck()
+        return [AgentHandle(record) for record in state.records.values()]
+
+    def _books(self) -> Books:
+        state = self._state
+        router, slots = state.router, state.slots
+        return Books(
+            issued=state.issued,
+            ended=state.ended,
+            live=len(state.records),
+            sent=router.sent,
+            received=router.received,
+            dead_letters=router.dead_letter_count,
+            in_inboxes=sum(inbox.fill for inbox in router.inboxes.values()),
+            inboxes=len(router.inboxes),
+            asks=len(router.asks),
+            slots_held=slots.limiter.borrowed_tokens,
+            idle=slots.idle,
+            uncertain=slots.uncertain,
+            queued=slots.waiting_to_start,
+            stranded=len(slots.stranded),
+            waits=sum(len(record.waits) for record in state.records.values()),
+            tool_calls=state.tool_calls,
+            model_calls=state.model_calls,
+        )
+
+
+CLEANUP_TIME = 5.0
+"""Aborted agents have so many seconds to clean up before `drain` reports them."""
+
+
+@asynccontextmanager
+async def _subscribed(state: PoolState, subscription: EventSubscription) -> AsyncIterator[EventSubscription]:
+    try:
+        yield subscription
+    finally:
+        state.events.unsubscribe(subscription)
+
+
+def _checked_count(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    return value
+
+
+def _build_tools(manifest: AgentManifest) -> ToolRegistry:
+    from agentpool.tools import build_tools
+
+    return build_tools(manifest)
+
+
+@asynccontextmanager
+async def open_agent_pool(
+    driver: Driver | None = None,
+    *,
+    max_concurrent: int,
+    memory: Memory | None = None,
+    tool_builder: Callable[[AgentManifest], ToolRegistry] | None = None,
+    inbox_capacity: int = 32,
+    budget: Budget | None = None,
+    limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
+    seed: int | None = None,
+) -> AsyncIterator[AgentPool]:
+    """Open a pool of agents; leaving the block waits for every one of them.
+
+    Args:
+      driver: gives the agents access to a model; agents that are plain functions need none.
+      max_concurrent: how many agents run at once, at least 1. Agents that wait in a pool
+        operation do not count, they lend their slots.
+      memory: shared by the agents.
+      tool_builder: makes the tools of an agent from its manifest; left out, the built-in tools
+        that the manifest grants and its own `tools`.
+      inbox_capacity: how many messages an inbox holds before senders wait.
+      budget: what the model calls of the pool may use together.
+      limits: further bounds.
+      seed: of the jitter in restarts; left out, drawn by lot.
+
+    Raises:
+      TypeError, ValueError: if an argument makes no sense.
+      UnhandledAgentErrors: at the end, if the block ended well and agents failed that nobody had
+        looked at. A block that raised aborts the agents, and its exception comes out as it is.
+
+    Cancellation: aborts the agents and waits for them; failures that nobody had looked at come out
+    beside it in a group.
+    """
+    pool = AgentPool(
+        PoolState(
+            _checked_count("max_concurrent", max_concurrent),
+            driver=driver,
+            memory=memory,
+            tool_builder=tool_builder or _build_tools,
+            inbox_capacity=inbox_capacity,
+            budget=budget,
+            limits=limits,
+            make_context=AgentContext,
+            random=Random(seed),
+        ),
+        None,
+    )
+    state = pool._state
+    state.slots.deadline = trio.current_effective_deadline()
+    error: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            state.nursery = nursery
+            nursery.start_soon(state.watch, name="agentpool watcher")
+            try:
+                yield pool
+            except BaseException as raised:  # raised again below, when the agents have ended
+                error = raised
+                pool.abort_all(f"the block of the pool raised {raised!r}")
+            await _ended(state)
+            # Nobody is left but the watcher, who goes home now: do not be cancelled any more.
+            nursery.cancel_scope.shield = True
+            state.close()
+        await _leave(state, error)
+    finally:
+        del error
+
+
+async def _ended(state: PoolState) -> None:
+    """Wait for every agent, whatever is cancelled."""
+    state.body_ended = True
+    state.judge.end_of_body()
+    party = waiting_agent()
+    while state.root.live:
+        await state.root.all_ended(party, lambda: None, cancellable=False)
+    state.stop_starting("the pool has ended")
+
+
+async def _leave(state: PoolState, error: BaseException | None) -> None:
+    """Raise what has to come out of the block: nothing is lost, nothing raised twice."""
+    failures = state.root.failures()
+    if state.fatal is not None:
+        _raise(state.fatal, failures)
+    if error is None:
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled as cancelled:
+            error = cancelled
+    if error is None:
+        if failures:
+            raise UnhandledAgentErrors("agents failed, and nobody looked at their outcomes", failures)
+        return
+    if isinstance(error, trio.Cancelled) and failures:
+        # A note would be lost with the cancellation, which a scope outside swallows.
+        raise BaseExceptionGroup("the pool was cancelled, and agents failed", [error, *failures])
+    _raise(error, failures)
+
+
+def _raise(error: BaseException, failures: Sequence[Exception]) -> NoReturn:
+    if failures:
+        error.add_note(note_on(failures))
+    try:
+        raise error
+    finally:
+        del error
+
+

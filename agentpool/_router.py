@@ -1,0 +1,525 @@
+"""Messages by id: inboxes, questions and their replies, topics, dead letters.
+
+Messages live in one bounded `trio.open_memory_channel` pair per agent, and go in and out through
+`*_nowait`; the waiting around them is `Wait`, because a task that waits here lends its slot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Any
+
+import attrs
+import trio
+
+from agentpool._core.errors import UnknownAgentError
+from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
+from agentpool._slots import Party, Wait
+
+DEAD_LETTERS_KEPT = 1000
+"""So many of the newest dead letters can be inspected; all of them are counted."""
+
+
+@attrs.frozen
+class DeadLetter:
+    """A message that nobody will receive, and why."""
+
+    message: AgentMessage
+    reason: str
+
+
+@attrs.frozen
+class InboxStatistics:
+    """A snapshot of an inbox.
+
+    Attributes:
+      fill: how many messages are in it.
+      peak: the most there were at once.
+      capacity: how many fit.
+      senders_waiting: how many senders wait for room.
+      receivers_waiting: how many tasks wait for a message.
+    """
+
+    fill: int
+    peak: int
+    capacity: int
+    senders_waiting: int
+    receivers_waiting: int
+
+
+@attrs.frozen
+class RouterStatistics:
+    """A snapshot of a router: at every moment `sent == received + dead_letters + in_inboxes`."""
+
+    sent: int
+    received: int
+    dead_letters: int
+    in_inboxes: int
+    asks_pending: int
+
+
+class Inbox:
+    """The messages of one agent, in the order in which they arrived.
+
+    Iterating with `async for` receives until the inbox ends.
+    """
+
+    __slots__ = (
+        "_channel",
+        "_router",
+        "_senders",
+        "_waiting",
+        "agent_id",
+        "capacity",
+        "ended",
+        "fill",
+        "owner",
+        "peak",
+    )
+
+    def __init__(self, router: MessageRouter, agent_id: AgentId, capacity: int, owner: Party | None) -> None:
+        self.agent_id = agent_id
+        self.capacity = capacity
+        self.owner = owner
+        self.ended = False
+        self.fill = 0
+        self.peak = 0
+        self._router = router
+        # Opened by the first message that is not handed over at once: a pair costs 3 µs and 1.8 KB.
+        self._channel: (
+            tuple[trio.MemorySendChannel[AgentMessage], trio.MemoryReceiveChannel[AgentMessage]] | None
+        ) = None
+        self._waiting: deque[Wait] | None = None
+        self._senders: deque[Wait] | None = None
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else f"{self.fill}/{self.capacity}"
+        return f"<Inbox of agent {self.agent_id}, {state}>"
+
+    # -- taking out ----------------------------------------------------------------------------
+
+    def receive_nowait(self) -> AgentMessage:
+        """Take the oldest message.
+
+        Raises:
+          trio.WouldBlock: if there is none.
+          trio.EndOfChannel: if there is none and none will come any more.
+        """
+        if self.fill:
+            return self._take()
+        if self.ended:
+            raise trio.EndOfChannel
+        raise trio.WouldBlock
+
+    async def receive(self) -> AgentMessage:
+        """Take the oldest message, waiting for one if there is none.
+
+        Raises:
+          trio.EndOfChannel: if none will come any more: the pool's block has ended and everybody
+            who is left waits, or the agent has ended.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that no message was taken.
+        """
+        party = self._router.identify()
+        if party is not self.owner:
+            raise RuntimeError(f"only the tasks of agent {self.agent_id} receive from its inbox")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.fill:
+            message = self._take()
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return message
+        if self.ended:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise trio.EndOfChannel
+        wait = Wait(party, receives=True)
+        waiting = self._waiting
+        if waiting is None:
+            waiting = self._waiting = deque()
+        waiting.append(wait)
+        message: AgentMessage = await wait.park(lambda: waiting.remove(wait))
+        return message
+
+    def __aiter__(self) -> Inbox:
+        return self
+
+    async def __anext__(self) -> AgentMessage:
+        try:
+            return await self.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    def _take(self) -> AgentMessage:
+        assert self._channel is not None
+        message = self._channel[1].receive_nowait()
+        self.fill -= 1
+        self._router.taken(message)
+        if self._senders:
+            self._admit(self._senders.popleft())
+        return message
+
+    # -- putting in ------------------------------------------------------------------------------
+
+    def offer(self, message: AgentMessage) -> bool:
+        """Hand a message to a waiting task of the agent or keep it; False if there is no room."""
+        if self._waiting:
+            self._router.sent += 1
+            self._router.taken(message)
+            self._waiting.popleft().wake(message)
+            return True
+        if self.fill >= self.capacity:
+            return False
+        if self._channel is None:
+            self._channel = trio.open_memory_channel(self.capacity)
+        self._channel[0].send_nowait(message)
+        self._router.sent += 1
+        self.fill += 1
+        if self.fill > self.peak:
+            self.peak = self.fill
+        return True
+
+    def wait_for_room(self, wait: Wait) -> None:
+        """Queue a sender, whose message is the wait's content."""
+        if self._senders is None:
+            self._senders = deque()
+        self._senders.append(wait)
+
+    def forget_sender(self, wait: Wait) -> None:
+        """Take a sender out of the queue, if it still stands there."""
+        if self._senders and wait in self._senders:
+            self._senders.remove(wait)
+
+    def _admit(self, wait: Wait) -> None:
+        message: AgentMessage = wait.content
+        admitted = self.offer(message)
+        assert admitted
+        self._router.delivered(message)
+        if not self._router.is_asked(message):
+            wait.wake()
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """No more messages: tasks that wait for one get `trio.EndOfChannel`."""
+        self.ended = True
+        while self._waiting:
+            self._waiting.popleft().fail(trio.EndOfChannel())
+
+    def close(self, reason: str) -> None:
+        """The agent is gone: what is left becomes dead letters, and waiting senders are told."""
+        self.end()
+        while self.fill:
+            assert self._channel is not None
+            self.fill -= 1
+            self._router.bury(self._channel[1].receive_nowait(), reason)
+        if self._channel is not None:
+            self._channel[0].close()
+            self._channel[1].close()
+        while self._senders:
+            wait = self._senders.popleft()
+            self._router.asks.pop(wait.content.id, None)
+            wait.fail(UnknownAgentError(self.agent_id, f"agent {self.agent_id} {reason}"))
+
+    def statistics(self) -> InboxStatistics:
+        """Return a snapshot."""
+        return InboxStatistics(
+            fill=self.fill,
+            peak=self.peak,
+            capacity=self.capacity,
+            senders_waiting=len(self._senders or ()),
+            receivers_waiting=len(self._waiting or ()),
+        )
+
+
+@attrs.define(eq=False)
+class _Ask:
+    """A question that waits for its reply."""
+
+    wait: Wait
+    message: AgentMessage
+    taken: bool = False
+
+
+class RouterHooks:
+    """What a router asks its pool; a router that is used alone has these answers."""
+
+    def waiting_party(self) -> Party | None:
+        """The agent of the calling task, which is about to wait."""
+        return None
+
+    def current_sender(self, message: AgentMessage) -> AgentId:
+        """Who sends the message."""
+        return message.sender
+
+    def check_wait(self, party: Party | None, targets: Collection[Party]) -> None:
+        """Raise `DeadlockError` if waiting for the targets would close a cycle."""
+
+    def message_sent(self, message: AgentMessage) -> None:
+        """A message was put into an inbox."""
+
+    def message_buried(self, letter: DeadLetter) -> None:
+        """A message became a dead letter."""
+
+
+class MessageRouter:
+    """Delivers messages to bounded inboxes by agent id.
+
+    A pool has one, `pool.router`, and registers its agents by itself. Used alone, it delivers
+    between whoever registers; then the sender of a message is what the message says.
+
+    Args:
+      inbox_capacity: how many messages an inbox holds, at least 1.
+      hooks: what a pool knows more.
+    """
+
+    def __init__(self, inbox_capacity: int = 32, *, hooks: RouterHooks | None = None) -> None:
+        if isinstance(inbox_capacity, bool) or not isinstance(inbox_capacity, int):
+            raise TypeError(f"inbox_capacity must be an int, not {inbox_capacity!r}")
+        if inbox_capacity < 1:
+            raise ValueError(f"inbox_capacity must be at least 1, not {inbox_capacity}")
+        self.inbox_capacity = inbox_capacity
+        self.inboxes: dict[AgentId, Inbox] = {}
+        self.asks: dict[int, _Ask] = {}
+        self.sent = 0
+        self.received = 0
+        self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
+        self.dead_letter_count = 0
+        self._hooks = hooks or RouterHooks()
+        self.identify = self._hooks.waiting_party
+        self._last_id = 0
+        self._topics: dict[str, dict[AgentId, None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<MessageRouter of {len(self.inboxes)} agents, {self.sent} messages sent>"
+
+    @property
+    def agent_count(self) -> int:
+        """How many agents are registered."""
+        return len(self.inboxes)
+
+    # -- who can be reached ------------------------------------------------------------------------
+
+    def register(self, agent_id: AgentId, *, owner: Party | None = None) -> Inbox:
+        """Open an inbox for an agent.
+
+        Raises:
+          ValueError: if the agent has one already, or the id is not a positive number.
+        """
+        if agent_id <= SUPERVISOR:
+            raise ValueError(f"an agent id is a positive number, not {agent_id}: 0 is the supervisor")
+        if agent_id in self.inboxes:
+            raise ValueError(f"agent {agent_id} is registered already")
+        inbox = self.inboxes[agent_id] = Inbox(self, agent_id, self.inbox_capacity, owner)
+        return inbox
+
+    def unregister(self, agent_id: AgentId, reason: str = "has ended") -> None:
+        """Close an agent's inbox; harmless if it has none.
+
+        What is left in it becomes dead letters. Who waits for room in it, or for a reply from the
+        agent, gets `UnknownAgentError`.
+        """
+        inbox = self.inboxes.pop(agent_id, None)
+        if inbox is None:
+            return
+        inbox.close(reason)
+        if self.asks:
+            self.fail_asks_to(agent_id, reason, taken_only=False)
+        if self._topics:
+            for subscribers in self._topics.values():
+                subscribers.pop(agent_id, None)
+
+    def fail_asks_to(self, agent_id: AgentId, reason: str, *, taken_only: bool) -> None:
+        """Tell those that wait for a reply of an agent that none will come."""
+        for ask in list(self.asks.values()):
+            if ask.message.to == agent_id and (ask.taken or not taken_only):
+                del self.asks[ask.message.id]
+                ask.wait.fail(UnknownAgentError(agent_id, f"agent {agent_id} {reason} without a reply"))
+
+    def _inbox_of(self, agent_id: AgentId) -> Inbox:
+        inbox = self.inboxes.get(agent_id)
+        if inbox is None or inbox.ended:
+            if agent_id == SUPERVISOR:
+                raise UnknownAgentError(agent_id, "the supervisor, 0, has no inbox")
+            raise UnknownAgentError(agent_id)
+        return inbox
+
+    def _stamped(self, message: AgentMessage) -> AgentMessage:
+        self._last_id += 1
+        return AgentMessage(
+            self._hooks.current_sender(message),
+            message.to,
+            message.content,
+            self._last_id,
+            message.reply_to,
+            message.topic,
+        )
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    def send_nowait(self, message: AgentMessage) -> None:
+        """Deliver a message to its recipient's inbox.
+
+        Raises:
+          UnknownAgentError: if the recipient never existed or has ended.
+          trio.WouldBlock: if its inbox is full.
+        """
+        inbox = self._inbox_of(message.to)
+        message = self._stamped(message)
+        if not inbox.offer(message):
+            raise trio.WouldBlock
+        self._hooks.message_sent(message)
+
+    async def send(self, message: AgentMessage) -> None:
+        """Deliver a message to its recipient's inbox, waiting for room.
+
+        Messages between the same two agents arrive in the order they were sent.
+
+        Raises:
+          UnknownAgentError: if the recipient never existed or has ended, or ends meanwhile.
+          DeadlockError: if waiting would close a cycle of agents that wait for each other.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that nothing was delivered.
+        """
+        party = self.identify()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        inbox = self._inbox_of(message.to)
+        message = self._stamped(message)
+        if inbox.offer(message):
+            self._hooks.message_sent(message)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        wait = self._wait_on(party, inbox, message)
+        inbox.wait_for_room(wait)
+        await wait.park(lambda: inbox.forget_sender(wait))
+
+    def _wait_on(self, party: Party | None, inbox: Inbox, message: AgentMessage) -> Wait:
+        targets = () if inbox.owner is None else (inbox.owner,)
+        self._hooks.check_wait(party, targets)
+        return Wait(party, targets, content=message)
+
+    # -- asking --------------------------------------------------------------------------------------
+
+    async def ask(self, message: AgentMessage) -> Any:
+        """Deliver a question, and wait for the content of its reply.
+
+        Raises:
+          UnknownAgentError: if the recipient never existed, or ends without a reply, or is
+            restarted after it took the question.
+          DeadlockError: if waiting would close a cycle of agents that wait for each other;
+            nothing was delivered then.
+
+        Checkpoint: always. Cancellation: after `Cancelled` the question may have been delivered;
+        its reply becomes a dead letter.
+        """
+        party = self.identify()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        inbox = self._inbox_of(message.to)
+        message = self._stamped(message)
+        wait = self._wait_on(party, inbox, message)
+        self.asks[message.id] = _Ask(wait, message)
+        if inbox.offer(message):
+            self._hooks.message_sent(message)
+        else:
+            inbox.wait_for_room(wait)
+
+        def give_up() -> None:
+            inbox.forget_sender(wait)
+            self.asks.pop(message.id, None)
+
+        return await wait.park(give_up)
+
+    def reply(self, replier: AgentId, message: AgentMessage, content: Any) -> None:
+        """Answer a question; a reply that nobody waits for becomes a dead letter.
+
+        Raises:
+          ValueError: if the message was not sent to the replier.
+        """
+        if message.to != replier:
+            raise ValueError(
+                f"agent {replier} cannot reply to message {message.id}, which was sent to agent {message.to}"
+            )
+        self._last_id += 1
+        reply = AgentMessage(replier, message.sender, content, self._last_id, message.id)
+        ask = self.asks.get(message.id)
+        self.sent += 1
+        if ask is None or ask.message.to != replier or ask.message.sender != message.sender:
+            self.bury(reply, "nobody waits for this reply")
+            return
+        del self.asks[message.id]
+        self.received += 1
+        self._hooks.message_sent(reply)
+        ask.wait.wake(content)
+
+    def is_asked(self, message: AgentMessage) -> bool:
+        """Whether somebody waits for a reply to the message."""
+        return message.id in self.asks
+
+    # -- topics ----------------------------------------------------------------------------------------
+
+    def subscribe(self, agent_id: AgentId, topic: str) -> None:
+        """Have what is published on a topic delivered to an agent's inbox.
+
+        Raises:
+          UnknownAgentError: if the agent is not registered.
+        """
+        self._inbox_of(agent_id)
+        self._topics.setdefault(topic, {})[agent_id] = None
+
+    def unsubscribe(self, agent_id: AgentId, topic: str) -> None:
+        """Undo `subscribe`; harmless if there is nothing to undo."""
+        self._topics.get(topic, {}).pop(agent_id, None)
+
+    def subscribers(self, topic: str) -> list[AgentId]:
+        """The agents that subscribe to a topic, in the order in which they did."""
+        return list(self._topics.get(topic, ()))
+
+    async def send_to_each(self, recipients: Collection[AgentId], message: AgentMessage) -> int:
+        """Send the same to several agents, one after the other; return how many got it.
+
+        Agents that have ended are passed over.
+
+        Raises:
+          DeadlockError: as `send`.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that some may not have got it.
+        """
+        delivered = 0
+        await trio.lowlevel.checkpoint()
+        for recipient in recipients:
+            try:
+                await self.send(attrs.evolve(message, to=recipient))
+            except UnknownAgentError:
+                continue
+            delivered += 1
+        return delivered
+
+    # -- the books -----------------------------------------------------------------------------------------
+
+    def taken(self, message: AgentMessage) -> None:
+        """Count a message as received."""
+        self.received += 1
+        if self.asks:
+            ask = self.asks.get(message.id)
+            if ask is not None:
+                ask.taken = True
+
+    def delivered(self, message: AgentMessage) -> None:
+        """A message that had waited for room is in the inbox now."""
+        self._hooks.message_sent(message)
+
+    def bury(self, message: AgentMessage, reason: str) -> None:
+        """Count a message as one that nobody will receive."""
+        self.dead_letter_count += 1
+        letter = DeadLetter(message, reason)
+        self.dead_letters.append(letter)
+        self._hooks.message_buried(letter)
+
+    def statistics(self) -> RouterStatistics:
+        """Return a snapshot."""
+        return RouterStatistics(
+            sent=self.sent,
+            received=self.received,
+            dead_letters=self.dead_letter_count,
+            in_inboxes=sum(inbox.fill for inbox in self.inboxes.values()),
+            asks_pending=len(self.asks),
+        )

@@ -1,0 +1,458 @@
+"""Slots: how many agents run at once, who goes next, and how a waiting agent lends its slot.
+
+The mechanism, in four sentences. A task of an agent goes back to trio's run queue only when its
+agent holds a slot, or is itself being cancelled. An agent whose known tasks all wait gives its
+slot back; whoever wakes one of them asks for the slot on its behalf, in the same step. Woken
+agents come before agents that have not started, but after `WOKEN_IN_A_ROW` of them one start goes
+first. `trio.CapacityLimiter` does the accounting; the order of waiting is ours, because the
+limiter's queue is first in, first out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from math import inf
+from typing import Any, Protocol, TypeAlias
+
+import outcome
+import trio
+
+from agentpool._core.errors import AgentPoolError
+
+WOKEN_IN_A_ROW = 8
+"""So many woken agents go before one start: with one slot, two agents in ping-pong would
+otherwise keep a third from ever starting."""
+
+
+class PoolFullError(AgentPoolError, trio.WouldBlock):
+    """`spawn_nowait` found no free slot."""
+
+
+class Start(Protocol):
+    """Something that wants a slot to start an agent in."""
+
+    cancelled: bool
+
+    def begin(self) -> None:
+        """Start the agent: a slot is free."""
+
+    def refuse(self, reason: str) -> None:
+        """The pool takes no more agents."""
+
+
+Targets: TypeAlias = "Collection[Party] | Callable[[], Collection[Party] | None] | None"
+
+
+def _nothing_to_undo() -> None:
+    pass
+
+
+class Wait:
+    """One blocked task.
+
+    Attributes:
+      party: the agent of the task; None for a task of no agent, which needs no slot.
+      targets: the agents that could end the wait, or a function that tells them; None if anybody
+        could.
+      needs_all: whether all of them have to end.
+      receives: whether it waits for a message.
+      needs_slot: whether the task goes on only when its agent has a slot.
+      narrow: whether a deadline narrower than the agent's own will end it.
+      nurseries: nurseries of the task that the pool does not know.
+      number: counts the waits of a pool, so that the youngest can be told.
+    """
+
+    __slots__ = (
+        "_asleep",
+        "_result",
+        "_resumed",
+        "_task",
+        "_undo",
+        "asked_to_cancel",
+        "content",
+        "done",
+        "narrow",
+        "needs_all",
+        "needs_slot",
+        "number",
+        "nurseries",
+        "party",
+        "receives",
+        "targets",
+    )
+
+    def __init__(
+        self,
+        party: Party | None,
+        targets: Targets = None,
+        *,
+        needs_all: bool = False,
+        receives: bool = False,
+        needs_slot: bool = True,
+        content: Any = None,
+    ) -> None:
+        self.party = party
+        self.targets = targets
+        self.needs_all = needs_all
+        self.receives = receives
+        self.needs_slot = needs_slot
+        self.content = content
+        self.narrow = False
+        self.nurseries: Sequence[trio.Nursery] = ()
+        self.number = 0
+        self.done = False
+        self.asked_to_cancel = False
+        self._task: trio.lowlevel.Task | None = None
+        self._asleep = False
+        self._resumed = False
+        self._result: outcome.Outcome[Any] | None = None
+        self._undo: Callable[[], None] | None = _nothing_to_undo
+
+    async def park(self, undo: Callable[[], None] | None = _nothing_to_undo) -> Any:
+        """Wait until somebody calls `wake` or `fail`, and for the agent's slot after that.
+
+        Args:
+          undo: takes the wait out of the queue that it stands in, when the task is cancelled;
+            None for a wait that is not to be cancelled.
+
+        Cancellation: `Cancelled` means that `undo` was called, and that nobody had called `wake`.
+        """
+        task = self._task = trio.lowlevel.current_task()
+        self._undo = undo
+        party = self.party
+        if party is not None:
+            deadline = trio.current_effective_deadline()
+            # -inf: the wait is cancelled already, which ends it at once.
+            self.narrow = deadline < party.deadline and deadline < party.slots.deadline
+            if task.child_nurseries:
+                self.nurseries = party.unknown_nurseries(task)
+            party.pause(self)
+        return await self._sleep()
+
+    async def granted(self) -> None:
+        """Wait for the slot only: what was waited for has happened already."""
+        self._task = trio.lowlevel.current_task()
+        await self._sleep()
+
+    async def _sleep(self) -> Any:
+        if self._resumed:
+            # The lending itself ended the wait: it started the child, or ended the inbox.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            assert self._result is not None
+            return self._result.unwrap()
+        self._asleep = True
+        return await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def known_targets(self) -> Collection[Party] | None:
+        """The agents that could end the wait, as of now; None if anybody could."""
+        targets = self.targets
+        return targets() if callable(targets) else targets
+
+    def wake(self, value: Any = None) -> None:
+        """End the wait with a value: from here on it has happened, whatever is cancelled."""
+        self._end(outcome.Value(value))
+
+    def fail(self, error: BaseException) -> None:
+        """End the wait with an exception, which must be an object of its own for each wait."""
+        self._end(outcome.Error(error))
+
+    def withdraw(self, error: BaseException) -> None:
+        """Take the wait out of its queue, and end it with an exception."""
+        if self._undo is not None:
+            self._undo()
+        self.fail(error)
+
+    @property
+    def can_be_withdrawn(self) -> bool:
+        return self._undo is not None
+
+    def _end(self, result: outcome.Outcome[Any]) -> None:
+        self.done = True
+        self._result = result
+        if self.party is None:
+            self.resume()
+        else:
+            self.party.woken(self)
+
+    def resume(self) -> None:
+        """Put the task back into trio's run queue."""
+        self._resumed = True
+        if self._asleep:
+            assert self._task is not None
+            assert self._result is not None
+            trio.lowlevel.reschedule(self._task, self._result)
+
+    def _abort(self, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+        # Trio asks once per wait, so that afterwards the slots have to watch for the agent's end.
+        self.asked_to_cancel = True
+        party = self.party
+        if self.done:
+            assert party is not None
+            party.slots.strand(party)
+            return trio.lowlevel.Abort.FAILED
+        if self._undo is None:
+            return trio.lowlevel.Abort.FAILED
+        self._undo()
+        self.done = True
+        if party is None:
+            return trio.lowlevel.Abort.SUCCEEDED
+        self._result = outcome.capture(raise_cancel)
+        party.woken(self)
+        return trio.lowlevel.Abort.FAILED
+
+
+
+
+class Party:
+    """The half of an agent that waits and holds a slot.
+
+    Invariants:
+      active counts the known tasks that run;  ready holds tasks that were woken and wait for the
+      slot;  ready implies active == 0 and not holds;  idle implies not holds.
+    """
+
+    __slots__ = ("__weakref__", "active", "deadline", "ended", "holds", "id", "ready", "slots", "unwinding", "waits")
+
+    def __init__(self, party_id: int, slots: Slots, deadline: float) -> None:
+        self.id = party_id
+        self.slots = slots
+        self.deadline = deadline
+        self.active = 0
+        self.holds = False
+        self.unwinding = False
+        self.ended = False
+        self.waits: list[Wait] = []
+        self.ready: list[Wait] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether every known task waits, and none of them was woken: only others can move it."""
+        return not self.active and not self.ready
+
+    def unknown_nurseries(self, task: trio.lowlevel.Task) -> Sequence[trio.Nursery]:
+        """The nurseries that the task opened by itself, so that their tasks are unknown."""
+        raise NotImplementedError
+
+    # -- a task begins to wait, and ends to ------------------------------------------------
+
+    def pause(self, wait: Wait) -> None:
+        """Count a task as waiting; when it was the last one that ran, lend the slot."""
+        slots = self.slots
+        slots.waits_begun += 1
+        wait.number = slots.waits_begun
+        if wait.narrow or wait.nurseries:
+            slots.uncertain += 1
+        self.waits.append(wait)
+        self.active -= 1
+        if not self.active:
+            self.rest(ends_body=not wait.needs_slot)
+
+    def rest(self, *, ends_body: bool) -> None:
+        """Lend the slot: no known task runs any more.
+
+        Args:
+          ends_body: whether a task came to its end, so that nobody has judged yet whether the
+            waits of the others became hopeless by it.
+        """
+        slots = self.slots
+        slots.idle += 1
+        if self.holds:
+            self.holds = False
+            slots.limiter.release_on_behalf_of(self)
+            slots.dispatch()
+        slots.on_rest(self, ends_body)
+
+    def woken(self, wait: Wait) -> None:
+        """Let a task that was woken go on, at once or when the agent has its slot again."""
+        self.waits.remove(wait)
+        if wait.narrow or wait.nurseries:
+            self.slots.uncertain -= 1
+        if self.active:
+            self.active += 1
+            wait.resume()
+            return
+        if not self.ready:
+            self.slots.idle -= 1
+        if not wait.needs_slot or self.is_cancelled():
+            self.active = 1
+            wait.resume()
+            if self.ready:
+                self.release_ready()
+            return
+        self.ready.append(wait)
+        if wait.asked_to_cancel:
+            self.slots.stranded.add(self)
+            self.slots.on_stranded()
+        if len(self.ready) == 1:
+            self.slots.request(self)
+
+    def release_ready(self) -> None:
+        """Let the woken tasks go on, with the slot that was granted or because they need none."""
+        ready, self.ready = self.ready, []
+        self.active += len(ready)
+        for wait in ready:
+            wait.resume()
+
+    def new_task(self) -> Wait | None:
+        """Count one more task that runs.
+
+        Returns:
+          What the task has to wait for first (`Wait.granted`), if the agent has no slot.
+        """
+        if self.active or self.is_cancelled():
+            if self.idle:
+                self.slots.idle -= 1
+            self.active += 1
+            return None
+        wait = Wait(self)
+        wait.done = True
+        wait._result = outcome.Value(None)
+        if not self.ready:
+            self.slots.idle -= 1
+        self.ready.append(wait)
+        if len(self.ready) == 1:
+            self.slots.request(self)
+        return wait
+
+    async def regain(self) -> None:
+        """Wait for the slot, after a task slept in something that is none of our waits.
+
+        The caller is not counted as active; it is afterwards.
+
+        Cancellation: ends the wait if the agent itself is cancelled, and is kept off if not.
+        """
+        wait = self.new_task()
+        if wait is not None:
+            await wait.granted()
+
+    # -- being cancelled ---------------------------------------------------------------------
+
+    def is_cancelled(self) -> bool:
+        """Whether the agent itself is being cancelled, so that it unwinds without a slot.
+
+        Compares the clock: to ask a scope whether it is cancelled would cancel it here and now,
+        when its deadline has passed, and so run code in the middle of our bookkeeping.
+        """
+        if self.unwinding or self.slots.outside_cancelled:
+            return True
+        return self.deadline != inf and trio.current_time() >= self.deadline
+
+    def unwind(self) -> None:
+        """The agent is being cancelled: from here on its tasks need no slot."""
+        self.unwinding = True
+        if self.ready:
+            self.release_ready()
+
+
+class Slots:
+    """The slots of a pool.
+
+    Attributes:
+      on_rest: called when an agent came to rest, with whether a task of it ended by that.
+      on_stranded: called when an agent has to be watched for its own end.
+      idle: how many agents only others can move.
+      uncertain: how many waits a narrower deadline or an unknown task may end.
+      deadline: of the scopes around the pool, on trio's clock.
+      outside_cancelled: whether a scope around the pool was cancelled.
+    """
+
+    def __init__(self, total: int, on_rest: Callable[[Any, bool], None]) -> None:
+        self.limiter = trio.CapacityLimiter(total)
+        self.on_rest = on_rest
+        self.on_stranded: Callable[[], None] = _nothing_to_undo
+        self.idle = 0
+        self.uncertain = 0
+        self.waits_begun = 0
+        self.deadline = inf
+        self.outside_cancelled = False
+        self.stranded: set[Party] = set()
+        self._woken: deque[Party] = deque()
+        self._new: deque[Start] = deque()
+        self._in_a_row = 0
+
+    # -- asking for a slot ---------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an agent may start at once: a slot is free, and nobody waits for one."""
+        return not self._woken and not self._new and self.limiter.available_tokens > 0
+
+    def take(self, party: Party) -> None:
+        """Give a free slot to an agent that starts."""
+        self.limiter.acquire_on_behalf_of_nowait(party)
+        party.holds = True
+        party.active = 1
+
+    def queue(self, start: Start) -> None:
+        """Have an agent started as soon as it is its turn."""
+        self._new.append(start)
+
+    def request(self, party: Party) -> None:
+        """Ask for the slot of an agent that was woken."""
+        self._woken.append(party)
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Hand out what is free."""
+        limiter = self.limiter
+        while (self._woken or self._new) and limiter.available_tokens > 0:
+            if self._woken and (self._in_a_row < WOKEN_IN_A_ROW or not self._new):
+                party = self._woken.popleft()
+                if party.ready and not party.holds:  # else it was let go without a slot meanwhile
+                    self._in_a_row = self._in_a_row + 1 if self._new else 0
+                    limiter.acquire_on_behalf_of_nowait(party)
+                    party.holds = True
+                    self.stranded.discard(party)
+                    party.release_ready()
+            else:
+                start = self._new.popleft()
+                if not start.cancelled:
+                    self._in_a_row = 0
+                    start.begin()
+
+    def give_back(self, party: Party) -> None:
+        """Take the slot of an agent that does not run any more, and hand it on."""
+        self.stranded.discard(party)
+        if party.holds:
+            party.holds = False
+            self.limiter.release_on_behalf_of(party)
+        self.dispatch()
+
+    # -- agents that are cancelled while they wait for their slot -------------------------------
+
+    def strand(self, party: Party) -> None:
+        """Watch over an agent with a task that trio will not ask again whether it can be cancelled."""
+        if not party.ready:
+            return
+        if party.is_cancelled():
+            party.release_ready()
+        else:
+            self.stranded.add(party)
+            self.on_stranded()
+
+    def release_stranded(self) -> None:
+        """Let those go on that are being cancelled themselves by now."""
+        for party in sorted(self.stranded, key=lambda party: party.id):
+            if party.is_cancelled():
+                self.stranded.discard(party)
+                if party.ready:
+                    party.release_ready()
+
+    def outside_scope_cancelled(self) -> None:
+        """A scope around the pool was cancelled: every agent unwinds."""
+        self.outside_cancelled = True
+        self.release_stranded()
+
+    # -- asked -----------------------------------------------------------------------------------
+
+    @property
+    def waiting_to_start(self) -> int:
+        """How many starts wait for a slot."""
+        return sum(not start.cancelled for start in self._new)
+
+    def drop_starts(self) -> list[Start]:
+        """Take out what has not started."""
+        dropped = [start for start in self._new if not start.cancelled]
+        self._new.clear()
+        return dropped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,15 @@ from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool.cli._progress import reason_of, state_of, tell_usage
 from agentpool.cli._tables import COLOURS, money, table
 
+WIDTH_OF_FILES = 120
+
 
 def print_outcomes(outcomes: Sequence[AnyOutcome], duration: float) -> None:
     """Print the table of outcomes with their usage, and the sums below it."""
     from rich.console import Console
     from rich.markup import escape
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH_OF_FILES)
     rows = table("agent", "name", "outcome", "seconds", "tokens", "cost", "result")
     for outcome in outcomes:
         state = state_of(outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,9 @@ import trio
 from agentpool._agent import AgentHandle
 from agentpool._core.budget import Budget
 from agentpool._core.errors import PoolClosedError
+from agentpool._core.events import AgentFinished
 from agentpool._core.manifest import AgentManifest
+from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._events import EventSubscription
 from agentpool._fleet import FleetFile
@@ -52,7 +54,7 @@ class RunReport:
     """How a run went.
 
     Attributes:
-      outcomes: those of the fleet's agents, in the order of their ids.
+      outcomes: those of the fleet's agents and supervisors, in the order of their ids.
       not_started: the names of agents that a signal came before.
       duration: seconds.
     """
@@ -95,12 +97,15 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
             budget=_budget(fleet),
         ) as pool:
             # All that follows is inside the pool, so that no group is put around a SystemExit.
-            handles = await _start_and_watch(pool, starts, view, signals)
-    outcomes = [handle.outcome for handle in handles if handle.outcome is not None]
+            handles, children = await _start_and_watch(pool, starts, view, signals)
+            own = [handle.outcome for handle in handles if handle.outcome is not None]
     not_started = [name for start in starts[len(handles) :] for name in start.names]
     code = signals.exit_code
     if code is None:
-        code = 0 if all(isinstance(outcome, Completed) for outcome in outcomes) else 1
+        code = 0 if all(isinstance(outcome, Completed) for outcome in own) else 1
+    supervisors = {handle.id for handle, start in zip(handles, starts, strict=False) if start.supervises}
+    supervised = [outcome for outcome in children if outcome.parent_id in supervisors]
+    outcomes = sorted([*own, *supervised], key=lambda outcome: outcome.agent_id)
     return RunReport(outcomes, not_started, trio.current_time() - started, code)
 
 
@@ -120,10 +125,23 @@ def _budget(fleet: FleetFile) -> Budget | None:
 
 async def _start_and_watch(
     pool: AgentPool, starts: Sequence[Start], view: View, signals: SignalCounter
-) -> list[AgentHandle[Any]]:
-    """Spawn everything, and wait for its end; the view draws meanwhile."""
+) -> tuple[list[AgentHandle[Any]], Collection[AnyOutcome]]:
+    """Spawn everything, and wait for its end; the view draws meanwhile.
+
+    Returns:
+      The handles of what was spawned here, and the outcomes of what agents spawned, the last one
+      for each name.
+    """
+    children: dict[tuple[AgentId, str], AnyOutcome] = {}
+
+    async def show(events: EventSubscription) -> None:
+        async for event in events:
+            view.take(event)
+            if isinstance(event, AgentFinished) and event.parent_id:
+                children[event.parent_id, event.outcome.name] = event.outcome
+
     async with pool.events(max_buffer=EVENTS_KEPT) as events, trio.open_nursery() as nursery:
-        nursery.start_soon(_show, events, view)
+        nursery.start_soon(show, events)
         nursery.start_soon(view.keep_drawing, pool)
 
         def drain() -> None:
@@ -141,7 +159,7 @@ async def _start_and_watch(
         while events.statistics().buffered:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel("the agents have ended")
-    return handles
+    return handles, children.values()
 
 
 async def _start_all(pool: AgentPool, starts: Sequence[Start]) -> list[AgentHandle[Any]]:
@@ -152,11 +170,6 @@ async def _start_all(pool: AgentPool, starts: Sequence[Start]) -> list[AgentHand
     except PoolClosedError:
         pass  # a signal came: the rest is not started
     return handles
-
-
-async def _show(events: EventSubscription, view: View) -> None:
-    async for event in events:
-        view.take(event)
 
 
 # -- at the end ------------------------------------------------------------------

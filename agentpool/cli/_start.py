@@ -13,7 +13,6 @@ from agentpool._core.restart import RestartPolicy
 from agentpool._fleet import FleetAgent, FleetFile, RestartSettings, SupervisorSettings
 from agentpool._pool import AgentPool
 from agentpool._runtime import SpawnConfig
-from agentpool._supervisor import ChildSpec, Supervisor
 from agentpool.abc import Driver
 
 DriverOf = Callable[[AgentManifest], Driver]
@@ -25,6 +24,7 @@ class Start:
 
     Attributes:
       names: the fleet's agents that it starts; several for a supervisor.
+      supervises: whether it is a supervisor, whose children are the fleet's agents.
     """
 
     agent: Callable[..., Any]
@@ -32,6 +32,7 @@ class Start:
     names: Sequence[str]
     timeout: float | None = None
     restart: RestartPolicy | None = None
+    supervises: bool = False
 
     async def spawn_in(self, pool: AgentPool) -> AgentHandle[Any]:
         """Spawn it, waiting for a slot."""
@@ -66,6 +67,8 @@ def _start_alone(agent: FleetAgent, driver_of: DriverOf, timeout: float | None) 
 def _start_supervised(
     settings: SupervisorSettings, agents: Sequence[FleetAgent], driver_of: DriverOf, timeout: float | None
 ) -> Start:
+    from agentpool._supervisor import ChildSpec, Supervisor
+
     children = [
         ChildSpec(
             SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest)),
@@ -77,7 +80,7 @@ def _start_supervised(
     supervisor = Supervisor(
         children, strategy=settings.strategy, max_restarts=settings.max_restarts, within=settings.within
     )
-    return Start(supervisor, settings.name, settings.children)
+    return Start(supervisor, settings.name, settings.children, supervises=True)
 
 
 def _policy(settings: RestartSettings | None) -> RestartPolicy | None:

@@ -20,7 +20,8 @@ def table(*columns: str) -> Table:
 
     made = Table(box=box.SIMPLE, pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in NUMBERS else "left", overflow="fold")
+        right = column in NUMBERS
+        made.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
     return made
 
 

@@ -16,9 +16,10 @@ from agentpool.cli._tables import COLOURS, money, table
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from agentpool._pool import AgentPool
+    from agentpool._pool import AgentPool, WaitingAgent
 
 SECONDS_BETWEEN_FRAMES = 0.25
+WAITS_SHOWN = 5
 
 
 def choose_view(*, quiet: bool) -> View:
@@ -149,7 +150,24 @@ class LiveView:
 
 def pool_figures(pool: AgentPool) -> str:
     """Tell in one line how many agents run, wait and for whom, and how many letters are dead."""
-    return ""
+    now = pool.statistics()
+    waits = [f"{who.name} for {_names(who)}" for who in now.waiting[:WAITS_SHOWN]]
+    more = len(now.waiting) - WAITS_SHOWN
+    told = f" ({', '.join(waits)}{f' and {more} more' if more > 0 else ''})" if waits else ""
+    parts = [
+        f"{now.running} of {now.max_concurrent} slots taken",
+        f"{now.lent} lent",
+        f"{now.waiting_to_start} to start",
+        f"{len(now.waiting)} waiting{told}",
+        f"{now.dead_letters} dead letters",
+    ]
+    if now.stuck:
+        parts.append(f"stuck: {', '.join(agent.name for agent in now.stuck)}")
+    return ", ".join(parts)
+
+
+def _names(who: WaitingAgent) -> str:
+    return " and ".join(map(str, who.waits_for)) or "anybody"
 
 
 def _cells(row: AgentRow, now: float) -> Sequence[str]:

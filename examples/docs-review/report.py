@@ -23,7 +23,7 @@ def next_step(request: CompletionRequest) -> Completion:
         return Completion(tool_calls=[ToolCall("receive-1", "receive_message")])
     reviews = [review for message in request.messages for review in _reviews_in(message)]
     if last.name == "write_file":
-        return Completion(f"{last.result.content}: {len(reviews)} files reviewed.")
+        return Completion(f"Wrote report.md: {len(reviews)} files reviewed.")
     if any(_reviews_in(last)):
         return Completion(tool_calls=[ToolCall(f"receive-{len(request.messages)}", "receive_message")])
     # A result without a review is the end: nobody is left who could send one.

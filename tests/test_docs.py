@@ -1,4 +1,4 @@
-"""Every Python example in the README and the documentation runs.
+"""Every Python example in the README and the documentation runs, and prints what it says.
 
 The blocks of one file run in order in one namespace, in an empty directory. A block is left out with
 `<!-- skip: reason -->` on the line above it, and `<!-- needs: module -->` leaves a file's further
@@ -24,6 +24,9 @@ BLOCK = re.compile(
     r"^(?P<mark><!-- (?P<kind>skip|needs): (?P<what>.*?) -->\n+)?```python\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+
+PROMISED = re.compile(r"^ *print\(.*\)  # (.+)$", re.MULTILINE)
+"""What a comment behind a `print` says is what it prints."""
 
 
 class Block(NamedTuple):
@@ -59,6 +62,9 @@ def test_the_examples_of_a_page_run(
         # The empty lines make line numbers in a traceback those of the page.
         source = "\n" * block.line + block.code
         exec(compile(source, str(page), "exec", dont_inherit=True), module.__dict__)
+        printed = capsys.readouterr().out
+        for promised in PROMISED.findall(block.code):
+            assert promised in printed
 
 
 def test_few_examples_are_left_out() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
+from importlib import import_module
 from typing import Any
 
 from agentpool._core.errors import DriverError, MalformedReplyError
 from agentpool._core.messages import CompletionRequest
 from agentpool.drivers._wire import (
     CONNECT_TIMEOUT,
+    LOOPBACK_OPTIONS,
     Events,
     ModelDriver,
     Refusal,
@@ -30,8 +32,22 @@ class StainlessDriver(ModelDriver):
             "base_url": self.base_url,
             "max_retries": 0,  # who retries is a driver around this one, and nobody else
             "timeout": sdk.Timeout(self.timeout, connect=min(CONNECT_TIMEOUT, self.timeout)),
-            "http_client": sdk.DefaultAsyncHttpxClient(**self._http_options()),
+            "http_client": self._http_client(sdk),
         }
+
+    def _http_client(self, sdk: Any) -> Any:
+        """Return the SDK's HTTP client, or a plain one of its kind for what stays on this machine.
+
+        Anthropic's takes proxies from the environment also when it is told not to.
+        """
+        if not self._stays_here():
+            return sdk.DefaultAsyncHttpxClient()
+        plain: Any = next(
+            base for base in sdk.DefaultAsyncHttpxClient.__mro__ if base.__name__ == "AsyncClient"
+        )
+        httpx = import_module(plain.__module__.partition(".")[0])
+        limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)  # those of the SDKs
+        return plain(limits=limits, **LOOPBACK_OPTIONS)
 
     @abstractmethod
     async def _create(self, client: Any, params: Mapping[str, Any], *, stream: bool) -> Any:

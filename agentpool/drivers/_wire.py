@@ -49,6 +49,10 @@ DEFAULT_TIMEOUT = 600.0
 CONNECT_TIMEOUT = 5.0
 """Seconds that opening a connection may take, as in the SDKs."""
 
+LOOPBACK_OPTIONS: Mapping[str, bool] = {"trust_env": False, "follow_redirects": False}
+"""Options for the HTTP client of what has to stay on this machine: a proxy that the environment
+names, or a redirect, could lead away from a loopback address."""
+
 _CLOSE_GRACE = 2.0  # seconds that closing connections may take when the caller is being cancelled
 
 
@@ -531,13 +535,6 @@ class ModelDriver(Driver):
                     self._sdk = await run_blocking(import_module, self.package)
                     self._client = self._make_client(self._sdk)
         return self._client
-
-    def _http_options(self) -> dict[str, Any]:
-        """Options for the SDK's HTTP client that keep on this machine what has to stay there.
-
-        A proxy named in the environment, or a redirect, could lead away from a loopback address.
-        """
-        return {"trust_env": False, "follow_redirects": False} if self._stays_here() else {}
 
     # -- calls
 

@@ -24,6 +24,7 @@ from agentpool._core.usage import TokenUsage
 from agentpool.drivers._wire import (
     CONNECT_TIMEOUT,
     DEFAULT_TIMEOUT,
+    LOOPBACK_OPTIONS,
     Answer,
     Events,
     ModelDriver,
@@ -105,7 +106,7 @@ class OllamaDriver(ModelDriver):
             timeout=httpx.Timeout(self.timeout, connect=min(CONNECT_TIMEOUT, self.timeout)),
             limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100),
             headers={"authorization": f"Bearer {key}"} if key else None,
-            **self._http_options(),
+            **(LOOPBACK_OPTIONS if self._stays_here() else {}),
         )
 
     async def list_models(self) -> tuple[str, ...]:
@@ -147,8 +148,9 @@ class OllamaDriver(ModelDriver):
         return params
 
     async def _complete(self, client: Any, request: CompletionRequest) -> Completion:
-        reply = await client.chat(**self._params(request))
-        with reading("the answer"):
+        params = self._params(request)
+        with reading("the answer"):  # the SDK reads it itself
+            reply = await client.chat(**params)
             stop = _stop(reply)
             if stop is None:
                 raise ValueError("it is not marked as done")

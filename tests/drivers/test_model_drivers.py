@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -34,6 +35,10 @@ from agentpool._core.messages import (
     UserMessage,
 )
 from agentpool.abc import Driver
+from agentpool.testing import check_driver
+
+for package in ("openai", "anthropic", "ollama"):
+    pytest.importorskip(package, reason="the extras are not installed")
 
 LOOK = ToolDefinition(
     "look",
@@ -74,6 +79,11 @@ async def test_a_driver_is_a_driver(make: Make, aimock: Aimock) -> None:
     async with make(aimock.url) as driver:
         assert isinstance(driver, Driver)
         assert driver.privacy is PrivacyTier.SOVEREIGN
+
+
+async def test_it_passes_the_conformance_kit(make: Make, aimock: Aimock) -> None:
+    async with AsyncExitStack() as stack:
+        await check_driver(lambda: stack.enter_async_context(make(aimock.url)))
 
 
 async def test_it_answers(make: Make, aimock: Aimock) -> None:

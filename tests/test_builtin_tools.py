@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
+import itertools
 import math
 import os
 import stat
@@ -15,6 +17,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentpool import ScriptedDriver, SpawnConfig, open_agent_pool
 from agentpool._core.capability import (
     FileReadCapability,
     FileWriteCapability,
@@ -30,7 +33,14 @@ from agentpool._core.errors import (
     UnknownAgentError,
 )
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import AgentMessage, ToolCall, ToolResult
+from agentpool._core.messages import (
+    AgentMessage,
+    Completion,
+    CompletionRequest,
+    ToolCall,
+    ToolMessage,
+    ToolResult,
+)
 from agentpool._core.outcomes import Aborted, AgentResult, Completed, Failed
 from agentpool._core.usage import NO_USAGE
 from agentpool.memory import InMemory
@@ -85,8 +95,10 @@ class FakeContext:
             raise message
         return message  # type: ignore[no-any-return]
 
-    def find_agent(self, name: str) -> int | None:
-        return self.known.get(name)
+    def find(self, name: str) -> int:
+        if name not in self.known:
+            raise UnknownAgentError(0, f"no live agent is called {name!r}")
+        return self.known[name]
 
     async def spawn(self, agent: Any, /, *args: Any, name: str | None = None, **options: Any) -> Any:
         if self.handle is None:
@@ -649,7 +661,7 @@ async def test_messages_are_sent_by_id_or_name() -> None:
     assert await text(registry, "send_message", ctx, to="4", content="b") == "sent to agent 4"
     assert await text(registry, "send_message", ctx, to="editor", content="c") == "sent to agent 1"
     assert ctx.sent == [(3, "a"), (4, "b"), (1, "c")]
-    assert "no live agent named 'nobody'" in await refusal(
+    assert "no live agent is called 'nobody'" in await refusal(
         registry, "send_message", ctx, to="nobody", content=""
     )
     assert await refusal(registry, "send_message", ctx, to=99, content="") == "there is no live agent 99"
@@ -762,3 +774,63 @@ async def test_a_manifests_own_tools_stand_beside_the_built_in_ones(tmp_path: Pa
     clash = attrs.evolve(manifest, tools=["checks:recall"], capabilities=(MemoryCapability(),))
     with pytest.raises(ManifestError, match=r"tools\[0\]: there are two tools named 'recall'"):
         build_tools(clash)
+
+
+# -- in a pool ----------------------------------------------------------------------
+
+
+async def test_agents_of_a_pool_use_them_all(tmp_path: Path) -> None:
+    (tmp_path / "worker.toml").write_text(
+        """
+        name = "worker"
+        capabilities = [
+            "memory", "messaging", { type = "file_write", allowed_paths = ["out"] },
+            { type = "file_read", allowed_paths = ["out"] },
+        ]
+        [script]
+        steps = [
+            { calls = [{ tool = "write_file", input = { path = "a.md", content = "for {query}" } }] },
+            { calls = [{ tool = "read_file", input = { path = "a.md" }, save_as = "text" },
+                       { tool = "read_file", input = { path = "../worker.toml" } },
+                       { tool = "spawn_agent", input = { query = "x" } }] },
+            { calls = [{ tool = "send_message", input = { to = "boss", content = "{text}" } },
+                       { tool = "remember", input = { content = "wrote {text}" } }] },
+            { text = "{results[1]}|{results[2]}|{results[3]}" },
+        ]
+        """
+    )
+    manifest = AgentManifest.load(tmp_path / "worker.toml")
+    memory = InMemory()
+
+    async def boss(ctx: Any) -> Any:
+        return (await ctx.receive()).content
+
+    async with open_agent_pool(
+        ScriptedDriver.for_manifest(manifest), max_concurrent=2, memory=memory
+    ) as pool:
+        reader = await pool.spawn(boss, name="boss")
+        worker = await pool.spawn(SpawnConfig(manifest, "you"))
+        assert await reader.result() == "for you"
+        said = (await worker.result()).text
+    read, refused, unknown = said.split("|")
+    assert read == "for you"
+    assert refused == "'../worker.toml' is outside of what this agent may reach, which is: out"
+    assert unknown.startswith("there is no tool 'spawn_agent'; the tools are: read_file")
+    assert [fragment.content for fragment in await memory.recall("wrote")] == ["wrote for you"]
+
+
+async def test_an_agent_asks_children_of_its_own_kind_down_to_its_depth() -> None:
+    def reply(request: CompletionRequest) -> Completion | str:
+        last = request.messages[-1]
+        if isinstance(last, ToolMessage):
+            return f"[{last.result.content}]"
+        if any(definition.name == "spawn_agent" for definition in request.tools):
+            return Completion(tool_calls=[ToolCall("1", "spawn_agent", {"query": "deeper"})])
+        return "bottom"
+
+    manifest = AgentManifest(name="m", capabilities=[SpawnCapability(3)])
+    build = functools.partial(build_tools, make_agent=SpawnConfig)
+    driver = ScriptedDriver(itertools.repeat(reply))
+    async with open_agent_pool(driver, max_concurrent=1, tool_builder=build) as pool:
+        handle = await pool.spawn(SpawnConfig(manifest, "go"))
+        assert (await handle.result()).text == "[[[bottom]]]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, overload
 
 import attrs
@@ -325,6 +325,3 @@ class _Results(Sequence[str]):
                 f"the result {index} is in no message any more; the context window was too small"
             )
         return self._found[index]
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[n] for n in range(self._count))

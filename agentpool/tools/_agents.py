@@ -14,7 +14,7 @@ from agentpool._core.capability import MemoryCapability, MessagingCapability, Sp
 from agentpool._core.errors import AgentPoolError, ToolError
 from agentpool._core.loop import perceived
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import AgentId, ToolResult
+from agentpool._core.messages import ToolResult
 from agentpool._core.outcomes import Aborted, AgentOutcome, AgentResult, Completed, Failed
 from agentpool.abc import Memory, ToolContext
 from agentpool.tools._function import tool
@@ -27,8 +27,6 @@ def _told_to_the_model() -> Iterator[None]:
     """Give the model the words of what a pool refuses, without the name of the exception's class."""
     try:
         yield
-    except ToolError:
-        raise
     except AgentPoolError as error:
         raise ToolError(str(error)) from error
 
@@ -79,20 +77,11 @@ async def send_message(ctx: ToolContext, to: int | str, content: str) -> str:
       to: the id of the agent, or its name.
       content: what to tell it.
     """
-    agent_id = _agent_id(ctx, to)
     with _told_to_the_model():
+        is_id = isinstance(to, int) or to.isdecimal()
+        agent_id = int(to) if is_id else ctx.find(str(to))
         await ctx.send(agent_id, content)
     return f"sent to agent {agent_id}"
-
-
-def _agent_id(ctx: ToolContext, to: int | str) -> AgentId:
-    if isinstance(to, int) or to.isdecimal():
-        return int(to)
-    find: Callable[[str], AgentId] | None = getattr(ctx, "find", None)
-    if find is None:
-        raise ToolError("agents have no names here; give an agent's id")
-    with _told_to_the_model():
-        return find(to)
 
 
 # It waits for others, however long they take: the loop's limit for a tool is not meant for it.

@@ -325,7 +325,7 @@ def _callables(fn: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
 
 
 def _signature(fn: Callable[..., Any]) -> inspect.Signature:
-    if sys.version_info >= (3, 14):
+    if sys.version_info >= (3, 14):  # pragma: no cover
         import annotationlib
 
         return inspect.signature(fn, annotation_format=annotationlib.Format.FORWARDREF)

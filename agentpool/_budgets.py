@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 import attrs
@@ -57,19 +58,10 @@ class ReservationWhenRoom:
     async def __aenter__(self) -> Reservation:
         # The checkpoint comes first: nothing may raise `Cancelled` once something is reserved.
         await trio.lowlevel.checkpoint()
-        task = trio.lowlevel.current_task()
-
-        def decided(decision: Reservation | BudgetExceededError) -> None:
-            result: outcome.Outcome[Reservation] = (
-                outcome.Error(decision)
-                if isinstance(decision, BudgetExceededError)
-                else outcome.Value(decision)
-            )
-            trio.lowlevel.reschedule(task, result)
-
+        decided = waking(trio.lowlevel.current_task())
         claim = self._budget.claim(decided, tokens=self._tokens, cost_usd=self._cost_usd, calls=self._calls)
         if isinstance(claim, Claim):
-            self._reservation = await _decision_on(claim)
+            self._reservation = await decision_on(claim)
         else:
             self._reservation = claim
         return self._reservation
@@ -81,7 +73,24 @@ class ReservationWhenRoom:
         self._reservation.release()
 
 
-async def _decision_on(claim: Claim) -> Reservation:
+def waking(task: trio.lowlevel.Task) -> Callable[[Reservation | BudgetExceededError], None]:
+    """Return what a claim is to call when it is decided, so that `task` goes on after `decision_on`."""
+
+    def decided(decision: Reservation | BudgetExceededError) -> None:
+        result: outcome.Outcome[Reservation] = (
+            outcome.Error(decision) if isinstance(decision, BudgetExceededError) else outcome.Value(decision)
+        )
+        trio.lowlevel.reschedule(task, result)
+
+    return decided
+
+
+async def decision_on(claim: Claim) -> Reservation:
+    """Wait until a claim is decided; it was made with `waking` of the calling task, just before.
+
+    Checkpoint: always. Cancellation: nothing stays reserved.
+    """
+
     def withdraw(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
         claim.withdraw()
         return trio.lowlevel.Abort.SUCCEEDED

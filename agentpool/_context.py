@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from agentpool._agent import AgentNursery, AgentRecord, open_known_nursery
+from agentpool._agent import AgentNursery, AgentRecord, PoolState, open_known_nursery
 from agentpool._core.budget import Budget
 from agentpool._core.errors import PoolLimitError
 from agentpool._core.messages import AgentId, AgentMessage
@@ -36,6 +35,26 @@ class Subscription:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _InFlight:
+    """A call that is under way; by hand, since `contextlib.contextmanager` takes three times as long."""
+
+    __slots__ = ("_kind", "_state")
+
+    def __init__(self, state: PoolState, kind: str) -> None:
+        self._state = state
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        state, kind = self._state, self._kind
+        count, limit = getattr(state, kind), getattr(state.limits, kind)
+        if count >= limit:
+            raise PoolLimitError(kind, limit)
+        setattr(state, kind, count + 1)
+
+    def __exit__(self, *_: object) -> None:
+        setattr(self._state, self._kind, getattr(self._state, self._kind) - 1)
 
 
 class AgentContext(Scope):
@@ -120,22 +139,13 @@ class AgentContext(Scope):
         self._agent.usage += usage
         self._state.usage += usage
 
-    @contextmanager
-    def in_flight(self, kind: Literal["tool_calls", "model_calls"]) -> Iterator[None]:
+    def in_flight(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:
         """Count a tool or model call for as long as the block runs.
 
-        Raises:
-          PoolLimitError: if as many are in flight in the pool as `PoolLimits` allows.
+        Entering the block raises `PoolLimitError` if as many are in flight in the pool as
+        `PoolLimits` allows.
         """
-        state = self._state
-        count, limit = getattr(state, kind), getattr(state.limits, kind)
-        if count >= limit:
-            raise PoolLimitError(kind, limit)
-        setattr(state, kind, count + 1)
-        try:
-            yield
-        finally:
-            setattr(state, kind, getattr(state, kind) - 1)
+        return _InFlight(self._state, kind)
 
     # -- inbox ---------------------------------------------------------------------------------------
 

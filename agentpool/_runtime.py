@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Generic, assert_never
 
 import attrs
 import trio
 from attrs.validators import ge, instance_of
 
 from agentpool import abc
-from agentpool._budgets import reserve_when_room
-from agentpool._core.budget import Budget
+from agentpool._budgets import decision_on, waking
+from agentpool._core.budget import Budget, Reservation
 from agentpool._core.errors import (
     BudgetExceededError,
     DriverUnavailableError,
@@ -129,8 +129,7 @@ class SpawnConfig(Generic[T]):
             context_window=getattr(driver, "context_window", None),
             output=self._output(),
         )
-        run = _Run(ctx, driver, ctx.budget, registry)
-        return await run.to_its_end(state, effect)
+        return await _Run.of(ctx, driver, registry).to_its_end(state, effect)
 
     def _output(self) -> OutputSpec | None:
         if self.output_type is None or self.output_type is str:
@@ -170,32 +169,51 @@ def _is_fatal(error: Exception) -> bool:
 class _Run:
     """One run of the loop.
 
-    Time limits: every call runs under `_scope`, whose deadline is moved. That costs a third of
-    a scope for each call. If it fires, the call is dropped, the limit becomes its observation, and
-    a fresh scope takes over. Between calls the deadline is infinite.
+    Time limits: every call runs under `_scope`, whose deadline is moved from call to call. That
+    costs a third of a scope for each call. If it fires, the call is dropped, the limit becomes its
+    observation, and a fresh scope takes over. Whatever else may take long lifts the limit first.
     """
 
     _ctx: AgentContext
     _driver: abc.Driver
     _budget: Budget | None
     _registry: ToolRegistry | None
+    _streams: bool
+    _estimate_cost: Callable[[TokenUsage], float | None]
+    _on_decided: Callable[[Reservation | BudgetExceededError], None]
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _announced: tuple[str, int] | None = None
+
+    @classmethod
+    def of(cls, ctx: AgentContext, driver: abc.Driver, registry: ToolRegistry | None) -> _Run:
+        stream = getattr(type(driver), "stream", None)
+        return cls(
+            ctx,
+            driver,
+            ctx.budget,
+            registry,
+            # Only a stream of its own shows more than `complete` does.
+            stream is not None and stream is not abc.Driver.stream,
+            getattr(driver, "estimate_cost", _free),
+            waking(trio.lowlevel.current_task()),
+        )
 
     async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
         while not isinstance(effect, Finish | Halt):
             with trio.CancelScope() as self._scope:
                 while True:
-                    await self._announce(state)
+                    if self._ctx.observed:
+                        await self._announce(state)
                     observation = await self._perform(state, effect)
                     state, effect = advance(state, observation)
-                    # The limit may have passed between the end of the call and here: then the next
-                    # checkpoint under this scope would be cancelled for nothing.
-                    if isinstance(effect, Finish | Halt) or self._scope.cancel_called:
+                    # The limit may have passed, though the call came to its end: then the next
+                    # one would be cancelled for nothing.
+                    if self._scope.cancel_called or isinstance(effect, Finish | Halt):
                         break
             if self._scope.cancelled_caught:
                 state, effect = advance(state, self._out_of_time(effect))
-        await self._announce(state)
+        if self._ctx.observed:
+            await self._announce(state)
         if isinstance(effect, Finish):
             return effect.result
         try:
@@ -204,25 +222,31 @@ class _Run:
             del effect  # the error's traceback holds this frame
 
     async def _announce(self, state: LoopState) -> None:
-        if self._ctx.observed:
-            where = (state.phase, state.iteration)
-            if where != self._announced:
-                self._announced = where
-                self._ctx.emit(PhaseChanged, *where)
-            await self._ctx.wait_for_subscribers()
+        where = (state.phase, state.iteration)
+        if where != self._announced:
+            self._announced = where
+            self._ctx.emit(PhaseChanged, *where)
+        self._lift_limit()
+        await self._ctx.wait_for_subscribers()
 
-    async def _perform(self, state: LoopState, effect: Effect) -> Observation:
+    def _perform(self, state: LoopState, effect: Effect) -> Coroutine[Any, Any, Observation]:
         match effect:
-            case Recall():
-                return await self._perceive(effect)
             case Reason():
-                return await self._reason(state, effect)
+                return self._reason(state, effect)
             case Act():
-                return await self._act(effect)
+                return self._act(effect)
+            case Recall():
+                return self._perceive(effect)
             case Remember():
-                return await self._remember(effect)
-            case _:  # pragma: no cover - the loop ends with Finish and Halt
+                return self._remember(effect)
+            case Finish() | Halt():  # pragma: no cover - the loop has ended
                 raise AssertionError(effect)
+            case _:  # pragma: no cover
+                assert_never(effect)
+
+    def _lift_limit(self) -> None:
+        if self._scope.deadline != math.inf:
+            self._scope.deadline = math.inf
 
     def _out_of_time(self, effect: Effect) -> Observation:
         if isinstance(effect, Reason):
@@ -231,31 +255,26 @@ class _Run:
             )
         assert isinstance(effect, Act)
         (call,) = effect.calls
-        result = self._too_slow(call)
-        self._ctx.emit(ToolFinished, call, result, self._limit_of(call))
-        return Acted((result,))
+        return Acted((self._too_slow(call),))
 
     # -- perceive and remember --------------------------------------------------
 
     async def _perceive(self, effect: Recall) -> Recalled:
         await trio.lowlevel.checkpoint_if_cancelled()
-        fragments: Sequence[abc.MemoryFragment] = ()
+        fragments: tuple[abc.MemoryFragment, ...] = ()
         if effect.query and self._ctx.memory is not None:
-            fragments = await self._ctx.memory.recall(effect.query)
+            self._lift_limit()
+            fragments = tuple(await self._ctx.memory.recall(effect.query))
         # Nothing may wait from here to `advance`: a message that was taken would be lost.
-        return Recalled(tuple(fragments), self._arrived())
-
-    def _arrived(self) -> tuple[AgentMessage, ...]:
         messages: list[AgentMessage] = []
-        while True:
-            try:
-                messages.append(self._ctx.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel):
-                return tuple(messages)
+        while self._ctx.inbox.fill:
+            messages.append(self._ctx.receive_nowait())
+        return Recalled(fragments, messages)
 
     async def _remember(self, effect: Remember) -> Remembered:
         ctx = self._ctx
         if ctx.memory is not None:
+            self._lift_limit()
             await ctx.memory.remember(effect.text, source="conversation", agent_id=ctx.id)
         return Remembered()
 
@@ -263,7 +282,14 @@ class _Run:
 
     async def _reason(self, state: LoopState, effect: Reason) -> Observation:
         try:
-            return Replied(await self._within_budget(effect))
+            if self._budget is None:
+                return Replied(await self._complete(effect.request))
+            # A call that failed or was cancelled used nothing, as far as is known: it is released.
+            with await self._reserve(self._budget, effect) as reservation:
+                completion = await self._complete(effect.request)
+                usage = completion.usage
+                reservation.settle(tokens=usage.total_tokens, cost_usd=usage.cost_usd)
+            return Replied(completion)
         except BudgetExceededError as error:
             error.usage, error.transcript = state.usage, state.transcript
             self._ctx.emit(BudgetWarned, str(error))
@@ -273,34 +299,24 @@ class _Run:
                 raise
             return DriverFailed(error)
 
-    async def _within_budget(self, effect: Reason) -> Completion:
-        request, budget = effect.request, self._budget
-        if budget is None:
-            return await self._complete(request)
-        worst = TokenUsage(effect.input_tokens, request.max_tokens)
-        cost = self._cost_of(worst)
-        # A call that failed or was cancelled used nothing, as far as is known: it is released.
-        async with reserve_when_room(budget, tokens=worst.total_tokens, cost_usd=cost) as reservation:
-            completion = await self._complete(request)
-            usage = completion.usage
-            reservation.settle(tokens=usage.total_tokens, cost_usd=usage.cost_usd)
-        return completion
-
-    def _cost_of(self, usage: TokenUsage) -> float | None:
-        estimate: Callable[[TokenUsage], float | None] | None = getattr(self._driver, "estimate_cost", None)
-        return 0.0 if estimate is None else estimate(usage)
+    async def _reserve(self, budget: Budget, effect: Reason) -> Reservation:
+        """Set the worst case aside. A checkpoint only if it waits: the call is one anyway."""
+        worst = TokenUsage(effect.input_tokens, effect.request.max_tokens)
+        claim = budget.claim(self._on_decided, tokens=worst.total_tokens, cost_usd=self._estimate_cost(worst))
+        if isinstance(claim, Reservation):
+            return claim
+        self._lift_limit()
+        return await decision_on(claim)
 
     async def _complete(self, request: CompletionRequest) -> Completion:
-        ctx, scope = self._ctx, self._scope
+        ctx = self._ctx
         started = trio.current_time()
-        scope.deadline = started + MODEL_SECONDS
-        try:
-            if ctx.observed and _streams(self._driver):
+        self._scope.deadline = started + MODEL_SECONDS
+        with ctx.in_flight("model_calls"):
+            if self._streams and ctx.observed:
                 completion = await self._stream(request)
             else:
                 completion = await self._driver.complete(request)
-        finally:
-            scope.deadline = math.inf
         completion = self._priced(completion)
         ctx.add_usage(completion.usage)
         if ctx.observed:
@@ -326,7 +342,7 @@ class _Run:
         usage = completion.usage
         if usage.cost_usd:
             return completion
-        cost = self._cost_of(usage)
+        cost = self._estimate_cost(usage)
         if not cost:
             return completion
         return attrs.evolve(completion, usage=attrs.evolve(usage, cost_usd=cost))
@@ -338,29 +354,25 @@ class _Run:
             self._ctx.emit(GuardWarned, effect.warning)
         calls = effect.calls
         if len(calls) > 1:
+            self._lift_limit()
             return await self._act_side_by_side(calls)
         (call,) = calls
-        scope = self._scope
-        scope.deadline = trio.current_time() + self._limit_of(call)
-        try:
-            return Acted((await self._call(call),))
-        finally:
-            scope.deadline = math.inf
+        self._scope.deadline = trio.current_time() + self._limit_of(call)
+        return Acted((await self._call(call),))
 
     async def _act_side_by_side(self, calls: Sequence[ToolCall]) -> Acted:
-        results: list[ToolResult | None] = [None] * len(calls)
+        results: list[ToolResult] = [_NOT_RUN] * len(calls)
 
         async def run(index: int, call: ToolCall) -> None:
             with trio.move_on_after(self._limit_of(call)) as scope:
                 results[index] = await self._call(call)
             if scope.cancelled_caught:
                 results[index] = self._too_slow(call)
-                self._ctx.emit(ToolFinished, call, results[index], self._limit_of(call))
 
         async with self._ctx.open_nursery() as nursery:
             for index, call in enumerate(calls):
                 nursery.start_soon(run, index, call)
-        return Acted(tuple([result for result in results if result is not None]))
+        return Acted(tuple(results))
 
     async def _call(self, call: ToolCall) -> ToolResult:
         """Run one call; what goes wrong in it is its result."""
@@ -374,10 +386,11 @@ class _Run:
         return result
 
     async def _contained(self, call: ToolCall) -> ToolResult:
-        if self._registry is None:
-            return ToolResult(f"there is no tool {call.name!r}; this agent has no tools", is_error=True)
         try:
-            return await self._registry.call(self._ctx, call)
+            if self._registry is None:
+                raise ToolError(f"there is no tool {call.name!r}; this agent has no tools")
+            with self._ctx.in_flight("tool_calls"):
+                return await self._registry.call(self._ctx, call)
         except Exception as error:
             if _is_fatal(error):
                 raise
@@ -391,12 +404,14 @@ class _Run:
         return TOOL_SECONDS if tool is None or tool.timeout is None else tool.timeout
 
     def _too_slow(self, call: ToolCall) -> ToolResult:
-        return ToolResult(
-            f"{call.name} did not end within {self._limit_of(call):g} s and was stopped.", is_error=True
-        )
+        limit = self._limit_of(call)
+        result = ToolResult(f"{call.name} did not end within {limit:g} s and was stopped.", is_error=True)
+        self._ctx.emit(ToolFinished, call, result, limit)
+        return result
 
 
-def _streams(driver: abc.Driver) -> bool:
-    """Whether a driver has a stream of its own, which shows more than its `complete` does."""
-    stream = getattr(type(driver), "stream", None)
-    return stream is not None and stream is not abc.Driver.stream
+_NOT_RUN = ToolResult("Not run.", is_error=True)
+
+
+def _free(usage: TokenUsage) -> float:
+    return 0.0

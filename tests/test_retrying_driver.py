@@ -151,7 +151,7 @@ async def test_the_deadline_ends_an_attempt_and_tells_the_last_error(
     driver = RetryingDriver(Faulty(first, takes=6), deadline=10, base=0)
     start = trio.current_time()
     with pytest.raises(
-        DriverUnavailableError, match="within 10 seconds, after 1 failed attempt; .*busy"
+        DriverUnavailableError, match=r"within 10 seconds, after 1 failed attempt; .*busy"
     ) as e:
         await driver.complete(REQUEST)
     assert trio.current_time() - start == 10

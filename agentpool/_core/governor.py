@@ -33,7 +33,7 @@ _FIRST_CUT = 0.9  # of the accepted rate, at the first refusal after a success
 _NEXT_CUT = 0.5  # at further ones without a success between
 _GROWTH = 0.005  # of the ceiling, or of the rate after the last cut, per second of full load;
 _GROWTH_DOUBLES = 20.0  # twice that after so many seconds without a cut, three times after twice ...
-_SLOWEST = 1 / 60  # requests per second
+_SLOWEST = 0.5  # requests per second: what is slower is left to the pauses
 _ROUNDING = 1e-6  # a bucket that lacks less than this is full enough; clocks are floats
 
 
@@ -147,13 +147,13 @@ class _Bucket:
         self.level = min(self.level, 0.0)
         self.updated = max(self.updated, time)
 
-    def seconds_until(self, amount: float, now: float) -> float:
+    def ready_at(self, amount: float, now: float) -> float:
         """Return when so much can be taken; what is more than a full bucket waits for a full one."""
         if self.rate == math.inf:
-            return 0.0
+            return now
         self.refill(now)
         lacking = min(amount, self.capacity) - self.level
-        return lacking / self.rate if lacking > _ROUNDING else 0.0
+        return self.updated + lacking / self.rate if lacking > _ROUNDING else now
 
     def take(self, amount: float) -> None:
         if self.rate < math.inf:
@@ -174,13 +174,21 @@ class _AcceptedRate:
 
     def advance(self, now: float, open_since: float) -> None:
         elapsed = max(0.0, now - max(self.updated, open_since))
-        fading = 0.5 ** (elapsed / _HALF_LIFE)
+        fading = _fading(elapsed)
         self.accepted *= fading
         self.seconds = self.seconds * fading + elapsed
         self.updated = max(self.updated, now)
 
+    def take_back(self, age: float) -> None:
+        """Count a request out again that was counted so many seconds ago."""
+        self.accepted -= _fading(age)
+
     def per_second(self) -> float:
         return max(0.0, self.accepted) / max(_LEAST_SPAN, self.seconds)
+
+
+def _fading(seconds: float) -> float:
+    return float(0.5 ** (seconds / _HALF_LIFE))
 
 
 class Governor:
@@ -269,8 +277,8 @@ class Governor:
         if call is None or self._in_flight >= self._most_in_flight or self._probe is not None:
             return math.inf
         return max(
-            now + self._requests.seconds_until(1, now),
-            now + self._tokens.seconds_until(call.tokens, now),
+            self._requests.ready_at(1, now),
+            self._tokens.ready_at(call.tokens, now),
             self._gate,
         )
 
@@ -325,7 +333,7 @@ class Governor:
         self._close_circuit()
         self._tokens.give_back(call.tokens)
         self._accepted.advance(now, self._gate)
-        self._accepted.accepted -= 1
+        self._accepted.take_back(now - call.started_at)
         self._slow_down(call, now)
         pause = self._backoff() if retry_after is None else retry_after
         self._gate = max(self._gate, now + pause)

@@ -1,0 +1,281 @@
+"""A driver that keeps many agents within one provider's quota."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import attrs
+import trio
+
+from agentpool._core.errors import (
+    DriverError,
+    DriverUnavailableError,
+    OverloadedError,
+    RateLimitedError,
+)
+from agentpool._core.governor import GovernedCall, Governor, GovernorPolicy, GovernorStatistics
+from agentpool._core.messages import (
+    AssistantMessage,
+    ChatMessage,
+    Completion,
+    CompletionRequest,
+    StreamPart,
+    ToolMessage,
+    UserMessage,
+)
+from agentpool._core.usage import NO_USAGE
+from agentpool._current import current_agent
+from agentpool.abc import Driver
+from agentpool.drivers._around import DriverAround, open_stream
+
+_CHARACTERS_PER_TOKEN = 4  # of English prose; code and other languages have fewer
+
+
+_POLICY = GovernorPolicy()
+
+
+def worst_case_tokens(request: CompletionRequest) -> int:
+    """Estimate what a request counts against a quota: its text, and the longest answer."""
+    characters = len(request.system) + sum(_length(message) for message in request.messages)
+    return characters // _CHARACTERS_PER_TOKEN + request.max_tokens
+
+
+def _length(message: ChatMessage) -> int:
+    match message:
+        case UserMessage(content=content):
+            return len(content)
+        case ToolMessage(result=result):
+            return len(result.content)
+        case AssistantMessage(text=text, tool_calls=calls):
+            return len(text) + sum(len(call.name) + len(str(call.input)) for call in calls)
+
+
+def rank_of_calling_agent() -> int:
+    """Return the id of the root agent that the calling task works for; older agents have lower ids."""
+    agent = current_agent()
+    return 0 if agent is None else agent.root_id
+
+
+class GovernedDriver(DriverAround):
+    """Starts the calls of all agents so that one provider's quota is used, and not passed.
+
+    Make one for each provider and key, and share it: quotas hold for a key, not for an agent.
+    `share` puts the same governor around another model of the same key.
+
+    Calls wait here for requests and tokens per minute and for calls in flight. When the provider
+    refuses one (429, 529), all pause together for as long as it says, the rate goes down to a part
+    of what was accepted lately, and comes up again step by step; the refused call goes back to its
+    place in the queue. After several failures in a row (unavailable) the circuit opens: calls are
+    refused at once, until one of them probes the provider again.
+
+    Calls of older root agents come first, so that what was begun is finished; no call is overtaken
+    by one that came more than `GovernorPolicy.aging` seconds later.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        max_in_flight: int | None = None,
+        policy: GovernorPolicy = _POLICY,
+        count_tokens: Callable[[CompletionRequest], int] = worst_case_tokens,
+        rank: Callable[[], int] = rank_of_calling_agent,
+    ) -> None:
+        """Put a governor around a driver.
+
+        Args:
+          driver: makes the calls. A `RetryingDriver` belongs around this one, not inside.
+          requests_per_minute: the quota; None if it is not known, then it is found.
+          tokens_per_minute: the quota; None for none.
+          max_in_flight: how many calls may be under way at once; None for no limit.
+          policy: how to react to refusals and failures, and who comes first.
+          count_tokens: estimates what a request counts against the quota; the real usage puts it
+            right afterwards.
+          rank: called by each call; lower ranks come first among those that came at about the
+            same time. By default the root agent's id.
+
+        Raises:
+          ValueError: if a limit is not above zero.
+        """
+        super().__init__(driver)
+        self._line = _Line(
+            lambda now: Governor(
+                now=now,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                max_in_flight=max_in_flight,
+                policy=policy,
+            )
+        )
+        self._count_tokens = count_tokens if tokens_per_minute is not None else _no_tokens
+        self._rank = rank
+
+    def share(self, driver: Driver) -> GovernedDriver:
+        """Return another driver under the same governor: another model of the same provider and key."""
+        return self._put_around(driver)
+
+    def statistics(self) -> GovernorStatistics:
+        """Return a snapshot; call it inside `trio.run`."""
+        return self._line.governor.statistics(trio.current_time())
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """Wait for the quota, then ask the driver inside.
+
+        Raises:
+          DriverUnavailableError: at once while the circuit is open; or from the driver inside.
+          DriverError: what the driver inside raises; 429 and 529 after several tries only.
+
+        Checkpoint: as the driver inside. Cancellation: leaves the queue, or ends the call; the
+          quota of a call that was sent counts as used.
+        """
+        with self._line.call(self._rank(), self._count_tokens(request)) as call:
+            while True:
+                await call.start()
+                try:
+                    completion = await self._driver.complete(request)
+                except DriverError as error:
+                    if not call.failed(error):
+                        raise
+                else:
+                    call.answered(completion)
+                    return completion
+
+    @asynccontextmanager
+    async def stream(self, request: CompletionRequest) -> AsyncIterator[AsyncIterator[StreamPart]]:
+        """Wait for the quota, then ask the driver inside; the call is in flight until its end.
+
+        Raises:
+          DriverError: as `complete`; after the first part, whatever the stream raises.
+        """
+        with self._line.call(self._rank(), self._count_tokens(request)) as call:
+            while True:
+                await call.start()
+                async with AsyncExitStack() as stack:
+                    try:
+                        parts = await open_stream(
+                            stack, self._driver, request, on_error=call.broke, on_part=call.passed
+                        )
+                    except DriverError as error:
+                        if not call.failed(error):
+                            raise
+                    else:
+                        yield parts
+                        return
+
+
+def _no_tokens(request: CompletionRequest) -> int:
+    return 0
+
+
+@attrs.define(eq=False)
+class _Sleeper:
+    """A call that waits, and until when it sleeps if nothing wakes it."""
+
+    until: float
+    event: trio.Event = attrs.field(factory=trio.Event)
+
+
+class _Line:
+    """The governor, and the tasks that wait for it.
+
+    Only the first in line sleeps with a deadline; it is woken when that comes too late, and
+    whoever leaves the first place, by whatever way, wakes the next.
+    """
+
+    def __init__(self, make_governor: Callable[[float], Governor]) -> None:
+        make_governor(0.0)  # for its errors; the real one needs a clock, which the first call has
+        self._make_governor = make_governor
+        self._governor: Governor | None = None
+        self._sleepers: dict[GovernedCall, _Sleeper] = {}
+
+    @property
+    def governor(self) -> Governor:
+        if self._governor is None:
+            self._governor = self._make_governor(trio.current_time())
+        return self._governor
+
+    def call(self, rank: int, tokens: int) -> _CallInLine:
+        return _CallInLine(self, self.governor.arrive(trio.current_time(), rank=rank, tokens=tokens))
+
+    async def wait_turn(self, call: GovernedCall) -> None:
+        """Sleep until the call is decided."""
+        self.serve()
+        while call.state == "waiting":
+            mine = self.governor.first() is call
+            sleeper = _Sleeper(self.governor.next_at(trio.current_time()) if mine else math.inf)
+            self._sleepers[call] = sleeper
+            try:
+                with trio.move_on_at(sleeper.until):
+                    await sleeper.event.wait()
+            finally:
+                del self._sleepers[call]
+            self.serve()
+
+    def serve(self) -> None:
+        """Have everything decided that can be, and wake whom it concerns."""
+        now = trio.current_time()
+        for call in self.governor.decide(now):
+            if call in self._sleepers:
+                self._sleepers[call].event.set()
+        first = self.governor.first()
+        sleeper = self._sleepers.get(first) if first is not None else None
+        if sleeper is not None and sleeper.until > self.governor.next_at(now):
+            sleeper.event.set()
+
+
+class _CallInLine:
+    """One call on its way through the line, for a `with` block; at its end nothing of it is left."""
+
+    def __init__(self, line: _Line, call: GovernedCall) -> None:
+        self._line = line
+        self._call = call
+
+    def __enter__(self) -> _CallInLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.governor.leave(self._call)
+        self._line.serve()
+
+    async def start(self) -> None:
+        """Wait until the call may be made."""
+        await self._line.wait_turn(self._call)
+        if self._call.state == "turned_away":
+            seconds = self._line.governor.circuit_probed_in(trio.current_time())
+            raise DriverUnavailableError(
+                "the provider failed several times in a row; calls are refused here without asking it"
+                f" for another {seconds:.1f} seconds"
+            )
+
+    def answered(self, completion: Completion) -> None:
+        """Book that the provider took the call."""
+        usage = completion.usage
+        tokens = None if usage == NO_USAGE else usage.total_tokens
+        self._line.governor.answered(self._call, trio.current_time(), tokens)
+
+    def failed(self, error: DriverError, *, requeue: bool = True) -> bool:
+        """Book a failure; return whether the call is in the queue again."""
+        governor, now = self._line.governor, trio.current_time()
+        queued = False
+        match error:
+            case RateLimitedError() | OverloadedError():
+                queued = governor.refused(self._call, now, retry_after=error.retry_after, requeue=requeue)
+            case DriverUnavailableError():
+                governor.unavailable(self._call, now)
+            case _:
+                governor.answered(self._call, now)
+        return queued
+
+    def broke(self, error: Exception) -> None:
+        """Book an error in the middle of a stream; no other attempt can take its place."""
+        if isinstance(error, DriverError):
+            self.failed(error, requeue=False)
+
+    def passed(self, part: StreamPart) -> None:
+        """Book the end of a stream when it goes by."""
+        if isinstance(part, Completion):
+            self.answered(part)

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import agentpool
 
 PUBLIC = """
+Aborted AgentAbortedError AgentContext AgentFailedError AgentFinished AgentHandle AgentId AgentManifest
+AgentMessage AgentNursery AgentOutcome AgentPool AgentPoolError AgentRestarted AgentResult AgentSpawned
+AgentStarted AgentStatus AgentStuck AgentTimeoutError AssistantMessage Backoff BrowserCapability Budget
+BudgetExceededError BudgetWarned Capability CapabilityDeniedError ChatMessage Completed Completion
+CompletionFinished CompletionRequest ComputeCapability ContentRefusedError ContextTooLongError DeadLetter
+DeadlockError DeadlockSuspected Driver DriverError DriverUnavailableError Event EventSubscription Failed
+FileReadCapability FileWriteCapability Finding FleetAgent FleetFile GuardWarned InMemory Inbox
+InboxStatistics InferenceCapability LoopGuard LoopHaltedError MalformedReplyError ManifestError
+McpCapability McpServer Memory MemoryCapability MemoryFragment MessageDeadLettered MessageRouter
+MessageSent MessagingCapability ModelSettings NetworkCapability Overflow OverloadedError PhaseChanged
+PoolClosedError PoolFullError PoolLimitError PoolLimits PoolStatistics PrivacyTier RagCapability
+RateLimitedError RequestRejectedError Reservation ResourceQuota RestartMode RestartPolicy
+RouterStatistics ScriptCall ScriptSettings ScriptStep ScriptedDriver ShellCapability SpawnCapability
+SpawnConfig StopReason StreamPart StuckAgent Subscription SubscriptionStatistics TextDelta
+TextDeltaReceived TokenUsage Tool ToolCall ToolContext ToolDefinition ToolError ToolFinished ToolMessage
+ToolRegistry ToolResult ToolStarted UnhandledAgentErrors UnknownAgentError UserMessage Verdict
+WaitingAgent open_agent_pool tool
 """.split()
 
 # What a user of the library may never need, or has not installed.
@@ -22,6 +41,13 @@ def test_every_public_name_is_listed_here_and_nothing_else_is_public() -> None:
     names = {name for name in dir(agentpool) if not name.startswith("_")}
     modules = {name for name in names if isinstance(getattr(agentpool, name), type(sys))}
     assert sorted(names - modules) == sorted(PUBLIC)
+
+
+def test_type_checkers_see_the_same_names_as_programs() -> None:
+    tree = ast.parse(Path(agentpool.__file__).read_text("utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.asname: node.module for node in imports for alias in node.names} == agentpool._HOME_OF
 
 
 def test_public_names_say_that_they_are_public() -> None:

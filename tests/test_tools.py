@@ -32,6 +32,7 @@ from agentpool._core.capability import (
     inherited,
 )
 from agentpool._core.errors import CapabilityDeniedError, ManifestError, ToolError
+from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
 from agentpool._loading import LoadProblem, load_callable
 from agentpool.abc import Tool, ToolContext
@@ -536,18 +537,16 @@ async def test_tools_of_other_kinds_are_tools_too() -> None:
 
 
 async def test_only_what_is_granted_is_shown_and_called() -> None:
-    class Manifest:
-        capabilities = (MemoryCapability(),)
-
+    manifest = AgentManifest(name="m", capabilities=[MemoryCapability()])
     registry = ToolRegistry([add, guarded])
     assert [d.name for d in registry.definitions()] == ["add", "guarded"]
     assert [d.name for d in registry.definitions(())] == ["add"]
-    assert [d.name for d in registry.definitions(Manifest())] == ["add", "guarded"]
+    assert [d.name for d in registry.definitions(manifest)] == ["add", "guarded"]
     limited = ToolRegistry([add, guarded], capabilities=())
     assert [d.name for d in limited.definitions()] == ["add"]
     with pytest.raises(CapabilityDeniedError, match="guarded needs MemoryCapability"):
         await ask(limited, "guarded")
-    assert (await ask(registry.limited_to(Manifest()), "guarded")).content == "done"
+    assert (await ask(registry.limited_to(manifest), "guarded")).content == "done"
 
 
 async def test_limits_only_narrow() -> None:

@@ -235,7 +235,7 @@ def _declare(
             f"{fn!r} cannot be made a tool; give a function (put @tool above @classmethod's function)"
         )
     inner = _innermost(fn)
-    name = getattr(inner, "__name__", type(inner).__name__) if name is None else name
+    name = str(getattr(inner, "__name__", type(inner).__name__)) if name is None else name
     _check_options(name, capability, timeout)
     if any(check(target) for target in _callables(fn) for check in _GENERATORS):
         raise TypeError(f"tool {name!r} is a generator; return a list in its place")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentpool._core.capability import Capability, grants
 from agentpool._core.errors import CapabilityDeniedError, ToolError
@@ -11,17 +11,13 @@ from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
 from agentpool.abc import Tool, ToolContext
 from agentpool.tools._function import FunctionTool, tool
 
+if TYPE_CHECKING:
+    from agentpool._core.manifest import AgentManifest
+
 MAX_RESULT_CHARS = 65_536
 """How much of a tool's result a model is shown, unless a registry says otherwise."""
 
 AnyTool = TypeVar("AnyTool", bound="Tool | Callable[..., Any]")
-
-
-class _Granting(Protocol):
-    """A manifest, for what is asked of it here."""
-
-    @property
-    def capabilities(self) -> Iterable[Capability]: ...
 
 
 class ToolRegistry:
@@ -35,7 +31,7 @@ class ToolRegistry:
         self,
         tools: Iterable[Tool | Callable[..., Any]] = (),
         *,
-        capabilities: _Granting | Iterable[Capability] | None = None,
+        capabilities: AgentManifest | Iterable[Capability] | None = None,
         max_result_chars: int = MAX_RESULT_CHARS,
     ) -> None:
         """Register tools.
@@ -99,7 +95,7 @@ class ToolRegistry:
         """Return the tool of that name, granted or not; None if there is none."""
         return self._tools.get(name)
 
-    def limited_to(self, capabilities: _Granting | Iterable[Capability]) -> ToolRegistry:
+    def limited_to(self, capabilities: AgentManifest | Iterable[Capability]) -> ToolRegistry:
         """Return a registry of the same tools that allows only what is granted here too.
 
         Args:
@@ -111,7 +107,7 @@ class ToolRegistry:
         return narrower
 
     def definitions(
-        self, capabilities: _Granting | Iterable[Capability] | None = None
+        self, capabilities: AgentManifest | Iterable[Capability] | None = None
     ) -> tuple[ToolDefinition, ...]:
         """Describe the tools that may be used, in the order of their registration.
 
@@ -172,7 +168,7 @@ def as_tool(each: Tool | Callable[..., Any]) -> Tool:
     return tool(each)
 
 
-def _granted(capabilities: _Granting | Iterable[Capability]) -> tuple[Capability, ...]:
+def _granted(capabilities: AgentManifest | Iterable[Capability]) -> tuple[Capability, ...]:
     own: Iterable[Capability] = getattr(capabilities, "capabilities", capabilities)  # type: ignore[arg-type]
     return tuple(own)
 

@@ -5,8 +5,6 @@ imported from when it is first asked for. So a program pays only for what it use
 `import agentpool` for next to nothing.
 """
 
-from __future__ import annotations
-
 import sys as _sys
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 import attrs
 import trio
 
-from agentpool._core.budget import Budget
 from agentpool._core.errors import (
     AgentPoolError,
     AgentTimeoutError,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from agentpool._context import AgentContext
+    from agentpool._core.budget import Budget
     from agentpool.abc import Driver, Memory
 
 T = TypeVar("T")
@@ -379,6 +379,8 @@ class AgentRecord(Party):
             if tokens is None and cost is None:
                 return above
             if above is None:
+                from agentpool._core.budget import Budget  # a plain agent never needs it
+
                 self._budget = Budget(tokens=tokens, cost_usd=cost)
             else:
                 self._budget = above.child(tokens=tokens, cost_usd=cost)

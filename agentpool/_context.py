@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from agentpool._agent import AgentNursery, AgentRecord, PoolState, open_known_nursery
-from agentpool._core.budget import Budget
 from agentpool._core.errors import PoolLimitError
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
@@ -15,6 +14,7 @@ from agentpool._router import Inbox
 from agentpool._scope import Scope
 
 if TYPE_CHECKING:
+    from agentpool._core.budget import Budget
     from agentpool.abc import Driver, Memory
     from agentpool.tools import ToolRegistry
 

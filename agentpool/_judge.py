@@ -75,23 +75,21 @@ class Judge(trio.abc.Instrument):
         return bool(task.child_nurseries) and bool(party.unknown_nurseries(task))
 
     def _task_ended(self, party: Party) -> None:
-        """The end of a task may have left only hopeless waits: the youngest on the cycle is told."""
+        """The end of a task may have left only hopeless waits: the youngest on each cycle is told."""
         if not self._enabled:
             return
-        cycle = hopeless_cycle(party, _edges(None, None, _certain))
-        if not cycle:
-            suspects = hopeless_cycle(party, _edges(None, None, _any_wait))
-            if suspects:
-                self._suspect(tuple(agent.id for agent in suspects))
-                self._watch_unknown_tasks()
-            return
-        waits = [wait for agent in cycle for wait in agent.waits if wait.can_be_withdrawn]
-        if not waits:
-            return
-        youngest = max(waits, key=lambda wait: wait.number)
-        at = next(i for i, agent in enumerate(cycle) if agent is youngest.party)
-        path = [agent.id for agent in (*cycle[at:], *cycle[:at])]
-        youngest.withdraw(DeadlockError(path))
+        while party.idle:
+            cycle = hopeless_cycle(party, _edges(None, None, _certain))
+            waits = [wait for agent in cycle for wait in agent.waits if wait.can_be_withdrawn]
+            if not waits:
+                break
+            youngest = max(waits, key=lambda wait: wait.number)
+            at = next(i for i, agent in enumerate(cycle) if agent is youngest.party)
+            youngest.withdraw(DeadlockError([agent.id for agent in (*cycle[at:], *cycle[:at])]))
+        suspects = hopeless_cycle(party, _edges(None, None, _any_wait))
+        if suspects:
+            self._suspect(tuple(agent.id for agent in suspects))
+            self._watch_unknown_tasks()
 
     # -- rest and quiescence -----------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ import trio
 
 from agentpool._agent import AgentHandle, PoolState, StuckAgent, note_on
 from agentpool._context import AgentContext
-from agentpool._core.budget import Budget
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.limits import PoolLimits
 from agentpool._core.messages import AgentId
@@ -23,6 +22,7 @@ from agentpool._router import DeadLetter, InboxStatistics, MessageRouter
 from agentpool._scope import Scope
 
 if TYPE_CHECKING:
+    from agentpool._core.budget import Budget
     from agentpool._core.manifest import AgentManifest
     from agentpool.abc import Driver, Memory
     from agentpool.tools import ToolRegistry

@@ -137,8 +137,8 @@ class Inbox:
         if waiting is None:
             waiting = self._waiting = deque()
         waiting.append(wait)
-        message: AgentMessage = await wait.park(lambda: waiting.remove(wait))
-        return message
+        received: AgentMessage = await wait.park(lambda: waiting.remove(wait))
+        return received
 
     def __aiter__(self) -> Inbox:
         return self

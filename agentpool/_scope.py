@@ -375,6 +375,11 @@ class Scope:
         """How many agents run at once at the most."""
         return int(self._state.slots.limiter.total_tokens)
 
+    @property
+    def closing(self) -> bool:
+        """Whether the pool's block has ended or drains, so that the work comes to its end."""
+        return self._state.judge.body_ended
+
     # -- starting ----------------------------------------------------------------------------------
 
     async def spawn(

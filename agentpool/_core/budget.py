@@ -84,7 +84,7 @@ class Budget:
     only narrow. Use it from one thread, that of the pool.
     """
 
-    _parent: Budget | None
+    _ancestors: tuple[Budget, ...]  # the parent first, the root last; not itself, which were a cycle
     _limit: tuple[int | None, int | None, int | None]
     _spent: list[int]
     _reserved: list[int]
@@ -111,7 +111,7 @@ class Budget:
     def _set_up(
         self, parent: Budget | None, tokens: int | None, cost_usd: float | None, calls: int | None
     ) -> None:
-        self._parent = parent
+        self._ancestors = () if parent is None else (parent, *parent._ancestors)
         self._limit = (
             None if tokens is None else _count("tokens", tokens),
             None if cost_usd is None else _picodollars(cost_usd),
@@ -147,7 +147,7 @@ class Budget:
     @property
     def parent(self) -> Budget | None:
         """The budget above this one; None for a root."""
-        return self._parent
+        return self._ancestors[0] if self._ancestors else None
 
     @property
     def limit(self) -> BudgetLimits:
@@ -231,19 +231,20 @@ class Budget:
           PriceUnknownError, ValueError, TypeError: as in `reserve`.
         """
         need = self._need(tokens, cost_usd, calls)
+        if self._is_free(need):
+            return self._grant(need)
         refusal = self._final_refusal(need)
         if refusal is not None:
             raise refusal
         claim = Claim(self, need, next(self._tickets), on_decided, node=self)
         obstacle = self._obstacle(claim)
-        if obstacle is None:
-            return self._grant(need)
+        assert obstacle is not None, "there is none only where it is free"
         obstacle._queue_up(claim)
         return claim
 
     def _need(self, tokens: int, cost_usd: float | None, calls: int) -> _Amounts:
         if cost_usd is None and self._priced:
-            payer = next(node for node in self._ancestry() if node._limit[1] is not None)
+            payer = next(node for node in self._path() if node._limit[1] is not None)
             raise PriceUnknownError(
                 limit=_shown("cost_usd", payer._limit[1]),
                 spent=_shown("cost_usd", payer._spent[1]),
@@ -255,34 +256,30 @@ class Budget:
             _count("calls", calls),
         )
 
-    def _ancestry(self) -> Iterator[Budget]:
-        """Yield this budget, its parent, and so on up to the root."""
-        node: Budget | None = self
-        while node is not None:
-            yield node
-            node = node._parent
+    def _path(self) -> tuple[Budget, ...]:
+        """Return this budget, its parent, and so on up to the root."""
+        return (self, *self._ancestors)
 
     def _room(self, index: int) -> int | None:
         limit = self._limit[index]
         return None if limit is None else max(0, limit - self._spent[index] - self._reserved[index])
 
     def _narrowest(self, index: int) -> int | None:
-        rooms = [room for node in self._ancestry() if (room := node._room(index)) is not None]
+        rooms = [room for node in self._path() if (room := node._room(index)) is not None]
         return min(rooms, default=None)
 
     def _lacks(self, need: _Amounts, *, finally_: bool = False) -> int | None:
         """Return the index of the first resource of which this budget, by itself, has too little."""
         for index, limit in enumerate(self._limit):
             # A resource that is not needed is never lacking, not even in an overdrawn budget.
-            if limit is None or not need[index]:
-                continue
-            held = 0 if finally_ else self._reserved[index]
-            if self._spent[index] + held + need[index] > limit:
-                return index
+            if limit is not None and need[index]:
+                held = 0 if finally_ else self._reserved[index]
+                if self._spent[index] + held + need[index] > limit:
+                    return index
         return None
 
     def _shortage(self, need: _Amounts) -> tuple[Budget, int] | None:
-        for node in self._ancestry():
+        for node in self._path():
             index = node._lacks(need)
             if index is not None:
                 return node, index
@@ -300,31 +297,44 @@ class Budget:
 
     def _final_refusal(self, need: _Amounts) -> BudgetExceededError | None:
         """Return the error if there would be no room even if all that is reserved were given back."""
-        for node in self._ancestry():
+        for node in self._path():
             index = node._lacks(need, finally_=True)
             if index is not None:
                 return node._refusal(index, need)
         return None
 
     def _grant(self, need: _Amounts) -> Reservation:
-        for node in self._ancestry():
-            for index, amount in enumerate(need):
-                node._reserved[index] += amount
+        tokens, picodollars, calls = need
+        for node in self._path():
+            reserved = node._reserved
+            reserved[0] += tokens
+            reserved[1] += picodollars
+            reserved[2] += calls
         return Reservation(self, need)
 
-    def _give_back(self, reserved: _Amounts, spent: _Amounts) -> None:
-        for node in self._ancestry():
-            for index in range(len(RESOURCES)):
-                node._reserved[index] -= reserved[index]
-                node._spent[index] += spent[index]
-        for node in self._ancestry():
-            node._serve()
+    def _give_back(self, need: _Amounts, used: _Amounts) -> None:
+        path = self._path()
+        for node in path:
+            reserved, spent = node._reserved, node._spent
+            for index, amount in enumerate(need):
+                reserved[index] -= amount
+                spent[index] += used[index]
+        for node in path:
+            if node._queue:
+                node._serve()
 
     # -- the queue
 
+    def _is_free(self, need: _Amounts) -> bool:
+        """Whether there is room now, and nobody waits for it."""
+        for node in self._path():
+            if node._first() is not None or node._lacks(need) is not None:
+                return False
+        return True
+
     def _obstacle(self, claim: Claim) -> Budget | None:
         """Return the budget at which a claim of this one has to wait; None if it need not."""
-        for node in self._ancestry():
+        for node in self._path():
             first = node._first()
             overtakes = first is not None and first.ticket < claim.ticket
             if overtakes or node._lacks(claim.need) is not None:

@@ -10,6 +10,7 @@
     ├── AgentTimeoutError         an agent's `timeout` passed (a `TimeoutError` too)
     ├── AgentFailedError          `result()` of an agent that failed
     ├── AgentAbortedError         `result()` of an agent that was aborted
+    ├── RestartLimitError         a supervisor's children ended too often
     ├── LoopHaltedError           the loop guard stopped an agent
     ├── BudgetExceededError       a budget refused a model call
     │   └── PriceUnknownError         ... because nobody knows what it costs
@@ -165,6 +166,22 @@ class AgentAbortedError(AgentPoolError):
 
     def __str__(self) -> str:
         return f"agent {self.agent_id} ({self.name}) was aborted: {self.reason or 'no reason given'}"
+
+
+class RestartLimitError(AgentPoolError):
+    """A supervisor's children ended more often than it may restart them. The cause is the last failure."""
+
+    def __init__(self, name: str, max_restarts: int, within: float) -> None:
+        self.name = name
+        self.max_restarts = max_restarts
+        self.within = within
+        super().__init__(name, max_restarts, within)
+
+    def __str__(self) -> str:
+        return (
+            f"child {self.name} ended again: more than {self.max_restarts} restarts"
+            f" within {self.within:g} seconds"
+        )
 
 
 class UnhandledAgentErrors(ExceptionGroup[Exception]):

@@ -189,3 +189,11 @@ async def test_recalling_from_many_is_quick() -> None:
         assert len(await memory.recall(f"word{n} number{n}")) == 5
     # About 0.1 ms each; a look at every text would take 10 ms and more.
     assert time.process_time() - start < 0.1
+
+
+async def test_forgetting_everything_leaves_nothing_behind() -> None:
+    memory = InMemory(capacity=1)
+    for n in range(3):
+        await memory.remember(f"common word{n}")
+    await memory.forget(3)
+    assert memory._with_word == {}

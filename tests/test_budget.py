@@ -14,6 +14,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
+from agentpool import (
+    AgentManifest,
+    Completion,
+    CompletionRequest,
+    Driver,
+    Failed,
+    ModelSettings,
+    ResourceQuota,
+    SpawnConfig,
+    TokenUsage,
+    open_agent_pool,
+)
 from agentpool._budgets import reserve_when_room
 from agentpool._core.budget import (
     Budget,
@@ -610,3 +622,57 @@ async def test_a_cancelled_wait_lets_those_behind_it_pass(autojump_clock: trio.t
     assert entered == [30]
     held.release()
     assert budget.reserved == BudgetAmounts()
+
+
+# -- a pool ---------------------------------------------------------------------
+
+
+class Sparing(Driver):
+    """Takes its time, asks for a tool call first, and uses a part of what it may."""
+
+    def __init__(self) -> None:
+        self.random = random.Random(3)
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        await trio.sleep(self.random.uniform(0.5, 3))
+        used = TokenUsage(1, self.random.randint(request.max_tokens // 10, request.max_tokens))
+        return Completion("more", stop_reason="max_tokens", usage=used)
+
+
+def talker() -> SpawnConfig[str]:
+    manifest = AgentManifest(
+        name="talker",
+        model=ModelSettings(max_tokens=500),
+        resources=ResourceQuota(max_tokens_budget=2500),
+    )
+    return SpawnConfig(manifest, "say something")
+
+
+@pytest.mark.parametrize("agents", [50, 500])
+async def test_the_agents_of_a_pool_never_pass_its_budget_and_use_most_of_it(
+    agents: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    limit = agents * 600
+    budget = Budget(tokens=limit)
+    async with open_agent_pool(Sparing(), max_concurrent=agents, budget=budget) as pool:
+        await pool.fan_out([talker() for _ in range(agents)])
+        outcomes = await pool.join_all()
+    assert sum(outcome.usage.total_tokens for outcome in outcomes.values()) == budget.spent.tokens
+    assert 0.9 * limit <= budget.spent.tokens <= limit
+    assert budget.reserved == BudgetAmounts()
+    refused = [o.error for o in outcomes.values() if isinstance(o, Failed)]
+    assert any(isinstance(error, BudgetExceededError) and error.transcript for error in refused)
+
+
+async def test_aborted_agents_leave_nothing_reserved(autojump_clock: trio.testing.MockClock) -> None:
+    for moment in range(8):
+        budget = Budget(tokens=3000)
+        async with open_agent_pool(Sparing(), max_concurrent=20, budget=budget) as pool:
+            await pool.fan_out([talker() for _ in range(20)])
+            for _ in range(moment):
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(moment / 3)
+            pool.abort_all("enough")
+            await pool.join_all()
+        assert budget.reserved == BudgetAmounts()
+        assert budget.statistics().waiting == 0

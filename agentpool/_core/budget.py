@@ -327,10 +327,7 @@ class Budget:
 
     def _is_free(self, need: _Amounts) -> bool:
         """Whether there is room now, and nobody waits for it."""
-        for node in self._path():
-            if node._first() is not None or node._lacks(need) is not None:
-                return False
-        return True
+        return all(node._first() is None and node._lacks(need) is None for node in self._path())
 
     def _obstacle(self, claim: Claim) -> Budget | None:
         """Return the budget at which a claim of this one has to wait; None if it need not."""

@@ -210,6 +210,11 @@ def scheduling(scheduler: SeededScheduler) -> Iterator[trio.abc.Instrument]:
                 _uninstall()
 
 
+def schedule_points() -> int:
+    """How often the calling task has let others run; the same number means in the same step."""
+    return trio.lowlevel.current_task()._schedule_points
+
+
 def check_trio() -> None:
     """Make sure that the private parts of trio which this file relies on are as they were.
 
@@ -222,7 +227,7 @@ def check_trio() -> None:
         ("_run.Deadlines.add(deadline, scope)", _parameters("Deadlines", "add") == 3),
         ("_run.Deadlines._heap and _active", _fields("Deadlines", "_heap", "_active")),
         ("_run.CancelStatus._children and _tasks", _fields("CancelStatus", "_children", "_tasks")),
-        ("_run.Task._counter and _next_send", _fields("Task", "_counter", "_next_send")),
+        ("_run.Task._counter and its like", _fields("Task", "_counter", "_next_send", "_schedule_points")),
     ]
     missing = [name for name, present in wanted if not present]
     if missing:

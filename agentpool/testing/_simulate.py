@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
@@ -57,6 +58,8 @@ class SimulationContext:
       random: a generator for the program's own choices, seeded by `seed`.
       log: what has happened so far.
       pools: every pool that was opened, in order.
+      outer_scope: the scope around the whole program, which `cancel_everywhere` cancels.
+      body_scope: the scope that `body` entered, if it did.
     """
 
     seed: int
@@ -65,6 +68,8 @@ class SimulationContext:
     random: random.Random = attrs.field(init=False)
     log: EventLog = attrs.field(factory=EventLog, init=False)
     pools: list[Any] = attrs.field(factory=list, init=False)
+    outer_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    body_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.random = random.Random(f"agentpool program {self.seed}")
@@ -76,6 +81,13 @@ class SimulationContext:
     def tool(self, tool: Tool, name: str = "tool") -> FaultyTool:
         """Return `tool` with the plan's faults for the target `name`."""
         return FaultyTool(tool, self.plan, name)
+
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        """Mark what `cancel_everywhere` cancels as the body: use it inside the pool's block."""
+        self.body_scope = trio.CancelScope()
+        with self.body_scope:
+            yield
 
     def note(self, text: str) -> None:
         """Write a line of the program's own into the log."""
@@ -94,6 +106,7 @@ class Simulation(Generic[T_co]):
       steps: how many steps its tasks took.
       duration: virtual seconds.
       pools: the pools that it opened, now ended.
+      has_body: whether it marked a body with `SimulationContext.body`.
     """
 
     seed: int
@@ -105,6 +118,7 @@ class Simulation(Generic[T_co]):
     steps: int
     duration: float
     pools: tuple[Any, ...] = ()
+    has_body: bool = False
 
     def unwrap(self) -> T_co:
         """Return what the program returned, or raise what it raised."""
@@ -202,9 +216,10 @@ def attempt(
         value if error is None else None,
         error,
         context.log,
-        scheduler.steps,
+        keeper.steps,
         clock.current_time(),
         tuple(context.pools),
+        context.body_scope is not None,
     )
 
 
@@ -239,7 +254,7 @@ class _Keeper:
     max_steps: int
     on_step: Callable[[int, SimulationContext], None] | None
     hang: SimulationHangError | None = None
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    steps: int = attrs.field(default=0, init=False)
     jumps: dict[int, Fault] = attrs.field(init=False)
     _start: int = attrs.field(default=0, init=False)
     _task: trio.lowlevel.Task = attrs.field(init=False)
@@ -255,14 +270,14 @@ class _Keeper:
         self._task = self.scheduler.main_task = trio.lowlevel.current_task()
         self.scheduler.on_step = self._step
         try:
-            with self.scope, watching(self.context.pools, self.context.log):
+            with self.context.outer_scope, watching(self.context.pools, self.context.log):
                 return await main(self.context)
         finally:
             self.scheduler.on_step = None
-        raise AssertionError  # only `give_up` cancels the scope; `verdict` puts its error first
+        return None  # type: ignore[return-value]  # the scope was cancelled, by us or an observer
 
     def _step(self, absolute: int) -> None:
-        step = absolute - self._start
+        step = self.steps = absolute - self._start
         jump = self.jumps.get(step)
         if jump is not None:
             self.clock.jump(jump.seconds)
@@ -278,7 +293,7 @@ class _Keeper:
 
     def _give_up(self, reason: str) -> None:
         self.hang = SimulationHangError(reason, stacks_of_tasks(self._task))
-        self.scope.cancel()
+        self.context.outer_scope.cancel()
 
     def verdict(self, error: BaseException | None) -> BaseException | None:
         """Return what counts: the hang, then what an observer raised, then the program's error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,58 @@ from agentpool.testing._log import EventLog
 
 @contextmanager
 def watching(pools: list[Any], log: EventLog) -> Iterator[None]:
-    """Put every pool that is opened inside into `pools`, and its events into `log`."""
-    yield
+    """Put every pool that the current `trio.run` opens inside into `pools`, its events into `log`."""
+    with _pools_observed(lambda pool: _observe(pool, pools, log)):
+        yield
+
+
+def _observe(pool: Any, pools: list[Any], log: EventLog) -> None:
+    pools.append(pool)
+    pool._state.events.subscriptions.append(_Recorder(pool._state.events, log))
+
+
+@contextmanager
+def _pools_observed(observer: Callable[[Any], None]) -> Iterator[None]:
+    from agentpool import _agent, _pool
+
+    state: Any = _agent.PoolState
+    original = state.__init__
+    root = trio.lowlevel.current_root_task()
+
+    def observed(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if trio.lowlevel.current_root_task() is root:  # not a pool of another thread's run
+            observer(_pool.AgentPool(self, None))
+
+    state.__init__ = observed
+    try:
+        yield
+    finally:
+        state.__init__ = original
+
+
+class _Recorder:
+    """Stands among the subscriptions of a pool and copies each event at once: it is never behind."""
+
+    overflow = "drop_oldest"
+    behind = 0
+    max_buffer = 1
+    # The events are handed out by a call of `wake` if a task waits.
+    _task = True
+
+    def __init__(self, source: Any, log: EventLog) -> None:
+        self.cursor = source.end
+        self._source = source
+        self._log = log
+
+    def wake(self) -> None:
+        """Copy what is new."""
+        for event in self._source.slice(self.cursor, self._source.end - self.cursor):
+            self._log.append(event)
+        self.cursor = self._source.end
+
+    def shed(self) -> None:
+        """Nothing is ever left behind."""
 
 
 def stacks_of_tasks(main: trio.lowlevel.Task) -> str:

@@ -1,0 +1,187 @@
+"""What has to be true after every run of a random program, whatever happened in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from agentpool._core.errors import UnhandledAgentErrors
+from agentpool._core.events import AgentFinished, AgentRestarted, AgentSpawned, MessageDeadLettered
+from agentpool._core.outcomes import Aborted, Completed, Failed
+from agentpool.testing._books import problems_in_books
+from agentpool.testing._simulate import Simulation, SimulationHangError
+from agentpool.testing.campaign._world import Planned, World, is_expected, leaves
+
+# Times of a simulation are sums of floats.
+_TICK = 1e-6
+
+
+def violations(run: Simulation[Any], world: World) -> list[str]:
+    """Return what a run did that no run may do; empty if all is well."""
+    if isinstance(run.error, SimulationHangError):
+        return [f"hang: {run.error}"]
+    return [
+        *world.problems,
+        *_end_of_pool(run, world),
+        *_outcomes(world),
+        *_messages(run, world),
+        *_events(run, world),
+        *_times(run, world),
+        *_aborted(run, world),
+        *(problem for pool in run.pools for problem in problems_in_books(pool)),
+    ]
+
+
+def _end_of_pool(run: Simulation[Any], world: World) -> Iterator[str]:
+    error = run.error
+    if isinstance(error, SystemExit):
+        if not world.fatal:
+            yield "the pool raised SystemExit, but nobody did"
+        return
+    if world.fatal:
+        yield f"an agent raised SystemExit, but the pool ended with {error!r}"
+    if isinstance(error, Planned) and world.body_failed:
+        return
+    if world.body_failed:
+        yield f"the body raised, but the pool ended with {error!r}"
+    if error is None:
+        yield from _unseen_failures(world)
+    elif not is_expected(error):
+        yield f"the pool ended with {error!r}, of which {[e for e in leaves(error) if not is_expected(e)]}"
+    elif world.cancelled:
+        pass  # failures come out beside the cancellation, in an ordinary group
+    elif isinstance(error, BaseExceptionGroup) and not isinstance(error, UnhandledAgentErrors):
+        yield f"the pool ended with the group {error!r} and not with UnhandledAgentErrors"
+
+
+def _unseen_failures(world: World) -> Iterator[str]:
+    """A pool that ends without an error has no failed agent of its own that nobody looked at."""
+    for handle in world.bodys:
+        if isinstance(handle.outcome, Failed) and handle.id not in world.looked:
+            yield f"the pool ended well although nobody looked at the failure of agent {handle.id}"
+
+
+def _outcomes(world: World) -> Iterator[str]:
+    for handle in world.handles:
+        outcome = handle.outcome
+        if outcome is None:
+            yield f"agent {handle.id} has no outcome after the pool"
+            continue
+        if outcome.agent_id != handle.id:
+            yield f"the handle {handle.id} has the outcome of agent {outcome.agent_id}"
+        if isinstance(outcome, Failed) and not is_expected(outcome.error) and not world.fatal:
+            yield f"agent {handle.id} failed with {outcome.error!r}"
+        limit = world.timeouts.get(handle.id)
+        if limit is not None and outcome.duration > limit + _TICK:
+            yield f"agent {handle.id} ran for {outcome.duration} s under a timeout of {limit}"
+        if handle.id in world.returned and not outcome.restarts and not _returned_well(outcome):
+            yield f"agent {handle.id} returned, but its outcome is {outcome!r}"
+        if isinstance(outcome, Completed) and outcome.value[0] != "done":
+            yield f"agent {handle.id} completed with {outcome.value!r}, which it never returned"
+    ids = Counter(handle.id for handle in world.handles)
+    for agent_id, count in ids.items():
+        if count > 1:
+            yield f"the id {agent_id} was given to {count} agents"
+
+
+def _returned_well(outcome: Any) -> bool:
+    if isinstance(outcome, Completed):
+        return True
+    return isinstance(outcome, Failed) and isinstance(outcome.error, UnhandledAgentErrors)
+
+
+def _messages(run: Simulation[Any], world: World) -> Iterator[str]:
+    received = Counter(content for _, content in world.received)
+    dead = Counter(
+        event.message.content for event in run.log.of(MessageDeadLettered) if event.message.reply_to is None
+    )
+    for content, count in received.items():
+        if count > 1 and content[0] in ("say", "ask"):
+            yield f"the message {content} was received {count} times"
+    for content in world.sent:
+        if received[content] + dead[content] != 1:
+            fate = f"received {received[content]} times and buried {dead[content]} times"
+            yield f"the message {content} was sent, and {fate}"
+    for content in world.unsent:
+        if received[content] or dead[content]:
+            yield f"sending {content} raised, but it was delivered"
+    yield from _order_per_pair(world)
+
+
+def _order_per_pair(world: World) -> Iterator[str]:
+    last: dict[tuple[int, int], int] = {}
+    # Two tasks of one agent take their tokens in one order and may send in the other.
+    concurrent = world.several
+    for receiver, content in world.received:
+        kind, sender, token = content
+        if kind in ("say", "ask") and sender not in concurrent:
+            if last.get((sender, receiver), 0) > token:
+                yield f"agent {receiver} received {content} after a later message of the same sender"
+            last[sender, receiver] = token
+
+
+def _events(run: Simulation[Any], world: World) -> Iterator[str]:
+    spawned = [event.agent_id for event in run.log.of(AgentSpawned)]
+    finished = [event.agent_id for event in run.log.of(AgentFinished)]
+    if Counter(spawned) != Counter(finished):
+        odd = Counter(spawned)
+        odd.subtract(Counter(finished))
+        yield f"spawned and finished events do not match: { ({k: v for k, v in odd.items() if v}) }"
+    if spawned != sorted(set(spawned)):
+        yield f"ids were not issued from 1 up, each once: {spawned}"
+    ended_at = {agent_id: index for index, agent_id in enumerate(finished)}
+    for event in run.log.of(AgentFinished):
+        parent = event.parent_id
+        if parent and ended_at.get(parent, -1) < ended_at[event.agent_id]:
+            yield f"agent {parent} ended before its child {event.agent_id}"
+
+
+def _times(run: Simulation[Any], world: World) -> Iterator[str]:
+    """Nothing in a script shields itself or computes for long, so that what ends it ends it at once."""
+    finished = {event.agent_id: event for event in run.log.of(AgentFinished)}
+    for agent_id, (time, reason) in world.aborts.items():
+        if finished[agent_id].time > time + _TICK:
+            yield f"agent {agent_id} was aborted ({reason}) at {time} and ended at {finished[agent_id].time}"
+    for agent_id, time in world.raised_at.items():
+        if agent_id not in world.restarting and finished[agent_id].time > time + _TICK:
+            yield f"agent {agent_id} raised at {time} and ended at {finished[agent_id].time}"
+    restarts: dict[int, list[float]] = {}
+    for event in run.log.of(AgentRestarted):
+        times = restarts.setdefault(event.agent_id, [])
+        times.append(event.time)
+        if len([time for time in times if time >= event.time - 5]) > 2:
+            yield f"agent {event.agent_id} was restarted more than 2 times in 5 s: {times}"
+    for content, (agent_id, taken) in world.taken.items():
+        for time in restarts.get(agent_id, ()):
+            if taken + _TICK < time and time + _TICK < world.answered.get(content, 0):
+                yield f"agent {agent_id} was restarted with the question {content}, whose asker was not told"
+
+
+def _aborted(run: Simulation[Any], world: World) -> Iterator[str]:
+    """Whoever was aborted was meant, or stood below somebody who was."""
+    if world.wholesale:
+        return
+    outcomes = {event.agent_id: event.outcome for event in run.log.of(AgentFinished)}
+    reasons = {reason for _, reason in world.aborts.values()}
+    for handle in world.handles:
+        outcome = outcomes[handle.id]
+        if not isinstance(outcome, Aborted):
+            continue
+        if not _was_meant(outcome, outcomes, world):
+            yield f"agent {handle.id} was aborted ({outcome.reason}), and nobody meant it"
+        parent_failed = isinstance(outcomes.get(outcome.parent_id), Failed)
+        if handle.id in world.aborts and outcome.reason not in reasons and not parent_failed:
+            yield f"agent {handle.id} was aborted for {outcome.reason!r}, but was told {reasons}"
+
+
+def _was_meant(outcome: Any, outcomes: dict[int, Any], world: World) -> bool:
+    """Whether it or somebody above it was aborted, failed, or belongs to a `race` or its like."""
+    own = {handle.id for handle in world.handles}
+    while outcome is not None:
+        agent_id = outcome.agent_id
+        failed = isinstance(outcome, Failed) or outcome.restarts
+        if agent_id in world.aborts or agent_id not in own or failed:
+            return True
+        outcome = outcomes.get(outcome.parent_id)
+    return False

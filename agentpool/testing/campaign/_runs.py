@@ -1,0 +1,96 @@
+"""One run of the campaign: from a profile and a seed to what was wrong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from agentpool.testing._cancel import BLOWS, strike
+from agentpool.testing._simulate import Simulation, SimulationContext, attempt
+from agentpool.testing.campaign._oracle import violations
+from agentpool.testing.campaign._order import watching_order
+from agentpool.testing.campaign._programs import PROFILES, Program, draw_program
+from agentpool.testing.campaign._world import World, run_program
+
+MAX_SECONDS = 1000.0
+MAX_STEPS = 30_000
+
+
+@attrs.frozen
+class Verdict:
+    """What one run came to.
+
+    Attributes:
+      profile, seed: make it happen again.
+      problems: what was wrong; empty if all is well.
+      steps, agents, messages, alarms, contested: how much happened, alarms being deadlocks and
+        contested being grants of a slot for which woken and new agents waited.
+    """
+
+    profile: str
+    seed: int
+    problems: tuple[str, ...]
+    steps: int = 0
+    agents: int = 0
+    messages: int = 0
+    alarms: int = 0
+    contested: int = 0
+
+
+def run_seed(profile: str, seed: int) -> Verdict:
+    """Draw the program of a seed, run it under that seed, and ask the oracles."""
+    program = draw_program(seed, PROFILES[profile])
+    with watching_order() as order:
+        run, world = run_once(program, seed, blow=profile == "rare")
+    problems = violations(run, world) + order.problems
+    return Verdict(
+        profile,
+        seed,
+        tuple(problems),
+        steps=run.steps,
+        agents=len(world.handles),
+        messages=len(world.received),
+        alarms=len(world.alarms),
+        contested=order.contested,
+    )
+
+
+def run_once(program: Program, seed: int, *, blow: bool = False) -> tuple[Simulation[Any], World]:
+    """Run a program under a seed, with a blow from outside at some step if asked for."""
+    world = World(program)
+    rng = random.Random(f"agentpool blow {seed}")
+    step, kind = rng.randint(1, 150), rng.choice(BLOWS)
+
+    async def main() -> None:
+        await run_program(world)
+
+    def on_step(now: int, context: SimulationContext) -> None:
+        if now == step:
+            world.wholesale = True
+            world.cancelled = kind == "cancel around"
+            strike(kind, context, rng)
+
+    run = attempt(main, seed, max_seconds=MAX_SECONDS, max_steps=MAX_STEPS, on_step=on_step if blow else None)
+    return run, world
+
+
+@contextmanager
+def without_detection() -> Iterator[None]:
+    """Look for no deadlocks while the block runs."""
+    from agentpool._judge import Judge
+
+    judge: Any = Judge
+    original = judge.__init__
+
+    def blind(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **{**kwargs, "enabled": False})
+
+    judge.__init__ = blind
+    try:
+        yield
+    finally:
+        judge.__init__ = original

@@ -1,0 +1,645 @@
+"""What runs a random program, and writes down what it saw from the outside."""
+
+from __future__ import annotations
+
+import contextvars
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from agentpool._core.budget import Budget
+from agentpool._core.errors import (
+    AgentAbortedError,
+    AgentFailedError,
+    AgentTimeoutError,
+    BudgetExceededError,
+    DeadlockError,
+    PoolClosedError,
+    PoolLimitError,
+    UnknownAgentError,
+)
+from agentpool._core.limits import PoolLimits
+from agentpool._core.restart import RestartPolicy
+from agentpool._pool import open_agent_pool
+from agentpool._slots import PoolFullError
+from agentpool.testing._scheduler import schedule_points
+from agentpool.testing.campaign._programs import Op, Program, Script
+
+
+class Planned(Exception):
+    """What scripts raise on purpose."""
+
+
+EXPECTED = (
+    Planned,
+    AgentAbortedError,
+    AgentFailedError,
+    AgentTimeoutError,
+    BudgetExceededError,
+    DeadlockError,
+    PoolClosedError,
+    PoolFullError,
+    PoolLimitError,
+    UnknownAgentError,
+    trio.EndOfChannel,
+    trio.WouldBlock,
+)
+"""What operations of a program may raise."""
+
+spawner_mark: contextvars.ContextVar[int] = contextvars.ContextVar("spawner_mark", default=0)
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions of a group and of those inside it; a single one stands for itself."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether a program may raise this."""
+    return all(isinstance(leaf, EXPECTED) for leaf in leaves(error))
+
+
+@attrs.define(eq=False)
+class World:
+    """What a run of a program knows, beside the pool's own books.
+
+    Attributes:
+      handles: of every agent that an operation returned one for.
+      sent: contents whose send returned.
+      maybe: contents of which nobody can know whether they were delivered (a cancelled `ask`).
+      unsent: contents whose send raised.
+      received: contents that were received, in order, with their receiver.
+      joined: ids that joins handed out, by the id of the scope.
+      problems: what should not have been.
+      alarms: the deadlocks that were reported.
+      several: agents that had several tasks.
+      waiting: for whom each agent waits, a set for each of its waits.
+      vague: how many operations of each agent wait for whom this does not know.
+      receiving: agents that wait for a message; `told` those that noticed the end of their inbox.
+      taken, answered: who received each question and when, and when its `ask` ended.
+      aborts: when and why agents were aborted; `raised_at` when their bodies raised.
+      returned: agents whose body returned.
+      restarting: agents with a restart policy.
+      looked: ids whose outcome the body fetched.
+      wholesale: whether agents may have been aborted by something that tells no names.
+      computing: agents that run code just now, beside those that are being cancelled.
+    """
+
+    program: Program
+    pool: Any = None
+    handles: list[Any] = attrs.field(factory=list)
+    sent: list[Any] = attrs.field(factory=list)
+    maybe: set[Any] = attrs.field(factory=set)
+    unsent: set[Any] = attrs.field(factory=set)
+    received: list[tuple[int, Any]] = attrs.field(factory=list)
+    joined: dict[int, list[int]] = attrs.field(factory=dict)
+    problems: list[str] = attrs.field(factory=list)
+    alarms: list[DeadlockError] = attrs.field(factory=list)
+    computing: dict[int, int] = attrs.field(factory=dict)
+    waiting: dict[int, list[set[int]]] = attrs.field(factory=dict)
+    vague: Counter[int] = attrs.field(factory=Counter)
+    receiving: set[int] = attrs.field(factory=set)
+    told: set[int] = attrs.field(factory=set)
+    taken: dict[Any, tuple[int, float]] = attrs.field(factory=dict)
+    answered: dict[Any, float] = attrs.field(factory=dict)
+    questions: list[Any] = attrs.field(factory=list)
+    aborts: dict[int, tuple[float, str]] = attrs.field(factory=dict)
+    raised_at: dict[int, float] = attrs.field(factory=dict)
+    returned: set[int] = attrs.field(factory=set)
+    restarting: set[int] = attrs.field(factory=set)
+    looked: set[int] = attrs.field(factory=set)
+    bodys: list[Any] = attrs.field(factory=list)
+    wholesale: bool = False
+    fatal: bool = False
+    cancelled: bool = False
+    body_failed: bool = False
+    cap: int = 0
+    several: set[int] = attrs.field(factory=set)
+    tokens: int = 0
+    marks: int = 0
+    started: set[int] = attrs.field(factory=set)
+    spawned: int = 0
+    timeouts: dict[int, float] = attrs.field(factory=dict)
+
+    def token(self) -> int:
+        self.tokens += 1
+        return self.tokens
+
+    def room(self) -> bool:
+        self.spawned += 1
+        return self.spawned <= self.program.most_agents
+
+    def problem(self, text: str) -> None:
+        self.problems.append(text)
+
+    def raised(self, error: BaseException, *, agent: int, narrow: bool) -> None:
+        """Look at what an operation of an agent raised."""
+        for leaf in leaves(error):
+            if isinstance(leaf, DeadlockError) and leaf not in self.alarms:
+                self.alarms.append(leaf)
+                self._check_alarm(leaf, agent, narrow)
+            if isinstance(leaf, Exception) and not isinstance(leaf, EXPECTED):
+                self.problem(f"an operation raised {leaf!r}")
+
+    def _check_alarm(self, alarm: DeadlockError, agent: int, narrow: bool) -> None:
+        path = alarm.path
+        if narrow:
+            self.problem(f"{alarm!r} was raised under a deadline that would have ended the wait")
+        if agent not in path or len(set(path)) != len(path):
+            self.problem(f"{alarm!r} was raised in agent {agent}")
+        for waiter, target in zip(path, (*path[1:], path[0]), strict=True):
+            targets = self.waiting.get(waiter, [])
+            is_known = targets and not self.vague.get(waiter)
+            if is_known and not any(target in one for one in targets):
+                self.problem(f"{alarm!r}: agent {waiter} waits for {targets}, not for {target}")
+
+
+async def script_agent(ctx: Any, world: World, number: int, mark: int) -> tuple[str, int]:
+    """An agent that follows a script."""
+    script = world.program.scripts[number]
+    # A restarted body goes on in the context that the first one has changed.
+    if ctx.id not in world.started and spawner_mark.get() != mark:
+        world.problem(f"agent {ctx.id} started with the mark {spawner_mark.get()} and not {mark}")
+    world.started.add(ctx.id)
+    world.returned.discard(ctx.id)
+    try:
+        await Actor(world, script, ctx, ctx).run(script.ops)
+    except Exception:
+        world.raised_at[ctx.id] = trio.current_time()
+        raise
+    world.returned.add(ctx.id)
+    return ("done", number)
+
+
+# Operations that wait for children of which the actor has no handles yet.
+_VAGUE = frozenset({"join_next", "join_all", "map", "as_completed", "race", "vote", "fan_out"})
+
+
+@attrs.define(eq=False)
+class Actor:
+    """One agent, or the body of the pool, at work on its operations."""
+
+    world: World
+    script: Script
+    scope: Any
+    ctx: Any = None
+    handles: list[Any] = attrs.field(factory=list)
+    question: Any = None
+    deadline: float = attrs.field(factory=trio.current_effective_deadline, init=False)
+
+    @property
+    def id(self) -> int:
+        return 0 if self.ctx is None else int(self.ctx.id)
+
+    def _is_narrow(self) -> bool:
+        """Whether a deadline of its own ends the agent's wait; one that has passed has not yet."""
+        return trio.current_time() < trio.current_effective_deadline() < self.deadline
+
+    async def run(self, ops: Sequence[Op]) -> None:
+        for op in ops:
+            try:
+                await self.perform(op)
+            except Exception as error:
+                self.world.raised(error, agent=self.id, narrow=self._is_narrow())
+                if not (self.script.careful and is_expected(error)):
+                    raise
+                if any(isinstance(leaf, Planned) for leaf in leaves(error)):
+                    raise
+
+    @contextmanager
+    def _waiting_for(self, *targets: int) -> Iterator[None]:
+        waits = self.world.waiting.setdefault(self.id, [])
+        entry = set(targets)
+        waits.append(entry)
+        try:
+            yield
+        except DeadlockError as alarm:
+            # The error comes out when the agent has its slot, so that the check is made here.
+            self.world.raised(alarm, agent=self.id, narrow=self._is_narrow())
+            raise
+        finally:
+            waits.remove(entry)
+
+    async def perform(self, op: Op) -> None:
+        name, *arguments = op
+        is_vague = name in _VAGUE
+        self.world.vague[self.id] += is_vague
+        try:
+            await getattr(self, f"do_{name}")(*arguments)
+        finally:
+            self.world.vague[self.id] -= is_vague
+
+    # -- passing time -----------------------------------------------------------------------
+
+    async def do_step(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def do_sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    async def do_compute(self) -> None:
+        """Run code over several steps, and count who else does."""
+        world = self.world
+        if trio.current_effective_deadline() <= trio.current_time():
+            await trio.lowlevel.checkpoint()  # being cancelled: it unwinds without a slot
+            return
+        world.computing[self.id] = world.computing.get(self.id, 0) + 1
+        running = sum(1 for agent, count in world.computing.items() if count and agent)
+        if running > world.cap:
+            world.problem(f"{running} agents ran at once, but max_concurrent is {world.cap}")
+        try:
+            for _ in range(3):
+                await trio.lowlevel.checkpoint()
+        finally:
+            world.computing[self.id] -= 1
+
+    async def do_look(self) -> None:
+        statistics = self.world.pool.statistics()
+        repr(statistics)
+        repr(self.world.pool)
+        await trio.lowlevel.checkpoint()
+
+    async def do_fail(self) -> None:
+        if self.ctx is None:
+            self.world.body_failed = self.world.wholesale = True
+        raise Planned(f"agent {self.id}")
+
+    async def do_exit(self) -> None:
+        self.world.fatal = self.world.wholesale = True
+        raise SystemExit(3)
+
+    async def do_cancel(self) -> None:
+        """The body is cancelled, by a scope of its own that ends with it."""
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await self.run((("join_all",),))
+
+    # -- children ------------------------------------------------------------------------------
+
+    def _arguments(self, number: int) -> tuple[Any, ...]:
+        self.world.marks += 1
+        spawner_mark.set(self.world.marks)
+        return (self.world, number, self.world.marks)
+
+    def _keep(self, *handles: Any) -> None:
+        self.handles.extend(handles)
+        self.world.handles.extend(handles)
+
+    async def do_spawn(self, number: int, limit: float | None = None, restart: str | None = None) -> None:
+        if self.world.room():
+            policy = None if restart is None else RestartPolicy(restart, max_restarts=2, within=5)  # type: ignore[arg-type]
+            handle = await self.scope.spawn(
+                script_agent, *self._arguments(number), timeout=limit, restart=policy
+            )
+            if limit is not None:
+                self.world.timeouts[handle.id] = limit
+            if policy is not None:
+                self.world.restarting.add(handle.id)
+            self._keep(handle)
+
+    async def do_spawn_nowait(self, number: int) -> None:
+        if self.world.room():
+            self._keep(self.scope.spawn_nowait(script_agent, *self._arguments(number)))
+        await trio.lowlevel.checkpoint()
+
+    async def do_fan_out(self, number: int, count: int) -> None:
+        agents = []
+        mark = self._arguments(number)[2]
+        for _ in range(count):
+            if self.world.room():
+                agents.append(_Bound(self.world, number, mark))
+        self._keep(*await self.scope.fan_out(agents))
+
+    async def do_map(self, number: int, count: int) -> None:
+        items = [index for index in range(count) if self.world.room()]
+        mark = self._arguments(number)[2]
+        outcomes = await self.scope.map(_Item(self.world, number, mark), items)
+        if len(outcomes) != len(items):
+            self.world.problem(f"map gave {len(outcomes)} outcomes for {len(items)} items")
+
+    async def do_as_completed(self, number: int, count: int, take: int) -> None:
+        items = [index for index in range(count) if self.world.room()]
+        mark = self._arguments(number)[2]
+        taken = 0
+        async with self.scope.as_completed(_Item(self.world, number, mark), items) as done:
+            async for _outcome in done:
+                taken += 1
+                if taken == take:
+                    break
+        if taken < min(take, len(items)):
+            self.world.problem(f"as_completed ended after {taken} outcomes of {len(items)}")
+
+    async def do_race(self, number: int, count: int) -> None:
+        mark = self._arguments(number)[2]
+        agents = [_Bound(self.world, number, mark) for _ in range(count) if self.world.room()]
+        if agents:
+            await self.scope.race(*agents)
+
+    async def do_vote(self, number: int, count: int) -> None:
+        mark = self._arguments(number)[2]
+        if self.world.room():
+            self.world.spawned += count
+            await self.scope.vote(_Bound(self.world, number, mark), n=count, quorum=count // 2 + 1)
+
+    async def do_result(self, index: int) -> None:
+        if self.handles:
+            handle = self.handles[index % len(self.handles)]
+            with self._waiting_for(handle.id):
+                try:
+                    await handle.result()
+                except (AgentFailedError, AgentAbortedError):
+                    self._looked_at(handle.id)
+                    raise
+            self._looked_at(handle.id)
+
+    async def do_wait(self, index: int) -> None:
+        if self.handles:
+            handle = self.handles[index % len(self.handles)]
+            with self._waiting_for(handle.id):
+                outcome = await handle.wait()
+            self._looked_at(handle.id)
+            if outcome is not handle.outcome:
+                self.world.problem(f"wait() gave {outcome!r}, the handle has {handle.outcome!r}")
+
+    async def do_join_next(self) -> None:
+        outcome = await self.scope.join_next()
+        if self.handles and outcome is not None and outcome.parent_id != self.id:
+            self.world.problem(f"join_next of agent {self.id} gave {outcome!r}, which is no child of it")
+        if outcome is not None:
+            self._joined([outcome.agent_id])
+
+    async def do_join_all(self) -> None:
+        self._joined(list(await self.scope.join_all()))
+
+    def _joined(self, ids: list[int]) -> None:
+        before = self.world.joined.setdefault(self.id, [])
+        for agent_id in ids:
+            self._looked_at(agent_id)
+            if agent_id in before:
+                self.world.problem(f"a join of agent {self.id} handed out {agent_id} twice")
+            before.append(agent_id)
+
+    def _looked_at(self, agent_id: int) -> None:
+        if self.ctx is None:
+            self.world.looked.add(agent_id)
+
+    def _abort(self, handles: Sequence[Any], index: int) -> None:
+        if handles:
+            handle = handles[index % len(handles)]
+            reason = f"by {self.id}"
+            if handle.status not in ("completed", "failed", "aborted"):
+                self.world.aborts.setdefault(handle.id, (trio.current_time(), reason))
+            handle.abort(reason)
+
+    async def do_abort(self, index: int) -> None:
+        self._abort(self.handles, index)
+        await trio.lowlevel.checkpoint()
+
+    async def do_abort_any(self, index: int) -> None:
+        self._abort(self.world.handles, index)
+        await trio.lowlevel.checkpoint()
+
+    async def do_abort_all(self) -> None:
+        self.world.wholesale = True
+        self.world.pool.abort_all("all of you")
+        await trio.lowlevel.checkpoint()
+
+    async def do_drain(self, grace: float) -> None:
+        self.world.wholesale = True
+        survivors = await self.world.pool.drain(grace)
+        if survivors:
+            self.world.problem(f"drain left {survivors}")
+
+    async def do_limit(self, count: int) -> None:
+        # Those who run go on, so that more than the new number may run for a while.
+        self.world.cap = max(self.world.cap, count)
+        self.world.pool.max_concurrent = count
+        await trio.lowlevel.checkpoint()
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def _recipient(self, index: int) -> int:
+        ids = [handle.id for handle in self.world.handles if handle.id != self.id]
+        return ids[index % len(ids)] if ids else 1
+
+    @asynccontextmanager
+    async def _sending(self, content: Any, *, ask: bool = False) -> AsyncIterator[None]:
+        points = schedule_points()
+        try:
+            yield
+        except BaseException as error:
+            # A question that was delivered may go unanswered; one that was refused at once was not.
+            if ask and schedule_points() != points:
+                self.world.maybe.add(content)
+            else:
+                self.world.unsent.add(content)
+            raise
+        else:
+            self.world.sent.append(content)
+
+    async def do_send(self, index: int) -> None:
+        content = ("say", self.id, self.world.token())
+        to = self._recipient(index)
+        async with self._sending(content):
+            with self._waiting_for(to):
+                await self.scope.send(to, content)
+
+    async def do_pool_send(self, index: int) -> None:
+        """The pool's own verb, which has to know who calls it."""
+        content = ("say", self.id, self.world.token())
+        to = self._recipient(index)
+        async with self._sending(content):
+            with self._waiting_for(to):
+                await self.world.pool.send(to, content)
+
+    async def do_send_nowait(self, index: int) -> None:
+        content = ("say", self.id, self.world.token())
+        async with self._sending(content):
+            self.scope.send_nowait(self._recipient(index), content)
+        await trio.lowlevel.checkpoint()
+
+    async def do_ask(self, index: int) -> None:
+        content = ("ask", self.id, self.world.token())
+        to = self._recipient(index)
+        try:
+            async with self._sending(content, ask=True):
+                with self._waiting_for(to):
+                    answer = await self.scope.ask(to, content)
+        finally:
+            self.world.answered[content] = trio.current_time()
+        if answer != ("answer", content):
+            self.world.problem(f"the question {content} got the answer {answer}")
+
+    async def do_broadcast(self) -> None:
+        await self.scope.broadcast(("all", self.id, self.world.token()))
+
+    async def do_subscribe(self, topic: int) -> None:
+        self.ctx.subscribe(f"topic {topic % 2}")
+        await trio.lowlevel.checkpoint()
+
+    async def do_publish(self, topic: int) -> None:
+        await self.ctx.publish(f"topic {topic % 2}", ("topic", self.id, self.world.token()))
+
+    def _got(self, message: Any) -> None:
+        if message.to != self.id:
+            self.world.problem(f"agent {self.id} received a message to {message.to}")
+        if message.content[0] in ("say", "ask", "all", "topic") and message.content[1] != message.sender:
+            self.world.problem(f"a message of {message.content[1]} says that {message.sender} sent it")
+        self.world.received.append((self.id, message.content))
+        if message.content[0] == "ask":
+            self.question = message
+            self.world.questions.append(message)
+            self.world.taken[message.content] = (self.id, trio.current_time())
+
+    @contextmanager
+    def _receiving(self) -> Iterator[None]:
+        self.world.receiving.add(self.id)
+        try:
+            yield
+        finally:
+            self.world.receiving.discard(self.id)
+
+    def _inbox_ended(self) -> None:
+        """The youngest receiver comes first, so that its last words to an older one still arrive."""
+        world = self.world
+        if self.id in world.told:
+            return
+        world.told.add(self.id)
+        others = world.receiving - world.told - world.aborts.keys()
+        younger = [other for other in others if other > self.id]
+        if younger and not world.several and not world.wholesale:
+            world.problem(f"the inbox of agent {self.id} ended while {younger} were receiving")
+
+    async def do_receive(self) -> None:
+        with self._receiving():
+            try:
+                message = await self.ctx.receive()
+            except trio.EndOfChannel:
+                self._inbox_ended()
+                raise
+        self._got(message)
+
+    async def do_receive_nowait(self) -> None:
+        try:
+            self._got(self.ctx.receive_nowait())
+        finally:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def do_reply(self) -> None:
+        if self.question is not None:
+            question, self.question = self.question, None
+            self.ctx.reply(question, ("answer", question.content))
+        await trio.lowlevel.checkpoint()
+
+    async def do_serve(self) -> None:
+        while True:
+            try:
+                await self.do_receive()
+            except trio.EndOfChannel:
+                return
+            await self.do_reply()
+
+    async def do_meddle(self) -> None:
+        """Only the recipient of a question may answer it."""
+        for question in self.world.questions:
+            if question.to != self.id:
+                try:
+                    self.ctx.reply(question, "meddled")
+                except ValueError:
+                    break
+                self.world.problem(f"agent {self.id} answered a question to {question.to}")
+        await trio.lowlevel.checkpoint()
+
+    async def do_stray(self) -> None:
+        """A task that the pool does not know must not wait for it."""
+
+        async def stray() -> None:
+            try:
+                with trio.move_on_after(0):
+                    await self.ctx.receive()
+            except RuntimeError as error:
+                if "ctx.open_nursery" in str(error):
+                    return
+            except trio.EndOfChannel:
+                pass
+            self.world.problem("a task that the pool does not know waited for a message")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stray)
+
+    # -- around other operations ---------------------------------------------------------------------
+
+    async def do_within(self, seconds: float, ops: Sequence[Op]) -> None:
+        with trio.move_on_after(seconds):
+            await self.run(ops)
+
+    async def do_both(self, first: Sequence[Op], second: Sequence[Op]) -> None:
+        self.world.several.add(self.id)
+        async with self.ctx.open_nursery() as nursery:
+            nursery.start_soon(self.run, first)
+            await self.run(second)
+
+    async def do_unknown(self, seconds: float, op: Op) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, seconds)
+            await self.run((op,))
+
+    async def do_reserve(self, tokens: int, ops: Sequence[Op]) -> None:
+        if self.ctx is None or self.ctx.budget is None:
+            return
+        reservation = self.ctx.budget.reserve(tokens=tokens)
+        try:
+            await self.run(ops)
+        except BaseException:
+            reservation.release()
+            raise
+        reservation.settle(tokens=tokens // 2)
+
+
+@attrs.frozen
+class _Bound:
+    """A script as an agent without arguments."""
+
+    world: World
+    number: int
+    mark: int
+    name: str = "bound"
+
+    async def __call__(self, ctx: Any) -> tuple[str, int]:
+        return await script_agent(ctx, self.world, self.number, self.mark)
+
+
+@attrs.frozen
+class _Item:
+    """A script as an agent for items."""
+
+    world: World
+    number: int
+    mark: int
+    name: str = "item"
+
+    async def __call__(self, ctx: Any, item: int) -> tuple[str, int]:
+        return await script_agent(ctx, self.world, self.number, self.mark)
+
+
+async def run_program(world: World, **options: Any) -> None:
+    """Open a pool and let the program's body do its operations in it."""
+    program = world.program
+    world.cap = program.max_concurrent
+    async with open_agent_pool(
+        max_concurrent=program.max_concurrent,
+        inbox_capacity=program.inbox_capacity,
+        limits=PoolLimits(depth=program.depth, descendants=program.descendants),
+        budget=Budget(tokens=10_000),
+        **options,
+    ) as pool:
+        world.pool = pool
+        actor = Actor(world, Script(program.body), pool)
+        world.bodys = actor.handles
+        await actor.run(program.body)

@@ -64,6 +64,13 @@ def leave(request):
     raise SystemExit(3)
 
 
+def fail_once(request):
+    if (HERE / "failed").exists():
+        return "better"
+    (HERE / "failed").touch()
+    raise ValueError("the first time")
+
+
 def tell_cpu_time(request):
     return f"{time.process_time()}"
 '''
@@ -214,6 +221,25 @@ def test_an_agent_that_exits_ends_the_process_with_its_code(tmp_path: Path) -> N
     done = call("run", fleet(tmp_path, "hang", "leave"))
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
+
+
+def test_an_agent_with_a_restart_policy_is_started_again(tmp_path: Path) -> None:
+    done = call("run", fleet(tmp_path, "fail_once", extra="restart = { max_restarts = 1 }"), "--json")
+    assert done.returncode == 0
+    (agent,) = json.loads(done.stdout)["agents"]
+    assert (agent["text"], agent["restarts"]) == ("better", 1)
+    assert "fail_once: restarted (1) after it failed" in done.stderr
+
+
+def test_a_supervisor_of_a_fleet_restarts_its_children(tmp_path: Path) -> None:
+    path = fleet(tmp_path, "fail_once", "answer")
+    path.write_text(f'{path.read_text()}[[supervisors]]\nname = "boss"\nchildren = ["fail_once"]\n')
+    done = call("run", path, "--json")
+    assert done.returncode == 0, done.stderr
+    agents = {agent["name"]: agent for agent in json.loads(done.stdout)["agents"]}
+    assert set(agents) == {"boss", "fail_once", "answer"}
+    assert agents["fail_once"]["text"] == "better"
+    assert agents["fail_once"]["parent_id"] == agents["boss"]["id"]
 
 
 def test_an_agent_without_a_driver_is_bad_input(tmp_path: Path) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Collection, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
+from outcome import acapture
 
 from agentpool._agent import AgentHandle
 from agentpool._core.budget import Budget
-from agentpool._core.errors import PoolClosedError
+from agentpool._core.errors import PoolClosedError, UnhandledAgentErrors
 from agentpool._core.events import AgentFinished
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
@@ -83,30 +84,100 @@ def run_fleet(path: Path, options: RunOptions) -> int:
 
 
 async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
-    signals = SignalCounter()
     started = trio.current_time()
+    run = _Run(view)
     async with AsyncExitStack() as stack:
         drivers = Drivers(stack, options.driver, fleet.pool.driver, view.tell)
         await drivers.open_for([agent.manifest for agent in fleet.agents])
         starts = starts_of(fleet, drivers.get, options.timeout)
-        async with open_agent_pool(
+        pool = open_agent_pool(
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
             memory=InMemory(),
             tool_builder=partial(_tools, drivers),
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=_budget(fleet),
-        ) as pool:
-            # All that follows is inside the pool, so that no group is put around a SystemExit.
-            handles, children = await _start_and_watch(pool, starts, view, signals)
-            own = [handle.outcome for handle in handles if handle.outcome is not None]
-    not_started = [name for start in starts[len(handles) :] for name in start.names]
-    code = signals.exit_code
-    if code is None:
-        code = 0 if all(isinstance(outcome, Completed) for outcome in own) else 1
-    supervisors = {handle.id for handle, start in zip(handles, starts, strict=False) if start.supervises}
-    supervised = [outcome for outcome in children if outcome.parent_id in supervisors]
-    outcomes = sorted([*own, *supervised], key=lambda outcome: outcome.agent_id)
-    return RunReport(outcomes, not_started, trio.current_time() - started, code)
+        )
+        async with trio.open_nursery() as nursery:
+            # Captured, so that this nursery puts no group around an agent's SystemExit.
+            ended = await acapture(run.to_its_end, pool, starts, nursery)
+            nursery.cancel_scope.cancel("the agents have ended")
+        ended.unwrap()
+    not_started = [name for start in starts[len(run.handles) :] for name in start.names]
+    return RunReport(run.outcomes(starts), not_started, trio.current_time() - started, run.exit_code())
+
+
+@attrs.define(eq=False)
+class _Run:
+    """A pool at work, shown by a view, and what signals do to it.
+
+    Attributes:
+      handles: of what was spawned here, in the order of the file.
+      children: the outcomes of what agents spawned, the last one for each name.
+    """
+
+    _view: View
+    _signals: SignalCounter = attrs.field(factory=SignalCounter)
+    handles: list[AgentHandle[Any]] = attrs.field(factory=list)
+    children: dict[tuple[AgentId, str], AnyOutcome] = attrs.field(factory=dict)
+
+    async def to_its_end(
+        self, opened: AbstractAsyncContextManager[AgentPool], starts: Sequence[Start], nursery: trio.Nursery
+    ) -> None:
+        shown = trio.Event()
+        async with AsyncExitStack() as around:
+            try:
+                async with opened as pool:
+                    events = await around.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
+                    nursery.start_soon(self._show, events, shown)
+                    nursery.start_soon(self._view.keep_drawing, pool)
+                    around.enter_context(self._handling_signals(pool, nursery))
+                    await self._start_all(pool, starts)
+                    # The block ends here: servers end when nobody is left who could write to them.
+            except UnhandledAgentErrors:
+                pass  # the report tells of every failure
+        await shown.wait()
+
+    async def _start_all(self, pool: AgentPool, starts: Sequence[Start]) -> None:
+        try:
+            for start in starts:
+                self.handles.append(await start.spawn_in(pool))
+        except PoolClosedError:
+            pass  # a signal came: the rest is not started
+
+    async def _show(self, events: EventSubscription, shown: trio.Event) -> None:
+        async for event in events:
+            self._view.take(event)
+            if isinstance(event, AgentFinished) and event.parent_id:
+                self.children[event.parent_id, event.outcome.name] = event.outcome
+        shown.set()
+
+    def _handling_signals(self, pool: AgentPool, nursery: trio.Nursery) -> AbstractContextManager[None]:
+        def drain() -> None:
+            self._view.tell("stopping: no more agents start, those at work may finish; again to abort them")
+            nursery.start_soon(partial(pool.drain, grace=math.inf))
+
+        def abort() -> None:
+            self._view.tell("aborting")
+            pool.abort_all("stopped by a second signal")
+
+        return self._signals.handling(drain, abort)
+
+    def outcomes(self, starts: Sequence[Start]) -> list[AnyOutcome]:
+        """Return the outcomes of the fleet's agents and supervisors, in the order of their ids."""
+        supervisors = {
+            handle.id for handle, start in zip(self.handles, starts, strict=False) if start.supervises
+        }
+        supervised = [outcome for outcome in self.children.values() if outcome.parent_id in supervisors]
+        return sorted([*self._own(), *supervised], key=lambda outcome: outcome.agent_id)
+
+    def _own(self) -> list[AnyOutcome]:
+        return [handle.outcome for handle in self.handles if handle.outcome is not None]
+
+    def exit_code(self) -> int:
+        """Tell the end of a signal, or else whether all went well; what a supervisor mended did."""
+        if self._signals.exit_code is not None:
+            return self._signals.exit_code
+        return 0 if all(isinstance(outcome, Completed) for outcome in self._own()) else 1
 
 
 def _tools(drivers: Drivers, manifest: AgentManifest) -> ToolRegistry:
@@ -121,55 +192,6 @@ def _budget(fleet: FleetFile) -> Budget | None:
     if settings is None:
         return None
     return Budget(tokens=settings.tokens, cost_usd=settings.cost_usd, calls=settings.calls)
-
-
-async def _start_and_watch(
-    pool: AgentPool, starts: Sequence[Start], view: View, signals: SignalCounter
-) -> tuple[list[AgentHandle[Any]], Collection[AnyOutcome]]:
-    """Spawn everything, and wait for its end; the view draws meanwhile.
-
-    Returns:
-      The handles of what was spawned here, and the outcomes of what agents spawned, the last one
-      for each name.
-    """
-    children: dict[tuple[AgentId, str], AnyOutcome] = {}
-
-    async def show(events: EventSubscription) -> None:
-        async for event in events:
-            view.take(event)
-            if isinstance(event, AgentFinished) and event.parent_id:
-                children[event.parent_id, event.outcome.name] = event.outcome
-
-    async with pool.events(max_buffer=EVENTS_KEPT) as events, trio.open_nursery() as nursery:
-        nursery.start_soon(show, events)
-        nursery.start_soon(view.keep_drawing, pool)
-
-        def drain() -> None:
-            view.tell("stopping: no more agents start, those at work may finish; again to abort them")
-            nursery.start_soon(partial(pool.drain, grace=math.inf))
-
-        def abort() -> None:
-            view.tell("aborting")
-            pool.abort_all("stopped by a second signal")
-
-        with signals.handling(drain, abort):
-            handles = await _start_all(pool, starts)
-            # From here on servers end when nobody is left who could write to them.
-            await pool.drain(grace=math.inf)
-        while events.statistics().buffered:
-            await trio.lowlevel.checkpoint()
-        nursery.cancel_scope.cancel("the agents have ended")
-    return handles, children.values()
-
-
-async def _start_all(pool: AgentPool, starts: Sequence[Start]) -> list[AgentHandle[Any]]:
-    handles: list[AgentHandle[Any]] = []
-    try:
-        for start in starts:
-            handles.append(await start.spawn_in(pool))
-    except PoolClosedError:
-        pass  # a signal came: the rest is not started
-    return handles
 
 
 # -- at the end ------------------------------------------------------------------

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from agentpool._agent import AgentHandle
+from agentpool._context import AgentContext
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.restart import RestartPolicy
+from agentpool._core.restart import RestartMode, RestartPolicy
 from agentpool._fleet import FleetAgent, FleetFile, RestartSettings, SupervisorSettings
 from agentpool._pool import AgentPool
 from agentpool._runtime import SpawnConfig
 from agentpool.abc import Driver
 
+MODES: Mapping[str, RestartMode] = {
+    "on_failure": "transient",
+    "always": "permanent",
+    "never": "temporary",
+}
 DriverOf = Callable[[AgentManifest], Driver]
 
 
@@ -27,7 +33,7 @@ class Start:
       supervises: whether it is a supervisor, whose children are the fleet's agents.
     """
 
-    agent: Callable[..., Any]
+    agent: Callable[[AgentContext], Awaitable[Any]]
     name: str
     names: Sequence[str]
     timeout: float | None = None
@@ -73,12 +79,18 @@ def _start_supervised(
         ChildSpec(
             SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest)),
             name=agent.name,
+            # An agent of a fleet has a question to answer: it comes back if it failed to.
+            mode="transient" if agent.restart is None else MODES[agent.restart.mode],
             timeout=_shorter(agent.timeout, timeout),
         )
         for agent in agents
     ]
     supervisor = Supervisor(
-        children, strategy=settings.strategy, max_restarts=settings.max_restarts, within=settings.within
+        children,
+        strategy=settings.strategy,
+        max_restarts=settings.max_restarts,
+        within=settings.within,
+        name=settings.name,
     )
     return Start(supervisor, settings.name, settings.children, supervises=True)
 
@@ -87,7 +99,10 @@ def _policy(settings: RestartSettings | None) -> RestartPolicy | None:
     if settings is None:
         return None
     return RestartPolicy(
-        settings.mode, max_restarts=settings.max_restarts, within=settings.within, backoff=settings.backoff
+        MODES[settings.mode],
+        max_restarts=settings.max_restarts,
+        within=settings.within,
+        backoff=settings.backoff,
     )
 
 

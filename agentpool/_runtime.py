@@ -12,7 +12,7 @@ from attrs.validators import ge, instance_of
 
 from agentpool import abc
 from agentpool._budgets import decision_on, waking
-from agentpool._core.budget import Budget, Reservation
+from agentpool._core.budget import Budget, Claim, Reservation
 from agentpool._core.errors import (
     BudgetExceededError,
     DriverUnavailableError,
@@ -285,7 +285,8 @@ class _Run:
             if self._budget is None:
                 return Replied(await self._complete(effect.request))
             # A call that failed or was cancelled used nothing, as far as is known: it is released.
-            with await self._reserve(self._budget, effect) as reservation:
+            claim = self._claim(self._budget, effect)
+            with claim if isinstance(claim, Reservation) else await self._decision_on(claim) as reservation:
                 completion = await self._complete(effect.request)
                 usage = completion.usage
                 reservation.settle(tokens=usage.total_tokens, cost_usd=usage.cost_usd)
@@ -299,12 +300,13 @@ class _Run:
                 raise
             return DriverFailed(error)
 
-    async def _reserve(self, budget: Budget, effect: Reason) -> Reservation:
-        """Set the worst case aside. A checkpoint only if it waits: the call is one anyway."""
+    def _claim(self, budget: Budget, effect: Reason) -> Reservation | Claim:
+        """Set the worst case aside, without a checkpoint if there is room: the call is one anyway."""
         worst = TokenUsage(effect.input_tokens, effect.request.max_tokens)
-        claim = budget.claim(self._on_decided, tokens=worst.total_tokens, cost_usd=self._estimate_cost(worst))
-        if isinstance(claim, Reservation):
-            return claim
+        cost = self._estimate_cost(worst)
+        return budget.claim(self._on_decided, tokens=worst.total_tokens, cost_usd=cost)
+
+    async def _decision_on(self, claim: Claim) -> Reservation:
         self._lift_limit()
         return await decision_on(claim)
 
@@ -357,7 +359,8 @@ class _Run:
             self._lift_limit()
             return await self._act_side_by_side(calls)
         (call,) = calls
-        self._scope.deadline = trio.current_time() + self._limit_of(call)
+        if not self._is_quick(call):
+            self._scope.deadline = trio.current_time() + self._limit_of(call)
         return Acted((await self._call(call),))
 
     async def _act_side_by_side(self, calls: Sequence[ToolCall]) -> Acted:
@@ -398,6 +401,10 @@ class _Run:
             if not isinstance(error, ToolError) or not text:
                 text = f"{type(error).__name__}: {text}"
             return ToolResult(text, is_error=True)
+
+    def _is_quick(self, call: ToolCall) -> bool:
+        """Whether the call ends before anything could stop it; moving the limit would cost 2 µs."""
+        return self._registry is not None and getattr(self._registry.get(call.name), "quick", False)
 
     def _limit_of(self, call: ToolCall) -> float:
         tool = None if self._registry is None else self._registry.get(call.name)

@@ -64,6 +64,9 @@ _Turn: TypeAlias = tuple[_Wish, tuple[ToolResult, ...]]
 """What a turn's calls were, and what they came to."""
 
 
+_NO_RUNS = (0,) * LONGEST_CYCLE
+
+
 def _wish(calls: Sequence[ToolCall]) -> _Wish:
     return tuple([(call.name, call.input) for call in calls])
 
@@ -99,7 +102,7 @@ class GuardLimits:
         )
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # with slots a new one takes twice the time
 class LoopGuard:
     """Counts what an agent does, remembers its last turns, and says what may come next.
 
@@ -121,7 +124,7 @@ class LoopGuard:
     usage: TokenUsage = NO_USAGE
     _turns: tuple[_Turn, ...] = ()
     # _runs[p - 1]: how many of the last turns were the same as the one p turns before them.
-    _runs: tuple[int, ...] = (0,) * LONGEST_CYCLE
+    _runs: tuple[int, ...] = _NO_RUNS
 
     # -- questions ----------------------------------------------------------
 
@@ -211,13 +214,14 @@ class LoopGuard:
         return best
 
     def _remembered(self, turn: _Turn, tool_calls: int) -> LoopGuard:
-        turns = self._turns
-        runs = [
-            run + 1 if period <= len(turns) and turns[-period] == turn else 0
-            for period, run in enumerate(self._runs, start=1)
-        ]
+        turns, runs = self._turns, _NO_RUNS
+        if turn in turns:
+            runs = tuple(
+                run + 1 if period <= len(turns) and turns[-period] == turn else 0
+                for period, run in enumerate(self._runs, start=1)
+            )
         turns = (*turns[1 - LONGEST_CYCLE :], turn)
-        return LoopGuard(self.limits, self.iterations, tool_calls, self.usage, turns, tuple(runs))
+        return LoopGuard(self.limits, self.iterations, tool_calls, self.usage, turns, runs)
 
 
 def _pattern(calls: Sequence[ToolCall], period: int) -> str:

@@ -243,7 +243,7 @@ class Trouble:
 NO_TROUBLE = Trouble()
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # with slots a new one takes twice the time, and a turn makes three
 class LoopState:
     """Where a run stands.
 
@@ -382,8 +382,9 @@ def _illegal(state: LoopState, observation: Observation) -> IllegalObservationEr
 
 
 def _on_recalled(state: LoopState, observation: Recalled) -> Step:
-    news = perceived(observation.fragments, observation.messages)
-    return _reason(_heard(state, news) if news else state)
+    if observation.fragments or observation.messages:
+        state = _heard(state, perceived(observation.fragments, observation.messages))
+    return _reason(state)
 
 
 def perceived(fragments: Iterable[Fragment], messages: Iterable[AgentMessage]) -> list[UserMessage]:
@@ -490,24 +491,18 @@ def _no_room_left(guard: LoopGuard, tokens: int) -> str:
 
 def _on_replied(state: LoopState, observation: Replied) -> Step:
     completion = observation.completion
-    usage, trouble = completion.usage, state.trouble
+    usage, trouble, stop_reason = completion.usage, state.trouble, completion.stop_reason
+    guard = state.guard.after_reason(usage)
+    excess = max(0, usage.input_tokens - state.plan.frame - state.window.tokens)
+    if completion.tool_calls and stop_reason != "max_tokens" and stop_reason != "refusal":
+        return _act(state, guard, excess, AssistantMessage(completion.text, completion.tool_calls))
     if trouble.squeezed:
         trouble = attrs.evolve(trouble, squeezed=False)
-    state = LoopState(
-        state.plan,
-        Reason,
-        state.transcript,
-        state.window,
-        state.guard.after_reason(usage),
-        trouble=trouble,
-        excess=max(0, usage.input_tokens - state.plan.frame - state.window.tokens),
-    )
-    if completion.stop_reason == "refusal":
+    state = attrs.evolve(state, guard=guard, trouble=trouble, excess=excess)
+    if stop_reason == "refusal":
         return _refused(state, completion)
-    if completion.stop_reason == "max_tokens":
+    if stop_reason == "max_tokens":
         return _cut_off(state, completion)
-    if completion.tool_calls:
-        return _act(state, AssistantMessage(completion.text, completion.tool_calls))
     return _answered(state, completion.text)
 
 
@@ -566,27 +561,18 @@ def _on_driver_failed(state: LoopState, observation: DriverFailed) -> Step:
 # -- act ------------------------------------------------------------------------------
 
 
-def _act(state: LoopState, said: AssistantMessage) -> Step:
-    calls = said.tool_calls
-    verdict = state.guard.before_act(calls)
+def _act(state: LoopState, guard: LoopGuard, excess: int, said: AssistantMessage) -> Step:
+    calls, trouble = said.tool_calls, _recovered(state.trouble)
+    verdict = guard.before_act(calls)
     if isinstance(verdict, guards.Halt):
+        state = attrs.evolve(state, guard=guard)
         return _halted(_heard(state, _unrun(said, "Not run: the agent was stopped.")), verdict.reason)
     if isinstance(verdict, guards.Block):
-        state = _heard(state, _unrun(said, verdict.reason))
-        guard, trouble = state.guard.after_block(calls), _recovered(state.trouble)
-        return attrs.evolve(state, awaiting=Recall, guard=guard, trouble=trouble), _TAKE_MESSAGES
+        guard = guard.after_block(calls)
+        state = attrs.evolve(state, awaiting=Recall, guard=guard, trouble=trouble, excess=excess)
+        return _heard(state, _unrun(said, verdict.reason)), _TAKE_MESSAGES
     note = verdict.reason if isinstance(verdict, guards.Warn) else ""
-    acting = LoopState(
-        state.plan,
-        Act,
-        state.transcript,
-        state.window,
-        state.guard,
-        said,
-        note,
-        _recovered(state.trouble),
-        state.excess,
-    )
+    acting = LoopState(state.plan, Act, state.transcript, state.window, guard, said, note, trouble, excess)
     return acting, Act(calls, note)
 
 

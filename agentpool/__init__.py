@@ -1,79 +1,22 @@
-"""Structured concurrency for many language-model agents, on trio."""
+"""Structured concurrency for many language-model agents, on trio.
 
-from __future__ import annotations
+Every public name is listed here twice: once for type checkers, once with the module that it is
+imported from when it is first asked for. So a program pays only for what it uses, and
+`import agentpool` for next to nothing: the hundred attrs classes behind it cost half as much as
+importing trio.
+"""
 
+import sys as _sys
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from agentpool._agent import AgentHandle as AgentHandle
-from agentpool._agent import AgentNursery as AgentNursery
-from agentpool._agent import AgentStatus as AgentStatus
-from agentpool._agent import StuckAgent as StuckAgent
-from agentpool._context import AgentContext as AgentContext
-from agentpool._context import Subscription as Subscription
-from agentpool._core.errors import AgentAbortedError as AgentAbortedError
-from agentpool._core.errors import AgentFailedError as AgentFailedError
-from agentpool._core.errors import AgentPoolError as AgentPoolError
-from agentpool._core.errors import AgentTimeoutError as AgentTimeoutError
-from agentpool._core.errors import BudgetExceededError as BudgetExceededError
-from agentpool._core.errors import CapabilityDeniedError as CapabilityDeniedError
-from agentpool._core.errors import ContentRefusedError as ContentRefusedError
-from agentpool._core.errors import ContextTooLongError as ContextTooLongError
-from agentpool._core.errors import DeadlockError as DeadlockError
-from agentpool._core.errors import DriverError as DriverError
-from agentpool._core.errors import DriverUnavailableError as DriverUnavailableError
-from agentpool._core.errors import Finding as Finding
-from agentpool._core.errors import LoopHaltedError as LoopHaltedError
-from agentpool._core.errors import MalformedReplyError as MalformedReplyError
-from agentpool._core.errors import ManifestError as ManifestError
-from agentpool._core.errors import OverloadedError as OverloadedError
-from agentpool._core.errors import PoolClosedError as PoolClosedError
-from agentpool._core.errors import PoolLimitError as PoolLimitError
-from agentpool._core.errors import RateLimitedError as RateLimitedError
-from agentpool._core.errors import RequestRejectedError as RequestRejectedError
-from agentpool._core.errors import RestartLimitError as RestartLimitError
-from agentpool._core.errors import ToolError as ToolError
-from agentpool._core.errors import UnhandledAgentErrors as UnhandledAgentErrors
-from agentpool._core.errors import UnknownAgentError as UnknownAgentError
-from agentpool._core.limits import PoolLimits as PoolLimits
-from agentpool._core.messages import AgentId as AgentId
-from agentpool._core.messages import AgentMessage as AgentMessage
-from agentpool._core.messages import AssistantMessage as AssistantMessage
-from agentpool._core.messages import ChatMessage as ChatMessage
-from agentpool._core.messages import Completion as Completion
-from agentpool._core.messages import CompletionRequest as CompletionRequest
-from agentpool._core.messages import StopReason as StopReason
-from agentpool._core.messages import StreamPart as StreamPart
-from agentpool._core.messages import TextDelta as TextDelta
-from agentpool._core.messages import ToolCall as ToolCall
-from agentpool._core.messages import ToolDefinition as ToolDefinition
-from agentpool._core.messages import ToolMessage as ToolMessage
-from agentpool._core.messages import ToolResult as ToolResult
-from agentpool._core.messages import UserMessage as UserMessage
-from agentpool._core.outcomes import Aborted as Aborted
-from agentpool._core.outcomes import AgentOutcome as AgentOutcome
-from agentpool._core.outcomes import AgentResult as AgentResult
-from agentpool._core.outcomes import Completed as Completed
-from agentpool._core.outcomes import Failed as Failed
-from agentpool._core.restart import Backoff as Backoff
-from agentpool._core.restart import RestartMode as RestartMode
-from agentpool._core.restart import RestartPolicy as RestartPolicy
-from agentpool._core.usage import TokenUsage as TokenUsage
-from agentpool._events import EventSubscription as EventSubscription
-from agentpool._events import Overflow as Overflow
-from agentpool._events import SubscriptionStatistics as SubscriptionStatistics
-from agentpool._pool import AgentPool as AgentPool
-from agentpool._pool import PoolStatistics as PoolStatistics
-from agentpool._pool import WaitingAgent as WaitingAgent
-from agentpool._pool import open_agent_pool as open_agent_pool
-from agentpool._router import DeadLetter as DeadLetter
-from agentpool._router import Inbox as Inbox
-from agentpool._router import InboxStatistics as InboxStatistics
-from agentpool._router import MessageRouter as MessageRouter
-from agentpool._router import RouterStatistics as RouterStatistics
-from agentpool._scope import Verdict as Verdict
-from agentpool._slots import PoolFullError as PoolFullError
-
 if _TYPE_CHECKING:
+    from agentpool._agent import AgentHandle as AgentHandle
+    from agentpool._agent import AgentNursery as AgentNursery
+    from agentpool._agent import AgentStatus as AgentStatus
+    from agentpool._agent import StuckAgent as StuckAgent
+    from agentpool._context import AgentContext as AgentContext
+    from agentpool._context import Subscription as Subscription
     from agentpool._core.budget import Budget as Budget
     from agentpool._core.budget import Reservation as Reservation
     from agentpool._core.capability import BrowserCapability as BrowserCapability
@@ -90,6 +33,30 @@ if _TYPE_CHECKING:
     from agentpool._core.capability import RagCapability as RagCapability
     from agentpool._core.capability import ShellCapability as ShellCapability
     from agentpool._core.capability import SpawnCapability as SpawnCapability
+    from agentpool._core.errors import AgentAbortedError as AgentAbortedError
+    from agentpool._core.errors import AgentFailedError as AgentFailedError
+    from agentpool._core.errors import AgentPoolError as AgentPoolError
+    from agentpool._core.errors import AgentTimeoutError as AgentTimeoutError
+    from agentpool._core.errors import BudgetExceededError as BudgetExceededError
+    from agentpool._core.errors import CapabilityDeniedError as CapabilityDeniedError
+    from agentpool._core.errors import ContentRefusedError as ContentRefusedError
+    from agentpool._core.errors import ContextTooLongError as ContextTooLongError
+    from agentpool._core.errors import DeadlockError as DeadlockError
+    from agentpool._core.errors import DriverError as DriverError
+    from agentpool._core.errors import DriverUnavailableError as DriverUnavailableError
+    from agentpool._core.errors import Finding as Finding
+    from agentpool._core.errors import LoopHaltedError as LoopHaltedError
+    from agentpool._core.errors import MalformedReplyError as MalformedReplyError
+    from agentpool._core.errors import ManifestError as ManifestError
+    from agentpool._core.errors import OverloadedError as OverloadedError
+    from agentpool._core.errors import PoolClosedError as PoolClosedError
+    from agentpool._core.errors import PoolLimitError as PoolLimitError
+    from agentpool._core.errors import RateLimitedError as RateLimitedError
+    from agentpool._core.errors import RequestRejectedError as RequestRejectedError
+    from agentpool._core.errors import RestartLimitError as RestartLimitError
+    from agentpool._core.errors import ToolError as ToolError
+    from agentpool._core.errors import UnhandledAgentErrors as UnhandledAgentErrors
+    from agentpool._core.errors import UnknownAgentError as UnknownAgentError
     from agentpool._core.events import AgentFinished as AgentFinished
     from agentpool._core.events import AgentRestarted as AgentRestarted
     from agentpool._core.events import AgentSpawned as AgentSpawned
@@ -107,6 +74,7 @@ if _TYPE_CHECKING:
     from agentpool._core.events import ToolFinished as ToolFinished
     from agentpool._core.events import ToolStarted as ToolStarted
     from agentpool._core.guard import LoopGuard as LoopGuard
+    from agentpool._core.limits import PoolLimits as PoolLimits
     from agentpool._core.manifest import AgentManifest as AgentManifest
     from agentpool._core.manifest import McpServer as McpServer
     from agentpool._core.manifest import ModelSettings as ModelSettings
@@ -114,9 +82,46 @@ if _TYPE_CHECKING:
     from agentpool._core.manifest import ScriptCall as ScriptCall
     from agentpool._core.manifest import ScriptSettings as ScriptSettings
     from agentpool._core.manifest import ScriptStep as ScriptStep
+    from agentpool._core.messages import AgentId as AgentId
+    from agentpool._core.messages import AgentMessage as AgentMessage
+    from agentpool._core.messages import AssistantMessage as AssistantMessage
+    from agentpool._core.messages import ChatMessage as ChatMessage
+    from agentpool._core.messages import Completion as Completion
+    from agentpool._core.messages import CompletionRequest as CompletionRequest
+    from agentpool._core.messages import StopReason as StopReason
+    from agentpool._core.messages import StreamPart as StreamPart
+    from agentpool._core.messages import TextDelta as TextDelta
+    from agentpool._core.messages import ToolCall as ToolCall
+    from agentpool._core.messages import ToolDefinition as ToolDefinition
+    from agentpool._core.messages import ToolMessage as ToolMessage
+    from agentpool._core.messages import ToolResult as ToolResult
+    from agentpool._core.messages import UserMessage as UserMessage
+    from agentpool._core.outcomes import Aborted as Aborted
+    from agentpool._core.outcomes import AgentOutcome as AgentOutcome
+    from agentpool._core.outcomes import AgentResult as AgentResult
+    from agentpool._core.outcomes import Completed as Completed
+    from agentpool._core.outcomes import Failed as Failed
+    from agentpool._core.restart import Backoff as Backoff
+    from agentpool._core.restart import RestartMode as RestartMode
+    from agentpool._core.restart import RestartPolicy as RestartPolicy
+    from agentpool._core.usage import TokenUsage as TokenUsage
+    from agentpool._events import EventSubscription as EventSubscription
+    from agentpool._events import Overflow as Overflow
+    from agentpool._events import SubscriptionStatistics as SubscriptionStatistics
     from agentpool._fleet import FleetAgent as FleetAgent
     from agentpool._fleet import FleetFile as FleetFile
+    from agentpool._pool import AgentPool as AgentPool
+    from agentpool._pool import PoolStatistics as PoolStatistics
+    from agentpool._pool import WaitingAgent as WaitingAgent
+    from agentpool._pool import open_agent_pool as open_agent_pool
+    from agentpool._router import DeadLetter as DeadLetter
+    from agentpool._router import Inbox as Inbox
+    from agentpool._router import InboxStatistics as InboxStatistics
+    from agentpool._router import MessageRouter as MessageRouter
+    from agentpool._router import RouterStatistics as RouterStatistics
     from agentpool._runtime import SpawnConfig as SpawnConfig
+    from agentpool._scope import Verdict as Verdict
+    from agentpool._slots import PoolFullError as PoolFullError
     from agentpool._supervisor import ChildSpec as ChildSpec
     from agentpool._supervisor import Supervisor as Supervisor
     from agentpool.abc import Driver as Driver
@@ -129,88 +134,123 @@ if _TYPE_CHECKING:
     from agentpool.tools import ToolRegistry as ToolRegistry
     from agentpool.tools import tool as tool
 
-_LAZY = {
-    "AgentFinished": "agentpool._core.events",
-    "AgentManifest": "agentpool._core.manifest",
-    "AgentRestarted": "agentpool._core.events",
-    "AgentSpawned": "agentpool._core.events",
-    "AgentStarted": "agentpool._core.events",
-    "AgentStuck": "agentpool._core.events",
-    "BrowserCapability": "agentpool._core.capability",
-    "Budget": "agentpool._core.budget",
-    "BudgetWarned": "agentpool._core.events",
-    "Capability": "agentpool._core.capability",
-    "ChildSpec": "agentpool._supervisor",
-    "CompletionFinished": "agentpool._core.events",
-    "ComputeCapability": "agentpool._core.capability",
-    "DeadlockSuspected": "agentpool._core.events",
-    "Driver": "agentpool.abc",
-    "Event": "agentpool._core.events",
-    "FileReadCapability": "agentpool._core.capability",
-    "FileWriteCapability": "agentpool._core.capability",
-    "FleetAgent": "agentpool._fleet",
-    "FleetFile": "agentpool._fleet",
-    "GuardWarned": "agentpool._core.events",
-    "InMemory": "agentpool.memory.in_memory",
-    "InferenceCapability": "agentpool._core.capability",
-    "LoopGuard": "agentpool._core.guard",
-    "McpCapability": "agentpool._core.capability",
-    "McpServer": "agentpool._core.manifest",
-    "Memory": "agentpool.abc",
-    "MemoryCapability": "agentpool._core.capability",
-    "MemoryFragment": "agentpool.abc",
-    "MessageDeadLettered": "agentpool._core.events",
-    "MessageSent": "agentpool._core.events",
-    "MessagingCapability": "agentpool._core.capability",
-    "ModelSettings": "agentpool._core.manifest",
-    "NetworkCapability": "agentpool._core.capability",
-    "PhaseChanged": "agentpool._core.events",
-    "PrivacyTier": "agentpool._core.capability",
-    "RagCapability": "agentpool._core.capability",
-    "Reservation": "agentpool._core.budget",
-    "ResourceQuota": "agentpool._core.manifest",
-    "ScriptCall": "agentpool._core.manifest",
-    "ScriptSettings": "agentpool._core.manifest",
-    "ScriptStep": "agentpool._core.manifest",
-    "ScriptedDriver": "agentpool.drivers.scripted",
-    "ShellCapability": "agentpool._core.capability",
-    "SpawnCapability": "agentpool._core.capability",
-    "SpawnConfig": "agentpool._runtime",
-    "Supervisor": "agentpool._supervisor",
-    "TextDeltaReceived": "agentpool._core.events",
-    "Tool": "agentpool.abc",
-    "ToolContext": "agentpool.abc",
-    "ToolFinished": "agentpool._core.events",
-    "ToolRegistry": "agentpool.tools",
-    "ToolStarted": "agentpool._core.events",
-    "tool": "agentpool.tools",
+_HOMES = {
+    "agentpool._agent": """
+        AgentHandle AgentNursery AgentStatus StuckAgent
+    """,
+    "agentpool._context": """
+        AgentContext Subscription
+    """,
+    "agentpool._core.budget": """
+        Budget Reservation
+    """,
+    "agentpool._core.capability": """
+        BrowserCapability Capability ComputeCapability FileReadCapability FileWriteCapability
+        InferenceCapability McpCapability MemoryCapability MessagingCapability NetworkCapability
+        PrivacyTier RagCapability ShellCapability SpawnCapability
+    """,
+    "agentpool._core.errors": """
+        AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
+        CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
+        DriverUnavailableError Finding LoopHaltedError MalformedReplyError ManifestError OverloadedError
+        PoolClosedError PoolLimitError RateLimitedError RequestRejectedError RestartLimitError ToolError
+        UnhandledAgentErrors UnknownAgentError
+    """,
+    "agentpool._core.events": """
+        AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck BudgetWarned CompletionFinished
+        DeadlockSuspected Event GuardWarned MessageDeadLettered MessageSent PhaseChanged
+        TextDeltaReceived ToolFinished ToolStarted
+    """,
+    "agentpool._core.guard": """
+        LoopGuard
+    """,
+    "agentpool._core.limits": """
+        PoolLimits
+    """,
+    "agentpool._core.manifest": """
+        AgentManifest McpServer ModelSettings ResourceQuota ScriptCall ScriptSettings ScriptStep
+    """,
+    "agentpool._core.messages": """
+        AgentId AgentMessage AssistantMessage ChatMessage Completion CompletionRequest StopReason
+        StreamPart TextDelta ToolCall ToolDefinition ToolMessage ToolResult UserMessage
+    """,
+    "agentpool._core.outcomes": """
+        Aborted AgentOutcome AgentResult Completed Failed
+    """,
+    "agentpool._core.restart": """
+        Backoff RestartMode RestartPolicy
+    """,
+    "agentpool._core.usage": """
+        TokenUsage
+    """,
+    "agentpool._events": """
+        EventSubscription Overflow SubscriptionStatistics
+    """,
+    "agentpool._fleet": """
+        FleetAgent FleetFile
+    """,
+    "agentpool._pool": """
+        AgentPool PoolStatistics WaitingAgent open_agent_pool
+    """,
+    "agentpool._router": """
+        DeadLetter Inbox InboxStatistics MessageRouter RouterStatistics
+    """,
+    "agentpool._runtime": """
+        SpawnConfig
+    """,
+    "agentpool._scope": """
+        Verdict
+    """,
+    "agentpool._slots": """
+        PoolFullError
+    """,
+    "agentpool._supervisor": """
+        ChildSpec Supervisor
+    """,
+    "agentpool.abc": """
+        Driver Memory MemoryFragment Tool ToolContext
+    """,
+    "agentpool.drivers.scripted": """
+        ScriptedDriver
+    """,
+    "agentpool.memory.in_memory": """
+        InMemory
+    """,
+    "agentpool.tools": """
+        ToolRegistry tool
+    """,
 }
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> object:
-    """Import a name when it is first asked for: what a program does not use costs it nothing."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not _TYPE_CHECKING:  # with it, no misspelt name would be noticed
 
-    globals()[name] = value = getattr(import_module(_LAZY[name]), name)
-    _put_module_right(value)
-    return value
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first asked for."""
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        _import_module(_HOME_OF[name])
+        _publish()
+        return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_HOME_OF})
 
 
-def _put_module_right(value: object) -> None:
-    """Show `agentpool.AgentPool`, not the file that it happens to be defined in."""
-    if getattr(value, "__module__", "").startswith("agentpool."):
-        try:
-            value.__module__ = __name__
-        except (AttributeError, TypeError):
-            pass  # a union of types
+def _publish() -> None:
+    """Make the names of the modules that are loaded by now ours.
 
-
-for _value in list(globals().values()):
-    _put_module_right(_value)
-del _value
+    Tracebacks and documentation then show `agentpool.AgentPool`, and not the file that it happens
+    to be defined in.
+    """
+    for name, home in _HOME_OF.items():
+        module = _sys.modules.get(home)
+        if name in globals() or not hasattr(module, name):
+            continue
+        value = globals()[name] = getattr(module, name)
+        if getattr(value, "__module__", "").startswith("agentpool."):
+            try:
+                value.__module__ = __name__
+            except (AttributeError, TypeError):
+                pass  # a union of types

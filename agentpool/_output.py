@@ -79,6 +79,7 @@ def _readable(kind: Any) -> Any:
         return Union[readable]  # noqa: UP007 - built from a tuple
     if origin is Annotated:
         return Annotated[(readable[0], *kind.__metadata__)]
+    assert origin is not None  # it has arguments
     return origin[readable]
 
 

@@ -165,6 +165,9 @@ def _is_fatal(error: Exception) -> bool:
     return isinstance(error, MemoryError)
 
 
+_ENDS = (Finish, Halt)
+
+
 @attrs.define(eq=False)
 class _Run:
     """One run of the loop.
@@ -199,7 +202,7 @@ class _Run:
         )
 
     async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
-        while not isinstance(effect, Finish | Halt):
+        while not isinstance(effect, _ENDS):
             with trio.CancelScope() as self._scope:
                 while True:
                     if self._ctx.observed:
@@ -208,7 +211,7 @@ class _Run:
                     state, effect = advance(state, observation)
                     # The limit may have passed, though the call came to its end: then the next
                     # one would be cancelled for nothing.
-                    if self._scope.cancel_called or isinstance(effect, Finish | Halt):
+                    if self._scope.cancel_called or isinstance(effect, _ENDS):
                         break
             if self._scope.cancelled_caught:
                 state, effect = advance(state, self._out_of_time(effect))
@@ -358,7 +361,7 @@ class _Run:
         if len(calls) > 1:
             self._lift_limit()
             return await self._act_side_by_side(calls)
-        (call,) = calls
+        call = calls[0]
         if not self._is_quick(call):
             self._scope.deadline = trio.current_time() + self._limit_of(call)
         return Acted((await self._call(call),))

@@ -77,7 +77,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def typing(session: nox.Session) -> None:
-    session.install("-e", ".[all]", *_group("typing"))
+    session.install(".[all]", *_group("typing"))
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "agentpool", "--ignoreexternal")

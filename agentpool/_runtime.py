@@ -15,8 +15,10 @@ from agentpool._budgets import decision_on, waking
 from agentpool._core.budget import Budget, Claim, Reservation
 from agentpool._core.errors import (
     BudgetExceededError,
+    DriverError,
     DriverUnavailableError,
     MalformedReplyError,
+    PoolLimitError,
     RequestRejectedError,
     ToolError,
 )
@@ -118,7 +120,8 @@ class SpawnConfig(Generic[T]):
           DriverError: if the model could not be asked, or its answers were of no use.
 
         Checkpoint: always, as long as the driver keeps its promise of one. Cancellation: the
-        running model and tool calls are cancelled; what was used is counted.
+        running model and tool calls are cancelled; what was used is counted, and in a budget the
+        worst case of a model call that was under way.
         """
         driver = _driver_for(self.manifest, ctx.driver if self.driver is None else self.driver)
         registry = None if ctx.tools is None else ctx.tools.limited_to(self.manifest)
@@ -183,6 +186,7 @@ class _Run:
     _registry: ToolRegistry | None
     _streams: bool
     _estimate_cost: Callable[[TokenUsage], float | None]
+    _metered: bool  # whether an answer without any usage is one whose usage is not known
     _on_decided: Callable[[Reservation | BudgetExceededError], None]
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _announced: tuple[str, int] | None = None
@@ -198,6 +202,7 @@ class _Run:
             # Only a stream of its own shows more than `complete` does.
             stream is not None and stream is not abc.Driver.stream,
             getattr(driver, "estimate_cost", _free),
+            getattr(driver, "metered", True),
             waking(trio.lowlevel.current_task()),
         )
 
@@ -287,13 +292,10 @@ class _Run:
         try:
             if self._budget is None:
                 return Replied(await self._complete(effect.request))
-            # A call that failed or was cancelled used nothing, as far as is known: it is released.
             claim = self._claim(self._budget, effect)
             with claim if isinstance(claim, Reservation) else await self._decision_on(claim) as reservation:
-                completion = await self._complete(effect.request)
-                usage = completion.usage
-                reservation.settle(tokens=usage.total_tokens, cost_usd=usage.cost_usd)
-            return Replied(completion)
+                await trio.lowlevel.checkpoint_if_cancelled()  # nothing was sent: it costs nothing
+                return Replied(await self._complete_within(reservation, effect.request))
         except BudgetExceededError as error:
             error.usage, error.transcript = state.usage, state.transcript
             self._ctx.emit(BudgetWarned, str(error))
@@ -313,31 +315,55 @@ class _Run:
         self._lift_limit()
         return await decision_on(claim)
 
-    async def _complete(self, request: CompletionRequest) -> Completion:
+    async def _complete_within(self, reservation: Reservation, request: CompletionRequest) -> Completion:
+        """Make a call, and forget no money that it may have cost when it fails or is cancelled.
+
+        What such a call used is not known, so it is booked with its worst case.
+        """
+        try:
+            return await self._complete(request, reservation)
+        except BaseException as error:
+            if _may_have_cost(error):
+                reservation.settle()
+            raise
+
+    async def _complete(self, request: CompletionRequest, reservation: Reservation | None = None) -> Completion:
         ctx = self._ctx
         started = trio.current_time()
         self._scope.deadline = started + MODEL_SECONDS
         with ctx.in_flight("model_calls"):
             if self._streams and ctx.observed:
-                completion = await self._stream(request)
+                completion = await self._stream(request, reservation)
             else:
-                completion = await self._driver.complete(request)
-        completion = self._priced(completion)
-        ctx.add_usage(completion.usage)
+                completion = self._booked(await self._driver.complete(request), reservation)
         if ctx.observed:
             ctx.emit(CompletionFinished, completion.usage, trio.current_time() - started)
         return completion
 
-    async def _stream(self, request: CompletionRequest) -> Completion:
+    async def _stream(self, request: CompletionRequest, reservation: Reservation | None) -> Completion:
         completion: Completion | None = None
         async with self._driver.stream(request) as parts:
             async for part in parts:
                 if isinstance(part, TextDelta):
                     self._ctx.emit(TextDeltaReceived, part.text)
                 else:
-                    completion = part
+                    # Now, since leaving the stream may be cancelled.
+                    completion = self._booked(part, reservation)
         if completion is None:
             raise MalformedReplyError("the driver's stream ended without its completion")
+        return completion
+
+    def _booked(self, completion: Completion, reservation: Reservation | None) -> Completion:
+        """Count what an answer used, as soon as it is there."""
+        completion = self._priced(completion)
+        usage = completion.usage
+        self._ctx.add_usage(usage)
+        if reservation is None:
+            pass
+        elif usage.total_tokens or not self._metered:
+            reservation.settle(tokens=usage.total_tokens, cost_usd=usage.cost_usd)
+        else:
+            reservation.settle()  # the server does not count, but that is not free: the worst case
         return completion
 
     def _priced(self, completion: Completion) -> Completion:
@@ -358,10 +384,10 @@ class _Run:
         if effect.warning:
             self._ctx.emit(GuardWarned, effect.warning)
         calls = effect.calls
-        if len(calls) > 1:
+        if len(calls) != 1:
             self._lift_limit()
             return await self._act_side_by_side(calls)
-        call = calls[0]
+        (call,) = calls
         if not self._is_quick(call):
             self._scope.deadline = trio.current_time() + self._limit_of(call)
         return Acted((await self._call(call),))
@@ -425,3 +451,10 @@ _NOT_RUN = ToolResult("Not run.", is_error=True)
 
 def _free(usage: TokenUsage) -> float:
     return 0.0
+
+
+def _may_have_cost(error: BaseException) -> bool:
+    """Whether a call that ended like this may have been answered, and so have to be paid."""
+    if isinstance(error, DriverError):
+        return error.may_have_cost
+    return not isinstance(error, PoolLimitError)

@@ -4,13 +4,14 @@ import dataclasses
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
+from agentpool._context import AgentContext
 from agentpool._core import events
 from agentpool._core.budget import Budget
 from agentpool._core.capability import FileReadCapability, MemoryCapability, PrivacyTier
@@ -26,6 +27,7 @@ from agentpool._core.errors import (
     ToolError,
 )
 from agentpool._core.events import Event
+from agentpool._core.limits import PoolLimits
 from agentpool._core.manifest import AgentManifest, ModelSettings, ResourceQuota
 from agentpool._core.messages import (
     AssistantMessage,
@@ -345,6 +347,16 @@ async def test_an_unknown_tool_is_told_with_the_known_ones() -> None:
     assert "sleep" in result.content
 
 
+async def test_quick_tools_run_in_their_turn() -> None:
+    @tool(quick=True)
+    def double(n: int) -> int:
+        """Double."""
+        return 2 * n
+
+    tools = ToolRegistry([double])
+    assert await tool_results(Watched(None, tools=tools), ask("double", n=4)) == [ToolResult("8")]
+
+
 async def test_an_agent_without_tools_is_told_so() -> None:
     (result,) = await tool_results(Watched(None), ask("add", a=1, b=2))
     assert result == ToolResult("there is no tool 'add'; this agent has no tools", is_error=True)
@@ -363,6 +375,38 @@ async def test_what_the_manifest_does_not_grant_is_not_shown_and_not_called() ->
     assert isinstance(told, ToolMessage)
     assert told.result.is_error
     assert "does not grant" in told.result.content
+
+
+async def test_a_pool_bounds_the_calls_in_flight() -> None:
+    driver = ScriptedDriver([calling(*[ask("nap")] * 2), "done"])
+
+    @tool
+    async def nap() -> None:
+        """Nap."""
+        await trio.testing.wait_all_tasks_blocked()
+
+    async with open_agent_pool(
+        driver,
+        max_concurrent=1,
+        tool_builder=lambda _: ToolRegistry([nap]),
+        limits=PoolLimits(tool_calls=1),
+    ) as pool:
+        handle = await pool.spawn(SpawnConfig(PLAIN, "go"))
+        result = await handle.result()
+    told = [message.result for message in result.transcript if isinstance(message, ToolMessage)]
+    assert sorted(each.is_error for each in told) == [False, True]
+    assert any("tool_calls is at its maximum of 1" in each.content for each in told)
+
+    async def slow(_: CompletionRequest) -> str:
+        await trio.testing.wait_all_tasks_blocked()
+        return "done"
+
+    async with open_agent_pool(
+        ScriptedDriver([slow, slow]), max_concurrent=2, limits=PoolLimits(model_calls=1)
+    ) as pool:
+        handles = await pool.fan_out([SpawnConfig(PLAIN, "go")] * 2)
+        outcomes = [await handle.wait() for handle in handles]
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Completed", "Failed"]
 
 
 # -- time limits
@@ -622,6 +666,16 @@ async def test_a_refused_call_says_what_was_done_so_far() -> None:
     assert budget.reserved.tokens == 0
 
 
+async def test_a_call_waits_for_room_that_others_hold(autojump_clock: Any) -> None:
+    budget = Budget(tokens=5000)
+    driver = ScriptedDriver([answers_after(500)] * 3)
+    async with open_agent_pool(driver, max_concurrent=3, budget=budget) as pool:
+        outcomes = [await h.wait() for h in await pool.fan_out([SpawnConfig(PLAIN, "hi")] * 3)]
+    assert [outcome.unwrap().text for outcome in outcomes] == ["late"] * 3
+    assert trio.current_time() == 1500  # the wait for room is no part of a call's time limit
+    assert budget.reserved.tokens == 0
+
+
 async def test_an_unknown_price_is_refused_under_a_budget_of_money_only() -> None:
     with pytest.raises(PriceUnknownError):
         await run(SpawnConfig(PLAIN, "hi"), Watched(Unpriced(["x"]), budget=Budget(cost_usd=1)))
@@ -708,6 +762,8 @@ class Pair:
             Path("p", [], Point(3), {"a": Point(4)}),
         ),
         (Pair, '{"left": "a", "right": 1}', Pair("a", 1)),
+        (Annotated[Point, "a remark"], '{"x": 1}', Point(1)),
+        (Annotated[int, []], "1", 1),  # cannot be hashed
         (list[int], "[1, 2]", [1, 2]),
         (tuple[Point, int], '[{"x": 1}, 2]', (Point(1), 2)),
         (int, " 42 ", 42),
@@ -762,6 +818,18 @@ async def test_what_a_class_itself_refuses_goes_back_to_the_model() -> None:
     assert "'y' must be >= 0" in ctx.requests[1].messages[-1].body
 
 
+@attrs.frozen
+class Counted:
+    size: int = attrs.field(converter=lambda value: len(value))
+
+
+async def test_a_converter_that_fails_is_a_problem_too() -> None:
+    ctx = Watched(ScriptedDriver(['{"size": 1}', "[]", "{}"]))
+    with pytest.raises(MalformedReplyError):
+        await run(SpawnConfig(PLAIN, "go", output_type=Counted), ctx)
+    assert "has no len()" in ctx.requests[1].messages[-1].body
+
+
 @pytest.mark.parametrize("retries", [0, 1])
 async def test_too_many_wrong_answers_are_an_error(retries: int) -> None:
     ctx = Watched(ScriptedDriver(["one"] * 5))
@@ -796,3 +864,15 @@ async def test_a_type_that_cannot_be_read_is_told_at_once() -> None:
 def test_wrong_arguments_are_errors(kwargs: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         SpawnConfig(**{"manifest": PLAIN, "query": "hi", **kwargs})
+
+
+async def test_any_agent_can_run_the_loop_itself() -> None:
+    async def agent(ctx: AgentContext) -> str:
+        return (await SpawnConfig(PLAIN, "go")(ctx)).text + "!"
+
+    driver = ScriptedDriver([calling(ask("add", a=1, b=2)), "done"])
+    async with open_agent_pool(driver, max_concurrent=1) as pool:
+        assert await (await pool.spawn(agent)).result() == "done!"
+    told = driver.requests[1].messages[-1]
+    assert isinstance(told, ToolMessage)
+    assert told.result == ToolResult("there is no tool 'add'; this agent has no tools", is_error=True)

@@ -327,7 +327,9 @@ class _Run:
                 reservation.settle()
             raise
 
-    async def _complete(self, request: CompletionRequest, reservation: Reservation | None = None) -> Completion:
+    async def _complete(
+        self, request: CompletionRequest, reservation: Reservation | None = None
+    ) -> Completion:
         ctx = self._ctx
         started = trio.current_time()
         self._scope.deadline = started + MODEL_SECONDS

@@ -40,11 +40,13 @@ from agentpool._core.messages import (
     ToolResult,
     UserMessage,
 )
-from agentpool._core.outcomes import AgentResult, Completed, Failed
+from agentpool._core.outcomes import Aborted, AgentResult, Completed, Failed
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._pool import open_agent_pool
 from agentpool._runtime import SpawnConfig
 from agentpool.abc import Driver
+from agentpool.drivers.retrying import RetryingDriver
+from agentpool.drivers.routing import RoutingDriver
 from agentpool.drivers.scripted import ScriptedDriver
 from agentpool.memory import InMemory
 from agentpool.tools import ToolRegistry, tool
@@ -683,16 +685,71 @@ async def test_an_unknown_price_is_refused_under_a_budget_of_money_only() -> Non
     assert (await run(SpawnConfig(PLAIN, "hi"), ctx)).usage == USAGE
 
 
-async def test_a_failed_or_cancelled_call_leaves_nothing_reserved(autojump_clock: Any) -> None:
+WORST = 4096 + 4 + 5  # of a call of PLAIN with "hi"
+
+
+async def test_a_call_that_was_refused_costs_nothing() -> None:
     budget = Budget(tokens=5000, calls=1)
     with pytest.raises(OverloadedError):
         await run(SpawnConfig(PLAIN, "hi"), Watched(ScriptedDriver([OverloadedError()]), budget=budget))
+    assert (budget.spent.tokens, budget.spent.calls, budget.reserved.calls) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "cost"),
+    [
+        (DriverUnavailableError("no connection"), 0),
+        (DriverUnavailableError("silence", may_have_cost=True), WORST),
+        (MalformedReplyError("cut"), WORST),
+        (ValueError("a bug of the driver"), WORST),
+    ],
+)
+async def test_what_a_failed_call_may_have_cost_is_booked(error: Exception, cost: int) -> None:
+    budget = Budget(tokens=5000)
+    with pytest.raises(type(error)):
+        await run(SpawnConfig(PLAIN, "hi"), Watched(ScriptedDriver([error]), budget=budget))
+    assert (budget.spent.tokens, budget.reserved.tokens) == (cost, 0)
+
+
+async def test_what_a_cancelled_call_may_have_cost_is_booked(autojump_clock: Any) -> None:
+    budget = Budget(tokens=9000)
     with trio.move_on_after(5) as scope:
         await run(SpawnConfig(PLAIN, "hi"), Watched(ScriptedDriver([answers_after(50)]), budget=budget))
     assert scope.cancelled_caught
-    with pytest.raises(DriverUnavailableError):
+    assert (budget.spent.tokens, budget.spent.calls, budget.reserved.tokens) == (WORST, 1, 0)
+    with pytest.raises(DriverUnavailableError, match="within 600 s"):
         await run(SpawnConfig(PLAIN, "hi"), Watched(ScriptedDriver([answers_after(999)]), budget=budget))
-    assert (budget.spent.tokens, budget.spent.calls, budget.reserved.calls) == (0, 0, 0)
+    assert (budget.spent.tokens, budget.spent.calls, budget.reserved.tokens) == (2 * WORST, 2, 0)
+
+
+async def test_an_answer_is_counted_though_its_stream_is_cancelled_at_the_end() -> None:
+    class EndsLate(Streaming):
+        @asynccontextmanager
+        async def stream(self, request: CompletionRequest) -> AsyncIterator[AsyncIterator[StreamPart]]:
+            async with Streaming.stream(self, request) as parts:
+                yield parts
+                ctx.pool.abort_all("now")
+                await trio.lowlevel.checkpoint()
+
+    budget = Budget(tokens=5000)
+    ctx = Watched(EndsLate(["a"]), budget=budget)
+    with pytest.raises(AssertionError):  # it was aborted
+        await run(SpawnConfig(PLAIN, "hi"), ctx)
+    assert isinstance(ctx.outcome, Aborted)
+    assert ctx.outcome.usage == ctx.usage == USAGE
+    assert (budget.spent.tokens, budget.reserved.tokens) == (15, 0)
+
+
+async def test_an_answer_that_counts_no_tokens_is_not_free() -> None:
+    class Uncounted(ScriptedDriver):
+        metered = True
+
+    for kind, spent in ((Uncounted, WORST), (ScriptedDriver, 0)):
+        driver = kind(["x"] * 3)
+        for around in (driver, RetryingDriver(driver), RoutingDriver(driver)):
+            budget = Budget(tokens=5000)
+            await run(SpawnConfig(PLAIN, "hi"), Watched(around, budget=budget))
+            assert (budget.spent.tokens, budget.spent.calls, budget.reserved.tokens) == (spent, 1, 0)
 
 
 async def test_a_quota_of_tokens_is_kept_to() -> None:

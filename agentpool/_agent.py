@@ -119,7 +119,7 @@ class Offspring:
     def __init__(self, owner: AgentRecord | None) -> None:
         self.owner = owner
         self.live: dict[AgentId, AgentRecord] = {}
-        self.unseen: dict[AgentId, AgentRecord] = {}
+        self.unseen: dict[AgentId, Failed] = {}
         self.join_waits: deque[Wait] = deque()
         self.rest_waits: list[tuple[Wait, Callable[[], Any]]] = []
         self._results: (
@@ -183,14 +183,14 @@ class Offspring:
         """Deliver the outcome of a child, to exactly one taker or to the results."""
         del self.live[record.id]
         if type(record.outcome) is Failed and not record.seen:
-            self.unseen[record.id] = record
+            self.unseen[record.id] = record.outcome
         if record.watchers:
             record.take()
             watchers, record.watchers = record.watchers, None
             for wait in watchers:
                 wait.wake(record.outcome)
         if record.batch is not None:
-            record.batch.ended(record)
+            record.batch.ended(record.outcome)
         elif not record.taken:
             self.add_result(record)
         if not self.live:
@@ -209,59 +209,46 @@ class Offspring:
         needs_slot: bool = True,
     ) -> Any:
         """Wait until no child is left, and return what `value` returns at that moment."""
-        wait = Wait(party, self.live.values(), needs_all=True, needs_slot=needs_slot)
+        wait = Wait(party, self.live.values(), needs_all=True)
+        wait.needs_slot = needs_slot
         entry = (wait, value)
         self.rest_waits.append(entry)
         return await wait.park((lambda: self.rest_waits.remove(entry)) if cancellable else None)
 
     def failures(self) -> list[Exception]:
         """Take the failures that nobody has looked at, in the order of their ends."""
-        records = list(self.unseen.values())
         errors = []
-        for record in records:
-            record.see()
-            outcome = record.outcome
-            assert type(outcome) is Failed
+        for outcome in self.unseen.values():
             # Fatal exceptions were seen already, so that these are all of `Exception`.
             assert isinstance(outcome.error, Exception)
             errors.append(outcome.error)
+        self.unseen.clear()
         return errors
 
 
 class AgentRecord(Party):
     """The state of one agent, from its spawn on."""
 
-    __slots__ = (
-        "_budget",
-        "abort_reason",
-        "aborted",
-        "aborted_at",
-        "args",
-        "batch",
-        "body_ended",
-        "context",
-        "depth",
-        "fn",
-        "home",
-        "in_results",
-        "inbox",
-        "more_tasks",
-        "name",
-        "nurseries",
-        "offspring",
-        "options",
-        "outcome",
-        "parent_id",
-        "restarts",
-        "scope",
-        "seen",
-        "started_at",
-        "state",
-        "taken",
-        "task",
-        "usage",
-        "watchers",
-    )
+    # Defaults on the class: only what an agent makes use of costs it time and memory.
+    _budget: Budget | None = None
+    abort_reason: str | None = None
+    aborted = False
+    aborted_at = inf
+    body_ended = False
+    context: AgentContext | None = None
+    depth = 0
+    in_results = False
+    more_tasks: set[trio.lowlevel.Task] | None = None
+    nurseries: list[trio.Nursery] | None = None
+    offspring: Offspring | None = None
+    outcome: AnyOutcome | None = None
+    parent_id: AgentId = SUPERVISOR
+    restarts = 0
+    seen = False
+    taken = False
+    task: trio.lowlevel.Task | None = None
+    usage = NO_USAGE
+    watchers: list[Wait] | None = None
 
     def __init__(
         self,
@@ -273,11 +260,15 @@ class AgentRecord(Party):
         options: SpawnOptions,
         batch: Any,
     ) -> None:
+        self.started_at = trio.current_time()
         owner = home.owner
-        now = trio.current_time()
-        deadline = inf if owner is None else owner.deadline
+        deadline = inf
+        if owner is not None:
+            self.parent_id = owner.id
+            self.depth = owner.depth + 1
+            deadline = owner.deadline
         if options.timeout is not None:
-            deadline = min(deadline, now + options.timeout)
+            deadline = min(deadline, self.started_at + options.timeout)
         super().__init__(agent_id, state.slots, deadline)
         self.state = state
         self.home = home
@@ -285,29 +276,9 @@ class AgentRecord(Party):
         self.args = args
         self.options = options
         self.name = options.name or name_of(fn)
-        self.parent_id = SUPERVISOR if owner is None else owner.id
-        self.depth: int = 0 if owner is None else owner.depth + 1
-        self.started_at = now
         self.scope = trio.CancelScope(deadline=deadline)
         self.inbox: Inbox = state.router.register(agent_id, owner=self)
-        self.context: AgentContext | None = None
-        self.task: trio.lowlevel.Task | None = None
-        self.more_tasks: set[trio.lowlevel.Task] | None = None
-        self.nurseries: list[trio.Nursery] | None = None
-        self.offspring: Offspring | None = None
-        self.outcome: AnyOutcome | None = None
-        self.usage = NO_USAGE
-        self.restarts = 0
         self.batch = batch
-        self.watchers: list[Wait] | None = None
-        self.body_ended = False
-        self.aborted = False
-        self.abort_reason: str | None = None
-        self.aborted_at = inf
-        self.seen = False
-        self.taken = False
-        self.in_results = False
-        self._budget: Budget | None = None
 
     def __repr__(self) -> str:
         return f"<agent {self.id} ({self.name}), {self.status}>"
@@ -322,6 +293,8 @@ class AgentRecord(Party):
                 return "failed"
             case Aborted():
                 return "aborted"
+            case None:
+                pass
         if self.task is None:
             return "starting"
         if self.body_ended:
@@ -414,36 +387,41 @@ class AgentRecord(Party):
             self.state.watch_abort(self)
         self.unwind()
         self.scope.cancel(reason)
-        if self.offspring is not None:
-            for child in list(self.offspring.live.values()):
-                child.abort(reason)
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "agent_id": self.id,
-            "name": self.name,
-            "parent_id": self.parent_id,
-            "usage": self.usage,
-            "started_at": self.started_at,
-            "duration": trio.current_time() - self.started_at,
-            "restarts": self.restarts,
-        }
+        if self.offspring is None or (self.stops_children and not self.body_ended):
+            return  # a supervisor stops its children by itself, one after the other
+        for child in list(self.offspring.live.values()):
+            child.abort(reason)
 
     def completed(self, value: Any) -> AnyOutcome:
         """The outcome of a body that returned."""
-        return Completed(value=value, **self._facts())
+        duration = trio.current_time() - self.started_at
+        return Completed(
+            agent_id=self.id,
+            name=self.name,
+            parent_id=self.parent_id,
+            usage=self.usage,
+            started_at=self.started_at,
+            duration=duration,
+            restarts=self.restarts,
+            value=value,
+        )
 
     def failed(self, error: BaseException) -> AnyOutcome:
         """The outcome of a body that raised."""
-        return Failed(error=error, **self._facts())
+        return Failed(**self._facts(), error=error)
+
+    def _facts(self) -> dict[str, Any]:
+        facts = attrs.asdict(self.completed(None), recurse=False)
+        del facts["value"]
+        return facts
 
     def cancelled(self) -> AnyOutcome:
         """The outcome of a body that was cancelled."""
         if self.aborted:
-            return Aborted(reason=self.abort_reason, **self._facts())
+            return Aborted(**self._facts(), reason=self.abort_reason)
         if trio.current_time() >= self.deadline:
             return self.failed(AgentTimeoutError(self.id, self.name, self._own_timeout()))
-        return Aborted(reason="a scope around the agent was cancelled", **self._facts())
+        return Aborted(**self._facts(), reason="a scope around the agent was cancelled")
 
     def _own_timeout(self) -> float | None:
         timeout = self.options.timeout
@@ -707,9 +685,15 @@ class PoolState:
         self.router.unregister(record.id)
         if self.events.subscriptions:
             self.events.emit(AgentFinished, record.id, record.parent_id, outcome)
+        # Break the cycles through the record, so that it goes without waiting for the collector.
+        record.context = None
+        record.task = None
+        record.args = ()
+        record.inbox.owner = None
         record.home.ended(record)
         self.slots.give_back(record)
-        self.judge.judge_rest()
+        if self.slots.body_ended:
+            self.judge.judge_rest()
 
     def fatal_error(self, error: BaseException) -> None:
         """An agent raised what no pool may contain: everything is cancelled, and it comes out."""
@@ -1099,7 +1083,7 @@ def _may_restart(record: AgentRecord, policy: RestartPolicy, outcome: AnyOutcome
     if record.state.draining or isinstance(outcome, Aborted):
         return False
     failed = isinstance(outcome, Failed)
-    if not failed and record.state.judge.body_ended:
+    if not failed and record.state.slots.body_ended:
         return False  # the work is over: a server that ended well stays ended
     return policy.wants(failed=failed)
 

@@ -38,7 +38,6 @@ class Judge(trio.abc.Instrument):
         self._suspect = suspect
         self._enabled = enabled
         self._instrumented = False
-        self.body_ended = False
         self._receivers: list[tuple[int, Party]] = []
 
     # -- deadlock --------------------------------------------------------------------------------
@@ -69,8 +68,7 @@ class Judge(trio.abc.Instrument):
         self._watch_unknown_tasks()
 
     def _ends_by_itself(self, party: Party, task: trio.lowlevel.Task) -> bool:
-        deadline = trio.current_effective_deadline()
-        if deadline < party.deadline and deadline < self._slots.deadline:
+        if party.is_narrowed(trio.current_effective_deadline()):
             return True
         return bool(task.child_nurseries) and bool(party.unknown_nurseries(task))
 
@@ -97,37 +95,37 @@ class Judge(trio.abc.Instrument):
         """An agent came to rest: every known task of it waits."""
         if ends_body and party.idle:
             self._task_ended(party)
-        if self.body_ended:
-            for wait in party.waits:
-                if wait.receives:
-                    heappush(self._receivers, (-party.id, party))
-                    break
+        if self._slots.body_ended:
+            if _receives(party):
+                heappush(self._receivers, (-party.id, party))
             self.judge_rest()
 
     def end_of_body(self) -> None:
         """Nobody outside gives work any more: from now on, agents that all wait are at their end."""
-        if not self.body_ended:
-            self.body_ended = True
-            self._receivers = [
-                (-party.id, party)
-                for party in self._parties.values()
-                if any(wait.receives for wait in party.waits)
-            ]
-            heapify(self._receivers)
-            self.judge_rest()
+        slots = self._slots
+        if slots.body_ended:
+            return
+        slots.body_ended = True
+        parties = list(self._parties.values())
+        self._receivers = [(-party.id, party) for party in parties if _receives(party)]
+        heapify(self._receivers)
+        for party in parties:
+            slots.uncertain.update(wait for wait in party.waits if wait.ends_by_itself)
+        self.judge_rest()
 
     def judge_rest(self) -> None:
         """If everybody who is left waits, end the inbox of the youngest that waits for messages."""
         slots = self._slots
-        if not self.body_ended or not self._parties or slots.idle < len(self._parties):
+        if not slots.body_ended or slots.idle < len(self._parties) or not self._parties:
             return
         if slots.uncertain:
-            if _uncertain_waits(self._parties.values()):
+            self._forget_unknown_tasks()
+            if slots.uncertain:
                 self._watch_unknown_tasks()
-            return
+                return
         while self._receivers:
             party = heappop(self._receivers)[1]
-            if party.id in self._parties and any(wait.receives for wait in party.waits):
+            if not party.ended and _receives(party):
                 self._inbox_of(party).end()
                 return
 
@@ -139,20 +137,29 @@ class Judge(trio.abc.Instrument):
         No bookkeeping of ours sees such an end, but an instrument does. It slows the whole run
         down a little, so it is added only when a judgement depended on such tasks.
         """
-        if not self._instrumented:
+        if not self._instrumented and any(
+            wait.nurseries for party in self._parties.values() for wait in party.waits
+        ):
             self._instrumented = True
             trio.lowlevel.add_instrument(self)
 
+    def _forget_unknown_tasks(self) -> list[Party]:
+        """Waits whose unknown tasks have ended are certain now; return the agents that have such."""
+        parties = []
+        for party in self._parties.values():
+            for wait in party.waits:
+                if wait.nurseries and not any(nursery.child_tasks for nursery in wait.nurseries):
+                    wait.nurseries = ()
+                    if not wait.narrow:
+                        self._slots.uncertain.discard(wait)
+                    parties.append(party)
+        return parties
+
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         """Judge again when the last unknown task of an agent has ended (called by trio)."""
-        for wait in list(_uncertain_waits(self._parties.values())):
-            if not any(nursery.child_tasks for nursery in wait.nurseries):
-                wait.nurseries = ()
-                assert wait.party is not None
-                if not wait.narrow:
-                    self._slots.uncertain -= 1
-                if wait.party.idle:
-                    self._task_ended(wait.party)
+        for party in self._forget_unknown_tasks():
+            if party.idle:
+                self._task_ended(party)
         self.judge_rest()
 
     def close(self) -> None:
@@ -162,8 +169,8 @@ class Judge(trio.abc.Instrument):
             trio.lowlevel.remove_instrument(self)
 
 
-def _uncertain_waits(parties: Collection[Party]) -> Sequence[Wait]:
-    return [wait for party in parties for wait in party.waits if wait.nurseries]
+def _receives(party: Party) -> bool:
+    return any(wait.receives for wait in party.waits)
 
 
 def _any_wait(wait: Wait) -> bool:
@@ -171,7 +178,7 @@ def _any_wait(wait: Wait) -> bool:
 
 
 def _certain(wait: Wait) -> bool:
-    return not wait.narrow and not wait.nurseries
+    return not wait.ends_by_itself
 
 
 def _edges(

@@ -24,6 +24,7 @@ from agentpool._scope import Scope
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool._core.manifest import AgentManifest
+    from agentpool._runtime import SpawnConfig
     from agentpool.abc import Driver, Memory
     from agentpool.tools import ToolRegistry
 
@@ -120,7 +121,7 @@ class AgentPool(Scope):
     def __repr__(self) -> str:
         state = self._state
         return (
-            f"<AgentPool: {self.active_count} agents, {state.slots.limiter.borrowed_tokens} of "
+            f"<AgentPool: {self.active_count} agents, {state.slots.running} of "
             f"{self.max_concurrent} slots taken, {state.issued} spawned>"
         )
 
@@ -140,12 +141,11 @@ class AgentPool(Scope):
 
         Lowered, it takes effect as running agents end or wait.
         """
-        return int(self._state.slots.limiter.total_tokens)
+        return self._state.slots.total
 
     @max_concurrent.setter
     def max_concurrent(self, value: int) -> None:
-        self._state.slots.limiter.total_tokens = _checked_count("max_concurrent", value)
-        self._state.slots.dispatch()
+        self._state.slots.total = _checked_count("max_concurrent", value)
 
     @property
     def dead_letters(self) -> Sequence[DeadLetter]:
@@ -175,8 +175,8 @@ class AgentPool(Scope):
         waiting = [record for record in records if record.idle]
         return PoolStatistics(
             max_concurrent=self.max_concurrent,
-            running=state.slots.limiter.borrowed_tokens,
-            lent=sum(not record.holds for record in records),
+            running=state.slots.running,
+            lent=len(records) - state.slots.running,
             waiting_to_start=state.slots.waiting_to_start,
             waiting=tuple(
                 WaitingAgent(record.id, record.name, record.waits_for()) for record in waiting
@@ -240,7 +240,7 @@ class AgentPool(Scope):
             asks=len(router.asks),
             slots_held=slots.limiter.borrowed_tokens,
             idle=slots.idle,
-            uncertain=slots.uncertain,
+            uncertain=len(slots.uncertain),
             queued=slots.waiting_to_start,
             stranded=len(slots.stranded),
             waits=sum(len(record.waits) for record in state.records.values()),
@@ -272,7 +272,16 @@ def _checked_count(name: str, value: int) -> int:
 def _build_tools(manifest: AgentManifest) -> ToolRegistry:
     from agentpool.tools import build_tools
 
-    return build_tools(manifest)
+    return build_tools(manifest, make_agent=_child)
+
+
+def _child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
+    """Make the agent that a model spawns; it asks the same driver as the agent whose model it was."""
+    from agentpool._runtime import SpawnConfig
+
+    record = current_agent()
+    driver = None if record is None else getattr(record.fn, "driver", None)
+    return SpawnConfig(manifest, query, driver=driver)
 
 
 @asynccontextmanager

@@ -245,6 +245,7 @@ class AgentRecord(Party):
     parent_id: AgentId = SUPERVISOR
     restarts = 0
     seen = False
+    stops_children = False
     taken = False
     task: trio.lowlevel.Task | None = None
     usage = NO_USAGE

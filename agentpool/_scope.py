@@ -383,6 +383,11 @@ class Scope:
         """Whether the pool's block has ended or drains, so that the work comes to its end."""
         return self._state.slots.body_ended
 
+    @property
+    def draining(self) -> bool:
+        """Whether the pool starts no more agents."""
+        return bool(self._state.draining)
+
     # -- starting ----------------------------------------------------------------------------------
 
     async def spawn(

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
-from agentpool._agent import AgentHandle, check_agent, name_of
+from agentpool._agent import AgentHandle, SpawnOptions, check_agent, name_of
 from agentpool._core.errors import PoolClosedError, RestartLimitError
 from agentpool._core.outcomes import AnyOutcome, Completed, Failed
-from agentpool._core.restart import Intensity, RestartMode
+from agentpool._core.restart import Intensity, RestartMode, count_of_restarts, known_mode, mode_of, positive
 from agentpool._core.supervision import Child, Strategy, comes_back, plan_restart
 
 if TYPE_CHECKING:
     from agentpool._context import AgentContext
+
+PATIENCE = 5.0
+"""A child that is stopped has so many seconds before the next one is stopped too; OTP's default."""
+
+
+def _arguments(args: Iterable[Any]) -> tuple[Any, ...]:
+    if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
+        raise TypeError(f"args must be a tuple of arguments, not {args!r}: write args=({args!r},)")
+    return tuple(args)
 
 
 @attrs.frozen
@@ -27,74 +36,86 @@ class ChildSpec:
       args: what it gets after its context.
       name: its name; the callable's own if left out. Siblings find each other by it, because a
         restarted child has a new id: `ctx.find(name)`.
-      mode: `permanent` children always come back, `transient` ones when they failed or were
-        aborted, `temporary` ones never.
+      mode: `permanent` (alias `always`) children always come back, `transient` (`on_failure`) ones
+        when they failed or were aborted, `temporary` (`never`) ones never.
       timeout: seconds that one life of it may take.
     """
 
     agent: Callable[..., Awaitable[Any]]
-    args: tuple[Any, ...] = attrs.field(default=(), converter=tuple)
+    args: tuple[Any, ...] = attrs.field(default=(), converter=_arguments)
     name: str | None = None
-    mode: RestartMode = "permanent"
+    mode: RestartMode = attrs.field(default="permanent", converter=mode_of, validator=known_mode)
     timeout: float | None = None
 
     def __attrs_post_init__(self) -> None:
         check_agent(self.agent)
-        if self.mode not in ("permanent", "transient", "temporary"):
-            raise ValueError(f"mode must be one of permanent, transient, temporary, not {self.mode!r}")
+        SpawnOptions(self.name, self.timeout).check()
 
 
-def _specs(children: Sequence[ChildSpec | Callable[..., Awaitable[Any]]]) -> tuple[ChildSpec, ...]:
+def _specs(children: Iterable[ChildSpec | Callable[..., Awaitable[Any]]]) -> tuple[ChildSpec, ...]:
+    if not isinstance(children, Iterable) or isinstance(children, (str, bytes)):
+        raise TypeError(f"children must be a list of agents or ChildSpecs, not {children!r}")
     return tuple(child if isinstance(child, ChildSpec) else ChildSpec(child) for child in children)
 
 
 _STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
 
 
+def _known_strategy(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value not in _STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(_STRATEGIES)}, not {value!r}")
+
+
 @attrs.frozen
 class Supervisor:
     """An agent that starts its children in order, and restarts those that end.
 
-    It ends when no child is left that may come back, and returns how many restarts there were. When
-    its pool's block has ended, a child that ends well stays ended.
+    It ends when no child runs any more, and returns how many restarts there were. When its pool's
+    block has ended, a child that ends well stays ended; when its pool drains, nobody comes back.
+    However it ends, it stops the children that run, the last started first, each when the one before
+    has ended or five seconds have passed. (A deadline, or a scope around the pool, ends all at once.)
 
     Attributes:
       children: `ChildSpec` values, or plain agents, which are permanent.
-      strategy: `one_for_one` restarts the child that ended; `one_for_all` ends all others first,
-        the last started first, and restarts all; `rest_for_one` does so with those that started
-        after it. Temporary children that are ended so do not come back.
+      strategy: `one_for_one` restarts the child that ended; `one_for_all` stops all others first,
+        the last started first, and starts all, also those that had ended well; `rest_for_one` does
+        so with those that come after it. Temporary children that are stopped so do not come back.
       max_restarts: so many restarts are allowed ...
-      within: ... in so many seconds. One more, and the supervisor ends its children and fails with
+      within: ... in so many seconds. One more, and the supervisor stops its children and fails with
         `RestartLimitError`, which is how its own supervisor gets to know.
+      name: its name, where it is spawned without one.
     """
 
     children: tuple[ChildSpec, ...] = attrs.field(converter=_specs)
-    strategy: Strategy = attrs.field(
-        default="one_for_one", validator=attrs.validators.in_(_STRATEGIES), kw_only=True
-    )
-    max_restarts: int = attrs.field(default=1, kw_only=True)
-    within: float = attrs.field(default=5.0, kw_only=True)
-    name: str = attrs.field(default="supervisor", kw_only=True)
+    strategy: Strategy = attrs.field(default="one_for_one", validator=_known_strategy, kw_only=True)
+    max_restarts: int = attrs.field(default=1, validator=count_of_restarts, kw_only=True)
+    within: float = attrs.field(default=5.0, validator=positive, kw_only=True)
+    name: str = attrs.field(default="supervisor", validator=attrs.validators.instance_of(str), kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if not self.children:
             raise ValueError("a supervisor needs at least one child")
-        if self.max_restarts < 0:
-            raise ValueError(f"max_restarts must be at least 0, not {self.max_restarts}")
-        if not self.within > 0:
-            raise ValueError(f"within must be above 0 seconds, not {self.within}")
 
     async def __call__(self, ctx: AgentContext) -> int:
         """Supervise until no child is left.
 
         Raises:
           RestartLimitError: from the last failure, if there were too many restarts.
+          PoolClosedError: from the failure of a child that could not come back, because the pool
+            drains; the other children have ended by then. Without a cause, if it drained before all
+            children were started.
+          PoolLimitError: if a child could not be started because of the pool's limits.
         """
         return await _Run(self, ctx).until_none_is_left()
 
 
 class _Run:
-    """One life of a supervisor."""
+    """One life of a supervisor.
+
+    Attributes:
+      _running: the children that have not ended, by their positions.
+      _given_up: why it cannot go on as it should, though children that live may finish.
+    """
 
     def __init__(self, supervisor: Supervisor, ctx: AgentContext) -> None:
         self._ctx = ctx
@@ -103,8 +124,10 @@ class _Run:
         self._intensity = Intensity(supervisor.max_restarts, supervisor.within)
         self._running: dict[int, AgentHandle[Any]] = {}
         self._restarts = 0
+        self._given_up: PoolClosedError | None = None
 
     async def until_none_is_left(self) -> int:
+        self._ctx._agent.stops_children = True
         try:
             for position in range(len(self._specs)):
                 await self._start(position)
@@ -112,10 +135,16 @@ class _Run:
                 outcome = await self._ctx.join_next()
                 assert outcome is not None
                 await self._ended(outcome)
-        except trio.Cancelled:
+        except BaseException as error:
+            reason = self._ctx._agent.abort_reason
+            if reason is None:
+                cancelled = isinstance(error, trio.Cancelled)
+                reason = "its supervisor was cancelled" if cancelled else "its supervisor gave up"
             with trio.CancelScope(shield=True):
-                await self._stop(sorted(self._running, reverse=True), "its supervisor was cancelled")
+                await self._stop(sorted(self._running, reverse=True), reason)
             raise
+        if self._given_up is not None:
+            raise self._given_up
         return self._restarts
 
     async def _start(self, position: int) -> None:
@@ -125,11 +154,11 @@ class _Run:
         )
 
     async def _stop(self, positions: Sequence[int], reason: str) -> None:
-        """End children one after the other; what they end with does not matter any more."""
+        """Abort children one after the other; what they end with does not matter any more."""
         for position in positions:
-            handle = self._running.pop(position)
-            handle.abort(reason)
-            await handle.wait()
+            self._running[position].abort(reason)
+            with trio.move_on_after(PATIENCE):
+                await self._running[position].wait()
 
     async def _ended(self, outcome: AnyOutcome) -> None:
         position = next(p for p, handle in self._running.items() if handle.id == outcome.agent_id)
@@ -139,10 +168,12 @@ class _Run:
             return
         if ended_well and self._ctx.closing:
             return  # the work is over: a server that ended well stays ended
+        if self._ctx.draining:
+            self._give_up(outcome)
+            return
         counted = self._intensity.restart(trio.current_time())
         if counted is None:
-            await self._escalate(outcome)
-        assert counted is not None
+            raise self._too_many(outcome)
         self._intensity = counted
         self._restarts += 1
         await self._restart(position, outcome)
@@ -151,16 +182,24 @@ class _Run:
         children = [Child(spec.mode, p in self._running) for p, spec in enumerate(self._specs)]
         plan = plan_restart(self._supervisor.strategy, children, position)
         await self._stop(plan.stop, f"its sibling {outcome.name} is restarted")
+        for stopped in plan.stop:  # two lives of one child never overlap, whatever its patience
+            await self._running[stopped].wait()
+            del self._running[stopped]
         try:
             for again in plan.start:
                 await self._start(again)
         except PoolClosedError:
-            # The pool drains: who lives may finish, but nobody comes back.
-            if isinstance(outcome, Failed):
-                raise RestartLimitError(outcome.name, 0, self._supervisor.within) from outcome.error
+            self._give_up(outcome)
 
-    async def _escalate(self, outcome: AnyOutcome) -> None:
+    def _give_up(self, outcome: AnyOutcome) -> None:
+        """The pool drains: who lives may finish, but nobody comes back."""
+        if self._given_up is None and isinstance(outcome, Failed):
+            text = f"child {outcome.name} failed and cannot be restarted: the pool is draining"
+            self._given_up = PoolClosedError(text)
+            self._given_up.__cause__ = outcome.error
+
+    def _too_many(self, outcome: AnyOutcome) -> RestartLimitError:
         supervisor = self._supervisor
-        await self._stop(sorted(self._running, reverse=True), "its supervisor gave up")
-        cause = outcome.error if isinstance(outcome, Failed) else None
-        raise RestartLimitError(outcome.name, supervisor.max_restarts, supervisor.within) from cause
+        error = RestartLimitError(outcome.name, supervisor.max_restarts, supervisor.within)
+        error.__cause__ = outcome.error if isinstance(outcome, Failed) else None
+        return error

@@ -7,40 +7,58 @@ many.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import attrs
 
 RestartMode: TypeAlias = Literal["permanent", "transient", "temporary"]
 
-_ALIASES = {"always": "permanent", "on_failure": "transient", "never": "temporary"}
+_ALIASES: dict[str, Any] = {"always": "permanent", "on_failure": "transient", "never": "temporary"}
 
 
-def _mode(value: str) -> str:
-    return _ALIASES.get(value, value)
+def mode_of(value: Any) -> RestartMode:
+    """Return the mode that an alias stands for."""
+    return _ALIASES.get(value, value) if isinstance(value, str) else value
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _at_least_zero(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+def _at_least_zero(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not _is_number(value):
         raise TypeError(f"{attribute.name} must be a number, not {value!r}")
     if not value >= 0:
         raise ValueError(f"{attribute.name} must be at least 0, not {value}")
 
 
-def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+def positive(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is no number of seconds above 0 (a validator of attrs)."""
     if not _is_number(value):
         raise TypeError(f"{attribute.name} must be a number of seconds, not {value!r}")
     if not value > 0:
         raise ValueError(f"{attribute.name} must be above 0 seconds, not {value}")
 
 
-def _known_mode(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+def count_of_restarts(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is no number of restarts (a validator of attrs)."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{attribute.name} must be an int, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{attribute.name} must be at least 0, not {value}")
+
+
+def known_mode(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is no mode (a validator of attrs)."""
     if value not in ("permanent", "transient", "temporary"):
-        raise ValueError(f"mode must be one of permanent, transient, temporary, not {value!r}")
+        raise ValueError(f"{attribute.name} must be one of permanent, transient, temporary, not {value!r}")
+
+
+def _share(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not _is_number(value):
+        raise TypeError(f"{attribute.name} must be a number from 0 to 1, not {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{attribute.name} must be from 0 to 1, not {value}")
 
 
 @attrs.frozen
@@ -55,7 +73,7 @@ class Backoff:
 
     initial: float = attrs.field(default=0.0, validator=_at_least_zero)
     maximum: float = attrs.field(default=30.0, validator=_at_least_zero)
-    jitter: float = attrs.field(default=0.0, validator=_at_least_zero)
+    jitter: float = attrs.field(default=0.0, validator=_share)
 
     def delay(self, restarts: int, lot: float) -> float:
         """Return the seconds to wait before restart number `restarts`, counted from 1.
@@ -86,9 +104,9 @@ class RestartPolicy:
       backoff: seconds to wait before a restart, or a `Backoff`.
     """
 
-    mode: RestartMode = attrs.field(default="transient", converter=_mode, validator=_known_mode)
-    max_restarts: int = attrs.field(default=1, validator=_at_least_zero)
-    within: float = attrs.field(default=5.0, validator=_positive)
+    mode: RestartMode = attrs.field(default="transient", converter=mode_of, validator=known_mode)
+    max_restarts: int = attrs.field(default=1, validator=count_of_restarts)
+    within: float = attrs.field(default=5.0, validator=positive)
     backoff: Backoff = attrs.field(default=Backoff(), converter=_backoff)
 
     def wants(self, *, failed: bool) -> bool:

@@ -51,8 +51,15 @@ def plan_restart(strategy: Strategy, children: Sequence[Child], ended: int) -> P
       children: all of them in the order of their first start; the ended one does not run.
       ended: the position of the child that ended and comes back.
     """
-    first = {"one_for_one": len(children), "one_for_all": 0, "rest_for_one": ended + 1}[strategy]
-    taken = [i for i in range(first, len(children)) if children[i].running and i != ended]
-    # A temporary child that is taken along is gone for good.
-    back = sorted([ended, *(i for i in taken if children[i].mode != "temporary")])
-    return Plan(tuple(reversed(taken)), tuple(back))
+    first, last = {
+        "one_for_one": (ended, ended),
+        "one_for_all": (0, len(children) - 1),
+        "rest_for_one": (ended, len(children) - 1),
+    }[strategy]
+    taken = range(first, last + 1)
+    # A sibling that had ended well starts again with the others, as in OTP: only temporary children,
+    # stopped or ended, are gone for good.
+    return Plan(
+        stop=tuple(i for i in reversed(taken) if children[i].running),
+        start=tuple(i for i in taken if children[i].mode != "temporary"),
+    )

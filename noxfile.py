@@ -1,4 +1,4 @@
-"""Every check of the project: `nox` runs the tests, the linters, the type checkers and the docs.
+"""Every check of the project: `nox` runs them all.
 
 `nox -s campaign`, `nox -s bench` and `nox -s bench_peers` take longer and run on request.
 """
@@ -13,7 +13,7 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["tests", "tests_core", "lint", "typing", "docs"]
+nox.options.sessions = ["lint", "typing", "docs", "tests", "tests_core", "proof", "instructions"]
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 nox.options.download_python = "never"  # what is installed is tested, nothing is fetched
@@ -91,10 +91,24 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def proof(session: nox.Session) -> None:
+    """A short campaign, with its figures."""
+    session.install("-e", ".[all]", *_group("test"))
+    session.run("python", "-m", "agentpool.testing.campaign", *(session.posargs or ["--runs", "16000"]))
+
+
+@nox.session(python="3.11")
 def campaign(session: nox.Session) -> None:
     """The long campaign: random pool programs, with the books checked after each."""
     session.install("-e", ".[all]", *_group("test"))
     session.run("python", "-m", "agentpool.testing.campaign", *(session.posargs or ["--runs", "200000"]))
+
+
+@nox.session(python="3.11")
+def instructions(session: nox.Session) -> None:
+    """Count the instructions of the hot paths, where valgrind is installed."""
+    session.install(".", *_group("bench"))
+    session.run("python", "-m", "bench.instructions", *session.posargs)
 
 
 @nox.session(python="3.11")

@@ -51,6 +51,7 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import OverloadedError as OverloadedError
     from agentpool._core.errors import PoolClosedError as PoolClosedError
     from agentpool._core.errors import PoolLimitError as PoolLimitError
+    from agentpool._core.errors import PriceUnknownError as PriceUnknownError
     from agentpool._core.errors import RateLimitedError as RateLimitedError
     from agentpool._core.errors import RequestRejectedError as RequestRejectedError
     from agentpool._core.errors import RestartLimitError as RestartLimitError
@@ -73,6 +74,7 @@ if _TYPE_CHECKING:
     from agentpool._core.events import TextDeltaReceived as TextDeltaReceived
     from agentpool._core.events import ToolFinished as ToolFinished
     from agentpool._core.events import ToolStarted as ToolStarted
+    from agentpool._core.governor import GovernorPolicy as GovernorPolicy
     from agentpool._core.guard import LoopGuard as LoopGuard
     from agentpool._core.limits import PoolLimits as PoolLimits
     from agentpool._core.manifest import AgentManifest as AgentManifest
@@ -129,10 +131,26 @@ if _TYPE_CHECKING:
     from agentpool.abc import MemoryFragment as MemoryFragment
     from agentpool.abc import Tool as Tool
     from agentpool.abc import ToolContext as ToolContext
+    from agentpool.drivers.anthropic import AnthropicDriver as AnthropicDriver
+    from agentpool.drivers.governed import GovernedDriver as GovernedDriver
+    from agentpool.drivers.named import ChosenDriver as ChosenDriver
+    from agentpool.drivers.named import DriverName as DriverName
+    from agentpool.drivers.named import choose_driver as choose_driver
+    from agentpool.drivers.named import open_driver as open_driver
+    from agentpool.drivers.named import parse_driver_name as parse_driver_name
+    from agentpool.drivers.ollama import OllamaDriver as OllamaDriver
+    from agentpool.drivers.openai import OpenAIDriver as OpenAIDriver
+    from agentpool.drivers.prices import PriceTable as PriceTable
+    from agentpool.drivers.recording import RecordingDriver as RecordingDriver
+    from agentpool.drivers.recording import ReplayDriver as ReplayDriver
+    from agentpool.drivers.retrying import RetryingDriver as RetryingDriver
+    from agentpool.drivers.routing import RoutingDriver as RoutingDriver
     from agentpool.drivers.scripted import ScriptedDriver as ScriptedDriver
     from agentpool.memory.in_memory import InMemory as InMemory
+    from agentpool.tools import FunctionTool as FunctionTool
     from agentpool.tools import ToolRegistry as ToolRegistry
     from agentpool.tools import tool as tool
+    from agentpool.tools._build import build_tools as build_tools
 
 _HOMES = {
     "agentpool._agent": """
@@ -146,20 +164,23 @@ _HOMES = {
     """,
     "agentpool._core.capability": """
         BrowserCapability Capability ComputeCapability FileReadCapability FileWriteCapability
-        InferenceCapability McpCapability MemoryCapability MessagingCapability NetworkCapability
-        PrivacyTier RagCapability ShellCapability SpawnCapability
+        InferenceCapability McpCapability MemoryCapability MessagingCapability NetworkCapability PrivacyTier
+        RagCapability ShellCapability SpawnCapability
     """,
     "agentpool._core.errors": """
         AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
         DriverUnavailableError Finding LoopHaltedError MalformedReplyError ManifestError OverloadedError
-        PoolClosedError PoolLimitError RateLimitedError RequestRejectedError RestartLimitError ToolError
-        UnhandledAgentErrors UnknownAgentError
+        PoolClosedError PoolLimitError PriceUnknownError RateLimitedError RequestRejectedError
+        RestartLimitError ToolError UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck BudgetWarned CompletionFinished
-        DeadlockSuspected Event GuardWarned MessageDeadLettered MessageSent PhaseChanged
-        TextDeltaReceived ToolFinished ToolStarted
+        DeadlockSuspected Event GuardWarned MessageDeadLettered MessageSent PhaseChanged TextDeltaReceived
+        ToolFinished ToolStarted
+    """,
+    "agentpool._core.governor": """
+        GovernorPolicy
     """,
     "agentpool._core.guard": """
         LoopGuard
@@ -171,8 +192,8 @@ _HOMES = {
         AgentManifest McpServer ModelSettings ResourceQuota ScriptCall ScriptSettings ScriptStep
     """,
     "agentpool._core.messages": """
-        AgentId AgentMessage AssistantMessage ChatMessage Completion CompletionRequest StopReason
-        StreamPart TextDelta ToolCall ToolDefinition ToolMessage ToolResult UserMessage
+        AgentId AgentMessage AssistantMessage ChatMessage Completion CompletionRequest StopReason StreamPart
+        TextDelta ToolCall ToolDefinition ToolMessage ToolResult UserMessage
     """,
     "agentpool._core.outcomes": """
         Aborted AgentOutcome AgentResult Completed Failed
@@ -210,6 +231,33 @@ _HOMES = {
     "agentpool.abc": """
         Driver Memory MemoryFragment Tool ToolContext
     """,
+    "agentpool.drivers.anthropic": """
+        AnthropicDriver
+    """,
+    "agentpool.drivers.governed": """
+        GovernedDriver
+    """,
+    "agentpool.drivers.named": """
+        ChosenDriver DriverName choose_driver open_driver parse_driver_name
+    """,
+    "agentpool.drivers.ollama": """
+        OllamaDriver
+    """,
+    "agentpool.drivers.openai": """
+        OpenAIDriver
+    """,
+    "agentpool.drivers.prices": """
+        PriceTable
+    """,
+    "agentpool.drivers.recording": """
+        RecordingDriver ReplayDriver
+    """,
+    "agentpool.drivers.retrying": """
+        RetryingDriver
+    """,
+    "agentpool.drivers.routing": """
+        RoutingDriver
+    """,
     "agentpool.drivers.scripted": """
         ScriptedDriver
     """,
@@ -217,7 +265,10 @@ _HOMES = {
         InMemory
     """,
     "agentpool.tools": """
-        ToolRegistry tool
+        FunctionTool ToolRegistry tool
+    """,
+    "agentpool.tools._build": """
+        build_tools
     """,
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -287,9 +287,12 @@ class DriverError(AgentPoolError):
 
     Attributes:
       retryable: whether the same request may succeed when it is made again.
+      may_have_cost: whether the provider may have answered, and charge for it, although we got no
+        answer: then a budget books the worst case of the call.
     """
 
     retryable = False
+    may_have_cost = False
 
 
 class RateLimitedError(DriverError):
@@ -321,9 +324,17 @@ class OverloadedError(DriverError):
 
 
 class DriverUnavailableError(DriverError):
-    """No connection, a cut connection, a time limit, or an error on the server's side."""
+    """No connection, a cut connection, a time limit, or an error on the server's side.
+
+    Attributes:
+      may_have_cost: false unless it is given, since mostly nothing was sent or answered.
+    """
 
     retryable = True
+
+    def __init__(self, *args: object, may_have_cost: bool = False) -> None:
+        self.may_have_cost = may_have_cost
+        super().__init__(*args)
 
 
 class RequestRejectedError(DriverError):
@@ -338,6 +349,7 @@ class MalformedReplyError(DriverError):
     """The answer cannot be read: malformed, incomplete, or without its finish marker."""
 
     retryable = True
+    may_have_cost = True
 
 
 class ContextTooLongError(DriverError):

@@ -35,6 +35,11 @@ def bind_driver(driver: Driver, manifest: AgentManifest) -> Driver:
     return driver.bind(manifest) if isinstance(driver, BindsToManifest) else driver
 
 
+def is_metered(driver: Driver) -> bool:
+    """Return whether answers without any usage are ones whose usage is not known; scripts cost nothing."""
+    return bool(getattr(driver, "metered", True))
+
+
 class DriverAround(Driver):
     """A driver that has its requests answered by another one, whose qualities it takes over."""
 
@@ -52,6 +57,11 @@ class DriverAround(Driver):
     def privacy(self) -> PrivacyTier:  # type: ignore[override]
         """That of the driver inside."""
         return self._driver.privacy
+
+    @property
+    def metered(self) -> bool:
+        """Whether an answer of the driver inside that tells no usage has one nevertheless."""
+        return is_metered(self._driver)
 
     def estimate_cost(self, usage: TokenUsage) -> float | None:
         """Return what the driver inside estimates."""

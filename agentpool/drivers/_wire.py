@@ -630,7 +630,8 @@ class ModelDriver(Driver):
         if _was_cut(error, begun):
             return MalformedReplyError(f"{what} was cut off: {text}")
         if self._is_unreachable(error):
-            return DriverUnavailableError(text)
+            # Once the request was sent it may be answered, though nobody is there to hear it.
+            return DriverUnavailableError(text, may_have_cost=begun or not _was_not_sent(error))
         unreadable = AttributeError | LookupError | TypeError | ValueError if begun else ValueError
         if isinstance(error, unreadable):
             return MalformedReplyError(f"{what} cannot be read: {text}")
@@ -652,6 +653,15 @@ def _was_cut(error: Exception, begun: bool) -> bool:
         if is_from_http(found, "RemoteProtocolError") and "complete message body" in str(found):
             return True
     return False
+
+
+def _was_not_sent(error: Exception) -> bool:
+    """Return whether not even a connection came about."""
+    names = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError")
+    causes = (error, error.__cause__)  # an SDK may have wrapped it
+    return any(cause is not None and is_from_http(cause, *names) for cause in causes) or isinstance(
+        error, ConnectionError
+    )
 
 
 def _first_words(error: Exception) -> str:

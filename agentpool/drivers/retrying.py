@@ -144,27 +144,32 @@ class _Call:
         self._request = request
         self._attempt = 0
         self._last: DriverError | None = None
+        self._may_have_cost = False
         seconds = driver._deadline
         self.deadline = math.inf if seconds is None else trio.current_time() + seconds
 
     def delay_after(self, error: DriverError) -> float:
         """Return the seconds until the next attempt, or raise if there is to be none."""
         self._attempt += 1
+        self._may_have_cost = self._may_have_cost or error.may_have_cost
         self._last = error
         if not error.retryable or self._attempt >= self._driver._attempts:
+            error.may_have_cost = self._may_have_cost  # of all attempts
             raise error
         delay = self._driver._pause(self._attempt, error)
         if trio.current_time() + delay >= self.deadline:
-            raise self.out_of_time()
+            raise self.out_of_time(may_have_cost=self._may_have_cost)
         if self._driver._on_retry is not None:
             self._driver._on_retry(Retry(self._request, error, self._attempt, delay))
         return delay
 
-    def out_of_time(self) -> DriverUnavailableError:
+    def out_of_time(self, *, may_have_cost: bool = True) -> DriverUnavailableError:
+        """Return the error for the end of the time, by default in the middle of an attempt."""
         failed = f"{self._attempt} failed attempts" if self._attempt != 1 else "1 failed attempt"
         told = f"; the last error: {self._last}" if self._last is not None else ""
         error = DriverUnavailableError(
-            f"no answer within {self._driver._deadline:g} seconds, after {failed}{told}"
+            f"no answer within {self._driver._deadline:g} seconds, after {failed}{told}",
+            may_have_cost=may_have_cost,
         )
         error.__cause__ = self._last
         return error

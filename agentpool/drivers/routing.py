@@ -14,7 +14,7 @@ from agentpool._core.errors import DriverError, RequestRejectedError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver
-from agentpool.drivers._around import bind_driver, open_stream
+from agentpool.drivers._around import bind_driver, is_metered, open_stream
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
@@ -122,6 +122,11 @@ class RoutingDriver(Driver):
     def privacy(self) -> PrivacyTier:  # type: ignore[override]
         """The widest of the routes': where words may end up."""
         return max((driver.privacy for _, driver in self._drivers), key=_TIERS.index)
+
+    @property
+    def metered(self) -> bool:
+        """Whether an answer that tells no usage may have one nevertheless."""
+        return any(is_metered(driver) for _, driver in self._drivers)
 
     def estimate_cost(self, usage: TokenUsage) -> float | None:
         """Return the price on the dearest route; None if the price is unknown on one."""

@@ -40,11 +40,13 @@ class ScriptedDriver(Driver):
     """Answers with what it was given, in order, to whoever asks.
 
     Attributes:
+      metered: false, since a reply without a usage used nothing; a budget books that.
       requests: every request that was made of it, in the order they were made; a driver that
         `embedded` binds keeps none.
     """
 
     privacy = PrivacyTier.SOVEREIGN
+    metered = False
 
     def __init__(
         self,
@@ -154,6 +156,7 @@ class EmbeddedDriver(Driver):
     """Stands for the scripts of all manifests: `bind` gives the driver that follows one of them."""
 
     privacy = PrivacyTier.SOVEREIGN
+    metered = False
 
     def __repr__(self) -> str:
         return "<EmbeddedDriver>"

@@ -9,15 +9,21 @@ from typing import Any
 import attrs
 
 from agentpool._core.outcomes import AgentResult, AnyOutcome, Completed
-from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool._core.usage import TokenUsage
 from agentpool.cli._progress import reason_of, state_of, tell_usage
 from agentpool.cli._tables import COLOURS, money, table
 
 WIDTH_OF_FILES = 120
 
 
-def print_outcomes(outcomes: Sequence[AnyOutcome], duration: float) -> None:
-    """Print the table of outcomes with their usage, and the sums below it."""
+def print_outcomes(outcomes: Sequence[AnyOutcome], usage: TokenUsage, duration: float) -> None:
+    """Print the table of outcomes with their usage, and the sums below it.
+
+    Args:
+      outcomes: a line of the table each.
+      usage: of the whole run; there may be more agents than lines.
+      duration: seconds.
+    """
     from rich.console import Console
     from rich.markup import escape
 
@@ -38,14 +44,8 @@ def print_outcomes(outcomes: Sequence[AnyOutcome], duration: float) -> None:
     counts = {"completed": 0, "failed": 0, "aborted": 0}
     for outcome in outcomes:
         counts[state_of(outcome)] += 1
-    total = sum_usage(outcomes)
     told = ", ".join(f"{number} {state}" for state, number in counts.items() if number) or "no agents"
-    console.print(f"{told} in {duration:.1f} s; {tell_usage(total)}", highlight=False)
-
-
-def sum_usage(outcomes: Sequence[AnyOutcome]) -> TokenUsage:
-    """Add up what agents used."""
-    return sum((outcome.usage for outcome in outcomes), NO_USAGE)
+    console.print(f"{told} in {duration:.1f} s; {tell_usage(usage)}", highlight=False)
 
 
 def result_text(outcome: AnyOutcome) -> str:

@@ -22,6 +22,7 @@ from agentpool._core.events import AgentFinished
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
+from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._events import EventSubscription
 from agentpool._fleet import FleetFile
 from agentpool._pool import AgentPool, open_agent_pool
@@ -29,7 +30,7 @@ from agentpool._runtime import SpawnConfig
 from agentpool.cli._drivers import Drivers
 from agentpool.cli._files import load_fleet
 from agentpool.cli._progress import describe
-from agentpool.cli._report import outcome_as_json, print_outcomes, sum_usage
+from agentpool.cli._report import outcome_as_json, print_outcomes
 from agentpool.cli._signals import SignalCounter
 from agentpool.cli._start import Start, starts_of
 from agentpool.cli._view import View, choose_view
@@ -57,11 +58,13 @@ class RunReport:
     Attributes:
       outcomes: those of the fleet's agents and supervisors, in the order of their ids.
       not_started: the names of agents that a signal came before.
+      usage: of all model calls, also those of agents that agents spawned.
       duration: seconds.
     """
 
     outcomes: Sequence[AnyOutcome]
     not_started: Sequence[str]
+    usage: TokenUsage
     duration: float
     exit_code: int
 
@@ -103,7 +106,8 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
             nursery.cancel_scope.cancel("the agents have ended")
         ended.unwrap()
     not_started = [name for start in starts[len(run.handles) :] for name in start.names]
-    return RunReport(run.outcomes(starts), not_started, trio.current_time() - started, run.exit_code())
+    duration = trio.current_time() - started
+    return RunReport(run.outcomes(starts), not_started, run.usage, duration, run.exit_code())
 
 
 @attrs.define(eq=False)
@@ -113,18 +117,21 @@ class _Run:
     Attributes:
       handles: of what was spawned here, in the order of the file.
       children: the outcomes of what agents spawned, the last one for each name.
+      usage: of all model calls, once the pool has ended.
     """
 
     _view: View
     _signals: SignalCounter = attrs.field(factory=SignalCounter)
     handles: list[AgentHandle[Any]] = attrs.field(factory=list)
     children: dict[tuple[AgentId, str], AnyOutcome] = attrs.field(factory=dict)
+    usage: TokenUsage = NO_USAGE
 
     async def to_its_end(
         self, opened: AbstractAsyncContextManager[AgentPool], starts: Sequence[Start], nursery: trio.Nursery
     ) -> None:
         shown = trio.Event()
         async with AsyncExitStack() as around:
+            pool = None
             try:
                 async with opened as pool:
                     events = await around.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
@@ -135,6 +142,9 @@ class _Run:
                     # The block ends here: servers end when nobody is left who could write to them.
             except UnhandledAgentErrors:
                 pass  # the report tells of every failure
+            finally:
+                if pool is not None:
+                    self.usage = pool.statistics().usage
         await shown.wait()
 
     async def _start_all(self, pool: AgentPool, starts: Sequence[Start]) -> None:
@@ -201,7 +211,7 @@ def _print_report(path: Path, report: RunReport, options: RunOptions) -> None:
     if options.as_json:
         print(json.dumps(_report_as_json(path, report), indent=2))
     elif not options.quiet:
-        print_outcomes(report.outcomes, report.duration)
+        print_outcomes(report.outcomes, report.usage, report.duration)
         if report.not_started:
             print(f"not started: {', '.join(report.not_started)}")
     if options.quiet:
@@ -216,7 +226,7 @@ def _report_as_json(path: Path, report: RunReport) -> dict[str, Any]:
         "fleet": str(path),
         "exit_code": report.exit_code,
         "duration": report.duration,
-        "usage": attrs.asdict(sum_usage(report.outcomes)),
+        "usage": attrs.asdict(report.usage),
         "agents": [outcome_as_json(outcome) for outcome in report.outcomes],
         "not_started": list(report.not_started),
     }

@@ -16,7 +16,9 @@ import trio
 from agentpool._core.errors import DriverError
 from agentpool.abc import Driver
 from agentpool.drivers._wire import ModelDriver
+from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.prices import PriceTable
+from agentpool.drivers.retrying import RetryingDriver
 
 Provider: TypeAlias = Literal["openai", "anthropic", "ollama", "scripted", "auto"]
 
@@ -120,7 +122,11 @@ def _why_not(text: str) -> str:
 
 @asynccontextmanager
 async def open_driver(
-    name: str | DriverName, *, env: Mapping[str, str] | None = None, prices: PriceTable | None = None
+    name: str | DriverName,
+    *,
+    env: Mapping[str, str] | None = None,
+    prices: PriceTable | None = None,
+    resilient: bool = False,
 ) -> AsyncIterator[Driver | None]:
     """Open the driver of a name; leaving the block closes its connections.
 
@@ -135,6 +141,8 @@ async def open_driver(
       name: of the driver.
       env: where the keys are read from; left out, the environment of the process.
       prices: left out, the file that `AGENTPOOL_PRICES` names on top of the table of the package.
+      resilient: whether to put a `GovernedDriver` and a `RetryingDriver` with their defaults around
+        it, as `agentpool run` does, so that many agents can share it.
 
     Raises:
       ValueError: if the name is wrong, or the key that it needs is not set.
@@ -152,7 +160,7 @@ async def open_driver(
     if prices is None and env.get("AGENTPOOL_PRICES"):
         prices = PriceTable.load(env["AGENTPOOL_PRICES"])
     async with _make(name, env, prices) as driver:
-        yield driver
+        yield RetryingDriver(GovernedDriver(driver)) if resilient else driver
 
 
 def _make(name: DriverName, env: Mapping[str, str], prices: PriceTable | None) -> ModelDriver:

@@ -239,7 +239,7 @@ class AgentRecord(Party):
     depth = 0
     in_results = False
     more_tasks: set[trio.lowlevel.Task] | None = None
-    nurseries: list[trio.Nursery] | None = None
+    nurseries: dict[trio.Nursery, float] | None = None
     offspring: Offspring | None = None
     outcome: AnyOutcome | None = None
     parent_id: AgentId = SUPERVISOR
@@ -316,11 +316,20 @@ class AgentRecord(Party):
         return task is self.task or (self.more_tasks is not None and task in self.more_tasks)
 
     def unknown_nurseries(self, task: trio.lowlevel.Task) -> Sequence[trio.Nursery]:
-        """The nurseries that a task opened by itself, and which still hold tasks."""
-        known = self.nurseries or ()
-        return [
-            nursery for nursery in task.child_nurseries if nursery not in known and nursery.child_tasks
-        ]
+        """The nurseries that a task opened by itself; those of pools belong to them."""
+        known = self.nurseries
+        return [nursery for nursery in task.child_nurseries if known is None or known.get(nursery) != inf]
+
+    def has_unknown_tasks(self, nurseries: Sequence[trio.Nursery]) -> bool:
+        """Whether tasks that are unknown live in one of these nurseries."""
+        known = self.nurseries or {}
+        return any(len(nursery.child_tasks) > known.get(nursery, 0) for nursery in nurseries)
+
+    def know_nursery(self, nursery: trio.Nursery, tasks: float) -> None:
+        """So many tasks of a nursery may live without being unknown."""
+        if self.nurseries is None:
+            self.nurseries = {}
+        self.nurseries[nursery] = tasks
 
     def children(self) -> Offspring:
         """The agent's children; made when the first one is asked for."""
@@ -581,7 +590,7 @@ class PoolState:
         self.make_context = make_context
         self.random = random
         self.records: dict[AgentId, AgentRecord] = {}
-        self.slots = Slots(max_concurrent, self._rested)
+        self.slots = Slots(max_concurrent, self._rested, self._judge_later)
         self.router = MessageRouter(inbox_capacity, hooks=_Hooks(self))
         self.events = EventLog()
         self.judge = Judge(
@@ -600,6 +609,7 @@ class PoolState:
         self.stuck: dict[AgentId, StuckAgent] = {}
         self.nursery: trio.Nursery | None = None
         self._watcher_sleeps = False
+        self._to_judge: list[Party] = []
         self._aborting: dict[AgentId, AgentRecord] = {}
         self._watcher: trio.lowlevel.Task | None = None
         self._timer = trio.CancelScope()
@@ -608,6 +618,10 @@ class PoolState:
 
     def _rested(self, party: Party, ends_body: bool) -> None:
         self.judge.rested(party, ends_body)
+
+    def _judge_later(self, party: Party) -> None:
+        self._to_judge.append(party)
+        self._wake_watcher()
 
     def _suspected(self, path: tuple[AgentId, ...]) -> None:
         self.events.emit(DeadlockSuspected, path[0], self.parent_of(path[0]), path)
@@ -683,6 +697,7 @@ class PoolState:
         del self.records[record.id]
         if self._aborting:
             self._aborting.pop(record.id, None)
+            self.stuck.pop(record.id, None)
         self.router.unregister(record.id)
         if self.events.subscriptions:
             self.events.emit(AgentFinished, record.id, record.parent_id, outcome)
@@ -743,6 +758,12 @@ class PoolState:
                 self.slots.outside_scope_cancelled()
             self._look_after()
 
+    def _wake_watcher(self) -> None:
+        if self._watcher_sleeps:
+            self._watcher_sleeps = False
+            assert self._watcher is not None
+            trio.lowlevel.reschedule(self._watcher)
+
     def _told(self, _: Any) -> trio.lowlevel.Abort:
         # Runs in the same step as the cancellation of the agents, so that none waits in vain.
         self._watcher_sleeps = False
@@ -769,6 +790,10 @@ class PoolState:
 
     def _look_after(self) -> None:
         self.slots.release_stranded()
+        to_judge, self._to_judge = self._to_judge, []
+        for party in to_judge:
+            if party.idle and not party.ended:
+                self.judge.rested(party, True)
         self.report_stuck()
 
     def report_stuck(self) -> None:
@@ -785,9 +810,7 @@ class PoolState:
         self._closed = True
         self.judge.close()
         self.events.close()
-        if self._watcher_sleeps:
-            assert self._watcher is not None
-            trio.lowlevel.reschedule(self._watcher)
+        self._wake_watcher()
 
 
 def _inbox_of(party: Party) -> Inbox:
@@ -817,7 +840,6 @@ class AgentNursery:
         self._record = record
         self._nursery = nursery
         self._tasks = 0
-        self._failed = 0
         self._joining = False
 
     @property
@@ -837,10 +859,19 @@ class AgentNursery:
         self._count(slot)
 
     async def start(self, async_fn: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> Any:
-        """Start a task of the agent, and wait until it calls `task_status.started()`."""
-        slot: list[Wait] = []
-        self._count(slot)
-        return await self._nursery.start(self._run_started, slot, async_fn, args, name=name or async_fn)
+        """Start a task of the agent, and wait until it calls `task_status.started()`.
+
+        The caller counts as waiting for the task meanwhile: its count is the task's.
+        """
+        self._tasks += 1
+        begun: list[trio.lowlevel.Task] = []
+        try:
+            return await self._nursery.start(
+                self._run_started, begun, async_fn, args, name=name or async_fn
+            )
+        finally:
+            if not begun:  # the nursery is closed
+                self._tasks -= 1
 
     def _count(self, slot: list[Wait]) -> None:
         # Counted here and now: else the slot could be lent, or the agent judged, before its first step.
@@ -851,77 +882,101 @@ class AgentNursery:
 
     async def _run_started(
         self,
-        slot: list[Wait],
+        begun: list[trio.lowlevel.Task],
         async_fn: Callable[..., Awaitable[Any]],
         args: tuple[Any, ...],
         *,
-        task_status: Any,
+        task_status: trio.TaskStatus[Any],
     ) -> None:
-        await self._run(slot, partial(async_fn, task_status=task_status), args)
+        begun.append(trio.lowlevel.current_task())
+        status = _Started(self._record, task_status)
+        await self._run([], partial(async_fn, task_status=status), args, status)
 
     async def _run(
-        self, slot: list[Wait], async_fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+        self,
+        slot: list[Wait],
+        async_fn: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        status: _Started | None = None,
     ) -> None:
         record = self._record
+        set_current_agent(record)  # who starts it may be a task of somebody else
         task = trio.lowlevel.current_task()
         if record.more_tasks is None:
             record.more_tasks = set()
         record.more_tasks.add(task)
+        fails = True
         try:
             for wait in slot:
                 await wait.granted()
             await async_fn(*args)
-        except BaseException:
-            # It is about to cancel its siblings: until they have ended nothing is hopeless, so
-            # that its count is kept until the nursery is left.
-            self._failed += 1
-            raise
-        else:
-            self._ended()
+            fails = False
         finally:
+            # In one step with the end of the task: it stays known until its books are done.
+            if status is None or status.called:
+                self._ended(fails)
+            else:
+                self._tasks -= 1  # its count goes back to who waits for it to be started
             record.more_tasks.discard(task)
 
-    def _ended(self) -> None:
-        record = self._record
+    def _ended(self, fails: bool) -> None:
         self._tasks -= 1
         if self._joining and not self._tasks:
             self._joining = False  # the block goes on: the count of this task becomes its own
-            return
+        else:
+            self._uncount(fails)
+
+    def _uncount(self, fails: bool) -> None:
+        record = self._record
         record.active -= 1
         if not record.active:
-            record.rest(ends_body=True)
+            record.rest(ends_body=True, fails=fails)
 
-    def join(self) -> None:
-        """The block has ended well, and waits for the tasks."""
+    def join(self, *, fails: bool) -> None:
+        """The block has ended, and waits for the tasks."""
         if self._tasks:
             self._joining = True
-            self._record.active -= 1
-            if not self._record.active:
-                self._record.rest(ends_body=True)
+            self._uncount(fails)
 
     async def joined(self) -> None:
         """All tasks have ended: the block goes on, when the agent has its slot."""
         if self._joining:
             await self._record.regain()
-        self._record.active -= self._failed
+
+
+class _Started:
+    """Trio's task status, which counts the caller of `start` again before it goes on."""
+
+    def __init__(self, record: AgentRecord, task_status: trio.TaskStatus[Any]) -> None:
+        self._record = record
+        self._task_status = task_status
+        self.called = False
+
+    def started(self, value: Any = None) -> None:
+        """Let `start` return the value."""
+        self._task_status.started(value)
+        self.called = True
+        self._record.active += 1
 
 
 @asynccontextmanager
 async def open_known_nursery(record: AgentRecord) -> AsyncIterator[AgentNursery]:
     """Open a nursery in the calling task, a known one of the agent, for more known tasks."""
-    if record.nurseries is None:
-        record.nurseries = []
-    trio_nursery = trio.open_nursery()
     known: AgentNursery | None = None
     try:
-        async with trio_nursery as nursery:
+        async with trio.open_nursery() as nursery:
             known = AgentNursery(record, nursery)
-            record.nurseries.append(nursery)
-            yield known
-            known.join()
+            record.know_nursery(nursery, inf)
+            try:
+                yield known
+            except BaseException:
+                known.join(fails=True)
+                raise
+            known.join(fails=False)
     finally:
         if known is not None:
-            record.nurseries.remove(nursery)
+            assert record.nurseries is not None
+            del record.nurseries[nursery]
             await known.joined()  # noqa: ASYNC102  (never raises, and ends when the agent is cancelled)
 
 

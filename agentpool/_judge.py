@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 import trio
 
@@ -39,6 +39,7 @@ class Judge(trio.abc.Instrument):
         self._enabled = enabled
         self._instrumented = False
         self._receivers: list[tuple[int, Party]] = []
+        self._listed: set[AgentId] = set()
 
     # -- deadlock --------------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ class Judge(trio.abc.Instrument):
     def _ends_by_itself(self, party: Party, task: trio.lowlevel.Task) -> bool:
         if party.is_narrowed(trio.current_effective_deadline()):
             return True
-        return bool(task.child_nurseries) and bool(party.unknown_nurseries(task))
+        return bool(task.child_nurseries) and party.has_unknown_tasks(party.unknown_nurseries(task))
 
     def _task_ended(self, party: Party) -> None:
         """The end of a task may have left only hopeless waits: the youngest on each cycle is told."""
@@ -97,7 +98,7 @@ class Judge(trio.abc.Instrument):
             self._task_ended(party)
         if self._slots.body_ended:
             if _receives(party):
-                heappush(self._receivers, (-party.id, party))
+                self._list(party)
             self.judge_rest()
 
     def end_of_body(self) -> None:
@@ -107,9 +108,9 @@ class Judge(trio.abc.Instrument):
             return
         slots.body_ended = True
         parties = list(self._parties.values())
-        self._receivers = [(-party.id, party) for party in parties if _receives(party)]
-        heapify(self._receivers)
         for party in parties:
+            if _receives(party):
+                self._list(party)
             slots.uncertain.update(wait for wait in party.waits if wait.ends_by_itself)
         self.judge_rest()
 
@@ -119,15 +120,21 @@ class Judge(trio.abc.Instrument):
         if not slots.body_ended or slots.idle < len(self._parties) or not self._parties:
             return
         if slots.uncertain:
-            self._forget_unknown_tasks()
+            slots.uncertain = {wait for wait in slots.uncertain if wait.ends_by_itself}
             if slots.uncertain:
                 self._watch_unknown_tasks()
                 return
         while self._receivers:
             party = heappop(self._receivers)[1]
+            self._listed.discard(party.id)
             if not party.ended and _receives(party):
                 self._inbox_of(party).end()
                 return
+
+    def _list(self, party: Party) -> None:
+        if party.id not in self._listed:
+            self._listed.add(party.id)
+            heappush(self._receivers, (-party.id, party))
 
     # -- unknown tasks -------------------------------------------------------------------------------
 
@@ -137,27 +144,16 @@ class Judge(trio.abc.Instrument):
         No bookkeeping of ours sees such an end, but an instrument does. It slows the whole run
         down a little, so it is added only when a judgement depended on such tasks.
         """
-        if not self._instrumented and any(
-            wait.nurseries for party in self._parties.values() for wait in party.waits
-        ):
+        if not self._instrumented and self._have_unknown():
             self._instrumented = True
             trio.lowlevel.add_instrument(self)
 
-    def _forget_unknown_tasks(self) -> list[Party]:
-        """Waits whose unknown tasks have ended are certain now; return the agents that have such."""
-        parties = []
-        for party in self._parties.values():
-            for wait in party.waits:
-                if wait.nurseries and not any(nursery.child_tasks for nursery in wait.nurseries):
-                    wait.nurseries = ()
-                    if not wait.narrow:
-                        self._slots.uncertain.discard(wait)
-                    parties.append(party)
-        return parties
+    def _have_unknown(self) -> list[Party]:
+        return [party for party in self._parties.values() if any(wait.nurseries for wait in party.waits)]
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         """Judge again when the last unknown task of an agent has ended (called by trio)."""
-        for party in self._forget_unknown_tasks():
+        for party in self._have_unknown():
             if party.idle:
                 self._task_ended(party)
         self.judge_rest()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 import trio
 
-from agentpool._agent import AgentHandle, PoolState, StuckAgent, note_on
+from agentpool._agent import AgentHandle, AgentRecord, PoolState, StuckAgent, note_on
 from agentpool._context import AgentContext
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.limits import PoolLimits
@@ -20,6 +21,7 @@ from agentpool._current import current_agent, waiting_agent
 from agentpool._events import EventSubscription, Overflow
 from agentpool._router import DeadLetter, InboxStatistics, MessageRouter
 from agentpool._scope import Scope
+from agentpool._trio_private import effective_deadline_in
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
@@ -249,6 +251,9 @@ class AgentPool(Scope):
         )
 
 
+WATCHERS = 1
+"""A pool has so many tasks of its own beside its agents."""
+
 CLEANUP_TIME = 5.0
 """Aborted agents have so many seconds to clean up before `drain` reports them."""
 
@@ -333,31 +338,35 @@ async def open_agent_pool(
         None,
     )
     state = pool._state
-    state.slots.deadline = trio.current_effective_deadline()
+    opener = waiting_agent()
     error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             state.nursery = nursery
+            state.slots.deadline = partial(effective_deadline_in, nursery)
             nursery.start_soon(state.watch, name="agentpool watcher")
+            if opener is not None:
+                opener.know_nursery(nursery, WATCHERS)
             try:
                 yield pool
             except BaseException as raised:  # raised again below, when the agents have ended
                 error = raised
                 pool.abort_all(f"the block of the pool raised {raised!r}")
-            await _ended(state)
+            await _ended(state, opener)
             # Nobody is left but the watcher, who goes home now: do not be cancelled any more.
             nursery.cancel_scope.shield = True
             state.close()
+        if opener is not None and opener.nurseries is not None:
+            del opener.nurseries[nursery]
         await _leave(state, error)
     finally:
         del error
 
 
-async def _ended(state: PoolState) -> None:
+async def _ended(state: PoolState, party: AgentRecord | None) -> None:
     """Wait for every agent, whatever is cancelled."""
     state.body_ended = True
     state.judge.end_of_body()
-    party = waiting_agent()
     while state.root.live:
         await state.root.all_ended(party, lambda: None, cancellable=False)
     state.stop_starting("the pool has ended")

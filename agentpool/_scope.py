@@ -28,7 +28,6 @@ from agentpool._agent import (
     PoolState,
     SpawnOptions,
     check_agent,
-    name_of,
     open_known_nursery,
 )
 from agentpool._core.errors import PoolClosedError, PoolLimitError, UnknownAgentError
@@ -131,7 +130,7 @@ class Batch:
     def __init__(
         self,
         scope: Scope,
-        fn: Callable[..., Awaitable[Any]] | None,
+        call: Callable[[Any], tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]]],
         options: SpawnOptions,
         *,
         bounded: bool = False,
@@ -143,7 +142,7 @@ class Batch:
         self.error: BaseException | None = None
         self._scope = scope
         self._state = scope._state
-        self._fn = fn
+        self._call = call
         self._options = options
         self._bounded = bounded
         self._context = contextvars.copy_context()
@@ -154,6 +153,7 @@ class Batch:
         self._taker: Wait | None = None
         self._room: Wait | None = None
         self._slot: Wait | None = None
+        self._stopper: Wait | None = None
 
     # -- the input -----------------------------------------------------------------------------------
 
@@ -201,10 +201,11 @@ class Batch:
 
     def _start(self, item: Any) -> None:
         self._state.admit(self._scope._offspring, by_agent=self._by_agent)
+        fn, args = self._call(item)
         record = self._state.start(
             self._scope._offspring,
-            item if self._fn is None else self._fn,
-            () if self._fn is None else (item,),
+            fn,
+            args,
             self._options,
             context=self._context,
             batch=self,
@@ -269,6 +270,9 @@ class Batch:
         self.done.append(outcome)
         if self._taker is not None and (not self._taker.needs_all or self.is_over):
             self._tell()
+        if self._stopper is not None and not self.live:
+            stopper, self._stopper = self._stopper, None
+            stopper.wake()
 
     def _tell(self) -> None:
         if self._taker is not None:
@@ -337,6 +341,11 @@ class Batch:
             error, self.error = self.error, None
             raise error
 
+    def decide(self) -> None:
+        """The outcomes so far are enough: start no more agents, and forget what became of the input."""
+        self.cancel()
+        self.error = None
+
     def take_all(self) -> None:
         """Nobody will ask for the outcomes that are left: they do not matter any more."""
         unseen = self._scope._offspring.unseen
@@ -354,9 +363,10 @@ class Batch:
         for record in list(self.live.values()):
             record.abort(reason)
         with trio.CancelScope(shield=True):
-            while self.live:
-                self._taker = Wait(waiting_agent(), self.live.values(), needs_all=True)
-                await self._taker.park(None)
+            if self.live:
+                self._stopper = Wait(waiting_agent(), self.live.values(), needs_all=True)
+                await self._stopper.park(None)
+        self._tell()
 
 
 class Scope:
@@ -561,7 +571,9 @@ class Scope:
 
         Checkpoint: always. Cancellation: aborts the agents that run, and waits for their end.
         """
-        batch = self._batch(agent, name, timeout, bounded=False)
+        check_agent(agent)
+        batch = Batch(self, lambda item: (agent, (item,)), _batch_options(name, timeout))
+        await self._admit_batch()
         try:
             if type(items) in _BUILTIN_ITERABLES:
                 batch.feed(items)  # type: ignore[arg-type]
@@ -597,11 +609,14 @@ class Scope:
 
         Leaving the block aborts the agents that run, and waits for their end.
         """
-        return self._running(self._batch(agent, name, timeout, bounded=True), items)
+        check_agent(agent)
+        options = _batch_options(name, timeout)
+        return self._running(Batch(self, lambda item: (agent, (item,)), options, bounded=True), items)
 
     @asynccontextmanager
     async def _running(self, batch: Batch, items: Any) -> AsyncIterator[AsyncIterator[AnyOutcome]]:
         reason = "the block that started it was left"
+        await self._admit_batch()
         try:
             if type(items) in _BUILTIN_ITERABLES:
                 batch.feed(items)
@@ -636,14 +651,10 @@ class Scope:
         record = current_agent()
         return trio.open_nursery() if record is None else open_known_nursery(record)
 
-    def _batch(self, agent: Any, name: str | None, timeout: float | None, *, bounded: bool) -> Batch:
-        options = SpawnOptions(name, timeout)
-        if agent is not None:
-            check_agent(agent)
-        options.check()
+    async def _admit_batch(self) -> None:
         waiting_agent()
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._state.admit(self._offspring, by_agent=current_agent() is not None)
-        return Batch(self, agent, options, bounded=bounded)
 
     async def race(self, *agents: Callable[[AgentContext], Awaitable[T]]) -> AgentOutcome[T]:
         """Run several agents, and return the first `Completed`; the others are aborted and awaited.
@@ -660,12 +671,13 @@ class Scope:
             raise ValueError("a race needs at least one agent")
         for agent in agents:
             check_agent(agent)
-        batch = self._batch(None, None, None, bounded=False)
+        batch = Batch(self, lambda agent: (agent, ()), SpawnOptions())
         last: AnyOutcome | None = None
         async with self._running(batch, agents) as outcomes:
             async for outcome in outcomes:
                 last = outcome
                 if isinstance(outcome, Completed):
+                    batch.decide()
                     break
         batch.take_all()
         assert last is not None
@@ -704,10 +716,7 @@ class Scope:
         outcomes: list[AgentOutcome[T]] = []
         winner: T | None = None
 
-        async def voter(ctx: AgentContext, _: int) -> T:
-            return await agent(ctx, *args)
-
-        batch = self._batch(voter, name_of(agent), None, bounded=False)
+        batch = Batch(self, lambda _: (agent, args), SpawnOptions())
         async with self._running(batch, range(n)) as done:
             async for outcome in done:
                 outcomes.append(outcome)
@@ -717,8 +726,10 @@ class Scope:
                     votes[choice] = votes.get(choice, 0) + 1
                     if votes[choice] >= needed:
                         winner = first[choice]
+                        batch.decide()
                         break
                 if max(votes.values(), default=0) + n - len(outcomes) < needed:
+                    batch.decide()
                     break
         batch.take_all()
         return Verdict(winner, votes, tuple(outcomes))
@@ -779,6 +790,12 @@ class Scope:
         if not ids:
             raise UnknownAgentError(SUPERVISOR, f"no live agent is called {name!r}")
         raise UnknownAgentError(ids[0], f"{len(ids)} live agents are called {name!r}: use the ids {ids}")
+
+
+def _batch_options(name: str | None, timeout: float | None) -> SpawnOptions:
+    options = SpawnOptions(name, timeout)
+    options.check()
+    return options
 
 
 async def _pull(items: Any, batch: Batch) -> None:

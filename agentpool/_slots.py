@@ -60,14 +60,12 @@ class Wait:
       needs_all: whether all of them have to end.
       receives: whether it waits for a message.
       needs_slot: whether the task goes on only when its agent has a slot.
-      narrow: whether a deadline narrower than the agent's own was seen to end it.
       nurseries: nurseries of the task that the pool does not know.
       number: counts the waits of a pool, so that the youngest can be told.
     """
 
     # Defaults on the class: a wait that sets 5 attributes costs 0.5 µs less than one that sets 16.
     content: Any = None
-    narrow = False
     needs_all = False
     needs_slot = True
     receives = False
@@ -125,12 +123,20 @@ class Wait:
 
     @property
     def ends_by_itself(self) -> bool:
-        """Whether a deadline narrower than the agent's own, or an unknown task, may end it."""
-        if self.narrow or any(nursery.child_tasks for nursery in self.nurseries):
-            return True
-        assert self.party is not None
+        """Whether something that this pool does not see may end it.
+
+        That is a deadline narrower than the agent's own, an unknown task of the agent, or an agent
+        of another pool.
+        """
+        party = self.party
+        assert party is not None
         assert self._task is not None
-        return self.party.is_narrowed(effective_deadline_of(self._task))
+        if self.nurseries and party.has_unknown_tasks(self.nurseries):
+            return True
+        target = next(iter(self.known_targets() or ()), None)
+        if target is not None and target.slots is not party.slots:
+            return True
+        return party.is_narrowed(effective_deadline_of(self._task))
 
     def known_targets(self) -> Collection[Party] | None:
         """The agents that could end the wait, as of now; None if anybody could."""
@@ -223,6 +229,10 @@ class Party:
         """The nurseries that the task opened by itself, so that their tasks are unknown."""
         raise NotImplementedError
 
+    def has_unknown_tasks(self, nurseries: Sequence[trio.Nursery]) -> bool:
+        """Whether tasks that are unknown live in one of these nurseries."""
+        raise NotImplementedError
+
     # -- a task begins to wait, and ends to ------------------------------------------------
 
     def pause(self, wait: Wait) -> None:
@@ -230,27 +240,29 @@ class Party:
         slots = self.slots
         slots.waits_begun += 1
         wait.number = slots.waits_begun
-        if slots.body_ended:
-            wait.narrow = self.is_narrowed(trio.current_effective_deadline())
-            if wait.narrow or wait.nurseries:
-                slots.uncertain.add(wait)
+        if slots.body_ended and wait.ends_by_itself:
+            slots.uncertain.add(wait)
         self.waits.append(wait)
         self.active -= 1
         if not self.active:
             self.rest(ends_body=not wait.needs_slot)
 
-    def rest(self, *, ends_body: bool) -> None:
+    def rest(self, *, ends_body: bool, fails: bool = False) -> None:
         """Lend the slot: no known task runs any more.
 
         Args:
           ends_body: whether a task came to its end, so that nobody has judged yet whether the
             waits of the others became hopeless by it.
+          fails: whether it ended by an error, which is about to cancel the others: only what is
+            left of them afterwards can be judged.
         """
         slots = self.slots
         slots.idle += 1
         if self.holds:
             slots.lend(self)
-        if ends_body or slots.body_ended:
+        if fails:
+            slots.on_failing_rest(self)
+        elif ends_body or slots.body_ended:
             slots.on_rest(self, ends_body)
 
     def woken(self, wait: Wait) -> None:
@@ -340,7 +352,7 @@ class Party:
 
     def is_narrowed(self, deadline: float) -> bool:
         """Whether a deadline is narrower than the agent's own, and than those around the pool."""
-        return deadline < self.deadline and deadline < self.slots.deadline
+        return deadline < self.deadline and deadline < self.slots.deadline()
 
     def unwind(self) -> None:
         """The agent is being cancelled: from here on its tasks need no slot."""
@@ -354,24 +366,28 @@ class Slots:
 
     Attributes:
       on_rest: called when an agent came to rest, with whether a task of it ended by that.
+      on_failing_rest: called when that happened by an error, which has not done its work yet.
       on_stranded: called when an agent has to be watched for its own end.
       idle: how many agents only others can move.
       body_ended: whether agents that all wait are at their end.
       uncertain: since then, the waits that a narrower deadline or an unknown task may end.
-      deadline: of the scopes around the pool, on trio's clock.
+      deadline: tells that of the scopes around the pool, on trio's clock.
       outside_cancelled: whether a scope around the pool was cancelled.
     """
 
-    def __init__(self, total: int, on_rest: Callable[[Any, bool], None]) -> None:
+    def __init__(
+        self, total: int, on_rest: Callable[[Any, bool], None], on_rest_later: Callable[[Any], None]
+    ) -> None:
         self.limiter = trio.CapacityLimiter(total)
         self._free = total  # what the limiter has left, at a tenth of the price of asking it
         self.on_rest = on_rest
+        self.on_failing_rest: Callable[[Any], None] = on_rest_later
         self.on_stranded: Callable[[], None] = _nothing_to_undo
         self.idle = 0
         self.body_ended = False
         self.uncertain: set[Wait] = set()
         self.waits_begun = 0
-        self.deadline = inf
+        self.deadline: Callable[[], float] = lambda: inf
         self.outside_cancelled = False
         self.stranded: set[Party] = set()
         self._woken: deque[Party] = deque()

@@ -1,4 +1,4 @@
-"""The one thing that trio knows and does not tell in public, with a canary in the tests."""
+"""What trio knows and does not tell in public; a canary in the tests watches over it."""
 
 from __future__ import annotations
 
@@ -12,4 +12,10 @@ def effective_deadline_of(task: trio.lowlevel.Task) -> float:
     ways, but that costs 0.6 µs for each, most of which nobody ever asks for.
     """
     deadline: float = task._cancel_status.effective_deadline()
+    return deadline
+
+
+def effective_deadline_in(nursery: trio.Nursery) -> float:
+    """Return what `trio.current_effective_deadline()` returns in a new task of a nursery."""
+    deadline: float = nursery._cancel_status.effective_deadline()
     return deadline

@@ -13,11 +13,11 @@ import attrs
 
 RestartMode: TypeAlias = Literal["permanent", "transient", "temporary"]
 
-_ALIASES: dict[str, Any] = {"always": "permanent", "on_failure": "transient", "never": "temporary"}
+_ALIASES: dict[Any, RestartMode] = {"always": "permanent", "on_failure": "transient", "never": "temporary"}
 
 
-def mode_of(value: Any) -> RestartMode:
-    """Return the mode that an alias stands for."""
+def mode_of(value: Any) -> Any:
+    """Return the mode that an alias stands for, and anything else as it is."""
     return _ALIASES.get(value, value) if isinstance(value, str) else value
 
 

@@ -440,7 +440,7 @@ class StubToolContext:
         /,
         *args: Any,
         name: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,
     ) -> Any:
         """Keep an agent in `spawned`; there is no handle."""
         await trio.lowlevel.checkpoint()

@@ -130,11 +130,23 @@ def _events(run: Simulation[Any], world: World) -> Iterator[str]:
         yield f"spawned and finished events do not match: { ({k: v for k, v in odd.items() if v}) }"
     if spawned != sorted(set(spawned)):
         yield f"ids were not issued from 1 up, each once: {spawned}"
+    yield from _limits(run, world)
     ended_at = {agent_id: index for index, agent_id in enumerate(finished)}
     for event in run.log.of(AgentFinished):
         parent = event.parent_id
         if parent and ended_at.get(parent, -1) < ended_at[event.agent_id]:
             yield f"agent {parent} ended before its child {event.agent_id}"
+
+
+def _limits(run: Simulation[Any], world: World) -> Iterator[str]:
+    depths: dict[int, int] = {}
+    for event in run.log.of(AgentSpawned):
+        depths[event.agent_id] = depths[event.parent_id] + 1 if event.parent_id else 0
+    if max(depths.values(), default=0) > world.program.depth:
+        yield f"an agent of depth {max(depths.values())} was spawned under a limit of {world.program.depth}"
+    descendants = sum(1 for depth in depths.values() if depth)
+    if descendants > world.program.descendants:
+        yield f"agents spawned {descendants} agents under a limit of {world.program.descendants}"
 
 
 def _times(run: Simulation[Any], world: World) -> Iterator[str]:

@@ -138,7 +138,7 @@ RARE = Profile(
 """As `FULL`, with more ends that are not peaceful, also fatal ones."""
 
 WAITS = Profile(
-    agent_ops={**_TALKING, **_WAITING, **_PASSING, "both": 2},
+    agent_ops={**_TALKING, **_WAITING, **_PASSING, "both": 2, "chat": 3},
     body_ops={"spawn": 10, "fan_out": 2, "send_nowait": 2, "step": 2, "sleep": 1},
     scripts=5,
     length=6,
@@ -153,7 +153,23 @@ TREES = Profile(
 )
 """Parents that wait for children, and nothing else."""
 
-PROFILES = {"full": FULL, "rare": RARE, "waits": WAITS, "trees": TREES}
+HASTY = Profile(
+    agent_ops={
+        **_TALKING,
+        **_PASSING,
+        "spawn": 6,
+        "wait": 4,
+        "join_next": 3,
+        "join_all": 3,
+        "within": 14,
+        "chat": 2,
+    },
+    body_ops={"spawn": 12, "fan_out": 2, "send_nowait": 4, "within": 6, "sleep": 4, "abort_any": 2},
+    length=8,
+)
+"""Deadlines that pass in the moment in which what was waited for comes."""
+
+PROFILES = {"full": FULL, "rare": RARE, "waits": WAITS, "trees": TREES, "hasty": HASTY}
 
 # What needs a script to spawn; the last script has none after it.
 _SPAWNING = {"spawn", "spawn_nowait", "map", "race", "vote", "as_completed", "fan_out"}
@@ -264,6 +280,7 @@ def _draw_named(
             | "subscribe"
             | "publish"
             | "pool_send"
+            | "chat"
         ):
             return (name, rng.randrange(12))
         case _:

@@ -9,8 +9,10 @@ from typing import Any
 
 import attrs
 
+from agentpool._core.events import AgentFinished
 from agentpool.testing._cancel import BLOWS, strike
-from agentpool.testing._simulate import Simulation, SimulationContext, attempt
+from agentpool.testing._simulate import Simulation, SimulationContext, SimulationHangError, attempt
+from agentpool.testing.campaign._models import run_fleet
 from agentpool.testing.campaign._oracle import violations
 from agentpool.testing.campaign._order import watching_order
 from agentpool.testing.campaign._programs import PROFILES, Program, draw_program
@@ -43,10 +45,16 @@ class Verdict:
 
 def run_seed(profile: str, seed: int) -> Verdict:
     """Draw the program of a seed, run it under that seed, and ask the oracles."""
+    if profile == "models":
+        found, fleet = run_fleet(seed)
+        agents = len(fleet.log.of(AgentFinished))
+        return Verdict(profile, seed, tuple(found), steps=fleet.steps, agents=agents)
     program = draw_program(seed, PROFILES[profile])
     with watching_order() as order:
         run, world = run_once(program, seed, blow=profile == "rare")
     problems = violations(run, world) + order.problems
+    if profile == "waits" and world.alarms and not problems:
+        problems = list(_false_alarms(program, seed, world))
     return Verdict(
         profile,
         seed,
@@ -57,6 +65,14 @@ def run_seed(profile: str, seed: int) -> Verdict:
         alarms=len(world.alarms),
         contested=order.contested,
     )
+
+
+def _false_alarms(program: Program, seed: int, alarmed: World) -> Iterator[str]:
+    """What was called a deadlock has to be one: without the detector the same run hangs."""
+    with without_detection():
+        run, _ = run_once(program, seed)
+    if not isinstance(run.error, SimulationHangError):
+        yield f"{alarmed.alarms[0]!r} was no deadlock: without detection the program ends"
 
 
 def run_once(program: Program, seed: int, *, blow: bool = False) -> tuple[Simulation[Any], World]:

@@ -23,6 +23,7 @@ from agentpool._core.errors import (
     UnknownAgentError,
 )
 from agentpool._core.limits import PoolLimits
+from agentpool._core.outcomes import Completed
 from agentpool._core.restart import RestartPolicy
 from agentpool._pool import open_agent_pool
 from agentpool._slots import PoolFullError
@@ -80,6 +81,7 @@ class World:
       alarms: the deadlocks that were reported.
       several: agents that had several tasks.
       waiting: for whom each agent waits, a set for each of its waits.
+      busy: agents that do something which the pool knows nothing of.
       vague: how many operations of each agent wait for whom this does not know.
       receiving: agents that wait for a message; `told` those that noticed the end of their inbox.
       taken, answered: who received each question and when, and when its `ask` ended.
@@ -103,6 +105,7 @@ class World:
     alarms: list[DeadlockError] = attrs.field(factory=list)
     computing: dict[int, int] = attrs.field(factory=dict)
     waiting: dict[int, list[set[int]]] = attrs.field(factory=dict)
+    busy: Counter[int] = attrs.field(factory=Counter)
     vague: Counter[int] = attrs.field(factory=Counter)
     receiving: set[int] = attrs.field(factory=set)
     told: set[int] = attrs.field(factory=set)
@@ -118,6 +121,7 @@ class World:
     wholesale: bool = False
     fatal: bool = False
     cancelled: bool = False
+    drained: bool = False
     body_failed: bool = False
     cap: int = 0
     several: set[int] = attrs.field(factory=set)
@@ -191,6 +195,7 @@ class Actor:
     ctx: Any = None
     handles: list[Any] = attrs.field(factory=list)
     question: Any = None
+    fetched: set[int] = attrs.field(factory=set, init=False)
     deadline: float = attrs.field(factory=trio.current_effective_deadline, init=False)
 
     @property
@@ -241,7 +246,12 @@ class Actor:
         await trio.lowlevel.checkpoint()
 
     async def do_sleep(self, seconds: float) -> None:
-        await trio.sleep(seconds)
+        """Do something that the pool knows nothing of."""
+        self.world.busy[self.id] += 1
+        try:
+            await trio.sleep(seconds)
+        finally:
+            self.world.busy[self.id] -= 1
 
     async def do_compute(self) -> None:
         """Run code over several steps, and count who else does."""
@@ -291,6 +301,10 @@ class Actor:
         self.handles.extend(handles)
         self.world.handles.extend(handles)
 
+    def _may_spawn(self) -> None:
+        if self.world.drained:
+            self.world.problem(f"agent {self.id} spawned while the pool drained")
+
     async def do_spawn(self, number: int, limit: float | None = None, restart: str | None = None) -> None:
         if self.world.room():
             policy = None if restart is None else RestartPolicy(restart, max_restarts=2, within=5)  # type: ignore[arg-type]
@@ -305,7 +319,9 @@ class Actor:
 
     async def do_spawn_nowait(self, number: int) -> None:
         if self.world.room():
-            self._keep(self.scope.spawn_nowait(script_agent, *self._arguments(number)))
+            handle = self.scope.spawn_nowait(script_agent, *self._arguments(number))
+            self._may_spawn()
+            self._keep(handle)
         await trio.lowlevel.checkpoint()
 
     async def do_fan_out(self, number: int, count: int) -> None:
@@ -322,6 +338,9 @@ class Actor:
         outcomes = await self.scope.map(_Item(self.world, number, mark), items)
         if len(outcomes) != len(items):
             self.world.problem(f"map gave {len(outcomes)} outcomes for {len(items)} items")
+        values = [outcome.value[2] if isinstance(outcome, Completed) else None for outcome in outcomes]
+        if any(value not in (None, item) for value, item in zip(values, items, strict=False)):
+            self.world.problem(f"map gave the values {values} for the items {items}")
 
     async def do_as_completed(self, number: int, count: int, take: int) -> None:
         items = [index for index in range(count) if self.world.room()]
@@ -354,16 +373,16 @@ class Actor:
                 try:
                     await handle.result()
                 except (AgentFailedError, AgentAbortedError):
-                    self._looked_at(handle.id)
+                    self._fetched(handle.id)
                     raise
-            self._looked_at(handle.id)
+            self._fetched(handle.id)
 
     async def do_wait(self, index: int) -> None:
         if self.handles:
             handle = self.handles[index % len(self.handles)]
             with self._waiting_for(handle.id):
                 outcome = await handle.wait()
-            self._looked_at(handle.id)
+            self._fetched(handle.id)
             if outcome is not handle.outcome:
                 self.world.problem(f"wait() gave {outcome!r}, the handle has {handle.outcome!r}")
 
@@ -381,9 +400,17 @@ class Actor:
         before = self.world.joined.setdefault(self.id, [])
         for agent_id in ids:
             self._looked_at(agent_id)
+            if agent_id in self.fetched and self.id not in self.world.several:
+                self.world.problem(
+                    f"a join of agent {self.id} handed out {agent_id}, which a handle had taken"
+                )
             if agent_id in before:
                 self.world.problem(f"a join of agent {self.id} handed out {agent_id} twice")
             before.append(agent_id)
+
+    def _fetched(self, agent_id: int) -> None:
+        self.fetched.add(agent_id)
+        self._looked_at(agent_id)
 
     def _looked_at(self, agent_id: int) -> None:
         if self.ctx is None:
@@ -393,9 +420,12 @@ class Actor:
         if handles:
             handle = handles[index % len(handles)]
             reason = f"by {self.id}"
-            if handle.status not in ("completed", "failed", "aborted"):
-                self.world.aborts.setdefault(handle.id, (trio.current_time(), reason))
+            self._mark_abort(handle, reason)
             handle.abort(reason)
+
+    def _mark_abort(self, handle: Any, reason: str) -> None:
+        if handle.status not in ("completed", "failed", "aborted"):
+            self.world.aborts.setdefault(handle.id, (trio.current_time(), reason))
 
     async def do_abort(self, index: int) -> None:
         self._abort(self.handles, index)
@@ -407,11 +437,14 @@ class Actor:
 
     async def do_abort_all(self) -> None:
         self.world.wholesale = True
+        for handle in self.world.handles:
+            self._mark_abort(handle, "all of you")
         self.world.pool.abort_all("all of you")
         await trio.lowlevel.checkpoint()
 
     async def do_drain(self, grace: float) -> None:
         self.world.wholesale = True
+        self.world.drained = True
         survivors = await self.world.pool.drain(grace)
         if survivors:
             self.world.problem(f"drain left {survivors}")
@@ -433,7 +466,7 @@ class Actor:
         points = schedule_points()
         try:
             yield
-        except BaseException as error:
+        except BaseException:
             # A question that was delivered may go unanswered; one that was refused at once was not.
             if ask and schedule_points() != points:
                 self.world.maybe.add(content)
@@ -476,6 +509,11 @@ class Actor:
         if answer != ("answer", content):
             self.world.problem(f"the question {content} got the answer {answer}")
 
+    async def do_chat(self, index: int) -> None:
+        """Ask the same agent again and again, so that the two of them are woken all the time."""
+        for _ in range(12):
+            await self.do_ask(index)
+
     async def do_broadcast(self) -> None:
         await self.scope.broadcast(("all", self.id, self.world.token()))
 
@@ -513,6 +551,9 @@ class Actor:
         world.told.add(self.id)
         others = world.receiving - world.told - world.aborts.keys()
         younger = [other for other in others if other > self.id]
+        busy = [agent for agent, count in world.busy.items() if count and agent not in world.aborts]
+        if busy and not world.several and not world.wholesale:
+            world.problem(f"the inbox of agent {self.id} ended while {busy} were at work")
         if younger and not world.several and not world.wholesale:
             world.problem(f"the inbox of agent {self.id} ended while {younger} were receiving")
 
@@ -624,8 +665,8 @@ class _Item:
     mark: int
     name: str = "item"
 
-    async def __call__(self, ctx: Any, item: int) -> tuple[str, int]:
-        return await script_agent(ctx, self.world, self.number, self.mark)
+    async def __call__(self, ctx: Any, item: int) -> tuple[str, int, int]:
+        return (*await script_agent(ctx, self.world, self.number, self.mark), item)
 
 
 async def run_program(world: World, **options: Any) -> None:

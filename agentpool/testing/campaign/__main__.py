@@ -1,0 +1,34 @@
+"""The campaign's command line: `python -m agentpool.testing.campaign --runs 200000`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from agentpool.testing.campaign._fleet import SHARES, run_campaign
+from agentpool.testing.campaign._runs import run_seed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a campaign, print its figures, and return 1 if it found anything."""
+    parser = argparse.ArgumentParser(prog="python -m agentpool.testing.campaign", description=__doc__)
+    parser.add_argument("--runs", type=int, default=16_000, help="how many programs (default: 16000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--jobs", type=int, default=2, help="how many processes (default: 2)")
+    parser.add_argument("--profile", choices=list(SHARES), help="only programs of this kind")
+    parser.add_argument("--seed", type=int, help="make one run of --profile again, and show it")
+    options = parser.parse_args(arguments)
+    if options.seed is not None:
+        if options.profile is None:
+            parser.error("--seed needs --profile: the same seed makes another program in each")
+        verdict = run_seed(options.profile, options.seed)
+        print("\n".join(verdict.problems) or "all is well")
+        return 1 if verdict.problems else 0
+    shares = SHARES if options.profile is None else {options.profile: 1}
+    report = run_campaign(options.runs, first=options.first, jobs=options.jobs, shares=shares)
+    print(report)
+    return 1 if report.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,578 @@
+"""The mutation gate: each rule of the pool has a patch that breaks it, and the campaign must see it.
+
+A campaign that finds nothing proves little unless it would find something. So every rule that
+agentpool promises is broken here in turn, in one small place, and the random programs are run
+until an oracle objects. A mutant that survives shows a rule that nobody watches.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import outcome
+import trio
+
+from agentpool import _agent, _judge, _pool, _scope, _slots
+from agentpool._core import budget as budget_module
+from agentpool._core import loop, restart, waits
+from agentpool._core.errors import DeadlockError
+from agentpool._core.outcomes import Aborted, AnyOutcome
+from agentpool._router import Inbox, MessageRouter
+from agentpool.testing.campaign._runs import run_seed
+
+Make = Callable[[Any], Any]
+"""From what is there to what stands in its place."""
+
+
+@attrs.frozen
+class Mutant:
+    """A rule, and a patch that breaks it.
+
+    Attributes:
+      rule: the rule, in a few words.
+      owner, name: what is replaced: an attribute of a class or module.
+      make: makes the replacement from the original.
+      profiles: which programs are run, in turn.
+    """
+
+    rule: str
+    owner: Any
+    name: str
+    make: Make
+    profiles: tuple[str, ...] = ("full", "rare", "waits")
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Break the rule while the block runs."""
+        original = self.owner.__dict__[self.name]
+        setattr(self.owner, self.name, self.make(original))
+        try:
+            yield
+        finally:
+            setattr(self.owner, self.name, original)
+
+
+@attrs.frozen
+class Catch:
+    """What became of a mutant.
+
+    Attributes:
+      runs: how many runs it took to see it, or how many did not.
+      problem: what the oracle said; empty if it survived.
+    """
+
+    mutant: Mutant
+    runs: int
+    problem: str
+
+    def __str__(self) -> str:
+        if not self.problem:
+            return f"SURVIVED {self.runs:5} runs  {self.mutant.rule}"
+        return f"caught in {self.runs:5} runs  {self.mutant.rule}: {self.problem.splitlines()[0][:100]}"
+
+
+def hunt(mutant: Mutant, most_runs: int = 3000) -> Catch:
+    """Run programs with a broken rule until an oracle objects."""
+    with mutant.applied():
+        for run in range(most_runs):
+            profile = mutant.profiles[run % len(mutant.profiles)]
+            problems = _run_in_time(profile, run // len(mutant.profiles))
+            if problems:
+                return Catch(mutant, run + 1, problems[0])
+    return Catch(mutant, most_runs, "")
+
+
+# A broken rule may make a step of the scheduler last for ever, where no virtual time limit helps.
+_SECONDS_PER_RUN = 5.0
+
+
+def _run_in_time(profile: str, seed: int) -> Sequence[str]:
+    def ring(_signal: int, _frame: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS_PER_RUN)
+    try:
+        return run_seed(profile, seed).problems
+    except Exception as error:
+        return [f"the run broke down: {error!r}"]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def nothing(_original: Any) -> Any:
+    """A function that does nothing in the place of one that does."""
+
+    def idle(*_args: Any, **_kwargs: Any) -> None:
+        return None
+
+    return idle
+
+
+async def _nothing_async(*_args: Any, **_kwargs: Any) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+# -- capacity ----------------------------------------------------------------------------------
+
+
+def _wake_without_slot(original: Any) -> Any:
+    return lambda self, party: party.release_ready()
+
+
+def _keep_slot(original: Any) -> Any:
+    def rest(self: Any, *, ends_body: bool) -> None:
+        self.slots.idle += 1
+        self.slots.on_rest(self, ends_body)
+
+    return rest
+
+
+def _new_first(original: Any) -> Any:
+    def dispatch(self: Any) -> None:
+        while self._new and self.limiter.available_tokens > 0:
+            start = self._new.popleft()
+            if not start.cancelled:
+                start.begin()
+        original(self)
+
+    return dispatch
+
+
+def _last_woken_first(original: Any) -> Any:
+    def request(self: Any, party: Any) -> None:
+        self._woken.appendleft(party)
+        self.dispatch()
+
+    return request
+
+
+def _raise_after_the_fact(original: Any) -> Any:
+    def abort(self: Any, raise_cancel: Any) -> Any:
+        if self.done:
+            self._result = outcome.capture(raise_cancel)
+        return original(self, raise_cancel)
+
+    return abort
+
+
+def _forget_to_undo(original: Any) -> Any:
+    def abort(self: Any, raise_cancel: Any) -> Any:
+        if not self.done and self._undo is not None:
+            self._undo = lambda: None
+        return original(self, raise_cancel)
+
+    return abort
+
+
+def _keep_tokens(original: Any) -> Any:
+    def give_back(self: Any, party: Any) -> None:
+        party.holds = False
+        self.dispatch()
+
+    return give_back
+
+
+# -- outcomes and joins ----------------------------------------------------------------------------
+
+
+def _lose_aborted(original: Any) -> Any:
+    def ended(self: Any, record: Any) -> None:
+        if not isinstance(record.outcome, Aborted):
+            original(self, record)
+
+    return ended
+
+
+def _hand_out_twice(original: Any) -> Any:
+    return lambda self: self.see()
+
+
+def _consume_early(original: Any) -> Any:
+    async def join_all(self: Any) -> dict[int, AnyOutcome]:
+        outcomes: dict[int, AnyOutcome] = {}
+        while (one := await self.join_next()) is not None:
+            outcomes[one.agent_id] = one
+        return outcomes
+
+    return join_all
+
+
+def _reversed_map(original: Any) -> Any:
+    async def backwards(self: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        return list(reversed(await original(self, *args, **kwargs)))
+
+    return backwards
+
+
+def _always_aborted(original: Any) -> Any:
+    def judged(record: Any, *args: Any) -> Any:
+        result = original(record, *args)
+        return record.cancelled() if record.aborted else result
+
+    return judged
+
+
+def _abort_siblings(original: Any) -> Any:
+    def failed(self: Any, error: BaseException) -> Any:
+        for sibling in list(self.home.live.values()):
+            if sibling is not self:
+                sibling.abort("a sibling failed")
+        return original(self, error)
+
+    return failed
+
+
+# -- the end of a pool --------------------------------------------------------------------------------
+
+
+def _swallow_failures(original: Any) -> Any:
+    async def leave(state: Any, error: BaseException | None) -> None:
+        state.root.failures()
+        await original(state, error)
+
+    return leave
+
+
+def _wrap_error(original: Any) -> Any:
+    async def leave(state: Any, error: BaseException | None) -> None:
+        if isinstance(error, Exception):
+            error = ExceptionGroup("wrapped", [error])
+        await original(state, error)
+
+    return leave
+
+
+def _judge_too_early(original: Any) -> Any:
+    def judge_rest(self: Any) -> None:
+        idle = self._slots.idle
+        self._slots.idle = 1_000_000
+        try:
+            original(self)
+        finally:
+            self._slots.idle = idle
+
+    return judge_rest
+
+
+def _oldest_first(original: Any) -> Any:
+    def pop(heap: list[Any]) -> Any:
+        largest = max(heap)
+        heap.remove(largest)
+        return largest
+
+    return pop
+
+
+# -- children and limits ---------------------------------------------------------------------------------
+
+
+def _leave_children(original: Any) -> Any:
+    async def all_ended(self: Any, party: Any, value: Any, **kwargs: Any) -> Any:
+        if kwargs.get("needs_slot", True):
+            return await original(self, party, value, **kwargs)
+        return await _nothing_async()
+
+    return all_ended
+
+
+def _own_context(original: Any) -> Any:
+    def start(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, *args, **{**kwargs, "context": None})
+
+    return start
+
+
+def _no_limits(original: Any) -> Any:
+    def admit(self: Any, home: Any, **kwargs: Any) -> None:
+        limits, self.limits = self.limits, attrs.evolve(self.limits, depth=10**9, descendants=10**9)
+        try:
+            original(self, home, **kwargs)
+        finally:
+            self.limits = limits
+
+    return admit
+
+
+def _no_timeout(original: Any) -> Any:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.deadline = float("inf")
+        self.scope.deadline = float("inf")
+
+    return init
+
+
+# -- messages -------------------------------------------------------------------------------------------
+
+
+def _last_message_first(original: Any) -> Any:
+    def take(self: Any) -> Any:
+        messages = [self._channel[1].receive_nowait() for _ in range(self.fill)]
+        for message in (messages[-1], *messages[:-1]):
+            self._channel[0].send_nowait(message)
+        return original(self)
+
+    return take
+
+
+def _twice(original: Any) -> Any:
+    def offer(self: Any, message: Any) -> bool:
+        return bool(original(self, message)) and (
+            self.fill + 1 > self.capacity or bool(original(self, message))
+        )
+
+    return offer
+
+
+def _drop_at_end(original: Any) -> Any:
+    def close(self: Any, reason: str) -> None:
+        while self.fill:
+            self.fill -= 1
+            self._channel[1].receive_nowait()
+        original(self, reason)
+
+    return close
+
+
+def _strand_senders(original: Any) -> Any:
+    def close(self: Any, reason: str) -> None:
+        self._senders = None
+        original(self, reason)
+
+    return close
+
+
+def _supervisor_sends(original: Any) -> Any:
+    return lambda self, message: 0
+
+
+def _ask_for_ever(original: Any) -> Any:
+    def fail_asks_to(self: Any, agent_id: int, reason: str, *, taken_only: bool) -> None:
+        if taken_only:
+            original(self, agent_id, reason, taken_only=True)
+
+    return fail_asks_to
+
+
+def _ask_across_restarts(original: Any) -> Any:
+    def fail_asks_to(self: Any, agent_id: int, reason: str, *, taken_only: bool) -> None:
+        if not taken_only:
+            original(self, agent_id, reason, taken_only=False)
+
+    return fail_asks_to
+
+
+def _anyone_replies(original: Any) -> Any:
+    return lambda self, replier, message, content: original(self, message.to, message, content)
+
+
+def _lose_late_replies(original: Any) -> Any:
+    def bury(self: Any, message: Any, reason: str) -> None:
+        if message.reply_to is None:
+            original(self, message, reason)
+
+    return bury
+
+
+# -- deadlocks -------------------------------------------------------------------------------------------
+
+
+def _ignore_deadlines(original: Any) -> Any:
+    return lambda self, party, task: False
+
+
+def _all_are_certain(original: Any) -> Any:
+    return lambda wait: True
+
+
+def _any_edge(original: Any) -> Any:
+    def may_end(edge: Any, live: Any) -> bool:
+        return any(target in live for target in edge.targets)
+
+    return may_end
+
+
+def _all_edges(original: Any) -> Any:
+    def may_end(edge: Any, live: Any) -> bool:
+        return all(target in live for target in edge.targets)
+
+    return may_end
+
+
+def _wrong_path(original: Any) -> Any:
+    def check(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            original(self, *args, **kwargs)
+        except DeadlockError as error:
+            raise DeadlockError([path + 1 for path in error.path]) from None
+
+    return check
+
+
+def _only_one_cycle(original: Any) -> Any:
+    def task_ended(self: Any, party: Any) -> None:
+        told = []
+        withdraw = _slots.Wait.withdraw
+
+        def once(wait: Any, error: BaseException) -> None:
+            if told:
+                party.idle_for_mutant = False
+                raise _Enough
+            told.append(wait)
+            withdraw(wait, error)
+
+        wait_class: Any = _slots.Wait
+        wait_class.withdraw = once
+        try:
+            original(self, party)
+        except _Enough:
+            pass
+        except AttributeError:
+            pass
+        finally:
+            wait_class.withdraw = withdraw
+
+    return task_ended
+
+
+class _Enough(Exception):
+    pass
+
+
+# -- aborting, restarts, budgets, the loop -------------------------------------------------------------------
+
+
+def _spare_the_unstarted(original: Any) -> Any:
+    def abort(self: Any, reason: str | None) -> None:
+        if self.task is not None:
+            original(self, reason)
+
+    return abort
+
+
+def _abort_family(original: Any) -> Any:
+    def abort(self: Any, reason: str | None) -> None:
+        original(self, reason)
+        for sibling in list(self.home.live.values()):
+            if sibling is not self and not sibling.aborted:
+                sibling.abort(reason)
+
+    return abort
+
+
+def _no_reason(original: Any) -> Any:
+    return lambda self, reason: original(self, "aborted")
+
+
+def _restart_for_ever(original: Any) -> Any:
+    def again(self: Any, now: float) -> Any:
+        return self if len(self.recent) > 50 else attrs.evolve(self, recent=(*self.recent, now))
+
+    return again
+
+
+def _lose_a_result(original: Any) -> Any:
+    def on_acted(state: Any, observation: Any) -> Any:
+        return original(state, attrs.evolve(observation, results=observation.results[:-1]))
+
+    return on_acted
+
+
+def _no_room_needed(original: Any) -> Any:
+    return lambda self, *args, **kwargs: None
+
+
+def _keep_reserved(original: Any) -> Any:
+    def give_back(self: Any, reserved: Any, spent: Any) -> None:
+        original(self, (0, 0, 0), spent)
+
+    return give_back
+
+
+def _sleepy_is_cancelled(original: Any) -> Any:
+    return lambda self: self.slots.outside_cancelled
+
+
+def _without_end(original: Any) -> Any:
+    def emit(self: Any, kind: type[Any], *args: Any) -> None:
+        if kind is not _agent.AgentFinished or args[0] % 7:
+            original(self, kind, *args)
+
+    return emit
+
+
+_TREES = ("trees", "full")
+_RARE = ("rare", "full")
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant("at most max_concurrent agents run", _slots.Slots, "request", _wake_without_slot, _TREES),
+    Mutant("a waiting agent lends its slot", _slots.Party, "rest", _keep_slot, _TREES),
+    Mutant("woken agents come before new ones", _slots.Slots, "dispatch", _new_first, _TREES),
+    Mutant("after 8 woken agents one starts", _slots, "WOKEN_IN_A_ROW", lambda _: 10**9, ("waits",)),
+    Mutant("woken agents are served in order", _slots.Slots, "request", _last_woken_first, _TREES),
+    Mutant("what happened raises no Cancelled", _slots.Wait, "_abort", _raise_after_the_fact, ("hasty",)),
+    Mutant("Cancelled means that nothing happened", _slots.Wait, "_abort", _forget_to_undo, ("hasty",)),
+    Mutant("a cancelled agent unwinds without a slot", _slots.Party, "is_cancelled", _sleepy_is_cancelled),
+    Mutant("slots come back", _slots.Slots, "give_back", _keep_tokens),
+    Mutant("unknown tasks may not wait", _agent.AgentRecord, "knows", lambda _: lambda self, task: True),
+    Mutant("every id yields an outcome", _agent.Offspring, "ended", _lose_aborted),
+    Mutant("an outcome is handed out once", _agent.AgentRecord, "take", _hand_out_twice),
+    Mutant("a cancelled join consumes nothing", _scope.Scope, "join_all", _consume_early),
+    Mutant("map keeps the order of its items", _scope.Scope, "map", _reversed_map),
+    Mutant("how a body ended decides its outcome", _agent, "_judged", _always_aborted),
+    Mutant("a failure touches nobody else", _agent.AgentRecord, "failed", _abort_siblings),
+    Mutant("fatal exceptions leave the pool", _agent, "fatal_part", nothing, _RARE),
+    Mutant("failures nobody saw come out", _pool, "_leave", _swallow_failures),
+    Mutant("the body's exception comes out as it is", _pool, "_leave", _wrap_error, _RARE),
+    Mutant("quiescence ends the servers", _judge.Judge, "judge_rest", nothing),
+    Mutant("quiescence waits for everybody", _judge.Judge, "judge_rest", _judge_too_early),
+    Mutant("the youngest receiver ends first", _judge, "heappop", _oldest_first),
+    Mutant("an agent ends after its children", _agent.Offspring, "all_ended", _leave_children),
+    Mutant("the children of a failed agent are aborted", _agent, "_abort_children", nothing),
+    Mutant("limits on depth and descendants hold", _agent.PoolState, "admit", _no_limits),
+    Mutant("a child starts in its spawner's context", _agent.PoolState, "start", _own_context),
+    Mutant("a timeout ends an agent on time", _agent.AgentRecord, "__init__", _no_timeout),
+    Mutant("messages keep their order", Inbox, "_take", _last_message_first),
+    Mutant("a message arrives once", Inbox, "offer", _twice),
+    Mutant("what is left becomes dead letters", Inbox, "close", _drop_at_end),
+    Mutant("senders to an agent that ends are told", Inbox, "close", _strand_senders),
+    Mutant("a sender cannot be forged", _agent._Hooks, "current_sender", _supervisor_sends),
+    Mutant("askers of an agent that ends are told", MessageRouter, "fail_asks_to", _ask_for_ever),
+    Mutant("askers of a restarted agent are told", MessageRouter, "fail_asks_to", _ask_across_restarts),
+    Mutant("only the recipient replies", MessageRouter, "reply", _anyone_replies),
+    Mutant("late replies are dead letters", MessageRouter, "bury", _lose_late_replies),
+    Mutant("a wait that closes a cycle is refused", _judge.Judge, "check", nothing, ("waits",)),
+    Mutant("an end that closes a cycle is seen", _judge.Judge, "_task_ended", nothing, ("waits",)),
+    Mutant(
+        "every cycle that an end closes is seen", _judge.Judge, "_task_ended", _only_one_cycle, ("waits",)
+    ),
+    Mutant("a wait with a deadline is not hopeless", _judge.Judge, "_ends_by_itself", _ignore_deadlines),
+    Mutant("waits of others with a deadline neither", _judge, "_certain", _all_are_certain),
+    Mutant("join_all is hopeless by one of its targets", waits, "_may_end", _any_edge, ("waits",)),
+    Mutant("join_next is hopeless by all of its targets", waits, "_may_end", _all_edges, ("waits", "full")),
+    Mutant("a deadlock names its agents", _judge.Judge, "check", _wrong_path, ("waits",)),
+    Mutant("abort reaches agents before their first step", _agent.AgentRecord, "abort", _spare_the_unstarted),
+    Mutant("abort touches nobody but children", _agent.AgentRecord, "abort", _abort_family),
+    Mutant("reasons travel into outcomes", _agent.AgentRecord, "abort", _no_reason),
+    Mutant("abort_all aborts", _scope.Scope, "abort_all", nothing, _RARE),
+    Mutant("a draining pool starts nobody", _agent.PoolState, "stop_starting", nothing, _RARE),
+    Mutant("restarts are bounded", restart.Intensity, "restart", _restart_for_ever),
+    Mutant("every finished agent is told", _agent.EventLog, "emit", _without_end),
+    Mutant("every tool call has its result", loop, "_on_acted", _lose_a_result, ("models",)),
+    Mutant("budgets are not passed", budget_module.Budget, "_lacks", _no_room_needed, ("models",)),
+    Mutant(
+        "reservations are given back", budget_module.Budget, "_give_back", _keep_reserved, ("models", "full")
+    ),
+)
+
+
+def run_gate(mutants: Sequence[Mutant] = MUTANTS, most_runs: int = 3000) -> Iterator[Catch]:
+    """Hunt every mutant, and yield what became of it."""
+    for mutant in mutants:
+        yield hunt(mutant, most_runs)

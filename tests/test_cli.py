@@ -11,14 +11,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 pytest.importorskip("cyclopts")
 
+from agentpool import (
+    AgentContext,
+    AgentManifest,
+    CompletionRequest,
+    ModelSettings,
+    ScriptSettings,
+    ScriptStep,
+    open_agent_pool,
+)
 from agentpool.cli import _app
+from agentpool.cli._drivers import Drivers
+from agentpool.cli._view import SilentView, pool_figures
+from agentpool.drivers.retrying import RetryingDriver
 
 AGENTS = '''
 """What the agents of these tests do in a model's place, and their tools."""
@@ -258,8 +272,9 @@ def test_a_driver_that_does_not_exist_is_bad_input(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_output_that_nobody_reads_any_more_is_no_traceback(tmp_path: Path) -> None:
-    command = [*COMMAND, "run", str(fleet(tmp_path, "answer"))]
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_output_that_nobody_reads_any_more_is_no_traceback(tmp_path: Path, options: tuple[str, ...]) -> None:
+    command = [*COMMAND, "run", str(fleet(tmp_path, "answer")), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -276,6 +291,50 @@ def test_the_first_agent_runs_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = fleet(tmp_path, "tell_cpu_time")
     times = [float(json.loads(call("run", path, "--json").stdout)["agents"][0]["text"]) for _ in range(2)]
     assert min(times) < 0.6
+
+
+def test_ctrl_c_while_files_are_read_ends_with_130(tmp_path: Path) -> None:
+    path = fleet(tmp_path, "answer")
+    with (tmp_path / "agents.py").open("a") as module:
+        module.write("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    done = call("run", path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+# -- drivers -----------------------------------------------------------------------------------
+
+
+async def test_models_of_one_server_share_its_governor() -> None:
+    pytest.importorskip("openai")
+    told: list[str] = []
+    manifests = [
+        AgentManifest(name=model, model=ModelSettings(driver=f"openai+http://127.0.0.1:9/v1:{model}"))
+        for model in ("a", "b", "a")
+    ]
+    async with AsyncExitStack() as stack:
+        drivers = Drivers(stack, None, None, told.append)
+        await drivers.open_for(manifests)
+        one, other, again = map(drivers.get, manifests)
+        assert one is again
+        assert one is not other
+        assert isinstance(one, RetryingDriver)
+        assert len(drivers._governors) == 1
+    assert told == []
+
+
+async def test_what_auto_comes_to_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    told: list[str] = []
+    script = ScriptSettings(steps=[ScriptStep(text="well")])
+    manifest = AgentManifest(name="a", script=script)
+    async with AsyncExitStack() as stack:
+        drivers = Drivers(stack, "auto", None, told.append)
+        await drivers.open_for([manifest])
+        assert (await drivers.get(manifest).complete(CompletionRequest())).text == "well"
+    assert len(told) == 1
+    assert told[0].startswith("driver: scripted (no key is set")
 
 
 # -- signals -----------------------------------------------------------------------------------
@@ -382,3 +441,30 @@ def test_on_a_terminal_a_table_shows_the_agents_while_they_run(tmp_path: Path) -
     assert "wait_for_go" in table
     assert "dead letters" in table
     assert "2 completed" in rest
+
+
+async def test_the_pools_figures_say_who_waits_and_for_whom() -> None:
+    async def waits(ctx: AgentContext) -> None:
+        await ctx.receive()
+
+    async def parent(ctx: AgentContext) -> None:
+        await (await ctx.spawn(waits, name="child")).wait()
+
+    async with open_agent_pool(max_concurrent=3) as pool:
+        await pool.spawn(parent, name="parent")
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(5):
+            await pool.spawn(waits, name=f"w{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        assert pool_figures(pool) == (
+            "0 of 3 slots taken, 7 lent, 0 to start, 7 waiting"
+            " (parent for child, child for anybody, w0 for anybody, w1 for anybody, w2 for anybody"
+            " and 2 more),"
+            " 0 dead letters"
+        )
+        pool.abort_all()
+
+
+def test_a_silent_view_drops_what_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    SilentView().tell("something")
+    assert capsys.readouterr() == ("", "")

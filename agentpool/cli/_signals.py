@@ -43,7 +43,7 @@ class SignalCounter:
                 token.run_sync_soon(drain)
             elif self.count == 2:
                 token.run_sync_soon(abort)
-            else:
+            else:  # pragma: no cover - the process ends without a word to coverage
                 if sys.stderr.isatty():
                     os.write(sys.stderr.fileno(), SHOW_CURSOR.encode())
                 os._exit(128 + self.first)

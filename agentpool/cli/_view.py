@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
 
 from agentpool._core import events as ev
+from agentpool._core.messages import AgentId
 from agentpool.cli._progress import AgentRow, Progress, tell_usage
 from agentpool.cli._tables import COLOURS, money, table
 
@@ -151,7 +152,8 @@ class LiveView:
 def pool_figures(pool: AgentPool) -> str:
     """Tell in one line how many agents run, wait and for whom, and how many letters are dead."""
     now = pool.statistics()
-    waits = [f"{who.name} for {_names(who)}" for who in now.waiting[:WAITS_SHOWN]]
+    names = {who.id: who.name for who in now.waiting}
+    waits = [f"{who.name} for {_targets(who, names)}" for who in now.waiting[:WAITS_SHOWN]]
     more = len(now.waiting) - WAITS_SHOWN
     told = f" ({', '.join(waits)}{f' and {more} more' if more > 0 else ''})" if waits else ""
     parts = [
@@ -166,8 +168,8 @@ def pool_figures(pool: AgentPool) -> str:
     return ", ".join(parts)
 
 
-def _names(who: WaitingAgent) -> str:
-    return " and ".join(map(str, who.waits_for)) or "anybody"
+def _targets(who: WaitingAgent, names: Mapping[AgentId, str]) -> str:
+    return " and ".join(names.get(target, str(target)) for target in who.waits_for) or "anybody"
 
 
 def _cells(row: AgentRow, now: float) -> Sequence[str]:

@@ -255,12 +255,12 @@ async def test_verbs_that_need_not_wait_are_checkpoints_too(verb: str) -> None:
 # -- capacity --------------------------------------------------------------------------------------
 
 
-async def test_ten_thousand_agents_never_run_more_than_max_concurrent_at_once() -> None:
+async def test_ten_thousand_agents_never_run_more_than_max_concurrent_at_once(autojump_clock: Any) -> None:
     running = Running()
 
     async def agent(ctx: AgentContext) -> int:
         with running:
-            await trio.lowlevel.checkpoint()
+            await trio.sleep(1)
             return ctx.id
 
     async with pool_of(100) as pool:

@@ -44,8 +44,8 @@ class EventSubscription(AsyncIterator[Event]):
     def __init__(self, log: EventLog, max_buffer: int, overflow: Overflow) -> None:
         self.max_buffer = max_buffer
         self.overflow = overflow
-        self.dropped = 0
-        self.cursor = log.end
+        self.dropped: int = 0
+        self.cursor: int = log.end
         self._log = log
         self._batch: deque[Event] = deque()
         # `finished` events that the cursor had to pass over: they are dropped last.
@@ -129,8 +129,8 @@ class EventLog:
 
     def __init__(self) -> None:
         self.subscriptions: list[EventSubscription] = []
-        self.closed = False
-        self.end = 0
+        self.closed: bool = False
+        self.end: int = 0
         self._events: list[Event] = []
         self._start = 0
         self._next_trim = BATCH

@@ -66,9 +66,9 @@ class Inbox:
     """
 
     # Defaults on the class: most agents get few messages, many none.
-    ended = False
-    fill = 0
-    peak = 0
+    ended: bool = False
+    fill: int = 0
+    peak: int = 0
     # Opened by the first message that is not handed over at once: a pair costs 3 µs and 1.8 KB.
     _channel: tuple[trio.MemorySendChannel[AgentMessage], trio.MemoryReceiveChannel[AgentMessage]] | None = (
         None
@@ -270,12 +270,12 @@ class MessageRouter:
         self.inbox_capacity = inbox_capacity
         self.inboxes: dict[AgentId, Inbox] = {}
         self.asks: dict[int, _Ask] = {}
-        self.sent = 0
-        self.received = 0
+        self.sent: int = 0
+        self.received: int = 0
         self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
-        self.dead_letter_count = 0
+        self.dead_letter_count: int = 0
         self._hooks = hooks or RouterHooks()
-        self.identify = self._hooks.waiting_party
+        self.identify: Callable[[], Party | None] = self._hooks.waiting_party
         self._last_id = 0
         self._topics: dict[str, dict[AgentId, None]] = {}
 

@@ -66,13 +66,13 @@ class Wait:
 
     # Defaults on the class: a wait that sets 5 attributes costs 0.5 µs less than one that sets 16.
     content: Any = None
-    needs_all = False
+    needs_all: bool = False
     needs_slot = True
     receives = False
     nurseries: Sequence[trio.Nursery] = ()
     number = 0
-    done = False
-    asked_to_cancel = False
+    done: bool = False
+    asked_to_cancel: bool = False
     _task: trio.lowlevel.Task | None = None
     _asleep = False
     _resumed = False
@@ -207,10 +207,10 @@ class Party:
     """
 
     # Defaults on the class, as in `Wait`.
-    active = 0
+    active: int = 0
     holds = False
     lends = False
-    unwinding = False
+    unwinding: bool = False
     ended = False
     ready: Sequence[Wait] = ()
 
@@ -378,7 +378,7 @@ class Slots:
     def __init__(
         self, total: int, on_rest: Callable[[Any, bool], None], on_rest_later: Callable[[Any], None]
     ) -> None:
-        self.limiter = trio.CapacityLimiter(total)
+        self.limiter: trio.CapacityLimiter = trio.CapacityLimiter(total)
         self._free = total  # what the limiter has left, at a tenth of the price of asking it
         self.on_rest = on_rest
         self.on_failing_rest: Callable[[Any], None] = on_rest_later
@@ -388,7 +388,7 @@ class Slots:
         self.uncertain: set[Wait] = set()
         self.waits_begun = 0
         self.deadline: Callable[[], float] = lambda: inf
-        self.outside_cancelled = False
+        self.outside_cancelled: bool = False
         self.stranded: set[Party] = set()
         self._woken: deque[Party] = deque()
         self._new: deque[Start] = deque()

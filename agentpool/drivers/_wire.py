@@ -450,7 +450,7 @@ class ModelDriver(Driver):
                 name=self.package,
             )
         self.model = model
-        self.base_url = checked_url(base_url)
+        self.base_url: str = checked_url(base_url)
         self.timeout = timeout
         self.privacy = self._checked_privacy(privacy)
         self._key = key

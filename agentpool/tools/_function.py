@@ -141,10 +141,10 @@ class FunctionTool(Generic[P, R]):
         self._declaration = declaration
         self._function = function
         self._bound = function is not declaration.function
-        self.name = declaration.name
-        self.capability = declaration.capability
-        self.timeout = declaration.timeout
-        self.quick = declaration.quick
+        self.name: str = declaration.name
+        self.capability: Capability | None = declaration.capability
+        self.timeout: float | None = declaration.timeout
+        self.quick: bool = declaration.quick
         self.__wrapped__ = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -45,6 +45,10 @@ I = TypeVar("I")  # noqa: E741
 K = TypeVar("K", bound=Hashable)
 Ts = TypeVarTuple("Ts")
 
+OUTCOMES_IN_A_ROW = 16
+"""So many outcomes that have piled up are handed out before other tasks have their turn: a taker
+that gave way after each would hold up the agents, which a hundred at a time end in one turn."""
+
 _BUILTIN_ITERABLES = (list, tuple, range, set, frozenset, dict, deque)
 """Iterating over these runs no code of the caller's, so that a finishing agent may take the next."""
 
@@ -154,6 +158,7 @@ class Batch:
         self._room: Wait | None = None
         self._slot: Wait | None = None
         self._stopper: Wait | None = None
+        self._in_a_row = 0
 
     # -- the input -----------------------------------------------------------------------------------
 
@@ -315,13 +320,17 @@ class Batch:
         Raises:
           BaseException: what the input raised, when the outcomes before it were taken.
 
-        Checkpoint: always. Cancellation: `Cancelled` means that none was taken.
+        Checkpoint: for cancellation always, for the scheduler at least at every 16th outcome.
+        Cancellation: `Cancelled` means that none was taken.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.done or self.is_over:
+        if self.is_over or (self.done and not self._in_a_row):
             await trio.lowlevel.cancel_shielded_checkpoint()
+            self._in_a_row = OUTCOMES_IN_A_ROW
+        self._in_a_row -= 1
         while not self.done and not self.is_over:
             await self.wait_for_more(needs_all=False)
+            self._in_a_row = OUTCOMES_IN_A_ROW
         if not self.done:
             self.raise_error()
             return None

@@ -243,6 +243,7 @@ def _w7() -> Workload:
         (
             Contender("import trio", "w7:import_trio", 1),
             Contender("agentpool: import", "w7:import_agentpool", 1),
+            Contender("agentpool: from agentpool import open_agent_pool", "w7:import_pool", 1),
             Contender(
                 "agentpool: statistics() of 10,000 agents", "w7:statistics", 10_000, tiny=100, once=True
             ),
@@ -251,6 +252,7 @@ def _w7() -> Workload:
         floor="import trio",
         goals=(
             Goal("agentpool: import", "ms", 1.5, "import trio"),
+            Goal("agentpool: from agentpool import open_agent_pool", "ms", 1.5, "import trio"),
             Goal("agentpool: statistics() of 10,000 agents", "ms", 5),
             Goal("agentpool: command line to the first agent", "ms", 600),
         ),

@@ -452,10 +452,10 @@ class ModelDriver(Driver):
         self.model = model
         self.base_url: str = checked_url(base_url)
         self.timeout = timeout
-        self.privacy = self._checked_privacy(privacy)
+        self.privacy: PrivacyTier = self._checked_privacy(privacy)
         self._key = key
         self._prices = PriceTable.builtin() if prices is None else prices
-        self.context_window = context_window or self._known(model, "context_window")
+        self.context_window: int | None = context_window or self._known(model, "context_window")
         self._no_temperature: set[str] = set()  # models that turned out not to take one
         self._sdk: Any = None
         self._client: Any = None

@@ -8,7 +8,7 @@ import hashlib
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 import attrs
 
@@ -107,7 +107,7 @@ class EventLog(Sequence[Any]):
             return NotImplemented
         return self.to_bytes() == other.to_bytes()
 
-    __hash__ = None  # type: ignore[assignment]  # it grows
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # it grows
 
     def __repr__(self) -> str:
         return f"<EventLog of {len(self)} entries, {self.digest[:12]}>"

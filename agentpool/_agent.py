@@ -85,7 +85,7 @@ class SpawnOptions:
             raise ValueError(f"timeout must be above 0 seconds, not {self.timeout}")
 
 
-def check_agent(agent: object) -> None:
+def check_agent(agent: Any) -> None:
     """Refuse what cannot be an agent, with the mend."""
     if callable(agent):
         return
@@ -694,7 +694,7 @@ class PoolState:
         if context is None:
             self.nursery.start_soon(_live, record, name=record.name)
         elif scope is None:
-            context.run(partial(self.nursery.start_soon, _live, record, name=record.name))
+            context.run(lambda: self.nursery.start_soon(_live, record, name=record.name))
         else:
             self._heir = (record, context.copy())
         return record
@@ -998,7 +998,7 @@ async def open_known_nursery(record: AgentRecord) -> AsyncIterator[AgentNursery]
     finally:
         if known is not None:
             assert record.nurseries is not None
-            del record.nurseries[nursery]
+            del record.nurseries[known._nursery]
             await known.joined()  # noqa: ASYNC102  (never raises, and ends when the agent is cancelled)
 
 

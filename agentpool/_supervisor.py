@@ -149,8 +149,9 @@ class _Run:
 
     async def _start(self, position: int) -> None:
         spec = self._specs[position]
+        agent: Any = spec.agent  # its parameters are those that `args` fit
         self._running[position] = await self._ctx.spawn(
-            spec.agent, *spec.args, name=spec.name or name_of(spec.agent), timeout=spec.timeout
+            agent, *spec.args, name=spec.name or name_of(spec.agent), timeout=spec.timeout
         )
 
     async def _stop(self, positions: Sequence[int], reason: str) -> None:

@@ -94,8 +94,9 @@ class Secret:
     def scrub(self, error: BaseException, *, up_to: BaseException | None = None) -> None:
         """Take the key out of an exception, and of those that it came from, in place.
 
-        Their tracebacks go as well: the frames of an SDK hold the headers that it sent, and an
-        exception that an outcome keeps would keep connections alive through them.
+        Their tracebacks go as well, and requests and responses that they hold: the frames of an SDK
+        hold the headers that it sent, and an exception that an outcome keeps would keep connections
+        alive through them.
 
         Args:
           error: where to begin.
@@ -111,9 +112,13 @@ class Secret:
             found.args = self.redact(found.args)
             for name, value in list(getattr(found, "__dict__", {}).items()):
                 with suppress(AttributeError, TypeError):  # read-only
-                    setattr(found, name, self.redact(value))
+                    setattr(found, name, None if _is_of_httpx(value) else self.redact(value))
             found.__traceback__ = None
             rest += [found.__cause__, found.__context__, *getattr(found, "exceptions", ())]
+
+
+def _is_of_httpx(value: object) -> bool:
+    return type(value).__module__.partition(".")[0].startswith("httpx")
 
 
 def checked_key(key: str, where: str) -> Secret:
@@ -599,26 +604,14 @@ class ModelDriver(Driver):
 
     # -- errors
 
-    @contextmanager
-    def _translated(self, what: str, *, begun: bool = False) -> Iterator[None]:
+    def _translated(self, what: str, *, begun: bool = False) -> _Translated:
         """Raise errors of our tree, with the cause kept, in the place of those of an SDK.
 
         Args:
           what: what is being read, for the message.
           begun: whether the server has begun to answer.
         """
-        handled = sys.exception()
-        try:
-            yield
-        except trio.ClosedResourceError:
-            raise
-        except Exception as error:
-            translated = self._translate(error, what, begun)
-            self._key.scrub(error, up_to=handled)
-            self._key.scrub(translated, up_to=handled)
-            if translated is error:
-                raise
-            raise translated from error
+        return _Translated(self, what, begun)
 
     def _translate(self, error: Exception, what: str, begun: bool) -> DriverError:
         if isinstance(error, DriverError):
@@ -639,6 +632,34 @@ class ModelDriver(Driver):
 
     def _is_unreachable(self, error: Exception) -> bool:
         return isinstance(error, OSError) or is_from_http(error, "HTTPError", "StreamError")
+
+
+@attrs.define(eq=False)
+class _Translated:
+    """The block of `ModelDriver._translated`.
+
+    No `contextlib.contextmanager`, which gives an exception its old traceback back: the locals of
+    the frames that read an answer hold that answer, with whatever the server put into it.
+    """
+
+    _driver: ModelDriver
+    _what: str
+    _begun: bool
+    _handled: BaseException | None = attrs.field(factory=sys.exception, init=False)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, trio.ClosedResourceError):
+            return
+        driver = self._driver
+        translated = driver._translate(error, self._what, self._begun)
+        driver._key.scrub(error, up_to=self._handled)
+        driver._key.scrub(translated, up_to=self._handled)
+        if translated is error:
+            raise translated
+        raise translated from error
 
 
 def _was_cut(error: Exception, begun: bool) -> bool:

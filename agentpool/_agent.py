@@ -53,6 +53,8 @@ T_co = TypeVar("T_co", covariant=True)
 
 AgentStatus: TypeAlias = Literal["starting", "running", "waiting", "ending", "completed", "failed", "aborted"]
 
+CANCELLED_OUTSIDE = "a scope around the pool was cancelled"
+
 ABORT_PATIENCE = 5.0
 """An agent that lives on for so many seconds after its abort is reported as stuck."""
 
@@ -432,7 +434,7 @@ class AgentRecord(Party):
             return Aborted(**self._facts(), reason=self.abort_reason)
         if trio.current_time() >= self.deadline:
             return self.failed(AgentTimeoutError(self.id, self.name, self._own_timeout()))
-        return Aborted(**self._facts(), reason="a scope around the agent was cancelled")
+        return Aborted(**self._facts(), reason=CANCELLED_OUTSIDE)
 
     def _own_timeout(self) -> float | None:
         timeout = self.options.timeout
@@ -543,10 +545,9 @@ class _Hooks(RouterHooks):
     def __init__(self, state: PoolState) -> None:
         self._state = state
 
-    def waiting_party(self) -> Party | None:
-        return waiting_agent()
+    waiting_party = staticmethod(waiting_agent)
 
-    def current_sender(self, message: AgentMessage) -> AgentId:
+    def current_sender(self, claimed: AgentId) -> AgentId:
         record = current_agent()
         return record.id if record is not None and record.state is self._state else SUPERVISOR
 
@@ -554,9 +555,8 @@ class _Hooks(RouterHooks):
         self._state.judge.check(party, targets)
 
     def message_sent(self, message: AgentMessage) -> None:
-        events = self._state.events
-        if events.subscriptions:
-            events.emit(MessageSent, message.sender, self._state.parent_of(message.sender), message)
+        parent_id = self._state.parent_of(message.sender)
+        self._state.events.emit(MessageSent, message.sender, parent_id, message)
 
     def message_buried(self, letter: DeadLetter) -> None:
         message = letter.message
@@ -694,7 +694,8 @@ class PoolState:
         if context is None:
             self.nursery.start_soon(_live, record, name=record.name)
         elif scope is None:
-            context.run(lambda: self.nursery.start_soon(_live, record, name=record.name))
+            nursery = self.nursery
+            context.run(lambda: nursery.start_soon(_live, record, name=record.name))
         else:
             self._heir = (record, context.copy())
         return record
@@ -1063,7 +1064,7 @@ async def _one_body(record: AgentRecord) -> AnyOutcome:
 
 
 async def _after_error(record: AgentRecord, raised: BaseException) -> AnyOutcome:
-    error, _ = _without_cancelled(raised)
+    error = _without_cancelled(raised)
     record.body_ended = True
     unhandled: list[Exception] = []
     try:
@@ -1086,14 +1087,15 @@ def _nothing() -> None:
     return None
 
 
-def _without_cancelled(error: BaseException) -> tuple[BaseException | None, bool]:
-    """What is left of an error when trio's cancellations are taken out, and whether there were any."""
+def _without_cancelled(error: BaseException) -> BaseException | None:
+    """What is left of an error when trio's cancellations are taken out; the same if there are none."""
     if isinstance(error, trio.Cancelled):
-        return None, True
+        return None
     if isinstance(error, BaseExceptionGroup):
         cancelled, rest = error.split(trio.Cancelled)
-        return rest, cancelled is not None
-    return error, False
+        if cancelled is not None:
+            return rest
+    return error
 
 
 def _abort_children(record: AgentRecord, offspring: Offspring, error: BaseException | None) -> None:

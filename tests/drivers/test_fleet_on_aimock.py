@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import aimock as counterpart
 import attrs
+import pydantic
 import pytest
 import trio
 import trio.testing
@@ -34,11 +36,14 @@ from agentpool import (
     Failed,
     GovernedDriver,
     MalformedReplyError,
+    ModelSettings,
     OpenAIDriver,
     OverloadedError,
+    PrivacyTier,
     RateLimitedError,
     RequestRejectedError,
     RetryingDriver,
+    RoutingDriver,
     SpawnConfig,
     TextDeltaReceived,
     TokenUsage,
@@ -318,3 +323,104 @@ def test_a_storm_of_refusals_ends_with_every_agent_answered() -> None:
     assert quota.answered == 200
     # All came at once, before anybody could know; afterwards they kept to what was accepted.
     assert 0 < quota.refused <= 220
+
+
+# -- typed answers ------------------------------------------------------------------------
+
+
+class Model(pydantic.BaseModel):
+    name: str
+    stars: int
+
+
+@attrs.frozen
+class Attrs:
+    name: str
+    stars: int
+
+
+@dataclasses.dataclass
+class Data:
+    name: str
+    stars: int
+
+
+@pytest.fixture(scope="module")
+def typing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aimock]:
+    """A model that answers wrongly at first, and then as it was told."""
+    file = tmp_path_factory.mktemp("typing") / "fixtures.json"
+    wrong = {"name": 3, "stars": "many"}
+    fixtures = [
+        says({"userMessage": "does not fit", "systemMessage": '"array"'}, text="[1, 2, 3]"),
+        says({"userMessage": "does not fit"}, text='```json\n{"name": "Ann", "stars": 5}\n```'),
+        says({"userMessage": "never"}, text="I would rather not."),
+        says({}, text=json.dumps(wrong)),
+    ]
+    fixtures.insert(0, says({"userMessage": "does not fit", "systemMessage": "stubborn"}, text="No."))
+    file.write_text(json.dumps({"fixtures": fixtures}))
+    with counterpart.running(file) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("output_type", "value", "problems"),
+    [
+        (Model, Model(name="Ann", stars=5), ("name", "stars")),
+        (Attrs, Attrs("Ann", 5), ("name", "stars")),
+        (Data, Data("Ann", 5), ("name", "stars")),
+        (list[int], [1, 2, 3], ("array",)),
+    ],
+)
+async def test_a_typed_answer_is_mended_by_the_model(
+    make: Make, typing: Aimock, output_type: Any, value: object, problems: tuple[str, ...]
+) -> None:
+    async with make(typing.url) as driver, open_agent_pool(driver, max_concurrent=1) as pool:
+        handle = await pool.spawn(SpawnConfig(PLAIN, "Who?", output_type=output_type))
+        result = await handle.result()
+    assert result.output == value
+    assert type(result.output) is type(value)
+    assert result.iterations == 2
+    assert result.usage.total_tokens == (0 if driver.provider == "ollama" else 2200)
+    (note,) = [message.content for message in result.transcript if "does not fit" in str(message)]
+    assert all(problem in note for problem in problems)  # all of them at once
+
+
+async def test_an_answer_that_stays_wrong_is_a_failure_with_its_price(typing: Aimock) -> None:
+    stubborn = AgentManifest(name="stubborn", model=ModelSettings(system_prompt="You are stubborn."))
+    async with DRIVERS["chat"](typing.url) as driver, open_agent_pool(driver, max_concurrent=1) as pool:
+        config = SpawnConfig(stubborn, "Who?", output_type=Model, output_retries=3)
+        outcome = await (await pool.spawn(config)).wait()
+    assert isinstance(outcome, Failed)
+    assert type(outcome.error) is MalformedReplyError
+    assert "also after 3 corrections" in str(outcome.error)
+    assert outcome.usage.total_tokens == 4 * 1100
+
+
+# -- privacy --------------------------------------------------------------------------------
+
+
+async def test_a_sovereign_agent_reaches_this_machine_and_no_other(aimock: Aimock) -> None:
+    sovereign = AgentManifest(name="secretive", privacy=PrivacyTier.SOVEREIGN)
+    elsewhere = OpenAIDriver("gpt-4o", base_url="https://models.example/v1", api_key="none")
+    async with DRIVERS["chat"](aimock.url) as here, elsewhere:
+        for driver in (here, RetryingDriver(GovernedDriver(here)), RoutingDriver(elsewhere, here)):
+            async with open_agent_pool(driver, max_concurrent=1) as pool:
+                handle = await pool.spawn(SpawnConfig(sovereign, "plain"))
+                assert (await handle.result()).text.startswith("Hello")
+        for driver in (elsewhere, RetryingDriver(GovernedDriver(elsewhere)), RoutingDriver(elsewhere)):
+            async with open_agent_pool(driver, max_concurrent=1) as pool:
+                outcome = await (await pool.spawn(SpawnConfig(sovereign, "plain"))).wait()
+                assert isinstance(outcome, Failed)
+                assert type(outcome.error) is RequestRejectedError
+                assert "sovereign" in str(outcome.error)
+
+
+def test_the_command_line_keeps_sovereign_words_here_too(tmp_path: Path) -> None:
+    pytest.importorskip("cyclopts")
+    (tmp_path / "a.toml").write_text('name = "a"\nprivacy = "sovereign"\n')
+    (tmp_path / "fleet.toml").write_text(
+        '[pool]\nmax_concurrent = 1\n\n[[agents]]\nname = "a"\nmanifest = "a.toml"\nquery = "hi"\n'
+    )
+    done = agentpool("run", tmp_path / "fleet.toml", "--driver", "openai+https://models.example/v1:m")
+    assert done.returncode == 1
+    assert "the privacy of agent 'a' is sovereign" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,12 @@ def test_type_checkers_see_the_same_names_as_programs() -> None:
     block = next(node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     assert {alias.asname: node.module for node in imports for alias in node.names} == agentpool._HOME_OF
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "reference.md").read_text("utf-8")
+    named = set(re.findall(r"(?:auto\w+:: |^\| `)(\w+)", page, re.MULTILINE))
+    assert named >= set(PUBLIC.split())
 
 
 def test_public_names_say_that_they_are_public() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from math import inf
@@ -90,14 +90,45 @@ class SpawnOptions:
 def check_agent(agent: Any) -> None:
     """Refuse what cannot be an agent, with the mend."""
     if callable(agent):
-        return
-    if hasattr(agent, "close") and hasattr(agent, "cr_frame"):
-        agent.close()  # it will never be awaited
+        if not isinstance(agent, type):
+            return
+        raise TypeError(f"an agent is an async callable, not the class {agent.__name__}: give an instance")
+    if _is_coroutine(agent):
         raise TypeError(
             "an agent is an async function, not the coroutine that a call of it makes: "
             "write spawn(agent, argument), not spawn(agent(argument))"
         )
+    if type(agent).__name__ == "AgentManifest":
+        raise TypeError("a manifest is no agent: write spawn(SpawnConfig(manifest, query))")
     raise TypeError(f"an agent is an async callable that takes a context, not {agent!r}")
+
+
+def check_agents(agents: Iterable[object]) -> None:
+    """Refuse all of them if one cannot be an agent."""
+    errors = []
+    for agent in agents:
+        try:
+            check_agent(agent)
+        except TypeError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _is_coroutine(value: Any) -> bool:
+    if hasattr(value, "close") and hasattr(value, "cr_frame"):
+        value.close()  # it will never be awaited
+        return True
+    return False
+
+
+def _refuse_task(async_fn: object) -> None:
+    if _is_coroutine(async_fn):
+        raise TypeError(
+            "start_soon takes an async function, not the coroutine that a call of it makes: "
+            "write start_soon(function, argument), not start_soon(function(argument))"
+        )
+    raise TypeError(f"start_soon takes an async function and its arguments, not {async_fn!r}")
 
 
 def name_of(agent: Any) -> str:
@@ -877,6 +908,8 @@ class AgentNursery:
 
     def start_soon(self, async_fn: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> None:
         """Start a task of the agent; its first step comes later."""
+        if not callable(async_fn):
+            _refuse_task(async_fn)
         slot: list[Wait] = []
         self._nursery.start_soon(self._run, slot, async_fn, args, name=name or async_fn)
         self._count(slot)
@@ -1053,7 +1086,7 @@ async def _one_body(record: AgentRecord) -> AnyOutcome:
     try:
         value = await record.fn(context, *record.args)
     except BaseException as error:  # decided upon by the outcome; nothing is swallowed
-        return await _after_error(record, error)
+        return await _after_error(record, _with_mend(record, error))
     record.body_ended = True
     if record.offspring is None:
         return record.completed(value)
@@ -1081,6 +1114,20 @@ async def _children_ended(record: AgentRecord, offspring: Offspring) -> list[Exc
     if offspring.live:
         await offspring.all_ended(record, _nothing, cancellable=False, needs_slot=False)
     return offspring.failures()
+
+
+def _with_mend(record: AgentRecord, error: BaseException) -> BaseException:
+    """Tell how an agent is written, if the error came from calling it or awaiting what it returned."""
+    if type(error) is not TypeError or error.__traceback__ is None or error.__traceback__.tb_next is not None:
+        return error  # it comes out of the agent's own code
+    if "await" not in str(error):
+        error.add_note("An agent is called with its context, and then the arguments that spawn got.")
+        return error
+    mended = TypeError(
+        f"{record.name} is no async function, and an agent has to be one: write `async def` before it"
+    )
+    mended.__cause__ = error
+    return mended
 
 
 def _nothing() -> None:

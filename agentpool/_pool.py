@@ -211,6 +211,8 @@ class AgentPool(Scope):
 
         Checkpoint: always. Cancellation: no more agents are started all the same.
         """
+        if isinstance(grace, bool) or not isinstance(grace, int | float):
+            raise TypeError(f"grace must be a number of seconds, or math.inf, not {grace!r}")
         if not grace >= 0:
             raise ValueError(f"grace must be at least 0 seconds, not {grace}")
         record = current_agent()
@@ -264,6 +266,27 @@ async def _subscribed(state: PoolState, subscription: EventSubscription) -> Asyn
         yield subscription
     finally:
         state.events.unsubscribe(subscription)
+
+
+def _check_means(driver: object, memory: object, tool_builder: object, limits: object) -> None:
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError("a pool runs on trio: start the program with trio.run(main)")
+    if driver is not None and (isinstance(driver, type) or not hasattr(driver, "complete")):
+        named = isinstance(driver, str)
+        mend = "; open it with agentpool.drivers.named.open_driver" if named else "; it needs `complete`"
+        raise TypeError(f"driver must be a model driver, not {driver!r}{mend}")
+    if memory is not None and (isinstance(memory, type) or not hasattr(memory, "recall")):
+        raise TypeError(f"memory must be a memory such as InMemory(), not {memory!r}")
+    if tool_builder is not None and not callable(tool_builder):
+        raise TypeError(f"tool_builder must be a function of a manifest, not {tool_builder!r}")
+    if not isinstance(limits, PoolLimits):
+        raise TypeError(f"limits must be PoolLimits(...), not {limits!r}")
+
+
+def _checked_budget(budget: Budget | None) -> Budget | None:
+    if budget is not None and not hasattr(budget, "reserve"):
+        raise TypeError(f"budget must be a Budget, such as Budget(tokens={budget!r}), not {budget!r}")
+    return budget
 
 
 def _checked_count(name: str, value: int) -> int:
@@ -323,6 +346,7 @@ async def open_agent_pool(
     Cancellation: aborts the agents and waits for them; failures that nobody had looked at come out
     beside it in a group.
     """
+    _check_means(driver, memory, tool_builder, limits)
     pool = AgentPool(
         PoolState(
             _checked_count("max_concurrent", max_concurrent),
@@ -330,7 +354,7 @@ async def open_agent_pool(
             memory=memory,
             tool_builder=tool_builder or _build_tools,
             inbox_capacity=inbox_capacity,
-            budget=budget,
+            budget=_checked_budget(budget),
             limits=limits,
             make_context=AgentContext,
             random=Random(seed),

@@ -29,6 +29,15 @@ class DeadLetter:
     reason: str
 
 
+def _no_id(to: object) -> TypeError:
+    mend = ""
+    if isinstance(to, str):
+        mend = f"; ask find({to!r}) for the id"
+    elif isinstance(getattr(to, "id", None), int):
+        mend = "; give its `id`"
+    return TypeError(f"`to` must be the id of an agent, not {to!r}{mend}")
+
+
 @attrs.frozen
 class InboxStatistics:
     """A snapshot of an inbox.
@@ -330,6 +339,8 @@ class MessageRouter:
         if inbox is None or inbox.ended:
             if agent_id == SUPERVISOR:
                 raise UnknownAgentError(agent_id, "the supervisor, 0, has no inbox")
+            if not isinstance(agent_id, int):
+                raise _no_id(agent_id)
             raise UnknownAgentError(agent_id)
         return inbox
 
@@ -426,6 +437,8 @@ class MessageRouter:
         Raises:
           ValueError: if the message was not sent to the replier.
         """
+        if not isinstance(message, AgentMessage):
+            raise TypeError(f"reply takes the message that is answered, and the answer, not {message!r}")
         if message.to != replier:
             raise ValueError(
                 f"agent {replier} cannot reply to message {message.id}, which was sent to agent {message.to}"

@@ -28,6 +28,7 @@ from agentpool._agent import (
     PoolState,
     SpawnOptions,
     check_agent,
+    check_agents,
     open_known_nursery,
 )
 from agentpool._core.errors import PoolClosedError, PoolLimitError, UnknownAgentError
@@ -500,6 +501,10 @@ class Scope:
 
         Checkpoint: always. Cancellation: what has started remains a child of this scope.
         """
+        if not isinstance(configs, Iterable):
+            raise TypeError(f"configs must be a list of agents, not {configs!r}")
+        configs = tuple(configs)
+        check_agents(configs)  # before any of them starts
         handles: list[AgentHandle[T]] = []
         await trio.lowlevel.checkpoint()
         for config in configs:
@@ -581,6 +586,7 @@ class Scope:
         Checkpoint: always. Cancellation: aborts the agents that run, and waits for their end.
         """
         check_agent(agent)
+        _check_items(items)
         batch = Batch(self, lambda item: (agent, (item,)), _batch_options(name, timeout))
         await self._admit_batch()
         try:
@@ -619,6 +625,7 @@ class Scope:
         Leaving the block aborts the agents that run, and waits for their end.
         """
         check_agent(agent)
+        _check_items(items)
         options = _batch_options(name, timeout)
         return self._running(Batch(self, lambda item: (agent, (item,)), options, bounded=True), items)
 
@@ -678,8 +685,7 @@ class Scope:
         """
         if not agents:
             raise ValueError("a race needs at least one agent")
-        for agent in agents:
-            check_agent(agent)
+        check_agents(agents)
         batch = Batch(self, lambda agent: (agent, ()), SpawnOptions())
         last: AnyOutcome | None = None
         async with self._running(batch, agents) as outcomes:
@@ -716,9 +722,13 @@ class Scope:
 
         Checkpoint: always. Cancellation: aborts the agents, and waits for their end.
         """
+        for own_name, count in (("n", n), ("quorum", quorum)):
+            if isinstance(count, bool) or not isinstance(count, int | None):
+                raise TypeError(f"{own_name} must be an int, not {count!r}")
         needed = n // 2 + 1 if quorum is None else quorum
         if n < 1 or not 1 <= needed <= n:
-            raise ValueError(f"a vote needs 1 <= quorum <= n, not quorum={quorum} and n={n}")
+            given = f"n={n}" if quorum is None else f"quorum={quorum} and n={n}"
+            raise ValueError(f"a vote needs 1 <= quorum <= n, not {given}")
         check_agent(agent)
         votes: dict[Any, int] = {}
         first: dict[Any, T] = {}
@@ -793,12 +803,24 @@ class Scope:
         Raises:
           UnknownAgentError: if no live agent of the pool has it, or several have.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
         ids = [record.id for record in self._state.records.values() if record.name == name]
         if len(ids) == 1:
             return ids[0]
         if not ids:
             raise UnknownAgentError(SUPERVISOR, f"no live agent is called {name!r}")
-        raise UnknownAgentError(ids[0], f"{len(ids)} live agents are called {name!r}: use the ids {ids}")
+        told = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+        raise UnknownAgentError(
+            ids[0], f"{len(ids)} live agents are called {name!r}: use their ids, which are {told}"
+        )
+
+
+def _check_items(items: object) -> None:
+    if isinstance(items, Iterable | AsyncIterable) or hasattr(items, "__getitem__"):
+        return
+    mend = "; call it, to get its items" if callable(items) else ""
+    raise TypeError(f"items must be an iterable or an async iterable, not {items!r}{mend}")
 
 
 def _batch_options(name: str | None, timeout: float | None) -> SpawnOptions:

@@ -131,7 +131,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["run", "fleet.toml", "--max-concurrent", "two"], "--max-concurrent"),
         (["run", "fleet.toml", "--timeout", "0"], "--timeout"),
         (["run", "nowhere.toml"], "nowhere.toml: there is no such file"),
-        (["validate"], "FIRST"),
+        (["validate"], "FILE"),
         (["schema", "nope"], "nope"),
     ],
 )

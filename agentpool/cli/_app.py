@@ -84,17 +84,17 @@ def run(
 
 
 @app.command
-def validate(first: Path, /, *others: Path) -> int:
+def validate(file: Path, /, *files: Path) -> int:
     """Check fleet and manifest files, and print every problem of all of them with its mend.
 
     Args:
-      first: A fleet file or a manifest.
-      others: More of them.
+      file: A fleet file or a manifest.
+      files: More of them.
     """
     from agentpool.cli._files import check_file
 
     problems = 0
-    for path in (first, *others):
+    for path in (file, *files):
         try:
             kind = check_file(path)
         except ManifestError as error:

@@ -811,9 +811,7 @@ class Scope:
         if not ids:
             raise UnknownAgentError(SUPERVISOR, f"no live agent is called {name!r}")
         told = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
-        raise UnknownAgentError(
-            ids[0], f"{len(ids)} live agents are called {name!r}: use their ids, which are {told}"
-        )
+        raise UnknownAgentError(ids[0], f"{len(ids)} live agents are called {name!r}: use the ids [{told}]")
 
 
 def _check_items(items: object) -> None:

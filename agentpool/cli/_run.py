@@ -163,14 +163,20 @@ class _Run:
 
     def _handling_signals(self, pool: AgentPool, nursery: trio.Nursery) -> AbstractContextManager[None]:
         def drain() -> None:
-            self._view.tell("stopping: no more agents start, those at work may finish; again to abort them")
-            nursery.start_soon(partial(pool.drain, grace=math.inf))
+            nursery.start_soon(self._drain, pool)
 
         def abort() -> None:
             self._view.tell("aborting")
             pool.abort_all("stopped by a second signal")
 
         return self._signals.handling(drain, abort)
+
+    async def _drain(self, pool: AgentPool) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(pool.drain, grace=math.inf))
+            for _ in range(2):  # after the second one it has begun for certain: say it when it is so
+                await trio.lowlevel.checkpoint()
+            self._view.tell("stopping: no more agents start, those at work may finish; again to abort them")
 
     def outcomes(self, starts: Sequence[Start]) -> list[AnyOutcome]:
         """Return the outcomes of the fleet's agents and supervisors, in the order of their ids."""

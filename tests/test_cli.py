@@ -398,6 +398,17 @@ def test_the_second_signal_aborts(tmp_path: Path) -> None:
     assert hung["reason"] == "stopped by a second signal"
 
 
+def test_what_was_aborted_and_what_never_started_is_told_in_the_table_too(tmp_path: Path) -> None:
+    with running(fleet(tmp_path, "hang", "answer", head="max_concurrent = 1")) as process:
+        process.send_signal(signal.SIGTERM)
+        read_until(process, "no more agents start")
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert re.search(r"1 +hang +aborted +\d+\.\d\d +stopped by a second signal", out)
+    assert out.endswith("not started: answer\n")
+
+
 def test_the_third_signal_ends_a_process_that_is_blocked(tmp_path: Path) -> None:
     path = fleet(tmp_path, "block")
     text = (tmp_path / "agents.py").read_text().replace("def block", "async def block")
@@ -423,6 +434,7 @@ def test_on_a_terminal_a_table_shows_the_agents_while_they_run(tmp_path: Path) -
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     seen = ""
+    stopped = False
     try:
         while process.poll() is None or select.select([ours], [], [], 0)[0]:
             if select.select([ours], [], [], 0.1)[0]:
@@ -430,9 +442,12 @@ def test_on_a_terminal_a_table_shows_the_agents_while_they_run(tmp_path: Path) -
                     seen += os.read(ours, 65536).decode(errors="replace")
                 except OSError:  # the other side has been closed
                     break
-            if "completed" in seen and "running" in seen:
+            if "completed" in seen and "running" in seen and not stopped:
+                process.send_signal(signal.SIGINT)
+                stopped = True
+            if "stopping: no more agents start" in seen:
                 (tmp_path / "go").touch()
-        assert process.wait(20) == 0
+        assert process.wait(20) == 130
     finally:
         process.kill()
         process.wait()

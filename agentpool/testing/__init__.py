@@ -9,6 +9,11 @@
 searches many seeds and shrinks what it finds.
 """
 
+from agentpool.drivers.scripted import ScriptedDriver as ScriptedDriver
+from agentpool.testing._cancel import Blow as Blow
+from agentpool.testing._cancel import CancelSweep as CancelSweep
+from agentpool.testing._cancel import CancelSweepError as CancelSweepError
+from agentpool.testing._cancel import cancel_everywhere as cancel_everywhere
 from agentpool.testing._explore import Case as Case
 from agentpool.testing._explore import Exploration as Exploration
 from agentpool.testing._explore import ExplorationError as ExplorationError

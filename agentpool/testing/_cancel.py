@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from agentpool._core.errors import AgentPoolError
+from agentpool._core.events import AgentFinished
 from agentpool._core.outcomes import Failed
 from agentpool.testing._books import problems_in_books
 from agentpool.testing._faults import NO_FAULTS, FaultPlan
@@ -202,5 +203,5 @@ def _leaves(error: BaseException | None) -> list[BaseException]:
 
 
 def _failures(simulation: Simulation[Any]) -> list[BaseException]:
-    outcomes = [outcome for pool in simulation.pools for outcome in pool._books().outcomes.values()]
+    outcomes = [event.outcome for event in simulation.log.of(AgentFinished)]
     return [leaf for outcome in outcomes if isinstance(outcome, Failed) for leaf in _leaves(outcome.error)]

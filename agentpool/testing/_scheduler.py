@@ -61,6 +61,10 @@ class SeededScheduler:
             raise StepsExhausted(self.steps)
         self._random.shuffle(batch)
 
+    def stop(self) -> None:
+        """Have the whole run end by `StepsExhausted`, whatever its tasks wait for."""
+        self._max_steps = -1
+
     def poison(self, task: trio.lowlevel.Task) -> None:
         """Once the steps are used up, let what the task waits for end by `StepsExhausted`."""
         # A task that begins has nothing to be sent, and nothing can be thrown into it yet.
@@ -84,6 +88,16 @@ def _is_below(task: trio.lowlevel.Task, ancestor: trio.lowlevel.Task | None) -> 
             return False
         task = nursery.parent_task
     return True
+
+
+def break_waits(main_task: trio.lowlevel.Task) -> None:
+    """Wake what waits below a task and has no children, by `StepsExhausted`, cancellable or not."""
+    for nursery in main_task.child_nurseries:
+        for task in nursery.child_tasks:
+            break_waits(task)
+    has_children = any(nursery.child_tasks for nursery in main_task.child_nurseries)
+    if not has_children and main_task._abort_func is not None:
+        trio.lowlevel.reschedule(main_task, outcome.Error(StepsExhausted()))
 
 
 class _StepCounter(trio.abc.Instrument):
@@ -227,7 +241,10 @@ def check_trio() -> None:
         ("_run.Deadlines.add(deadline, scope)", _parameters("Deadlines", "add") == 3),
         ("_run.Deadlines._heap and _active", _fields("Deadlines", "_heap", "_active")),
         ("_run.CancelStatus._children and _tasks", _fields("CancelStatus", "_children", "_tasks")),
-        ("_run.Task._counter and its like", _fields("Task", "_counter", "_next_send", "_schedule_points")),
+        (
+            "_run.Task._counter and its like",
+            _fields("Task", "_counter", "_next_send", "_abort_func", "_schedule_points"),
+        ),
     ]
     missing = [name for name, present in wanted if not present]
     if missing:

@@ -17,7 +17,7 @@ from agentpool._core.errors import AgentPoolError
 from agentpool.abc import Driver, Tool
 from agentpool.testing._faults import NO_FAULTS, Fault, FaultPlan, FaultyDriver, FaultyTool
 from agentpool.testing._log import EventLog, Note
-from agentpool.testing._scheduler import SeededScheduler, scheduling
+from agentpool.testing._scheduler import SeededScheduler, break_waits, scheduling
 from agentpool.testing._watch import stacks_of_tasks, watching
 
 T = TypeVar("T")
@@ -243,6 +243,10 @@ def _takes_context(main: Main[T]) -> Callable[[SimulationContext], Awaitable[T]]
     return lambda _context: main()  # type: ignore[call-arg]
 
 
+# Each round ends the tasks that have no children, so that their parents are next.
+_ROUNDS_TO_TEAR_DOWN = 20
+
+
 @attrs.define(eq=False)
 class _Keeper:
     """Runs the program, watches over it, and ends it when it does not end by itself."""
@@ -257,7 +261,7 @@ class _Keeper:
     steps: int = attrs.field(default=0, init=False)
     jumps: dict[int, Fault] = attrs.field(init=False)
     _start: int = attrs.field(default=0, init=False)
-    _task: trio.lowlevel.Task = attrs.field(init=False)
+    task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.jumps = {fault.call: fault for fault in self.context.plan.faults if fault.target == "clock"}
@@ -267,7 +271,7 @@ class _Keeper:
         trio.lowlevel.spawn_system_task(self._watch_time)
         # Counting begins here, where trio's own tasks have started.
         self._start = self.scheduler.steps
-        self._task = self.scheduler.main_task = trio.lowlevel.current_task()
+        self.task = self.scheduler.main_task = trio.lowlevel.current_task()
         self.scheduler.on_step = self._step
         try:
             with self.context.outer_scope, watching(self.context.pools, self.context.log):
@@ -290,9 +294,16 @@ class _Keeper:
         # A task of the system, because a deadline around the program could be seen from inside.
         await trio.sleep_until(self.max_seconds)
         self._give_up(f"the program did not end within {self.max_seconds:,g} virtual seconds")
+        # What does not even end by being cancelled is torn down: nothing would ever wake it.
+        for _ in range(_ROUNDS_TO_TEAR_DOWN):
+            await trio.sleep(self.max_seconds)
+            assert self.task is not None
+            break_waits(self.task)
+        self.scheduler.stop()
 
     def _give_up(self, reason: str) -> None:
-        self.hang = SimulationHangError(reason, stacks_of_tasks(self._task))
+        assert self.task is not None
+        self.hang = SimulationHangError(reason, stacks_of_tasks(self.task))
         self.context.outer_scope.cancel()
 
     def verdict(self, error: BaseException | None) -> BaseException | None:

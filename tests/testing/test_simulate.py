@@ -197,6 +197,14 @@ def test_a_program_that_swallows_its_cancellation_is_ended_all_the_same() -> Non
         simulate(main, max_steps=500)
 
 
+def test_a_program_that_waits_for_nothing_and_cannot_be_cancelled_is_torn_down() -> None:
+    async def main() -> None:
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+
+    with pytest.raises(SimulationHangError, match="virtual seconds"):
+        simulate(main)
+
+
 def test_a_hang_does_not_show_itself_to_the_program_as_a_deadline() -> None:
     async def main() -> float:
         return trio.current_effective_deadline()

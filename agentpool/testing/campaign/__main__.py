@@ -7,6 +7,7 @@ import sys
 
 from agentpool.testing.campaign._fleet import SHARES, run_campaign
 from agentpool.testing.campaign._runs import run_seed
+from agentpool.testing.campaign._scenarios import run_sweeps
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,6 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="how many processes (default: 2)")
     parser.add_argument("--profile", choices=list(SHARES), help="only programs of this kind")
     parser.add_argument("--seed", type=int, help="make one run of --profile again, and show it")
+    parser.add_argument(
+        "--sweeps", type=int, default=0, help="cancel sweeps, under so many seeds (default: 0)"
+    )
     options = parser.parse_args(arguments)
     if options.seed is not None:
         if options.profile is None:
@@ -26,8 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1 if verdict.problems else 0
     shares = SHARES if options.profile is None else {options.profile: 1}
     report = run_campaign(options.runs, first=options.first, jobs=options.jobs, shares=shares)
-    print(report)
-    return 1 if report.violations else 0
+    print(report, flush=True)
+    sweeps = run_sweeps(range(options.sweeps), jobs=options.jobs)
+    if options.sweeps:
+        print(sweeps)
+    return 1 if report.violations or sweeps.problems else 0
 
 
 if __name__ == "__main__":

@@ -58,12 +58,16 @@ class Profile:
       agent_ops, body_ops: the names of the operations, with their weights.
       scripts: how many scripts a program has at the most.
       length: how many operations a script has at the most.
+      slots: what `max_concurrent` is drawn from.
+      restarts: how likely an agent has a restart policy.
     """
 
     agent_ops: dict[str, int]
     body_ops: dict[str, int]
     scripts: int = 6
     length: int = 7
+    slots: tuple[int, ...] = (1, 1, 2, 2, 3, 4, 16)
+    restarts: float = 0.15
 
 
 _TALKING = {
@@ -157,19 +161,39 @@ HASTY = Profile(
     agent_ops={
         **_TALKING,
         **_PASSING,
+        "tell_and_work": 14,
         "spawn": 6,
         "wait": 4,
         "join_next": 3,
         "join_all": 3,
-        "within": 14,
-        "chat": 2,
+        "within": 16,
+        "chat": 1,
+        "abort_any": 3,
     },
-    body_ops={"spawn": 12, "fan_out": 2, "send_nowait": 4, "within": 6, "sleep": 4, "abort_any": 2},
+    body_ops={"spawn": 14, "fan_out": 2, "send_nowait": 4, "within": 6, "sleep": 4, "abort_any": 2},
     length=8,
+    slots=(1, 1, 2),
+    restarts=0.0,
 )
-"""Deadlines that pass in the moment in which what was waited for comes."""
+"""Slots that are hard to get, and deadlines that pass in between."""
 
-PROFILES = {"full": FULL, "rare": RARE, "waits": WAITS, "trees": TREES, "hasty": HASTY}
+PHOENIX = Profile(
+    agent_ops={
+        **_TALKING,
+        "ask": 14,
+        "receive": 12,
+        "sleep": 8,
+        "spawn": 8,
+        "fail": 5,
+        "join_all": 3,
+        "within": 2,
+    },
+    body_ops={"spawn": 12, "fan_out": 2, "send_nowait": 4, "within": 4, "sleep": 4},
+    restarts=0.7,
+)
+"""Agents that fail and are started afresh, while others wait for their replies."""
+
+PROFILES = {"full": FULL, "rare": RARE, "waits": WAITS, "trees": TREES, "hasty": HASTY, "phoenix": PHOENIX}
 
 # What needs a script to spawn; the last script has none after it.
 _SPAWNING = {"spawn", "spawn_nowait", "map", "race", "vote", "as_completed", "fan_out"}
@@ -187,16 +211,31 @@ _BODY_WAITS = (
     "as_completed",
     "spawn",
 )
+# What takes a number that says which agent, handle or topic.
+_INDEXED = {
+    "send",
+    "send_nowait",
+    "pool_send",
+    "ask",
+    "chat",
+    "tell_and_work",
+    "result",
+    "wait",
+    "abort",
+    "abort_any",
+    "subscribe",
+    "publish",
+}
 
 
 def draw_program(seed: int, profile: Profile) -> Program:
     """Return the program of a seed: always the same one."""
     rng = random.Random(f"agentpool campaign {seed}")
-    count = rng.randint(1, profile.scripts)
-    scripts = tuple(_draw_script(rng, profile, number, count) for number in range(count))
-    body = tuple(_draw_op(rng, profile.body_ops, -1, count) for _ in range(rng.randint(2, profile.length)))
+    dice = _Dice(rng, profile, rng.randint(1, profile.scripts))
+    scripts = tuple(dice.script(number) for number in range(dice.count))
+    body = tuple(dice.op(-1) for _ in range(rng.randint(2, profile.length)))
     return Program(
-        max_concurrent=rng.choice([1, 1, 2, 2, 3, 4, 16]),
+        max_concurrent=rng.choice(profile.slots),
         inbox_capacity=rng.choice([1, 1, 2, 4, 32]),
         depth=rng.choice([1, 2, 16, 16, 16, 16]),
         descendants=rng.choice([3, 10, 1000, 1000, 1000]),
@@ -205,83 +244,75 @@ def draw_program(seed: int, profile: Profile) -> Program:
     )
 
 
-def _draw_script(rng: random.Random, profile: Profile, number: int, count: int) -> Script:
-    ops = [_draw_op(rng, profile.agent_ops, number, count) for _ in range(rng.randint(1, profile.length))]
-    if "serve" in profile.agent_ops and rng.random() < 0.25:
-        ops.append(("serve",))
-    return Script(tuple(ops), careful=rng.random() < 0.8)
+@attrs.define(eq=False)
+class _Dice:
+    """Draws the operations of a program with `count` scripts; the script -1 is the body."""
 
+    rng: random.Random
+    profile: Profile
+    count: int
 
-def _draw_op(rng: random.Random, weights: dict[str, int], script: int, count: int, depth: int = 0) -> Op:
-    names = [
-        name
-        for name in weights
-        if not (name in _SPAWNING and script + 1 >= count) and not (depth >= 2 and name in ("within", "both"))
-    ]
-    name = rng.choices(names, [weights[name] for name in names])[0]
-    if name == "within" and script < 0:
-        inner = [
-            _draw_named(rng, rng.choice(_BODY_WAITS), weights, -1, count, 2) for _ in range(rng.randint(1, 3))
-        ]
-        return ("within", rng.choice([0.5, 1.0, 3.0]), tuple(inner))
-    return _draw_named(rng, name, weights, script, count, depth)
+    def script(self, number: int) -> Script:
+        ops = [self.op(number) for _ in range(self.rng.randint(1, self.profile.length))]
+        if "serve" in self.profile.agent_ops and self.rng.random() < 0.25:
+            ops.append(("serve",))
+        return Script(tuple(ops), careful=self.rng.random() < 0.8)
 
+    def op(self, script: int, depth: int = 0) -> Op:
+        weights = self.profile.body_ops if script < 0 else self.profile.agent_ops
+        names = [name for name in weights if self._may(name, script, depth)]
+        name = self.rng.choices(names, [weights[name] for name in names])[0]
+        if name == "within" and script < 0:
+            inner = [self._named(self.rng.choice(_BODY_WAITS), -1, 2) for _ in range(self.rng.randint(1, 3))]
+            return ("within", self.rng.choice([0.5, 1.0, 3.0]), tuple(inner))
+        return self._named(name, script, depth)
 
-def _draw_named(
-    rng: random.Random, name: str, weights: dict[str, int], script: int, count: int, depth: int
-) -> Op:
-    def later() -> int:
-        return rng.randrange(script + 1, count)
+    def _may(self, name: str, script: int, depth: int) -> bool:
+        if name in _SPAWNING:
+            return script + 1 < self.count
+        return depth < 2 or name not in ("within", "both", "reserve")
 
-    def some() -> tuple[Op, ...]:
-        return tuple(_draw_op(rng, weights, script, count, depth + 1) for _ in range(rng.randint(1, 3)))
+    def _some(self, script: int, depth: int) -> tuple[Op, ...]:
+        return tuple(self.op(script, depth + 1) for _ in range(self.rng.randint(1, 3)))
 
-    match name:
-        case "spawn":
-            quiet = weights.get("within", 0) == 0
-            # Without deadlines of any kind in the profile, an agent gets none either.
-            limit = None if quiet or rng.random() < 0.8 else rng.choice([0.5, 1.0, 2.0])
-            restart = None if quiet or rng.random() < 0.85 else rng.choice(["permanent", "transient"])
-            return ("spawn", later(), limit, restart)
-        case "spawn_nowait":
-            return ("spawn_nowait", later())
-        case "map" | "fan_out":
-            return (name, later(), rng.randint(0, 4))
-        case "race" | "vote":
-            return (name, later(), rng.randint(1, 3))
-        case "as_completed":
-            return (name, later(), rng.randint(1, 4), rng.randint(1, 4))
-        case "within":
-            return ("within", rng.choice([0.0, 0.1, 0.5, 1.0, 2.0]), some())
-        case "both":
-            return ("both", some(), some())
-        case "unknown":
-            return (
-                "unknown",
-                rng.choice([0.0, 0.5, 1.0]),
-                _draw_named(rng, "receive", weights, script, count, 2),
-            )
-        case "reserve":
-            return ("reserve", rng.randint(1, 50), some()) if depth < 2 else ("step",)
-        case "sleep":
-            return ("sleep", rng.choice([0.0, 0.1, 0.5, 1.0, 2.0]))
-        case "drain":
-            return ("drain", rng.choice([0.0, 1.0, 5.0]))
-        case "limit":
-            return ("limit", rng.choice([1, 2, 5]))
-        case (
-            "send"
-            | "send_nowait"
-            | "ask"
-            | "result"
-            | "wait"
-            | "abort"
-            | "abort_any"
-            | "subscribe"
-            | "publish"
-            | "pool_send"
-            | "chat"
-        ):
-            return (name, rng.randrange(12))
-        case _:
-            return (name,)
+    def _named(self, name: str, script: int, depth: int) -> Op:
+        rng = self.rng
+        if name in _SPAWNING:
+            return self._spawning(name, rng.randrange(script + 1, self.count))
+        match name:
+            case "within":
+                return ("within", rng.choice([0.0, 0.1, 0.5, 1.0, 2.0]), self._some(script, depth))
+            case "both":
+                return ("both", self._some(script, depth), self._some(script, depth))
+            case "unknown":
+                return ("unknown", rng.choice([0.0, 0.5, 1.0]), ("receive",))
+            case "reserve":
+                return ("reserve", rng.randint(1, 50), self._some(script, depth))
+            case "sleep":
+                return ("sleep", rng.choice([0.0, 0.1, 0.5, 1.0, 2.0]))
+            case "drain":
+                return ("drain", rng.choice([0.0, 1.0, 5.0]))
+            case "limit":
+                return ("limit", rng.choice([1, 2, 5]))
+            case _ if name in _INDEXED:
+                return (name, rng.randrange(12))
+            case _:
+                return (name,)
+
+    def _spawning(self, name: str, number: int) -> Op:
+        rng = self.rng
+        match name:
+            case "spawn":
+                # Without deadlines of any kind in the profile, an agent gets none either.
+                quiet = "within" not in self.profile.agent_ops
+                limit = None if quiet or rng.random() < 0.8 else rng.choice([0.5, 1.0, 2.0])
+                is_restarted = not quiet and rng.random() < self.profile.restarts
+                return (name, number, limit, rng.choice(["permanent", "transient"]) if is_restarted else None)
+            case "map" | "fan_out":
+                return (name, number, rng.randint(0, 4))
+            case "race" | "vote":
+                return (name, number, rng.randint(1, 3))
+            case "as_completed":
+                return (name, number, rng.randint(1, 4), rng.randint(1, 4))
+            case _:
+                return (name, number)

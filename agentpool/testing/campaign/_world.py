@@ -88,7 +88,7 @@ class World:
       aborts: when and why agents were aborted; `raised_at` when their bodies raised.
       returned: agents whose body returned.
       restarting: agents with a restart policy.
-      looked: ids whose outcome the body fetched.
+      looked: who fetched whose outcome; `owned` holds the handles of each agent's children.
       wholesale: whether agents may have been aborted by something that tells no names.
       computing: agents that run code just now, beside those that are being cancelled.
     """
@@ -116,8 +116,8 @@ class World:
     raised_at: dict[int, float] = attrs.field(factory=dict)
     returned: set[int] = attrs.field(factory=set)
     restarting: set[int] = attrs.field(factory=set)
-    looked: set[int] = attrs.field(factory=set)
-    bodys: list[Any] = attrs.field(factory=list)
+    looked: set[tuple[int, int]] = attrs.field(factory=set)
+    owned: dict[int, list[Any]] = attrs.field(factory=dict)
     wholesale: bool = False
     fatal: bool = False
     cancelled: bool = False
@@ -298,6 +298,7 @@ class Actor:
         return (self.world, number, self.world.marks)
 
     def _keep(self, *handles: Any) -> None:
+        self.world.owned.setdefault(self.id, []).extend(handles)
         self.handles.extend(handles)
         self.world.handles.extend(handles)
 
@@ -307,7 +308,7 @@ class Actor:
 
     async def do_spawn(self, number: int, limit: float | None = None, restart: str | None = None) -> None:
         if self.world.room():
-            policy = None if restart is None else RestartPolicy(restart, max_restarts=2, within=5)  # type: ignore[arg-type]
+            policy = None if restart is None else RestartPolicy(restart, max_restarts=2, within=1000)  # type: ignore[arg-type]
             handle = await self.scope.spawn(
                 script_agent, *self._arguments(number), timeout=limit, restart=policy
             )
@@ -413,8 +414,7 @@ class Actor:
         self._looked_at(agent_id)
 
     def _looked_at(self, agent_id: int) -> None:
-        if self.ctx is None:
-            self.world.looked.add(agent_id)
+        self.world.looked.add((self.id, agent_id))
 
     def _abort(self, handles: Sequence[Any], index: int) -> None:
         if handles:
@@ -496,6 +496,11 @@ class Actor:
         async with self._sending(content):
             self.scope.send_nowait(self._recipient(index), content)
         await trio.lowlevel.checkpoint()
+
+    async def do_tell_and_work(self, index: int) -> None:
+        """Wake somebody, and keep the slot that he needs."""
+        await self.do_send_nowait(index)
+        await self.do_sleep(1.0)
 
     async def do_ask(self, index: int) -> None:
         content = ("ask", self.id, self.world.token())
@@ -681,6 +686,4 @@ async def run_program(world: World, **options: Any) -> None:
         **options,
     ) as pool:
         world.pool = pool
-        actor = Actor(world, Script(program.body), pool)
-        world.bodys = actor.handles
-        await actor.run(program.body)
+        await Actor(world, Script(program.body), pool).run(program.body)

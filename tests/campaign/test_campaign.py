@@ -1,0 +1,112 @@
+"""The proof of the pool: random programs, cancel sweeps, the mutation gate. Figures are printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from agentpool.testing.campaign import run_seed
+from agentpool.testing.campaign.__main__ import main
+from agentpool.testing.campaign._fleet import SHARES, run_campaign
+from agentpool.testing.campaign._mutants import MUTANTS, hunt
+from agentpool.testing.campaign._programs import PROFILES, draw_program
+from agentpool.testing.campaign._runs import run_once, without_detection
+from agentpool.testing.campaign._scenarios import run_sweeps
+from agentpool.testing.campaign._shrink import kind_of, shrink
+
+RUNS = int(os.environ.get("AGENTPOOL_CAMPAIGN_RUNS", "16000"))
+
+
+def test_random_programs_break_no_promise(capsys: pytest.CaptureFixture[str]) -> None:
+    report = run_campaign(RUNS)
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert not report.violations, str(report)
+    assert sum(report.runs.values()) >= RUNS
+
+
+def test_cancelling_every_scenario_at_every_step_breaks_no_promise(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = run_sweeps(range(2))
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert not report.problems, str(report)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGALRM")
+def test_every_rule_that_is_broken_on_purpose_is_seen_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    catches = [hunt(mutant) for mutant in MUTANTS]
+    with capsys.disabled():
+        print(f"\nmutation gate: {len(catches)} mutants")
+        for catch in catches:
+            print(f"  {catch}")
+    assert not [catch for catch in catches if not catch.problem]
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    for profile in SHARES:
+        assert run_seed(profile, 5) == run_seed(profile, 5)
+
+
+def test_every_operation_of_every_profile_occurs() -> None:
+    for profile in PROFILES.values():
+        wanted = {name for name, weight in {**profile.agent_ops, **profile.body_ops}.items() if weight}
+        seen: set[str] = set()
+
+        def note(ops: tuple[object, ...], seen: set[str] = seen) -> None:
+            for op in ops:
+                assert isinstance(op, tuple)
+                seen.add(op[0])
+                for argument in op:
+                    if isinstance(argument, tuple):
+                        note(argument if argument and isinstance(argument[0], tuple) else (argument,))
+
+        for seed in range(1000):
+            program = draw_program(seed, profile)
+            note(program.body)
+            for script in program.scripts:
+                note(script.ops)
+        assert wanted <= seen
+
+
+def test_trees_hang_when_nobody_lends() -> None:
+    lending = next(mutant for mutant in MUTANTS if mutant.name == "rest")
+    with lending.applied():
+        verdicts = [run_seed("trees", seed) for seed in range(20)]
+    hangs = [verdict for verdict in verdicts if any("hang" in problem for problem in verdict.problems)]
+    assert len(hangs) >= 5
+
+
+def test_without_detection_a_deadlock_hangs() -> None:
+    alarmed = next(seed for seed in range(100) if run_seed("waits", seed).alarms)
+    with without_detection():
+        run, _world = run_once(draw_program(alarmed, PROFILES["waits"]), alarmed)
+    assert "virtual seconds" in str(run.error)
+
+
+def test_a_program_that_fails_is_made_small() -> None:
+    lending = next(mutant for mutant in MUTANTS if mutant.name == "rest")
+
+    def hangs(program: object) -> bool:
+        run, _world = run_once(program, 1)  # type: ignore[arg-type]
+        return "virtual seconds" in str(run.error)
+
+    with lending.applied():
+        program = draw_program(1, PROFILES["trees"])
+        assert hangs(program)
+        small = shrink(program, hangs)
+    size = sum(len(script.ops) for script in small.scripts) + len(small.body)
+    assert size < sum(len(script.ops) for script in program.scripts) + len(program.body)
+    assert kind_of("agent 17 was aborted (by 3)") == kind_of("agent 2 was aborted (by 5)")
+
+
+def test_the_command_line_runs_a_campaign_and_one_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--runs", "40", "--jobs", "1"]) == 0
+    assert "0 violations" in capsys.readouterr().out
+    assert main(["--profile", "trees", "--seed", "3"]) == 0
+    assert "all is well" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--seed", "3"])

@@ -1,0 +1,123 @@
+"""Twenty thousand agents with everything on: nothing piles up."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import tracemalloc
+from typing import Any
+
+import pytest
+import trio
+
+from agentpool import (
+    AgentManifest,
+    Budget,
+    Completion,
+    InMemory,
+    ScriptedDriver,
+    SpawnConfig,
+    TokenUsage,
+    ToolCall,
+    ToolRegistry,
+    open_agent_pool,
+    tool,
+)
+
+AGENTS = 20_000
+BATCHES = 10
+
+
+@tool(name="tell", quick=True)
+async def tell(ctx: Any) -> str:
+    """Tell the server."""
+    await ctx.send(1, "hello")
+    return "told"
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def server(ctx: Any) -> int:
+    count = 0
+    async for message in ctx.inbox:
+        count += 1
+        if message.content == "question":
+            ctx.reply(message, count)
+    return count
+
+
+async def asker(ctx: Any) -> Any:
+    child = await ctx.spawn(waiter)
+    answer = await ctx.ask(1, "question")
+    await child.wait()
+    return answer
+
+
+async def waiter(ctx: Any) -> None:
+    with trio.move_on_after(0.001):
+        await ctx.receive()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_twenty_thousand_agents_leave_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    figures: list[tuple[int, int, int, int]] = []
+    usage = TokenUsage(10, 5)
+
+    def reply(request: Any) -> Completion:
+        if len(request.messages) > 1:
+            return Completion("done", usage=usage)
+        return Completion(tool_calls=(ToolCall("1", "tell"),), usage=usage)
+
+    def replies() -> Any:
+        while True:
+            yield reply
+
+    registry = ToolRegistry([tell])
+    config = SpawnConfig(AgentManifest(name="model"), "query")
+    driver = ScriptedDriver(replies())
+
+    async def main() -> None:
+        async with open_agent_pool(
+            driver,
+            max_concurrent=50,
+            memory=InMemory(),
+            budget=Budget(tokens=10**9),
+            tool_builder=lambda _manifest: registry,
+        ) as pool:
+            await pool.spawn(server)
+            async with pool.events() as events, trio.open_nursery() as nursery:
+                nursery.start_soon(drain, events)
+                for _ in range(BATCHES):
+                    # A third ask a model, and a third have a child each.
+                    share = AGENTS // BATCHES // 4
+                    for agent in (config, asker, waiter):
+                        for handle in await pool.fan_out([agent] * share):
+                            await handle.wait()
+                    driver.requests.clear()
+                    gc.collect()
+                    objects = len(gc.get_objects())
+                    figures.append(
+                        (open_files(), threading.active_count(), objects, tracemalloc.get_traced_memory()[0])
+                    )
+                nursery.cancel_scope.cancel()
+
+    async def drain(events: Any) -> None:
+        async for _event in events:
+            pass
+
+    tracemalloc.start()
+    try:
+        trio.run(main)
+    finally:
+        tracemalloc.stop()
+    first, last = figures[1], figures[-1]
+    with capsys.disabled():
+        print(f"\nsoak: {AGENTS:,} agents; files, threads, objects, bytes: {first} -> {last}")
+    assert last[0] == first[0]
+    assert last[1] == first[1]
+    assert last[2] - first[2] < 5_000
+    assert last[3] - first[3] < 5_000_000

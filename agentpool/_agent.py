@@ -311,7 +311,7 @@ class AgentRecord(Party):
         self.args = args
         self.options = options
         self.name: str = options.name or name_of(fn)
-        self.scope: trio.CancelScope = trio.CancelScope(deadline=deadline)
+        self.scope: trio.CancelScope = trio.CancelScope(deadline=deadline) if scope is None else scope
         self.inbox: Inbox = state.router.register(agent_id, owner=self)
         self.batch = batch
 

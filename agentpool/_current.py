@@ -31,7 +31,10 @@ def waiting_agent() -> AgentRecord | None:
         know, so that the pool could not tell when the whole agent waits.
     """
     record = _current.get()
-    if record is not None and not record.knows(trio.lowlevel.current_task()):
+    if record is None:
+        return None
+    task = trio.lowlevel.current_task()
+    if task is not record.task and not record.knows(task):
         raise RuntimeError(
             f"agent {record.id} ({record.name}) waits in a task that its pool does not know; "
             "start such tasks in `async with ctx.open_nursery() as nursery`"

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 import trio
 
-from agentpool._agent import AgentHandle, AgentRecord, PoolState, StuckAgent, note_on
+from agentpool._agent import (
+    CANCELLED_OUTSIDE,
+    AgentHandle,
+    AgentRecord,
+    PoolState,
+    StuckAgent,
+    note_on,
+)
 from agentpool._context import AgentContext
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.limits import PoolLimits
@@ -375,7 +382,8 @@ async def open_agent_pool(
                 yield pool
             except BaseException as raised:  # raised again below, when the agents have ended
                 error = raised
-                pool.abort_all(f"the block of the pool raised {raised!r}")
+                cancelled = isinstance(raised, trio.Cancelled)
+                pool.abort_all(CANCELLED_OUTSIDE if cancelled else f"the block of the pool raised {raised!r}")
             await _ended(state, opener)
             # Nobody is left but the watcher, who goes home now: do not be cancelled any more.
             nursery.cancel_scope.shield = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import attrs
@@ -15,6 +16,7 @@ import trio
 
 from agentpool._core.errors import UnknownAgentError
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
+from agentpool._events import EventLog
 from agentpool._slots import Party, Wait
 
 DEAD_LETTERS_KEPT = 1000
@@ -192,7 +194,7 @@ class Inbox:
         message: AgentMessage = wait.content
         admitted = self.offer(message)
         assert admitted
-        self._router.delivered(message)
+        self._router.note_sent(message)
         if not self._router.is_asked(message):
             wait.wake()
 
@@ -246,9 +248,9 @@ class RouterHooks:
         """The agent of the calling task, which is about to wait."""
         return None
 
-    def current_sender(self, message: AgentMessage) -> AgentId:
-        """Who sends the message."""
-        return message.sender
+    def current_sender(self, claimed: AgentId) -> AgentId:
+        """Who sends, whatever the message claims."""
+        return claimed
 
     def check_wait(self, party: Party | None, targets: Collection[Party]) -> None:
         """Raise `DeadlockError` if waiting for the targets would close a cycle."""
@@ -269,9 +271,12 @@ class MessageRouter:
     Args:
       inbox_capacity: how many messages an inbox holds, at least 1.
       hooks: what a pool knows more.
+      log: where a pool's events go.
     """
 
-    def __init__(self, inbox_capacity: int = 32, *, hooks: RouterHooks | None = None) -> None:
+    def __init__(
+        self, inbox_capacity: int = 32, *, hooks: RouterHooks | None = None, log: EventLog | None = None
+    ) -> None:
         if isinstance(inbox_capacity, bool) or not isinstance(inbox_capacity, int):
             raise TypeError(f"inbox_capacity must be an int, not {inbox_capacity!r}")
         if inbox_capacity < 1:
@@ -284,6 +289,7 @@ class MessageRouter:
         self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
         self.dead_letter_count: int = 0
         self._hooks = hooks or RouterHooks()
+        self.log = log
         self.identify: Callable[[], Party | None] = self._hooks.waiting_party
         self._last_id = 0
         self._topics: dict[str, dict[AgentId, None]] = {}
@@ -344,16 +350,11 @@ class MessageRouter:
             raise UnknownAgentError(agent_id)
         return inbox
 
-    def _stamped(self, message: AgentMessage) -> AgentMessage:
+    def _stamped(
+        self, sender: AgentId, to: AgentId, content: Any, reply_to: int | None, topic: str | None
+    ) -> AgentMessage:
         self._last_id += 1
-        return AgentMessage(
-            self._hooks.current_sender(message),
-            message.to,
-            message.content,
-            self._last_id,
-            message.reply_to,
-            message.topic,
-        )
+        return AgentMessage(sender, to, content, self._last_id, reply_to, topic)
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -365,10 +366,11 @@ class MessageRouter:
           trio.WouldBlock: if its inbox is full.
         """
         inbox = self._inbox_of(message.to)
-        message = self._stamped(message)
-        if not inbox.offer(message):
+        sender = self._hooks.current_sender(message.sender)
+        stamped = self._stamped(sender, message.to, message.content, message.reply_to, message.topic)
+        if not inbox.offer(stamped):
             raise trio.WouldBlock
-        self._hooks.message_sent(message)
+        self.note_sent(stamped)
 
     async def send(self, message: AgentMessage) -> None:
         """Deliver a message to its recipient's inbox, waiting for room.
@@ -383,15 +385,32 @@ class MessageRouter:
         """
         party = self.identify()
         await trio.lowlevel.checkpoint_if_cancelled()
-        inbox = self._inbox_of(message.to)
-        message = self._stamped(message)
-        if inbox.offer(message):
-            self._hooks.message_sent(message)
+        sender = self._hooks.current_sender(message.sender)
+        wait = self.begin_send(party, sender, message.to, message.content, message.reply_to, message.topic)
+        if wait is None:
             await trio.lowlevel.cancel_shielded_checkpoint()
-            return
+        else:
+            await wait.park(wait.undo)
+
+    def begin_send(
+        self,
+        party: Party | None,
+        sender: AgentId,
+        to: AgentId,
+        content: Any,
+        reply_to: int | None = None,
+        topic: str | None = None,
+    ) -> Wait | None:
+        """Deliver a message, or queue it and return what its sender has to wait for."""
+        inbox = self._inbox_of(to)
+        message = self._stamped(sender, to, content, reply_to, topic)
+        if inbox.offer(message):
+            self.note_sent(message)
+            return None
         wait = self._wait_on(party, inbox, message)
+        wait.undo = partial(inbox.forget_sender, wait)
         inbox.wait_for_room(wait)
-        await wait.park(lambda: inbox.forget_sender(wait))
+        return wait
 
     def _wait_on(self, party: Party | None, inbox: Inbox, message: AgentMessage) -> Wait:
         targets = () if inbox.owner is None else (inbox.owner,)
@@ -399,6 +418,11 @@ class MessageRouter:
         wait = Wait(party, targets)
         wait.content = message
         return wait
+
+    def note_sent(self, message: AgentMessage) -> None:
+        """Tell the subscribers of the pool that a message is on its way."""
+        if self.log is not None and self.log.subscriptions:
+            self._hooks.message_sent(message)
 
     # -- asking --------------------------------------------------------------------------------------
 
@@ -417,11 +441,12 @@ class MessageRouter:
         party = self.identify()
         await trio.lowlevel.checkpoint_if_cancelled()
         inbox = self._inbox_of(message.to)
-        message = self._stamped(message)
+        sender = self._hooks.current_sender(message.sender)
+        message = self._stamped(sender, message.to, message.content, message.reply_to, message.topic)
         wait = self._wait_on(party, inbox, message)
         self.asks[message.id] = _Ask(wait, message)
         if inbox.offer(message):
-            self._hooks.message_sent(message)
+            self.note_sent(message)
         else:
             inbox.wait_for_room(wait)
 
@@ -452,7 +477,7 @@ class MessageRouter:
             return
         del self.asks[message.id]
         self.received += 1
-        self._hooks.message_sent(reply)
+        self.note_sent(reply)
         ask.wait.wake(content)
 
     def is_asked(self, message: AgentMessage) -> bool:
@@ -507,10 +532,6 @@ class MessageRouter:
             ask = self.asks.get(message.id)
             if ask is not None:
                 ask.taken = True
-
-    def delivered(self, message: AgentMessage) -> None:
-        """A message that had waited for room is in the inbox now."""
-        self._hooks.message_sent(message)
 
     def bury(self, message: AgentMessage, reason: str) -> None:
         """Count a message as one that nobody will receive."""

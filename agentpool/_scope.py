@@ -770,7 +770,15 @@ class Scope:
 
         Checkpoint: always. Cancellation: `Cancelled` means that nothing was delivered.
         """
-        await self._state.router.send(AgentMessage(to=to, content=content))
+        state = self._state
+        party = waiting_agent()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sender = party.id if party is not None and party.state is state else SUPERVISOR
+        wait = state.router.begin_send(party, sender, to, content)
+        if wait is None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            await wait.park(wait.undo)
 
     def send_nowait(self, to: AgentId, content: Any) -> None:
         """Deliver a message to an agent's inbox, without waiting.

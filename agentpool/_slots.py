@@ -61,6 +61,7 @@ class Wait:
       receives: whether it waits for a message.
       needs_slot: whether the task goes on only when its agent has a slot.
       nurseries: nurseries of the task that the pool does not know.
+      undo: takes it out of the queue that it stands in; None while it is not to be cancelled.
       number: counts the waits of a pool, so that the youngest can be told.
     """
 
@@ -77,7 +78,7 @@ class Wait:
     _asleep = False
     _resumed = False
     _result: outcome.Outcome[Any] | None = None
-    _undo: Callable[[], None] | None = None
+    undo: Callable[[], None] | None = None
 
     def __init__(self, party: Party | None, targets: Targets = None, *, needs_all: bool = False) -> None:
         self.party = party
@@ -95,7 +96,7 @@ class Wait:
         Cancellation: `Cancelled` means that `undo` was called, and that nobody had called `wake`.
         """
         task = self._task = trio.lowlevel.current_task()
-        self._undo = undo
+        self.undo = undo
         party = self.party
         if party is not None:
             if task.child_nurseries:
@@ -153,13 +154,13 @@ class Wait:
 
     def withdraw(self, error: BaseException) -> None:
         """Take the wait out of its queue, and end it with an exception."""
-        if self._undo is not None:
-            self._undo()
+        if self.undo is not None:
+            self.undo()
         self.fail(error)
 
     @property
     def can_be_withdrawn(self) -> bool:
-        return self._undo is not None
+        return self.undo is not None
 
     def _end(self, result: outcome.Outcome[Any]) -> None:
         self.done = True
@@ -185,9 +186,9 @@ class Wait:
             assert party is not None
             party.slots.strand(party)
             return trio.lowlevel.Abort.FAILED
-        if self._undo is None:
+        if self.undo is None:
             return trio.lowlevel.Abort.FAILED
-        self._undo()
+        self.undo()
         self.done = True
         if party is None:
             return trio.lowlevel.Abort.SUCCEEDED

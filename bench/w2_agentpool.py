@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import trio
 import trio.testing
 
-from agentpool import AgentContext, open_agent_pool
+from agentpool import AgentContext, AgentOutcome, open_agent_pool
 from bench.meters import Stopwatch, cpu
 
 INBOX = 32
@@ -13,6 +15,12 @@ SLOTS = 128
 SENDERS = 100
 RING = 1_000
 TOKENS = 100
+
+
+def check(outcomes: Mapping[int, AgentOutcome[None]]) -> None:
+    """An agent that failed would make the pool look fast."""
+    for outcome in outcomes.values():
+        outcome.unwrap()
 
 
 def ping_pong(size: int) -> dict[str, float]:
@@ -29,7 +37,7 @@ def ping_pong(size: int) -> dict[str, float]:
     async def main() -> None:
         async with open_agent_pool(max_concurrent=SLOTS, inbox_capacity=INBOX) as pool:
             await pool.spawn(serve, (await pool.spawn(answer)).id)
-            await pool.join_all()
+            check(await pool.join_all())
 
     with cpu() as span:
         trio.run(main)
@@ -50,7 +58,7 @@ def fan_in(size: int) -> dict[str, float]:
             receiver = await pool.spawn(receive)
             for _ in range(SENDERS):
                 await pool.spawn(send, receiver.id)
-            await pool.join_all()
+            check(await pool.join_all())
 
     with cpu() as span:
         trio.run(main)

@@ -25,7 +25,8 @@ def agents(size: int) -> dict[str, float]:
             memory = resident_kb()
             for number, agent_id in enumerate(ids):
                 assert await pool.ask(agent_id, number) == number
-            await pool.join_all()
+            for outcome in (await pool.join_all()).values():
+                outcome.unwrap()
 
     before = resident_kb()
     with cpu() as span:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from agentpool import AgentContext, open_agent_pool
+from agentpool import Aborted, AgentContext, open_agent_pool
 from bench.meters import Stopwatch
 
 
@@ -39,6 +39,7 @@ def _measure(agent: Callable[[AgentContext], Awaitable[None]], count: int, alive
             outcomes = await pool.join_all()
             watch.stop()
             assert len(outcomes) == count
+            assert all(isinstance(outcome, Aborted) for outcome in outcomes.values())
 
     trio.run(main)
     return {"ms": watch.span.seconds * 1e3, "us": watch.span.per(alive)}

@@ -27,8 +27,7 @@ def unobserved(size: int) -> dict[str, float]:
 
     async def main() -> None:
         async with open_agent_pool(max_concurrent=1) as pool:
-            await pool.spawn(agent)
-            await pool.join_all()
+            await (await pool.spawn(agent)).result()
 
     trio.run(main)
     return {"us": seconds / size * 1e6}
@@ -65,7 +64,8 @@ def _measure(size: int, fast: int, slow: int = 0) -> dict[str, float]:
                 await nursery.start(read_slowly)
             for _ in range(EMITTERS):
                 await pool.spawn(emitter)
-            await pool.join_all()
+            for outcome in (await pool.join_all()).values():
+                outcome.unwrap()
             while any(reader.statistics().buffered for reader in readers):
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()

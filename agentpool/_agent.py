@@ -272,7 +272,7 @@ class AgentRecord(Party):
     depth: int = 0
     in_results = False
     more_tasks: set[trio.lowlevel.Task] | None = None
-    nurseries: dict[trio.Nursery, float] | None = None
+    nurseries: dict[trio.Nursery, bool] | None = None
     offspring: Offspring | None = None
     outcome: AnyOutcome | None = None
     parent_id: AgentId = SUPERVISOR
@@ -352,18 +352,18 @@ class AgentRecord(Party):
     def unknown_nurseries(self, task: trio.lowlevel.Task) -> Sequence[trio.Nursery]:
         """The nurseries that a task opened by itself; those of pools belong to them."""
         known = self.nurseries
-        return [nursery for nursery in task.child_nurseries if known is None or known.get(nursery) != inf]
+        return [nursery for nursery in task.child_nurseries if known is None or known.get(nursery) is not False]
 
     def has_unknown_tasks(self, nurseries: Sequence[trio.Nursery]) -> bool:
         """Whether tasks that are unknown live in one of these nurseries."""
-        known = self.nurseries or {}
-        return any(len(nursery.child_tasks) > known.get(nursery, 0) for nursery in nurseries)
+        known = self.nurseries or ()
+        return any(nursery.child_tasks and nursery not in known for nursery in nurseries)
 
-    def know_nursery(self, nursery: trio.Nursery, tasks: float) -> None:
-        """So many tasks of a nursery may live without being unknown."""
+    def know_nursery(self, nursery: trio.Nursery, *, of_pool: bool = False) -> None:
+        """The tasks of a nursery are not unknown: they are the agent's own, or agents of a pool."""
         if self.nurseries is None:
             self.nurseries = {}
-        self.nurseries[nursery] = tasks
+        self.nurseries[nursery] = of_pool
 
     def children(self) -> Offspring:
         """The agent's children; made when the first one is asked for."""
@@ -1022,7 +1022,7 @@ async def open_known_nursery(record: AgentRecord) -> AsyncIterator[AgentNursery]
     try:
         async with trio.open_nursery() as nursery:
             known = AgentNursery(record, nursery)
-            record.know_nursery(nursery, inf)
+            record.know_nursery(nursery)
             try:
                 yield known
             except BaseException:

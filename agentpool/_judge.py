@@ -111,7 +111,7 @@ class Judge(trio.abc.Instrument):
         for party in parties:
             if _receives(party):
                 self._list(party)
-            slots.uncertain.update(wait for wait in party.waits if wait.ends_by_itself)
+            slots.uncertain.update(wait for wait in party.waits if wait.is_uncertain)
         self.judge_rest()
 
     def judge_rest(self) -> None:
@@ -120,7 +120,7 @@ class Judge(trio.abc.Instrument):
         if not slots.body_ended or slots.idle < len(self._parties) or not self._parties:
             return
         if slots.uncertain:
-            slots.uncertain = {wait for wait in slots.uncertain if wait.ends_by_itself}
+            slots.uncertain = {wait for wait in slots.uncertain if wait.is_uncertain}
             if slots.uncertain:
                 self._watch_unknown_tasks()
                 return

@@ -260,9 +260,6 @@ class AgentPool(Scope):
         )
 
 
-WATCHERS = 1
-"""A pool has so many tasks of its own beside its agents."""
-
 CLEANUP_TIME = 5.0
 """Aborted agents have so many seconds to clean up before `drain` reports them."""
 
@@ -377,7 +374,7 @@ async def open_agent_pool(
             state.slots.deadline = partial(effective_deadline_in, nursery)
             nursery.start_soon(state.watch, name="agentpool watcher")
             if opener is not None:
-                opener.know_nursery(nursery, WATCHERS)
+                opener.know_nursery(nursery, of_pool=True)
             try:
                 yield pool
             except BaseException as raised:  # raised again below, when the agents have ended

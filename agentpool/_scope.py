@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 from collections import deque
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Awaitable,
@@ -15,7 +16,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
 
 import attrs
@@ -837,13 +838,20 @@ def _batch_options(name: str | None, timeout: float | None) -> SpawnOptions:
 
 async def _pull(items: Any, batch: Batch) -> None:
     """Start an agent for each item of any iterable, as slots get free."""
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            await batch.put(item)
+    if isinstance(items, AsyncGenerator):
+        async with aclosing(items):  # else it would be left to the garbage collector
+            await _pull_async(items, batch)
+    elif isinstance(items, AsyncIterable):
+        await _pull_async(items, batch)
     else:
         for item in items:
             await batch.put(item)
     batch.end_input()
+
+
+async def _pull_async(items: AsyncIterable[Any], batch: Batch) -> None:
+    async for item in items:
+        await batch.put(item)
 
 
 async def _pull_into(items: Any, batch: Batch) -> None:

@@ -27,6 +27,10 @@ WOKEN_IN_A_ROW = 8
 otherwise keep a third from ever starting."""
 
 
+WATCHERS = 1
+"""A pool has so many tasks of its own beside its agents."""
+
+
 class PoolFullError(AgentPoolError, trio.WouldBlock):
     """`spawn_nowait` found no free slot."""
 
@@ -124,20 +128,31 @@ class Wait:
 
     @property
     def ends_by_itself(self) -> bool:
-        """Whether something that this pool does not see may end it.
-
-        That is a deadline narrower than the agent's own, an unknown task of the agent, or an agent
-        of another pool.
-        """
+        """Whether a deadline narrower than the agent's own, or an unknown task, may end it."""
         party = self.party
         assert party is not None
         assert self._task is not None
         if self.nurseries and party.has_unknown_tasks(self.nurseries):
             return True
-        target = next(iter(self.known_targets() or ()), None)
-        if target is not None and target.slots is not party.slots:
-            return True
         return party.is_narrowed(effective_deadline_of(self._task))
+
+    @property
+    def looks_elsewhere(self) -> bool:
+        """Whether its end may come from another pool, about which this one does not judge.
+
+        That is when it waits for an agent of another pool, or its task has opened one that lives.
+        """
+        party = self.party
+        assert party is not None
+        if any(len(nursery.child_tasks) > WATCHERS for nursery in self.nurseries):
+            return True
+        target = next(iter(self.known_targets() or ()), None)
+        return target is not None and target.slots is not party.slots
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether an agent that waits so is not at its end, though everybody in its pool waits."""
+        return self.ends_by_itself or self.looks_elsewhere
 
     def known_targets(self) -> Collection[Party] | None:
         """The agents that could end the wait, as of now; None if anybody could."""
@@ -241,7 +256,7 @@ class Party:
         slots = self.slots
         slots.waits_begun += 1
         wait.number = slots.waits_begun
-        if slots.body_ended and wait.ends_by_itself:
+        if slots.body_ended and wait.is_uncertain:
             slots.uncertain.add(wait)
         self.waits.append(wait)
         self.active -= 1
@@ -371,7 +386,7 @@ class Slots:
       on_stranded: called when an agent has to be watched for its own end.
       idle: how many agents only others can move.
       body_ended: whether agents that all wait are at their end.
-      uncertain: since then, the waits that a narrower deadline or an unknown task may end.
+      uncertain: since then, the waits that something may end which the pool does not judge.
       deadline: tells that of the scopes around the pool, on trio's clock.
       outside_cancelled: whether a scope around the pool was cancelled.
     """

@@ -112,6 +112,7 @@ if _TYPE_CHECKING:
     from agentpool._events import SubscriptionStatistics as SubscriptionStatistics
     from agentpool._fleet import FleetAgent as FleetAgent
     from agentpool._fleet import FleetFile as FleetFile
+    from agentpool._fleet_run import start_fleet as start_fleet
     from agentpool._pool import AgentPool as AgentPool
     from agentpool._pool import PoolStatistics as PoolStatistics
     from agentpool._pool import WaitingAgent as WaitingAgent
@@ -209,6 +210,9 @@ _HOMES = {
     """,
     "agentpool._fleet": """
         FleetAgent FleetFile
+    """,
+    "agentpool._fleet_run": """
+        start_fleet
     """,
     "agentpool._pool": """
         AgentPool PoolStatistics WaitingAgent open_agent_pool

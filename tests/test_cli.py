@@ -256,6 +256,27 @@ def test_a_supervisor_of_a_fleet_restarts_its_children(tmp_path: Path) -> None:
     assert agents["fail_once"]["parent_id"] == agents["boss"]["id"]
 
 
+def test_a_supervised_agent_that_is_not_to_come_back_makes_the_exit_code_1(tmp_path: Path) -> None:
+    path = fleet(tmp_path, "fail", "answer", extra="restart = { mode = 'never' }")
+    path.write_text(f'{path.read_text()}[[supervisors]]\nname = "boss"\nchildren = ["fail", "answer"]\n')
+    done = call("run", path)
+    assert done.returncode == 1
+    for row in (r"1 +boss +completed", r"2 +fail +failed .*no \[bold\] such note", r"3 +answer +completed"):
+        assert re.search(row, done.stdout)
+    assert "2 completed, 1 failed" in done.stdout
+
+
+def test_a_supervisor_that_gives_up_tells_why(tmp_path: Path) -> None:
+    path = fleet(tmp_path, "fail", "hang")
+    path.write_text(f'{path.read_text()}[[supervisors]]\nname = "boss"\nchildren = ["fail", "hang"]\n')
+    done = call("run", path, "--json")
+    assert done.returncode == 1
+    agents = {agent["name"]: agent for agent in json.loads(done.stdout)["agents"]}
+    assert agents["boss"]["error"].startswith("RestartLimitError: child fail ended again")
+    assert agents["fail"]["error"] == "ValueError: no [bold] such note"
+    assert (agents["hang"]["outcome"], agents["hang"]["reason"]) == ("aborted", "its supervisor gave up")
+
+
 def test_an_agent_without_a_driver_is_bad_input(tmp_path: Path) -> None:
     path = tmp_path / "fleet.toml"
     path.write_text('[[agents]]\nname = "a"\nquery = "?"\nmanifest = {}\n')
@@ -475,7 +496,7 @@ async def test_the_pools_figures_say_who_waits_and_for_whom() -> None:
             "0 of 3 slots taken, 7 lent, 0 to start, 7 waiting"
             " (parent for child, child for anybody, w0 for anybody, w1 for anybody, w2 for anybody"
             " and 2 more),"
-            " 0 dead letters"
+            " 0 messages in inboxes (at most 0 of 32 in one so far), 0 dead letters"
         )
         pool.abort_all()
 

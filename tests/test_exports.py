@@ -30,7 +30,7 @@ SpawnCapability SpawnConfig StopReason StreamPart StuckAgent Subscription Subscr
 Supervisor TextDelta TextDeltaReceived TokenUsage Tool ToolCall ToolContext ToolDefinition ToolError
 ToolFinished ToolMessage ToolRegistry ToolResult ToolStarted UnhandledAgentErrors UnknownAgentError
 UserMessage Verdict WaitingAgent build_tools choose_driver open_agent_pool open_driver parse_driver_name
-tool
+start_fleet tool
 """
 
 # What a user of the library may never need, or has not installed.

@@ -25,6 +25,7 @@ from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._events import EventSubscription
 from agentpool._fleet import FleetFile
+from agentpool._fleet_run import Start, starts_of
 from agentpool._pool import AgentPool, open_agent_pool
 from agentpool._runtime import SpawnConfig
 from agentpool.cli._drivers import Drivers
@@ -32,7 +33,6 @@ from agentpool.cli._files import load_fleet
 from agentpool.cli._progress import describe
 from agentpool.cli._report import outcome_as_json, print_outcomes
 from agentpool.cli._signals import SignalCounter
-from agentpool.cli._start import Start, starts_of
 from agentpool.cli._view import View, choose_view
 from agentpool.memory.in_memory import InMemory
 from agentpool.tools import ToolRegistry, build_tools
@@ -107,7 +107,7 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
         ended.unwrap()
     not_started = [name for start in starts[len(run.handles) :] for name in start.names]
     duration = trio.current_time() - started
-    return RunReport(run.outcomes(starts), not_started, run.usage, duration, run.exit_code())
+    return RunReport(run.outcomes(starts), not_started, run.usage, duration, run.exit_code(starts))
 
 
 @attrs.define(eq=False)
@@ -189,11 +189,11 @@ class _Run:
     def _own(self) -> list[AnyOutcome]:
         return [handle.outcome for handle in self.handles if handle.outcome is not None]
 
-    def exit_code(self) -> int:
+    def exit_code(self, starts: Sequence[Start]) -> int:
         """Tell the end of a signal, or else whether all went well; what a supervisor mended did."""
         if self._signals.exit_code is not None:
             return self._signals.exit_code
-        return 0 if all(isinstance(outcome, Completed) for outcome in self._own()) else 1
+        return 0 if all(isinstance(outcome, Completed) for outcome in self.outcomes(starts)) else 1
 
 
 def _tools(drivers: Drivers, manifest: AgentManifest) -> ToolRegistry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from agentpool._pool import AgentPool, WaitingAgent
+    from agentpool._router import InboxStatistics
 
 SECONDS_BETWEEN_FRAMES = 0.25
 WAITS_SHOWN = 5
@@ -161,11 +162,20 @@ def pool_figures(pool: AgentPool) -> str:
         f"{now.lent} lent",
         f"{now.waiting_to_start} to start",
         f"{len(now.waiting)} waiting{told}",
+        _tell_inboxes(now.inboxes.values()),
         f"{now.dead_letters} dead letters",
     ]
     if now.stuck:
         parts.append(f"stuck: {', '.join(agent.name for agent in now.stuck)}")
     return ", ".join(parts)
+
+
+def _tell_inboxes(inboxes: Collection[InboxStatistics]) -> str:
+    if not inboxes:
+        return "no inboxes"
+    fill = sum(inbox.fill for inbox in inboxes)
+    fullest = max(inboxes, key=lambda inbox: inbox.peak)
+    return f"{fill} messages in inboxes (at most {fullest.peak} of {fullest.capacity} in one so far)"
 
 
 def _targets(who: WaitingAgent, names: Mapping[AgentId, str]) -> str:

@@ -1,4 +1,4 @@
-"""What a fleet asks a pool to start: its agents, and supervisors with the agents below them."""
+"""Starting a fleet in a pool: its agents, and supervisors with the agents below them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from agentpool._core.restart import RestartMode, RestartPolicy
 from agentpool._fleet import FleetAgent, FleetFile, RestartSettings, SupervisorSettings
 from agentpool._pool import AgentPool
 from agentpool._runtime import SpawnConfig
+from agentpool._supervisor import ChildSpec, Supervisor
 from agentpool.abc import Driver
 
 MODES: Mapping[str, RestartMode] = {
@@ -21,7 +22,36 @@ MODES: Mapping[str, RestartMode] = {
     "always": "permanent",
     "never": "temporary",
 }
-DriverOf = Callable[[AgentManifest], Driver]
+DriverOf = Callable[[AgentManifest], Driver | None]
+
+
+async def start_fleet(
+    pool: AgentPool, fleet: FleetFile, *, driver_of: DriverOf | None = None, timeout: float | None = None
+) -> list[AgentHandle[Any]]:
+    """Start the agents of a fleet, in the order of its file, waiting for slots.
+
+    The agents below a supervisor are started by it; it starts where the first of them stands. The
+    settings in `fleet.pool` are for whoever opens the pool.
+
+    Args:
+      pool: where they run.
+      fleet: what was read.
+      driver_of: gives the driver of an agent, or None for the pool's; left out, all ask the pool's.
+      timeout: seconds that no agent may pass, whatever the file allows.
+
+    Returns:
+      The handles of what was spawned: supervisors, and agents that have none.
+
+    Raises:
+      PoolClosedError: as `spawn`; what has started remains in the pool.
+
+    Checkpoint: always. Cancellation: what has started remains in the pool.
+    """
+    return [await start.spawn_in(pool) for start in starts_of(fleet, driver_of or _ask_pool, timeout)]
+
+
+def _ask_pool(manifest: AgentManifest) -> None:
+    return None
 
 
 @attrs.frozen
@@ -73,8 +103,6 @@ def _start_alone(agent: FleetAgent, driver_of: DriverOf, timeout: float | None) 
 def _start_supervised(
     settings: SupervisorSettings, agents: Sequence[FleetAgent], driver_of: DriverOf, timeout: float | None
 ) -> Start:
-    from agentpool._supervisor import ChildSpec, Supervisor
-
     children = [
         ChildSpec(
             SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest)),

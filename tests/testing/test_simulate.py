@@ -233,7 +233,7 @@ def test_clock_faults_let_time_jump() -> None:
 def test_a_program_with_two_parameters_is_refused() -> None:
     async def main(one: int, two: int) -> None: ...
 
-    with pytest.raises(TypeError, match="takes nothing, or its context; .* wants one, two"):
+    with pytest.raises(TypeError, match=r"takes nothing, or its context; .* wants one, two"):
         simulate(main)  # type: ignore[arg-type]
 
 
@@ -295,7 +295,7 @@ def test_a_trio_that_has_changed_is_refused_with_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str
 ) -> None:
     monkeypatch.delattr(owner, name)
-    with pytest.raises(RuntimeError, match=rf"trio .*{name}"):
+    with pytest.raises(RuntimeError, match=name):
         simulate(siblings)
 
 

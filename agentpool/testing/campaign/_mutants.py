@@ -18,10 +18,11 @@ import attrs
 import outcome
 import trio
 
-from agentpool import _agent, _judge, _pool, _scope, _slots
+from agentpool import _agent, _events, _judge, _pool, _scope, _slots
 from agentpool._core import budget as budget_module
 from agentpool._core import loop, restart, waits
 from agentpool._core.errors import DeadlockError
+from agentpool._core.events import AgentFinished
 from agentpool._core.outcomes import Aborted, AnyOutcome
 from agentpool._router import Inbox, MessageRouter
 from agentpool.testing.campaign._runs import run_seed
@@ -431,23 +432,20 @@ def _wrong_path(original: Any) -> Any:
 
 def _only_one_cycle(original: Any) -> Any:
     def task_ended(self: Any, party: Any) -> None:
-        told = []
-        withdraw = _slots.Wait.withdraw
+        wait_class: Any = _slots.Wait
+        withdraw = wait_class.withdraw
+        told: list[Any] = []
 
         def once(wait: Any, error: BaseException) -> None:
             if told:
-                party.idle_for_mutant = False
                 raise _Enough
             told.append(wait)
             withdraw(wait, error)
 
-        wait_class: Any = _slots.Wait
         wait_class.withdraw = once
         try:
             original(self, party)
         except _Enough:
-            pass
-        except AttributeError:
             pass
         finally:
             wait_class.withdraw = withdraw
@@ -512,7 +510,7 @@ def _sleepy_is_cancelled(original: Any) -> Any:
 
 def _without_end(original: Any) -> Any:
     def emit(self: Any, kind: type[Any], *args: Any) -> None:
-        if kind is not _agent.AgentFinished or args[0] % 7:
+        if kind is not AgentFinished or args[0] % 7:
             original(self, kind, *args)
 
     return emit
@@ -586,7 +584,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("abort_all aborts", _scope.Scope, "abort_all", nothing, _RARE),
     Mutant("a draining pool starts nobody", _agent.PoolState, "stop_starting", nothing, _RARE),
     Mutant("restarts are bounded", restart.Intensity, "restart", _restart_for_ever),
-    Mutant("every finished agent is told", _agent.EventLog, "emit", _without_end),
+    Mutant("every finished agent is told", _events.EventLog, "emit", _without_end),
     Mutant("every tool call has its result", loop, "ToolMessage", _wrong_call, ("models",)),
     Mutant("budgets are not passed", budget_module.Budget, "_lacks", _no_room_needed, ("models",)),
     Mutant(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import attrs
 
@@ -39,7 +40,7 @@ def _smaller(program: Program) -> Iterator[Program]:
             scripts = list(program.scripts)
             scripts[number] = Script(ops, script.careful)
             yield attrs.evolve(program, scripts=tuple(scripts))
-    simple = {"max_concurrent": 16, "inbox_capacity": 32, "depth": 16, "descendants": 1000}
+    simple: dict[str, Any] = {"max_concurrent": 16, "inbox_capacity": 32, "depth": 16, "descendants": 1000}
     for name, value in simple.items():
         if getattr(program, name) != value:
             yield attrs.evolve(program, **{name: value})

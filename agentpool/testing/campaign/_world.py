@@ -308,7 +308,7 @@ class Actor:
 
     async def do_spawn(self, number: int, limit: float | None = None, restart: str | None = None) -> None:
         if self.world.room():
-            policy = None if restart is None else RestartPolicy(restart, max_restarts=2, within=1000)  # type: ignore[arg-type]
+            policy = None if restart is None else RestartPolicy(restart, max_restarts=2, within=1000)
             handle = await self.scope.spawn(
                 script_agent, *self._arguments(number), timeout=limit, restart=policy
             )

@@ -20,7 +20,7 @@ nox.options.download_python = "never"  # what is installed is tested, nothing is
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
-ROOT = Path(__file__).parent
+CAMPAIGN = "tests/campaign"
 
 # Complete branch coverage is asked of what decides and of the pool itself, 95 % of the rest.
 COMPLETE = ["_core/*", "_slots.py", "_router.py", "_events.py", "_scope.py", "_agent.py", "_pool.py"]
@@ -49,10 +49,13 @@ def tests(session: nox.Session) -> None:
     """The test suite on every Python that is installed; on the first one with coverage."""
     session.install("-e", ".[all]", *_group("test"))
     if session.python != PYTHONS[0]:
-        session.run("pytest", "-q", *session.posargs)
+        session.run("pytest", "-q", *(session.posargs or [f"--ignore={CAMPAIGN}"]))
         return
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-q", *session.posargs)
+    # What takes long is for `proof`: a part of it is enough to see every line run.
+    few = {"AGENTPOOL_CAMPAIGN_RUNS": "1000"}
+    arguments = session.posargs or [f"--ignore={CAMPAIGN}/test_soak.py"]
+    session.run("coverage", "run", "-m", "pytest", "-q", *arguments, env=few)
     session.run("coverage", "combine", "-q")
     if session.posargs:
         return
@@ -64,7 +67,14 @@ def tests(session: nox.Session) -> None:
 def tests_core(session: nox.Session) -> None:
     """The test suite with the core dependencies only, from the built package."""
     session.install(".", *_group("test"))
-    session.run("pytest", "-q", *session.posargs)
+    session.run("pytest", "-q", *(session.posargs or [f"--ignore={CAMPAIGN}"]))
+
+
+@nox.session(python="3.11")
+def proof(session: nox.Session) -> None:
+    """The campaign with its figures: random programs, cancel sweeps, the mutation gate, the soak."""
+    session.install("-e", ".[all]", *_group("test"))
+    session.run("pytest", "-q", *(session.posargs or [CAMPAIGN]))
 
 
 @nox.session(python="3.11")
@@ -88,13 +98,6 @@ def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error. Its examples run in tests/test_docs.py."""
     session.install("-e", ".[all]", *_group("docs"))
     session.run("sphinx-build", "-q", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
-
-
-@nox.session(python="3.11")
-def proof(session: nox.Session) -> None:
-    """A short campaign, with its figures."""
-    session.install("-e", ".[all]", *_group("test"))
-    session.run("python", "-m", "agentpool.testing.campaign", *(session.posargs or ["--runs", "16000"]))
 
 
 @nox.session(python="3.11")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import nox
@@ -20,6 +21,7 @@ nox.options.download_python = "never"  # what is installed is tested, nothing is
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 CAMPAIGN = "tests/campaign"
 
 # Complete branch coverage is asked of what decides and of the pool itself, 95 % of the rest.
@@ -46,9 +48,9 @@ def _group(name: str) -> list[str]:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The test suite on every Python that is installed; on the first one with coverage."""
+    """The test suite on every Python that is installed; on the one that runs nox with coverage."""
     session.install("-e", ".[all]", *_group("test"))
-    if session.python != PYTHONS[0]:
+    if session.python != OWN_PYTHON:
         session.run("pytest", "-q", *(session.posargs or [f"--ignore={CAMPAIGN}"]))
         return
     session.run("coverage", "erase")
@@ -70,14 +72,14 @@ def tests_core(session: nox.Session) -> None:
     session.run("pytest", "-q", *(session.posargs or [f"--ignore={CAMPAIGN}"]))
 
 
-@nox.session(python="3.11")
+@nox.session
 def proof(session: nox.Session) -> None:
     """The campaign with its figures: random programs, cancel sweeps, the mutation gate, the soak."""
     session.install("-e", ".[all]", *_group("test"))
     session.run("pytest", "-q", *(session.posargs or [CAMPAIGN]))
 
 
-@nox.session(python="3.11")
+@nox.session
 def lint(session: nox.Session) -> None:
     session.install("-e", ".", *_group("lint"))
     session.run("ruff", "check", ".")
@@ -85,7 +87,7 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports")
 
 
-@nox.session(python="3.11")
+@nox.session
 def typing(session: nox.Session) -> None:
     session.install(".[all]", *_group("typing"))
     session.run("mypy")
@@ -93,34 +95,34 @@ def typing(session: nox.Session) -> None:
     session.run("pyright", "--verifytypes", "agentpool", "--ignoreexternal")
 
 
-@nox.session(python="3.11")
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error. Its examples run in tests/test_docs.py."""
     session.install("-e", ".[all]", *_group("docs"))
     session.run("sphinx-build", "-q", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 
-@nox.session(python="3.11")
+@nox.session
 def campaign(session: nox.Session) -> None:
     """The long campaign: random pool programs, with the books checked after each."""
     session.install("-e", ".[all]", *_group("test"))
     session.run("python", "-m", "agentpool.testing.campaign", *(session.posargs or ["--runs", "200000"]))
 
 
-@nox.session(python="3.11")
+@nox.session
 def instructions(session: nox.Session) -> None:
     """Count the instructions of the hot paths, where valgrind is installed."""
     session.install(".", *_group("bench"))
     session.run("python", "-m", "bench.instructions", *session.posargs)
 
 
-@nox.session(python="3.11")
+@nox.session
 def bench(session: nox.Session) -> None:
     session.install(".", *_group("bench"))
     session.run("python", "-m", "bench", "--write", *session.posargs)
 
 
-@nox.session(python="3.11")
+@nox.session
 def bench_peers(session: nox.Session) -> None:
     """The bench with other frameworks beside, each installed into an environment of its own."""
     session.install(".", *_group("bench"))

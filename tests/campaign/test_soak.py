@@ -118,6 +118,6 @@ def test_twenty_thousand_agents_leave_nothing_behind(capsys: pytest.CaptureFixtu
     with capsys.disabled():
         print(f"\nsoak: {AGENTS:,} agents; files, threads, objects, bytes: {first} -> {last}")
     assert last[0] == first[0]
-    assert last[1] == first[1]
+    assert last[1] <= first[1]  # an idle worker thread may have gone home
     assert last[2] - first[2] < 5_000
     assert last[3] - first[3] < 5_000_000

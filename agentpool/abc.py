@@ -61,7 +61,9 @@ class Driver(Protocol):
 
 
 @asynccontextmanager
-async def _stream_of_one(driver: Driver, request: CompletionRequest) -> AsyncIterator[AsyncIterator[StreamPart]]:
+async def _stream_of_one(
+    driver: Driver, request: CompletionRequest
+) -> AsyncIterator[AsyncIterator[StreamPart]]:
     completion = await driver.complete(request)
 
     async def parts() -> AsyncIterator[StreamPart]:
@@ -142,18 +144,42 @@ class ToolContext(Protocol):
     """What a tool may use of the agent that calls it; every `AgentContext` is one."""
 
     @property
-    def id(self) -> AgentId: ...
+    def id(self) -> AgentId:
+        """The agent's id."""
+        ...
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The agent's name."""
+        ...
+
     @property
-    def depth(self) -> int: ...
+    def depth(self) -> int:
+        """How many agents stand between it and the pool."""
+        ...
+
     @property
-    def memory(self) -> Memory | None: ...
-    def find(self, name: str) -> AgentId: ...
-    async def send(self, to: AgentId, content: Any) -> None: ...
-    async def receive(self) -> AgentMessage: ...
-    def receive_nowait(self) -> AgentMessage: ...
-    async def spawn(self, agent: Any, /, *args: Any, name: str | None = None, timeout: float | None = None) -> Any: ...
+    def memory(self) -> Memory | None:
+        """The pool's memory."""
+        ...
+
+    async def send(self, to: AgentId, content: Any) -> None:
+        """Deliver a message, waiting for room."""
+        ...
+
+    async def receive(self) -> AgentMessage:
+        """Take the oldest message, waiting for one."""
+        ...
+
+    def receive_nowait(self) -> AgentMessage:
+        """Take the oldest message, or raise `trio.WouldBlock`."""
+        ...
+
+    async def spawn(
+        self, agent: Any, /, *args: Any, name: str | None = None, timeout: float | None = None
+    ) -> Any:
+        """Start a child of the agent, and return its handle."""
+        ...
 
 
 @runtime_checkable
@@ -167,11 +193,19 @@ class Tool(Protocol):
     """
 
     @property
-    def definition(self) -> ToolDefinition: ...
+    def definition(self) -> ToolDefinition:
+        """How the model sees it."""
+        ...
+
     @property
-    def capability(self) -> Capability | None: ...
+    def capability(self) -> Capability | None:
+        """What a manifest must grant for it."""
+        ...
+
     @property
-    def timeout(self) -> float | None: ...
+    def timeout(self) -> float | None:
+        """How many seconds a call may take."""
+        ...
 
     async def call(self, ctx: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
         """Validate the arguments and do it.

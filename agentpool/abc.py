@@ -29,6 +29,10 @@ class Driver(Protocol):
     Derive from this class to get the defaults; only `complete` has to be written. Agents call one
     driver from many tasks at once.
 
+    A driver may have two things more. `bind(manifest)` returns the driver that one agent is to use,
+    such as one that follows its script. `metered = False` says that an answer without any usage
+    really used nothing; otherwise a budget books the worst case of such a call.
+
     Attributes:
       context_window: how many tokens a request and its answer may have together; None if unknown.
       privacy: where words go that this driver is given.

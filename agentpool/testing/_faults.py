@@ -237,6 +237,11 @@ class FaultyDriver(Driver):
         """That of the driver inside."""
         return self._driver.privacy
 
+    @property
+    def metered(self) -> bool:
+        """What the driver inside says."""
+        return bool(getattr(self._driver, "metered", True))
+
     def estimate_cost(self, usage: TokenUsage) -> float | None:
         """Return what the driver inside says."""
         return self._driver.estimate_cost(usage)

@@ -167,6 +167,10 @@ class ToolContext(Protocol):
         """The pool's memory."""
         ...
 
+    def find(self, name: str) -> AgentId:
+        """Return the id of the live agent with a name, or raise `UnknownAgentError`."""
+        ...
+
     async def send(self, to: AgentId, content: Any) -> None:
         """Deliver a message, waiting for room."""
         ...

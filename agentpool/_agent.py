@@ -455,9 +455,15 @@ class AgentRecord(Party):
         return Failed(**self._facts(), error=error)
 
     def _facts(self) -> dict[str, Any]:
-        facts = attrs.asdict(self.completed(None), recurse=False)
-        del facts["value"]
-        return facts
+        return {
+            "agent_id": self.id,
+            "name": self.name,
+            "parent_id": self.parent_id,
+            "usage": self.usage,
+            "started_at": self.started_at,
+            "duration": trio.current_time() - self.started_at,
+            "restarts": self.restarts,
+        }
 
     def cancelled(self) -> AnyOutcome:
         """The outcome of a body that was cancelled."""
@@ -550,6 +556,20 @@ class AgentHandle(Generic[T_co]):
         Does not wait. The outcome is `Aborted` with the reason, unless the body ends in another way.
         """
         self._record.abort(reason)
+
+
+_PLAIN = SpawnOptions()
+
+
+def options_of(
+    name: str | None = None, timeout: float | None = None, restart: RestartPolicy | None = None
+) -> SpawnOptions:
+    """The options of a spawn, checked; agents without any share one value."""
+    if name is None and timeout is None and restart is None:
+        return _PLAIN
+    options = SpawnOptions(name, timeout, restart)
+    options.check()
+    return options
 
 
 @attrs.frozen
@@ -752,6 +772,7 @@ class PoolState:
             self.events.emit(AgentFinished, record.id, record.parent_id, outcome)
         # Break the cycles through the record, so that it goes without waiting for the collector.
         record.context = None
+        record.offspring = None
         record.task = None
         record.args = ()
         record.inbox.owner = None
@@ -1064,11 +1085,28 @@ async def _life(record: AgentRecord, task: trio.lowlevel.Task) -> Heir | None:
     state = record.state
     if state.events.subscriptions:
         state.events.emit(AgentStarted, record.id, record.parent_id)
+    restarts = None if record.options.restart is None else _Restarts(record, record.options.restart)
     outcome: AnyOutcome | None = None
     try:
-        outcome = await _one_body(record)
-        if record.options.restart is not None:
-            outcome = await _restarted(record, record.options.restart, outcome)
+        while True:
+            record.context = state.make_context(record)
+            try:
+                value = await record.fn(record.context, *record.args)
+            except BaseException as error:  # decided upon by the outcome; nothing is swallowed
+                outcome = await _after_error(record, _with_mend(record, error))
+            else:
+                record.body_ended = True
+                if record.offspring is None:
+                    outcome = record.completed(value)
+                else:
+                    outcome = await _after_value(record, record.offspring, value)
+                del value
+            if restarts is None:
+                break
+            last = await restarts.after(outcome)
+            if last is not None:
+                outcome = last
+                break
     finally:
         if outcome is None:  # a bug of ours: even then every id gets its outcome
             outcome = record.failed(AgentPoolError("the pool lost track of this agent"))
@@ -1078,19 +1116,8 @@ async def _life(record: AgentRecord, task: trio.lowlevel.Task) -> Heir | None:
     return heir
 
 
-async def _one_body(record: AgentRecord) -> AnyOutcome:
-    """Run the body once, wait for its children, and tell how it ended."""
-    context = record.context
-    if context is None:
-        context = record.context = record.state.make_context(record)
-    try:
-        value = await record.fn(context, *record.args)
-    except BaseException as error:  # decided upon by the outcome; nothing is swallowed
-        return await _after_error(record, _with_mend(record, error))
-    record.body_ended = True
-    if record.offspring is None:
-        return record.completed(value)
-    unhandled = await _children_ended(record, record.offspring)
+async def _after_value(record: AgentRecord, offspring: Offspring, value: Any) -> AnyOutcome:
+    unhandled = await _children_ended(record, offspring)
     if not unhandled:
         return record.completed(value)
     return record.failed(_unhandled(record, unhandled, value))
@@ -1207,27 +1234,33 @@ def fatal_part(error: BaseException) -> BaseException | None:
 # -- starting afresh -----------------------------------------------------------------------------------
 
 
-async def _restarted(record: AgentRecord, policy: RestartPolicy, outcome: AnyOutcome) -> AnyOutcome:
-    """Start an agent afresh as long as its policy says so; return how it ended at last."""
-    intensity = Intensity(policy.max_restarts, policy.within)
-    while _may_restart(record, policy, outcome):
-        counted = intensity.restart(trio.current_time())
+class _Restarts:
+    """The restarts of one agent, by its policy."""
+
+    def __init__(self, record: AgentRecord, policy: RestartPolicy) -> None:
+        self._record = record
+        self._policy = policy
+        self._intensity = Intensity(policy.max_restarts, policy.within)
+
+    async def after(self, outcome: AnyOutcome) -> AnyOutcome | None:
+        """Return None when the agent is to be started afresh, else how it ended at last."""
+        record, policy = self._record, self._policy
+        if not _may_restart(record, policy, outcome):
+            return outcome
+        counted = self._intensity.restart(trio.current_time())
         if counted is None:
             return outcome
-        intensity = counted
+        self._intensity = counted
         record.restarts += 1
         state = record.state
         state.router.fail_asks_to(record.id, "was restarted", taken_only=True)
         if state.events.subscriptions:
             state.events.emit(AgentRestarted, record.id, record.parent_id, record.restarts, outcome)
-        cancelled = await _back_off(record, policy.backoff.delay(record.restarts, state.random.random()))
-        if cancelled:
+        if await _back_off(record, policy.backoff.delay(record.restarts, state.random.random())):
             return record.cancelled()
         record.offspring = None
-        record.context = None
         record.body_ended = False
-        outcome = await _one_body(record)
-    return outcome
+        return None
 
 
 def _may_restart(record: AgentRecord, policy: RestartPolicy, outcome: AnyOutcome) -> bool:

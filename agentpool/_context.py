@@ -154,7 +154,8 @@ class AgentContext(Scope):
         """The agent's messages; `async for message in ctx.inbox` receives until it ends."""
         return self._agent.inbox
 
-    async def receive(self) -> AgentMessage:
+    # Not `async def`, which would only wrap the inbox's coroutine in one more, for every agent that waits.
+    def receive(self) -> Coroutine[Any, Any, AgentMessage]:
         """Take the oldest message, waiting for one if there is none.
 
         Raises:
@@ -163,7 +164,7 @@ class AgentContext(Scope):
 
         Checkpoint: always. Cancellation: `Cancelled` means that no message was taken.
         """
-        return await self._agent.inbox.receive()
+        return self._agent.inbox.receive()
 
     def receive_nowait(self) -> AgentMessage:
         """Take the oldest message.

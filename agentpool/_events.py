@@ -83,9 +83,11 @@ class EventSubscription(AsyncIterator[Event]):
         if self._task is not None:
             raise trio.BusyResourceError("another task reads this subscription already")
         self._task = trio.lowlevel.current_task()
+        self._log.sleeping.append(self)
 
         def abort(_: Any) -> trio.lowlevel.Abort:
             self._task = None
+            self._log.sleeping.remove(self)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -129,6 +131,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self.subscriptions: list[EventSubscription] = []
+        self.sleeping: list[EventSubscription] = []
         self.closed: bool = False
         self.end: int = 0
         self._events: list[Event] = []
@@ -147,8 +150,9 @@ class EventLog:
             return
         self._events.append(kind(self.end + 1, trio.current_time(), agent_id, parent_id, *own))
         self.end += 1
-        for subscription in self.subscriptions:
-            if subscription._task is not None:
+        if self.sleeping:
+            sleeping, self.sleeping = self.sleeping, []
+            for subscription in sleeping:
                 subscription.wake()
         if self.end >= self._next_trim:
             self._trim()
@@ -216,6 +220,7 @@ class EventLog:
     def close(self) -> None:
         """The pool has ended: readers get what is left, and then the end."""
         self.closed = True
+        self.sleeping = []
         for subscription in self.subscriptions:
             subscription.shed()
             subscription.wake()

@@ -223,6 +223,8 @@ class Inbox:
 
     def statistics(self) -> InboxStatistics:
         """Return a snapshot."""
+        if not self.peak and not self._waiting and not self._senders:
+            return InboxStatistics(0, 0, self.capacity, 0, 0)
         return InboxStatistics(
             fill=self.fill,
             peak=self.peak,

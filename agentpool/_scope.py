@@ -29,6 +29,7 @@ from agentpool._agent import (
     PoolState,
     SpawnOptions,
     check_agent,
+    options_of,
     check_agents,
     open_known_nursery,
 )
@@ -437,8 +438,8 @@ class Scope:
 
         Checkpoint: always. Cancellation: `Cancelled` means that no agent was started.
         """
-        options = SpawnOptions(name, timeout, restart)
-        self._check(agent, options)
+        check_agent(agent)
+        options = options_of(name, timeout, restart)
         party = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         state = self._state
@@ -468,8 +469,8 @@ class Scope:
         Raises:
           PoolFullError: if no slot is free, or others wait for one; it is a `trio.WouldBlock` too.
         """
-        options = SpawnOptions(name, timeout, restart)
-        self._check(agent, options)
+        check_agent(agent)
+        options = options_of(name, timeout, restart)
         state = self._state
         by_agent = current_agent() is not None
         state.admit(self._offspring, by_agent=by_agent)
@@ -478,10 +479,6 @@ class Scope:
                 f"all {self.max_concurrent} slots are taken or spoken for; `await spawn` waits for one"
             )
         return self._start_now(agent, args, options, by_agent)
-
-    def _check(self, agent: object, options: SpawnOptions) -> None:
-        check_agent(agent)
-        options.check()
 
     def _start_now(
         self,
@@ -588,7 +585,7 @@ class Scope:
         """
         check_agent(agent)
         _check_items(items)
-        batch = Batch(self, lambda item: (agent, (item,)), _batch_options(name, timeout))
+        batch = Batch(self, lambda item: (agent, (item,)), options_of(name, timeout))
         await self._admit_batch()
         try:
             if type(items) in _BUILTIN_ITERABLES:
@@ -627,7 +624,7 @@ class Scope:
         """
         check_agent(agent)
         _check_items(items)
-        options = _batch_options(name, timeout)
+        options = options_of(name, timeout)
         return self._running(Batch(self, lambda item: (agent, (item,)), options, bounded=True), items)
 
     @asynccontextmanager
@@ -828,12 +825,6 @@ def _check_items(items: object) -> None:
         return
     mend = "; call it, to get its items" if callable(items) else ""
     raise TypeError(f"items must be an iterable or an async iterable, not {items!r}{mend}")
-
-
-def _batch_options(name: str | None, timeout: float | None) -> SpawnOptions:
-    options = SpawnOptions(name, timeout)
-    options.check()
-    return options
 
 
 async def _pull(items: Any, batch: Batch) -> None:

@@ -187,9 +187,7 @@ class AgentPool(Scope):
             running=state.slots.running,
             lent=len(records) - state.slots.running,
             waiting_to_start=state.slots.waiting_to_start,
-            waiting=tuple(
-                WaitingAgent(record.id, record.name, record.waits_for()) for record in waiting
-            ),
+            waiting=tuple(WaitingAgent(record.id, record.name, record.waits_for()) for record in waiting),
             inboxes={record.id: record.inbox.statistics() for record in records},
             spawned=state.issued,
             ended=state.ended,
@@ -428,5 +426,3 @@ def _raise(error: BaseException, failures: Sequence[Exception]) -> NoReturn:
         raise error
     finally:
         del error
-
-

@@ -117,7 +117,9 @@ async def test_a_group_that_outer_cancellation_is_mixed_into_loses_only_that(aut
     assert isinstance(handles[0].outcome, Failed)
 
 
-@pytest.mark.parametrize("wait", ["receive", "send", "ask", "spawn", "join_next", "join_all", "result", "map"])
+@pytest.mark.parametrize(
+    "wait", ["receive", "send", "ask", "spawn", "join_next", "join_all", "result", "map"]
+)
 async def test_an_agent_is_aborted_out_of_every_wait_at_once(wait: str, autojump_clock: Any) -> None:
     async def deaf(ctx: AgentContext) -> None:
         with trio.CancelScope(shield=True):
@@ -179,7 +181,7 @@ async def test_an_abort_after_the_deadline_does_not_hide_the_timeout(autojump_cl
     assert isinstance(outcome.error, TimeoutError)
 
 
-# -- those who live on --------------------------------------------------------------------------------------------
+# -- those who live on ---------------------------------------------------------------------------------------
 
 
 async def _stubborn(ctx: AgentContext, seconds: float) -> str:

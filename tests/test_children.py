@@ -230,7 +230,9 @@ async def test_abort_all_of_a_context_reaches_its_children_only() -> None:
         assert other.outcome is None
 
 
-async def test_a_child_that_is_spawned_while_its_parent_is_aborted_is_aborted_too(autojump_clock: Any) -> None:
+async def test_a_child_that_is_spawned_while_its_parent_is_aborted_is_aborted_too(
+    autojump_clock: Any,
+) -> None:
     handles = []
 
     async def parent(ctx: AgentContext) -> None:

@@ -86,7 +86,9 @@ async def test_a_ring_of_questions_is_found_before_the_last_one_is_delivered(siz
 
 
 async def test_the_error_names_the_agents_in_words() -> None:
-    assert str(DeadlockError([3, 1, 2])) == "agent 3 waits for 1 waits for 2 waits for 3: no such wait can end"
+    assert (
+        str(DeadlockError([3, 1, 2])) == "agent 3 waits for 1 waits for 2 waits for 3: no such wait can end"
+    )
 
 
 # -- who waits for whom ------------------------------------------------------------------------------------
@@ -430,7 +432,7 @@ async def test_a_wait_in_a_cleanup_under_a_shield_is_judged_by_nobody(autojump_c
     assert trio.current_time() == 8
 
 
-# -- random programs: no false alarm, and no hang without one --------------------------------------------------
+# -- random programs: no false alarm, and no hang without one ------------------------------------------------
 
 
 async def _random_program(seed: int, results: dict[str, Any]) -> None:
@@ -438,7 +440,10 @@ async def _random_program(seed: int, results: dict[str, Any]) -> None:
     size = random.randint(2, 5)
 
     plans = {
-        i: [(random.choice(["ask", "send", "receive", "wait", "reply", "pause"]), random.randint(1, size)) for _ in range(4)]
+        i: [
+            (random.choice(["ask", "send", "receive", "wait", "reply", "pause"]), random.randint(1, size))
+            for _ in range(4)
+        ]
         for i in range(1, size + 1)
     }
     handles: dict[int, Any] = {}
@@ -462,7 +467,7 @@ async def _random_program(seed: int, results: dict[str, Any]) -> None:
             except DeadlockError:
                 results["alarms"] += 1
                 raise
-            except (Exception, trio.EndOfChannel):  # noqa: S110
+            except (Exception, trio.EndOfChannel):
                 pass
 
     async with open_agent_pool(max_concurrent=random.randint(1, 3), inbox_capacity=1) as pool:

@@ -45,7 +45,9 @@ async def test_failures_that_nobody_looked_at_come_out_as_one_group_in_the_order
     assert isinstance(rest, UnhandledAgentErrors)
 
 
-@pytest.mark.parametrize("look", ["wait", "outcome", "join_next", "join_all", "result", "map", "race", "done"])
+@pytest.mark.parametrize(
+    "look", ["wait", "outcome", "join_next", "join_all", "result", "map", "race", "done"]
+)
 async def test_a_failure_that_was_looked_at_is_not_raised_again(look: str) -> None:
     async with pool_of(2) as pool:
         if look == "map":
@@ -107,7 +109,9 @@ async def test_the_exception_of_the_body_comes_out_as_it_is_and_agents_are_abort
     assert "ValueError('body')" in str(handle.outcome.reason)
 
 
-@pytest.mark.parametrize("error", [StopIteration(), StopAsyncIteration(), GeneratorExit(), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [StopIteration(), StopAsyncIteration(), GeneratorExit(), KeyboardInterrupt()]
+)
 async def test_odd_exceptions_of_the_body_come_out_as_they_are(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
         async with pool_of(1) as pool:

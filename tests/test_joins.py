@@ -8,7 +8,7 @@ import pytest
 import trio
 from pool_kit import failing, pool_of, sleeper, value
 
-from agentpool import AgentContext, Aborted, Completed, Failed
+from agentpool import Aborted, AgentContext, Completed, Failed
 
 
 async def test_join_next_hands_out_in_the_order_of_the_ends_and_none_means_empty(autojump_clock: Any) -> None:

@@ -11,9 +11,9 @@ from pool_kit import Running, pool_of, server, sleeper, value
 from trio.testing import MockClock
 
 from agentpool import (
+    Aborted,
     AgentContext,
     AgentTimeoutError,
-    Aborted,
     Failed,
     UnknownAgentError,
     open_agent_pool,
@@ -138,7 +138,17 @@ class Tree:
             await ctx.spawn(self.node, depth)
         return 0
 
-    WAYS = (by_result, by_join_all, by_join_next, by_map, by_as_completed, by_ask, by_report, by_nursery, by_leaving)
+    WAYS = (
+        by_result,
+        by_join_all,
+        by_join_next,
+        by_map,
+        by_as_completed,
+        by_ask,
+        by_report,
+        by_nursery,
+        by_leaving,
+    )
 
     async def run(self, slots: int) -> int:
         async with open_agent_pool(max_concurrent=slots, inbox_capacity=self.random.randint(1, 4)) as pool:

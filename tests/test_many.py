@@ -188,7 +188,7 @@ async def test_map_is_refused_by_a_pool_that_drains(kind: Any, autojump_clock: A
         await pool.drain(20)
 
 
-# -- as_completed ------------------------------------------------------------------------------------------------
+# -- as_completed --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -414,7 +414,7 @@ async def test_as_completed_is_a_deadlock_when_every_agent_waits_for_the_taker(a
         assert await (await pool.spawn(parent)).result() == "yes"
 
 
-# -- race ------------------------------------------------------------------------------------------------------------
+# -- race ----------------------------------------------------------------------------------------------------
 
 
 def _racer(seconds: float, error: Exception | None = None) -> Any:
@@ -499,7 +499,7 @@ async def test_a_race_that_nobody_could_start_in_is_refused(autojump_clock: Any)
             await pool.race(_racer(1), _racer(2))
 
 
-# -- vote ------------------------------------------------------------------------------------------------------------
+# -- vote ----------------------------------------------------------------------------------------------------
 
 
 def _voter(*votes: Any) -> Any:
@@ -588,7 +588,7 @@ async def test_an_error_of_the_key_comes_out_and_the_voters_are_aborted(autojump
         assert pool.active_count == 0
 
 
-# -- fan_out ----------------------------------------------------------------------------------------------------------
+# -- fan_out -------------------------------------------------------------------------------------------------
 
 
 async def test_fan_out_waits_for_slots_and_keeps_the_order(autojump_clock: Any) -> None:

@@ -331,7 +331,9 @@ async def test_a_task_started_while_the_agent_is_at_rest_waits_for_the_slot(auto
         assert trio.current_time() == 11
 
 
-async def test_a_waiting_task_of_a_nursery_that_is_cancelled_before_its_slot_came(autojump_clock: Any) -> None:
+async def test_a_waiting_task_of_a_nursery_that_is_cancelled_before_its_slot_came(
+    autojump_clock: Any,
+) -> None:
     box: list[Any] = []
     ran = []
 

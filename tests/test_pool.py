@@ -693,7 +693,9 @@ async def test_a_nested_pool_lends_the_slot_of_the_agent_that_waits_in_it(autoju
     assert trio.current_time() < 9
 
 
-async def test_a_server_with_a_pool_of_its_own_is_told_that_no_more_messages_come(autojump_clock: Any) -> None:
+async def test_a_server_with_a_pool_of_its_own_is_told_that_no_more_messages_come(
+    autojump_clock: Any,
+) -> None:
     async def outer(ctx: AgentContext) -> int:
         done = 0
         async with open_agent_pool(max_concurrent=1) as inner:

@@ -132,7 +132,9 @@ async def test_parents_that_wait_for_servers_end_with_them(autojump_clock: Any) 
     assert handle.outcome.unwrap() == 3
 
 
-async def test_a_wait_under_a_narrower_deadline_of_its_own_is_left_to_its_deadline(autojump_clock: Any) -> None:
+async def test_a_wait_under_a_narrower_deadline_of_its_own_is_left_to_its_deadline(
+    autojump_clock: Any,
+) -> None:
     async def patient(ctx: AgentContext, to: int) -> str:
         with trio.move_on_after(30) as scope:
             await ctx.receive()

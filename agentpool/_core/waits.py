@@ -114,9 +114,7 @@ def _may_end(edge: WaitEdge[A], live: set[A]) -> bool:
     return meets(target in live for target in edge.targets)
 
 
-def _cycle(
-    start: A, graph: dict[A, Sequence[WaitEdge[A]]], live: set[A]
-) -> tuple[A, ...]:
+def _cycle(start: A, graph: dict[A, Sequence[WaitEdge[A]]], live: set[A]) -> tuple[A, ...]:
     """The shortest way from `start` back to itself through hopeless agents."""
     came_from: dict[A, A] = {}
     todo = [start]

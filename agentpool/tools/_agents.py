@@ -86,7 +86,7 @@ async def send_message(ctx: ToolContext, to: int | str, content: str) -> str:
 
 # It waits for others, however long they take: the loop's limit for a tool is not meant for it.
 @tool(capability=MessagingCapability(), timeout=math.inf)
-async def receive_message(ctx: ToolContext, timeout: float | None = None) -> str:  # noqa: ASYNC109
+async def receive_message(ctx: ToolContext, timeout: float | None = None) -> str:
     """Wait for the next message from another agent, and show it with the id of its sender.
 
     Args:

@@ -221,7 +221,7 @@ async def test_malformed_arguments_are_an_error_that_may_be_retried(name: str, a
 async def test_a_cut_stream_is_never_an_answer(make: Make, aimock: Aimock, where: str) -> None:
     async with make(aimock.url) as driver:
         got: list[str] = []
-        with pytest.raises(DriverError) as caught:  # noqa: PT012
+        with pytest.raises(DriverError) as caught:
             async with driver.stream(ask(where)) as parts:
                 async for part in parts:
                     assert isinstance(part, TextDelta)

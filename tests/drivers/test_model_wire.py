@@ -146,7 +146,7 @@ async def test_the_server_sees_a_stream_that_was_left_early_hang_up(name: str) -
 async def test_an_error_of_whoever_reads_a_stream_comes_out_as_it_is(name: str) -> None:
     async with raw_server(STREAM + BEGUN[name], stay=True) as server, DRIVERS[name](server.url) as driver:
         with trio.fail_after(5):
-            with pytest.raises(KeyError, match="mine"):  # noqa: PT012
+            with pytest.raises(KeyError, match="mine"):
                 async with driver.stream(REQUEST) as parts:
                     await anext(parts)
                     raise KeyError("mine")

@@ -1,0 +1,323 @@
+"""What a subscriber sees, and what happens when it is slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from pool_kit import failing, pool_of, server, sleeper, value
+
+from agentpool import (
+    AgentContext,
+    AgentFinished,
+    AgentSpawned,
+    AgentStarted,
+    Completed,
+    GuardWarned,
+    MessageDeadLettered,
+    MessageSent,
+)
+
+
+async def _gather(pool: Any, found: list[Any], **options: Any) -> None:
+    async with pool.events(**options) as events:
+        async for event in events:
+            found.append(event)
+
+
+async def test_the_life_of_an_agent_is_told_in_order_with_seq_time_and_parent(autojump_clock: Any) -> None:
+    found: list[Any] = []
+
+    async def parent(ctx: AgentContext) -> int:
+        return int(await (await ctx.spawn(sleeper, 2, 7, name="child")).result())
+
+    async with trio.open_nursery() as nursery:
+        async with pool_of(2) as pool:
+            nursery.start_soon(_gather, pool, found)
+            await trio.testing.wait_all_tasks_blocked()
+            await pool.spawn(parent, name="boss")
+    assert [event.seq for event in found] == list(range(1, 7))
+    assert [(type(e), e.agent_id, e.parent_id) for e in found] == [
+        (AgentSpawned, 1, 0),
+        (AgentStarted, 1, 0),
+        (AgentSpawned, 2, 1),
+        (AgentStarted, 2, 1),
+        (AgentFinished, 2, 1),
+        (AgentFinished, 1, 0),
+    ]
+    assert found[0].name == "boss"
+    assert isinstance(found[4].outcome, Completed)
+    assert [event.time for event in found] == [0, 0, 0, 0, 2, 2]
+
+
+async def test_messages_and_dead_letters_are_told(autojump_clock: Any) -> None:
+    found: list[Any] = []
+
+    async def agent(ctx: AgentContext) -> None:
+        (await ctx.receive())
+        await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        async with pool_of(2, inbox_capacity=1) as pool:
+            nursery.start_soon(_gather, pool, found)
+            await trio.testing.wait_all_tasks_blocked()
+            handle = await pool.spawn(agent)
+            await pool.send(handle.id, "taken")
+            await pool.send(handle.id, "left")
+    sent = [e.message.content for e in found if isinstance(e, MessageSent)]
+    buried = [(e.message.content, e.reason) for e in found if isinstance(e, MessageDeadLettered)]
+    assert sent == ["taken", "left"]
+    assert buried == [("left", "has ended")]
+
+
+async def test_a_message_that_waited_for_room_and_a_reply_are_told_once(autojump_clock: Any) -> None:
+    found: list[Any] = []
+
+    async def slow(ctx: AgentContext) -> None:
+        await trio.sleep(1)
+        async for message in ctx.inbox:
+            ctx.reply(message, "reply")
+
+    async with trio.open_nursery() as nursery:
+        async with pool_of(1, inbox_capacity=1) as pool:
+            nursery.start_soon(_gather, pool, found)
+            await trio.testing.wait_all_tasks_blocked()
+            handle = await pool.spawn(slow)
+            pool.send_nowait(handle.id, "fills")
+            await pool.ask(handle.id, "?")
+    sent = [e.message.content for e in found if isinstance(e, MessageSent)]
+    assert sent == ["fills", "?", "reply"]
+
+
+async def test_an_agent_can_tell_events_of_its_own(autojump_clock: Any) -> None:
+    found: list[Any] = []
+    observed = []
+
+    async def agent(ctx: AgentContext) -> None:
+        observed.append(ctx.observed)
+        ctx.emit(GuardWarned, "careful")
+
+    async with trio.open_nursery() as nursery:
+        async with pool_of(1) as pool:
+            await (await pool.spawn(agent)).wait()
+            nursery.start_soon(_gather, pool, found)
+            await trio.testing.wait_all_tasks_blocked()
+            await (await pool.spawn(agent)).wait()
+    assert observed == [False, True]
+    (warned,) = [e for e in found if isinstance(e, GuardWarned)]
+    assert (warned.agent_id, warned.text) == (2, "careful")
+
+
+async def test_a_subscriber_sees_what_happens_from_then_on_and_the_end() -> None:
+    found: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        async with pool_of(1) as pool:
+            await (await pool.spawn(value)).wait()
+            nursery.start_soon(_gather, pool, found)
+            await trio.testing.wait_all_tasks_blocked()
+            await (await pool.spawn(value)).wait()
+    assert {event.agent_id for event in found} == {2}
+
+
+async def test_events_of_a_pool_that_has_ended_are_none() -> None:
+    async with pool_of(1) as pool:
+        pass
+    async with pool.events() as events:
+        assert [event async for event in events] == []
+
+
+async def test_a_subscriber_that_leaves_gets_nothing_more() -> None:
+    async with pool_of(1) as pool:
+        async with pool.events() as events:
+            await (await pool.spawn(value)).wait()
+            assert isinstance(await events.__anext__(), AgentSpawned)
+        assert not pool._state.events.subscriptions
+        pool._state.events.unsubscribe(events)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_buffer": 0}, ValueError),
+        ({"max_buffer": 1.5}, TypeError),
+        ({"max_buffer": True}, TypeError),
+        ({"overflow": "drop_newest"}, ValueError),
+    ],
+)
+async def test_options_that_make_no_sense_are_refused(options: Any, error: type[Exception]) -> None:
+    async with pool_of(1) as pool:
+        with pytest.raises(error, match=next(iter(options))):
+            async with pool.events(**options):
+                pass
+
+
+async def test_a_slow_subscriber_loses_the_oldest_events_and_they_are_counted(autojump_clock: Any) -> None:
+    async with pool_of(1) as pool:
+        async with pool.events(max_buffer=10) as events:
+            await pool.map(value, range(500))
+            stats = events.statistics()
+            found = []
+            pool_events = events
+            with trio.move_on_after(1):
+                async for event in pool_events:
+                    found.append(event)
+            total = pool._state.events.end
+            assert len(found) + events.statistics().dropped == total
+            assert events.statistics().buffered == 0
+            # Finished ones are dropped last.
+            assert sum(isinstance(event, AgentFinished) for event in found) >= len(found) - 2
+            assert found[-1].seq == total
+            assert [event.seq for event in found] == sorted(event.seq for event in found)
+            assert "EventSubscription" in repr(events)
+            assert stats.buffered <= 600
+
+
+async def test_finished_events_are_kept_when_there_is_room_for_them(autojump_clock: Any) -> None:
+    async with pool_of(4) as pool:
+        async with pool.events(max_buffer=20) as events:
+            await pool.map(value, range(20))
+            for _ in range(40):
+                handle = await pool.spawn(server)
+                pool.send_nowait(handle.id, 1)
+                handle.abort()
+                break
+            await pool.join_all()
+            found = []
+            with trio.move_on_after(1):
+                async for event in events:
+                    found.append(event)
+    finished = [event for event in found if isinstance(event, AgentFinished)]
+    assert len(finished) >= 15
+
+
+async def test_what_is_left_is_read_after_the_pool_has_ended() -> None:
+    async with trio.open_nursery():
+        async with pool_of(1) as pool:
+            context = pool.events(max_buffer=5)
+            events = await context.__aenter__()
+            await pool.map(value, range(20))
+    found = [event async for event in events]
+    assert 0 < len(found) <= 5
+    assert isinstance(found[-1], AgentFinished)
+    await context.__aexit__(None, None, None)
+
+
+async def test_two_subscribers_have_each_their_own_buffer(autojump_clock: Any) -> None:
+    fast: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        async with pool_of(1) as pool:
+            nursery.start_soon(_gather, pool, fast)
+            async with pool.events(max_buffer=3) as slow:
+                await trio.testing.wait_all_tasks_blocked()
+                for i in range(400):
+                    await (await pool.spawn(value, i)).wait()
+                # The last batch was not shed yet: what is read is never more than fits.
+                got = []
+                with trio.move_on_after(1):
+                    async for event in slow:
+                        got.append(event)
+    assert len(fast) == 1200
+    assert len(got) <= 3
+    assert got[-1] is fast[-1]
+
+
+async def test_one_subscription_is_read_by_one_task() -> None:
+    async with pool_of(1) as pool, pool.events() as events, trio.open_nursery() as nursery:
+        nursery.start_soon(events.__anext__)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await events.__anext__()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_read_loses_nothing(autojump_clock: Any) -> None:
+    async with pool_of(1) as pool, pool.events() as events:
+        with trio.move_on_after(1):
+            await events.__anext__()
+        await (await pool.spawn(value)).wait()
+        assert isinstance(await events.__anext__(), AgentSpawned)
+
+
+async def test_a_subscriber_that_blocks_holds_up_who_asks_for_room(autojump_clock: Any) -> None:
+    steps = []
+
+    async def loop(ctx: AgentContext) -> None:
+        for i in range(6):
+            await ctx.wait_for_subscribers()
+            steps.append((i, trio.current_time()))
+            ctx.emit(GuardWarned, str(i))
+
+    found = []
+    async with pool_of(1) as pool:
+        async with pool.events(max_buffer=3, overflow="block") as events:
+            handle = await pool.spawn(loop)
+            await trio.sleep(10)
+            assert len(steps) < 6
+            with trio.move_on_after(5):
+                async for event in events:
+                    found.append(event)
+            await handle.wait()
+            assert events.statistics().dropped == 0
+    texts = [event.text for event in found if isinstance(event, GuardWarned)]
+    assert texts == ["0", "1", "2", "3", "4", "5"]
+
+
+async def test_a_blocking_subscriber_that_leaves_lets_the_agents_go_on(autojump_clock: Any) -> None:
+    async def loop(ctx: AgentContext) -> str:
+        for _ in range(6):
+            await ctx.wait_for_subscribers()
+            ctx.emit(GuardWarned, "x")
+        return "done"
+
+    async with pool_of(1) as pool:
+        async with pool.events(max_buffer=1, overflow="block"):
+            handle = await pool.spawn(loop)
+            await trio.sleep(3)
+            assert handle.outcome is None
+        assert await handle.result() == "done"
+
+
+async def test_waiting_for_subscribers_without_any_is_nothing() -> None:
+    async def loop(ctx: AgentContext) -> None:
+        with trio.testing.assert_no_checkpoints():
+            await ctx.wait_for_subscribers()
+
+    async with pool_of(1) as pool:
+        await (await pool.spawn(loop)).result()
+
+
+async def test_an_event_is_frozen() -> None:
+    async with pool_of(1) as pool, pool.events() as events:
+        await (await pool.spawn(value)).wait()
+        event = await events.__anext__()
+        with pytest.raises(AttributeError):
+            event.seq = 3  # type: ignore[misc]
+
+
+async def test_events_and_the_change_that_they_tell_are_one_step() -> None:
+    async with pool_of(2) as pool:
+        async with pool.events() as events, trio.open_nursery() as nursery:
+            handle = await pool.spawn(failing)
+
+            async def watch() -> None:
+                async for event in events:
+                    if isinstance(event, AgentFinished):
+                        assert handle.outcome is event.outcome
+                        assert handle.id not in pool.router.inboxes
+                        assert pool.statistics().running == 0
+                        nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+
+
+async def test_a_busy_pool_does_not_keep_events_that_everybody_has_read() -> None:
+    found: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        async with pool_of(1) as pool:
+            nursery.start_soon(_gather, pool, found)
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(600):
+                await (await pool.spawn(value)).wait()
+            assert len(pool._state.events._events) <= 600
+    assert len(found) == 1800

@@ -33,6 +33,7 @@ from agentpool import (
 )
 from agentpool._core.restart import Intensity
 from agentpool._core.supervision import Child, Plan, comes_back, plan_restart
+from agentpool.testing import cancel_everywhere, simulate
 
 Path = tuple[int, ...]
 Mode = Literal["permanent", "transient", "temporary"]
@@ -629,6 +630,45 @@ async def test_a_supervisor_may_itself_be_restarted_by_a_policy(autojump_clock: 
         handle = await pool.spawn(supervisor, restart=RestartPolicy(max_restarts=2))
         outcome = await handle.wait()
     assert (outcome.unwrap(), outcome.restarts, lives) == (0, 2, [1, 1, 1])
+
+
+# -- at every step ----
+
+
+async def breaks_once_and_cleans_up(ctx: AgentContext) -> None:
+    try:
+        async for message in ctx.inbox:
+            if message.content == "break":
+                raise ValueError("broken")
+            ctx.reply(message, "fine")
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+
+
+async def asks_around(ctx: AgentContext) -> None:
+    await trio.sleep(1)
+    for name, content in [("a", "?"), ("b", "break"), ("a", "?"), ("b", "?")]:
+        try:
+            await ctx.ask(ctx.find(name), content)
+        except UnknownAgentError:
+            await trio.sleep(3)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("slots", [2, 3])
+def test_supervisors_that_are_struck_at_any_step_leave_nothing_behind(strategy: Strategy, slots: int) -> None:
+    async def main() -> None:
+        servers = [ChildSpec(breaks_once_and_cleans_up, name=name) for name in ("a", "b")]
+        inner = Supervisor(servers, strategy=strategy, max_restarts=2, within=60)
+        outer = Supervisor([ChildSpec(inner), ChildSpec(asks_around, mode="transient")])
+        async with open_agent_pool(max_concurrent=slots) as pool:
+            await pool.spawn(outer)
+
+    first_end = simulate(main).log.of(AgentFinished)[0]
+    assert first_end.outcome.name == "b"  # so that there is a restart to be struck
+    sweep = cancel_everywhere(main, expected=(ValueError,))
+    assert sweep.runs > 100
 
 
 # -- restart policies -------------------------------------------------------------------------

@@ -352,7 +352,9 @@ class AgentRecord(Party):
     def unknown_nurseries(self, task: trio.lowlevel.Task) -> Sequence[trio.Nursery]:
         """The nurseries that a task opened by itself; those of pools belong to them."""
         known = self.nurseries
-        return [nursery for nursery in task.child_nurseries if known is None or known.get(nursery) is not False]
+        return [
+            nursery for nursery in task.child_nurseries if known is None or known.get(nursery) is not False
+        ]
 
     def has_unknown_tasks(self, nurseries: Sequence[trio.Nursery]) -> bool:
         """Whether tasks that are unknown live in one of these nurseries."""
@@ -647,8 +649,8 @@ class PoolState:
         self.random = random
         self.records: dict[AgentId, AgentRecord] = {}
         self.slots: Slots = Slots(max_concurrent, self._rested, self._judge_later)
-        self.router: MessageRouter = MessageRouter(inbox_capacity, hooks=_Hooks(self))
         self.events: EventLog = EventLog()
+        self.router: MessageRouter = MessageRouter(inbox_capacity, hooks=_Hooks(self), log=self.events)
         self.judge: Judge = Judge(
             self.slots, self.records, _inbox_of, self._suspected, enabled=detect_deadlocks
         )
@@ -943,9 +945,7 @@ class AgentNursery:
         self._tasks += 1
         begun: list[trio.lowlevel.Task] = []
         try:
-            return await self._nursery.start(
-                self._run_started, begun, async_fn, args, name=name or async_fn
-            )
+            return await self._nursery.start(self._run_started, begun, async_fn, args, name=name or async_fn)
         finally:
             if not begun:  # the nursery is closed
                 self._tasks -= 1

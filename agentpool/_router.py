@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
 from agentpool._core.errors import UnknownAgentError
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
-from agentpool._events import EventLog
 from agentpool._slots import Party, Wait
+
+if TYPE_CHECKING:
+    from agentpool._events import EventLog
 
 DEAD_LETTERS_KEPT = 1000
 """So many of the newest dead letters can be inspected; all of them are counted."""

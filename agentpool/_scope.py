@@ -14,7 +14,6 @@ from collections.abc import (
     Hashable,
     Iterable,
     Iterator,
-    Sequence,
 )
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
@@ -29,9 +28,9 @@ from agentpool._agent import (
     PoolState,
     SpawnOptions,
     check_agent,
-    options_of,
     check_agents,
     open_known_nursery,
+    options_of,
 )
 from agentpool._core.errors import PoolClosedError, PoolLimitError, UnknownAgentError
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
@@ -868,5 +867,3 @@ class _Outcomes(AsyncIterator[AnyOutcome]):
         if outcome is None:
             raise StopAsyncIteration
         return outcome
-
-

@@ -223,8 +223,6 @@ class Wait:
         return trio.lowlevel.Abort.FAILED
 
 
-
-
 class Party:
     """The half of an agent that waits and holds a slot.
 

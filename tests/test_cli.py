@@ -430,6 +430,21 @@ def test_what_was_aborted_and_what_never_started_is_told_in_the_table_too(tmp_pa
     assert out.endswith("not started: answer\n")
 
 
+def test_the_second_signal_aborts_supervised_agents_too(tmp_path: Path) -> None:
+    path = fleet(tmp_path, "answer", "hang")
+    path.write_text(f'{path.read_text()}[[supervisors]]\nname = "boss"\nchildren = ["answer", "hang"]\n')
+    with running(path, "--json") as process:
+        process.send_signal(signal.SIGINT)
+        read_until(process, "no more agents start")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    agents = {agent["name"]: agent for agent in json.loads(out)["agents"]}
+    assert agents["answer"]["outcome"] == "completed"
+    for name in ("boss", "hang"):
+        assert agents[name]["reason"] == "stopped by a second signal"
+
+
 def test_the_third_signal_ends_a_process_that_is_blocked(tmp_path: Path) -> None:
     path = fleet(tmp_path, "block")
     text = (tmp_path / "agents.py").read_text().replace("def block", "async def block")

@@ -588,6 +588,10 @@ class StuckAgent:
     stack: tuple[str, ...]
 
 
+def _is_unlimited(owner: AgentRecord | None, options: SpawnOptions) -> bool:
+    return options.timeout is None and (owner is None or owner.deadline == inf)
+
+
 Heir: TypeAlias = tuple[AgentRecord, contextvars.Context]
 """An agent that runs in the task of one that ended, and the context that it runs in."""
 
@@ -732,9 +736,8 @@ class PoolState:
         if by_agent or home.owner is not None:
             self.descendants += 1
         scope = None
-        if self._spare_scope is not None and options.timeout is None:
-            if home.owner is None or home.owner.deadline == inf:
-                scope, self._spare_scope = self._spare_scope, None
+        if self._spare_scope is not None and _is_unlimited(home.owner, options):
+            scope, self._spare_scope = self._spare_scope, None
         record = AgentRecord(self, self.issued, home, fn, args, options, batch, scope)
         self.slots.take(record)
         self.records[record.id] = record

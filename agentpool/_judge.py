@@ -52,10 +52,9 @@ class Judge(trio.abc.Instrument):
         if party is None or party.active != 1 or not self._enabled:
             return  # another task of the agent may still do anything
         if len(targets) == 1:
-            for target in targets:  # the usual case: one target, and it runs
-                if target.active or target.ready:
-                    if target is not party:
-                        return
+            (target,) = targets
+            if (target.active or target.ready) and target is not party:
+                return  # the usual case: one target, and it runs
         edge = WaitEdge(targets, needs_all)
         suspects = hopeless_cycle(party, _edges(party, edge, _any_wait))
         if not suspects or party.is_cancelled():

@@ -18,12 +18,16 @@ from agentpool import (
     Completion,
     CompletionRequest,
     Driver,
+    DriverUnavailableError,
     Failed,
+    GovernedDriver,
     LoopHaltedError,
     ModelSettings,
     PriceUnknownError,
+    RateLimitedError,
     ResourceQuota,
     RetryingDriver,
+    RoutingDriver,
     ScriptedDriver,
     SpawnCapability,
     SpawnConfig,
@@ -34,8 +38,7 @@ from agentpool import (
     tool,
 )
 from agentpool._core.messages import ToolMessage
-from agentpool.testing import SimulationContext
-from agentpool.testing._cancel import cancel_everywhere
+from agentpool.testing import SimulationContext, cancel_everywhere
 
 WORKER = AgentManifest(name="worker", model=ModelSettings(max_tokens=400))
 
@@ -239,6 +242,39 @@ def test_wherever_agents_are_aborted_nothing_stays_reserved() -> None:
     for provider, budget in bills:
         assert provider.billed <= budget.spent.tokens <= 1300
         assert budget.reserved.tokens == budget.reserved.calls == 0
+
+
+def test_wherever_agents_are_aborted_no_call_stays_in_the_governor() -> None:
+    """With refusals, retries and routes between the agents and the provider."""
+    left: list[tuple[int, int, float]] = []
+
+    class Flaky(Provider):
+        async def complete(self, request: CompletionRequest) -> Completion:
+            completion = await super().complete(request)
+            if self.calls % 4 == 2:
+                raise RateLimitedError(retry_after=2)
+            if self.calls % 4 == 3:
+                raise DriverUnavailableError("down")
+            return completion
+
+    async def main(context: SimulationContext) -> None:
+        governed = GovernedDriver(Flaky(2), max_in_flight=2, requests_per_minute=600)
+        driver = RetryingDriver(RoutingDriver(governed), seed=3)
+        budget = Budget(tokens=5000)
+        try:
+            async with open_agent_pool(
+                driver, max_concurrent=4, budget=budget, tool_builder=with_tools
+            ) as pool:
+                with context.body():
+                    await pool.fan_out([SpawnConfig(WORKER, "Work.")] * 2)
+                    await pool.join_all()
+        finally:
+            now = governed.statistics()
+            left.append((now.waiting, now.in_flight, budget.reserved.tokens))
+
+    sweep = cancel_everywhere(main)
+    assert sweep.runs > 100
+    assert set(left) == {(0, 0, 0)}
 
 
 # -- unknown prices -----------------------------------------------------------------------

@@ -279,6 +279,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 
 
 if not _TYPE_CHECKING:  # with it, no misspelt name would be noticed
+    __all__ = sorted(_HOME_OF)  # for `from agentpool import *`, which imports everything
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first asked for."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from agentpool._agent import AgentHandle
+from agentpool._agent import AgentHandle, SpawnOptions
 from agentpool._context import AgentContext
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.restart import RestartMode, RestartPolicy
@@ -43,10 +43,14 @@ async def start_fleet(
       The handles of what was spawned: supervisors, and agents that have none.
 
     Raises:
+      TypeError, ValueError: if an argument makes no sense.
       PoolClosedError: as `spawn`; what has started remains in the pool.
 
     Checkpoint: always. Cancellation: what has started remains in the pool.
     """
+    if not isinstance(fleet, FleetFile):
+        raise TypeError(f"fleet must be a FleetFile, not {fleet!r}; read a file with FleetFile.load(path)")
+    SpawnOptions(timeout=timeout).check()
     return [await start.spawn_in(pool) for start in starts_of(fleet, driver_of or _ask_pool, timeout)]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Generic, assert_never
 
 import attrs
 import trio
-from attrs.validators import ge, instance_of
 
 from agentpool import abc
 from agentpool._budgets import decision_on, waking
@@ -81,6 +81,25 @@ TOOL_SECONDS = 120.0
 """How long a tool call may take whose tool does not say so itself."""
 
 
+def _is_manifest(_: object, __: object, value: object) -> None:
+    if isinstance(value, AgentManifest):
+        return
+    mend = f"; read it with AgentManifest.load({value!r})" if isinstance(value, (str, os.PathLike)) else ""
+    raise TypeError(f"manifest must be an AgentManifest, not {value!r}{mend}")
+
+
+def _is_query(_: object, __: object, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"query must be a string, not {value!r}")
+
+
+def _is_count(_: object, attribute: attrs.Attribute[int], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{attribute.name} must be an int, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{attribute.name} must be at least 0, not {value}")
+
+
 @attrs.frozen
 class SpawnConfig(Generic[T]):
     """An agent that answers a query by the loop: perceive, reason, act, until the model is done.
@@ -97,10 +116,10 @@ class SpawnConfig(Generic[T]):
       driver: whom to ask instead of the pool's driver.
     """
 
-    manifest: AgentManifest = attrs.field(validator=instance_of(AgentManifest))
-    query: str = attrs.field(validator=instance_of(str))
+    manifest: AgentManifest = attrs.field(validator=_is_manifest)
+    query: str = attrs.field(validator=_is_query)
     output_type: type[T] | None = attrs.field(default=None, kw_only=True)
-    output_retries: int = attrs.field(default=2, kw_only=True, validator=[instance_of(int), ge(0)])
+    output_retries: int = attrs.field(default=2, kw_only=True, validator=_is_count)
     driver: abc.Driver | None = attrs.field(default=None, kw_only=True)
 
     @property

@@ -90,11 +90,12 @@ class Supervisor:
     strategy: Strategy = attrs.field(default="one_for_one", validator=_known_strategy, kw_only=True)
     max_restarts: int = attrs.field(default=1, validator=count_of_restarts, kw_only=True)
     within: float = attrs.field(default=5.0, validator=positive, kw_only=True)
-    name: str = attrs.field(default="supervisor", validator=attrs.validators.instance_of(str), kw_only=True)
+    name: str = attrs.field(default="supervisor", kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if not self.children:
             raise ValueError("a supervisor needs at least one child")
+        SpawnOptions(self.name).check()
 
     async def __call__(self, ctx: AgentContext) -> int:
         """Supervise until no child is left.

@@ -17,6 +17,7 @@ from agentpool import (
     AgentManifest,
     AgentPool,
     Failed,
+    FleetFile,
     RestartPolicy,
     ScriptedDriver,
     SpawnConfig,
@@ -24,6 +25,7 @@ from agentpool import (
     UnhandledAgentErrors,
     UnknownAgentError,
     open_agent_pool,
+    start_fleet,
 )
 
 Anything = Any  # what the type checker would refuse
@@ -331,6 +333,36 @@ async def test_a_wrong_grace_does_not_drain(grace: Anything, error: type[Excepti
         with pytest.raises(error, match=r"^grace must be"):
             await pool.drain(grace)
         assert await (await pool.spawn(agent)).result() == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        (("a.toml", "?"), TypeError, r"not 'a.toml'; read it with AgentManifest.load\('a.toml'\)"),
+        ((3, "?"), TypeError, "manifest must be an AgentManifest, not 3$"),
+        ((AgentManifest(name="x"), 3), TypeError, "query must be a string, not 3"),
+    ],
+)
+def test_a_spawn_config_is_of_a_manifest_and_a_query(
+    arguments: tuple[Any, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        SpawnConfig(*arguments)
+
+
+@pytest.mark.parametrize(("retries", "error"), [(-1, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_retries_of_an_output_are_counted(retries: Anything, error: type[Exception]) -> None:
+    with pytest.raises(error, match="output_retries must be"):
+        SpawnConfig(AgentManifest(name="x"), "?", output_retries=retries)
+
+
+async def test_a_fleet_is_read_before_it_is_started() -> None:
+    fleet = FleetFile.from_toml('[[agents]]\nmanifest = { name = "a" }\nquery = "?"')
+    async with open_agent_pool(max_concurrent=1) as pool:
+        with pytest.raises(TypeError, match=r"read a file with FleetFile.load\(path\)"):
+            await start_fleet(pool, "fleet.toml")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="timeout must be above 0"):
+            await start_fleet(pool, fleet, timeout=0)
 
 
 async def test_an_agent_without_a_driver_says_where_one_is_given() -> None:

@@ -33,6 +33,13 @@ UserMessage Verdict WaitingAgent build_tools choose_driver open_agent_pool open_
 start_fleet tool
 """
 
+
+
+def test_a_star_import_brings_every_public_name() -> None:
+    names = run("from agentpool import *; print(*[name for name in dir() if name[0] != '_'])")
+    assert sorted(names.split()) == sorted(PUBLIC.split())
+
+
 # What a user of the library may never need, or has not installed.
 LAZY = [
     "openai", "anthropic", "ollama", "httpx",

@@ -34,7 +34,6 @@ start_fleet tool
 """
 
 
-
 def test_a_star_import_brings_every_public_name() -> None:
     names = run("from agentpool import *; print(*[name for name in dir() if name[0] != '_'])")
     assert sorted(names.split()) == sorted(PUBLIC.split())

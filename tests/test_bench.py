@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import sys
@@ -37,6 +38,35 @@ def test_each_contender_gives_the_figures_of_its_table(contender: Contender) -> 
     }
     assert wanted & set(figures)
     assert all(math.isfinite(figure) for figure in figures.values())
+
+
+@pytest.mark.parametrize(
+    ("target", "size"),
+    [
+        ("w1_agentpool:map_", 300),
+        ("w1_agentpool:spawn_and_join", 300),
+        ("w2_agentpool:ping_pong", 300),
+        ("w2_agentpool:fan_in", 3_000),
+        ("w4_agentpool:agents", 300),
+        ("w5_agentpool:asleep", 300),
+        ("w5_agentpool:receiving", 300),
+    ],
+)
+def test_next_to_nothing_is_left_to_the_cyclic_collector(
+    target: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cycle through each wait made a shutdown of 10,000 agents take twice the time."""
+    contender = load(target)
+    contender(100)
+    collect = gc.collect
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # the contender's own, before it measures
+    collect()
+    gc.disable()
+    try:
+        contender(size)
+        assert collect() < size
+    finally:
+        gc.enable()
 
 
 def test_goals_name_contenders_and_metrics_of_their_workload() -> None:

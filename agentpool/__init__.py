@@ -279,7 +279,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 
 
 if not _TYPE_CHECKING:  # with it, no misspelt name would be noticed
-    __all__ = sorted(_HOME_OF)  # for `from agentpool import *`, which imports everything
+    # For `from agentpool import *`, which imports everything. Type checkers know no computed `__all__`.
+    globals()["__all__"] = sorted(_HOME_OF)
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first asked for."""

@@ -81,14 +81,14 @@ TOOL_SECONDS = 120.0
 """How long a tool call may take whose tool does not say so itself."""
 
 
-def _is_manifest(_: object, __: object, value: object) -> None:
+def _is_manifest(_: object, __: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, AgentManifest):
         return
     mend = f"; read it with AgentManifest.load({value!r})" if isinstance(value, (str, os.PathLike)) else ""
     raise TypeError(f"manifest must be an AgentManifest, not {value!r}{mend}")
 
 
-def _is_query(_: object, __: object, value: object) -> None:
+def _is_query(_: object, __: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str):
         raise TypeError(f"query must be a string, not {value!r}")
 

@@ -600,9 +600,8 @@ class _Hooks(RouterHooks):
     """What the router asks the pool."""
 
     def __init__(self, state: PoolState) -> None:
+        super().__init__(waiting_agent)
         self._state = state
-
-    waiting_party = staticmethod(waiting_agent)
 
     def current_sender(self, claimed: AgentId) -> AgentId:
         record = current_agent()

@@ -245,12 +245,16 @@ class _Ask:
     taken: bool = False
 
 
+def _nobody() -> Party | None:
+    return None
+
+
 class RouterHooks:
     """What a router asks its pool; a router that is used alone has these answers."""
 
-    def waiting_party(self) -> Party | None:
-        """The agent of the calling task, which is about to wait."""
-        return None
+    def __init__(self, waiting_party: Callable[[], Party | None] = _nobody) -> None:
+        self.waiting_party = waiting_party
+        """Tells the agent of the calling task, which is about to wait."""
 
     def current_sender(self, claimed: AgentId) -> AgentId:
         """Who sends, whatever the message claims."""

@@ -175,7 +175,7 @@ class ToolContext(Protocol):
         """Deliver a message, waiting for room."""
         ...
 
-    async def receive(self) -> AgentMessage:
+    def receive(self) -> Coroutine[Any, Any, AgentMessage]:
         """Take the oldest message, waiting for one."""
         ...
 

@@ -521,3 +521,25 @@ def test_random_programs_never_hang_and_each_alarm_is_a_hang_without_the_detecto
 async def test_values_travel_when_nothing_is_wrong() -> None:
     async with pool_of(1) as pool:
         assert await (await pool.spawn(value, 1)).result() == 1
+
+
+async def test_the_end_of_a_task_that_leaves_only_waits_with_deadlines_is_suspected(
+    autojump_clock: Any,
+) -> None:
+    found: list[Any] = []
+
+    async def child(ctx: AgentContext) -> None:
+        with trio.move_on_after(50):
+            await ctx.ask(ctx.parent_id, "?")
+
+    async def parent(ctx: AgentContext) -> None:
+        await ctx.spawn(child)
+        await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        async with pool_of(2) as pool:
+            nursery.start_soon(_suspicions, pool, found)
+            await trio.testing.wait_all_tasks_blocked()
+            assert isinstance(await (await pool.spawn(parent)).wait(), Completed)
+    assert found == [(1, 2)]
+    assert trio.current_time() == 50

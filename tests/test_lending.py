@@ -475,7 +475,8 @@ async def test_a_slot_freed_by_an_end_goes_to_who_waits(autojump_clock: Any) -> 
         first = await pool.spawn(sleeper, 1)
         second = await pool.spawn(sleeper, 1)
         assert first.outcome is not None
-        assert (second.status, trio.current_time()) == ("running", 1)
+        assert second.status in ("starting", "running")
+        assert trio.current_time() == 1
 
 
 async def test_sends_to_a_full_inbox_lend_the_slot(autojump_clock: Any) -> None:

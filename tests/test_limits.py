@@ -13,11 +13,16 @@ from agentpool import AgentContext, PoolLimitError, PoolLimits, open_agent_pool
 
 def test_limits_are_finite_by_default() -> None:
     limits = PoolLimits()
-    assert all(0 < limit < 10**9 for limit in (limits.depth, limits.descendants, limits.tool_calls, limits.model_calls))
+    assert all(
+        0 < limit < 10**9
+        for limit in (limits.depth, limits.descendants, limits.tool_calls, limits.model_calls)
+    )
 
 
 @pytest.mark.parametrize("name", ["depth", "descendants", "tool_calls", "model_calls"])
-@pytest.mark.parametrize(("wrong", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    ("wrong", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)]
+)
 def test_limits_that_make_no_sense_are_refused(name: str, wrong: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=name):
         PoolLimits(**{name: wrong})

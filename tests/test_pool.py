@@ -866,3 +866,109 @@ async def test_restart_is_given_as_a_policy() -> None:
     async with pool_of(1) as pool:
         handle = await pool.spawn(value, 3, restart=RestartPolicy())
         assert await handle.result() == 3
+
+
+# -- wrong arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"driver": "ollama"},
+        {"driver": ScriptedDriver},
+        {"driver": 3},
+        {"memory": InMemory},
+        {"tool_builder": 3},
+        {"limits": {"depth": 3}},
+        {"budget": 1000},
+    ],
+)
+async def test_means_that_are_none_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(wrong))):
+        async with open_agent_pool(max_concurrent=1, **wrong):
+            pass
+
+
+def test_a_pool_outside_of_trio_says_so() -> None:
+    with pytest.raises(RuntimeError, match=r"trio\.run"):
+        open_agent_pool(max_concurrent=1).__aenter__().send(None)  # type: ignore[attr-defined]
+
+
+async def test_wrong_arguments_of_the_verbs_are_refused_with_the_mend() -> None:
+    from agentpool import AgentManifest
+
+    class Agent:
+        async def __call__(self, ctx: AgentContext) -> None: ...
+
+    async with pool_of(1) as pool:
+        handle = await pool.spawn(server)
+        with pytest.raises(TypeError, match="give an instance"):
+            await pool.spawn(Agent)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="SpawnConfig"):
+            await pool.spawn(AgentManifest(name="m"))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="find"):
+            await pool.send("server", "x")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="`id`"):
+            await pool.send(handle, "x")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="must be the id"):
+            pool.send_nowait(1.5, "x")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="list of agents"):
+            await pool.fan_out(3)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="n must be an int"):
+            await pool.vote(value, n="3")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="name must be a string"):
+            pool.find(3)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="iterable"):
+            await pool.map(value, 3)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="call it"):
+            await pool.map(value, lambda: [1])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="grace"):
+            await pool.drain("10")  # type: ignore[arg-type]
+        assert pool.statistics().spawned == 1
+
+
+async def test_wrong_arguments_inside_an_agent_are_refused_with_the_mend() -> None:
+    async def task() -> None: ...
+
+    async def agent(ctx: AgentContext) -> str:
+        with pytest.raises(TypeError, match="reply takes the message"):
+            ctx.reply("content", "answer")  # type: ignore[arg-type]
+        async with ctx.open_nursery() as nursery:
+            with pytest.raises(TypeError, match=r"start_soon\(function, argument\)"):
+                nursery.start_soon(task())  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match="async function and its arguments"):
+                nursery.start_soon(3)  # type: ignore[arg-type]
+        return "fine"
+
+    async with pool_of(1) as pool:
+        assert await (await pool.spawn(agent)).result() == "fine"
+
+
+async def test_an_agent_that_takes_other_arguments_is_told_how_it_is_called() -> None:
+    async def agent() -> None: ...
+
+    async with pool_of(1) as pool:
+        outcome = await (await pool.spawn(agent)).wait()  # type: ignore[arg-type]
+        assert isinstance(outcome, Failed)
+        assert "called with its context" in outcome.error.__notes__[0]
+
+
+async def test_what_a_pool_and_a_context_tell_about_their_state(autojump_clock: Any) -> None:
+    async def agent(ctx: AgentContext) -> tuple[bool, bool]:
+        return ctx.closing, ctx.draining
+
+    async with pool_of(1) as pool:
+        assert (pool.closing, pool.draining) == (False, False)
+        assert await (await pool.spawn(agent)).result() == (False, False)
+        await pool.drain(1)
+        assert (pool.closing, pool.draining) == (True, True)
+
+
+async def test_books_that_do_not_add_up_are_told_in_words() -> None:
+    async with pool_of(1) as pool:
+        books = attrs.evolve(pool._books(), issued=2, sent=3, waits=4)
+    assert books.problems() == [
+        "2 ids were given out, but 0 outcomes recorded",
+        "3 messages were sent, but 0 received and 0 buried",
+        "waits is 4, not 0",
+    ]

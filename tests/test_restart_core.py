@@ -74,9 +74,7 @@ def test_delays_double_up_to_the_maximum() -> None:
     assert backoff.delay(100_000, 0) == 10
 
 
-@given(
-    st.floats(0, 100), st.floats(0, 100), st.floats(0, 1), st.integers(1, 5000), st.floats(0, 1)
-)
+@given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 1), st.integers(1, 5000), st.floats(0, 1))
 def test_a_delay_is_between_nothing_and_the_maximum(
     initial: float, maximum: float, jitter: float, restarts: int, lot: float
 ) -> None:

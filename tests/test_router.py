@@ -38,7 +38,9 @@ async def test_ids_of_messages_are_unique_and_set_by_the_router() -> None:
     assert len({inbox.receive_nowait().id for _ in range(3)}) == 3
 
 
-@pytest.mark.parametrize(("capacity", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    ("capacity", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)]
+)
 def test_a_capacity_that_makes_no_sense_is_refused(capacity: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="inbox_capacity"):
         MessageRouter(capacity)

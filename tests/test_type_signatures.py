@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-GOOD = '''
+GOOD = """
 from __future__ import annotations
 
 from functools import partial
@@ -56,9 +56,9 @@ async def use(pool: AgentPool, ctx: AgentContext) -> None:
     async with ctx.as_completed(Agent(), [1]) as done:
         async for outcome in done:
             assert_type(outcome, AgentOutcome[str])
-'''
+"""
 
-BAD = '''
+BAD = """
 from agentpool import AgentContext, AgentPool
 
 
@@ -72,14 +72,22 @@ async def use(pool: AgentPool) -> None:
     await pool.spawn(agent(3))  # line 12
     await pool.map(agent, ["not an int"])  # line 13
     text: str = await (await pool.spawn(agent, 1)).result()  # line 14
-'''
+"""
 
 
 def _check(checker: str, folder: Path, text: str) -> tuple[int, str]:
     file = folder / "use_spawn.py"
     file.write_text(text)
     if checker == "mypy":
-        command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder.parent / "mypy"), str(file)]
+        command = [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--cache-dir",
+            str(folder.parent / "mypy"),
+            str(file),
+        ]
     else:
         if shutil.which("pyright") is None and not (Path(sys.executable).parent / "pyright").exists():
             pytest.skip("pyright is not installed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from random import Random
 
@@ -97,7 +98,7 @@ def test_the_decision_is_the_definition_on_random_graphs(seed: int) -> None:
             assert len(set(path)) == len(path)
             if path:
                 assert path[0] == name
-                for waiting, target in zip(path, path[1:], strict=False):
+                for waiting, target in itertools.pairwise(path):
                     edges = graph[waiting]
                     follows = any(target in edge.targets for edge in edges)
                     assert follows or len(path) > 2

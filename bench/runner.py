@@ -220,6 +220,42 @@ def preamble(command: str, rounds: int, seconds: float) -> list[str]:
     ]
 
 
+EPILOGUE = """\
+## Where the time goes
+
+One spawn, from `spawn` to its outcome:
+
+![Flame graph of one spawn](_static/flame-spawn.svg)
+
+One turn of the agent loop:
+
+![Flame graph of one turn](_static/flame-turn.svg)
+
+Both are drawn by `python -m bench.flame`.
+
+## How CI sees a regression
+
+`python -m bench.instructions` counts the instructions of one spawn, one message and one turn under
+callgrind, and fails when one of them has grown by more than 5 % against `bench/instructions.json`.
+Counts repeat within 0.1 %, whatever else the machine does, where times do not.
+
+## Many agents alive at once
+
+What grows with the number of live agents is the work of Python's cyclic garbage collector, which
+looks at all that lives again and again. A program that holds tens of thousands of agents can take
+what it has set up out of the collector's sight once it is ready:
+
+```python
+import gc
+
+gc.collect()
+gc.freeze()
+```
+
+agentpool does not do that by itself, since it concerns the whole process.
+"""
+
+
 # -- the command ------------------------------------------------------------------
 
 
@@ -279,9 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wanted("growth", options.only):
         show(growth_lines([measure_growth(growth) for growth in GROWTH]))
     if options.write:
-        command = f"python -m bench --write {options.write}" + (" --peers" if options.peers else "")
-        text = "\n".join([*preamble(command, options.rounds, time.monotonic() - start), *lines])
-        options.write.write_text(text.rstrip() + "\n")
+        command = "nox -s bench_peers" if options.peers else "nox -s bench"
+        text = "\n".join([*preamble(command, options.rounds, time.monotonic() - start), *lines, EPILOGUE])
+        options.write.write_text(text)
     missed = sum(line.count("**missed**") for line in lines)
     print(f"{missed} goals missed, {time.monotonic() - start:.0f} s", file=sys.stderr)
     return 1 if options.strict and missed else 0

@@ -167,7 +167,7 @@ async def test_the_content_of_a_message_may_be_anything() -> None:
             assert await pool.ask(handle.id, content) is content
 
 
-# -- broadcast ------------------------------------------------------------------------------------------------
+# -- broadcast ------------------------------------------------------------------------------------------------  # noqa: E501
 
 
 async def test_a_broadcast_reaches_every_other_agent(autojump_clock: Any) -> None:
@@ -196,7 +196,7 @@ async def test_a_broadcast_waits_for_room_and_passes_over_who_ends(autojump_cloc
     assert listener.outcome.unwrap() == ["all"]
 
 
-# -- topics ------------------------------------------------------------------------------------------------------
+# -- topics ------------------------------------------------------------------------------------------------------  # noqa: E501
 
 
 async def test_what_is_published_reaches_the_subscribers_of_its_topic(autojump_clock: Any) -> None:

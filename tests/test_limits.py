@@ -34,8 +34,8 @@ async def test_depth_bounds_the_levels_below_the_agents_of_the_body(depth: int) 
         try:
             handle = await ctx.spawn(agent)
         except PoolLimitError as error:
-            assert (error.limit, error.maximum) == ("depth", depth)
-            assert "PoolLimits.depth" in str(error)
+            assert (error.limit, error.maximum) == ("depth", depth)  # noqa: PT017
+            assert "PoolLimits.depth" in str(error)  # noqa: PT017
             with pytest.raises(PoolLimitError):
                 ctx.spawn_nowait(agent)
             with pytest.raises(PoolLimitError):
@@ -54,7 +54,7 @@ async def test_descendants_are_counted_over_the_whole_life_of_the_pool() -> None
             try:
                 await (await (ctx if started % 2 else pool).spawn(value)).wait()
             except PoolLimitError as error:
-                assert error.limit == "descendants"
+                assert error.limit == "descendants"  # noqa: PT017
                 return started
             started += 1
 

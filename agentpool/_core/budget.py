@@ -313,21 +313,33 @@ class Budget:
         return Reservation(self, need)
 
     def _give_back(self, need: _Amounts, used: _Amounts) -> None:
+        # Written out, not as a loop over the resources: that takes half the time.
+        held_tokens, held_picodollars, held_calls = need
+        tokens, picodollars, calls = used
         path = self._path()
+        is_waited_for = False
         for node in path:
             reserved, spent = node._reserved, node._spent
-            for index, amount in enumerate(need):
-                reserved[index] -= amount
-                spent[index] += used[index]
-        for node in path:
+            reserved[0] -= held_tokens
+            reserved[1] -= held_picodollars
+            reserved[2] -= held_calls
+            spent[0] += tokens
+            spent[1] += picodollars
+            spent[2] += calls
             if node._queue:
+                is_waited_for = True
+        if is_waited_for:
+            for node in path:
                 node._serve()
 
     # -- the queue
 
     def _is_free(self, need: _Amounts) -> bool:
         """Whether there is room now, and nobody waits for it."""
-        return all(node._first() is None and node._lacks(need) is None for node in self._path())
+        for node in self._path():
+            if (node._queue and node._first() is not None) or node._lacks(need) is not None:
+                return False
+        return True
 
     def _obstacle(self, claim: Claim) -> Budget | None:
         """Return the budget at which a claim of this one has to wait; None if it need not."""
@@ -455,7 +467,7 @@ class Reservation:
 
 
 def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"{name} must be an int, not {value!r}")
     if value < 0:
         raise ValueError(f"{name} must not be negative, but is {value}")
@@ -463,6 +475,8 @@ def _count(name: str, value: int) -> int:
 
 
 def _picodollars(dollars: float) -> int:
+    if type(dollars) is float and dollars == 0.0:  # what most calls cost, as far as is known
+        return 0
     if isinstance(dollars, bool) or not isinstance(dollars, (int, float)):
         raise TypeError(f"cost_usd must be a number of dollars, not {dollars!r}")
     if dollars < 0 or not math.isfinite(dollars):

@@ -13,6 +13,7 @@ from attrs.validators import ge, optional
 
 from agentpool._core.messages import ToolCall, ToolResult
 from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool._core.value import value
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import ResourceQuota
@@ -102,7 +103,7 @@ class GuardLimits:
         )
 
 
-@attrs.frozen(slots=False)  # with slots a new one takes twice the time
+@value
 class LoopGuard:
     """Counts what an agent does, remembers its last turns, and says what may come next.
 
@@ -159,6 +160,8 @@ class LoopGuard:
             )
         period, covered = self._cycle(calls)
         rounds = covered // period
+        if rounds < limits.warn_after and rounds < limits.block_after:
+            return ALLOW
         if rounds > limits.block_after:
             return Halt(f"it repeats {_pattern(calls, period)}, {rounds} times by now, and would not stop")
         if rounds == limits.block_after:
@@ -204,10 +207,12 @@ class LoopGuard:
 
         The one with the most rounds counts; no cycle is (1, 1).
         """
-        wish = _wish(calls)
         best = (1, 1)
-        for period in range(1, len(self._turns) + 1):
-            if self._turns[-period][0] == wish:
+        if not self._turns:
+            return best
+        wish = _wish(calls)
+        for period, turn in enumerate(reversed(self._turns), start=1):
+            if turn[0] == wish:
                 covered = self._runs[period - 1] + period + 1
                 if covered // period > best[1] // best[0]:
                     best = (period, covered)

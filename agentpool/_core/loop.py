@@ -50,6 +50,7 @@ from agentpool._core.messages import (
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.transcript import Transcript, Window, frame_tokens, messages_tokens, repaired
 from agentpool._core.usage import TokenUsage
+from agentpool._core.value import value
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
@@ -68,7 +69,7 @@ class Recall:
     query: str = ""
 
 
-@attrs.frozen
+@value
 class Reason:
     """Ask the model. `input_tokens` estimates the request, for whoever reserves a budget for it."""
 
@@ -76,7 +77,7 @@ class Reason:
     input_tokens: int = 0
 
 
-@attrs.frozen
+@value
 class Act:
     """Run these tool calls side by side. `warning` is what the guard has to say about them, if anything."""
 
@@ -120,7 +121,7 @@ class Fragment(Protocol):
     def content(self) -> str: ...
 
 
-@attrs.frozen
+@value
 class Recalled:
     """What memory gave, and the messages that had arrived."""
 
@@ -128,7 +129,7 @@ class Recalled:
     messages: Sequence[AgentMessage] = ()
 
 
-@attrs.frozen
+@value
 class Replied:
     """What the model answered."""
 
@@ -142,7 +143,7 @@ class DriverFailed:
     error: Exception
 
 
-@attrs.frozen
+@value
 class Acted:
     """What the calls came to: one result for each call of `Act`, in their order."""
 
@@ -243,7 +244,7 @@ class Trouble:
 NO_TROUBLE = Trouble()
 
 
-@attrs.frozen(slots=False)  # with slots a new one takes twice the time, and a turn makes three
+@value
 class LoopState:
     """Where a run stands.
 
@@ -590,8 +591,7 @@ def _on_acted(state: LoopState, observation: Acted) -> Step:
             f"{len(calls)} calls were to be run, but there are {len(results)} results"
         )
     news: list[ChatMessage] = [said]
-    for call, result in zip(calls, results, strict=True):
-        news.append(ToolMessage(call.id, call.name, result))
+    news += [ToolMessage(call.id, call.name, result) for call, result in zip(calls, results, strict=True)]
     if state.note:
         news.append(_note(state.note))
     transcript, window = _grown(state, news)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn, SupportsIndex, overload
 
-import attrs
-
 from agentpool._core.messages import (
     AssistantMessage,
     ChatMessage,
@@ -16,6 +14,7 @@ from agentpool._core.messages import (
     ToolResult,
     UserMessage,
 )
+from agentpool._core.value import value
 
 UNKNOWN_RESULT = ToolResult(
     "The result of this call is unknown: the agent was interrupted while it ran.", is_error=True
@@ -146,7 +145,7 @@ def request_tokens(request: CompletionRequest) -> int:
 # -- the window ----------------------------------------------------------------
 
 
-@attrs.frozen
+@value
 class Window:
     """The messages that the model is shown, with their estimate kept up to date.
 

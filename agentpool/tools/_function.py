@@ -145,6 +145,9 @@ class FunctionTool(Generic[P, R]):
         self.capability: Capability | None = declaration.capability
         self.timeout: float | None = declaration.timeout
         self.quick: bool = declaration.quick
+        self._runs_inline = (
+            declaration.quick and not declaration.is_async and (self._bound or not declaration.is_method)
+        )
         self.__wrapped__ = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -190,6 +193,11 @@ class FunctionTool(Generic[P, R]):
             return ToolResult(compiled.explain(error), is_error=True)
         if declaration.context is not None:
             values[declaration.context] = ctx
+        if self._runs_inline:  # as `_run` would, without a coroutine: 0.5 µs
+            function: Callable[..., Any] = self._function
+            await trio.lowlevel.checkpoint_if_cancelled()
+            value = function(**values)
+            return _as_result(await value if isinstance(value, CoroutineType) else value)
         return _as_result(await self._run(values))
 
     async def _run(self, values: dict[str, Any]) -> Any:
@@ -198,11 +206,7 @@ class FunctionTool(Generic[P, R]):
             raise TypeError(f"tool {self.name!r} is a method: take it from an instance")
         if self._declaration.is_async:
             return await function(**values)
-        if self.quick:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            value = function(**values)
-        else:
-            value = await run_blocking(functools.partial(function, **values))
+        value = await run_blocking(functools.partial(function, **values))
         # A plain function may return a coroutine, as a decorated async one does.
         return await value if isinstance(value, CoroutineType) else value
 
@@ -214,6 +218,8 @@ def _as_result(value: Any) -> ToolResult:
         return value
     if value is None:
         return ToolResult("ok")
+    if type(value) is int:  # needs no pydantic, which takes 1.2 µs
+        return ToolResult(str(value))
     from agentpool.tools import _schema
 
     return ToolResult(_schema.to_text(value))

@@ -224,7 +224,9 @@ async def test_agents_that_complete_in_their_cleanup_have_completed(autojump_clo
         ExceptionGroup("g", [ValueError(), MemoryError()]),
     ],
 )
-async def test_fatal_exceptions_leave_the_pool_unwrapped(error: BaseException) -> None:
+async def test_fatal_exceptions_leave_the_pool_unwrapped(
+    error: BaseException, autojump_clock: Any
+) -> None:
     fatal = error
     while isinstance(fatal, BaseExceptionGroup):
         fatal = fatal.exceptions[-1]
@@ -247,7 +249,7 @@ async def test_a_group_without_a_fatal_exception_is_an_ordinary_failure() -> Non
     assert outcome.error is group
 
 
-async def test_a_fatal_exception_wins_over_failures_and_counts_them() -> None:
+async def test_a_fatal_exception_wins_over_failures_and_counts_them(autojump_clock: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         async with pool_of(2) as pool:
             await pool.spawn(failing, KeyError("lost?"))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
+from functools import partial
 
 import pytest
 
+from agentpool.testing import attempt
 from agentpool.testing.campaign import run_seed
 from agentpool.testing.campaign.__main__ import main
 from agentpool.testing.campaign._fleet import SHARES, run_campaign
 from agentpool.testing.campaign._mutants import MUTANTS, hunt
-from agentpool.testing.campaign._programs import PROFILES, draw_program
+from agentpool.testing.campaign._programs import PROFILES, Profile, Program, draw_program
 from agentpool.testing.campaign._runs import run_once, without_detection
 from agentpool.testing.campaign._scenarios import run_sweeps
 from agentpool.testing.campaign._shrink import kind_of, shrink
+from agentpool.testing.campaign._world import World, run_program
 
 RUNS = int(os.environ.get("AGENTPOOL_CAMPAIGN_RUNS", "16000"))
 
@@ -70,6 +74,45 @@ def test_every_operation_of_every_profile_occurs() -> None:
             for script in program.scripts:
                 note(script.ops)
         assert wanted <= seen
+
+
+INDEPENDENT = Profile(
+    agent_ops={
+        "spawn": 8,
+        "result": 4,
+        "wait": 4,
+        "join_next": 3,
+        "join_all": 3,
+        "map": 2,
+        "fan_out": 2,
+        "both": 2,
+        "sleep": 4,
+        "compute": 3,
+        "fail": 1,
+    },
+    body_ops={"spawn": 1},
+    scripts=5,
+    length=5,
+)
+
+
+def test_agents_that_a_fault_does_not_touch_end_as_without_it() -> None:
+    for seed in range(300):
+        scripts = draw_program(seed, INDEPENDENT).scripts
+        program = Program(2, 32, body=(("spawn", 0, None, None),) * 4, scripts=scripts, most_agents=10_000)
+        quiet, struck = World(program), World(program)
+        attempt(partial(run_program, quiet), seed)
+        step = random.Random(seed).randint(1, 100)
+
+        def on_step(now: int, _sim: object, world: World = struck, step: int = step) -> None:
+            if now == step and world.owned.get(0):
+                world.owned[0][0].abort("the fault")
+
+        attempt(partial(run_program, struck), seed, on_step=on_step)
+        for before, after in zip(quiet.owned[0][1:], struck.owned[0][1:], strict=True):
+            assert type(before.outcome) is type(after.outcome), (
+                f"seed {seed}: {before.outcome} {after.outcome}"
+            )
 
 
 def test_trees_hang_when_nobody_lends() -> None:

@@ -19,7 +19,7 @@ from agentpool.testing.campaign._programs import PROFILES, Program, draw_program
 from agentpool.testing.campaign._world import World, run_program
 
 MAX_SECONDS = 1000.0
-MAX_STEPS = 30_000
+MAX_STEPS = 5_000
 
 
 @attrs.frozen

@@ -181,8 +181,10 @@ async def script_agent(ctx: Any, world: World, number: int, mark: int) -> tuple[
     return ("done", number)
 
 
-# Operations that wait for children of which the actor has no handles yet.
-_VAGUE = frozenset({"join_next", "join_all", "map", "as_completed", "race", "vote", "fan_out"})
+# Operations that wait for agents which the actor does not know.
+_VAGUE = frozenset(
+    {"join_next", "join_all", "map", "as_completed", "race", "vote", "fan_out", "broadcast", "publish"}
+)
 
 
 @attrs.define(eq=False)

@@ -30,7 +30,7 @@ from agentpool._core.events import (
     MessageDeadLettered,
     MessageSent,
 )
-from agentpool._core.limits import PoolLimits
+from agentpool._core.limits import InFlight, PoolLimits
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import Aborted, AgentOutcome, AnyOutcome, Completed, Failed
 from agentpool._core.restart import Intensity, RestartPolicy
@@ -661,8 +661,8 @@ class PoolState:
         self.issued: int = 0
         self.ended: int = 0
         self.descendants: int = 0
-        self.tool_calls = 0
-        self.model_calls = 0
+        self.tool_calls: InFlight = InFlight("tool_calls", limits.tool_calls)
+        self.model_calls: InFlight = InFlight("model_calls", limits.model_calls)
         self.usage = NO_USAGE
         self.draining: str = ""
         self.body_ended = False

@@ -6,8 +6,7 @@ from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from agentpool._agent import AgentNursery, AgentRecord, PoolState, open_known_nursery
-from agentpool._core.errors import PoolLimitError
+from agentpool._agent import AgentNursery, AgentRecord, open_known_nursery
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._current import waiting_agent
@@ -36,26 +35,6 @@ class Subscription:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _InFlight:
-    """A call that is under way; by hand, since `contextlib.contextmanager` takes three times as long."""
-
-    __slots__ = ("_kind", "_state")
-
-    def __init__(self, state: PoolState, kind: str) -> None:
-        self._state = state
-        self._kind = kind
-
-    def __enter__(self) -> None:
-        state, kind = self._state, self._kind
-        count, limit = getattr(state, kind), getattr(state.limits, kind)
-        if count >= limit:
-            raise PoolLimitError(kind, limit)
-        setattr(state, kind, count + 1)
-
-    def __exit__(self, *_: object) -> None:
-        setattr(self._state, self._kind, getattr(self._state, self._kind) - 1)
 
 
 class AgentContext(Scope):
@@ -146,7 +125,7 @@ class AgentContext(Scope):
         Entering the block raises `PoolLimitError` if as many are in flight in the pool as
         `PoolLimits` allows.
         """
-        return _InFlight(self._state, kind)
+        return self._state.tool_calls if kind == "tool_calls" else self._state.model_calls
 
     # -- inbox ---------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from agentpool._events import EventSubscription, Overflow
 from agentpool._router import DeadLetter, InboxStatistics, MessageRouter
 from agentpool._scope import Scope
 from agentpool._trio_private import effective_deadline_in
+from agentpool._watchdog import watching_for_blocks
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
@@ -208,7 +209,8 @@ class AgentPool(Scope):
 
         Returns:
           The handles of the survivors: agents that live on although they were aborted, because
-          they swallow cancellation or shield themselves. `statistics().stuck` tells where.
+          they swallow cancellation or shield themselves. `statistics().stuck` tells where they
+          stand; an event tells it too, and names those that block the event loop meanwhile.
 
         Raises:
           RuntimeError: if an agent of the pool calls it, which would wait for itself.
@@ -227,10 +229,11 @@ class AgentPool(Scope):
         state.stop_starting("the pool is draining")
         state.judge.end_of_body()
         await trio.lowlevel.checkpoint()
-        if await state.wait_for_end(grace):
-            return []
-        self.abort_all(f"the grace of {grace:g} seconds has passed")
-        await state.wait_for_end(CLEANUP_TIME)
+        with watching_for_blocks(state, BLOCKING_TIME):
+            if await state.wait_for_end(grace):
+                return []
+            self.abort_all(f"the grace of {grace:g} seconds has passed")
+            await state.wait_for_end(CLEANUP_TIME)
         state.report_stuck()
         return [AgentHandle(record) for record in state.records.values()]
 
@@ -253,13 +256,17 @@ class AgentPool(Scope):
             queued=slots.waiting_to_start,
             stranded=len(slots.stranded),
             waits=sum(len(record.waits) for record in state.records.values()),
-            tool_calls=state.tool_calls,
-            model_calls=state.model_calls,
+            tool_calls=state.tool_calls.count,
+            model_calls=state.model_calls.count,
         )
 
 
 CLEANUP_TIME = 5.0
 """Aborted agents have so many seconds to clean up before `drain` reports them."""
+
+BLOCKING_TIME = 1.0
+"""An agent that keeps the event loop from going on for so many seconds, while a pool drains, is
+reported."""
 
 
 @asynccontextmanager

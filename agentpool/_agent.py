@@ -770,6 +770,7 @@ class PoolState:
         del self.records[record.id]
         if self._aborting:
             self._aborting.pop(record.id, None)
+        if self.stuck:
             self.stuck.pop(record.id, None)
         self.router.unregister(record.id)
         if self.events.subscriptions:
@@ -880,9 +881,14 @@ class PoolState:
         now = trio.current_time()
         for record in self._unreported():
             if now >= record.aborted_at + ABORT_PATIENCE:
-                stack = tuple(_stack(record))
+                self.report(record, tuple(_stack(record)))
+
+    def report(self, record: AgentRecord, stack: tuple[str, ...]) -> None:
+        """Name an agent that does not end, or that keeps everybody from going on."""
+        if record.id not in self.stuck:
+            if not record.ended:
                 self.stuck[record.id] = StuckAgent(record.id, record.name, stack)
-                self.events.emit(AgentStuck, record.id, record.parent_id, record.name, stack)
+            self.events.emit(AgentStuck, record.id, record.parent_id, record.name, stack)
 
     def close(self) -> None:
         """The pool has ended: the watcher goes home, subscribers get the end."""

@@ -228,8 +228,8 @@ class AgentPool(Scope):
         state = self._state
         state.stop_starting("the pool is draining")
         state.judge.end_of_body()
-        await trio.lowlevel.checkpoint()
         with watching_for_blocks(state, BLOCKING_TIME):
+            await trio.lowlevel.checkpoint()
             if await state.wait_for_end(grace):
                 return []
             self.abort_all(f"the grace of {grace:g} seconds has passed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 from functools import partial
 
@@ -153,3 +154,30 @@ def test_the_command_line_runs_a_campaign_and_one_seed(capsys: pytest.CaptureFix
     assert "all is well" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["--seed", "3"])
+
+
+DIGESTS = """
+import hashlib, sys
+from agentpool.testing.campaign._programs import PROFILES, draw_program
+from agentpool.testing.campaign._runs import run_once
+from agentpool.testing.campaign._models import run_fleet
+
+junk = [object() for _ in range(int(sys.argv[1]))]
+total = hashlib.sha256()
+for name, profile in PROFILES.items():
+    for seed in range(15):
+        run, _world = run_once(draw_program(seed, profile), seed, blow=name == "rare")
+        total.update(run.log.to_bytes())
+for seed in range(15):
+    total.update(run_fleet(seed)[1].log.to_bytes())
+print(total.hexdigest())
+"""
+
+
+def test_one_seed_gives_the_same_log_in_every_process() -> None:
+    digests = set()
+    for number in range(2):
+        environment = {**os.environ, "PYTHONHASHSEED": str(number)}
+        command = [sys.executable, "-c", DIGESTS, str(number * 1017)]
+        digests.add(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    assert len(digests) == 1

@@ -668,6 +668,7 @@ class PoolState:
         self.body_ended = False
         self.fatal: BaseException | None = None
         self.stuck: dict[AgentId, StuckAgent] = {}
+        self.reported: set[AgentId] = set()
         self.nursery: trio.Nursery | None = None
         self._spare_scope: trio.CancelScope | None = None
         self._heir: Heir | None = None
@@ -859,7 +860,7 @@ class PoolState:
             self._timer.deadline = deadline
 
     def _unreported(self) -> list[AgentRecord]:
-        return [record for record in self._aborting.values() if record.id not in self.stuck]
+        return [record for record in self._aborting.values() if record.id not in self.reported]
 
     def watch_abort(self, record: AgentRecord) -> None:
         """Look later whether an aborted agent has ended."""
@@ -885,7 +886,8 @@ class PoolState:
 
     def report(self, record: AgentRecord, stack: tuple[str, ...]) -> None:
         """Name an agent that does not end, or that keeps everybody from going on."""
-        if record.id not in self.stuck:
+        if record.id not in self.reported:
+            self.reported.add(record.id)
             if not record.ended:
                 self.stuck[record.id] = StuckAgent(record.id, record.name, stack)
             self.events.emit(AgentStuck, record.id, record.parent_id, record.name, stack)

@@ -30,6 +30,7 @@ def watching_for_blocks(state: PoolState, seconds: float) -> Iterator[None]:
     finally:
         watchdog.stopped.set()
         thread.join()
+        watchdog.report()
 
 
 class _Watchdog:
@@ -40,6 +41,7 @@ class _Watchdog:
         self._token = trio.lowlevel.current_trio_token()
         self._loop_thread = threading.get_ident()
         self._answered = True
+        self._found: list[tuple[AgentRecord, tuple[str, ...]]] = []
 
     def run(self) -> None:
         """Ask again and again, until it is stopped (in the thread)."""
@@ -51,12 +53,19 @@ class _Watchdog:
 
     def _answer(self) -> None:
         self._answered = True
+        self.report()
+
+    def report(self) -> None:
+        """Name those that the thread has found (in the loop)."""
+        found, self._found = self._found, []
+        for record, stack in found:
+            self._state.report(record, stack)
 
     def _look(self) -> None:
         frame = sys._current_frames().get(self._loop_thread)
         for record in list(self._state.records.values()):
             if _is_running(record):
-                self._token.run_sync_soon(self._state.report, record, tuple(_lines(frame)))
+                self._found.append((record, tuple(_lines(frame))))
 
 
 def _is_running(record: AgentRecord) -> bool:

@@ -160,11 +160,21 @@ class Wait:
 
     def wake(self, value: Any = None) -> None:
         """End the wait with a value: from here on it has happened, whatever is cancelled."""
-        self._end(outcome.Value(value))
+        self.done = True
+        self._result = outcome.Value(value)
+        if self.party is None:
+            self.resume()
+        else:
+            self.party.woken(self)
 
     def fail(self, error: BaseException) -> None:
         """End the wait with an exception, which must be an object of its own for each wait."""
-        self._end(outcome.Error(error))
+        self.done = True
+        self._result = outcome.Error(error)
+        if self.party is None:
+            self.resume()
+        else:
+            self.party.woken(self)
 
     def withdraw(self, error: BaseException) -> None:
         """Take the wait out of its queue, and end it with an exception."""
@@ -175,14 +185,6 @@ class Wait:
     @property
     def can_be_withdrawn(self) -> bool:
         return self.undo is not None
-
-    def _end(self, result: outcome.Outcome[Any]) -> None:
-        self.done = True
-        self._result = result
-        if self.party is None:
-            self.resume()
-        else:
-            self.party.woken(self)
 
     def resume(self) -> None:
         """Put the task back into trio's run queue."""
@@ -314,6 +316,10 @@ class Party:
             wait.resume()
             if self.ready:
                 self.release_ready()
+            return
+        if not self.ready and slots.grants_at_once(self):
+            self.active = 1
+            wait.resume()
             return
         self._ask_for_slot(wait)
         if wait.asked_to_cancel:
@@ -498,6 +504,13 @@ class Slots:
     def queue(self, start: Start) -> None:
         """Have an agent started as soon as it is its turn."""
         self._new.append(start)
+
+    def grants_at_once(self, party: Party) -> bool:
+        """Give an agent that was woken a free slot, if nobody waits for one; tell whether."""
+        if self._woken or self._new or not self._is_free():
+            return False
+        self._acquire(party)
+        return True
 
     def request(self, party: Party) -> None:
         """Ask for the slot of an agent that was woken."""

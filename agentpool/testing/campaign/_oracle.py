@@ -88,7 +88,8 @@ def _outcomes(world: World) -> Iterator[str]:
             yield f"agent {handle.id} ran for {outcome.duration} s under a timeout of {limit}"
         if handle.id in world.returned and not outcome.restarts and not _returned_well(outcome):
             yield f"agent {handle.id} returned, but its outcome is {outcome!r}"
-        if isinstance(outcome, Completed) and outcome.value[0] != "done":
+        is_script = handle.id not in world.supervisors
+        if is_script and isinstance(outcome, Completed) and outcome.value[0] != "done":
             yield f"agent {handle.id} completed with {outcome.value!r}, which it never returned"
     ids = Counter(handle.id for handle in world.handles)
     for agent_id, count in ids.items():

@@ -111,6 +111,7 @@ FULL = Profile(
         "publish": 1,
         "reserve": 2,
         "look": 1,
+        "supervise": 1,
         "stray": 1,
         "fail": 1,
         "exit": 0,
@@ -185,6 +186,7 @@ PHOENIX = Profile(
         "sleep": 8,
         "spawn": 8,
         "fail": 5,
+        "supervise": 4,
         "join_all": 3,
         "within": 2,
     },
@@ -196,7 +198,7 @@ PHOENIX = Profile(
 PROFILES = {"full": FULL, "rare": RARE, "waits": WAITS, "trees": TREES, "hasty": HASTY, "phoenix": PHOENIX}
 
 # What needs a script to spawn; the last script has none after it.
-_SPAWNING = {"spawn", "spawn_nowait", "map", "race", "vote", "as_completed", "fan_out"}
+_SPAWNING = {"supervise", "spawn", "spawn_nowait", "map", "race", "vote", "as_completed", "fan_out"}
 # What the body of a pool may do only for a while, because servers could keep it waiting for ever.
 _BODY_WAITS = (
     "ask",
@@ -308,6 +310,9 @@ class _Dice:
                 limit = None if quiet or rng.random() < 0.8 else rng.choice([0.5, 1.0, 2.0])
                 is_restarted = not quiet and rng.random() < self.profile.restarts
                 return (name, number, limit, rng.choice(["permanent", "transient"]) if is_restarted else None)
+            case "supervise":
+                strategy = rng.choice(["one_for_one", "one_for_all", "rest_for_one"])
+                return (name, number, rng.randint(1, 3), strategy)
             case "map" | "fan_out":
                 return (name, number, rng.randint(0, 4))
             case "race" | "vote":

@@ -20,6 +20,7 @@ from agentpool._core.errors import (
     DeadlockError,
     PoolClosedError,
     PoolLimitError,
+    RestartLimitError,
     UnknownAgentError,
 )
 from agentpool._core.limits import PoolLimits
@@ -27,6 +28,7 @@ from agentpool._core.outcomes import Completed
 from agentpool._core.restart import RestartPolicy
 from agentpool._pool import open_agent_pool
 from agentpool._slots import PoolFullError
+from agentpool._supervisor import ChildSpec, Supervisor
 from agentpool.testing._scheduler import schedule_points
 from agentpool.testing.campaign._programs import Op, Program, Script
 
@@ -45,6 +47,7 @@ EXPECTED = (
     PoolClosedError,
     PoolFullError,
     PoolLimitError,
+    RestartLimitError,
     UnknownAgentError,
     trio.EndOfChannel,
     trio.WouldBlock,
@@ -79,6 +82,7 @@ class World:
       joined: ids that joins handed out, by the id of the scope.
       problems: what should not have been.
       alarms: the deadlocks that were reported.
+      supervisors: agents that are supervisors.
       several: agents that had several tasks.
       waiting: for whom each agent waits, a set for each of its waits.
       busy: agents that do something which the pool knows nothing of.
@@ -124,6 +128,7 @@ class World:
     drained: bool = False
     body_failed: bool = False
     cap: int = 0
+    supervisors: set[int] = attrs.field(factory=set)
     several: set[int] = attrs.field(factory=set)
     tokens: int = 0
     marks: int = 0
@@ -368,6 +373,19 @@ class Actor:
         if self.world.room():
             self.world.spawned += count
             await self.scope.vote(_Bound(self.world, number, mark), n=count, quorum=count // 2 + 1)
+
+    async def do_supervise(self, number: int, count: int, strategy: str) -> None:
+        mark = self._arguments(number)[2]
+        children = [
+            ChildSpec(_Bound(self.world, number, mark), mode="transient")
+            for _ in range(count)
+            if self.world.room()
+        ]
+        if children and self.world.room():
+            supervisor = Supervisor(children, strategy=strategy, max_restarts=2, within=1000)  # type: ignore[arg-type]
+            handle = await self.scope.spawn(supervisor)
+            self.world.supervisors.add(handle.id)
+            self._keep(handle)
 
     async def do_result(self, index: int) -> None:
         if self.handles:

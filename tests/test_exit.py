@@ -224,9 +224,7 @@ async def test_agents_that_complete_in_their_cleanup_have_completed(autojump_clo
         ExceptionGroup("g", [ValueError(), MemoryError()]),
     ],
 )
-async def test_fatal_exceptions_leave_the_pool_unwrapped(
-    error: BaseException, autojump_clock: Any
-) -> None:
+async def test_fatal_exceptions_leave_the_pool_unwrapped(error: BaseException, autojump_clock: Any) -> None:
     fatal = error
     while isinstance(fatal, BaseExceptionGroup):
         fatal = fatal.exceptions[-1]

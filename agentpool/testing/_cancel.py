@@ -56,7 +56,7 @@ class CancelSweepError(AssertionError):
         self.simulation = simulation
         self.step = step
         self.blow = blow
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
         super().__init__(simulation, step, blow, self.problems)
 
     def __str__(self) -> str:

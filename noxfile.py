@@ -23,6 +23,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 CAMPAIGN = "tests/campaign"
+SIDE_BY_SIDE = ["-n", "auto", f"--ignore={CAMPAIGN}"]
 
 # Complete branch coverage is asked of what decides and of the pool itself, 95 % of the rest.
 COMPLETE = ["_core/*", "_slots.py", "_router.py", "_events.py", "_scope.py", "_agent.py", "_pool.py"]
@@ -51,12 +52,12 @@ def tests(session: nox.Session) -> None:
     """The test suite on every Python that is installed; on the one that runs nox with coverage."""
     session.install("-e", ".[all]", *_group("test"))
     if session.python != OWN_PYTHON:
-        session.run("pytest", "-q", *(session.posargs or [f"--ignore={CAMPAIGN}"]))
+        session.run("pytest", "-q", *(session.posargs or SIDE_BY_SIDE))
         return
     session.run("coverage", "erase")
     # What takes long is for `proof`: a part of it is enough to see every line run.
     few = {"AGENTPOOL_CAMPAIGN_RUNS": "1000"}
-    arguments = session.posargs or [f"--ignore={CAMPAIGN}/test_soak.py"]
+    arguments = session.posargs or ["-n", "auto", f"--ignore={CAMPAIGN}/test_soak.py"]
     session.run("coverage", "run", "-m", "pytest", "-q", *arguments, env=few)
     session.run("coverage", "combine", "-q")
     if session.posargs:
@@ -69,7 +70,7 @@ def tests(session: nox.Session) -> None:
 def tests_core(session: nox.Session) -> None:
     """The test suite with the core dependencies only, from the built package."""
     session.install(".", *_group("test"))
-    session.run("pytest", "-q", *(session.posargs or [f"--ignore={CAMPAIGN}"]))
+    session.run("pytest", "-q", *(session.posargs or SIDE_BY_SIDE))
 
 
 @nox.session

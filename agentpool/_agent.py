@@ -34,7 +34,7 @@ from agentpool._core.limits import InFlight, PoolLimits
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import Aborted, AgentOutcome, AnyOutcome, Completed, Failed
 from agentpool._core.restart import Intensity, RestartPolicy
-from agentpool._core.usage import NO_USAGE
+from agentpool._core.usage import NO_USAGE, TokenUsage, UsageMeter
 from agentpool._current import current_agent, set_current_agent, waiting_agent
 from agentpool._events import EventLog
 from agentpool._judge import Judge
@@ -281,7 +281,7 @@ class AgentRecord(Party):
     stops_children = False
     taken: bool = False
     task: trio.lowlevel.Task | None = None
-    usage = NO_USAGE
+    meter: UsageMeter | None = None
     watchers: list[Wait] | None = None
 
     def __init__(
@@ -387,6 +387,11 @@ class AgentRecord(Party):
         while record.home.owner is not None:
             record = record.home.owner
         return record.id
+
+    @property
+    def usage(self) -> TokenUsage:
+        """What its model calls have used so far."""
+        return NO_USAGE if self.meter is None else self.meter.total
 
     @property
     def budget(self) -> Budget | None:
@@ -663,7 +668,7 @@ class PoolState:
         self.descendants: int = 0
         self.tool_calls: InFlight = InFlight("tool_calls", limits.tool_calls)
         self.model_calls: InFlight = InFlight("model_calls", limits.model_calls)
-        self.usage = NO_USAGE
+        self.meter: UsageMeter = UsageMeter()
         self.draining: str = ""
         self.body_ended = False
         self.fatal: BaseException | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from agentpool._agent import AgentNursery, AgentRecord, open_known_nursery
 from agentpool._core.messages import AgentId, AgentMessage
-from agentpool._core.usage import TokenUsage
+from agentpool._core.usage import TokenUsage, UsageMeter
 from agentpool._current import waiting_agent
 from agentpool._router import Inbox
 from agentpool._scope import Scope
@@ -116,8 +116,11 @@ class AgentContext(Scope):
 
     def add_usage(self, usage: TokenUsage) -> None:
         """Count what a model call used; the agent's outcome carries the sum, however it ends."""
-        self._agent.usage += usage
-        self._state.usage += usage
+        agent = self._agent
+        if agent.meter is None:
+            agent.meter = UsageMeter()
+        agent.meter.add(usage)
+        self._state.meter.add(usage)
 
     def in_flight(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:
         """Count a tool or model call for as long as the block runs.

@@ -195,7 +195,7 @@ class AgentPool(Scope):
             messages_sent=router.sent,
             messages_received=router.received,
             dead_letters=router.dead_letter_count,
-            usage=state.usage,
+            usage=state.meter.total,
             stuck=tuple(state.stuck.values()),
         )
 

@@ -203,7 +203,7 @@ class OutputSpec:
 # -- the state --------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
 class Plan:
     """What stays the same through a run.
 
@@ -320,10 +320,12 @@ def begin(
     """
     plan = _plan(manifest, tuple(tools), context_window, output)
     before = repaired(history)
-    transcript = Transcript([*before, UserMessage(query)])
-    window = Window(transcript, messages_tokens(transcript), query=len(before))
+    messages = [*before, UserMessage(query)]
+    transcript = Transcript(messages)
+    window = Window(transcript, messages_tokens(messages), len(before))
     guard = LoopGuard(limits or GuardLimits.of(manifest.resources))
-    return LoopState(plan, Recall, transcript, window, guard), Recall(query if plan.remembers else "")
+    effect = Recall(query) if plan.remembers else _TAKE_MESSAGES
+    return LoopState(plan, Recall, transcript, window, guard), effect
 
 
 def _plan(

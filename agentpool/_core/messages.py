@@ -15,7 +15,7 @@ AgentId: TypeAlias = int
 SUPERVISOR: AgentId = 0
 
 
-# No slots: a frozen value with slots takes twice as long to make.
+# Where there are no slots: a frozen value with many of them takes twice as long to make.
 @attrs.frozen(slots=False)
 class AgentMessage:
     """A message between two agents of a pool.
@@ -128,7 +128,7 @@ class ToolMessage:
 ChatMessage: TypeAlias = UserMessage | AssistantMessage | ToolMessage
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class CompletionRequest:
     """One question to a model.
 

@@ -162,6 +162,7 @@ class _Sweep:
         for leaf in _leaves(simulation.error):
             if not self._may_come_out(leaf, simulation):
                 yield f"{leaf!r} came out of the program"
+        yield from simulation.left_behind
         for pool in simulation.pools:
             yield from problems_in_books(pool)
 

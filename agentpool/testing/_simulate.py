@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import random
+import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -18,7 +20,7 @@ from agentpool.abc import Driver, Tool
 from agentpool.testing._faults import NO_FAULTS, Fault, FaultPlan, FaultyDriver, FaultyTool
 from agentpool.testing._log import EventLog, Note
 from agentpool.testing._scheduler import SeededScheduler, break_waits, scheduling
-from agentpool.testing._watch import stacks_of_tasks, watching
+from agentpool.testing._watch import stacks_of_tasks, tasks_below, watching
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -107,6 +109,7 @@ class Simulation(Generic[T_co]):
       duration: virtual seconds.
       pools: the pools that it opened, now ended.
       has_body: whether it marked a body with `SimulationContext.body`.
+      left_behind: what lived on when the program had ended: tasks and threads, as sentences.
     """
 
     seed: int
@@ -119,6 +122,7 @@ class Simulation(Generic[T_co]):
     duration: float
     pools: tuple[Any, ...] = ()
     has_body: bool = False
+    left_behind: tuple[str, ...] = ()
 
     def unwrap(self) -> T_co:
         """Return what the program returned, or raise what it raised."""
@@ -220,6 +224,7 @@ def attempt(
         clock.current_time(),
         tuple(context.pools),
         context.body_scope is not None,
+        tuple(keeper.left_behind),
     )
 
 
@@ -243,6 +248,15 @@ def _takes_context(main: Main[T]) -> Callable[[SimulationContext], Awaitable[T]]
     return lambda _context: main()  # type: ignore[call-arg]
 
 
+def _living() -> tuple[Counter[str], Counter[str]]:
+    """The tasks of the run and the threads of the process, by name."""
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    # Trio keeps idle worker threads for a while.
+    threads = Counter(thread.name for thread in threading.enumerate() if "Trio" not in thread.name)
+    return Counter(task.name for task in tasks_below(root)), threads
+
+
 # Each round ends the tasks that have no children, so that their parents are next.
 _ROUNDS_TO_TEAR_DOWN = 20
 
@@ -259,6 +273,7 @@ class _Keeper:
     on_step: Callable[[int, SimulationContext], None] | None
     hang: SimulationHangError | None = None
     steps: int = attrs.field(default=0, init=False)
+    left_behind: list[str] = attrs.field(factory=list, init=False)
     jumps: dict[int, Fault] = attrs.field(init=False)
     _start: int = attrs.field(default=0, init=False)
     task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
@@ -273,11 +288,18 @@ class _Keeper:
         self._start = self.scheduler.steps
         self.task = self.scheduler.main_task = trio.lowlevel.current_task()
         self.scheduler.on_step = self._step
+        tasks, threads = _living()
         try:
             with self.context.outer_scope, watching(self.context.pools, self.context.log):
                 return await main(self.context)
         finally:
             self.scheduler.on_step = None
+            if self.hang is None:
+                tasks_now, threads_now = _living()
+                self.left_behind += [f"a task is left: {name}" for name in (tasks_now - tasks).elements()]
+                self.left_behind += [
+                    f"a thread is left: {name}" for name in (threads_now - threads).elements()
+                ]
         return None  # type: ignore[return-value]  # the scope was cancelled, by us or an observer
 
     def _step(self, absolute: int) -> None:

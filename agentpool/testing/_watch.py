@@ -76,17 +76,18 @@ class _Recorder:
 def stacks_of_tasks(main: trio.lowlevel.Task) -> str:
     """Return where a task and those below it stand, innermost line last."""
     lines: list[str] = []
-    for task in (main, *_below(main)):
+    for task in (main, *tasks_below(main)):
         lines.append(f"task {task.name}")
         lines.extend(_stack_of(task))
     return "\n".join(lines)
 
 
-def _below(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
+def tasks_below(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
+    """Yield the tasks in the nurseries of a task, and those in theirs, oldest first."""
     for nursery in task.child_nurseries:
         for child in sorted(nursery.child_tasks, key=lambda child: child._counter):
             yield child
-            yield from _below(child)
+            yield from tasks_below(child)
 
 
 def _stack_of(task: trio.lowlevel.Task) -> list[str]:

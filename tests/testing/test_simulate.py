@@ -265,6 +265,19 @@ def test_another_thread_keeps_trios_own_order_and_nothing_is_left_behind() -> No
     assert (_run.CancelStatus, _run.Deadlines.add, _run._r) == before
 
 
+def test_what_lives_on_after_the_program_is_told() -> None:
+    ended = threading.Event()
+
+    async def main() -> None:
+        trio.lowlevel.spawn_system_task(trio.sleep_forever, name="mine")
+        threading.Thread(target=ended.wait, name="waiter").start()
+
+    run = simulate(main)
+    ended.set()
+    assert run.left_behind == ("a task is left: mine", "a thread is left: waiter")
+    assert simulate(siblings).left_behind == ()
+
+
 def test_an_observer_may_act_between_steps_and_its_error_is_not_lost() -> None:
     seen: list[int] = []
 

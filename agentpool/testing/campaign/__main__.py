@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from agentpool.testing.campaign._fleet import SHARES, run_campaign
+from agentpool.testing.campaign._mutants import run_gate
 from agentpool.testing.campaign._runs import run_seed
 from agentpool.testing.campaign._scenarios import run_sweeps
 
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--sweeps", type=int, default=0, help="cancel sweeps, under so many seeds (default: 0)"
     )
+    parser.add_argument("--gate", action="store_true", help="break each rule in turn, and show what sees it")
     options = parser.parse_args(arguments)
     if options.seed is not None:
         if options.profile is None:
@@ -28,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         verdict = run_seed(options.profile, options.seed)
         print("\n".join(verdict.problems) or "all is well")
         return 1 if verdict.problems else 0
+    if options.gate:
+        return _show_gate()
     shares = SHARES if options.profile is None else {options.profile: 1}
     report = run_campaign(options.runs, first=options.first, jobs=options.jobs, shares=shares)
     print(report, flush=True)
@@ -35,6 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
     if options.sweeps:
         print(sweeps)
     return 1 if report.violations or sweeps.problems else 0
+
+
+def _show_gate() -> int:
+    """Hunt every mutant, and print a line for each; return 1 if one survives."""
+    survivors = 0
+    for catch in run_gate():
+        survivors += not catch.problem
+        print(catch, flush=True)
+    return 1 if survivors else 0
 
 
 if __name__ == "__main__":

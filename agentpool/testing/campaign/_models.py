@@ -179,6 +179,7 @@ def _problems(run: Simulation[Any]) -> Iterator[str]:
         odd = [leaf for leaf in leaves(run.error) if not isinstance(leaf, _EXPECTED)]
         if odd:
             yield f"the pool ended with {odd}"
+    yield from run.left_behind
     for event in run.log.of(AgentFinished):
         yield from _incomplete(event.agent_id, _transcript(event.outcome))
     for pool in run.pools:

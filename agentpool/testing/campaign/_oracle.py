@@ -23,6 +23,7 @@ def violations(run: Simulation[Any], world: World) -> list[str]:
         return [f"hang: {run.error}"]
     return [
         *world.problems,
+        *run.left_behind,
         *_end_of_pool(run, world),
         *_outcomes(world),
         *_messages(run, world),

@@ -16,10 +16,12 @@ from agentpool import (
     AgentPool,
     AgentPoolError,
     Budget,
+    ChildSpec,
     Completion,
     RestartPolicy,
     ScriptedDriver,
     SpawnConfig,
+    Supervisor,
     TokenUsage,
     ToolCall,
     ToolRegistry,
@@ -199,6 +201,38 @@ async def nurseries(sim: SimulationContext) -> None:
         await pool.spawn(busy, server.id)
 
 
+async def topics(sim: SimulationContext) -> None:
+    """Subscribers of a topic, and somebody who tells everybody."""
+
+    async def listener(ctx: Any) -> int:
+        ctx.subscribe("news")
+        return await _server(ctx)
+
+    async def speaker(ctx: Any) -> None:
+        await ctx.publish("news", "first")
+        await ctx.broadcast("second")
+
+    async with _pool(sim, 1, inbox_capacity=1) as pool:
+        for agent in (listener, listener, speaker):
+            await pool.spawn(agent)
+
+
+async def supervised(sim: SimulationContext) -> None:
+    """Children that fail until their supervisor gives up."""
+    starts: list[int] = []
+
+    async def moody(ctx: Any) -> None:
+        starts.append(ctx.id)
+        await trio.sleep(0.1)
+        if len(starts) <= 2:
+            raise ValueError("planned")
+
+    async with _pool(sim) as pool:
+        children = [ChildSpec(moody, mode="transient"), ChildSpec(_server, mode="transient")]
+        handle = await pool.spawn(Supervisor(children, strategy="one_for_all", max_restarts=1, within=5))
+        await handle.wait()
+
+
 async def draining(sim: SimulationContext) -> None:
     """A pool that is drained while agents work, wait and queue."""
     async with _pool(sim, 1) as pool:
@@ -254,6 +288,8 @@ SCENARIOS: dict[str, Scenario] = {
         restarts,
         timeouts,
         nurseries,
+        topics,
+        supervised,
         draining,
         models,
     )

@@ -107,7 +107,7 @@ def docs(session: nox.Session) -> None:
 def campaign(session: nox.Session) -> None:
     """The long campaign: random pool programs, with the books checked after each."""
     session.install("-e", ".[all]", *_group("test"))
-    session.run("python", "-m", "agentpool.testing.campaign", *(session.posargs or ["--runs", "200000"]))
+    session.run("python", "-m", "agentpool.testing.campaign", *(session.posargs or ["--runs", "200000", "--sweeps", "20"]))
 
 
 @nox.session

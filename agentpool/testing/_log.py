@@ -124,6 +124,9 @@ class EventLog(Sequence[Any]):
         """Return the log as UTF-8 text: the same bytes in every process for the same seed."""
         return "".join(f"{line}\n" for line in self.lines).encode("utf-8", "backslashreplace")
 
+    def __bytes__(self) -> bytes:
+        return self.to_bytes()
+
     @property
     def digest(self) -> str:
         """The SHA-256 of `to_bytes()`, in hexadecimal."""

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -181,3 +182,8 @@ def test_one_seed_gives_the_same_log_in_every_process() -> None:
         command = [sys.executable, "-c", DIGESTS, str(number * 1017)]
         digests.add(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
     assert len(digests) == 1
+
+
+def test_the_guarantees_page_names_every_rule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text("utf-8")
+    assert [mutant.rule for mutant in MUTANTS if f"| {mutant.rule} |" not in page] == []

@@ -68,7 +68,7 @@ def test_logs_with_the_same_bytes_are_equal() -> None:
     assert one == other
     assert one.digest == other.digest
     assert one != [SPAWNED]
-    assert len(one.to_bytes().splitlines()) == 2
+    assert len(bytes(one).splitlines()) == 2
 
 
 def test_a_difference_is_shown_as_a_diff() -> None:

@@ -26,7 +26,11 @@ CAMPAIGN = "tests/campaign"
 SIDE_BY_SIDE = ["-n", "auto", f"--ignore={CAMPAIGN}"]
 
 # Complete branch coverage is asked of what decides and of the pool itself, 95 % of the rest.
-COMPLETE = ["_core/*", "_slots.py", "_router.py", "_events.py", "_scope.py", "_agent.py", "_pool.py"]
+COMPLETE = [
+    "_core/*",
+    *("_slots.py", "_router.py", "_events.py", "_judge.py", "_agent.py", "_nursery.py", "_life.py"),
+    *("_state.py", "_scope.py", "_context.py", "_pool.py"),
+]
 COMPLETE_PATHS = ",".join(f"agentpool/{name}" for name in COMPLETE)
 REST_PERCENT = 95
 
@@ -107,7 +111,12 @@ def docs(session: nox.Session) -> None:
 def campaign(session: nox.Session) -> None:
     """The long campaign: random pool programs, with the books checked after each."""
     session.install("-e", ".[all]", *_group("test"))
-    session.run("python", "-m", "agentpool.testing.campaign", *(session.posargs or ["--runs", "200000", "--sweeps", "20"]))
+    session.run(
+        "python",
+        "-m",
+        "agentpool.testing.campaign",
+        *(session.posargs or ["--runs", "200000", "--sweeps", "20"]),
+    )
 
 
 @nox.session

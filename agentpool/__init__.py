@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
     from agentpool._agent import AgentHandle as AgentHandle
-    from agentpool._agent import AgentNursery as AgentNursery
     from agentpool._agent import AgentStatus as AgentStatus
     from agentpool._agent import StuckAgent as StuckAgent
     from agentpool._context import AgentContext as AgentContext
@@ -113,6 +112,7 @@ if _TYPE_CHECKING:
     from agentpool._fleet import FleetAgent as FleetAgent
     from agentpool._fleet import FleetFile as FleetFile
     from agentpool._fleet_run import start_fleet as start_fleet
+    from agentpool._nursery import AgentNursery as AgentNursery
     from agentpool._pool import AgentPool as AgentPool
     from agentpool._pool import PoolStatistics as PoolStatistics
     from agentpool._pool import WaitingAgent as WaitingAgent
@@ -155,7 +155,7 @@ if _TYPE_CHECKING:
 
 _HOMES = {
     "agentpool._agent": """
-        AgentHandle AgentNursery AgentStatus StuckAgent
+        AgentHandle AgentStatus StuckAgent
     """,
     "agentpool._context": """
         AgentContext Subscription
@@ -213,6 +213,9 @@ _HOMES = {
     """,
     "agentpool._fleet_run": """
         start_fleet
+    """,
+    "agentpool._nursery": """
+        AgentNursery
     """,
     "agentpool._pool": """
         AgentPool PoolStatistics WaitingAgent open_agent_pool

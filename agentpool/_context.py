@@ -6,10 +6,11 @@ from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from agentpool._agent import AgentNursery, AgentRecord, open_known_nursery
+from agentpool._agent import AgentRecord
 from agentpool._core.messages import AgentId, AgentMessage
-from agentpool._core.usage import TokenUsage, UsageMeter
+from agentpool._core.usage import TokenUsage
 from agentpool._current import waiting_agent
+from agentpool._nursery import AgentNursery, open_known_nursery
 from agentpool._router import Inbox
 from agentpool._scope import Scope
 
@@ -116,11 +117,8 @@ class AgentContext(Scope):
 
     def add_usage(self, usage: TokenUsage) -> None:
         """Count what a model call used; the agent's outcome carries the sum, however it ends."""
-        agent = self._agent
-        if agent.meter is None:
-            agent.meter = UsageMeter()
-        agent.meter.add(usage)
-        self._state.meter.add(usage)
+        self._agent.used = self._agent.used.plus(usage)
+        self._state.used = self._state.used.plus(usage)
 
     def in_flight(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:
         """Count a tool or model call for as long as the block runs.

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 import trio
 
-from agentpool._agent import (
-    CANCELLED_OUTSIDE,
-    AgentHandle,
-    AgentRecord,
-    PoolState,
-    StuckAgent,
-    note_on,
-)
+from agentpool._agent import CANCELLED_OUTSIDE, AgentHandle, AgentRecord, StuckAgent
 from agentpool._context import AgentContext
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.limits import PoolLimits
@@ -26,8 +19,10 @@ from agentpool._core.messages import AgentId
 from agentpool._core.usage import TokenUsage
 from agentpool._current import current_agent, waiting_agent
 from agentpool._events import EventSubscription, Overflow
+from agentpool._life import note_on
 from agentpool._router import DeadLetter, InboxStatistics, MessageRouter
 from agentpool._scope import Scope
+from agentpool._state import PoolState
 from agentpool._trio_private import effective_deadline_in
 from agentpool._watchdog import watching_for_blocks
 
@@ -195,7 +190,7 @@ class AgentPool(Scope):
             messages_sent=router.sent,
             messages_received=router.received,
             dead_letters=router.dead_letter_count,
-            usage=state.meter.total,
+            usage=state.used.usage,
             stuck=tuple(state.stuck.values()),
         )
 

@@ -25,11 +25,9 @@ from agentpool._agent import (
     AgentHandle,
     AgentRecord,
     Offspring,
-    PoolState,
     SpawnOptions,
     check_agent,
     check_agents,
-    open_known_nursery,
     options_of,
 )
 from agentpool._core.errors import PoolClosedError, PoolLimitError, UnknownAgentError
@@ -37,7 +35,9 @@ from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AgentOutcome, AnyOutcome, Completed
 from agentpool._core.restart import RestartPolicy
 from agentpool._current import current_agent, waiting_agent
+from agentpool._nursery import open_known_nursery
 from agentpool._slots import PoolFullError, Wait
+from agentpool._state import PoolState
 
 if TYPE_CHECKING:
     from agentpool._context import AgentContext

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from agentpool._agent import AgentRecord, PoolState
+    from agentpool._agent import AgentRecord
+    from agentpool._state import PoolState
 
 
 @contextmanager

@@ -26,9 +26,9 @@ def _observe(pool: Any, pools: list[Any], log: EventLog) -> None:
 
 @contextmanager
 def _pools_observed(observer: Callable[[Any], None]) -> Iterator[None]:
-    from agentpool import _agent, _pool
+    from agentpool import _pool, _state
 
-    state: Any = _agent.PoolState
+    state: Any = _state.PoolState
     original = state.__init__
     root = trio.lowlevel.current_root_task()
 

@@ -18,7 +18,7 @@ import attrs
 import outcome
 import trio
 
-from agentpool import _agent, _events, _judge, _pool, _scope, _slots
+from agentpool import _agent, _events, _judge, _life, _pool, _scope, _slots, _state
 from agentpool._core import budget as budget_module
 from agentpool._core import loop, restart, waits
 from agentpool._core.errors import DeadlockError
@@ -542,22 +542,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("map keeps the order of its items", _scope.Scope, "map", _reversed_map),
     Mutant("how a body ended decides its outcome", _agent.AgentRecord, "completed", _always_aborted),
     Mutant("a failure touches nobody else", _agent.AgentRecord, "failed", _abort_siblings),
-    Mutant("fatal exceptions leave the pool", _agent, "fatal_part", nothing, _RARE),
+    Mutant("fatal exceptions leave the pool", _life, "fatal_part", nothing, _RARE),
     Mutant("failures nobody saw come out", _pool, "_leave", _swallow_failures),
     Mutant("the body's exception comes out as it is", _pool, "_leave", _wrap_error, _RARE),
     Mutant("quiescence ends the servers", _judge.Judge, "judge_rest", nothing),
     Mutant("quiescence waits for everybody", _judge.Judge, "judge_rest", _judge_too_early),
     Mutant("the youngest receiver ends first", _judge, "heappop", _oldest_first),
     Mutant("an agent ends after its children", _agent.Offspring, "all_ended", _leave_children),
-    Mutant("the children of a failed agent are aborted", _agent, "_abort_children", nothing),
-    Mutant("limits on depth and descendants hold", _agent.PoolState, "admit", _no_limits),
-    Mutant("a child starts in its spawner's context", _agent.PoolState, "start", _own_context),
+    Mutant("the children of a failed agent are aborted", _life, "_abort_children", nothing),
+    Mutant("limits on depth and descendants hold", _state.PoolState, "admit", _no_limits),
+    Mutant("a child starts in its spawner's context", _state.PoolState, "start", _own_context),
     Mutant("a timeout ends an agent on time", _agent.AgentRecord, "__init__", _no_timeout),
     Mutant("messages keep their order", Inbox, "_take", _last_message_first),
     Mutant("a message arrives once", Inbox, "offer", _twice),
     Mutant("what is left becomes dead letters", Inbox, "close", _drop_at_end),
     Mutant("senders to an agent that ends are told", Inbox, "close", _strand_senders),
-    Mutant("a sender cannot be forged", _agent._Hooks, "current_sender", _supervisor_sends),
+    Mutant("a sender cannot be forged", _state._Hooks, "current_sender", _supervisor_sends),
     Mutant("askers of an agent that ends are told", MessageRouter, "fail_asks_to", _ask_for_ever),
     Mutant(
         "askers of a restarted agent are told",
@@ -582,7 +582,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("abort touches nobody but children", _agent.AgentRecord, "abort", _abort_family),
     Mutant("reasons travel into outcomes", _agent.AgentRecord, "abort", _no_reason),
     Mutant("abort_all aborts", _scope.Scope, "abort_all", nothing, _RARE),
-    Mutant("a draining pool starts nobody", _agent.PoolState, "stop_starting", nothing, _RARE),
+    Mutant("a draining pool starts nobody", _state.PoolState, "stop_starting", nothing, _RARE),
     Mutant("restarts are bounded", restart.Intensity, "restart", _restart_for_ever),
     Mutant("every finished agent is told", _events.EventLog, "emit", _without_end),
     Mutant("every tool call has its result", loop, "ToolMessage", _wrong_call, ("models",)),

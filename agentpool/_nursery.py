@@ -1,0 +1,176 @@
+"""Tasks of an agent beside its body: a nursery that its pool knows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from agentpool._agent import AgentRecord, is_coroutine
+from agentpool._current import set_current_agent
+from agentpool._slots import Wait
+
+if TYPE_CHECKING:
+    pass
+
+
+def _refuse_task(async_fn: object) -> None:
+    if is_coroutine(async_fn):
+        raise TypeError(
+            "start_soon takes an async function, not the coroutine that a call of it makes: "
+            "write start_soon(function, argument), not start_soon(function(argument))"
+        )
+    raise TypeError(f"start_soon takes an async function and its arguments, not {async_fn!r}")
+
+
+class AgentNursery:
+    """A nursery whose tasks the agent's pool knows, so that they may wait in pool operations.
+
+    The same as a `trio.Nursery`, to which everything else is left.
+    """
+
+    def __init__(self, record: AgentRecord, nursery: trio.Nursery) -> None:
+        self._record = record
+        self._nursery = nursery
+        self._tasks = 0
+        self._joining = False
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """Cancels the tasks and the block."""
+        return self._nursery.cancel_scope
+
+    @property
+    def child_tasks(self) -> frozenset[trio.lowlevel.Task]:
+        """The tasks that have not ended."""
+        return frozenset(self._nursery.child_tasks)
+
+    def start_soon(self, async_fn: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> None:
+        """Start a task of the agent; its first step comes later."""
+        if not callable(async_fn):
+            _refuse_task(async_fn)
+        slot: list[Wait] = []
+        self._nursery.start_soon(self._run, slot, async_fn, args, name=name or async_fn)
+        self._count(slot)
+
+    async def start(self, async_fn: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> Any:
+        """Start a task of the agent, and wait until it calls `task_status.started()`.
+
+        The caller counts as waiting for the task meanwhile: its count is the task's.
+        """
+        self._tasks += 1
+        begun: list[trio.lowlevel.Task] = []
+        try:
+            return await self._nursery.start(self._run_started, begun, async_fn, args, name=name or async_fn)
+        finally:
+            if not begun:  # the nursery is closed
+                self._tasks -= 1
+
+    def _count(self, slot: list[Wait]) -> None:
+        # Counted here and now: else the slot could be lent, or the agent judged, before its first step.
+        self._tasks += 1
+        wait = self._record.new_task()
+        if wait is not None:
+            slot.append(wait)
+
+    async def _run_started(
+        self,
+        begun: list[trio.lowlevel.Task],
+        async_fn: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        *,
+        task_status: trio.TaskStatus[Any],
+    ) -> None:
+        begun.append(trio.lowlevel.current_task())
+        status = _Started(self._record, task_status)
+        await self._run([], partial(async_fn, task_status=status), args, status)
+
+    async def _run(
+        self,
+        slot: list[Wait],
+        async_fn: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        status: _Started | None = None,
+    ) -> None:
+        record = self._record
+        set_current_agent(record)  # who starts it may be a task of somebody else
+        task = trio.lowlevel.current_task()
+        if record.more_tasks is None:
+            record.more_tasks = set()
+        record.more_tasks.add(task)
+        fails = True
+        try:
+            for wait in slot:
+                await wait.granted()
+            await async_fn(*args)
+            fails = False
+        finally:
+            # In one step with the end of the task: it stays known until its books are done.
+            if status is None or status.called:
+                self._ended(fails)
+            else:
+                self._tasks -= 1  # its count goes back to who waits for it to be started
+            record.more_tasks.discard(task)
+
+    def _ended(self, fails: bool) -> None:
+        self._tasks -= 1
+        if self._joining and not self._tasks:
+            self._joining = False  # the block goes on: the count of this task becomes its own
+        else:
+            self._uncount(fails)
+
+    def _uncount(self, fails: bool) -> None:
+        record = self._record
+        record.active -= 1
+        if not record.active:
+            record.rest(ends_body=True, fails=fails)
+
+    def join(self, *, fails: bool) -> None:
+        """The block has ended, and waits for the tasks."""
+        if self._tasks:
+            self._joining = True
+            self._uncount(fails)
+
+    async def joined(self) -> None:
+        """All tasks have ended: the block goes on, when the agent has its slot."""
+        if self._joining:
+            await self._record.regain()
+
+
+class _Started:
+    """Trio's task status, which counts the caller of `start` again before it goes on."""
+
+    def __init__(self, record: AgentRecord, task_status: trio.TaskStatus[Any]) -> None:
+        self._record = record
+        self._task_status = task_status
+        self.called = False
+
+    def started(self, value: Any = None) -> None:
+        """Let `start` return the value."""
+        self._task_status.started(value)
+        self.called = True
+        self._record.active += 1
+
+
+@asynccontextmanager
+async def open_known_nursery(record: AgentRecord) -> AsyncIterator[AgentNursery]:
+    """Open a nursery in the calling task, a known one of the agent, for more known tasks."""
+    known: AgentNursery | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            known = AgentNursery(record, nursery)
+            record.know_nursery(nursery)
+            try:
+                yield known
+            except BaseException:
+                known.join(fails=True)
+                raise
+            known.join(fails=False)
+    finally:
+        if known is not None:
+            assert record.nurseries is not None
+            del record.nurseries[known._nursery]
+            await known.joined()  # noqa: ASYNC102  (never raises, and ends when the agent is cancelled)

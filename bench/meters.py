@@ -49,3 +49,8 @@ def resident_kb() -> float:
     """Return the memory that this process holds now."""
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * resource.getpagesize() / 1024
+
+
+def peak_kb() -> float:
+    """Return the most memory that this process ever held."""
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -19,7 +19,7 @@ from agentpool import (
     tool,
 )
 from agentpool.abc import Driver
-from bench.meters import cpu, resident_kb
+from bench.meters import cpu, peak_kb, resident_kb
 
 CALLS = 10
 TURNS = CALLS + 1
@@ -101,29 +101,20 @@ def crowd(size: int) -> dict[str, float]:
     """`size` agents at once, with a model that takes 50 ms; compared with the ideal wall clock."""
     registry = ToolRegistry([add])
     config = SpawnConfig(_manifest(), "add")
-    memory = 0.0
-
-    async def look_at_memory() -> None:
-        nonlocal memory
-        await trio.sleep((TURNS - 1.5) * MODEL_SECONDS)
-        memory = resident_kb()
 
     async def main() -> None:
-        async with (
-            open_agent_pool(
-                InMemoryModel(CALLS, MODEL_SECONDS),
-                max_concurrent=size,
-                tool_builder=lambda manifest: registry,
-                budget=Budget(tokens=10**12),
-            ) as pool,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(look_at_memory)
+        async with open_agent_pool(
+            InMemoryModel(CALLS, MODEL_SECONDS),
+            max_concurrent=size,
+            tool_builder=lambda manifest: registry,
+            budget=Budget(tokens=10**12),
+        ) as pool:
             await pool.fan_out([config] * size)
-            await pool.join_all()
+            for outcome in (await pool.join_all()).values():
+                outcome.unwrap()
 
     before = resident_kb()
     start = time.perf_counter()
     trio.run(main)
     elapsed = time.perf_counter() - start
-    return {"wall": elapsed / (TURNS * MODEL_SECONDS), "kb": (memory - before) / size}
+    return {"wall": elapsed / (TURNS * MODEL_SECONDS), "kb": (peak_kb() - before) / size}

@@ -15,7 +15,7 @@ import attrs
 import trio
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
-from bench.meters import cpu, resident_kb
+from bench.meters import cpu, peak_kb, resident_kb
 
 CALLS = 10
 TURNS = CALLS + 1
@@ -313,17 +313,9 @@ def full(size: int) -> dict[str, float]:
 
 def _measure_crowd(agent: Callable[[], Awaitable[str]], size: int) -> dict[str, float]:
     """Run `size` agents at once, with a model that takes 50 ms; compare with the ideal wall clock."""
-    memory = 0.0
-
-    async def look_at_memory() -> None:
-        nonlocal memory
-        # in the last turns, when the transcripts are long
-        await trio.sleep((TURNS - 1.5) * MODEL_SECONDS)
-        memory = resident_kb()
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(look_at_memory)
             for _ in range(size):
                 nursery.start_soon(agent)
 
@@ -331,7 +323,7 @@ def _measure_crowd(agent: Callable[[], Awaitable[str]], size: int) -> dict[str, 
     start = time.perf_counter()
     trio.run(main)
     elapsed = time.perf_counter() - start
-    return {"wall": elapsed / (TURNS * MODEL_SECONDS), "kb": (memory - before) / size}
+    return {"wall": elapsed / (TURNS * MODEL_SECONDS), "kb": (peak_kb() - before) / size}
 
 
 def bare_crowd(size: int) -> dict[str, float]:

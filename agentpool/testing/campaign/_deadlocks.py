@@ -11,7 +11,7 @@ import multiprocessing
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any, TypeAlias
@@ -34,14 +34,15 @@ Step: TypeAlias = tuple[Any, ...]
 _WEIGHTS = {
     "ask": 6,
     "send": 6,
-    "receive": 5,
-    "reply": 4,
-    "wait": 4,
+    "receive": 6,
+    "serve": 8,
+    "reply": 3,
+    "wait": 3,
     "join_all": 1,
     "join_next": 1,
-    "pause": 2,
-    "hurried": 1,
-    "both": 1,
+    "pause": 4,
+    "hurried": 3,
+    "both": 3,
 }
 _HOLDING = ("hurried", "both")
 
@@ -77,21 +78,23 @@ def draw_knot(seed: int) -> Knot:
         slots=rng.randint(1, 4),
         capacity=rng.randint(1, 2),
         parents=tuple(rng.choice([0, 0, rng.randrange(number)]) for number in range(1, size + 1)),
-        steps=tuple(_draw_steps(rng, size, rng.randint(1, 5)) for _ in range(size)),
+        steps=tuple(_draw_steps(rng, number, size) for number in range(1, size + 1)),
         careful=tuple(rng.random() < 0.4 for _ in range(size)),
     )
 
 
-def _draw_steps(rng: random.Random, size: int, count: int) -> tuple[Step, ...]:
-    return tuple(_draw_step(rng, size, _WEIGHTS) for _ in range(count))
+def _draw_steps(rng: random.Random, number: int, size: int) -> tuple[Step, ...]:
+    # Who waits for itself is in a deadlock for sure: that is to happen, but seldom.
+    others = [other for other in range(1, size + 1) if other != number or rng.random() < 0.1]
+    return tuple(_draw_step(rng, others, _WEIGHTS) for _ in range(rng.randint(1, 6)))
 
 
-def _draw_step(rng: random.Random, size: int, weights: dict[str, int]) -> Step:
+def _draw_step(rng: random.Random, others: Sequence[int], weights: Mapping[str, int]) -> Step:
     (verb,) = rng.choices(list(weights), list(weights.values()))
     if verb not in _HOLDING:
-        return verb, rng.randint(1, size)
+        return verb, rng.choice(others)
     plain = {name: weight for name, weight in weights.items() if name not in _HOLDING}
-    return verb, *(_draw_step(rng, size, plain) for _ in range(1 if verb == "hurried" else 2))
+    return verb, *(_draw_step(rng, others, plain) for _ in range(1 if verb == "hurried" else 2))
 
 
 @attrs.define(eq=False)
@@ -99,17 +102,16 @@ class _Tangle:
     """One run of a program: who is who, and what went wrong."""
 
     knot: Knot
-    ids: dict[int, int] = attrs.field(factory=dict)
     handles: dict[int, AgentHandle[Any]] = attrs.field(factory=dict)
-    alarms: int = 0
+    alarms: list[DeadlockError] = attrs.field(factory=list)
     problems: list[str] = attrs.field(factory=list)
+    complete: trio.Event = attrs.field(factory=trio.Event)
 
     async def run(self) -> None:
         knot = self.knot
         async with open_agent_pool(max_concurrent=knot.slots, inbox_capacity=knot.capacity) as pool:
             await self.spawn_children(pool, 0)
-            while len(self.handles) < knot.size:
-                await trio.sleep(1)
+            await self.complete.wait()
             # An inbox is empty now, and all are told to begin at once: the seed decides who does.
             for handle in self.handles.values():
                 pool.send_nowait(handle.id, "begin")
@@ -118,6 +120,8 @@ class _Tangle:
         for number, of in enumerate(self.knot.parents, 1):
             if of == parent:
                 self.handles[number] = await scope.spawn(partial(self.agent, number=number))
+        if len(self.handles) == self.knot.size:
+            self.complete.set()
 
     async def agent(self, ctx: Any, number: int) -> None:
         await self.spawn_children(ctx, number)
@@ -126,19 +130,21 @@ class _Tangle:
         for step in self.knot.steps[number - 1]:
             await actor.perform(step)
 
-    def saw(self, error: DeadlockError, agent: int) -> None:
-        """Look at a deadlock that an agent was told of."""
-        self.alarms += 1
-        if error.path[0] != agent or len(set(error.path)) != len(error.path):
-            self.problems.append(f"{error!r} was raised in agent {agent}")
+    def saw(self, alarm: DeadlockError, agent: int) -> None:
+        """Look at a deadlock that an agent was told of, in its body or by its outcome."""
+        if alarm in self.alarms:
+            return
+        self.alarms.append(alarm)
+        if alarm.path[0] != agent or len(set(alarm.path)) != len(alarm.path):
+            self.problems.append(f"{alarm!r} was raised in agent {agent}")
 
-    def count_ends(self) -> None:
-        """Count the deadlocks that agents were told of when their body had ended."""
+    def look_at_outcomes(self) -> None:
+        """See the deadlocks that agents were told of when their body had ended, and odd errors."""
         for handle in self.handles.values():
             error = getattr(handle.outcome, "error", None)
             for leaf in [] if error is None else leaves(error):
                 if isinstance(leaf, DeadlockError):
-                    self.alarms += 1
+                    self.saw(leaf, handle.id)
                 else:
                     self.problems.append(f"agent {handle.id} ended by {leaf!r}")
 
@@ -171,6 +177,9 @@ class _Actor:
 
     async def do_receive(self, _to: int) -> None:
         self.questions.append(await self.ctx.receive())
+
+    async def do_serve(self, _to: int) -> None:
+        self.ctx.reply(await self.ctx.receive(), "ok")
 
     async def do_reply(self, _to: int) -> None:
         if self.questions:
@@ -225,15 +234,16 @@ def judge_knot(knot: Knot, seed: int) -> KnotVerdict:
         with without_detection():
             blind, _ = _run(knot, seed)
         if not _ran_out_of_time(blind):
-            problems.append(f"a deadlock was reported; without the detector the program ends: {blind.error!r}")
-    return KnotVerdict(seed, tuple(problems), tangle.alarms)
+            problems.append(
+                f"a deadlock was reported; without the detector the program ends: {blind.error!r}"
+            )
+    return KnotVerdict(seed, tuple(problems), len(tangle.alarms))
 
 
 def _run(knot: Knot, seed: int) -> tuple[Simulation[None], _Tangle]:
     tangle = _Tangle(knot)
     run = attempt(tangle.run, seed, max_seconds=MAX_SECONDS, max_steps=MAX_STEPS)
-    # An alarm that ended an agent's body was counted where it was raised, and is counted again.
-    tangle.count_ends()
+    tangle.look_at_outcomes()
     return run, tangle
 
 
@@ -245,14 +255,10 @@ def _problems_of(run: Simulation[None]) -> Iterator[str]:
     if isinstance(run.error, SimulationHangError):
         yield f"hang: {run.error}"
     elif run.error is not None:
-        odd = [leaf for leaf in leaves(run.error) if not _is_of_deadlock(leaf)]
+        odd = [leaf for leaf in leaves(run.error) if not isinstance(leaf, DeadlockError)]
         if odd:
             yield f"the pool ended with {odd}"
     yield from run.left_behind
-
-
-def _is_of_deadlock(error: BaseException) -> bool:
-    return isinstance(error, DeadlockError)
 
 
 # -- many of them ------------------------------------------------------------------------------------

@@ -232,7 +232,8 @@ class _Run:
 
     async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
         while not isinstance(effect, _ENDS):
-            with trio.CancelScope() as self._scope:
+            # With the limit of the model call that is mostly the first: to set it here is free.
+            with trio.CancelScope(deadline=self._now() + MODEL_SECONDS) as self._scope:
                 while True:
                     if self._ctx.observed:
                         await self._announce(state)
@@ -317,9 +318,12 @@ class _Run:
             if self._budget is None:
                 return Replied(await self._complete(effect.request))
             claim = self._claim(self._budget, effect)
-            with claim if isinstance(claim, Reservation) else await self._decision_on(claim) as reservation:
+            reservation = claim if isinstance(claim, Reservation) else await self._decision_on(claim)
+            try:
                 await trio.lowlevel.checkpoint_if_cancelled()  # nothing was sent: it costs nothing
                 return Replied(await self._complete(effect.request, reservation))
+            finally:
+                reservation.release()
         except BudgetExceededError as error:
             error.usage, error.transcript = state.usage, state.transcript
             self._ctx.emit(BudgetWarned, str(error))
@@ -387,9 +391,10 @@ class _Run:
         usage = completion.usage
         self._ctx.add_usage(usage)
         if reservation is None:
-            pass
-        elif usage.total_tokens or not self._metered:
-            reservation.settle(tokens=usage.total_tokens, cost_usd=usage.cost_usd)
+            return completion
+        tokens = usage.total_tokens
+        if tokens or not self._metered:
+            reservation.settle(tokens=tokens, cost_usd=usage.cost_usd)
         else:
             reservation.settle()  # the server does not count, but that is not free: the worst case
         return completion

@@ -86,6 +86,7 @@ class Budget:
 
     _ancestors: tuple[Budget, ...]  # the parent first, the root last; not itself, which were a cycle
     _limit: tuple[int | None, int | None, int | None]
+    _bounds: tuple[tuple[int, int], ...]  # (index of a resource, its limit), for those that have one
     _spent: list[int]
     _reserved: list[int]
     _queue: list[tuple[int, Claim]]  # a heap of (ticket, claim); decided ones are dropped late
@@ -117,6 +118,7 @@ class Budget:
             None if cost_usd is None else _picodollars(cost_usd),
             None if calls is None else _count("calls", calls),
         )
+        self._bounds = tuple([(i, limit) for i, limit in enumerate(self._limit) if limit is not None])
         self._spent = [0, 0, 0]
         self._reserved = [0, 0, 0]
         self._queue = []
@@ -270,9 +272,9 @@ class Budget:
 
     def _lacks(self, need: _Amounts, *, finally_: bool = False) -> int | None:
         """Return the index of the first resource of which this budget, by itself, has too little."""
-        for index, limit in enumerate(self._limit):
+        for index, limit in self._bounds:
             # A resource that is not needed is never lacking, not even in an overdrawn budget.
-            if limit is not None and need[index]:
+            if need[index]:
                 held = 0 if finally_ else self._reserved[index]
                 if self._spent[index] + held + need[index] > limit:
                     return index

@@ -13,7 +13,7 @@ import attrs
 from attrs.validators import ge, optional
 
 from agentpool._core.messages import ToolCall, ToolResult
-from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool._core.usage import NOTHING_USED, TokenUsage, UsageSum
 from agentpool._core.value import value
 
 if TYPE_CHECKING:
@@ -122,36 +122,40 @@ class LoopGuard:
       limits: the bounds.
       iterations: model calls so far.
       tool_calls: tool calls so far, without those that were not run.
-      usage: what the model calls used so far.
     """
 
     limits: GuardLimits = GuardLimits()
     iterations: int = 0
     tool_calls: int = 0
-    usage: TokenUsage = NO_USAGE
+    _used: UsageSum = NOTHING_USED
     _turns: tuple[_Turn, ...] = ()
     # _runs[p - 1]: how many of the last turns were the same as the one p turns before them.
     _runs: tuple[int, ...] = _NO_RUNS
+
+    @property
+    def usage(self) -> TokenUsage:
+        """What the model calls used so far."""
+        return self._used.usage
 
     # -- questions ----------------------------------------------------------
 
     def before_reason(self) -> Allow | Halt:
         """Whether the model may be asked once more."""
-        limits, usage = self.limits, self.usage
+        limits, used = self.limits, self._used
         if self.iterations >= limits.max_iterations:
             return Halt(
                 f"{self.iterations} turns brought no final answer, and more are not allowed:"
                 " raise max_iterations under [resources] if the task needs them"
             )
-        if limits.max_tokens is not None and usage.total_tokens >= limits.max_tokens:
+        if limits.max_tokens is not None and used.total_tokens >= limits.max_tokens:
             return Halt(
-                f"{usage.total_tokens} tokens were used of {limits.max_tokens}:"
+                f"{used.total_tokens} tokens were used of {limits.max_tokens}:"
                 " raise max_tokens_budget under [resources] if the task needs more"
             )
         # A bound of 0 allows models that are free.
-        if limits.max_cost_usd is not None and 0 < usage.cost_usd >= limits.max_cost_usd:
+        if limits.max_cost_usd is not None and 0 < used.cost_usd >= limits.max_cost_usd:
             return Halt(
-                f"{usage.cost_usd:g} USD were spent of {limits.max_cost_usd:g}:"
+                f"{used.cost_usd:g} USD were spent of {limits.max_cost_usd:g}:"
                 " raise max_cost_usd under [resources] if the task is worth more"
             )
         return ALLOW
@@ -188,14 +192,14 @@ class LoopGuard:
         """How many tokens the model may still use; None for no bound."""
         if self.limits.max_tokens is None:
             return None
-        return max(0, self.limits.max_tokens - self.usage.total_tokens)
+        return max(0, self.limits.max_tokens - self._used.total_tokens)
 
     # -- what happened ---------------------------------------------------------
 
     def after_reason(self, usage: TokenUsage) -> LoopGuard:
         """Count a model call."""
-        usage = self.usage + usage
-        return LoopGuard(self.limits, self.iterations + 1, self.tool_calls, usage, self._turns, self._runs)
+        used = self._used.plus(usage)
+        return LoopGuard(self.limits, self.iterations + 1, self.tool_calls, used, self._turns, self._runs)
 
     def after_act(self, calls: Sequence[ToolCall], results: Sequence[ToolResult]) -> LoopGuard:
         """Count and remember the calls of a turn and what they came to."""
@@ -232,7 +236,7 @@ class LoopGuard:
                 for period, run in enumerate(self._runs, start=1)
             )
         turns = (*turns[1 - LONGEST_CYCLE :], turn)
-        return LoopGuard(self.limits, self.iterations, tool_calls, self.usage, turns, runs)
+        return LoopGuard(self.limits, self.iterations, tool_calls, self._used, turns, runs)
 
 
 def _pattern(calls: Sequence[ToolCall], period: int) -> str:

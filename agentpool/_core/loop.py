@@ -443,7 +443,18 @@ def _note(text: str) -> UserMessage:
 
 def _heard(state: LoopState, messages: Sequence[ChatMessage]) -> LoopState:
     transcript, window = _grown(state, messages)
-    return attrs.evolve(state, transcript=transcript, window=window)
+    return LoopState(
+        state.plan,
+        state.awaiting,
+        transcript,
+        window,
+        state.guard,
+        state.said,
+        state.note,
+        state.trouble,
+        state.excess,
+        state.result,
+    )
 
 
 def _grown(state: LoopState, messages: Sequence[ChatMessage]) -> tuple[Transcript, Window]:
@@ -465,7 +476,8 @@ def _reason(state: LoopState) -> Step:
         # A quarter more than needed goes, so that this work is not done in every turn.
         window = window.trimmed(plan.room * 3 // 4)
     tokens = plan.frame + window.tokens + state.excess
-    max_tokens, left = plan.max_tokens, guard.tokens_left
+    max_tokens = plan.max_tokens
+    left = None if guard.limits.max_tokens is None else guard.tokens_left
     if left is not None and left - tokens < max_tokens:
         max_tokens = left - tokens
         if max_tokens < 1:
@@ -501,7 +513,11 @@ def _on_replied(state: LoopState, observation: Replied) -> Step:
         return _act(state, guard, excess, AssistantMessage(completion.text, completion.tool_calls))
     if trouble.squeezed:
         trouble = attrs.evolve(trouble, squeezed=False)
-    state = attrs.evolve(state, guard=guard, trouble=trouble, excess=excess)
+    # Not `attrs.evolve`, in what every agent comes by: that takes four times as long.
+    transcript, window = state.transcript, state.window
+    state = LoopState(
+        state.plan, Reason, transcript, window, guard, trouble=trouble, excess=excess, result=state.result
+    )
     if stop_reason == "refusal":
         return _refused(state, completion)
     if stop_reason == "max_tokens":

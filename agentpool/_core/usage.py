@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import attrs
 
+from agentpool._core.value import value
 
-# No slots: a frozen value with slots takes half as long again to make.
-@attrs.frozen(slots=False)
+
+@attrs.frozen
 class TokenUsage:
     """Tokens of one or many model calls, and their price where it is known.
 
@@ -39,9 +40,9 @@ class TokenUsage:
 NO_USAGE = TokenUsage()
 
 
-@attrs.define(eq=False)
-class UsageMeter:
-    """Adds up what is used, as often as every model call: a sum of values takes three times as long."""
+@value
+class UsageSum:
+    """What calls have used together: to add to it takes a third of what adding to a `TokenUsage` takes."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -49,17 +50,24 @@ class UsageMeter:
     cache_write_tokens: int = 0
     cost_usd: float = 0.0
 
-    def add(self, usage: TokenUsage) -> None:
-        """Count what a call used."""
-        self.input_tokens += usage.input_tokens
-        self.output_tokens += usage.output_tokens
-        self.cache_read_tokens += usage.cache_read_tokens
-        self.cache_write_tokens += usage.cache_write_tokens
-        self.cost_usd += usage.cost_usd
+    def plus(self, usage: TokenUsage) -> UsageSum:
+        """Return the sum with one more call's usage."""
+        return UsageSum(
+            self.input_tokens + usage.input_tokens,
+            self.output_tokens + usage.output_tokens,
+            self.cache_read_tokens + usage.cache_read_tokens,
+            self.cache_write_tokens + usage.cache_write_tokens,
+            self.cost_usd + usage.cost_usd,
+        )
 
     @property
-    def total(self) -> TokenUsage:
-        """The sum so far."""
+    def total_tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def usage(self) -> TokenUsage:
+        """The sum, as those who ask see it."""
         return TokenUsage(
             self.input_tokens,
             self.output_tokens,
@@ -67,3 +75,6 @@ class UsageMeter:
             self.cache_write_tokens,
             self.cost_usd,
         )
+
+
+NOTHING_USED = UsageSum()

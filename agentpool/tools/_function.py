@@ -97,7 +97,7 @@ def tool(
 
 @attrs.define(eq=False)
 class _Declaration:
-    """What a tool is, shared by its bound forms. `compiled` is made when it is first needed."""
+    """What a tool is, shared by its bound forms. `compiled` and `definition` are made when first needed."""
 
     function: Callable[..., Any]
     name: str
@@ -110,6 +110,7 @@ class _Declaration:
     context: str | None  # the parameter that receives the context
     parameters: tuple[inspect.Parameter, ...]  # those that the model gives
     compiled: Compiled | None = None
+    definition: ToolDefinition | None = None
 
     def compile(self) -> Compiled:
         """Build schema and check; this imports pydantic."""
@@ -172,9 +173,11 @@ class FunctionTool(Generic[P, R]):
           TypeError: if a hint cannot be evaluated or described to a model.
         """
         declaration = self._declaration
-        compiled = declaration.compiled or declaration.compile()
-        description = compiled.description if declaration.description is None else declaration.description
-        return ToolDefinition(declaration.name, description, compiled.input_schema)
+        if declaration.definition is None:
+            compiled = declaration.compiled or declaration.compile()
+            said = compiled.description if declaration.description is None else declaration.description
+            declaration.definition = ToolDefinition(declaration.name, said, compiled.input_schema)
+        return declaration.definition
 
     async def call(self, ctx: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
         """Check the arguments and call the function.

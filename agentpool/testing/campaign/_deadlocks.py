@@ -235,7 +235,7 @@ def judge_knot(knot: Knot, seed: int) -> KnotVerdict:
             blind, _ = _run(knot, seed)
         if not _ran_out_of_time(blind):
             problems.append(
-                f"a deadlock was reported; without the detector the program ends: {blind.error!r}"
+                f"a deadlock was reported; XX"
             )
     return KnotVerdict(seed, tuple(problems), len(tangle.alarms))
 

@@ -96,7 +96,8 @@ def _quiet_wreckage() -> Iterator[None]:
     sys.unraisablehook = lambda _: None
     try:
         yield
-        gc.collect()
+        for _ in range(3):  # what is finalized may hold on to more
+            gc.collect()
     finally:
         sys.unraisablehook = before
 

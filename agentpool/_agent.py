@@ -199,6 +199,9 @@ class Offspring:
             waits, self.rest_waits = self.rest_waits, []
             for wait, value in waits:
                 wait.wake(value())
+        elif self.join_waits and self.owner is not None:
+            # Somebody else took the outcome: who joins has one child less that could end the wait.
+            self.owner.state.judge.lost_hope(self.owner)
 
     async def all_ended(
         self,

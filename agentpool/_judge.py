@@ -89,6 +89,16 @@ class Judge(trio.abc.Instrument):
             self._suspect(tuple(agent.id for agent in suspects))
             self._watch_unknown_tasks()
 
+    def lost_hope(self, party: Party) -> None:
+        """A wait of an agent goes on, with one agent less that could have ended it."""
+        if party.idle:
+            self._task_ended(party)
+
+    def child_ended(self, party: Party) -> None:
+        """A child ended whose outcome a waiting join does not get: the others may all be hopeless."""
+        if party.idle:
+            self._task_ended(party)
+
     # -- rest and quiescence -----------------------------------------------------------------------
 
     def rested(self, party: Party, ends_body: bool) -> None:

@@ -17,8 +17,8 @@ def busy(seconds: float) -> None:
 
 
 async def blocks(ctx: AgentContext) -> str:
-    await trio.lowlevel.checkpoint()
-    busy(0.5)
+    await trio.sleep(0.1)  # until the pool drains
+    busy(1)
     return "done"
 
 

@@ -102,3 +102,59 @@ def test_a_timeout_ends_an_agent_that_waits_for_the_slot_of_its_restart() -> Non
             assert trio.current_time() <= 1.0 + 1e-6
 
     explore(main, 30, max_seconds=100)
+
+
+def test_a_join_whose_last_hopeful_child_ends_is_judged_again() -> None:
+    """Profile rare, seed 300977: the end of a child left only hopeless ones, and nobody looked."""
+
+    async def quick(ctx: Any) -> None:
+        await trio.sleep(5)
+
+    async def parent(ctx: Any, box: list[Any]) -> None:
+        box.append(await ctx.spawn(quick))
+        await ctx.spawn(asks_its_parent)
+        try:
+            await ctx.join_next()
+        except DeadlockError:
+            pass
+
+    async def takes_the_outcome(ctx: Any, box: list[Any]) -> None:
+        await trio.sleep(1)
+        await box[0].wait()
+
+    async def main() -> None:
+        box: list[Any] = []
+        async with open_agent_pool(max_concurrent=16) as pool:
+            await pool.spawn(parent, box)
+            await pool.spawn(takes_the_outcome, box)
+
+    explore(main, 30, max_seconds=100)
+
+
+def test_a_join_beside_a_map_is_judged_again_when_a_child_ends() -> None:
+    """Profile rare, seed 303065."""
+
+    async def grandchild(ctx: Any, root: int) -> None:
+        await trio.sleep(2)
+        try:
+            await ctx.ask(root, "question")
+        except DeadlockError:
+            pass
+
+    async def child(ctx: Any, is_quick: bool) -> None:
+        if is_quick:
+            await trio.sleep(5)
+        else:
+            await ctx.map(grandchild, [ctx.parent_id])
+
+    async def root(ctx: Any) -> None:
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(ctx.join_next)
+            await ctx.map(child, [True, False])
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=16) as pool:
+            handle = await pool.spawn(root)
+            await handle.wait()
+
+    explore(main, 30, max_seconds=100)

@@ -94,11 +94,6 @@ class Judge(trio.abc.Instrument):
         if party.idle:
             self._task_ended(party)
 
-    def child_ended(self, party: Party) -> None:
-        """A child ended whose outcome a waiting join does not get: the others may all be hopeless."""
-        if party.idle:
-            self._task_ended(party)
-
     # -- rest and quiescence -----------------------------------------------------------------------
 
     def rested(self, party: Party, ends_body: bool) -> None:

@@ -1,0 +1,66 @@
+"""Canaries for the two things that agentpool takes from trio's inside: they sing when trio changes."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import trio
+import trio.testing
+
+from agentpool._trio_private import effective_deadline_in, effective_deadline_of
+
+
+async def test_the_effective_deadline_of_another_task_is_what_that_task_would_say(
+    autojump_clock: Any,
+) -> None:
+    said: list[float] = []
+    tasks: list[trio.lowlevel.Task] = []
+
+    async def sleeper() -> None:
+        tasks.append(trio.lowlevel.current_task())
+        with trio.CancelScope(deadline=50), trio.CancelScope(deadline=70):
+            said.append(trio.current_effective_deadline())
+            await trio.sleep(10)
+            with trio.CancelScope(shield=True):
+                said.append(trio.current_effective_deadline())
+                await trio.sleep(10)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sleeper)
+        await trio.testing.wait_all_tasks_blocked()
+        assert effective_deadline_of(tasks[0]) == said[0] == 50
+        await trio.sleep(15)
+        assert effective_deadline_of(tasks[0]) == said[1] == inf
+
+
+async def test_the_effective_deadline_of_a_cancelled_task_is_past() -> None:
+    async def sleeper() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0)
+            await started.wait()
+
+    started = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sleeper)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        [task] = nursery.child_tasks
+        assert effective_deadline_of(task) == inf  # the shield
+        assert effective_deadline_in(nursery) == -inf
+        started.set()
+
+
+async def test_the_effective_deadline_in_a_nursery_is_what_its_new_tasks_say(autojump_clock: Any) -> None:
+    said: list[float] = []
+
+    async def says() -> None:
+        said.append(trio.current_effective_deadline())
+
+    with trio.CancelScope(deadline=20) as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(says)
+            await trio.testing.wait_all_tasks_blocked()
+            assert effective_deadline_in(nursery) == said[0] == 20
+            scope.deadline = 30
+            assert effective_deadline_in(nursery) == 30

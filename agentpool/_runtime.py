@@ -455,7 +455,8 @@ class _Run:
             if self._registry is None:
                 raise ToolError(f"there is no tool {call.name!r}; this agent has no tools")
             with self._ctx.in_flight("tool_calls"):
-                return await self._registry.call(self._ctx, call)
+                tool = self._registry.granted(call.name)
+                return self._registry.shortened(await tool.call(self._ctx, call.input))
         except Exception as error:
             if _is_fatal(error):
                 raise

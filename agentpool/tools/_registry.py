@@ -133,14 +133,33 @@ class ToolRegistry:
         found = self._tools.get(call.name)
         if found is None:
             return ToolResult(self._unknown(call.name), is_error=True)
-        if self._limits and not _allowed(found, self._limits):
-            raise CapabilityDeniedError(
-                f"{call.name} needs {found.capability}, which the manifest of this agent does not grant"
-            )
+        self.granted(call.name)
         try:
             result = await found.call(ctx, call.input)
         except ToolError as error:
             result = ToolResult(str(error), is_error=True)
+        return self.shortened(result)
+
+    # The parts of `call`, for the agent loop: a coroutine less saves each of its calls 0.4 µs.
+
+    def granted(self, name: str) -> Tool:
+        """Return the tool of that name, if it may be used.
+
+        Raises:
+          ToolError: if there is none.
+          CapabilityDeniedError: if it needs what is not granted.
+        """
+        found = self._tools.get(name)
+        if found is None:
+            raise ToolError(self._unknown(name))
+        if found.capability is not None and not _allowed(found, self._limits):
+            raise CapabilityDeniedError(
+                f"{name} needs {found.capability}, which the manifest of this agent does not grant"
+            )
+        return found
+
+    def shortened(self, result: ToolResult) -> ToolResult:
+        """Return a result as the model is shown it: what is too long is cut."""
         if len(result.content) > self._max_result_chars:
             return _cut(result, self._max_result_chars)
         return result

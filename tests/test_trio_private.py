@@ -21,17 +21,20 @@ async def test_the_effective_deadline_of_another_task_is_what_that_task_would_sa
         tasks.append(trio.lowlevel.current_task())
         with trio.CancelScope(deadline=50), trio.CancelScope(deadline=70):
             said.append(trio.current_effective_deadline())
-            await trio.sleep(10)
+            await first.wait()
             with trio.CancelScope(shield=True):
                 said.append(trio.current_effective_deadline())
-                await trio.sleep(10)
+                await second.wait()
 
+    first, second = trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sleeper)
         await trio.testing.wait_all_tasks_blocked()
         assert effective_deadline_of(tasks[0]) == said[0] == 50
-        await trio.sleep(15)
+        first.set()
+        await trio.testing.wait_all_tasks_blocked()
         assert effective_deadline_of(tasks[0]) == said[1] == inf
+        second.set()
 
 
 async def test_the_effective_deadline_of_a_cancelled_task_is_past() -> None:

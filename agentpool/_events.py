@@ -139,11 +139,6 @@ class EventLog:
         self._next_trim = BATCH
         self._room: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
 
-    @property
-    def observed(self) -> bool:
-        """Whether anybody subscribes; if not, no event has to be made."""
-        return bool(self.subscriptions)
-
     def emit(self, kind: type[Any], agent_id: AgentId, parent_id: AgentId, *own: Any) -> None:
         """Make an event and hand it to the subscribers; costs next to nothing without any."""
         if not self.subscriptions:

@@ -50,10 +50,6 @@ class Start(Protocol):
 Targets: TypeAlias = "Collection[Party] | Callable[[], Collection[Party] | None] | None"
 
 
-def _nothing_to_undo() -> None:
-    pass
-
-
 class Wait:
     """One blocked task.
 
@@ -90,7 +86,7 @@ class Wait:
         if needs_all:
             self.needs_all = True
 
-    async def park(self, undo: Callable[[], None] | None = _nothing_to_undo) -> Any:
+    async def park(self, undo: Callable[[], None] | None) -> Any:
         """Wait until somebody calls `wake` or `fail`, and for the agent's slot after that.
 
         Args:
@@ -178,8 +174,8 @@ class Wait:
 
     def withdraw(self, error: BaseException) -> None:
         """Take the wait out of its queue, and end it with an exception."""
-        if self.undo is not None:
-            self.undo()
+        assert self.undo is not None
+        self.undo()
         self.fail(error)
 
     @property
@@ -409,13 +405,17 @@ class Slots:
     """
 
     def __init__(
-        self, total: int, on_rest: Callable[[Any, bool], None], on_rest_later: Callable[[Any], None]
+        self,
+        total: int,
+        on_rest: Callable[[Any, bool], None],
+        on_rest_later: Callable[[Any], None],
+        on_stranded: Callable[[], None],
     ) -> None:
         self.limiter: trio.CapacityLimiter = trio.CapacityLimiter(total)
         self._free = total  # what the limiter has left, at a tenth of the price of asking it
         self.on_rest = on_rest
         self.on_failing_rest: Callable[[Any], None] = on_rest_later
-        self.on_stranded: Callable[[], None] = _nothing_to_undo
+        self.on_stranded = on_stranded
         self.idle = 0
         self.body_ended = False
         self.uncertain: set[Wait] = set()

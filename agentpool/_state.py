@@ -103,7 +103,7 @@ class PoolState:
         self.make_context = make_context
         self.random = random
         self.records: dict[AgentId, AgentRecord] = {}
-        self.slots: Slots = Slots(max_concurrent, self._rested, self._judge_later)
+        self.slots: Slots = Slots(max_concurrent, self._rested, self._judge_later, self._set_timer)
         self.events: EventLog = EventLog()
         self.router: MessageRouter = MessageRouter(inbox_capacity, hooks=_Hooks(self), log=self.events)
         self.judge: Judge = Judge(
@@ -130,7 +130,6 @@ class PoolState:
         self._watcher: trio.lowlevel.Task | None = None
         self._timer = trio.CancelScope()
         self._closed = False
-        self.slots.on_stranded = self._set_timer
 
     def _rested(self, party: Party, ends_body: bool) -> None:
         self.judge.rested(party, ends_body)

@@ -19,7 +19,7 @@ from agentpool import (
     Failed,
     open_agent_pool,
 )
-from agentpool._judge import Judge
+from agentpool.testing.campaign._runs import without_detection
 
 
 def _path(outcome: Any) -> tuple[int, ...]:
@@ -502,9 +502,7 @@ def _judged_program(seed: int) -> tuple[str, int]:
     return "hang" if scope.cancelled_caught else "ended", results["alarms"]
 
 
-def test_random_programs_never_hang_and_each_alarm_is_a_hang_without_the_detector(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_random_programs_never_hang_and_each_alarm_is_a_hang_without_the_detector() -> None:
     alarmed = []
     for seed in range(400):
         ended, alarms = _judged_program(seed)
@@ -512,10 +510,9 @@ def test_random_programs_never_hang_and_each_alarm_is_a_hang_without_the_detecto
         if alarms:
             alarmed.append(seed)
     assert len(alarmed) > 40
-    monkeypatch.setattr(Judge, "check", lambda *args, **options: None)
-    monkeypatch.setattr(Judge, "_task_ended", lambda *args: None)
-    for seed in alarmed[:60]:
-        assert _judged_program(seed)[0] == "hang", seed
+    with without_detection():
+        for seed in alarmed[:60]:
+            assert _judged_program(seed)[0] == "hang", seed
 
 
 async def test_values_travel_when_nothing_is_wrong() -> None:

@@ -41,7 +41,23 @@ class _Plain:
         return iter(self.items)
 
 
-KINDS: list[Any] = [list, tuple, iter, _Plain, _async_items]
+class _AsyncPlain:
+    """An async iterable that is no generator."""
+
+    def __init__(self, items: Any) -> None:
+        self.items = iter(items)
+
+    def __aiter__(self) -> _AsyncPlain:
+        return self
+
+    async def __anext__(self) -> Any:
+        await trio.lowlevel.checkpoint()
+        for item in self.items:
+            return item
+        raise StopAsyncIteration
+
+
+KINDS: list[Any] = [list, tuple, iter, _Plain, _async_items, _AsyncPlain]
 
 
 @pytest.fixture(params=["pool", "context"])

@@ -8,7 +8,7 @@ import pytest
 import trio
 from pool_kit import Running, collector, pool_of, server, sleeper, value
 
-from agentpool import AgentContext, Completed, DeadlockError, Failed
+from agentpool import AgentContext, Completed, DeadlockError, Failed, PoolFullError
 
 
 async def test_tasks_of_the_nursery_may_wait_in_pool_operations(autojump_clock: Any) -> None:
@@ -329,6 +329,54 @@ async def test_a_task_started_while_the_agent_is_at_rest_waits_for_the_slot(auto
         pool.send_nowait(handle.id, "end")
         await handle.wait()
         assert trio.current_time() == 11
+
+
+async def test_a_task_that_somebody_else_starts_has_the_slot_that_nobody_wanted(autojump_clock: Any) -> None:
+    box: list[Any] = []
+
+    async def agent(ctx: AgentContext) -> None:
+        async with ctx.open_nursery() as nursery:
+            box.append(nursery)
+            await ctx.receive()
+
+    async with pool_of(1) as pool:
+        handle = await pool.spawn(agent)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pool.statistics().running == 0
+        box[0].start_soon(trio.sleep, 5)
+        await trio.sleep(1)
+        assert pool.statistics().running == 1
+        with pytest.raises(PoolFullError):
+            pool.spawn_nowait(value)
+        pool.send_nowait(handle.id, "end")
+        assert isinstance(await handle.wait(), Completed)
+        assert trio.current_time() == 5
+
+
+async def test_a_block_that_has_ended_waits_for_a_start_that_fails(autojump_clock: Any) -> None:
+    async def agent(ctx: AgentContext) -> list[Any]:
+        async def bad(*, task_status: Any) -> None:
+            await trio.sleep(1)
+            raise ValueError("not started")
+
+        async def starting(nursery: Any) -> None:
+            with pytest.raises(ValueError, match="not started"):
+                await nursery.start(bad)
+
+        async with ctx.open_nursery() as outer:
+            async with ctx.open_nursery() as inner:
+                outer.start_soon(starting, inner)
+                await trio.sleep(0.5)
+            assert trio.current_time() == 1
+        return [message.content async for message in ctx.inbox]
+
+    async with pool_of(1) as pool:
+        handle = await pool.spawn(agent)
+        await trio.sleep(2)
+        assert pool.statistics().running == 0
+        pool.send_nowait(handle.id, "x")
+    assert isinstance(handle.outcome, Completed)
+    assert handle.outcome.value == ["x"]
 
 
 async def test_a_waiting_task_of_a_nursery_that_is_cancelled_before_its_slot_came(

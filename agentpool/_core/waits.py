@@ -43,8 +43,6 @@ def hopeless_cycle(start: A, edges_of: EdgesOf[A]) -> tuple[A, ...]:
     if _soon_live(start, edges_of):
         return ()
     graph = _reachable(start, edges_of)
-    if graph is None:
-        return ()
     live = _live(graph, edges_of)
     if start in live:
         return ()
@@ -72,11 +70,10 @@ def _soon_live(start: A, edges_of: EdgesOf[A]) -> bool:
     return False
 
 
-def _reachable(start: A, edges_of: EdgesOf[A]) -> dict[A, Sequence[WaitEdge[A]]] | None:
-    """The blocked agents that `start` waits for, directly or not; None if `start` is live."""
+def _reachable(start: A, edges_of: EdgesOf[A]) -> dict[A, Sequence[WaitEdge[A]]]:
+    """A blocked agent, and those that it waits for, directly or not."""
     edges = edges_of(start)
-    if edges is None:
-        return None
+    assert edges is not None
     graph = {start: edges}
     todo = [start]
     while todo:

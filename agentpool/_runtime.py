@@ -130,8 +130,8 @@ class SpawnConfig(Generic[T]):
     async def __call__(self, ctx: AgentContext) -> AgentResult[T]:
         """Run the loop to its end.
 
-        A tool's error is told to the model. A model call may take 600 seconds, a tool call 120 or
-        what its tool says. Messages that have arrived are taken before each model call.
+        A tool's error is told to the model. A model call may take 600 seconds (one that follows
+        another at once, a second less), a tool call 120 or what its tool says. Messages that have arrived are taken before each model call.
 
         Raises:
           LoopHaltedError: if the guard stopped it.
@@ -231,11 +231,13 @@ class _Run:
         )
 
     async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
+        ctx, now = self._ctx, self._now
         while not isinstance(effect, _ENDS):
             # With the limit of the model call that is mostly the first: to set it here is free.
-            with trio.CancelScope(deadline=self._now() + MODEL_SECONDS) as self._scope:
+            with trio.CancelScope(deadline=now() + MODEL_SECONDS) as scope:
+                self._scope = scope
                 while True:
-                    if self._ctx.observed:
+                    if ctx.observed:
                         await self._announce(state)
                     # Not a method of its own: its call would cost every step 0.3 µs.
                     if isinstance(effect, Reason):
@@ -251,11 +253,11 @@ class _Run:
                     state, effect = advance(state, observation)
                     # The limit may have passed, though the call came to its end: then the next
                     # one would be cancelled for nothing. (`cancel_called` says it too, at 0.7 µs.)
-                    if isinstance(effect, _ENDS) or self._now() >= self._scope.deadline:
+                    if isinstance(effect, _ENDS) or now() >= scope.deadline:
                         break
-            if self._scope.cancelled_caught:
+            if scope.cancelled_caught:
                 state, effect = advance(state, self._out_of_time(effect))
-        if self._ctx.observed:
+        if ctx.observed:
             await self._announce(state)
         if isinstance(effect, Finish):
             return effect.result

@@ -367,7 +367,7 @@ def advance(state: LoopState, observation: Observation) -> Step:
       IllegalObservationError: if the observation does not answer the effect that the state waits
         for; `TRANSITIONS` says which one does. The state stays good.
     """
-    decide = _DECISIONS.get((state.awaiting, type(observation)))
+    decide = _DECISIONS[state.awaiting].get(type(observation))
     if decide is None:
         raise _illegal(state, observation)
     return decide(state, observation)
@@ -491,8 +491,10 @@ def _reason(state: LoopState) -> Step:
         state.transcript,
         window,
         guard,
-        trouble=state.trouble,
-        excess=state.excess,
+        None,
+        "",
+        state.trouble,
+        state.excess,
     )
     return reasoning, Reason(request, tokens)
 
@@ -619,8 +621,10 @@ def _on_acted(state: LoopState, observation: Acted) -> Step:
         transcript,
         window,
         state.guard.after_act(calls, results),
-        trouble=state.trouble,
-        excess=state.excess,
+        None,
+        "",
+        state.trouble,
+        state.excess,
     )
     return perceiving, _TAKE_MESSAGES
 
@@ -713,4 +717,6 @@ TRANSITIONS = (
 )
 """Every legal pair; nothing answers `Finish` and `Halt`."""
 
-_DECISIONS = {(row.effect, row.observation): row.decide for row in TRANSITIONS}
+_DECISIONS: Mapping[type[Effect], Mapping[type[Observation], Callable[[LoopState, Any], Step]]] = {
+    effect: {row.observation: row.decide for row in TRANSITIONS if row.effect is effect} for effect in PHASES
+}

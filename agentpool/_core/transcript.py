@@ -117,7 +117,9 @@ def message_tokens(message: ChatMessage) -> int:
         return MESSAGE_OVERHEAD + text_tokens(message.result.content)
     if isinstance(message, UserMessage):
         return MESSAGE_OVERHEAD + text_tokens(message.content)
-    tokens = MESSAGE_OVERHEAD + text_tokens(message.text)
+    tokens = MESSAGE_OVERHEAD
+    if message.text:  # mostly there is none beside the calls
+        tokens += text_tokens(message.text)
     for call in message.tool_calls:
         tokens += MESSAGE_OVERHEAD + text_tokens(call.name) + text_tokens(repr(call.input))
     return tokens

@@ -131,7 +131,8 @@ class SpawnConfig(Generic[T]):
         """Run the loop to its end.
 
         A tool's error is told to the model. A model call may take 600 seconds (one that follows
-        another at once, a second less), a tool call 120 or what its tool says. Messages that have arrived are taken before each model call.
+        another at once, a second less), a tool call 120 or what its tool says. Messages that have
+        arrived are taken before each model call.
 
         Raises:
           LoopHaltedError: if the guard stopped it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -19,6 +21,7 @@ from agentpool import (
     Failed,
     open_agent_pool,
 )
+from agentpool.testing import simulate
 from agentpool.testing.campaign._runs import without_detection
 
 
@@ -540,3 +543,50 @@ async def test_the_end_of_a_task_that_leaves_only_waits_with_deadlines_is_suspec
             assert isinstance(await (await pool.spawn(parent)).wait(), Completed)
     assert found == [(1, 2)]
     assert trio.current_time() == 50
+
+
+# -- what it costs ------------------------------------------------------------------------------------------
+
+
+def _calls_of_ping_pong(rounds: int) -> Counter[tuple[str, str]]:
+    """What is called, module by function, while two agents send to each other and find room."""
+    calls: Counter[tuple[str, str]] = Counter()
+
+    def count(frame: Any, event: str, _arg: object) -> None:
+        module = frame.f_globals.get("__name__", "")
+        if event == "call" and module.startswith("agentpool."):
+            calls[module, frame.f_code.co_qualname] += 1
+
+    async def serve(ctx: AgentContext) -> None:
+        other = (await ctx.receive()).content
+        sys.setprofile(count)
+        try:
+            for _ in range(rounds):
+                await ctx.send(other, 0)
+                await ctx.receive()
+        finally:
+            sys.setprofile(None)
+
+    async def answer(ctx: AgentContext) -> None:
+        for _ in range(rounds):
+            message = await ctx.receive()
+            await ctx.send(message.sender, message.content)
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=2) as pool:
+            server = await pool.spawn(serve)
+            pool.send_nowait(server.id, (await pool.spawn(answer)).id)
+            await pool.join_all()
+
+    simulate(main, 1)
+    return calls
+
+
+def test_a_send_that_finds_room_does_the_same_work_whether_or_not_deadlocks_are_looked_for() -> None:
+    detected = _calls_of_ping_pong(100)
+    with without_detection():
+        undetected = _calls_of_ping_pong(100)
+    # So whatever the time of a send is, the detector makes nothing of it.
+    assert detected == undetected
+    assert detected["agentpool._router", "Inbox.offer"] == 200
+    assert not [name for module, name in detected if module in ("agentpool._judge", "agentpool._core.waits")]

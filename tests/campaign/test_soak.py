@@ -1,4 +1,4 @@
-"""Twenty thousand agents with everything on: nothing piles up."""
+"""Twenty thousand agents with everything on, an input without an end: nothing piles up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,42 @@ def test_twenty_thousand_agents_leave_nothing_behind(capsys: pytest.CaptureFixtu
     assert last[1] <= first[1]  # an idle worker thread may have gone home
     assert last[2] - first[2] < 5_000
     assert last[3] - first[3] < 5_000_000
+
+
+ENDLESS = 100_000
+
+
+def endless() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+async def endless_async() -> AsyncIterator[int]:
+    for number in endless():
+        yield number
+
+
+async def same(ctx: Any, number: int) -> int:
+    return number
+
+
+@pytest.mark.parametrize("items", [endless, endless_async])
+async def test_an_endless_input_of_as_completed_takes_no_more_memory_as_time_goes_by(
+    items: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = []
+    async with open_agent_pool(max_concurrent=4) as pool:
+        async with pool.as_completed(same, items()) as done:
+            taken = 0
+            async for _outcome in done:
+                taken += 1
+                if taken % (ENDLESS // 10) == 0:
+                    gc.collect()
+                    blocks.append(sys.getallocatedblocks())
+                if taken == ENDLESS:
+                    break
+    with capsys.disabled():
+        print(f"\nas_completed: {taken:,} items taken, {blocks[-1] - blocks[0]:+} memory blocks on the way")
+    assert max(blocks) - min(blocks) < 500

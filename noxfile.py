@@ -60,7 +60,7 @@ def tests(session: nox.Session) -> None:
         return
     session.run("coverage", "erase")
     # What takes long is for `proof`: a part of it is enough to see every line run.
-    few = {"AGENTPOOL_CAMPAIGN_RUNS": "1000"}
+    few = {"AGENTPOOL_CAMPAIGN_RUNS": "1000", "AGENTPOOL_DEADLOCK_PROGRAMS": "400"}
     arguments = session.posargs or ["-n", "auto", f"--ignore={CAMPAIGN}/test_soak.py"]
     session.run("coverage", "run", "-m", "pytest", "-q", *arguments, env=few)
     session.run("coverage", "combine", "-q")
@@ -117,6 +117,9 @@ def campaign(session: nox.Session) -> None:
         "agentpool.testing.campaign",
         *(session.posargs or ["--runs", "200000", "--sweeps", "20"]),
     )
+    if not session.posargs:
+        many = {"AGENTPOOL_DEADLOCK_PROGRAMS": "20000"}
+        session.run("pytest", "-q", f"{CAMPAIGN}/test_deadlocks.py", env=many)
 
 
 @nox.session

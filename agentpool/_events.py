@@ -219,5 +219,5 @@ class EventLog:
         for subscription in self.subscriptions:
             subscription.shed()
             subscription.wake()
-        self.subscriptions = []
+        self.subscriptions.clear()  # in place: the agents look at this list
         self._room.unpark_all()

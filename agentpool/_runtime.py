@@ -210,6 +210,7 @@ class _Run:
     _metered: bool  # whether an answer without any usage is one whose usage is not known
     _on_decided: Callable[[Reservation | BudgetExceededError], None]
     _now: Callable[[], float]
+    _watchers: Sequence[object]  # `ctx.observed`, at a fifth of the price
     _scope: trio.CancelScope = attrs.field(init=False)
     _announced: tuple[str, int] | None = None
 
@@ -229,16 +230,17 @@ class _Run:
             getattr(driver, "metered", True),
             waking(trio.lowlevel.current_task()),
             trio.lowlevel.current_clock().current_time,  # half the price of `trio.current_time`
+            ctx.watchers,
         )
 
     async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
-        ctx, now = self._ctx, self._now
+        now, watchers = self._now, self._watchers
         while not isinstance(effect, _ENDS):
             # With the limit of the model call that is mostly the first: to set it here is free.
             with trio.CancelScope(deadline=now() + MODEL_SECONDS) as scope:
                 self._scope = scope
                 while True:
-                    if ctx.observed:
+                    if watchers:
                         await self._announce(state)
                     # Not a method of its own: its call would cost every step 0.3 µs.
                     if isinstance(effect, Reason):
@@ -258,7 +260,7 @@ class _Run:
                         break
             if scope.cancelled_caught:
                 state, effect = advance(state, self._out_of_time(effect))
-        if ctx.observed:
+        if watchers:
             await self._announce(state)
         if isinstance(effect, Finish):
             return effect.result
@@ -363,7 +365,7 @@ class _Run:
             scope.deadline = limit
         try:
             with ctx.in_flight("model_calls"):
-                if self._streams and ctx.observed:
+                if self._streams and self._watchers:
                     completion = await self._stream(request, reservation)
                 else:
                     completion = self._booked(await self._driver.complete(request), reservation)
@@ -371,7 +373,7 @@ class _Run:
             if reservation is not None and _may_have_cost(error):
                 reservation.settle()
             raise
-        if ctx.observed:
+        if self._watchers:
             ctx.emit(CompletionFinished, completion.usage, self._now() - started)
         return completion
 
@@ -427,7 +429,7 @@ class _Run:
         if not self._is_quick(call):
             self._scope.deadline = self._now() + self._limit_of(call)
         # One coroutine less where nobody looks on.
-        result = await (self._call(call) if self._ctx.observed else self._contained(call))
+        result = await (self._call(call) if self._watchers else self._contained(call))
         return Acted((result,))
 
     async def _act_side_by_side(self, calls: Sequence[ToolCall]) -> Acted:

@@ -669,7 +669,9 @@ def _on_remembered(state: LoopState, observation: Remembered) -> Step:
 
 
 def _finished(state: LoopState, result: AgentResult[Any]) -> Step:
-    return attrs.evolve(state, awaiting=Finish, result=result), Finish(result)
+    plan, transcript, window, guard = state.plan, state.transcript, state.window, state.guard
+    done = LoopState(plan, Finish, transcript, window, guard, None, "", state.trouble, state.excess, result)
+    return done, Finish(result)
 
 
 def _halted(state: LoopState, reason: str) -> Step:

@@ -463,15 +463,26 @@ async def test_a_model_call_has_a_time_limit(autojump_clock: Any) -> None:
     assert trio.current_time() - start == 600
 
 
-async def test_many_slow_calls_each_have_the_whole_limit(autojump_clock: Any) -> None:
+@pytest.mark.parametrize("observed", [True, False])
+async def test_many_slow_calls_each_have_the_whole_limit(autojump_clock: Any, observed: bool) -> None:
     replies = [
         _then(answers_after(500), calling(ask("sleep", seconds=110))),
         _then(answers_after(500), calling(ask("sleep", seconds=111))),
         answers_after(500),
     ]
-    ctx = Watched(ScriptedDriver(replies), tools=ToolRegistry([sleep]))
+    ctx = Watched(ScriptedDriver(replies), tools=ToolRegistry([sleep]), observed=observed)
     assert (await run(SpawnConfig(PLAIN, "hi"), ctx)).text == "late"
     assert trio.current_time() == 1500 + 110 + 111
+
+
+@pytest.mark.parametrize("first", [0.4, 400])
+async def test_a_later_call_has_its_limit_from_its_own_start(autojump_clock: Any, first: float) -> None:
+    replies = [_then(answers_after(first), calling(ask("nothing"))), answers_after(1000)]
+    start = trio.current_time()
+    with pytest.raises(DriverUnavailableError, match="within 600 s"):
+        await run(SpawnConfig(PLAIN, "hi"), Watched(ScriptedDriver(replies), observed=False))
+    # Within a second: the limit is not moved for less.
+    assert 599 <= trio.current_time() - start - first <= 600
 
 
 def _then(
@@ -484,17 +495,21 @@ def _then(
     return reply
 
 
-async def test_an_answer_that_comes_in_spite_of_the_limit_counts(autojump_clock: Any) -> None:
+@pytest.mark.parametrize("observed", [True, False])
+async def test_an_answer_that_comes_in_spite_of_the_limit_counts(autojump_clock: Any, observed: bool) -> None:
     late = _then(answers_after(601, shield=True), calling(ask("sleep", seconds=1)))
-    ctx = Watched(ScriptedDriver([late, "done"]), tools=ToolRegistry([sleep]))
+    ctx = Watched(ScriptedDriver([late, "done"]), tools=ToolRegistry([sleep]), observed=observed)
     result = await run(SpawnConfig(PLAIN, "hi"), ctx)
     assert result.transcript[2] == ToolMessage("call of sleep", "sleep", ToolResult("slept 1"))
     assert result.text == "done"
 
 
-async def test_a_tool_that_was_too_slow_leaves_the_next_calls_their_time(autojump_clock: Any) -> None:
+@pytest.mark.parametrize("observed", [True, False])
+async def test_a_tool_that_was_too_slow_leaves_the_next_calls_their_time(
+    autojump_clock: Any, observed: bool
+) -> None:
     replies = [calling(ask("sleep", seconds=500)), calling(ask("sleep", seconds=100)), answers_after(500)]
-    ctx = Watched(ScriptedDriver(replies), tools=ToolRegistry([sleep]))
+    ctx = Watched(ScriptedDriver(replies), tools=ToolRegistry([sleep]), observed=observed)
     result = await run(SpawnConfig(PLAIN, "hi"), ctx)
     assert [m.result.is_error for m in result.transcript if isinstance(m, ToolMessage)] == [True, False]
     assert result.text == "late"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -65,13 +66,18 @@ class ToolResult:
     is_error: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class ToolDefinition:
     """A tool as a model sees it: its name, what it does, and the JSON schema of its arguments."""
 
     name: str
     description: str
     input_schema: Mapping[str, Any]
+
+    @functools.cached_property
+    def schema_text(self) -> str:
+        """The schema as text, by which its length is estimated; each agent asks for it anew."""
+        return repr(self.input_schema)
 
 
 # `tuple` itself, as a converter, would leave type checkers with a type variable.

@@ -135,7 +135,7 @@ def frame_tokens(system: str, tools: Iterable[ToolDefinition]) -> int:
     tokens = MESSAGE_OVERHEAD + text_tokens(system)
     for tool in tools:
         tokens += MESSAGE_OVERHEAD + text_tokens(tool.name) + text_tokens(tool.description)
-        tokens += text_tokens(repr(tool.input_schema))
+        tokens += text_tokens(tool.schema_text)
     return tokens
 
 

@@ -51,7 +51,7 @@ class OrderOracle:
                     f"agent {party.id} was the ninth woken one in a row while one waited to start"
                 )
             queues.woken.remove(party)
-            queues.in_a_row = queues.in_a_row + 1 if queues.new else 0
+            queues.in_a_row = queues.in_a_row + 1 if queues.queued else 0
         else:
             if queues.woken and queues.in_a_row < WOKEN_IN_A_ROW:
                 names = [waiting.id for waiting in queues.woken]

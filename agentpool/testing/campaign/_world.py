@@ -244,6 +244,9 @@ class Actor:
         self.world.vague[self.id] += is_vague
         try:
             await getattr(self, f"do_{name}")(*arguments)
+        except DeadlockError as alarm:
+            self.world.raised(alarm, agent=self.id, narrow=self._is_narrow())
+            raise
         finally:
             self.world.vague[self.id] -= is_vague
 

@@ -9,36 +9,88 @@
 searches many seeds and shrinks what it finds.
 """
 
-from agentpool.drivers.scripted import ScriptedDriver as ScriptedDriver
-from agentpool.testing._cancel import Blow as Blow
-from agentpool.testing._cancel import CancelSweep as CancelSweep
-from agentpool.testing._cancel import CancelSweepError as CancelSweepError
-from agentpool.testing._cancel import cancel_everywhere as cancel_everywhere
-from agentpool.testing._explore import Case as Case
-from agentpool.testing._explore import Exploration as Exploration
-from agentpool.testing._explore import ExplorationError as ExplorationError
-from agentpool.testing._explore import RegressionFile as RegressionFile
-from agentpool.testing._explore import explore as explore
-from agentpool.testing._faults import CLOCK_FAULTS as CLOCK_FAULTS
-from agentpool.testing._faults import DRIVER_FAULTS as DRIVER_FAULTS
-from agentpool.testing._faults import NO_FAULTS as NO_FAULTS
-from agentpool.testing._faults import TOOL_FAULTS as TOOL_FAULTS
-from agentpool.testing._faults import Fault as Fault
-from agentpool.testing._faults import FaultKind as FaultKind
-from agentpool.testing._faults import FaultMix as FaultMix
-from agentpool.testing._faults import FaultPlan as FaultPlan
-from agentpool.testing._faults import FaultyDriver as FaultyDriver
-from agentpool.testing._faults import FaultyTool as FaultyTool
-from agentpool.testing._kits import ConformanceError as ConformanceError
-from agentpool.testing._kits import StubToolContext as StubToolContext
-from agentpool.testing._kits import check_driver as check_driver
-from agentpool.testing._kits import check_memory as check_memory
-from agentpool.testing._kits import check_tool as check_tool
-from agentpool.testing._log import EventLog as EventLog
-from agentpool.testing._log import Note as Note
-from agentpool.testing._simulate import Main as Main
-from agentpool.testing._simulate import Simulation as Simulation
-from agentpool.testing._simulate import SimulationContext as SimulationContext
-from agentpool.testing._simulate import SimulationHangError as SimulationHangError
-from agentpool.testing._simulate import attempt as attempt
-from agentpool.testing._simulate import simulate as simulate
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+if _TYPE_CHECKING:
+    from agentpool.drivers.scripted import ScriptedDriver as ScriptedDriver
+    from agentpool.testing._cancel import BLOWS as BLOWS
+    from agentpool.testing._cancel import Blow as Blow
+    from agentpool.testing._cancel import CancelSweep as CancelSweep
+    from agentpool.testing._cancel import CancelSweepError as CancelSweepError
+    from agentpool.testing._cancel import cancel_everywhere as cancel_everywhere
+    from agentpool.testing._explore import Case as Case
+    from agentpool.testing._explore import Exploration as Exploration
+    from agentpool.testing._explore import ExplorationError as ExplorationError
+    from agentpool.testing._explore import RegressionFile as RegressionFile
+    from agentpool.testing._explore import explore as explore
+    from agentpool.testing._faults import CLOCK_FAULTS as CLOCK_FAULTS
+    from agentpool.testing._faults import DRIVER_FAULTS as DRIVER_FAULTS
+    from agentpool.testing._faults import NO_FAULTS as NO_FAULTS
+    from agentpool.testing._faults import TOOL_FAULTS as TOOL_FAULTS
+    from agentpool.testing._faults import Fault as Fault
+    from agentpool.testing._faults import FaultKind as FaultKind
+    from agentpool.testing._faults import FaultMix as FaultMix
+    from agentpool.testing._faults import FaultPlan as FaultPlan
+    from agentpool.testing._faults import FaultyDriver as FaultyDriver
+    from agentpool.testing._faults import FaultyTool as FaultyTool
+    from agentpool.testing._kits import ConformanceError as ConformanceError
+    from agentpool.testing._kits import StubToolContext as StubToolContext
+    from agentpool.testing._kits import check_driver as check_driver
+    from agentpool.testing._kits import check_memory as check_memory
+    from agentpool.testing._kits import check_tool as check_tool
+    from agentpool.testing._log import EventLog as EventLog
+    from agentpool.testing._log import Note as Note
+    from agentpool.testing._simulate import Main as Main
+    from agentpool.testing._simulate import Simulation as Simulation
+    from agentpool.testing._simulate import SimulationContext as SimulationContext
+    from agentpool.testing._simulate import SimulationHangError as SimulationHangError
+    from agentpool.testing._simulate import attempt as attempt
+    from agentpool.testing._simulate import simulate as simulate
+
+# Pytest loads the plugin of this package at every start, in projects that simulate nothing too.
+_HOMES = {
+    "agentpool.drivers.scripted": """
+        ScriptedDriver
+    """,
+    "agentpool.testing._cancel": """
+        BLOWS Blow CancelSweep CancelSweepError cancel_everywhere
+    """,
+    "agentpool.testing._explore": """
+        Case Exploration ExplorationError RegressionFile explore
+    """,
+    "agentpool.testing._faults": """
+        CLOCK_FAULTS DRIVER_FAULTS Fault FaultKind FaultMix FaultPlan FaultyDriver FaultyTool NO_FAULTS
+        TOOL_FAULTS
+    """,
+    "agentpool.testing._kits": """
+        ConformanceError StubToolContext check_driver check_memory check_tool
+    """,
+    "agentpool.testing._log": """
+        EventLog Note
+    """,
+    "agentpool.testing._simulate": """
+        Main Simulation SimulationContext SimulationHangError attempt simulate
+    """,
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+if not _TYPE_CHECKING:
+    globals()["__all__"] = sorted(_HOME_OF)
+
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first asked for."""
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(_import_module(_HOME_OF[name]), name)
+        if getattr(value, "__module__", "").startswith(f"{__name__}._"):
+            try:
+                value.__module__ = __name__
+            except (AttributeError, TypeError):
+                pass  # a union of types
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

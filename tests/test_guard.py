@@ -201,3 +201,10 @@ def test_the_history_is_bounded() -> None:
     for n in range(100):
         guard = guard.after_act([call(str(n))], [ToolResult("")])
     assert len(guard._turns) == 4
+
+
+def test_usage_adds_up_with_usage_only() -> None:
+    usage = TokenUsage(1, 2, 3, 4, 0.5)
+    assert LoopGuard().after_reason(usage).after_reason(usage).usage == usage + usage
+    with pytest.raises(TypeError):
+        usage + 1  # type: ignore[operator]

@@ -91,12 +91,17 @@ def _is_below(task: trio.lowlevel.Task, ancestor: trio.lowlevel.Task | None) -> 
 
 
 def break_waits(main_task: trio.lowlevel.Task) -> None:
-    """Wake what waits below a task and has no children, by `StepsExhausted`, cancellable or not."""
+    """Wake what waits below a task and has no children, by `StepsExhausted`, cancellable or not.
+
+    What waits in a pool is left alone: the pool would wake it a second time, which trio forbids.
+    """
     for nursery in main_task.child_nurseries:
         for task in nursery.child_tasks:
             break_waits(task)
     has_children = any(nursery.child_tasks for nursery in main_task.child_nurseries)
-    if not has_children and main_task._abort_func is not None:
+    waiter = getattr(main_task._abort_func, "__self__", None)
+    in_pool = type(waiter).__module__.startswith("agentpool._")
+    if main_task._abort_func is not None and not has_children and not in_pool:
         trio.lowlevel.reschedule(main_task, outcome.Error(StepsExhausted()))
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, assert_never
 
 import attrs
 import trio
@@ -298,13 +298,14 @@ class AgentRecord(Party):
                 return "failed"
             case Aborted():
                 return "aborted"
+            case None if self.task is None:
+                return "starting"
+            case None if self.body_ended:
+                return "ending"
             case None:
-                pass
-        if self.task is None:
-            return "starting"
-        if self.body_ended:
-            return "ending"
-        return "running" if self.active else "waiting"
+                return "running" if self.active else "waiting"
+            case _:
+                assert_never(self.outcome)
 
     def waits_for(self) -> tuple[AgentId, ...]:
         """The agents that could end its waits; empty where anybody could."""

@@ -246,15 +246,11 @@ async def _back_off(record: AgentRecord, delay: float) -> bool:
     """Sleep without a slot, then wait for one; tell whether the agent was cancelled meanwhile."""
     state = record.state
     state.slots.give_back(record)
-    if record.is_cancelled():
-        return True
     if delay > 0:
         try:
             await trio.sleep(delay)
         except trio.Cancelled:
             return True
-    if record.is_cancelled():
-        return True
     record.active -= 1
     state.slots.idle += 1
     await record.regain()

@@ -170,7 +170,7 @@ async def open_known_nursery(record: AgentRecord) -> AsyncIterator[AgentNursery]
                 raise
             known.join(fails=False)
     finally:
-        if known is not None:
-            assert record.nurseries is not None
-            del record.nurseries[known._nursery]
-            await known.joined()  # noqa: ASYNC102  (never raises, and ends when the agent is cancelled)
+        assert known is not None  # to open a nursery never fails
+        assert record.nurseries is not None
+        del record.nurseries[known._nursery]
+        await known.joined()  # noqa: ASYNC102  (never raises, and ends when the agent is cancelled)

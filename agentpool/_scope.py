@@ -202,7 +202,7 @@ class Batch:
             return
         if slot is not None:
             slot.wake()
-        elif not self.input_ended:
+        else:
             self._advance()
             self._enqueue()
 

@@ -539,8 +539,7 @@ class Slots:
         if self.stranded:
             self.stranded.discard(party)
         if party.holds:
-            if party.lends:
-                self.take_back(party)
+            assert not party.lends
             self._release(party)
         if self._new or self._woken:
             self.dispatch()
@@ -549,8 +548,6 @@ class Slots:
 
     def strand(self, party: Party) -> None:
         """Watch over an agent with a task that trio will not ask again whether it can be cancelled."""
-        if not party.ready:
-            return
         if party.is_cancelled():
             party.release_ready()
         else:

@@ -252,11 +252,6 @@ class PoolState:
         elif error is not self.fatal:
             self.fatal.add_note(f"another agent raised {error!r}")
 
-    def abort_all(self, reason: str | None) -> None:
-        """Abort every agent; children follow their parents."""
-        for record in list(self.root.live.values()):
-            record.abort(reason)
-
     def stop_starting(self, reason: str) -> None:
         """From now on, refuse to start agents; also those that wait for a slot."""
         if not self.draining:
@@ -357,9 +352,5 @@ def _inbox_of(party: Party) -> Inbox:
 
 
 def _stack(record: AgentRecord) -> list[str]:
-    if record.task is None:
-        return []
-    return [
-        f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_qualname}"
-        for frame, line in record.task.iter_await_frames()
-    ]
+    frames = () if record.task is None else record.task.iter_await_frames()
+    return [f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_qualname}" for frame, line in frames]

@@ -291,10 +291,18 @@ async def test_a_second_fatal_exception_is_told_in_a_note() -> None:
 
 async def test_one_fatal_object_that_two_agents_raise_is_told_once() -> None:
     error = SystemExit(3)
+    gate = trio.Event()
+
+    async def agent(ctx: AgentContext) -> None:
+        await gate.wait()
+        raise error
+
     with pytest.raises(SystemExit) as caught:
         async with pool_of(2) as pool:
-            await pool.spawn(failing, error)
-            await pool.spawn(failing, error)
+            await pool.spawn(agent)
+            await pool.spawn(agent)
+            await trio.testing.wait_all_tasks_blocked()
+            gate.set()
     assert caught.value is error
     assert not hasattr(error, "__notes__")
 
@@ -390,3 +398,16 @@ async def test_many_unseen_failures_are_counted_and_five_of_them_shown() -> None
             raise ValueError("body")
     assert caught.value.__notes__[0].startswith("9 failure(s)")
     assert caught.value.__notes__[0].count("ValueError") == 5
+
+
+def _broken(record: object) -> Any:
+    raise KeyError(record)
+
+
+async def test_an_agent_that_the_pool_cannot_begin_has_an_outcome_all_the_same() -> None:
+    with pytest.RaisesGroup(KeyError):
+        async with pool_of(1) as pool:
+            pool._state.make_context = _broken
+            handle = await pool.spawn(value)
+    assert isinstance(handle.outcome, Failed)
+    assert "lost track" in str(handle.outcome.error)

@@ -22,12 +22,17 @@ async def blocks(ctx: AgentContext) -> str:
     return "done"
 
 
+async def sleeps(ctx: AgentContext) -> None:
+    await trio.sleep(0.6)
+
+
 async def test_an_agent_that_blocks_the_loop_is_named_with_the_line_where_it_stands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agentpool._pool.BLOCKING_TIME", 0.05)
     async with open_agent_pool(max_concurrent=2) as pool:
         events = pool._state.events.subscribe(100, "drop_oldest")
+        await pool.spawn(sleeps)
         handle = await pool.spawn(blocks, name="hog")
         assert await pool.drain() == []
         assert handle.outcome is not None

@@ -243,6 +243,25 @@ async def test_the_end_of_a_body_that_closes_cycles_wakes_the_youngest_wait_of_e
     assert sorted(_path_in_group(outcome.error)) == [(i + 2, 1) for i in range(children)]
 
 
+async def test_without_the_detector_agents_wait_for_each_other_until_somebody_ends_it(
+    autojump_clock: Any,
+) -> None:
+    async def asking(ctx: AgentContext) -> None:
+        await ctx.ask(ctx.parent_id, "?")
+
+    async def parent(ctx: AgentContext) -> None:
+        await ctx.spawn(asking)
+        await trio.sleep(1)
+
+    with without_detection():
+        async with pool_of(2) as pool:
+            handle = await pool.spawn(parent)
+            with trio.move_on_after(1000):
+                await handle.wait()
+            assert handle.status == "ending"
+            handle.abort()
+
+
 async def test_a_deadlock_over_several_pools_is_found(autojump_clock: Any) -> None:
     async def inner_agent(ctx: AgentContext, outer: AgentContext) -> None:
         await trio.sleep(1)

@@ -12,7 +12,7 @@ import attrs
 
 from agentpool.testing.campaign._runs import Verdict, run_seed
 
-SHARES = {"full": 6, "rare": 4, "waits": 4, "hasty": 2, "trees": 2, "phoenix": 1, "models": 1}
+SHARES = {"full": 6, "rare": 4, "waits": 4, "hasty": 2, "trees": 1, "joins": 1, "phoenix": 1, "models": 1}
 """How many of twenty runs are of which profile."""
 
 _CHUNK = 250

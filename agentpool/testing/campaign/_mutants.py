@@ -574,10 +574,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "every cycle that an end closes is seen", _judge.Judge, "_task_ended", _only_one_cycle, ("waits",)
     ),
+    Mutant("a join that loses a child is judged again", _judge.Judge, "lost_hope", nothing, ("joins",)),
     Mutant("a wait with a deadline is not hopeless", _judge.Judge, "_ends_by_itself", _ignore_deadlines),
     Mutant("waits of others with a deadline neither", _judge, "_certain", _all_are_certain),
     Mutant("join_all is hopeless by one of its targets", waits, "_may_end", _any_edge, ("waits",)),
-    Mutant("join_next is hopeless by all of its targets", waits, "_may_end", _all_edges, ("waits", "full")),
+    Mutant("join_next is hopeless by all of its targets", waits, "_may_end", _all_edges, ("joins",)),
     Mutant("a deadlock names its agents", _judge.Judge, "check", _wrong_path, ("waits",)),
     Mutant("abort reaches agents before their first step", _agent.AgentRecord, "abort", _spare_the_unstarted),
     Mutant("abort touches nobody but children", _agent.AgentRecord, "abort", _abort_family),

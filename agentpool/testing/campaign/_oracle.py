@@ -65,7 +65,7 @@ def _unseen_failures(world: World) -> Iterator[str]:
     }
     for owner, handles in world.owned.items():
         for handle in handles:
-            is_ignored = isinstance(handle.outcome, Failed) and (owner, handle.id) not in world.looked
+            is_ignored = isinstance(handle.outcome, Failed) and handle.id not in world.looked
             if is_ignored and (owner == 0 or owner in well):
                 yield f"{owner} ended well although nobody looked at the failure of agent {handle.id}"
 

@@ -195,7 +195,34 @@ PHOENIX = Profile(
 )
 """Agents that fail and are started afresh, while others wait for their replies."""
 
-PROFILES = {"full": FULL, "rare": RARE, "waits": WAITS, "trees": TREES, "hasty": HASTY, "phoenix": PHOENIX}
+JOINS = Profile(
+    agent_ops={
+        "spawn": 8,
+        "both": 6,
+        "map": 4,
+        "join_next": 10,
+        "join_all": 2,
+        "wait_any": 4,
+        "ask": 8,
+        "send": 3,
+        "sleep": 4,
+        "serve": 1,
+    },
+    body_ops={"spawn": 10, "fan_out": 2, "sleep": 1},
+    scripts=5,
+    length=5,
+)
+"""Joins whose children are taken from them, or wait for them."""
+
+PROFILES = {
+    "full": FULL,
+    "rare": RARE,
+    "waits": WAITS,
+    "trees": TREES,
+    "hasty": HASTY,
+    "phoenix": PHOENIX,
+    "joins": JOINS,
+}
 
 # What needs a script to spawn; the last script has none after it.
 _SPAWNING = {"supervise", "spawn", "spawn_nowait", "map", "race", "vote", "as_completed", "fan_out"}
@@ -223,6 +250,7 @@ _INDEXED = {
     "tell_and_work",
     "result",
     "wait",
+    "wait_any",
     "abort",
     "abort_any",
     "subscribe",

@@ -54,7 +54,7 @@ def run_seed(profile: str, seed: int) -> Verdict:
     with watching_order() as order:
         run, world = run_once(program, seed, blow=profile == "rare")
     problems = violations(run, world) + order.problems
-    if profile == "waits" and world.alarms and not problems:
+    if profile in ("waits", "joins") and world.alarms and not problems:
         problems = list(_false_alarms(program, seed, world))
     return Verdict(
         profile,

@@ -92,7 +92,7 @@ class World:
       aborts: when and why agents were aborted; `raised_at` when their bodies raised.
       returned: agents whose body returned.
       restarting: agents with a restart policy.
-      looked: who fetched whose outcome; `owned` holds the handles of each agent's children.
+      looked: whose outcome somebody fetched; `owned` holds the handles of each agent's children.
       wholesale: whether agents may have been aborted by something that tells no names.
       computing: agents that run code just now, beside those that are being cancelled.
     """
@@ -120,7 +120,7 @@ class World:
     raised_at: dict[int, float] = attrs.field(factory=dict)
     returned: set[int] = attrs.field(factory=set)
     restarting: set[int] = attrs.field(factory=set)
-    looked: set[tuple[int, int]] = attrs.field(factory=set)
+    looked: set[int] = attrs.field(factory=set)
     owned: dict[int, list[Any]] = attrs.field(factory=dict)
     wholesale: bool = False
     fatal: bool = False
@@ -410,6 +410,15 @@ class Actor:
             if outcome is not handle.outcome:
                 self.world.problem(f"wait() gave {outcome!r}, the handle has {handle.outcome!r}")
 
+    async def do_wait_any(self, index: int) -> None:
+        """Wait for somebody else's child, and so take its outcome from the joins."""
+        others = [handle for handle in self.world.handles if handle.id != self.id]
+        if others:
+            handle = others[index % len(others)]
+            with self._waiting_for(handle.id):
+                await handle.wait()
+            self._looked_at(handle.id)
+
     async def do_join_next(self) -> None:
         outcome = await self.scope.join_next()
         if self.handles and outcome is not None and outcome.parent_id != self.id:
@@ -437,7 +446,7 @@ class Actor:
         self._looked_at(agent_id)
 
     def _looked_at(self, agent_id: int) -> None:
-        self.world.looked.add((self.id, agent_id))
+        self.world.looked.add(agent_id)
 
     def _abort(self, handles: Sequence[Any], index: int) -> None:
         if handles:

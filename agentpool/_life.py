@@ -39,11 +39,21 @@ async def live(record: AgentRecord) -> None:
     with record.scope:
         while True:
             heir = await _life(record, task)
-            if heir is None:
+            if heir is not None:
+                record, task.context = heir
+                task.name = record.name
+                await trio.lowlevel.cancel_shielded_checkpoint()  # the next step is in the new context
+                continue
+            state = record.state
+            if not state.may_spare(record):
                 return
-            record, task.context = heir
+            scope = record.scope
+            del record  # it has ended: it is not held while the task waits
+            called = await state.spare(task, scope)
+            if called is None:
+                return
+            record = called
             task.name = record.name
-            await trio.lowlevel.cancel_shielded_checkpoint()  # the next step is in the new context
 
 
 async def _life(record: AgentRecord, task: trio.lowlevel.Task) -> Heir | None:

@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import trio
+from outcome import Value
 
 from agentpool._agent import AgentRecord, Offspring, SpawnOptions, StuckAgent
 from agentpool._core.errors import (
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from agentpool._context import AgentContext
     from agentpool._core.budget import Budget
     from agentpool.abc import Driver, Memory
+
+SPARE_TASKS = 100
+"""So many tasks whose agents have ended wait for the next spawn, at most; 2.5 KB each."""
 
 ABORT_PATIENCE = 5.0
 """An agent that lives on for so many seconds after its abort is reported as stuck."""
@@ -124,6 +128,9 @@ class PoolState:
         self.nursery: trio.Nursery | None = None
         self._spare_scope: trio.CancelScope | None = None
         self._heir: Heir | None = None
+        self._spare_tasks: list[tuple[trio.lowlevel.Task, trio.CancelScope]] = []
+        # An agent around this pool is judged when tasks in it end: there, none may linger.
+        self._most_spare_tasks = SPARE_TASKS if current_agent() is None else 0
         self._watcher_sleeps = False
         self._to_judge: list[Party] = []
         self._aborting: dict[AgentId, AgentRecord] = {}
@@ -186,9 +193,12 @@ class PoolState:
         self.issued += 1
         if by_agent or home.owner is not None:
             self.descendants += 1
-        scope = None
-        if self._spare_scope is not None and _is_unlimited(home.owner, options):
-            scope, self._spare_scope = self._spare_scope, None
+        scope = spare = None
+        if (self._spare_scope is not None or self._spare_tasks) and _is_unlimited(home.owner, options):
+            if self._spare_scope is not None:
+                scope, self._spare_scope = self._spare_scope, None
+            elif home.owner is None or not home.owner.aborted:  # its abort would cancel the spare's sleep
+                spare, scope = self._spare_tasks.pop()
         record = AgentRecord(self, self.issued, home, fn, args, options, batch, scope)
         self.slots.take(record)
         self.records[record.id] = record
@@ -198,7 +208,10 @@ class PoolState:
         owner = home.owner
         if owner is not None and owner.aborted:
             record.abort(owner.abort_reason)  # it was spawned under a shield
-        if context is None:
+        if spare is not None:
+            spare.context = contextvars.copy_context() if context is None else context.copy()
+            trio.lowlevel.reschedule(spare, Value(record))
+        elif context is None:
             self.nursery.start_soon(live, record, name=record.name)
         elif scope is None:
             nursery = self.nursery
@@ -242,6 +255,31 @@ class PoolState:
             self.judge.judge_rest()
         heir, self._heir = self._heir, None
         return heir
+
+    def may_spare(self, record: AgentRecord) -> bool:
+        """Whether the task of an agent that has ended, and its scope, may serve the next spawn."""
+        if self._closed or len(self._spare_tasks) >= self._most_spare_tasks:
+            return False
+        return record.deadline == inf and not record.unwinding and type(record.outcome) is not Aborted
+
+    async def spare(self, task: trio.lowlevel.Task, scope: trio.CancelScope) -> AgentRecord | None:
+        """Wait for a spawn that takes the task; None when the pool has ended.
+
+        The spawn saves 13 of 41 µs: the start and the end of a task, and of a cancel scope.
+        """
+        entry = (task, scope)
+        self._spare_tasks.append(entry)
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self._spare_tasks.remove(entry)  # at once: nobody may take a task that is about to end
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        try:
+            record: AgentRecord | None = await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            if entry in self._spare_tasks:
+                self._spare_tasks.remove(entry)
+        return record
 
     def fatal_error(self, error: BaseException) -> None:
         """An agent raised what no pool may contain: everything is cancelled, and it comes out."""
@@ -341,6 +379,8 @@ class PoolState:
     def close(self) -> None:
         """The pool has ended: the watcher goes home, subscribers get the end."""
         self._closed = True
+        while self._spare_tasks:
+            trio.lowlevel.reschedule(self._spare_tasks.pop()[0])
         self.judge.close()
         self.events.close()
         self._wake_watcher()

@@ -19,6 +19,7 @@ from agentpool import (
     DeadlockError,
     DeadlockSuspected,
     Failed,
+    UnknownAgentError,
     open_agent_pool,
 )
 from agentpool.testing import simulate
@@ -184,6 +185,44 @@ async def test_a_join_next_is_hopeless_only_when_every_child_is(autojump_clock: 
 
     async with pool_of(3) as pool:
         assert await (await pool.spawn(parent)).result() == ("slow", "yes")
+
+
+@pytest.mark.parametrize(("asks_at", "told"), [(0.2, (1, 3)), (1, (3, 1))])
+async def test_a_join_that_loses_its_last_hopeful_child_to_somebody_else_is_a_deadlock(
+    asks_at: float, told: tuple[int, ...], autojump_clock: Any
+) -> None:
+    box: list[Any] = []
+    found = []
+
+    async def asking(ctx: AgentContext) -> None:
+        await trio.sleep(asks_at)
+        try:
+            await ctx.ask(ctx.parent_id, "?")
+        except DeadlockError as error:
+            found.append((error.path, trio.current_time()))
+        except UnknownAgentError:
+            pass
+
+    async def parent(ctx: AgentContext) -> None:
+        box.append(await ctx.spawn(sleeper, 5))
+        await ctx.spawn(asking)
+        await trio.sleep(0.5)
+        try:
+            await ctx.join_next()
+        except DeadlockError as error:
+            found.append((error.path, trio.current_time()))
+            ctx.reply(await ctx.receive(), "after all")
+
+    async def thief(ctx: AgentContext) -> None:
+        await box[0].wait()
+
+    async with pool_of(9) as pool:
+        await pool.spawn(parent)
+        await trio.sleep(0.1)
+        await pool.spawn(thief)
+        await pool.join_all()
+    # The youngest wait of the cycle is told.
+    assert found == [(told, 5)]
 
 
 async def test_a_join_all_is_hopeless_when_one_child_is(autojump_clock: Any) -> None:

@@ -309,6 +309,8 @@ class AgentRecord(Party):
 
     def waits_for(self) -> tuple[AgentId, ...]:
         """The agents that could end its waits; empty where anybody could."""
+        if len(self.waits) == 1 and self.waits[0].targets is None:
+            return ()
         found: dict[AgentId, None] = {}
         for wait in self.waits:
             found.update((target.id, None) for target in wait.known_targets() or ())

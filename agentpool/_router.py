@@ -225,8 +225,8 @@ class Inbox:
 
     def statistics(self) -> InboxStatistics:
         """Return a snapshot."""
-        if not self.peak and not self._waiting and not self._senders:
-            return InboxStatistics(0, 0, self.capacity, 0, 0)
+        if not self.peak and not self._senders and len(self._waiting or ()) < 2:
+            return self._router.listening if self._waiting else self._router.unused
         return InboxStatistics(
             fill=self.fill,
             peak=self.peak,
@@ -299,6 +299,9 @@ class MessageRouter:
         self._hooks = hooks or RouterHooks()
         self.log = log
         self.identify: Callable[[], Party | None] = self._hooks.waiting_party
+        # Shared by the inboxes that never held a message: most of those of a large pool.
+        self.unused = InboxStatistics(0, 0, inbox_capacity, 0, 0)
+        self.listening = InboxStatistics(0, 0, inbox_capacity, 0, 1)
         self._last_id = 0
         self._topics: dict[str, dict[AgentId, None]] = {}
 

@@ -39,7 +39,7 @@ _WEIGHTS = {
     "reply": 3,
     "wait": 3,
     "join_all": 1,
-    "join_next": 1,
+    "join_next": 3,
     "pause": 4,
     "hurried": 3,
     "both": 3,
@@ -77,10 +77,16 @@ def draw_knot(seed: int) -> Knot:
     return Knot(
         slots=rng.randint(1, 4),
         capacity=rng.randint(1, 2),
-        parents=tuple(rng.choice([0, 0, rng.randrange(number)]) for number in range(1, size + 1)),
+        parents=_draw_parents(rng, size),
         steps=tuple(_draw_steps(rng, number, size) for number in range(1, size + 1)),
         careful=tuple(rng.random() < 0.4 for _ in range(size)),
     )
+
+
+def _draw_parents(rng: random.Random, size: int) -> tuple[int, ...]:
+    if rng.random() < 0.3:
+        return (0, *(1 for _ in range(size - 1)))  # a family, whose parent waits for many
+    return tuple(rng.choice([0, 0, rng.randrange(number)]) for number in range(1, size + 1))
 
 
 def _draw_steps(rng: random.Random, number: int, size: int) -> tuple[Step, ...]:

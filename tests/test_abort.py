@@ -240,3 +240,26 @@ async def test_an_aborted_agent_that_ends_in_time_is_not_reported(autojump_clock
         await handle.wait()
         await trio.sleep(20)
         assert pool.statistics().stuck == ()
+
+
+async def test_an_agent_that_is_spawned_in_the_cleanup_of_an_aborted_one_is_aborted_too(
+    autojump_clock: Any,
+) -> None:
+    outcomes: list[Any] = []
+
+    async def parent(ctx: AgentContext) -> None:
+        await (await ctx.spawn(value)).wait()  # whose task is left over for the next one
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                for _ in range(2):
+                    outcomes.append(await (await ctx.spawn(forever)).wait())
+
+    async with pool_of(3) as pool:
+        handle = await pool.spawn(parent)
+        await trio.sleep(1)
+        handle.abort("enough")
+        await handle.wait()
+    assert [(type(outcome), outcome.reason) for outcome in outcomes] == [(Aborted, "enough")] * 2
+    assert trio.current_time() == 1

@@ -648,3 +648,30 @@ def test_a_send_that_finds_room_does_the_same_work_whether_or_not_deadlocks_are_
     assert detected == undetected
     assert detected["agentpool._router", "Inbox.offer"] == 200
     assert not [name for module, name in detected if module in ("agentpool._judge", "agentpool._core.waits")]
+
+
+async def test_an_agent_that_does_something_else_beside_a_join_is_not_judged(autojump_clock: Any) -> None:
+    box: list[Any] = []
+
+    async def asking(ctx: AgentContext) -> Any:
+        await trio.sleep(1)
+        return await ctx.ask(ctx.parent_id, "?")
+
+    async def parent(ctx: AgentContext) -> Any:
+        async def answer_later() -> None:
+            await trio.sleep(10)
+            ctx.reply(await ctx.receive(), "at last")
+
+        box.append(await ctx.spawn(sleeper, 5))
+        await ctx.spawn(asking)
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(answer_later)
+            joined = await ctx.join_next()
+        assert joined is not None
+        return joined.unwrap()
+
+    async with pool_of(9) as pool:
+        handle = await pool.spawn(parent)
+        await trio.sleep(2)
+        assert isinstance(await box[0].wait(), Completed)  # which the join does not get
+        assert await handle.result() == "at last"

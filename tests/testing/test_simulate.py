@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio._core import _run
 
-from agentpool import _blocking
+from agentpool import AgentContext, _blocking, open_agent_pool
 from agentpool.testing import FaultPlan, SimulationContext, SimulationHangError, attempt, simulate
 from agentpool.testing import _scheduler as scheduler_module
 from agentpool.testing._simulate import recipe
@@ -333,3 +333,18 @@ def test_canary_trio_still_shuffles_and_orders_as_the_scheduler_expects() -> Non
     with scheduler_module.scheduling(Spy(1, max_steps=1000)):
         assert trio.run(main) == "_OrderedCancelStatus"
     assert asked == {"shuffle", "tiebreaker"}
+
+
+def test_a_hang_is_told_even_if_a_pool_is_shielded_with_all_that_it_holds() -> None:
+    async def agent(ctx: AgentContext) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        with trio.CancelScope(shield=True):
+            async with open_agent_pool(max_concurrent=2) as pool:
+                await pool.spawn(agent)
+                await pool.join_all()
+                await trio.Event().wait()
+
+    with pytest.raises(SimulationHangError, match="virtual seconds"):
+        simulate(main, 1, max_seconds=10)

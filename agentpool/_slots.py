@@ -500,6 +500,7 @@ class Slots:
             self._call_in()
         self._acquire(party)
         party.active = 1
+        self._in_a_row = 0
 
     def queue(self, start: Start) -> None:
         """Have an agent started as soon as it is its turn."""

@@ -88,7 +88,8 @@ class World:
       busy: agents that do something which the pool knows nothing of.
       vague: how many operations of each agent wait for whom this does not know.
       receiving: agents that wait for a message; `told` those that noticed the end of their inbox.
-      taken, answered: who received each question and when, and when its `ask` ended.
+      taken, answered: who received each question and when, and when its `ask` ended, unless that
+        was told of a restart.
       aborts: when and why agents were aborted; `raised_at` when their bodies raised.
       returned: agents whose body returned.
       restarting: agents with a restart policy.
@@ -541,7 +542,12 @@ class Actor:
             async with self._sending(content, ask=True):
                 with self._waiting_for(to):
                     answer = await self.scope.ask(to, content)
-        finally:
+        except UnknownAgentError as error:
+            # Who was told of a restart may still have waited for his slot.
+            if "restarted" not in str(error):
+                self.world.answered[content] = trio.current_time()
+            raise
+        else:
             self.world.answered[content] = trio.current_time()
         if answer != ("answer", content):
             self.world.problem(f"the question {content} got the answer {answer}")

@@ -300,8 +300,8 @@ class MessageRouter:
         self.log = log
         self.identify: Callable[[], Party | None] = self._hooks.waiting_party
         # Shared by the inboxes that never held a message: most of those of a large pool.
-        self.unused = InboxStatistics(0, 0, inbox_capacity, 0, 0)
-        self.listening = InboxStatistics(0, 0, inbox_capacity, 0, 1)
+        self.unused: InboxStatistics = InboxStatistics(0, 0, inbox_capacity, 0, 0)
+        self.listening: InboxStatistics = InboxStatistics(0, 0, inbox_capacity, 0, 1)
         self._last_id = 0
         self._topics: dict[str, dict[AgentId, None]] = {}
 

@@ -274,11 +274,7 @@ class PoolState:
             self._spare_tasks.remove(entry)  # at once: nobody may take a task that is about to end
             return trio.lowlevel.Abort.SUCCEEDED
 
-        try:
-            record: AgentRecord | None = await trio.lowlevel.wait_task_rescheduled(abort)
-        finally:
-            if entry in self._spare_tasks:
-                self._spare_tasks.remove(entry)
+        record: AgentRecord | None = await trio.lowlevel.wait_task_rescheduled(abort)
         return record
 
     def fatal_error(self, error: BaseException) -> None:

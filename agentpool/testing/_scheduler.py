@@ -99,8 +99,7 @@ def break_waits(main_task: trio.lowlevel.Task) -> None:
         for task in nursery.child_tasks:
             break_waits(task)
     has_children = any(nursery.child_tasks for nursery in main_task.child_nurseries)
-    waiter = getattr(main_task._abort_func, "__self__", None)
-    in_pool = type(waiter).__module__.startswith("agentpool._")
+    in_pool = getattr(main_task._abort_func, "__module__", "").startswith("agentpool._")
     if main_task._abort_func is not None and not has_children and not in_pool:
         trio.lowlevel.reschedule(main_task, outcome.Error(StepsExhausted()))
 

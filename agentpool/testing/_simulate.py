@@ -204,7 +204,7 @@ def attempt(
     value: T | None = None
     error: BaseException | None = None
     try:
-        with scheduling(scheduler) as instrument:
+        with scheduling(scheduler) as instrument, watching(context.pools, context.log):
             value = trio.run(keeper.run, _takes_context(main), clock=clock, instruments=[instrument])
     except KeyboardInterrupt:
         raise
@@ -257,6 +257,9 @@ def _living() -> tuple[Counter[str], Counter[str]]:
     return Counter(task.name for task in tasks_below(root)), threads
 
 
+# What not even that has ended is kept: to collect it would run its cleanup outside of trio.
+_abandoned: list[trio.lowlevel.Task | None] = []
+
 # Each round ends the tasks that have no children, so that their parents are next.
 _ROUNDS_TO_TEAR_DOWN = 20
 
@@ -290,7 +293,7 @@ class _Keeper:
         self.scheduler.on_step = self._step
         tasks, threads = _living()
         try:
-            with self.context.outer_scope, watching(self.context.pools, self.context.log):
+            with self.context.outer_scope:
                 return await main(self.context)
         finally:
             self.scheduler.on_step = None
@@ -321,6 +324,7 @@ class _Keeper:
             await trio.sleep(self.max_seconds)
             assert self.task is not None
             break_waits(self.task)
+        _abandoned.append(trio.lowlevel.current_root_task())
         self.scheduler.stop()
 
     def _give_up(self, reason: str) -> None:

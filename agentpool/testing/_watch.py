@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import trio
@@ -14,7 +15,10 @@ from agentpool.testing._log import EventLog
 
 @contextmanager
 def watching(pools: list[Any], log: EventLog) -> Iterator[None]:
-    """Put every pool that the current `trio.run` opens inside into `pools`, its events into `log`."""
+    """Put every pool that this thread opens inside into `pools`, its events into `log`.
+
+    It goes around `trio.run`, because a run that is torn down leaves its blocks as they are.
+    """
     with _pools_observed(lambda pool: _observe(pool, pools, log)):
         yield
 
@@ -24,29 +28,68 @@ def _observe(pool: Any, pools: list[Any], log: EventLog) -> None:
     pool._state.events.subscriptions.append(_Recorder(pool._state.events, log))
 
 
+_lock = threading.Lock()
+_local = threading.local()
+_watching = 0
+
+
+class _Originals:
+    init: Any
+    watchdog: Any
+
+
+_originals = _Originals()
+
+
 @contextmanager
 def _pools_observed(observer: Callable[[Any], None]) -> Iterator[None]:
-    from agentpool import _pool, _state
-
-    state: Any = _state.PoolState
-    original = state.__init__
-    root = trio.lowlevel.current_root_task()
-
-    def observed(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        if trio.lowlevel.current_root_task() is root:  # not a pool of another thread's run
-            observer(_pool.AgentPool(self, None))
-
-    state.__init__ = observed
-    pool_module: Any = _pool
-    watchdog = pool_module.watching_for_blocks
-    # A thread that looks at the loop every second of the wall clock has no place in virtual time.
-    pool_module.watching_for_blocks = lambda *_: nullcontext()
+    """Show this thread's pools to `observer`; other threads may do the same meanwhile."""
+    global _watching
+    with _lock:
+        if _watching == 0:
+            _install()
+        _watching += 1
+    _local.observer = observer
     try:
         yield
     finally:
-        state.__init__ = original
-        pool_module.watching_for_blocks = watchdog
+        _local.observer = None
+        with _lock:
+            _watching -= 1
+            if _watching == 0:
+                _uninstall()
+
+
+def _install() -> None:
+    from agentpool import _pool, _state
+
+    state: Any = _state.PoolState
+    pool_module: Any = _pool
+    init = _originals.init = state.__init__
+    watchdog = _originals.watchdog = pool_module.watching_for_blocks
+
+    def observed(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        observer = getattr(_local, "observer", None)
+        if observer is not None:  # else it is a pool of another thread
+            observer(_pool.AgentPool(self, None))
+
+    def watching_for_blocks(*args: Any) -> AbstractContextManager[None]:
+        # A thread that looks at the loop every second of the wall clock has no place in virtual time.
+        is_simulated = getattr(_local, "observer", None) is not None
+        return nullcontext() if is_simulated else watchdog(*args)  # type: ignore[no-any-return]
+
+    state.__init__ = observed
+    pool_module.watching_for_blocks = watching_for_blocks
+
+
+def _uninstall() -> None:
+    from agentpool import _pool, _state
+
+    state: Any = _state.PoolState
+    pool_module: Any = _pool
+    state.__init__ = _originals.init
+    pool_module.watching_for_blocks = _originals.watchdog
 
 
 class _Recorder:

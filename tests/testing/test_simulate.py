@@ -10,7 +10,8 @@ import pytest
 import trio
 from trio._core import _run
 
-from agentpool import AgentContext, _blocking, open_agent_pool
+from agentpool import _blocking, _pool, open_agent_pool
+from agentpool._state import PoolState
 from agentpool.testing import FaultPlan, SimulationContext, SimulationHangError, attempt, simulate
 from agentpool.testing import _scheduler as scheduler_module
 from agentpool.testing._simulate import recipe
@@ -335,16 +336,24 @@ def test_canary_trio_still_shuffles_and_orders_as_the_scheduler_expects() -> Non
     assert asked == {"shuffle", "tiebreaker"}
 
 
-def test_a_hang_is_told_even_if_a_pool_is_shielded_with_all_that_it_holds() -> None:
-    async def agent(ctx: AgentContext) -> None:
-        await trio.lowlevel.checkpoint()
+def test_simulations_in_several_threads_see_their_own_pools() -> None:
+    barrier = threading.Barrier(2)
+    found: list[int] = []
+    before = PoolState.__init__, _pool.watching_for_blocks
 
-    async def main() -> None:
-        with trio.CancelScope(shield=True):
-            async with open_agent_pool(max_concurrent=2) as pool:
-                await pool.spawn(agent)
-                await pool.join_all()
-                await trio.Event().wait()
+    def simulated(pools: int) -> None:
+        async def main() -> None:
+            barrier.wait(10)  # the first to begin is the first to end
+            for _ in range(pools):
+                async with open_agent_pool(max_concurrent=1) as pool:
+                    await pool.drain()
 
-    with pytest.raises(SimulationHangError, match="virtual seconds"):
-        simulate(main, 1, max_seconds=10)
+        found.append(len(attempt(main, 1).pools))
+
+    threads = [threading.Thread(target=simulated, args=(number,)) for number in (1, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [1, 3]
+    assert (PoolState.__init__, _pool.watching_for_blocks) == before

@@ -77,7 +77,7 @@ def _install() -> None:
     def watching_for_blocks(*args: Any) -> AbstractContextManager[None]:
         # A thread that looks at the loop every second of the wall clock has no place in virtual time.
         is_simulated = getattr(_local, "observer", None) is not None
-        return nullcontext() if is_simulated else watchdog(*args)  # type: ignore[no-any-return]
+        return nullcontext() if is_simulated else watchdog(*args)
 
     state.__init__ = observed
     pool_module.watching_for_blocks = watching_for_blocks

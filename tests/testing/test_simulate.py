@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 import trio
@@ -339,7 +340,8 @@ def test_canary_trio_still_shuffles_and_orders_as_the_scheduler_expects() -> Non
 def test_simulations_in_several_threads_see_their_own_pools() -> None:
     barrier = threading.Barrier(2)
     found: list[int] = []
-    before = PoolState.__init__, _pool.watching_for_blocks
+    module: Any = _pool
+    before = PoolState.__init__, module.watching_for_blocks
 
     def simulated(pools: int) -> None:
         async def main() -> None:
@@ -356,4 +358,4 @@ def test_simulations_in_several_threads_see_their_own_pools() -> None:
     for thread in threads:
         thread.join()
     assert sorted(found) == [1, 3]
-    assert (PoolState.__init__, _pool.watching_for_blocks) == before
+    assert (PoolState.__init__, module.watching_for_blocks) == before

@@ -302,7 +302,7 @@ class Party:
             return
         if not self.ready:
             slots.idle -= 1
-            if self.lends:
+            if self.holds:
                 slots.take_back(self)  # nobody wanted it
                 self.active = 1
                 wait.resume()
@@ -343,7 +343,7 @@ class Party:
         """
         if self.idle:
             self.slots.idle -= 1
-            if self.lends:
+            if self.holds:
                 self.slots.take_back(self)
                 self.active = 1
                 return None
@@ -467,7 +467,7 @@ class Slots:
 
     def take_back(self, party: Party) -> None:
         """An agent goes on with the slot that it had lent and that nobody took."""
-        del self._lent[party]
+        self._lent.pop(party, None)
         party.lends = False
 
     def _call_in(self) -> None:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import trio
+
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.events import AgentFinished, AgentRestarted, AgentSpawned, MessageDeadLettered
 from agentpool._core.outcomes import Aborted, Completed, Failed
@@ -21,6 +23,8 @@ def violations(run: Simulation[Any], world: World) -> list[str]:
     """Return what a run did that no run may do; empty if all is well."""
     if isinstance(run.error, SimulationHangError):
         return [f"hang: {run.error}"]
+    if isinstance(run.error, trio.TrioInternalError):
+        return [f"the run broke down: {run.error.__cause__!r}"]
     return [
         *world.problems,
         *run.left_behind,

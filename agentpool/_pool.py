@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from random import Random
+from random import Random, getrandbits
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
@@ -361,7 +361,8 @@ async def open_agent_pool(
             budget=_checked_budget(budget),
             limits=limits,
             make_context=AgentContext,
-            random=Random(seed),
+            # Drawn from the program's own lot, so that a simulation decides it too.
+            random=Random(getrandbits(64) if seed is None else seed),
         ),
         None,
     )

@@ -619,7 +619,8 @@ class Scope:
           DeadlockError: as `join_next`.
           BaseException: what the input raised.
 
-        Leaving the block aborts the agents that run, and waits for their end.
+        Iterating looks for cancellation at every outcome, and lets other tasks run at least at every
+        16th. Leaving the block aborts the agents that run, and waits for their end.
         """
         check_agent(agent)
         _check_items(items)

@@ -64,7 +64,7 @@ class SpawnOptions:
 
 
 def check_agent(agent: Any) -> None:
-    """Refuse what cannot be an agent, with the mend."""
+    """Refuse what cannot be an agent, with the fix."""
     if callable(agent):
         if not isinstance(agent, type):
             return

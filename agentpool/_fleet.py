@@ -365,8 +365,8 @@ class _Expansion:
         loaded = self.manifests[path]
         if isinstance(loaded, OSError | ValueError):
             reason = _REASONS.get(getattr(loaded, "errno", 0), f"cannot be read: {loaded}")
-            mend = "Check the path; it is relative to the fleet file"
-            return self.report.add(f"{key}.manifest", f"{str(path)!r} {reason}", mend)
+            fix = "Check the path; it is relative to the fleet file"
+            return self.report.add(f"{key}.manifest", f"{str(path)!r} {reason}", fix)
         return loaded
 
     def _load(self, path: Path) -> Any:
@@ -390,12 +390,12 @@ class _Expansion:
         try:
             found = sorted({path for path in self.directory.glob(pattern) if path.is_file()})
         except (ValueError, IndexError, NotImplementedError):  # pathlib raises them all
-            mend = "Write it relative to the fleet file, such as docs/**/*.md, ** as a whole directory only"
-            self.report.add(key, f"{pattern!r} is no pattern of files", mend)
+            fix = "Write it relative to the fleet file, such as docs/**/*.md, ** as a whole directory only"
+            self.report.add(key, f"{pattern!r} is no pattern of files", fix)
             return []
         if not found:
-            mend = "Check the pattern; it is relative to the fleet file"
-            self.report.add(key, f"{pattern!r} matches no file", mend)
+            fix = "Check the pattern; it is relative to the fleet file"
+            self.report.add(key, f"{pattern!r} matches no file", fix)
         return [path.relative_to(self.directory).as_posix() for path in found]
 
     # -- supervisors

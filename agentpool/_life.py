@@ -71,7 +71,7 @@ async def _life(record: AgentRecord, task: trio.lowlevel.Task) -> Heir | None:
             try:
                 value = await record.fn(record.context, *record.args)
             except BaseException as error:  # decided upon by the outcome; nothing is swallowed
-                outcome = await _after_error(record, _with_mend(record, error))
+                outcome = await _after_error(record, _with_fix(record, error))
             else:
                 record.body_ended = True
                 if record.offspring is None:
@@ -121,18 +121,18 @@ async def _children_ended(record: AgentRecord, offspring: Offspring) -> list[Exc
     return offspring.failures()
 
 
-def _with_mend(record: AgentRecord, error: BaseException) -> BaseException:
+def _with_fix(record: AgentRecord, error: BaseException) -> BaseException:
     """Tell how an agent is written, if the error came from calling it or awaiting what it returned."""
     if type(error) is not TypeError or error.__traceback__ is None or error.__traceback__.tb_next is not None:
         return error  # it comes out of the agent's own code
     if "await" not in str(error):
         error.add_note("An agent is called with its context, and then the arguments that spawn got.")
         return error
-    mended = TypeError(
+    fixed = TypeError(
         f"{record.name} is no async function, and an agent has to be one: write `async def` before it"
     )
-    mended.__cause__ = error
-    return mended
+    fixed.__cause__ = error
+    return fixed
 
 
 def _nothing() -> None:

@@ -23,15 +23,15 @@ _lock = threading.RLock()  # importing changes sys.path and sys.modules for a mo
 
 
 class LoadProblem(Exception):
-    """Why a `module:name` could not be loaded, and how to mend it."""
+    """Why a `module:name` could not be loaded, and how to fix it."""
 
-    def __init__(self, problem: str, mend: str) -> None:
+    def __init__(self, problem: str, fix: str) -> None:
         self.problem = problem
-        self.mend = mend
-        super().__init__(problem, mend)
+        self.fix = fix
+        super().__init__(problem, fix)
 
     def __str__(self) -> str:
-        return f"{self.problem}. {self.mend}"
+        return f"{self.problem}. {self.fix}"
 
 
 def load_callable(spec: str, base: Path | str | None) -> tuple[Callable[..., Any], ModuleType]:
@@ -94,8 +94,8 @@ def _load_module(name: str, base: Path | None) -> ModuleType:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]:
             where = "" if base is None else f" in {base}"
-            mend = f"Put {name.replace('.', '/')}.py beside the manifest, or install the module"
-            raise LoadProblem(f"there is no module {name!r}{where}", mend) from None
+            fix = f"Put {name.replace('.', '/')}.py beside the manifest, or install the module"
+            raise LoadProblem(f"there is no module {name!r}{where}", fix) from None
         raise _import_failed(name, error) from error
 
 
@@ -174,4 +174,4 @@ def _import_failed(name: str, error: BaseException) -> LoadProblem:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
     last = traceback.format_exception_only(error)[-1].strip()
-    return LoadProblem(f"the module {name!r} failed to import: {last}{where}", "Mend the module")
+    return LoadProblem(f"the module {name!r} failed to import: {last}{where}", "Fix the module")

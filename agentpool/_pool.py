@@ -277,8 +277,8 @@ def _check_means(driver: object, memory: object, tool_builder: object, limits: o
         raise RuntimeError("a pool runs on trio: start the program with trio.run(main)")
     if driver is not None and (isinstance(driver, type) or not hasattr(driver, "complete")):
         named = isinstance(driver, str)
-        mend = "; open it with agentpool.drivers.named.open_driver" if named else "; it needs `complete`"
-        raise TypeError(f"driver must be a model driver, not {driver!r}{mend}")
+        fix = "; open it with agentpool.drivers.named.open_driver" if named else "; it needs `complete`"
+        raise TypeError(f"driver must be a model driver, not {driver!r}{fix}")
     if memory is not None and (isinstance(memory, type) or not hasattr(memory, "recall")):
         raise TypeError(f"memory must be a memory such as InMemory(), not {memory!r}")
     if tool_builder is not None and not callable(tool_builder):

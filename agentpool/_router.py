@@ -34,12 +34,12 @@ class DeadLetter:
 
 
 def _no_id(to: object) -> TypeError:
-    mend = ""
+    fix = ""
     if isinstance(to, str):
-        mend = f"; ask find({to!r}) for the id"
+        fix = f"; ask find({to!r}) for the id"
     elif isinstance(getattr(to, "id", None), int):
-        mend = "; give its `id`"
-    return TypeError(f"`to` must be the id of an agent, not {to!r}{mend}")
+        fix = "; give its `id`"
+    return TypeError(f"`to` must be the id of an agent, not {to!r}{fix}")
 
 
 @attrs.frozen

@@ -84,8 +84,8 @@ TOOL_SECONDS = 120.0
 def _is_manifest(_: object, __: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, AgentManifest):
         return
-    mend = f"; read it with AgentManifest.load({value!r})" if isinstance(value, (str, os.PathLike)) else ""
-    raise TypeError(f"manifest must be an AgentManifest, not {value!r}{mend}")
+    fix = f"; read it with AgentManifest.load({value!r})" if isinstance(value, (str, os.PathLike)) else ""
+    raise TypeError(f"manifest must be an AgentManifest, not {value!r}{fix}")
 
 
 def _is_query(_: object, __: attrs.Attribute[Any], value: Any) -> None:

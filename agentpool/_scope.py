@@ -823,8 +823,8 @@ class Scope:
 def _check_items(items: object) -> None:
     if isinstance(items, Iterable | AsyncIterable) or hasattr(items, "__getitem__"):
         return
-    mend = "; call it, to get its items" if callable(items) else ""
-    raise TypeError(f"items must be an iterable or an async iterable, not {items!r}{mend}")
+    fix = "; call it, to get its items" if callable(items) else ""
+    raise TypeError(f"items must be an iterable or an async iterable, not {items!r}{fix}")
 
 
 async def _pull(items: Any, batch: Batch) -> None:

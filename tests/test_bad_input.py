@@ -1,4 +1,4 @@
-"""Arguments that make no sense are refused at once, in words that tell the mend."""
+"""Arguments that make no sense are refused at once, in words that tell the fix."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ async def test_a_race_of_nobody_and_votes_that_cannot_be_won_are_refused() -> No
 
 
 @pytest.mark.parametrize("verb", ["send", "send_nowait", "ask"])
-async def test_a_recipient_that_is_no_id_is_refused_with_the_mend(verb: str) -> None:
+async def test_a_recipient_that_is_no_id_is_refused_with_the_fix(verb: str) -> None:
     async with open_agent_pool(max_concurrent=1) as pool:
         handle = await pool.spawn(server)
         wrongs: list[tuple[Any, str]] = [

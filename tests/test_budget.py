@@ -134,7 +134,7 @@ def test_money_does_not_drift() -> None:
         many.reserve(cost_usd=1e-12)
 
 
-def test_an_unknown_price_under_a_money_budget_is_an_error_that_tells_the_mend() -> None:
+def test_an_unknown_price_under_a_money_budget_is_an_error_that_tells_the_fix() -> None:
     root = Budget(cost_usd=2.0)
     for budget in (root, root.child(tokens=10).child()):
         with pytest.raises(PriceUnknownError, match=r"\$2 cannot bound.*estimate_cost.*limit tokens"):

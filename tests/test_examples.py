@@ -64,7 +64,7 @@ See [the guide](guide/start.md), [nothing](missing.md), [a place](guide/start.md
 
 ### Too deep
 
-TODO: mend this.
+TODO: fix this.
 """,
     "guide/start.md": """# Start
 

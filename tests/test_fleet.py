@@ -75,7 +75,7 @@ def folder(tmp_path: Path) -> Path:
 def findings_of(text: str, folder: Path) -> list[tuple[str, str, str, str]]:
     with pytest.raises(ManifestError) as caught:
         FleetFile.from_toml(text, source="fleet.toml", base=folder)
-    return [(f.source, f.key, f.problem, f.mend) for f in caught.value.findings]
+    return [(f.source, f.key, f.problem, f.fix) for f in caught.value.findings]
 
 
 # -- good files -------------------------------------------------------------------
@@ -365,14 +365,14 @@ BAD: list[tuple[str, list[tuple[str, str, str, str]]]] = [
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD)
-def test_a_bad_fleet_is_told_of_with_place_and_mend(
+def test_a_bad_fleet_is_told_of_with_place_and_fix(
     text: str, expected: list[tuple[str, str, str, str]], folder: Path
 ) -> None:
     found = findings_of(text, folder)
     assert [(source, key) for source, key, *_ in found] == [(source, key) for source, key, *_ in expected]
-    for (_, _, problem, mend), (_, _, part, mend_part) in zip(found, expected, strict=True):
+    for (_, _, problem, fix), (_, _, part, mend_part) in zip(found, expected, strict=True):
         assert part in problem
-        assert mend_part in mend
+        assert mend_part in fix
 
 
 def test_the_findings_of_every_manifest_come_with_those_of_the_fleet(folder: Path) -> None:

@@ -110,7 +110,7 @@ text = "{{{page}}} {results[0]}"
 def findings_of(text: str, **options: Any) -> list[tuple[str, str, str]]:
     with pytest.raises(ManifestError) as caught:
         AgentManifest.from_toml(text, **options)
-    return [(finding.key, finding.problem, finding.mend) for finding in caught.value.findings]
+    return [(finding.key, finding.problem, finding.fix) for finding in caught.value.findings]
 
 
 # -- good files -------------------------------------------------------------------
@@ -491,15 +491,15 @@ BAD = [
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD)
-def test_a_bad_file_is_told_of_with_place_and_mend(text: str, expected: list[tuple[str, str, str]]) -> None:
+def test_a_bad_file_is_told_of_with_place_and_fix(text: str, expected: list[tuple[str, str, str]]) -> None:
     with pytest.raises(ManifestError) as caught:
         AgentManifest.from_toml(text, source="bad.toml")
     findings = caught.value.findings
     assert [finding.key for finding in findings] == [key for key, _, _ in expected]
-    for finding, (_, problem, mend) in zip(findings, expected, strict=True):
+    for finding, (_, problem, fix) in zip(findings, expected, strict=True):
         assert finding.source == "bad.toml"
         assert problem in finding.problem
-        assert mend in finding.mend
+        assert fix in finding.fix
         assert str(finding) in str(caught.value)
 
 
@@ -520,7 +520,7 @@ def test_a_file_that_cannot_be_read_is_a_finding_too(tmp_path: Path) -> None:
             AgentManifest.load(path)
         [finding] = caught.value.findings
         assert (finding.source, finding.key, finding.problem) == (str(path), "", problem)
-        assert finding.mend
+        assert finding.fix
     with pytest.raises(ManifestError, match="cannot be read: Permission denied"):
         AgentManifest.load("x.toml", read=refuse)
 

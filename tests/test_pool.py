@@ -119,7 +119,7 @@ async def test_an_agent_without_any_name_is_called_after_its_class() -> None:
         assert (await pool.spawn(Nameless())).name == "Nameless"
 
 
-async def test_a_coroutine_in_place_of_an_agent_is_refused_with_the_mend() -> None:
+async def test_a_coroutine_in_place_of_an_agent_is_refused_with_the_fix() -> None:
     async with pool_of(1) as pool:
         with pytest.raises(TypeError, match=r"spawn\(agent, argument\)"):
             await pool.spawn(value(None))  # type: ignore[arg-type]
@@ -894,7 +894,7 @@ def test_a_pool_outside_of_trio_says_so() -> None:
         open_agent_pool(max_concurrent=1).__aenter__().send(None)  # type: ignore[attr-defined]
 
 
-async def test_wrong_arguments_of_the_verbs_are_refused_with_the_mend() -> None:
+async def test_wrong_arguments_of_the_verbs_are_refused_with_the_fix() -> None:
     from agentpool import AgentManifest
 
     class Agent:
@@ -927,7 +927,7 @@ async def test_wrong_arguments_of_the_verbs_are_refused_with_the_mend() -> None:
         assert pool.statistics().spawned == 1
 
 
-async def test_wrong_arguments_inside_an_agent_are_refused_with_the_mend() -> None:
+async def test_wrong_arguments_inside_an_agent_are_refused_with_the_fix() -> None:
     async def task() -> None: ...
 
     async def agent(ctx: AgentContext) -> str:

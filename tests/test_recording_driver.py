@@ -199,7 +199,7 @@ async def test_retries_around_a_recorder_are_played_back_in_their_order(
     assert (await RetryingDriver(ReplayDriver(path)).complete(ask("a"))).text == "a 1"
 
 
-async def test_a_request_that_was_not_recorded_is_an_error_that_tells_the_mend(path: Path) -> None:
+async def test_a_request_that_was_not_recorded_is_an_error_that_tells_the_fix(path: Path) -> None:
     await RecordingDriver(Echo(), path).complete(ask("a"))
     replay = ReplayDriver(path)
     with pytest.raises(RequestRejectedError, match=r"holds no answer to this .*other.*record it again"):

@@ -1,4 +1,4 @@
-"""A driver that tries again: what it mends, what it does not, and how long it takes."""
+"""A driver that tries again: what it fixes, what it does not, and how long it takes."""
 
 from __future__ import annotations
 

@@ -871,7 +871,7 @@ async def test_a_restarted_agent_has_no_children_of_its_last_life(autojump_clock
         (lambda: Backoff(maximum=float("nan")), ValueError, "maximum must be at least 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_mend(
+def test_what_makes_no_sense_is_refused_with_the_fix(
     make: Callable[[], object], error: type[Exception], says: str
 ) -> None:
     with pytest.raises(error, match=says):

@@ -232,7 +232,7 @@ async def async_generator(a: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("function", "mend"),
+    ("function", "fix"),
     [
         (no_hint, "'a' of tool 'no_hint' has no type hint, .*; add one"),
         (any_number, "'args' .* name each one"),
@@ -248,8 +248,8 @@ async def async_generator(a: int) -> Any:
         (3, "cannot be made a tool"),
     ],
 )
-def test_what_cannot_be_a_tool_is_refused_when_it_is_declared(function: Any, mend: str) -> None:
-    with pytest.raises(TypeError, match=mend):
+def test_what_cannot_be_a_tool_is_refused_when_it_is_declared(function: Any, fix: str) -> None:
+    with pytest.raises(TypeError, match=fix):
         tool(function)
 
 
@@ -738,7 +738,7 @@ def test_every_problem_of_a_manifests_tools_comes_at_once(tmp_path: Path) -> Non
             tmp_path,
             source="agent.toml",
         )  # fmt: skip
-    said = {finding.key: f"{finding.problem}. {finding.mend}" for finding in caught.value.findings}
+    said = {finding.key: f"{finding.problem}. {finding.fix}" for finding in caught.value.findings}
     assert {finding.source for finding in caught.value.findings} == {"agent.toml"}
     assert list(said) == [f"tools[{n}]" for n in range(1, 13)]
     for key, text in {

@@ -49,18 +49,18 @@ class AgentPoolError(Exception):
 
 @attrs.frozen
 class Finding:
-    """One thing that is wrong in a manifest or fleet file, and how to mend it."""
+    """One thing that is wrong in a manifest or fleet file, and how to fix it."""
 
     source: str
     """The file (or `<string>`) in which it was found."""
     key: str
     """The path of the key, such as `agents[2].resources.max_iterations`; empty for the whole file."""
     problem: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
         where = f"{self.source}: {self.key}" if self.key else self.source
-        return f"{where}: {self.problem}. {self.mend}"
+        return f"{where}: {self.problem}. {self.fix}"
 
 
 class ManifestError(AgentPoolError):

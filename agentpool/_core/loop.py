@@ -598,7 +598,7 @@ def _act(state: LoopState, guard: LoopGuard, excess: int, said: AssistantMessage
 
 
 def _recovered(trouble: Trouble) -> Trouble:
-    """Forget what a good answer has mended; wrong typed answers stay counted."""
+    """Forget what a good answer has fixed; wrong typed answers stay counted."""
     return NO_TROUBLE if trouble is NO_TROUBLE else Trouble(retries=trouble.retries)
 
 

@@ -147,8 +147,8 @@ class ScriptCall(Table):
         if not isinstance(name, str):
             return
         if not _NAME.fullmatch(name):
-            mend = "Use letters, digits and '_', not beginning with a digit"
-            yield Problem("save_as", f"{name!r} cannot be the name of a placeholder", mend)
+            fix = "Use letters, digits and '_', not beginning with a digit"
+            yield Problem("save_as", f"{name!r} cannot be the name of a placeholder", fix)
         elif name in _RESERVED:
             yield Problem("save_as", f"'{name}' has a meaning of its own in placeholders", "Use another name")
 
@@ -343,8 +343,8 @@ class CapabilityRule(Rule):
         if not isinstance(value, Mapping):
             return report.add_type(key, value, "a table with a 'type'")
         if "type" not in value:
-            mend = f"Give one of {', '.join(CAPABILITY_TYPES)}"
-            return report.add(join_key(key, "type"), "is missing", mend)
+            fix = f"Give one of {', '.join(CAPABILITY_TYPES)}"
+            return report.add(join_key(key, "type"), "is missing", fix)
         return self._read_typed(value, key, join_key(key, "type"), report)
 
     def _read_typed(self, table: Mapping[str, Any], key: str, type_key: str, report: Report) -> Any:
@@ -479,13 +479,13 @@ class AgentManifest(Table):
 
 
 def _sovereign_problems(values: Any) -> Iterator[Problem]:
-    mend = "Remove it, or choose another 'privacy'"
+    fix = "Remove it, or choose another 'privacy'"
     if isinstance(values.model.remote_model, str):
-        yield Problem("model.remote_model", "a sovereign agent asks no remote model", mend)
+        yield Problem("model.remote_model", "a sovereign agent asks no remote model", fix)
     for n, server in enumerate(values.mcp_servers):
         if server.transport in ("sse", "websocket"):
             problem = f"a sovereign agent uses no network transport ({server.transport})"
-            yield Problem(f"mcp_servers[{n}].transport", problem, f"Use stdio. {mend}")
+            yield Problem(f"mcp_servers[{n}].transport", problem, f"Use stdio. {fix}")
 
 
 def _without_strays(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -538,7 +538,7 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python takes
         line = f"line {1 + text.count(chr(10))}, the end of the text"
         problem = f"is not TOML: {str(error).replace('end of document', line)}"
-    raise ManifestError([Finding(source, "", problem, "Mend the syntax there; see https://toml.io")])
+    raise ManifestError([Finding(source, "", problem, "Fix the syntax there; see https://toml.io")])
 
 
 def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes]) -> str:
@@ -547,18 +547,18 @@ def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes]) -> st
     Raises:
       ManifestError: with one finding, if there is no such file or it cannot be read.
     """
-    mend = "Check the path"
+    fix = "Check the path"
     try:
         data = read(Path(path))
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         problem = "there is no such file"
     except IsADirectoryError:
-        problem, mend = "is a directory", "Give the path of a file in it"
+        problem, fix = "is a directory", "Give the path of a file in it"
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        problem, mend = f"is not UTF-8 (line {line}, byte {error.start})", "Save it in the encoding UTF-8"
+        problem, fix = f"is not UTF-8 (line {line}, byte {error.start})", "Save it in the encoding UTF-8"
     except (OSError, ValueError) as error:
         problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        mend = "Check its path and permissions"
-    raise ManifestError([Finding(os.fspath(path), "", problem, mend)])
+        fix = "Check its path and permissions"
+    raise ManifestError([Finding(os.fspath(path), "", problem, fix)])

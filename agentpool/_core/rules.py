@@ -31,18 +31,18 @@ class Problem:
     Attributes:
       key: the path of the value's key.
       text: what is wrong.
-      mend: what to do about it.
+      fix: what to do about it.
       error: what a keyword argument with this problem raises.
     """
 
     key: str
     text: str
-    mend: str
+    fix: str
     error: type[ValueError] | type[TypeError] = ValueError
 
     def raised(self) -> ValueError | TypeError:
         """Return the exception for a wrong argument."""
-        return self.error(f"{self.key}: {self.text}. {self.mend}")
+        return self.error(f"{self.key}: {self.text}. {self.fix}")
 
 
 @attrs.define(eq=False)
@@ -58,9 +58,9 @@ class Report:
     base: Path | None = None
     problems: list[Problem] = attrs.field(factory=list)
 
-    def add(self, key: str, text: str, mend: str) -> Any:
+    def add(self, key: str, text: str, fix: str) -> Any:
         """Note that a value is wrong; return what stands for it from now on."""
-        self.problems.append(Problem(key, text, mend))
+        self.problems.append(Problem(key, text, fix))
         return UNREADABLE
 
     def add_type(self, key: str, value: object, wanted: str) -> Any:
@@ -71,7 +71,7 @@ class Report:
 
     def findings(self, source: str) -> list[Finding]:
         """Return the problems as findings in the file `source`."""
-        return [Finding(source, problem.key, problem.text, problem.mend) for problem in self.problems]
+        return [Finding(source, problem.key, problem.text, problem.fix) for problem in self.problems]
 
 
 class _Unreadable:

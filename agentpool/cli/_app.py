@@ -85,7 +85,7 @@ def run(
 
 @app.command
 def validate(file: Path, /, *files: Path) -> int:
-    """Check fleet and manifest files, and print every problem of all of them with its mend.
+    """Check fleet and manifest files, and print every problem of all of them with its fix.
 
     Args:
       file: A fleet file or a manifest.

@@ -2,4 +2,4 @@
 
 
 class BadInputError(Exception):
-    """Something that the user gave is wrong; the text says what and how to mend it."""
+    """Something that the user gave is wrong; the text says what and how to fix it."""

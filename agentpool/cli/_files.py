@@ -56,4 +56,4 @@ def _function_findings(manifest: AgentManifest, source: str) -> Iterator[Finding
             load_callable(spec, manifest.base)
         except LoadProblem as problem:
             text = f"of the manifest '{manifest.name}': {problem.problem}"
-            yield Finding(source, key, text, problem.mend)
+            yield Finding(source, key, text, problem.fix)

@@ -190,7 +190,7 @@ class _Run:
         return [handle.outcome for handle in self.handles if handle.outcome is not None]
 
     def exit_code(self, starts: Sequence[Start]) -> int:
-        """Tell the end of a signal, or else whether all went well; what a supervisor mended did."""
+        """Tell the end of a signal, or else whether all went well; what a supervisor fixed did."""
         if self._signals.exit_code is not None:
             return self._signals.exit_code
         return 0 if all(isinstance(outcome, Completed) for outcome in self.outcomes(starts)) else 1

@@ -102,7 +102,7 @@ class PriceTable:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ManifestError(
-                [Finding(source, "", f"this is not TOML: {error}", "Mend the syntax.")]
+                [Finding(source, "", f"this is not TOML: {error}", "Fix the syntax.")]
             ) from None
         return _Reader(source).table(data)
 
@@ -144,8 +144,8 @@ class _Reader:
         self.source = source
         self.findings: list[Finding] = []
 
-    def wrong(self, key: str, problem: str, mend: str) -> None:
-        self.findings.append(Finding(self.source, key, problem, mend))
+    def wrong(self, key: str, problem: str, fix: str) -> None:
+        self.findings.append(Finding(self.source, key, problem, fix))
 
     def table(self, data: Mapping[str, Any]) -> PriceTable:
         day = data.get("date")

@@ -93,7 +93,7 @@ class RetryingDriver(DriverAround):
         Raises:
           DriverUnavailableError: if the deadline passed, or would pass in the next pause; the last
             attempt's error is its cause.
-          DriverError: what the last attempt raised, or what none can mend.
+          DriverError: what the last attempt raised, or what none can fix.
 
         Checkpoint: as the driver inside. Cancellation: ends the call or the pause at once.
         """

@@ -30,8 +30,8 @@ class RouteStatistics:
       driver: the route's driver, as its repr shows it.
       started: calls that it was given; each is one of the following three, or under way.
       completed: calls that it answered.
-      failed: calls that it failed in a way that the next route may mend.
-      raised: calls that ended otherwise: by an error that no route mends, or by cancellation.
+      failed: calls that it failed in a way that the next route may fix.
+      raised: calls that ended otherwise: by an error that no route fixes, or by cancellation.
       last_error: the last error that made a call fail.
     """
 
@@ -81,7 +81,7 @@ class RoutingDriver(Driver):
     """Asks a primary driver, and the fallbacks in their order when it cannot answer for now.
 
     A route is left for the next one on retryable errors (rate limited, overloaded, unavailable,
-    malformed reply); errors that another try does not mend are raised. A stream changes its route
+    malformed reply); errors that another try does not fix are raised. A stream changes its route
     only until its first part has arrived.
 
     Words never go to a place that the privacy tier does not permit: an agent is given the driver
@@ -170,7 +170,7 @@ class RoutingDriver(Driver):
 
         Raises:
           DriverError: what the last route raised, with a note for each route before it, or what
-            no route mends.
+            no route fixes.
           RequestRejectedError: if a route became wider than the privacy tier, and no other answers.
 
         Checkpoint: as the routes. Cancellation: ends the call; no other route is asked.
@@ -223,7 +223,7 @@ class _Failures:
         self._failures: list[tuple[Driver, DriverError]] = []
 
     def add(self, driver: Driver, error: DriverError) -> None:
-        """Keep a failure that the next route may mend, and raise any other."""
+        """Keep a failure that the next route may fix, and raise any other."""
         if not error.retryable:
             raise error
         self._failures.append((driver, error))

@@ -196,11 +196,11 @@ def _follow(manifest: AgentManifest) -> _Source:
     try:
         return _Function(load_callable(script.function, manifest.base)[0])
     except LoadProblem as error:
-        raise _script_error(manifest, "script.function", error.problem, error.mend) from error
+        raise _script_error(manifest, "script.function", error.problem, error.fix) from error
 
 
-def _script_error(manifest: AgentManifest, key: str, problem: str, mend: str) -> ManifestError:
-    return ManifestError([Finding(f"manifest {manifest.name!r}", key, problem, mend)])
+def _script_error(manifest: AgentManifest, key: str, problem: str, fix: str) -> ManifestError:
+    return ManifestError([Finding(f"manifest {manifest.name!r}", key, problem, fix)])
 
 
 @attrs.frozen

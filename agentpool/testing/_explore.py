@@ -284,7 +284,7 @@ class RegressionFile:
                     yield _read_case(line)
                 except (ValueError, KeyError, TypeError) as error:
                     where = f"{self.path}, line {number}"
-                    raise ValueError(f"{where}: {error!r}; remove or mend this line") from error
+                    raise ValueError(f"{where}: {error!r}; remove or fix this line") from error
 
     def add(self, name: str, case: Case) -> None:
         """Add a case, unless it is there."""

@@ -545,7 +545,7 @@ async def _check_bad(tool: Tool, ctx: Any, arguments: Mapping[str, Any]) -> None
     except Exception as error:
         raise ConformanceError(
             f"{name} was given the bad arguments {arguments} and raised {error!r};"
-            " a ToolError or a result with is_error would tell the model what to mend"
+            " a ToolError or a result with is_error would tell the model what to fix"
         ) from error
     else:
         _require(

@@ -107,7 +107,7 @@ def load_tools(
                 raise LoadProblem(f"there is a tool named {loaded.name!r} before it", "Give it another name")
             tools.append(loaded)
         except LoadProblem as error:
-            findings.append(Finding(source, f"tools[{n}]", error.problem, error.mend))
+            findings.append(Finding(source, f"tools[{n}]", error.problem, error.fix))
     if findings:
         raise ManifestError(findings)
     return tools
@@ -119,7 +119,7 @@ def _load_tool(spec: str, base: Path | None) -> FunctionTool[..., Any]:
         loaded = function if isinstance(function, FunctionTool) else _wrapped(function, vars(module))
         _ = loaded.definition  # hints that cannot be described are found now, not in the first run
     except (TypeError, ValueError) as error:
-        raise LoadProblem(f"{spec} cannot be a tool: {error}", "Mend the function") from error
+        raise LoadProblem(f"{spec} cannot be a tool: {error}", "Fix the function") from error
     return loaded
 
 

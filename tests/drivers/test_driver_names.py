@@ -44,7 +44,7 @@ def test_a_name_is_taken_apart_and_put_together_again(text: str, name: DriverNam
 
 
 @pytest.mark.parametrize(
-    ("text", "mend"),
+    ("text", "fix"),
     [
         ("", "openai:MODEL"),
         ("gpt-5", "openai:MODEL"),
@@ -62,8 +62,8 @@ def test_a_name_is_taken_apart_and_put_together_again(text: str, name: DriverNam
         ("anthropic+m", r"anthropic\+http://127.0.0.1:8080/v1:MODEL"),
     ],
 )
-def test_a_wrong_name_is_told_with_its_mend(text: str, mend: str) -> None:
-    with pytest.raises(ValueError, match=mend):
+def test_a_wrong_name_is_told_with_its_fix(text: str, fix: str) -> None:
+    with pytest.raises(ValueError, match=fix):
         parse_driver_name(text)
 
 

@@ -57,7 +57,7 @@ REVIEW = Path(__file__).parents[2] / "examples" / "docs-review"
 CHECKS = ("check_links", "check_headings", "find_todos", "find_long_lines", "count_words")
 PAGES = {
     "good.md": "# Good\n\nThree words here.\n",
-    "bad.md": "# Bad\n\n### Too deep\n\nSee [nothing](nowhere.md). TODO: mend it.\n",
+    "bad.md": "# Bad\n\n### Too deep\n\nSee [nothing](nowhere.md). TODO: fix it.\n",
 }
 CANARY = "sk-canary-4f1c77a09be2"
 
@@ -170,7 +170,7 @@ def test_the_docs_review_fleet_runs_on_a_model(reviewing: Aimock, fleet: Path) -
     assert document["usage"]["cost_usd"] > 0
     assert done.stderr.count("3,300 tokens, $0.") == 2
     assert told_to(reviewing, "bad.md", "find_todos") == [
-        "line 5: unfinished: See [nothing](nowhere.md). TODO: mend it."
+        "line 5: unfinished: See [nothing](nowhere.md). TODO: fix it."
     ]
     # The server was given the key, and nobody else.
     assert all(entry["headers"].get("authorization") for entry in reviewing.journal())

@@ -107,7 +107,7 @@ def test_every_mistake_of_a_file_is_told_at_once_with_its_place() -> None:
         "anthropic.'d'.long.input",
     ]
     assert str(caught.value).count("mine.toml: ") == len(places)
-    assert all(finding.mend for finding in caught.value.findings)
+    assert all(finding.fix for finding in caught.value.findings)
 
 
 def test_a_price_that_is_missing_is_named() -> None:

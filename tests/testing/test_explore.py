@@ -148,5 +148,5 @@ def test_a_known_case_is_not_run_twice(tmp_path: Path) -> None:
 def test_a_line_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     file = tmp_path / "seeds"
     file.write_text('# a comment\n\n{"test": "a"}\n')
-    with pytest.raises(ValueError, match=r"seeds, line 3: KeyError\('seed'\); remove or mend"):
+    with pytest.raises(ValueError, match=r"seeds, line 3: KeyError\('seed'\); remove or fix"):
         RegressionFile(file).cases("a")

@@ -44,6 +44,7 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import DriverError as DriverError
     from agentpool._core.errors import DriverUnavailableError as DriverUnavailableError
     from agentpool._core.errors import Finding as Finding
+    from agentpool._core.errors import LeftOpenError as LeftOpenError
     from agentpool._core.errors import LoopHaltedError as LoopHaltedError
     from agentpool._core.errors import MalformedReplyError as MalformedReplyError
     from agentpool._core.errors import ManifestError as ManifestError
@@ -171,8 +172,8 @@ _HOMES = {
     "agentpool._core.errors": """
         AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
-        DriverUnavailableError Finding LoopHaltedError MalformedReplyError ManifestError OverloadedError
-        PoolClosedError PoolLimitError PriceUnknownError RateLimitedError RequestRejectedError
+        DriverUnavailableError Finding LeftOpenError LoopHaltedError MalformedReplyError ManifestError
+        OverloadedError PoolClosedError PoolLimitError PriceUnknownError RateLimitedError RequestRejectedError
         RestartLimitError ToolError UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """

@@ -263,7 +263,6 @@ class AgentRecord(Party):
         args: tuple[Any, ...],
         options: SpawnOptions,
         batch: Any,
-        scope: trio.CancelScope | None,
     ) -> None:
         self.started_at: float = trio.current_time()
         owner = home.owner
@@ -281,7 +280,7 @@ class AgentRecord(Party):
         self.args = args
         self.options = options
         self.name: str = options.name or name_of(fn)
-        self.scope: trio.CancelScope = trio.CancelScope(deadline=deadline) if scope is None else scope
+        self.scope: trio.CancelScope = trio.CancelScope(deadline=deadline)
         self.inbox: Inbox = state.router.register(agent_id, owner=self)
         self.batch = batch
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import trio
 
 from agentpool._agent import AgentRecord, Offspring
 from agentpool._core.errors import (
     AgentPoolError,
+    LeftOpenError,
     UnhandledAgentErrors,
 )
 from agentpool._core.events import (
@@ -19,79 +19,78 @@ from agentpool._core.events import (
 )
 from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
 from agentpool._core.restart import Intensity, RestartPolicy
+from agentpool._core.text import shown
 from agentpool._current import set_current_agent
-
-if TYPE_CHECKING:
-    pass
-
-Heir: TypeAlias = tuple[AgentRecord, contextvars.Context]
-"""An agent that runs in the task of one that ended, and the context that it runs in."""
+from agentpool._leftovers import close_leftovers, mark_task, told_of
+from agentpool._splitting import split_error
 
 
 async def live(record: AgentRecord) -> None:
-    """Run an agent, and then, in the same task, those that are started in the slot that it leaves.
+    """Run an agent, from its first step to its outcome, in a task and a scope of its own.
 
-    A task and a cancel scope for each agent would cost 12 of the 29 µs that a plain agent of a map
-    took with them. An agent starts in a context of its own all the same: trio runs each step of a
-    task in `Task.context`.
+    Nothing awaitable stands between the end of the scope and the record of the outcome.
     """
     task = trio.lowlevel.current_task()
-    with record.scope:
-        while True:
-            heir = await _life(record, task)
-            if heir is not None:
-                record, task.context = heir
-                task.name = record.name
-                await trio.lowlevel.cancel_shielded_checkpoint()  # the next step is in the new context
-                continue
-            state = record.state
-            if not state.may_spare(record):
-                return
-            scope = record.scope
-            del record  # it has ended: it is not held while the task waits
-            called = await state.spare(task, scope)
-            if called is None:
-                return
-            record = called
-            task.name = record.name
-
-
-async def _life(record: AgentRecord, task: trio.lowlevel.Task) -> Heir | None:
-    """Run an agent, from its first step to its outcome; return who takes over the task."""
     set_current_agent(record)
     record.task = task
     state = record.state
     if state.events.subscriptions:
         state.events.emit(AgentStarted, record.id, record.parent_id)
-    restarts = None if record.options.restart is None else _Restarts(record, record.options.restart)
     outcome: AnyOutcome | None = None
     try:
-        while True:
-            record.context = state.make_context(record)
-            try:
-                value = await record.fn(record.context, *record.args)
-            except BaseException as error:  # decided upon by the outcome; nothing is swallowed
-                outcome = await _after_error(record, _with_fix(record, error))
-            else:
-                record.body_ended = True
-                if record.offspring is None:
-                    outcome = record.completed(value)
-                else:
-                    outcome = await _after_value(record, record.offspring, value)
-                del value
-            if restarts is None:
-                break
-            last = await restarts.after(outcome)
-            if last is not None:
-                outcome = last
-                break
+        with record.scope:
+            outcome = await _lives(record, task)
+    except BaseException as error:  # pragma: no cover - trio found scopes that nobody could close
+        outcome = record.failed(error)
     finally:
         if outcome is None:  # a bug of ours: even then every id gets its outcome
             outcome = record.failed(AgentPoolError("the pool lost track of this agent"))
-        heir = state.finish(record, outcome)
+        state.finish(record, outcome)
         # The traceback of a failure holds this frame: do not hold the record by it.
         del record, outcome
-    return heir
+
+
+async def _lives(record: AgentRecord, task: trio.lowlevel.Task) -> AnyOutcome:
+    """Run the body, as often as its policy wants, and return how it ended at last."""
+    if record.options.restart is None:
+        return await _life(record)
+    restarts = _Restarts(record, record.options.restart)
+    origin = task.context.copy()
+    while True:
+        outcome = await _life(record)
+        last = await restarts.after(outcome)
+        if last is not None:
+            return last
+        # Each life starts in the context of whoever spawned the agent; the next step is in it.
+        task.context = origin.copy()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+async def _life(record: AgentRecord) -> AnyOutcome:
+    """Run the body once, close what it left open, and wait for the children."""
+    mark = mark_task()
+    value, error = None, None
+    try:
+        record.context = record.state.make_context(record)
+        value = await record.fn(record.context, *record.args)
+    except BaseException as raised:  # decided upon by the outcome; nothing is swallowed
+        error = _with_fix(record, raised)
+    try:
+        left_open: tuple[str, ...] = ()
+        if not mark.is_left:
+            error, left_open = await close_leftovers(mark, error)
+        if left_open and error is None and not record.is_cancelled():
+            error = LeftOpenError(record.id, record.name, left_open)
+        elif left_open and error is not None and not isinstance(error, trio.Cancelled):
+            error.add_note(told_of(left_open))
+        if error is not None:
+            return await _after_error(record, error)
+        record.body_ended = True
+        if record.offspring is None:
+            return record.completed(value)
+        return await _after_value(record, record.offspring, value)
+    finally:
+        del value, error, record  # the traceback of a failure holds this frame
 
 
 async def _after_value(record: AgentRecord, offspring: Offspring, value: Any) -> AnyOutcome:
@@ -102,16 +101,17 @@ async def _after_value(record: AgentRecord, offspring: Offspring, value: Any) ->
 
 
 async def _after_error(record: AgentRecord, raised: BaseException) -> AnyOutcome:
-    error = _without_cancelled(raised)
+    parts = split_error(raised)
+    error: BaseException | None = parts.ordinary if parts.fatal is None else raised
     record.body_ended = True
     unhandled: list[Exception] = []
     try:
         if record.offspring is not None:
             _abort_children(record, record.offspring, error)
             unhandled = await _children_ended(record, record.offspring)
-        return _judged(record, error, unhandled)
+        return _judged(record, error, parts.fatal, unhandled)
     finally:
-        del error, raised  # their traceback holds this frame
+        del error, raised, parts  # their traceback holds this frame
 
 
 async def _children_ended(record: AgentRecord, offspring: Offspring) -> list[Exception]:
@@ -139,28 +139,25 @@ def _nothing() -> None:
     return None
 
 
-def _without_cancelled(error: BaseException) -> BaseException | None:
-    """What is left of an error when trio's cancellations are taken out; the same if there are none."""
-    if isinstance(error, trio.Cancelled):
-        return None
-    if isinstance(error, BaseExceptionGroup):
-        cancelled, rest = error.split(trio.Cancelled)
-        if cancelled is not None:
-            return rest
-    return error
-
-
 def _abort_children(record: AgentRecord, offspring: Offspring, error: BaseException | None) -> None:
-    reason = record.abort_reason if error is None else f"its parent, agent {record.id}, failed: {error!r}"
+    reason = (
+        record.abort_reason if error is None else f"its parent, agent {record.id}, failed: {shown(error)}"
+    )
     for child in list(offspring.live.values()):
         child.abort(reason)
 
 
-def _judged(record: AgentRecord, error: BaseException | None, unhandled: list[Exception]) -> AnyOutcome:
+def _judged(
+    record: AgentRecord,
+    error: BaseException | None,
+    fatal: BaseException | None,
+    unhandled: list[Exception],
+) -> AnyOutcome:
     """Decide the outcome by how the body ended, and never by whether somebody asked.
 
     Args:
       error: what the body raised; None if it was cancelled.
+      fatal: the same, if no pool may contain it.
       unhandled: failures of children that it ignored.
     """
     if error is None:
@@ -172,7 +169,6 @@ def _judged(record: AgentRecord, error: BaseException | None, unhandled: list[Ex
         assert isinstance(outcome, Failed)
         outcome.error.add_note(note_on(unhandled))
         return outcome
-    fatal = fatal_part(error)
     if fatal is not None:
         record.seen = True
         record.state.fatal_error(fatal)
@@ -192,21 +188,8 @@ def _unhandled(record: AgentRecord, errors: Sequence[Exception], value: Any) -> 
 def note_on(unhandled: Sequence[Exception]) -> str:
     """What is added to an exception that hides failures nobody looked at."""
     return f"{len(unhandled)} failure(s) of agents that nobody looked at: " + ", ".join(
-        repr(error) for error in unhandled[:5]
+        shown(error) for error in unhandled[:5]
     )
-
-
-def fatal_part(error: BaseException) -> BaseException | None:
-    """The exception in `error` that no pool may contain: no `Exception` at all, or `MemoryError`."""
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            fatal = fatal_part(part)
-            if fatal is not None:
-                return fatal
-        return None
-    if isinstance(error, MemoryError):
-        return error
-    return None if isinstance(error, (Exception, trio.Cancelled)) else error
 
 
 # -- starting afresh -----------------------------------------------------------------------------------

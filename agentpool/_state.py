@@ -8,7 +8,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import trio
-from outcome import Value
 
 from agentpool._agent import AgentRecord, Offspring, SpawnOptions, StuckAgent
 from agentpool._core.errors import (
@@ -25,12 +24,13 @@ from agentpool._core.events import (
 )
 from agentpool._core.limits import InFlight, PoolLimits
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
-from agentpool._core.outcomes import Aborted, AnyOutcome
+from agentpool._core.outcomes import AnyOutcome
+from agentpool._core.text import shown
 from agentpool._core.usage import NOTHING_USED, UsageSum
 from agentpool._current import current_agent, waiting_agent
 from agentpool._events import EventLog
 from agentpool._judge import Judge
-from agentpool._life import Heir, live
+from agentpool._life import live
 from agentpool._router import DeadLetter, Inbox, MessageRouter, RouterHooks
 from agentpool._slots import Party, Slots
 
@@ -41,15 +41,8 @@ if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool.abc import Driver, Memory
 
-SPARE_TASKS = 100
-"""So many tasks whose agents have ended wait for the next spawn, at most; 2.5 KB each."""
-
 ABORT_PATIENCE = 5.0
 """An agent that lives on for so many seconds after its abort is reported as stuck."""
-
-
-def _is_unlimited(owner: AgentRecord | None, options: SpawnOptions) -> bool:
-    return options.timeout is None and (owner is None or owner.deadline == inf)
 
 
 class _Hooks(RouterHooks):
@@ -126,11 +119,6 @@ class PoolState:
         self.stuck: dict[AgentId, StuckAgent] = {}
         self.reported: set[AgentId] = set()
         self.nursery: trio.Nursery | None = None
-        self._spare_scope: trio.CancelScope | None = None
-        self._heir: Heir | None = None
-        self._spare_tasks: list[tuple[trio.lowlevel.Task, trio.CancelScope]] = []
-        # An agent around this pool is judged when tasks in it end: there, none may linger.
-        self._most_spare_tasks = SPARE_TASKS if current_agent() is None else 0
         self._watcher_sleeps = False
         self._to_judge: list[Party] = []
         self._aborting: dict[AgentId, AgentRecord] = {}
@@ -193,13 +181,7 @@ class PoolState:
         self.issued += 1
         if by_agent or home.owner is not None:
             self.descendants += 1
-        scope = spare = None
-        if (self._spare_scope is not None or self._spare_tasks) and _is_unlimited(home.owner, options):
-            if self._spare_scope is not None:
-                scope, self._spare_scope = self._spare_scope, None
-            elif home.owner is None or not home.owner.aborted:  # its abort would cancel the spare's sleep
-                spare, scope = self._spare_tasks.pop()
-        record = AgentRecord(self, self.issued, home, fn, args, options, batch, scope)
+        record = AgentRecord(self, self.issued, home, fn, args, options, batch)
         self.slots.take(record)
         self.records[record.id] = record
         home.live[record.id] = record
@@ -208,26 +190,17 @@ class PoolState:
         owner = home.owner
         if owner is not None and owner.aborted:
             record.abort(owner.abort_reason)  # it was spawned under a shield
-        if spare is not None:
-            spare.context = contextvars.copy_context() if context is None else context.copy()
-            trio.lowlevel.reschedule(spare, Value(record))
-        elif context is None:
-            self.nursery.start_soon(live, record, name=record.name)
-        elif scope is None:
-            nursery = self.nursery
-            context.run(lambda: nursery.start_soon(live, record, name=record.name))
+        nursery = self.nursery
+        if context is None:
+            nursery.start_soon(live, record, name=record.name)
         else:
-            self._heir = (record, context.copy())
+            context.run(lambda: nursery.start_soon(live, record, name=record.name))
         return record
 
     # -- ending --------------------------------------------------------------------------------------
 
-    def finish(self, record: AgentRecord, outcome: AnyOutcome) -> Heir | None:
-        """Everything that the end of an agent changes, in one step.
-
-        Returns:
-          The agent that was started in its slot, if it is to run in the task of the one that ended.
-        """
+    def finish(self, record: AgentRecord, outcome: AnyOutcome) -> None:
+        """Everything that the end of an agent changes, in one step."""
         record.outcome = outcome
         record.ended = True
         record.active = 0
@@ -247,44 +220,18 @@ class PoolState:
         record.args = ()
         record.inbox.owner = None
         record.home.ended(record)
-        if record.deadline == inf and not record.unwinding and type(outcome) is not Aborted:
-            self._spare_scope = record.scope
         self.slots.give_back(record)
-        self._spare_scope = None
         if self.slots.body_ended:
             self.judge.judge_rest()
-        heir, self._heir = self._heir, None
-        return heir
-
-    def may_spare(self, record: AgentRecord) -> bool:
-        """Whether the task of an agent that has ended, and its scope, may serve the next spawn."""
-        if self._closed or len(self._spare_tasks) >= self._most_spare_tasks:
-            return False
-        return record.deadline == inf and not record.unwinding and type(record.outcome) is not Aborted
-
-    async def spare(self, task: trio.lowlevel.Task, scope: trio.CancelScope) -> AgentRecord | None:
-        """Wait for a spawn that takes the task; None when the pool has ended.
-
-        The spawn saves 13 of 41 µs: the start and the end of a task, and of a cancel scope.
-        """
-        entry = (task, scope)
-        self._spare_tasks.append(entry)
-
-        def abort(_: Any) -> trio.lowlevel.Abort:
-            self._spare_tasks.remove(entry)  # at once: nobody may take a task that is about to end
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        record: AgentRecord | None = await trio.lowlevel.wait_task_rescheduled(abort)
-        return record
 
     def fatal_error(self, error: BaseException) -> None:
         """An agent raised what no pool may contain: everything is cancelled, and it comes out."""
         if self.fatal is None:
             self.fatal = error
             assert self.nursery is not None
-            self.nursery.cancel_scope.cancel(f"an agent raised {error!r}")
+            self.nursery.cancel_scope.cancel(f"an agent raised {shown(error)}")
         elif error is not self.fatal:
-            self.fatal.add_note(f"another agent raised {error!r}")
+            self.fatal.add_note(f"another agent raised {shown(error)}")
 
     def stop_starting(self, reason: str) -> None:
         """From now on, refuse to start agents; also those that wait for a slot."""
@@ -375,8 +322,6 @@ class PoolState:
     def close(self) -> None:
         """The pool has ended: the watcher goes home, subscribers get the end."""
         self._closed = True
-        while self._spare_tasks:
-            trio.lowlevel.reschedule(self._spare_tasks.pop()[0])
         self.judge.close()
         self.events.close()
         self._wake_watcher()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from pool_kit import collector, pool_of, server, sleeper
 
-from agentpool import AgentContext, AgentMessage, UnknownAgentError
+from agentpool import AgentContext, AgentMessage, MessageDeadLettered, MessageSent, UnknownAgentError
 
 
 async def _answering(ctx: AgentContext) -> None:
@@ -75,6 +76,77 @@ async def test_only_the_recipient_may_reply() -> None:
         pool.send_nowait(handle.id, "go on")
     assert answers == ["honest"]
     assert [letter.message.content for letter in pool.dead_letters] == ["forged"]
+
+
+async def test_a_reply_is_from_who_replies_and_goes_to_who_asked(autojump_clock: Any) -> None:
+    found: list[Any] = []
+
+    async def asker(ctx: AgentContext, to: int) -> Any:
+        return await ctx.ask(to, "?")
+
+    async def twice(ctx: AgentContext) -> None:
+        async for message in ctx.inbox:
+            ctx.reply(message, "heard")
+            ctx.reply(message, "too late")
+
+    async with trio.open_nursery() as nursery:
+        async with pool_of(2) as pool:
+            nursery.start_soon(_letters, pool, found)
+            await trio.testing.wait_all_tasks_blocked()
+            replier = await pool.spawn(twice)
+            handle = await pool.spawn(asker, replier.id)
+            assert await handle.result() == "heard"
+    assert found == [
+        (MessageSent, handle.id, handle.id, replier.id, "?"),
+        (MessageSent, replier.id, replier.id, handle.id, "heard"),
+        (MessageDeadLettered, replier.id, replier.id, handle.id, "too late"),
+    ]
+    assert [(letter.message.sender, letter.message.to) for letter in pool.dead_letters] == [
+        (replier.id, handle.id)
+    ]
+
+
+@pytest.mark.parametrize("claimed", ["replier", "supervisor", "bystander", "nobody"])
+async def test_a_reply_to_a_question_with_a_forged_sender_is_a_dead_letter_of_the_replier(
+    claimed: str, autojump_clock: Any
+) -> None:
+    found: list[Any] = []
+
+    async def asker(ctx: AgentContext, to: int) -> Any:
+        return await ctx.ask(to, "?")
+
+    async def forger(ctx: AgentContext, sender: int) -> None:
+        message = await ctx.receive()
+        ctx.reply(attrs.evolve(message, sender=sender), "forged")
+        await trio.sleep(1)
+        ctx.reply(message, "honest")
+
+    async with trio.open_nursery() as nursery:
+        async with pool_of(3) as pool:
+            nursery.start_soon(_letters, pool, found)
+            await trio.testing.wait_all_tasks_blocked()
+            bystander = await pool.spawn(collector)
+            sender = {"replier": 2, "supervisor": 0, "bystander": bystander.id, "nobody": 99}[claimed]
+            replier = await pool.spawn(forger, sender)
+            handle = await pool.spawn(asker, replier.id)
+            assert await handle.result() == "honest"
+            assert trio.current_time() == 1
+    assert found == [
+        (MessageSent, handle.id, handle.id, replier.id, "?"),
+        (MessageDeadLettered, replier.id, replier.id, sender, "forged"),
+        (MessageSent, replier.id, replier.id, handle.id, "honest"),
+    ]
+    assert [letter.message.sender for letter in pool.dead_letters] == [replier.id]
+    assert bystander.outcome is not None
+    assert bystander.outcome.unwrap() == []
+
+
+async def _letters(pool: Any, found: list[Any]) -> None:
+    async with pool.events() as events:
+        async for event in events:
+            if isinstance(event, MessageSent | MessageDeadLettered):
+                message = event.message
+                found.append((type(event), event.agent_id, message.sender, message.to, message.content))
 
 
 async def test_a_second_reply_and_a_reply_to_no_question_are_dead_letters() -> None:

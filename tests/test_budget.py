@@ -278,6 +278,59 @@ def test_a_claim_moves_on_to_the_next_budget_that_lacks_room() -> None:
     assert len(served) == 1
 
 
+def test_a_claim_that_moved_on_is_served_before_the_younger_ones_that_wait_there() -> None:
+    root = Budget(tokens=100)
+    child = root.child(tokens=25)
+    served: list[str] = []
+    in_root = root.reserve(tokens=90)
+    child.claim(lambda _: served.append("older"), tokens=20)
+    in_child = child.reserve(tokens=10)
+    child.claim(lambda _: served.append("younger"), tokens=20)
+    assert (root.statistics().waiting, child.statistics().waiting) == (1, 1)
+    in_root.release()
+    assert (root.statistics().waiting, child.statistics().waiting) == (0, 2)
+    in_child.release()
+    assert served == ["older"]
+    assert child.statistics().waiting == 1
+
+
+def test_a_claim_that_moved_on_and_is_withdrawn_lets_those_behind_it_pass() -> None:
+    root = Budget(tokens=100)
+    child = root.child(tokens=25)
+    served: list[str] = []
+    in_root = root.reserve(tokens=90)
+    moved = child.claim(lambda _: served.append("moved"), tokens=20)
+    child.reserve(tokens=10)
+    in_root.release()
+    assert isinstance(child.claim(lambda _: served.append("behind"), tokens=5), Claim)
+    assert (root.statistics().waiting, child.statistics().waiting) == (0, 2)
+    assert isinstance(moved, Claim)
+    moved.withdraw()
+    assert served == ["behind"]
+    assert child.statistics().waiting == 0
+
+
+def test_a_claim_that_moved_up_and_is_withdrawn_lets_those_behind_it_pass() -> None:
+    root = Budget(tokens=100)
+    child = root.child(tokens=25)
+    served: list[str] = []
+    in_child = child.reserve(tokens=25)
+    root.reserve(tokens=75)
+    first = root.claim(lambda _: served.append("first"), tokens=30)
+    moved = child.claim(lambda _: served.append("moved"), tokens=20)
+    root.claim(lambda _: served.append("behind"), tokens=5)
+    in_child.release()
+    assert (root.statistics().waiting, child.statistics().waiting) == (3, 0)
+    root.reserve(tokens=10)
+    assert isinstance(first, Claim)
+    assert isinstance(moved, Claim)
+    first.withdraw()
+    assert served == []
+    moved.withdraw()
+    assert served == ["behind"]
+    assert root.statistics().waiting == 0
+
+
 def test_a_claim_in_a_child_does_not_overtake_one_that_waits_at_the_root() -> None:
     root = Budget(tokens=100)
     child = root.child(tokens=50)

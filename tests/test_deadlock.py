@@ -13,8 +13,10 @@ from pool_kit import collector, pool_of, server, sleeper, value
 from trio.testing import MockClock
 
 from agentpool import (
+    Aborted,
     AgentContext,
     AgentStuck,
+    AgentTimeoutError,
     Completed,
     DeadlockError,
     DeadlockSuspected,
@@ -491,6 +493,139 @@ async def test_a_wait_in_a_cleanup_under_a_shield_is_judged_by_nobody(autojump_c
             await handle.wait()
     assert stuck == [1]
     assert trio.current_time() == 8
+
+
+# -- agents that are being cancelled -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ring", [1, 2])
+async def test_an_aborted_agent_that_closes_a_cycle_under_a_shield_is_cancelled_and_not_told(
+    ring: int, autojump_clock: Any
+) -> None:
+    shields: list[trio.CancelScope] = []
+    caught: list[type[BaseException]] = []
+
+    async def other(ctx: AgentContext) -> Any:
+        return await ctx.ask(1, "?")
+
+    async def cleaning(ctx: AgentContext) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True) as shield:
+                shields.append(shield)
+                try:
+                    await ctx.ask(ring, "?")
+                except BaseException as error:
+                    caught.append(type(error))
+                    raise
+
+    async with pool_of(2) as pool:
+        handle = await pool.spawn(cleaning)
+        if ring == 2:
+            await pool.spawn(other)
+        await trio.testing.wait_all_tasks_blocked()
+        handle.abort("enough")
+        await trio.sleep(50)
+        assert caught == []
+        shields[0].cancel()
+        outcome = await handle.wait()
+        assert isinstance(outcome, Aborted)
+        assert outcome.reason == "enough"
+        await pool.join_all()
+    assert caught == [trio.Cancelled]
+    assert trio.current_time() == 50
+
+
+@pytest.mark.parametrize("verb", ["ask", "send", "wait"])
+@pytest.mark.parametrize("by", ["deadline", "abort"])
+async def test_an_agent_whose_end_has_come_is_cancelled_and_not_told_of_the_cycle_that_it_closes(
+    by: str, verb: str, mock_clock: Any
+) -> None:
+    caught: list[type[BaseException]] = []
+    box: list[Any] = []
+
+    async def agent(ctx: AgentContext) -> None:
+        if verb == "send":
+            ctx.send_nowait(ctx.id, "fills")
+        if by == "deadline":
+            mock_clock.jump(10)  # in this very step, so that trio has not seen it yet
+        else:
+            box[0].abort()
+        try:
+            await (box[0].wait() if verb == "wait" else getattr(ctx, verb)(ctx.id, "?"))
+        except BaseException as error:
+            caught.append(type(error))
+            raise
+
+    async with pool_of(1, inbox_capacity=1) as pool:
+        box.append(pool.spawn_nowait(agent, timeout=5))
+        outcome = await box[0].wait()
+    assert caught == [trio.Cancelled]
+    if by == "deadline":
+        assert isinstance(outcome, Failed)
+        assert isinstance(outcome.error, AgentTimeoutError)
+    else:
+        assert isinstance(outcome, Aborted)
+
+
+async def test_an_agent_whose_timeout_has_passed_is_not_told_of_a_cycle_under_a_shield(
+    autojump_clock: Any,
+) -> None:
+    caught: list[type[BaseException]] = []
+
+    async def asking(ctx: AgentContext) -> None:
+        with trio.CancelScope(shield=True) as shield:
+            await trio.sleep(10)
+            box.append(shield)
+            try:
+                await ctx.ask(ctx.id, "?")
+            except BaseException as error:
+                caught.append(type(error))
+                raise
+
+    box: list[trio.CancelScope] = []
+    async with pool_of(1) as pool:
+        handle = await pool.spawn(asking, timeout=5)
+        await trio.sleep(30)
+        assert caught == []
+        box[0].cancel()
+        await handle.wait()
+    assert caught == [trio.Cancelled]
+
+
+async def test_an_aborted_agent_is_not_told_of_a_cycle_that_the_end_of_a_body_closes(
+    autojump_clock: Any,
+) -> None:
+    shields: list[trio.CancelScope] = []
+    caught: list[type[BaseException]] = []
+
+    async def child(ctx: AgentContext) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True) as shield:
+                shields.append(shield)
+                try:
+                    await ctx.ask(ctx.parent_id, "?")
+                except BaseException as error:
+                    caught.append(type(error))
+                    raise
+
+    async def parent(ctx: AgentContext) -> None:
+        handle = await ctx.spawn(child)
+        await trio.sleep(1)
+        handle.abort()
+        await trio.sleep(1)
+
+    async with pool_of(2) as pool:
+        handle = await pool.spawn(parent)
+        await trio.sleep(50)
+        assert caught == []
+        shields[0].cancel()
+        assert isinstance(await handle.wait(), Completed)
+    assert caught == [trio.Cancelled]
+    assert trio.current_time() == 50
 
 
 # -- random programs: no false alarm, and no hang without one ------------------------------------------------

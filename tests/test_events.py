@@ -239,6 +239,95 @@ async def test_a_cancelled_read_loses_nothing(autojump_clock: Any) -> None:
         assert isinstance(await events.__anext__(), AgentSpawned)
 
 
+@pytest.mark.parametrize("max_buffer", [1, 2, 5])
+async def test_the_loop_waits_before_its_next_step_when_exactly_max_buffer_events_are_buffered(
+    max_buffer: int, autojump_clock: Any
+) -> None:
+    begin = trio.Event()
+    told: list[str] = []
+    found: list[str] = []
+    total = 3 * max_buffer + 1
+
+    async def loop(ctx: AgentContext) -> None:
+        await begin.wait()
+        for i in range(total):
+            await ctx.wait_for_subscribers()
+            told.append(str(i))
+            ctx.emit(GuardWarned, str(i))
+
+    async with pool_of(1) as pool:
+        handle = await pool.spawn(loop)
+        await trio.testing.wait_all_tasks_blocked()
+        async with pool.events(max_buffer=max_buffer, overflow="block") as events:
+            begin.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(told) == events.statistics().buffered == max_buffer
+            async for event in events:
+                assert events.statistics().buffered < max_buffer or handle.outcome is not None
+                if isinstance(event, AgentFinished):
+                    break
+                assert isinstance(event, GuardWarned)
+                found.append(event.text)
+            assert events.statistics().dropped == 0
+    assert found == told == [str(i) for i in range(total)]
+
+
+async def test_the_loop_waits_for_the_slowest_of_its_subscribers(autojump_clock: Any) -> None:
+    begin = trio.Event()
+    told: list[int] = []
+
+    async def loop(ctx: AgentContext) -> None:
+        await begin.wait()
+        while True:
+            await ctx.wait_for_subscribers()
+            told.append(ctx.id)
+            ctx.emit(GuardWarned, "x")
+
+    async with pool_of(1) as pool:
+        handle = await pool.spawn(loop)
+        await trio.testing.wait_all_tasks_blocked()
+        async with (
+            pool.events(max_buffer=2),
+            pool.events(max_buffer=7, overflow="block"),
+            pool.events(max_buffer=4, overflow="block"),
+        ):
+            begin.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(told) == 4
+            handle.abort()
+            await handle.wait()
+
+
+@pytest.mark.parametrize("max_buffer", [1, 4])
+@pytest.mark.parametrize("more", [-1, 0, 1, 2, 700])
+async def test_exactly_the_newest_max_buffer_events_are_kept_and_the_others_counted(
+    max_buffer: int, more: int, autojump_clock: Any
+) -> None:
+    begin = trio.Event()
+    total = max_buffer + more
+
+    async def loop(ctx: AgentContext) -> None:
+        await begin.wait()
+        for i in range(total):
+            ctx.emit(GuardWarned, str(i))
+        await trio.sleep_forever()
+
+    async with pool_of(1) as pool:
+        handle = await pool.spawn(loop)
+        await trio.testing.wait_all_tasks_blocked()
+        async with pool.events(max_buffer=max_buffer) as events:
+            begin.set()
+            await trio.testing.wait_all_tasks_blocked()
+            found = []
+            with trio.move_on_after(1):
+                async for event in events:
+                    assert isinstance(event, GuardWarned)
+                    found.append(event.text)
+            assert found == [str(i) for i in range(total)][-max_buffer:]
+            assert events.statistics().dropped == max(0, more)
+        handle.abort()
+
+
 async def test_a_subscriber_that_blocks_holds_up_who_asks_for_room(autojump_clock: Any) -> None:
     steps = []
 

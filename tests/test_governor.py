@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 
@@ -403,6 +403,108 @@ async def test_tokens_are_counted_and_put_right_by_the_real_usage(
     for _ in range(11):
         await driver.complete(REQUEST)  # counted as 100 tokens, uses 10
     assert trio.current_time() - start == pytest.approx(1.0, abs=0.01)
+
+
+class Uncounted(Answers):
+    """Answers without saying what the call used."""
+
+    def __init__(self, usage: TokenUsage | None = None) -> None:
+        super().__init__()
+        self.answer = Completion("ok") if usage is None else Completion("ok", usage=usage)
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        await super().complete(request)
+        return self.answer
+
+
+@pytest.mark.parametrize("ask", [lambda driver: driver.complete(REQUEST), lambda driver: streamed(driver)])
+@pytest.mark.parametrize("usage", [None, TokenUsage()])
+async def test_an_answer_without_usage_counts_as_what_was_estimated(
+    ask: Callable[[Driver], Awaitable[object]],
+    usage: TokenUsage | None,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    inside = Uncounted(usage)
+    driver = GovernedDriver(inside, tokens_per_minute=6000, policy=GovernorPolicy(burst=1))
+    start = trio.current_time()
+    for _ in range(5):
+        await ask(driver)  # counted as 100 tokens, and 100 come back in a second
+    assert [time - start for time in inside.asked_at] == pytest.approx([0, 1, 2, 3, 4])
+
+
+async def test_the_first_in_line_wakes_early_when_it_has_to_wait_for_less(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Thrifty(Answers):
+        async def complete(self, request: CompletionRequest) -> Completion:
+            await super().complete(request)
+            return Completion("ok", usage=TokenUsage(30, 30))
+
+    inside = Thrifty(takes=0.2)
+    driver = GovernedDriver(inside, tokens_per_minute=6000, policy=GovernorPolicy(burst=1))
+    start = trio.current_time()
+    with trio.fail_after(100):
+        await all_at_once(driver, 3)
+    # The second waits for 100 tokens until 1; but at 0.2 there are 20, and 40 that were not used.
+    assert [time - start for time in inside.asked_at] == pytest.approx([0, 0.6, 1.2])
+    assert nothing_is_left(driver)
+
+
+async def test_the_first_in_line_waits_for_the_quota_when_a_place_in_flight_is_free(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    inside = Answers(takes=0.5)
+    driver = GovernedDriver(inside, requests_per_minute=60, max_in_flight=1)
+    start = trio.current_time()
+    with trio.fail_after(100):
+        await all_at_once(driver, 3)
+    assert [time - start for time in inside.asked_at] == pytest.approx([0, 1, 2])
+    assert nothing_is_left(driver)
+
+
+async def test_the_first_in_line_waits_for_the_quota_when_the_call_in_flight_is_cancelled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    inside = Answers(takes=50)
+    driver = GovernedDriver(inside, requests_per_minute=60, max_in_flight=1)
+    start = trio.current_time()
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def impatient() -> None:
+                with trio.move_on_after(0.5):
+                    await driver.complete(REQUEST)
+
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(driver.complete, REQUEST)
+    assert [time - start for time in inside.asked_at] == pytest.approx([0, 1])
+    assert nothing_is_left(driver)
+
+
+async def test_the_first_in_line_waits_out_the_pause_after_the_call_in_flight_was_refused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    inside = Answers(RateLimitedError(retry_after=10), takes=0.5)
+    driver = GovernedDriver(inside, requests_per_minute=60, max_in_flight=1, policy=GovernorPolicy(requeue=0))
+    refused: list[float] = []
+
+    async def call() -> None:
+        try:
+            await driver.complete(REQUEST)
+        except RateLimitedError:
+            refused.append(trio.current_time())
+
+    start = trio.current_time()
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(call)
+    assert [time - start for time in refused] == [0.5]
+    first, second = [time - start for time in inside.asked_at]
+    assert first == 0
+    assert 10.5 <= second < 13
+    assert nothing_is_left(driver)
 
 
 async def test_no_more_calls_are_in_flight_than_the_limit_also_streams(

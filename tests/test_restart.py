@@ -16,6 +16,7 @@ from agentpool import (
     Completed,
     Failed,
     RestartPolicy,
+    UnhandledAgentErrors,
     UnknownAgentError,
     open_agent_pool,
 )
@@ -303,6 +304,62 @@ async def test_a_permanent_server_that_was_told_the_end_stays_ended() -> None:
         handle = await pool.spawn(server, restart=RestartPolicy("permanent", 50))
     assert isinstance(handle.outcome, Completed)
     assert handle.outcome.restarts == 0
+
+
+@pytest.mark.parametrize("mode", ["permanent", "transient"])
+async def test_an_agent_that_fails_after_it_was_told_the_end_is_not_restarted(mode: Any) -> None:
+    bodies: list[int] = []
+
+    async def agent(ctx: AgentContext) -> None:
+        bodies.append(ctx.id)
+        async for _ in ctx.inbox:
+            pass
+        raise KeyError("at the end")
+
+    with pytest.raises(UnhandledAgentErrors):
+        async with pool_of(1) as pool:
+            handle = await pool.spawn(agent, restart=RestartPolicy(mode, 5))
+            pool.send_nowait(handle.id, "taken before the end")
+    assert isinstance(handle.outcome, Failed)
+    assert isinstance(handle.outcome.error, KeyError)
+    assert handle.outcome.restarts == 0
+    assert bodies == [handle.id]
+
+
+async def test_an_agent_that_fails_before_it_is_told_the_end_is_restarted_though_the_block_has_ended(
+    autojump_clock: Any,
+) -> None:
+    bodies: list[int] = []
+
+    async def agent(ctx: AgentContext) -> str:
+        bodies.append(ctx.id)
+        await trio.sleep(1)
+        if len(bodies) == 1:
+            raise KeyError("not yet told")
+        return "well"
+
+    async with pool_of(1) as pool:
+        handle = await pool.spawn(agent, restart=RestartPolicy())
+    assert isinstance(handle.outcome, Completed)
+    assert handle.outcome.restarts == 1
+
+
+async def test_an_agent_that_let_the_end_of_its_inbox_raise_is_not_restarted() -> None:
+    bodies: list[int] = []
+
+    async def agent(ctx: AgentContext) -> None:
+        bodies.append(ctx.id)
+        await ctx.receive()
+
+    async def watcher(ctx: AgentContext) -> Any:
+        return await (await ctx.spawn(agent, restart=RestartPolicy("permanent", 5))).wait()
+
+    async with pool_of(2) as pool:
+        handle = await pool.spawn(watcher)
+    assert isinstance(handle.outcome, Completed)
+    assert isinstance(handle.outcome.value, Failed)
+    assert isinstance(handle.outcome.value.error, trio.EndOfChannel)
+    assert len(bodies) == 1
 
 
 async def test_restarts_are_told_as_events(autojump_clock: Any) -> None:

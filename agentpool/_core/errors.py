@@ -10,6 +10,7 @@
     ├── AgentTimeoutError         an agent's `timeout` passed (a `TimeoutError` too)
     ├── AgentFailedError          `result()` of an agent that failed
     ├── AgentAbortedError         `result()` of an agent that was aborted
+    ├── LeftOpenError             an agent left scopes or nurseries open on its task
     ├── RestartLimitError         a supervisor's children ended too often
     ├── LoopHaltedError           the loop guard stopped an agent
     ├── BudgetExceededError       a budget refused a model call
@@ -34,6 +35,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
+
+from agentpool._core.text import shown
 
 if TYPE_CHECKING:
     from agentpool._core.messages import ChatMessage
@@ -152,7 +155,7 @@ class AgentFailedError(AgentPoolError):
         super().__init__(agent_id, name, error)
 
     def __str__(self) -> str:
-        return f"agent {self.agent_id} ({self.name}) failed: {self.error!r}"
+        return f"agent {self.agent_id} ({self.name}) failed: {shown(self.error)}"
 
 
 class AgentAbortedError(AgentPoolError):
@@ -166,6 +169,30 @@ class AgentAbortedError(AgentPoolError):
 
     def __str__(self) -> str:
         return f"agent {self.agent_id} ({self.name}) was aborted: {self.reason or 'no reason given'}"
+
+
+class LeftOpenError(AgentPoolError):
+    """An agent's body ended, and left something open on its task: a cancel scope, a nursery.
+
+    Mostly it broke out of an async generator that yields inside one. What was left open is closed,
+    and touches nobody else.
+
+    Attributes:
+      left_open: what it was, as texts.
+    """
+
+    def __init__(self, agent_id: int, name: str, left_open: Sequence[str]) -> None:
+        self.agent_id = agent_id
+        self.name = name
+        self.left_open: tuple[str, ...] = tuple(left_open)
+        super().__init__(agent_id, name, self.left_open)
+
+    def __str__(self) -> str:
+        return (
+            f"agent {self.agent_id} ({self.name}) ended with {', '.join(self.left_open)} left open; use"
+            " `with` and `async with`, and close an async generator that is not read to its end"
+            " (`async with contextlib.aclosing(generator)`)"
+        )
 
 
 class RestartLimitError(AgentPoolError):

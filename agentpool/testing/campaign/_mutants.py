@@ -244,6 +244,10 @@ def _abort_siblings(original: Any) -> Any:
     return failed
 
 
+def _nothing_is_fatal(original: Any) -> Any:
+    return lambda error: attrs.evolve(original(error), fatal=None, ordinary=RuntimeError("tamed"))
+
+
 # -- the end of a pool --------------------------------------------------------------------------------
 
 
@@ -543,7 +547,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("map keeps the order of its items", _scope.Scope, "map", _reversed_map),
     Mutant("how a body ended decides its outcome", _agent.AgentRecord, "completed", _always_aborted),
     Mutant("a failure touches nobody else", _agent.AgentRecord, "failed", _abort_siblings),
-    Mutant("fatal exceptions leave the pool", _life, "fatal_part", nothing, _RARE),
+    Mutant("fatal exceptions leave the pool", _life, "split_error", _nothing_is_fatal, _RARE),
     Mutant("failures nobody saw come out", _pool, "_leave", _swallow_failures),
     Mutant("the body's exception comes out as it is", _pool, "_leave", _wrap_error, _RARE),
     Mutant("quiescence ends the servers", _judge.Judge, "judge_rest", nothing),

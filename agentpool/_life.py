@@ -9,7 +9,6 @@ import trio
 
 from agentpool._agent import AgentRecord, Offspring
 from agentpool._core.errors import (
-    AgentPoolError,
     LeftOpenError,
     UnhandledAgentErrors,
 )
@@ -36,18 +35,14 @@ async def live(record: AgentRecord) -> None:
     state = record.state
     if state.events.subscriptions:
         state.events.emit(AgentStarted, record.id, record.parent_id)
-    outcome: AnyOutcome | None = None
     try:
         with record.scope:
             outcome = await _lives(record, task)
-    except BaseException as error:  # pragma: no cover - trio found scopes that nobody could close
+    except BaseException as error:  # pragma: no cover - a bug of ours: even then the id gets its outcome
         outcome = record.failed(error)
-    finally:
-        if outcome is None:  # a bug of ours: even then every id gets its outcome
-            outcome = record.failed(AgentPoolError("the pool lost track of this agent"))
-        state.finish(record, outcome)
-        # The traceback of a failure holds this frame: do not hold the record by it.
-        del record, outcome
+    state.finish(record, outcome)
+    # The traceback of a failure holds this frame: do not hold the record by it.
+    del record, outcome
 
 
 async def _lives(record: AgentRecord, task: trio.lowlevel.Task) -> AnyOutcome:

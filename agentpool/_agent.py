@@ -17,6 +17,7 @@ from agentpool._core.errors import (
 from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.outcomes import Aborted, AgentOutcome, AnyOutcome, Completed, Failed
 from agentpool._core.restart import RestartPolicy
+from agentpool._core.text import shown
 from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage
 from agentpool._current import waiting_agent
 from agentpool._router import Inbox
@@ -52,13 +53,13 @@ class SpawnOptions:
     def check(self) -> None:
         """Raise `TypeError` or `ValueError` for values that make no sense."""
         if self.name is not None and not isinstance(self.name, str):
-            raise TypeError(f"name must be a string, not {self.name!r}")
+            raise TypeError(f"name must be a string, not {shown(self.name)}")
         if self.restart is not None and not isinstance(self.restart, RestartPolicy):
-            raise TypeError(f"restart must be a RestartPolicy, not {self.restart!r}")
+            raise TypeError(f"restart must be a RestartPolicy, not {shown(self.restart)}")
         if self.timeout is None:
             return
         if isinstance(self.timeout, bool) or not isinstance(self.timeout, (int, float)):
-            raise TypeError(f"timeout must be a number of seconds, not {self.timeout!r}")
+            raise TypeError(f"timeout must be a number of seconds, not {shown(self.timeout)}")
         if not self.timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, not {self.timeout}")
 
@@ -76,7 +77,7 @@ def check_agent(agent: Any) -> None:
         )
     if type(agent).__name__ == "AgentManifest":
         raise TypeError("a manifest is no agent: write spawn(SpawnConfig(manifest, query))")
-    raise TypeError(f"an agent is an async callable that takes a context, not {agent!r}")
+    raise TypeError(f"an agent is an async callable that takes a context, not {shown(agent)}")
 
 
 def check_agents(agents: Iterable[object]) -> None:
@@ -398,22 +399,33 @@ class AgentRecord(Party):
                 self.home.result_taken()
 
     def abort(self, reason: str | None) -> None:
-        """Cancel the agent and its children, at their next checkpoints."""
-        if self.ended:
-            return
+        """Cancel the agent and all that live below it, at their next checkpoints.
+
+        Not recursive: trees may be thousands deep. Who was aborted before is passed over with those
+        below, which were aborted then, or when they were spawned.
+        """
+        todo = [self]
+        while todo:
+            record = todo.pop()
+            if not record.ended and record._cancel(reason):
+                assert record.offspring is not None
+                todo.extend(reversed(record.offspring.live.values()))
+
+    def _cancel(self, reason: str | None) -> bool:
+        """Cancel the agent itself; tell whether its children are to be aborted too."""
         now = trio.current_time()
         if not self.aborted and now < self.deadline:
             self.aborted = True
             self.abort_reason = reason
-        if self.aborted_at == inf:
+        is_first = self.aborted_at == inf
+        if is_first:
             self.aborted_at = now
             self.state.watch_abort(self)
         self.unwind()
         self.scope.cancel(reason)
-        if self.offspring is None or (self.stops_children and not self.body_ended):
-            return  # a supervisor stops its children by itself, one after the other
-        for child in list(self.offspring.live.values()):
-            child.abort(reason)
+        # A supervisor stops its children by itself, one after the other.
+        stops_children = self.stops_children and not self.body_ended
+        return self.offspring is not None and not stops_children and (is_first or self.stops_children)
 
     def completed(self, value: Any) -> AnyOutcome:
         """The outcome of a body that returned."""

@@ -15,6 +15,7 @@ import trio
 
 from agentpool._core.events import AgentFinished, Event
 from agentpool._core.messages import AgentId
+from agentpool._core.text import shown
 
 Overflow: TypeAlias = Literal["drop_oldest", "block"]
 
@@ -196,11 +197,11 @@ class EventLog:
           ValueError: if `max_buffer` is below 1, or `overflow` is not known.
         """
         if isinstance(max_buffer, bool) or not isinstance(max_buffer, int):
-            raise TypeError(f"max_buffer must be an int, not {max_buffer!r}")
+            raise TypeError(f"max_buffer must be an int, not {shown(max_buffer)}")
         if max_buffer < 1:
             raise ValueError(f"max_buffer must be at least 1, not {max_buffer}")
         if overflow not in ("drop_oldest", "block"):
-            raise ValueError(f'overflow must be "drop_oldest" or "block", not {overflow!r}')
+            raise ValueError(f'overflow must be "drop_oldest" or "block", not {shown(overflow)}')
         subscription = EventSubscription(self, max_buffer, overflow)
         if not self.closed:
             self.subscriptions.append(subscription)

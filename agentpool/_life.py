@@ -18,7 +18,7 @@ from agentpool._core.events import (
 )
 from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
 from agentpool._core.restart import Intensity, RestartPolicy
-from agentpool._core.text import shown
+from agentpool._core.text import note, shown
 from agentpool._current import set_current_agent
 from agentpool._leftovers import close_leftovers, mark_task, told_of
 from agentpool._splitting import split_error
@@ -77,7 +77,7 @@ async def _life(record: AgentRecord) -> AnyOutcome:
         if left_open and error is None and not record.is_cancelled():
             error = LeftOpenError(record.id, record.name, left_open)
         elif left_open and error is not None and not isinstance(error, trio.Cancelled):
-            error.add_note(told_of(left_open))
+            note(error, told_of(left_open))
         if error is not None:
             return await _after_error(record, error)
         record.body_ended = True
@@ -121,7 +121,7 @@ def _with_fix(record: AgentRecord, error: BaseException) -> BaseException:
     if type(error) is not TypeError or error.__traceback__ is None or error.__traceback__.tb_next is not None:
         return error  # it comes out of the agent's own code
     if "await" not in str(error):
-        error.add_note("An agent is called with its context, and then the arguments that spawn got.")
+        note(error, "An agent is called with its context, and then the arguments that spawn got.")
         return error
     fixed = TypeError(
         f"{record.name} is no async function, and an agent has to be one: write `async def` before it"
@@ -162,13 +162,13 @@ def _judged(
         if isinstance(outcome, Aborted):
             return record.failed(_unhandled(record, unhandled, None))
         assert isinstance(outcome, Failed)
-        outcome.error.add_note(note_on(unhandled))
+        note(outcome.error, note_on(unhandled))
         return outcome
     if fatal is not None:
         record.seen = True
         record.state.fatal_error(fatal)
     if unhandled:
-        error.add_note(note_on(unhandled))
+        note(error, note_on(unhandled))
     return record.failed(error)
 
 

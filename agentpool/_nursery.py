@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from agentpool._agent import AgentRecord, is_coroutine
+from agentpool._core.text import shown
 from agentpool._current import set_current_agent
 from agentpool._slots import Wait
 
@@ -23,7 +24,7 @@ def _refuse_task(async_fn: object) -> None:
             "start_soon takes an async function, not the coroutine that a call of it makes: "
             "write start_soon(function, argument), not start_soon(function(argument))"
         )
-    raise TypeError(f"start_soon takes an async function and its arguments, not {async_fn!r}")
+    raise TypeError(f"start_soon takes an async function and its arguments, not {shown(async_fn)}")
 
 
 class AgentNursery:

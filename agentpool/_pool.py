@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from random import Random, getrandbits
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
@@ -16,12 +17,14 @@ from agentpool._context import AgentContext
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.limits import PoolLimits
 from agentpool._core.messages import AgentId
+from agentpool._core.text import note, shown
 from agentpool._core.usage import TokenUsage
 from agentpool._current import current_agent, waiting_agent
 from agentpool._events import EventSubscription, Overflow
 from agentpool._life import note_on
 from agentpool._router import DeadLetter, InboxStatistics, MessageRouter
 from agentpool._scope import Scope
+from agentpool._splitting import split_error
 from agentpool._state import PoolState
 from agentpool._trio_private import effective_deadline_in
 from agentpool._watchdog import watching_for_blocks
@@ -214,7 +217,7 @@ class AgentPool(Scope):
         Checkpoint: always. Cancellation: no more agents are started all the same.
         """
         if isinstance(grace, bool) or not isinstance(grace, int | float):
-            raise TypeError(f"grace must be a number of seconds, or math.inf, not {grace!r}")
+            raise TypeError(f"grace must be a number of seconds, or math.inf, not {shown(grace)}")
         if not grace >= 0:
             raise ValueError(f"grace must be at least 0 seconds, not {grace}")
         record = current_agent()
@@ -278,24 +281,26 @@ def _check_means(driver: object, memory: object, tool_builder: object, limits: o
     if driver is not None and (isinstance(driver, type) or not hasattr(driver, "complete")):
         named = isinstance(driver, str)
         fix = "; open it with agentpool.drivers.named.open_driver" if named else "; it needs `complete`"
-        raise TypeError(f"driver must be a model driver, not {driver!r}{fix}")
+        raise TypeError(f"driver must be a model driver, not {shown(driver)}{fix}")
     if memory is not None and (isinstance(memory, type) or not hasattr(memory, "recall")):
-        raise TypeError(f"memory must be a memory such as InMemory(), not {memory!r}")
+        raise TypeError(f"memory must be a memory such as InMemory(), not {shown(memory)}")
     if tool_builder is not None and not callable(tool_builder):
-        raise TypeError(f"tool_builder must be a function of a manifest, not {tool_builder!r}")
+        raise TypeError(f"tool_builder must be a function of a manifest, not {shown(tool_builder)}")
     if not isinstance(limits, PoolLimits):
-        raise TypeError(f"limits must be PoolLimits(...), not {limits!r}")
+        raise TypeError(f"limits must be PoolLimits(...), not {shown(limits)}")
 
 
 def _checked_budget(budget: Budget | None) -> Budget | None:
     if budget is not None and not hasattr(budget, "reserve"):
-        raise TypeError(f"budget must be a Budget, such as Budget(tokens={budget!r}), not {budget!r}")
+        raise TypeError(
+            f"budget must be a Budget, such as Budget(tokens={shown(budget)}), not {shown(budget)}"
+        )
     return budget
 
 
 def _checked_count(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {value!r}")
+        raise TypeError(f"{name} must be an int, not {shown(value)}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")
     return value
@@ -316,8 +321,7 @@ def _child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
     return SpawnConfig(manifest, query, driver=driver)
 
 
-@asynccontextmanager
-async def open_agent_pool(
+def open_agent_pool(
     driver: Driver | None = None,
     *,
     max_concurrent: int,
@@ -327,7 +331,7 @@ async def open_agent_pool(
     budget: Budget | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
-) -> AsyncIterator[AgentPool]:
+) -> AbstractAsyncContextManager[AgentPool]:
     """Open a pool of agents; leaving the block waits for every one of them.
 
     Args:
@@ -351,61 +355,102 @@ async def open_agent_pool(
     beside it in a group.
     """
     _check_means(driver, memory, tool_builder, limits)
-    pool = AgentPool(
-        PoolState(
-            _checked_count("max_concurrent", max_concurrent),
-            driver=driver,
-            memory=memory,
-            tool_builder=tool_builder or _build_tools,
-            inbox_capacity=inbox_capacity,
-            budget=_checked_budget(budget),
-            limits=limits,
-            make_context=AgentContext,
-            # Drawn from the program's own lot, so that a simulation decides it too.
-            random=Random(getrandbits(64) if seed is None else seed),
-        ),
-        None,
+    return _OpenPool(
+        driver=driver,
+        max_concurrent=_checked_count("max_concurrent", max_concurrent),
+        memory=memory,
+        tool_builder=tool_builder or _build_tools,
+        inbox_capacity=inbox_capacity,
+        budget=_checked_budget(budget),
+        limits=limits,
+        make_context=AgentContext,
+        # Drawn from the program's own lot, so that a simulation decides it too.
+        random=Random(getrandbits(64) if seed is None else seed),
     )
-    state = pool._state
-    opener = waiting_agent()
-    error: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            state.nursery = nursery
-            state.slots.deadline = partial(effective_deadline_in, nursery)
-            nursery.start_soon(state.watch, name="agentpool watcher")
-            if opener is not None:
-                opener.know_nursery(nursery, of_pool=True)
-            try:
-                yield pool
-            except BaseException as raised:  # raised again below, when the agents have ended
-                error = raised
-                cancelled = isinstance(raised, trio.Cancelled)
-                pool.abort_all(CANCELLED_OUTSIDE if cancelled else f"the block of the pool raised {raised!r}")
-            await _ended(state, opener)
-            # Nobody is left but the watcher, who goes home now: do not be cancelled any more.
-            nursery.cancel_scope.shield = True
-            state.close()
-        if opener is not None and opener.nurseries is not None:
-            del opener.nurseries[nursery]
-        await _leave(state, error)
-    finally:
-        del error
 
 
-async def _ended(state: PoolState, party: AgentRecord | None) -> None:
-    """Wait for every agent, whatever is cancelled."""
+class _OpenPool(AbstractAsyncContextManager[AgentPool]):
+    """The block of a pool.
+
+    Not a generator with `asynccontextmanager`: that writes to exceptions, which those of frozen
+    classes do not allow, and code of its own runs there that Ctrl-C may interrupt.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+        self._state: PoolState | None = None
+        self._opener: AgentRecord | None = None
+        self._nurseries = trio.open_nursery()
+
+    async def __aenter__(self) -> AgentPool:
+        if self._state is not None:
+            raise RuntimeError("a pool is for one block: call open_agent_pool again")
+        opener = self._opener = waiting_agent()
+        state = self._state = PoolState(self._settings.pop("max_concurrent"), **self._settings)
+        nursery = state.nursery = await self._nurseries.__aenter__()
+        state.slots.deadline = partial(effective_deadline_in, nursery)
+        nursery.start_soon(state.watch, name="agentpool watcher")
+        if opener is not None:
+            opener.know_nursery(nursery, of_pool=True)
+        return AgentPool(state, None)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        state = self._state
+        assert state is not None
+        assert state.nursery is not None
+        try:
+            if error is not None:
+                is_cancelled = isinstance(error, trio.Cancelled)
+                reason = f"the block of the pool raised {shown(error)}"
+                AgentPool(state, None).abort_all(CANCELLED_OUTSIDE if is_cancelled else reason)
+            pressed = await _ended(state, self._opener)
+            if pressed is not None:
+                if error is not None:
+                    note(pressed, f"Ctrl-C was pressed while {shown(error)} left the pool")
+                error = pressed
+            await self._close(state, state.nursery)
+            await _leave(state, error)
+        finally:
+            del error, state
+
+    async def _close(self, state: PoolState, nursery: trio.Nursery) -> None:
+        """Nobody is left but the watcher, who goes home now."""
+        nursery.cancel_scope.shield = True  # do not be cancelled any more
+        state.close()
+        try:
+            await self._nurseries.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            # Only Ctrl-C, which the nursery keeps for its end.
+            state.fatal = state.fatal or split_error(group).fatal
+            if state.fatal is None:
+                raise
+        if self._opener is not None and self._opener.nurseries is not None:
+            self._opener.nurseries.pop(nursery, None)
+
+
+async def _ended(state: PoolState, party: AgentRecord | None) -> BaseException | None:
+    """Wait for every agent, whatever is cancelled; return the Ctrl-C that was pressed meanwhile."""
+    pressed: BaseException | None = None
     state.body_ended = True
     state.judge.end_of_body()
     while state.root.live:
-        await state.root.all_ended(party, lambda: None, cancellable=False)
+        try:
+            await state.root.all_ended(party, lambda: None, cancellable=False)
+        except KeyboardInterrupt as error:
+            pressed = pressed or error
+            AgentPool(state, None).abort_all("Ctrl-C was pressed")
     state.stop_starting("the pool has ended")
+    return pressed
 
 
 async def _leave(state: PoolState, error: BaseException | None) -> None:
     """Raise what has to come out of the block: nothing is lost, nothing raised twice."""
     failures = state.root.failures()
     if state.fatal is not None:
+        if error is not None and error is not state.fatal and not isinstance(error, trio.Cancelled):
+            note(state.fatal, f"the block of the pool raised {shown(error)}")
         _raise(state.fatal, failures)
     if error is None:
         try:
@@ -424,7 +469,7 @@ async def _leave(state: PoolState, error: BaseException | None) -> None:
 
 def _raise(error: BaseException, failures: Sequence[Exception]) -> NoReturn:
     if failures:
-        error.add_note(note_on(failures))
+        note(error, note_on(failures))
     try:
         raise error
     finally:

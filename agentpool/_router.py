@@ -16,6 +16,7 @@ import trio
 
 from agentpool._core.errors import UnknownAgentError
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
+from agentpool._core.text import shown
 from agentpool._slots import Party, Wait
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ class DeadLetter:
 def _no_id(to: object) -> TypeError:
     fix = ""
     if isinstance(to, str):
-        fix = f"; ask find({to!r}) for the id"
+        fix = f"; ask find({shown(to)}) for the id"
     elif isinstance(getattr(to, "id", None), int):
         fix = "; give its `id`"
-    return TypeError(f"`to` must be the id of an agent, not {to!r}{fix}")
+    return TypeError(f"`to` must be the id of an agent, not {shown(to)}{fix}")
 
 
 @attrs.frozen
@@ -286,7 +287,7 @@ class MessageRouter:
         self, inbox_capacity: int = 32, *, hooks: RouterHooks | None = None, log: EventLog | None = None
     ) -> None:
         if isinstance(inbox_capacity, bool) or not isinstance(inbox_capacity, int):
-            raise TypeError(f"inbox_capacity must be an int, not {inbox_capacity!r}")
+            raise TypeError(f"inbox_capacity must be an int, not {shown(inbox_capacity)}")
         if inbox_capacity < 1:
             raise ValueError(f"inbox_capacity must be at least 1, not {inbox_capacity}")
         self.inbox_capacity = inbox_capacity
@@ -474,7 +475,7 @@ class MessageRouter:
           ValueError: if the message was not sent to the replier.
         """
         if not isinstance(message, AgentMessage):
-            raise TypeError(f"reply takes the message that is answered, and the answer, not {message!r}")
+            raise TypeError(f"reply takes the message that is answered, and the answer, not {shown(message)}")
         if message.to != replier:
             raise ValueError(
                 f"agent {replier} cannot reply to message {message.id}, which was sent to agent {message.to}"

@@ -34,9 +34,11 @@ from agentpool._core.errors import PoolClosedError, PoolLimitError, UnknownAgent
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AgentOutcome, AnyOutcome, Completed
 from agentpool._core.restart import RestartPolicy
+from agentpool._core.text import shown
 from agentpool._current import current_agent, waiting_agent
 from agentpool._nursery import open_known_nursery
 from agentpool._slots import PoolFullError, Wait
+from agentpool._splitting import split_error
 from agentpool._state import PoolState
 
 if TYPE_CHECKING:
@@ -267,6 +269,11 @@ class Batch:
         self.input_ended = True
         self.error = self.error or error
         self._tell()
+
+    def fail(self, error: BaseException) -> None:
+        """The input raised what no pool may contain: it leaves the pool at once."""
+        self.end_input()
+        self._state.fatal_error(error, "the input of as_completed")
 
     # -- the outcomes --------------------------------------------------------------------------------
 
@@ -499,7 +506,7 @@ class Scope:
         Checkpoint: always. Cancellation: what has started remains a child of this scope.
         """
         if not isinstance(configs, Iterable):
-            raise TypeError(f"configs must be a list of agents, not {configs!r}")
+            raise TypeError(f"configs must be a list of agents, not {shown(configs)}")
         configs = tuple(configs)
         check_agents(configs)  # before any of them starts
         handles: list[AgentHandle[T]] = []
@@ -722,7 +729,7 @@ class Scope:
         """
         for own_name, count in (("n", n), ("quorum", quorum)):
             if isinstance(count, bool) or not isinstance(count, int | None):
-                raise TypeError(f"{own_name} must be an int, not {count!r}")
+                raise TypeError(f"{own_name} must be an int, not {shown(count)}")
         needed = n // 2 + 1 if quorum is None else quorum
         if n < 1 or not 1 <= needed <= n:
             given = f"n={n}" if quorum is None else f"quorum={quorum} and n={n}"
@@ -810,21 +817,23 @@ class Scope:
           UnknownAgentError: if no live agent of the pool has it, or several have.
         """
         if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {name!r}")
+            raise TypeError(f"name must be a string, not {shown(name)}")
         ids = [record.id for record in self._state.records.values() if record.name == name]
         if len(ids) == 1:
             return ids[0]
         if not ids:
-            raise UnknownAgentError(SUPERVISOR, f"no live agent is called {name!r}")
+            raise UnknownAgentError(SUPERVISOR, f"no live agent is called {shown(name)}")
         told = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
-        raise UnknownAgentError(ids[0], f"{len(ids)} live agents are called {name!r}: use the ids [{told}]")
+        raise UnknownAgentError(
+            ids[0], f"{len(ids)} live agents are called {shown(name)}: use the ids [{told}]"
+        )
 
 
 def _check_items(items: object) -> None:
     if isinstance(items, Iterable | AsyncIterable) or hasattr(items, "__getitem__"):
         return
     fix = "; call it, to get its items" if callable(items) else ""
-    raise TypeError(f"items must be an iterable or an async iterable, not {items!r}{fix}")
+    raise TypeError(f"items must be an iterable or an async iterable, not {shown(items)}{fix}")
 
 
 async def _pull(items: Any, batch: Batch) -> None:
@@ -848,10 +857,14 @@ async def _pull_async(items: AsyncIterable[Any], batch: Batch) -> None:
 async def _pull_into(items: Any, batch: Batch) -> None:
     try:
         await _pull(items, batch)
-    except trio.Cancelled:
-        raise
-    except BaseException as error:  # raised where the outcomes are taken
-        batch.end_input(error)
+    except BaseException as error:
+        parts = split_error(error)
+        if parts.fatal is not None:
+            batch.fail(parts.fatal)
+        elif parts.ordinary is None:
+            raise  # cancelled, be it one by one or in the group of a nursery
+        else:
+            batch.end_input(parts.ordinary)  # raised where the outcomes are taken
 
 
 class _Outcomes(AsyncIterator[AnyOutcome]):
@@ -864,7 +877,11 @@ class _Outcomes(AsyncIterator[AnyOutcome]):
         return self
 
     async def __anext__(self) -> AnyOutcome:
-        outcome = await self._batch.next_outcome()
+        try:
+            outcome = await self._batch.next_outcome()
+        except StopAsyncIteration as error:
+            # Raised by a synchronous input: from here it would look like a normal end.
+            raise RuntimeError("the input raised StopAsyncIteration") from error
         if outcome is None:
             raise StopAsyncIteration
         return outcome

@@ -62,6 +62,7 @@ class Wait:
       needs_slot: whether the task goes on only when its agent has a slot.
       nurseries: nurseries of the task that the pool does not know.
       undo: takes it out of the queue that it stands in; None while it is not to be cancelled.
+      left: whether Ctrl-C ended it though it was not to be cancelled.
       number: counts the waits of a pool, so that the youngest can be told.
     """
 
@@ -74,6 +75,7 @@ class Wait:
     number = 0
     done: bool = False
     asked_to_cancel: bool = False
+    left: bool = False
     _task: trio.lowlevel.Task | None = None
     _asleep = False
     _resumed = False
@@ -156,6 +158,8 @@ class Wait:
 
     def wake(self, value: Any = None) -> None:
         """End the wait with a value: from here on it has happened, whatever is cancelled."""
+        if self.left:
+            return
         self.done = True
         self._result = outcome.Value(value)
         if self.party is None:
@@ -210,7 +214,7 @@ class Wait:
             party.slots.strand(party)
             return trio.lowlevel.Abort.FAILED
         if self.undo is None:
-            return trio.lowlevel.Abort.FAILED
+            return self._interrupted(raise_cancel)
         self.undo()
         self.done = True
         if party is None:
@@ -218,6 +222,19 @@ class Wait:
             return trio.lowlevel.Abort.SUCCEEDED
         self._result = outcome.capture(raise_cancel)
         party.woken(self)
+        return trio.lowlevel.Abort.FAILED
+
+    def _interrupted(self, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+        """A wait that is not to be cancelled: only Ctrl-C, which strikes the main task, ends it."""
+        pressed = outcome.capture(raise_cancel)
+        assert isinstance(pressed, outcome.Error)
+        if self.party is None and not isinstance(pressed.error, trio.Cancelled):
+            # `raise_cancel` may be called only once then, so that the task is rescheduled from here.
+            # Whoever would end the wait finds it done.
+            self.done = self.left = True
+            assert self._task is not None
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task, pressed)
         return trio.lowlevel.Abort.FAILED
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import attrs
 import trio
 
-from agentpool._core.text import shown
+from agentpool._core.text import note, shown
 
 
 @attrs.frozen
@@ -65,7 +65,7 @@ def note_beside(error: BaseException, others: Sequence[BaseException], what: str
     """Leave a trace, on an exception that wins, of those that it hides."""
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        error.add_note(f"{what} {', '.join(shown(other) for other in others[:5])}{more}")
+        note(error, f"{what} {', '.join(shown(other) for other in others[:5])}{more}")
 
 
 def _is_ordinary(leaf: BaseException) -> bool:
@@ -118,6 +118,6 @@ def _rebuilt(
     made.__traceback__ = group.__traceback__
     made.__cause__, made.__context__ = group.__cause__, group.__context__
     made.__suppress_context__ = group.__suppress_context__
-    for note in getattr(group, "__notes__", ()):
-        made.add_note(note)
+    for text in getattr(group, "__notes__", ()):
+        note(made, text)
     return made

@@ -25,7 +25,7 @@ from agentpool._core.events import (
 from agentpool._core.limits import InFlight, PoolLimits
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AnyOutcome
-from agentpool._core.text import shown
+from agentpool._core.text import note, shown
 from agentpool._core.usage import NOTHING_USED, UsageSum
 from agentpool._current import current_agent, waiting_agent
 from agentpool._events import EventLog
@@ -224,14 +224,14 @@ class PoolState:
         if self.slots.body_ended:
             self.judge.judge_rest()
 
-    def fatal_error(self, error: BaseException) -> None:
-        """An agent raised what no pool may contain: everything is cancelled, and it comes out."""
+    def fatal_error(self, error: BaseException, who: str = "an agent") -> None:
+        """Somebody raised what no pool may contain: everything is cancelled, and it comes out."""
         if self.fatal is None:
             self.fatal = error
             assert self.nursery is not None
-            self.nursery.cancel_scope.cancel(f"an agent raised {shown(error)}")
+            self.nursery.cancel_scope.cancel(f"{who} raised {shown(error)}")
         elif error is not self.fatal:
-            self.fatal.add_note(f"another agent raised {shown(error)}")
+            note(self.fatal, f"another agent raised {shown(error)}")
 
     def stop_starting(self, reason: str) -> None:
         """From now on, refuse to start agents; also those that wait for a slot."""

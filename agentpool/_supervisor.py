@@ -13,6 +13,7 @@ from agentpool._core.errors import PoolClosedError, RestartLimitError
 from agentpool._core.outcomes import AnyOutcome, Completed, Failed
 from agentpool._core.restart import Intensity, RestartMode, count_of_restarts, known_mode, mode_of, positive
 from agentpool._core.supervision import Child, Strategy, comes_back, plan_restart
+from agentpool._core.text import shown
 
 if TYPE_CHECKING:
     from agentpool._context import AgentContext
@@ -23,7 +24,7 @@ PATIENCE = 5.0
 
 def _arguments(args: Iterable[Any]) -> tuple[Any, ...]:
     if isinstance(args, (str, bytes)) or not isinstance(args, Iterable):
-        raise TypeError(f"args must be a tuple of arguments, not {args!r}: write args=({args!r},)")
+        raise TypeError(f"args must be a tuple of arguments, not {shown(args)}: write args=({shown(args)},)")
     return tuple(args)
 
 
@@ -54,7 +55,7 @@ class ChildSpec:
 
 def _specs(children: Iterable[ChildSpec | Callable[..., Awaitable[Any]]]) -> tuple[ChildSpec, ...]:
     if not isinstance(children, Iterable) or isinstance(children, (str, bytes)):
-        raise TypeError(f"children must be a list of agents or ChildSpecs, not {children!r}")
+        raise TypeError(f"children must be a list of agents or ChildSpecs, not {shown(children)}")
     return tuple(child if isinstance(child, ChildSpec) else ChildSpec(child) for child in children)
 
 
@@ -63,7 +64,7 @@ _STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
 
 def _known_strategy(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value not in _STRATEGIES:
-        raise ValueError(f"strategy must be one of {', '.join(_STRATEGIES)}, not {value!r}")
+        raise ValueError(f"strategy must be one of {', '.join(_STRATEGIES)}, not {shown(value)}")
 
 
 @attrs.frozen

@@ -17,3 +17,11 @@ def shown(value: object) -> str:
     except Exception as error:
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
     return text if len(text) <= MOST else f"{text[:MOST]}..."
+
+
+def note(error: BaseException, text: str) -> None:
+    """Add a note to an exception, if it takes one: those of frozen classes do not."""
+    try:
+        error.add_note(text)
+    except Exception:
+        pass

@@ -109,9 +109,8 @@ if _TYPE_CHECKING:
     from agentpool._events import EventSubscription as EventSubscription
     from agentpool._events import Overflow as Overflow
     from agentpool._events import SubscriptionStatistics as SubscriptionStatistics
-    from agentpool._fleet import FleetAgent as FleetAgent
-    from agentpool._fleet import FleetFile as FleetFile
-    from agentpool._fleet_run import start_fleet as start_fleet
+    from agentpool._loop.model_agent import ModelAgent as ModelAgent
+    from agentpool._loop.model_agent import SpawnConfig as SpawnConfig
     from agentpool._nursery import AgentNursery as AgentNursery
     from agentpool._pool import AgentPool as AgentPool
     from agentpool._pool import PoolStatistics as PoolStatistics
@@ -122,7 +121,6 @@ if _TYPE_CHECKING:
     from agentpool._router import InboxStatistics as InboxStatistics
     from agentpool._router import MessageRouter as MessageRouter
     from agentpool._router import RouterStatistics as RouterStatistics
-    from agentpool._runtime import SpawnConfig as SpawnConfig
     from agentpool._scope import Verdict as Verdict
     from agentpool._slots import PoolFullError as PoolFullError
     from agentpool._supervisor import ChildSpec as ChildSpec
@@ -147,6 +145,9 @@ if _TYPE_CHECKING:
     from agentpool.drivers.retrying import RetryingDriver as RetryingDriver
     from agentpool.drivers.routing import RoutingDriver as RoutingDriver
     from agentpool.drivers.scripted import ScriptedDriver as ScriptedDriver
+    from agentpool.fleet import FleetAgent as FleetAgent
+    from agentpool.fleet import FleetFile as FleetFile
+    from agentpool.fleet import start_fleet as start_fleet
     from agentpool.memory.in_memory import InMemory as InMemory
     from agentpool.tools import FunctionTool as FunctionTool
     from agentpool.tools import ToolRegistry as ToolRegistry
@@ -208,11 +209,8 @@ _HOMES = {
     "agentpool._events": """
         EventSubscription Overflow SubscriptionStatistics
     """,
-    "agentpool._fleet": """
-        FleetAgent FleetFile
-    """,
-    "agentpool._fleet_run": """
-        start_fleet
+    "agentpool._loop.model_agent": """
+        ModelAgent SpawnConfig
     """,
     "agentpool._nursery": """
         AgentNursery
@@ -222,9 +220,6 @@ _HOMES = {
     """,
     "agentpool._router": """
         DeadLetter Inbox InboxStatistics MessageRouter RouterStatistics
-    """,
-    "agentpool._runtime": """
-        SpawnConfig
     """,
     "agentpool._scope": """
         Verdict
@@ -267,6 +262,9 @@ _HOMES = {
     """,
     "agentpool.drivers.scripted": """
         ScriptedDriver
+    """,
+    "agentpool.fleet": """
+        FleetAgent FleetFile start_fleet
     """,
     "agentpool.memory.in_memory": """
         InMemory

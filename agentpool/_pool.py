@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from random import Random, getrandbits
@@ -28,10 +28,7 @@ from agentpool._watchdog import watching_for_blocks
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool._core.manifest import AgentManifest
-    from agentpool._runtime import SpawnConfig
-    from agentpool.abc import Driver, Memory
-    from agentpool.tools import ToolRegistry
+    from agentpool.abc import Driver, Memory, ToolBuilder
 
 
 @attrs.frozen
@@ -301,28 +298,13 @@ def _checked_count(name: str, value: int) -> int:
     return value
 
 
-def _build_tools(manifest: AgentManifest) -> ToolRegistry:
-    from agentpool.tools import build_tools
-
-    return build_tools(manifest, make_agent=_child)
-
-
-def _child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
-    """Make the agent that a model spawns; it asks the same driver as the agent whose model it was."""
-    from agentpool._runtime import SpawnConfig
-
-    record = current_agent()
-    driver = None if record is None else getattr(record.fn, "driver", None)
-    return SpawnConfig(manifest, query, driver=driver)
-
-
 @asynccontextmanager
 async def open_agent_pool(
     driver: Driver | None = None,
     *,
     max_concurrent: int,
     memory: Memory | None = None,
-    tool_builder: Callable[[AgentManifest], ToolRegistry] | None = None,
+    tool_builder: ToolBuilder | None = None,
     inbox_capacity: int = 32,
     budget: Budget | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
@@ -356,7 +338,7 @@ async def open_agent_pool(
             _checked_count("max_concurrent", max_concurrent),
             driver=driver,
             memory=memory,
-            tool_builder=tool_builder or _build_tools,
+            tool_builder=tool_builder,
             inbox_capacity=inbox_capacity,
             budget=_checked_budget(budget),
             limits=limits,

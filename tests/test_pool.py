@@ -852,7 +852,11 @@ async def test_tools_of_an_agent_are_built_once_from_its_manifest() -> None:
 
     class Agent:
         name = "it"
+        quota = None
         manifest = AgentManifest(name="it")
+
+        def build_tools(self, builder: Any) -> Any:
+            return builder(self.manifest)
 
         async def __call__(self, ctx: AgentContext) -> Any:
             return ctx.tools is ctx.tools and ctx.tools is not None

@@ -42,8 +42,8 @@ from agentpool._core.messages import (
 )
 from agentpool._core.outcomes import Aborted, AgentResult, Completed, Failed
 from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool._loop.model_agent import SpawnConfig
 from agentpool._pool import open_agent_pool
-from agentpool._runtime import SpawnConfig
 from agentpool.abc import Driver
 from agentpool.drivers.retrying import RetryingDriver
 from agentpool.drivers.routing import RoutingDriver

@@ -11,11 +11,11 @@ from agentpool._agent import AgentHandle, SpawnOptions
 from agentpool._context import AgentContext
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.restart import RestartMode, RestartPolicy
-from agentpool._fleet import FleetAgent, FleetFile, RestartSettings, SupervisorSettings
+from agentpool._loop.model_agent import SpawnConfig
 from agentpool._pool import AgentPool
-from agentpool._runtime import SpawnConfig
 from agentpool._supervisor import ChildSpec, Supervisor
 from agentpool.abc import Driver
+from agentpool.fleet.file import FleetAgent, FleetFile, RestartSettings, SupervisorSettings
 
 MODES: Mapping[str, RestartMode] = {
     "on_failure": "transient",

@@ -1,0 +1,115 @@
+"""What a piece of a user's code leaves open on the task that runs it, and how it is closed.
+
+A `break` out of an async generator that yields inside `move_on_after`, a scope that was entered by
+hand, a nursery whose block was never left: each stays on the task. Trio finds out when the task, or
+a scope around, ends, and raises an error there that takes the neighbours along. So the pool looks
+first, closes what is open from the inside out, and makes it the failure of whoever left it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from agentpool._kernel import _trio_private as private
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Mark:
+    """Where a task stood before it began to run somebody's code."""
+
+    task: trio.lowlevel.Task
+    standing: private.Standing
+    nurseries: int
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the task stands there again: nothing that was opened since is open."""
+        task = self.task
+        return private.standing_of(task) is self.standing and private.open_nurseries(task) == self.nurseries
+
+
+def mark_task() -> Mark:
+    """Note where the calling task stands."""
+    task = trio.lowlevel.current_task()
+    return Mark(task, private.standing_of(task), private.open_nurseries(task))
+
+
+async def close_leftovers(
+    mark: Mark, error: BaseException | None
+) -> tuple[BaseException | None, tuple[str, ...]]:
+    """Close what the calling task has opened since `mark`, from the inside out.
+
+    Args:
+      error: what the code raised, or None. A scope that was left open and has fired takes its own
+        `Cancelled` out of it.
+
+    Returns:
+      What is left of the error, and a text for each thing that was left open.
+
+    Waits for the tasks of nurseries that were left open; they are cancelled. Cancellation: is kept
+    off until they have ended. If nothing was left open this is no checkpoint.
+    """
+    task = mark.task
+    found: list[str] = []
+    while not mark.is_left:
+        if private.open_nurseries(task) > mark.nurseries:
+            nursery = private.innermost_nursery(task)
+            if not private.is_inside(nursery, task):
+                found.append(_nursery_text(nursery))
+                nursery.cancel_scope.cancel("its block was never left")
+                error = await private.leave_nursery(nursery, error)
+                continue
+        if not private.encloses(mark.standing, task):
+            break  # the code left a scope that is not its own: what is inside is gone already
+        scope = private.innermost_scope(task)
+        found.append(_scope_text(scope))
+        error = private.leave_scope(scope, error)
+    return error, tuple(found)
+
+
+def _scope_text(scope: trio.CancelScope) -> str:
+    if scope.shield:
+        return "a cancel scope that shields"
+    if scope.deadline != float("inf"):
+        return "a cancel scope with a deadline"
+    return "a cancel scope"
+
+
+def _nursery_text(nursery: trio.Nursery) -> str:
+    return f"a nursery with {len(nursery.child_tasks)} tasks"
+
+
+def told_of(left_open: tuple[str, ...]) -> str:
+    """Say what was left open, and what leaves such things open."""
+    return (
+        f"{', '.join(left_open)} left open; use `with` and `async with`, and close an async generator"
+        " that is not read to its end (`async with contextlib.aclosing(generator)`)"
+    )
+
+
+@types.coroutine
+def run_in_context(context: contextvars.Context, coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Run a coroutine in the calling task, but in a context of its own.
+
+    Trio runs every step of a task in `Task.context`; this runs each step of the coroutine in
+    `context` inside that, so that what it sets is seen by nobody else.
+    """
+    step, sent = coro.send, None
+    while True:
+        try:
+            yielded = context.run(step, sent)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        try:
+            sent = yield yielded
+            step = coro.send
+        except BaseException as error:  # thrown into the coroutine: nothing is swallowed
+            sent, step = error, coro.throw  # type: ignore[assignment]

@@ -1,0 +1,123 @@
+"""One way to tell apart what an exception says: cancelled, fatal, or an ordinary failure.
+
+Groups may be nested thousands deep, and `BaseExceptionGroup.split` recurses: this walks them with a
+stack of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import trio
+
+from agentpool._core.text import shown
+
+
+@attrs.frozen
+class Parts:
+    """What an exception consists of.
+
+    Attributes:
+      cancelled: whether a `trio.Cancelled` is in it.
+      fatal: the first exception that no pool may contain: every `BaseException` that is no
+        `Exception`, and `MemoryError`. As it was raised, outside of any group.
+      ordinary: what is left of it as a failure; the very same object if there was nothing else.
+    """
+
+    cancelled: bool
+    fatal: BaseException | None
+    ordinary: Exception | None
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether a single exception is one that no pool may contain."""
+    if isinstance(error, Exception):
+        return isinstance(error, MemoryError)
+    return not isinstance(error, trio.Cancelled)
+
+
+def split_error(error: BaseException) -> Parts:
+    """Split an exception into its parts.
+
+    A fatal part carries notes that tell of what stood beside it in its group.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        # The usual case, once for each agent that fails.
+        if isinstance(error, trio.Cancelled):
+            return Parts(True, None, None)
+        if is_fatal(error):
+            return Parts(False, error, None)
+        assert isinstance(error, Exception)
+        return Parts(False, None, error)
+    leaves = list(leaves_of(error))
+    cancelled = any(isinstance(leaf, trio.Cancelled) for leaf in leaves)
+    fatal = [leaf for leaf in leaves if is_fatal(leaf)]
+    ordinary = _without(error, {id(leaf) for leaf in leaves if not _is_ordinary(leaf)})
+    if not fatal:
+        return Parts(cancelled, None, ordinary)
+    note_beside(fatal[0], [leaf for leaf in leaves if _is_ordinary(leaf)], "raised together with")
+    note_beside(fatal[0], fatal[1:], "raised together with")
+    return Parts(cancelled, fatal[0], ordinary)
+
+
+def note_beside(error: BaseException, others: Sequence[BaseException], what: str) -> None:
+    """Leave a trace, on an exception that wins, of those that it hides."""
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        error.add_note(f"{what} {', '.join(shown(other) for other in others[:5])}{more}")
+
+
+def _is_ordinary(leaf: BaseException) -> bool:
+    return isinstance(leaf, Exception) and not is_fatal(leaf)
+
+
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """Return the single exceptions of a group, in order; an exception that is no group itself."""
+    leaves: list[BaseException] = []
+    todo = [error]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, BaseExceptionGroup):
+            todo.extend(reversed(one.exceptions))
+        else:
+            leaves.append(one)
+    return leaves
+
+
+def _without(group: BaseExceptionGroup[BaseException], dropped: set[int]) -> Exception | None:
+    """Return the group without some leaves, with every group inside that loses none as it is."""
+    kept: dict[int, BaseException | None] = {}
+    todo: list[tuple[BaseException, bool]] = [(group, False)]
+    while todo:
+        one, is_done = todo.pop()
+        if not isinstance(one, BaseExceptionGroup):
+            kept[id(one)] = None if id(one) in dropped else one
+        elif is_done:
+            kept[id(one)] = _rebuilt(one, [kept[id(part)] for part in one.exceptions])
+        else:
+            todo.append((one, True))
+            todo.extend((part, False) for part in one.exceptions)
+    result = kept[id(group)]
+    assert result is None or isinstance(result, Exception)
+    return result
+
+
+def _rebuilt(
+    group: BaseExceptionGroup[BaseException], parts: Sequence[BaseException | None]
+) -> BaseException | None:
+    left = [part for part in parts if part is not None]
+    if not left:
+        return None
+    if isinstance(group, Exception) and all(a is b for a, b in zip(parts, group.exceptions, strict=True)):
+        return group
+    try:
+        made = group.derive(left)
+    except Exception:  # a group of a stranger's class, which cannot be made anew
+        made = BaseExceptionGroup(group.message, left)
+    made.__traceback__ = group.__traceback__
+    made.__cause__, made.__context__ = group.__cause__, group.__context__
+    made.__suppress_context__ = group.__suppress_context__
+    for note in getattr(group, "__notes__", ()):
+        made.add_note(note)
+    return made

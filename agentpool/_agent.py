@@ -373,7 +373,7 @@ class AgentRecord(Party):
         if self._budget is None:
             above = self.state.budget if self.parent is None else self.parent.budget
             quota = self.fn.quota if isinstance(self.fn, DescribedAgent) else None
-            if quota is None:
+            if quota is None or (quota.tokens is None and quota.cost_usd is None):
                 return above
             tokens, cost = quota.tokens, quota.cost_usd
             if above is None:

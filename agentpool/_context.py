@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -80,7 +80,7 @@ class AgentContext(Scope):
         return self._agent.depth
 
     @property
-    def agent(self) -> Callable[..., Awaitable[Any]]:
+    def agent(self) -> object:
         """The callable that was spawned."""
         return self._agent.fn
 

@@ -20,6 +20,7 @@ from agentpool import (
     PoolClosedError,
     PoolLimitError,
     PoolLimits,
+    ToolRegistry,
     UnhandledAgentErrors,
 )
 

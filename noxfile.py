@@ -26,11 +26,7 @@ CAMPAIGN = "tests/campaign"
 SIDE_BY_SIDE = ["-n", "auto", f"--ignore={CAMPAIGN}"]
 
 # Complete branch coverage is asked of what decides and of the pool itself, 95 % of the rest.
-COMPLETE = [
-    "_core/*",
-    *("_slots.py", "_router.py", "_events.py", "_judge.py", "_agent.py", "_nursery.py", "_life.py"),
-    *("_state.py", "_scope.py", "_context.py", "_pool.py"),
-]
+COMPLETE = ["_core/*", "_kernel/*"]
 COMPLETE_PATHS = ",".join(f"agentpool/{name}" for name in COMPLETE)
 REST_PERCENT = 95
 

@@ -11,11 +11,6 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
-    from agentpool._agent import AgentHandle as AgentHandle
-    from agentpool._agent import AgentStatus as AgentStatus
-    from agentpool._agent import StuckAgent as StuckAgent
-    from agentpool._context import AgentContext as AgentContext
-    from agentpool._context import Subscription as Subscription
     from agentpool._core.budget import Budget as Budget
     from agentpool._core.budget import Reservation as Reservation
     from agentpool._core.capability import BrowserCapability as BrowserCapability
@@ -107,27 +102,30 @@ if _TYPE_CHECKING:
     from agentpool._core.restart import RestartMode as RestartMode
     from agentpool._core.restart import RestartPolicy as RestartPolicy
     from agentpool._core.usage import TokenUsage as TokenUsage
-    from agentpool._events import EventSubscription as EventSubscription
-    from agentpool._events import Overflow as Overflow
-    from agentpool._events import SubscriptionStatistics as SubscriptionStatistics
-    from agentpool._fleet import FleetAgent as FleetAgent
-    from agentpool._fleet import FleetFile as FleetFile
-    from agentpool._fleet_run import start_fleet as start_fleet
-    from agentpool._nursery import AgentNursery as AgentNursery
-    from agentpool._pool import AgentPool as AgentPool
-    from agentpool._pool import PoolStatistics as PoolStatistics
-    from agentpool._pool import WaitingAgent as WaitingAgent
-    from agentpool._pool import open_agent_pool as open_agent_pool
-    from agentpool._router import DeadLetter as DeadLetter
-    from agentpool._router import Inbox as Inbox
-    from agentpool._router import InboxStatistics as InboxStatistics
-    from agentpool._router import MessageRouter as MessageRouter
-    from agentpool._router import RouterStatistics as RouterStatistics
-    from agentpool._runtime import SpawnConfig as SpawnConfig
-    from agentpool._scope import Verdict as Verdict
-    from agentpool._slots import PoolFullError as PoolFullError
-    from agentpool._supervisor import ChildSpec as ChildSpec
-    from agentpool._supervisor import Supervisor as Supervisor
+    from agentpool._kernel.agent import AgentHandle as AgentHandle
+    from agentpool._kernel.agent import AgentStatus as AgentStatus
+    from agentpool._kernel.agent import StuckAgent as StuckAgent
+    from agentpool._kernel.context import AgentContext as AgentContext
+    from agentpool._kernel.context import Subscription as Subscription
+    from agentpool._kernel.events import EventSubscription as EventSubscription
+    from agentpool._kernel.events import Overflow as Overflow
+    from agentpool._kernel.events import SubscriptionStatistics as SubscriptionStatistics
+    from agentpool._kernel.nursery import AgentNursery as AgentNursery
+    from agentpool._kernel.pool import AgentPool as AgentPool
+    from agentpool._kernel.pool import PoolStatistics as PoolStatistics
+    from agentpool._kernel.pool import WaitingAgent as WaitingAgent
+    from agentpool._kernel.pool import open_agent_pool as open_agent_pool
+    from agentpool._kernel.router import DeadLetter as DeadLetter
+    from agentpool._kernel.router import Inbox as Inbox
+    from agentpool._kernel.router import InboxStatistics as InboxStatistics
+    from agentpool._kernel.router import MessageRouter as MessageRouter
+    from agentpool._kernel.router import RouterStatistics as RouterStatistics
+    from agentpool._kernel.scope import Verdict as Verdict
+    from agentpool._kernel.slots import PoolFullError as PoolFullError
+    from agentpool._kernel.supervisor import ChildSpec as ChildSpec
+    from agentpool._kernel.supervisor import Supervisor as Supervisor
+    from agentpool._loop.model_agent import ModelAgent as ModelAgent
+    from agentpool._loop.model_agent import SpawnConfig as SpawnConfig
     from agentpool.abc import Driver as Driver
     from agentpool.abc import Memory as Memory
     from agentpool.abc import MemoryFragment as MemoryFragment
@@ -148,6 +146,9 @@ if _TYPE_CHECKING:
     from agentpool.drivers.retrying import RetryingDriver as RetryingDriver
     from agentpool.drivers.routing import RoutingDriver as RoutingDriver
     from agentpool.drivers.scripted import ScriptedDriver as ScriptedDriver
+    from agentpool.fleet import FleetAgent as FleetAgent
+    from agentpool.fleet import FleetFile as FleetFile
+    from agentpool.fleet import start_fleet as start_fleet
     from agentpool.memory.in_memory import InMemory as InMemory
     from agentpool.tools import FunctionTool as FunctionTool
     from agentpool.tools import ToolRegistry as ToolRegistry
@@ -155,10 +156,10 @@ if _TYPE_CHECKING:
     from agentpool.tools._build import build_tools as build_tools
 
 _HOMES = {
-    "agentpool._agent": """
+    "agentpool._kernel.agent": """
         AgentHandle AgentStatus StuckAgent
     """,
-    "agentpool._context": """
+    "agentpool._kernel.context": """
         AgentContext Subscription
     """,
     "agentpool._core.budget": """
@@ -206,34 +207,28 @@ _HOMES = {
     "agentpool._core.usage": """
         TokenUsage
     """,
-    "agentpool._events": """
+    "agentpool._kernel.events": """
         EventSubscription Overflow SubscriptionStatistics
     """,
-    "agentpool._fleet": """
-        FleetAgent FleetFile
+    "agentpool._loop.model_agent": """
+        ModelAgent SpawnConfig
     """,
-    "agentpool._fleet_run": """
-        start_fleet
-    """,
-    "agentpool._nursery": """
+    "agentpool._kernel.nursery": """
         AgentNursery
     """,
-    "agentpool._pool": """
+    "agentpool._kernel.pool": """
         AgentPool PoolStatistics WaitingAgent open_agent_pool
     """,
-    "agentpool._router": """
+    "agentpool._kernel.router": """
         DeadLetter Inbox InboxStatistics MessageRouter RouterStatistics
     """,
-    "agentpool._runtime": """
-        SpawnConfig
-    """,
-    "agentpool._scope": """
+    "agentpool._kernel.scope": """
         Verdict
     """,
-    "agentpool._slots": """
+    "agentpool._kernel.slots": """
         PoolFullError
     """,
-    "agentpool._supervisor": """
+    "agentpool._kernel.supervisor": """
         ChildSpec Supervisor
     """,
     "agentpool.abc": """
@@ -268,6 +263,9 @@ _HOMES = {
     """,
     "agentpool.drivers.scripted": """
         ScriptedDriver
+    """,
+    "agentpool.fleet": """
+        FleetAgent FleetFile start_fleet
     """,
     "agentpool.memory.in_memory": """
         InMemory

@@ -1,25 +1,31 @@
-"""The extension points: what a driver, a tool and a memory have to be."""
+"""The extension points: what a driver, a tool, a memory and an agent that describes itself have to be."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol, runtime_checkable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
 from agentpool._core.capability import Capability, PrivacyTier
 from agentpool._core.messages import (
+    SUPERVISOR,
     AgentId,
     AgentMessage,
     Completion,
     CompletionRequest,
     StreamPart,
     TextDelta,
+    ToolCall,
     ToolDefinition,
     ToolResult,
 )
 from agentpool._core.usage import TokenUsage
+
+if TYPE_CHECKING:
+    from agentpool._core.manifest import AgentManifest
 
 
 @runtime_checkable
@@ -189,6 +195,12 @@ class ToolContext(Protocol):
         """Start a child of the agent, and return its handle."""
         ...
 
+    async def spawn_for_model(
+        self, agent: Any, /, *args: Any, name: str | None = None, timeout: float | None = None
+    ) -> Any:
+        """As `spawn`, for a child that a model asked for: `PoolLimits` bounds how many there may be."""
+        ...
+
 
 @runtime_checkable
 class Tool(Protocol):
@@ -220,5 +232,93 @@ class Tool(Protocol):
 
         A result with `is_error` tells the model what was wrong. An `Exception` that comes out is
         shown to the model as an error, and the agent goes on.
+        """
+        ...
+
+
+class ToolSet(Protocol):
+    """The tools of one agent; every `ToolRegistry` is one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all tools, granted or not."""
+        ...
+
+    def get(self, name: str) -> Tool | None:
+        """Return the tool of that name, or None."""
+        ...
+
+    def definitions(self) -> tuple[ToolDefinition, ...]:
+        """Describe the tools that may be used."""
+        ...
+
+    def limited_to(self, capabilities: AgentManifest | Iterable[Capability]) -> ToolSet:
+        """Return the same tools, with only those allowed that are granted here too."""
+        ...
+
+    def extended(self, tools: Iterable[Tool]) -> ToolSet:
+        """Return these tools and more; `ValueError` if a name is there twice."""
+        ...
+
+    def granted(self, name: str) -> Tool:
+        """Return the tool of that name; `ToolError` if there is none, or it is not granted."""
+        ...
+
+    def shortened(self, result: ToolResult) -> ToolResult:
+        """Return a result as the model is shown it: what is too long is cut."""
+        ...
+
+    async def call(self, ctx: ToolContext, call: ToolCall) -> ToolResult:
+        """Do what a model asked for."""
+        ...
+
+
+# -- agents ---------------------------------------------------------------------------
+
+ToolBuilder: TypeAlias = "Callable[[AgentManifest], ToolSet | None]"
+"""Makes the tools of an agent from its manifest."""
+
+root_agent_id: ContextVar[AgentId] = ContextVar("agentpool_root_agent_id", default=SUPERVISOR)
+"""The id of the root agent that the calling task works for; 0 outside of every agent.
+
+The root agent is the oldest ancestor below the pool. The pool sets it in each task of an agent.
+"""
+
+
+@attrs.frozen
+class AgentQuota:
+    """What an agent may use, with its children. It hangs under its parent's quota.
+
+    Attributes:
+      tokens: input and output together; None for no limit of its own.
+      cost_usd: US dollars; None for no limit of its own.
+    """
+
+    tokens: int | None = None
+    cost_usd: float | None = None
+
+
+@runtime_checkable
+class DescribedAgent(Protocol):
+    """What a pool needs to know of an agent beyond calling it.
+
+    A plain function is no such agent: it has the function's name, no quota and no tools.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called when nobody names it."""
+        ...
+
+    @property
+    def quota(self) -> AgentQuota | None:
+        """What it may use; None for no limit of its own."""
+        ...
+
+    def build_tools(self, builder: ToolBuilder | None) -> ToolSet | None:
+        """Return its tools, or None if it has none; called once for each agent, when they are needed.
+
+        Args:
+          builder: the pool's `tool_builder`; None for the default one.
         """
         ...

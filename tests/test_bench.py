@@ -175,7 +175,7 @@ def test_counting_is_skipped_with_a_word_where_no_baseline_fits(
 
 def test_a_flame_graph_is_well_formed_and_as_wide_as_its_samples() -> None:
     root = flame.Node("all")
-    root.add(["trio._core._run:unrolled_run", "agentpool._pool:AgentPool.<locals>"])
+    root.add(["trio._core._run:unrolled_run", "agentpool._kernel.pool:AgentPool.<locals>"])
     root.add(["trio._core._run:unrolled_run"])
     drawing = ElementTree.fromstring(flame.draw(root, "One & all", "the command"))
     boxes = drawing.findall("{http://www.w3.org/2000/svg}g")
@@ -184,6 +184,6 @@ def test_a_flame_graph_is_well_formed_and_as_wide_as_its_samples() -> None:
     assert titles == [
         "all: 100.0%",
         "trio._core._run:unrolled_run: 100.0%",
-        "agentpool._pool:AgentPool.<locals>: 50.0%",
+        "agentpool._kernel.pool:AgentPool.<locals>: 50.0%",
     ]
     assert widths == [1199.5, 1199.5, 599.5]

@@ -26,7 +26,6 @@ from agentpool import (
     TokenUsage,
     open_agent_pool,
 )
-from agentpool._budgets import reserve_when_room
 from agentpool._core.budget import (
     Budget,
     BudgetAmounts,
@@ -35,6 +34,7 @@ from agentpool._core.budget import (
     Reservation,
 )
 from agentpool._core.errors import BudgetExceededError, PriceUnknownError
+from agentpool._loop.budgets import reserve_when_room
 
 # -- one budget ---------------------------------------------------------------
 

@@ -38,6 +38,7 @@ from agentpool import (
     tool,
 )
 from agentpool._core.messages import ToolMessage
+from agentpool.abc import AgentQuota
 from agentpool.testing import SimulationContext, cancel_everywhere
 
 WORKER = AgentManifest(name="worker", model=ModelSettings(max_tokens=400))
@@ -143,10 +144,14 @@ async def test_few_calls_are_enough_for_as_many_agents(autojump_clock: Any) -> N
 
 @attrs.frozen
 class Team:
-    """An agent with a manifest, whose quota holds for its children together."""
+    """An agent that describes itself: its quota holds for its children together."""
 
-    manifest: AgentManifest
+    quota: AgentQuota
     size: int
+    name: str = "team"
+
+    def build_tools(self, builder: Any) -> None:
+        return None
 
     async def __call__(self, ctx: AgentContext) -> list[Any]:
         handles = await ctx.fan_out([SpawnConfig(WORKER, "Work.")] * self.size)
@@ -159,11 +164,12 @@ async def test_a_tree_of_budgets_is_kept_at_every_node(teams: int, size: int, au
     limit = teams * quota * 3 // 4  # the teams may not all use up their quotas
     budget = Budget(tokens=limit)
     provider = Provider(teams)
-    manifest = AgentManifest(name="team", resources=ResourceQuota(max_tokens_budget=quota))
     async with open_agent_pool(
         provider, max_concurrent=teams * size, budget=budget, tool_builder=with_tools
     ) as pool:
-        results = [(await handle.result()) for handle in await pool.fan_out([Team(manifest, size)] * teams)]
+        results = [
+            (await handle.result()) for handle in await pool.fan_out([Team(AgentQuota(quota), size)] * teams)
+        ]
     spent = [sum(outcome.usage.total_tokens for outcome in outcomes) for outcomes in results]
     assert max(spent) <= quota
     assert sum(spent) == provider.billed == budget.spent.tokens

@@ -100,7 +100,9 @@ class FakeContext:
             raise UnknownAgentError(0, f"no live agent is called {name!r}")
         return self.known[name]
 
-    async def spawn(self, agent: Any, /, *args: Any, name: str | None = None, **options: Any) -> Any:
+    async def spawn_for_model(
+        self, agent: Any, /, *args: Any, name: str | None = None, **options: Any
+    ) -> Any:
         if self.handle is None:
             raise PoolLimitError("depth", 3)
         self.spawned.append((agent, name))

@@ -781,8 +781,10 @@ def test_a_send_that_finds_room_does_the_same_work_whether_or_not_deadlocks_are_
         undetected = _calls_of_ping_pong(100)
     # So whatever the time of a send is, the detector makes nothing of it.
     assert detected == undetected
-    assert detected["agentpool._router", "Inbox.offer"] == 200
-    assert not [name for module, name in detected if module in ("agentpool._judge", "agentpool._core.waits")]
+    assert detected["agentpool._kernel.router", "Inbox.offer"] == 200
+    assert not [
+        name for module, name in detected if module in ("agentpool._kernel.judge", "agentpool._core.waits")
+    ]
 
 
 async def test_an_agent_that_does_something_else_beside_a_join_is_not_judged(autojump_clock: Any) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agentpool._core.errors import ManifestError
 from agentpool._core.manifest import AgentManifest
-from agentpool._fleet import (
+from agentpool.fleet.file import (
     BudgetSettings,
     FleetAgent,
     FleetFile,
@@ -23,7 +23,7 @@ from agentpool._fleet import (
     RestartSettings,
     SupervisorSettings,
 )
-from agentpool._schema import fleet_schema
+from agentpool.fleet.schema import fleet_schema
 
 REVIEWER = 'name = "reviewer"\n[[capabilities]]\ntype = "file_read"\nallowed_paths = ["../docs"]\n'
 

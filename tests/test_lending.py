@@ -18,7 +18,7 @@ from agentpool import (
     UnknownAgentError,
     open_agent_pool,
 )
-from agentpool._slots import WOKEN_IN_A_ROW, Party, Slots
+from agentpool._kernel.slots import WOKEN_IN_A_ROW, Party, Slots
 
 # -- random trees ------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ from agentpool._core.templates import (
     parse_template,
     render_template,
 )
-from agentpool._schema import manifest_schema
+from agentpool.fleet.schema import manifest_schema
 
 FULL = """
 name = "reviewer"

@@ -808,25 +808,28 @@ async def test_a_closed_pool_starts_nothing() -> None:
     assert await pool.join_next() is None
 
 
-async def test_budget_of_a_manifest_hangs_below_the_parents() -> None:
-    from agentpool import AgentManifest, ResourceQuota
+async def test_the_quota_of_an_agent_hangs_below_the_parents() -> None:
+    from agentpool.abc import AgentQuota
 
     class Agent:
         name = "quota"
 
         def __init__(self, **quota: Any) -> None:
-            self.manifest = AgentManifest(name="quota", resources=ResourceQuota(**quota))
+            self.quota = AgentQuota(**quota)
+
+        def build_tools(self, builder: Any) -> None:
+            return None
 
         async def __call__(self, ctx: AgentContext) -> Any:
             assert ctx.budget is ctx.budget
             return ctx.budget
 
     async def parent(ctx: AgentContext) -> Any:
-        return await (await ctx.spawn(Agent(max_tokens_budget=50))).result()
+        return await (await ctx.spawn(Agent(tokens=50))).result()
 
     whole = Budget(tokens=100)
     async with pool_of(2, budget=whole) as pool:
-        part = await (await pool.spawn(Agent(max_tokens_budget=60))).result()
+        part = await (await pool.spawn(Agent(tokens=60))).result()
         part.reserve(tokens=60)
         assert await (await pool.spawn(Agent())).result() is whole
         from agentpool import BudgetExceededError
@@ -836,7 +839,7 @@ async def test_budget_of_a_manifest_hangs_below_the_parents() -> None:
             nested.reserve(tokens=41)
     async with pool_of(2) as pool:
         assert await (await pool.spawn(Agent())).result() is None
-        alone = await (await pool.spawn(Agent(max_cost_usd=1.0))).result()
+        alone = await (await pool.spawn(Agent(cost_usd=1.0))).result()
         with pytest.raises(BudgetExceededError):
             alone.reserve(cost_usd=2.0)
 
@@ -852,7 +855,11 @@ async def test_tools_of_an_agent_are_built_once_from_its_manifest() -> None:
 
     class Agent:
         name = "it"
+        quota = None
         manifest = AgentManifest(name="it")
+
+        def build_tools(self, builder: Any) -> Any:
+            return builder(self.manifest)
 
         async def __call__(self, ctx: AgentContext) -> Any:
             return ctx.tools is ctx.tools and ctx.tools is not None

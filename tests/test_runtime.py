@@ -11,7 +11,6 @@ import pytest
 import trio
 import trio.testing
 
-from agentpool._context import AgentContext
 from agentpool._core import events
 from agentpool._core.budget import Budget
 from agentpool._core.capability import FileReadCapability, MemoryCapability, PrivacyTier
@@ -42,8 +41,9 @@ from agentpool._core.messages import (
 )
 from agentpool._core.outcomes import Aborted, AgentResult, Completed, Failed
 from agentpool._core.usage import NO_USAGE, TokenUsage
-from agentpool._pool import open_agent_pool
-from agentpool._runtime import SpawnConfig
+from agentpool._kernel.context import AgentContext
+from agentpool._kernel.pool import open_agent_pool
+from agentpool._loop.model_agent import SpawnConfig
 from agentpool.abc import Driver
 from agentpool.drivers.retrying import RetryingDriver
 from agentpool.drivers.routing import RoutingDriver

@@ -7,7 +7,7 @@ import trio
 
 from agentpool import AgentContext, Failed, LeftOpenError
 from agentpool._core.text import MOST, shown
-from agentpool._splitting import split_error
+from agentpool._kernel.splitting import split_error
 from tests.pool_kit import pool_of, value
 
 

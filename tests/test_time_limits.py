@@ -23,7 +23,7 @@ from agentpool import (
     tool,
 )
 from agentpool._core.messages import ToolMessage
-from agentpool._runtime import MODEL_SECONDS
+from agentpool._loop.model_calls import MODEL_SECONDS
 
 PLAIN = AgentManifest(name="plain")
 SLOW = 2 * MODEL_SECONDS

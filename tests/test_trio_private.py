@@ -8,7 +8,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from agentpool._trio_private import effective_deadline_in, effective_deadline_of
+from agentpool._kernel._trio_private import effective_deadline_in, effective_deadline_of
 
 
 async def test_the_effective_deadline_of_another_task_is_what_that_task_would_say(

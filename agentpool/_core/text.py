@@ -25,3 +25,11 @@ def note(error: BaseException, text: str) -> None:
         error.add_note(text)
     except Exception:
         pass
+
+
+def told(error: BaseException) -> str:
+    """Return `str(error)`, or what stands for it where that raises."""
+    try:
+        return str(error)
+    except Exception as raised:
+        return f"<{type(error).__name__} whose text raises {type(raised).__name__}>"

@@ -9,6 +9,7 @@ from agentpool._core.messages import (
     AssistantMessage,
     ChatMessage,
     CompletionRequest,
+    ToolCall,
     ToolDefinition,
     ToolMessage,
     ToolResult,
@@ -232,6 +233,48 @@ def _turns(messages: Sequence[ChatMessage]) -> list[tuple[int, int]]:
 
 
 # -- a conversation from before ------------------------------------------------
+
+
+def checked_history(history: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+    """Return an earlier transcript, if a model can go on with it.
+
+    Raises:
+      TypeError: if it is no sequence of messages.
+      ValueError: if a tool call in it has no result directly after it, or a result has no call.
+    """
+    if isinstance(history, str | bytes) or not isinstance(history, Sequence):
+        fix = "; pass its transcript" if hasattr(history, "transcript") else ""
+        raise TypeError(f"history must be a transcript, a sequence of messages, not {history!r}{fix}")
+    waiting: list[tuple[int, ToolCall]] = []
+    for index, message in enumerate(history):
+        match message:
+            case ToolMessage(call_id=call_id):
+                answered = next((entry for entry in waiting if entry[1].id == call_id), None)
+                if answered is None:
+                    raise ValueError(
+                        f"history[{index}] is a result for call {call_id!r} of {message.name!r}, but no such"
+                        " call waits before it; pass the messages of a transcript in their order"
+                    )
+                waiting.remove(answered)
+            case UserMessage() | AssistantMessage():
+                _check_answered(waiting)
+                calls = message.tool_calls if isinstance(message, AssistantMessage) else ()
+                waiting = [(index, call) for call in calls]
+            case _:
+                raise TypeError(
+                    f"history[{index}] must be a UserMessage, an AssistantMessage or a ToolMessage,"
+                    f" not {message!r}"
+                )
+    _check_answered(waiting)
+    return tuple(history)
+
+
+def _check_answered(waiting: Sequence[tuple[int, ToolCall]]) -> None:
+    for index, call in waiting:
+        raise ValueError(
+            f"history[{index}] makes call {call.id!r} of {call.name!r}, but no result follows it;"
+            " pass a transcript with the results of all its calls"
+        )
 
 
 def repaired(history: Iterable[ChatMessage]) -> list[ChatMessage]:

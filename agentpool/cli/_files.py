@@ -7,9 +7,9 @@ from pathlib import Path
 
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text
-from agentpool._fleet import FleetFile
 from agentpool._loading import LoadProblem, load_callable
-from agentpool._schema import fleet_schema, manifest_schema
+from agentpool.fleet.file import FleetFile
+from agentpool.fleet.schema import fleet_schema, manifest_schema
 
 SCHEMAS = {"manifest": manifest_schema, "fleet": fleet_schema}
 FLEET_KEYS = {"agents", "pool", "supervisors"}

@@ -15,7 +15,6 @@ import attrs
 import trio
 from outcome import acapture
 
-from agentpool._agent import AgentHandle
 from agentpool._core.budget import Budget
 from agentpool._core.errors import PoolClosedError, UnhandledAgentErrors
 from agentpool._core.events import AgentFinished
@@ -23,17 +22,18 @@ from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._core.usage import NO_USAGE, TokenUsage
-from agentpool._events import EventSubscription
-from agentpool._fleet import FleetFile
-from agentpool._fleet_run import Start, starts_of
-from agentpool._pool import AgentPool, open_agent_pool
-from agentpool._runtime import SpawnConfig
+from agentpool._kernel.agent import AgentHandle
+from agentpool._kernel.events import EventSubscription
+from agentpool._kernel.pool import AgentPool, open_agent_pool
+from agentpool._loop.model_agent import SpawnConfig
 from agentpool.cli._drivers import Drivers
 from agentpool.cli._files import load_fleet
 from agentpool.cli._progress import describe
 from agentpool.cli._report import outcome_as_json, print_outcomes
 from agentpool.cli._signals import SignalCounter
 from agentpool.cli._view import View, choose_view
+from agentpool.fleet.file import FleetFile
+from agentpool.fleet.start import Start, starts_of
 from agentpool.memory.in_memory import InMemory
 from agentpool.tools import ToolRegistry, build_tools
 

@@ -17,8 +17,8 @@ from agentpool.cli._tables import COLOURS, money, table
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from agentpool._pool import AgentPool, WaitingAgent
-    from agentpool._router import InboxStatistics
+    from agentpool._kernel.pool import AgentPool, WaitingAgent
+    from agentpool._kernel.router import InboxStatistics
 
 SECONDS_BETWEEN_FRAMES = 0.25
 WAITS_SHOWN = 5

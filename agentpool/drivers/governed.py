@@ -26,8 +26,7 @@ from agentpool._core.messages import (
     UserMessage,
 )
 from agentpool._core.usage import NO_USAGE
-from agentpool._current import current_agent
-from agentpool.abc import Driver
+from agentpool.abc import Driver, root_agent_id
 from agentpool.drivers._around import DriverAround, open_stream
 
 _CHARACTERS_PER_TOKEN = 4  # of English prose; code and other languages have fewer
@@ -54,8 +53,7 @@ def _length(message: ChatMessage) -> int:
 
 def rank_of_calling_agent() -> int:
     """Return the id of the root agent that the calling task works for; older agents have lower ids."""
-    agent = current_agent()
-    return 0 if agent is None else agent.root_id
+    return root_agent_id.get()
 
 
 class GovernedDriver(DriverAround):

@@ -448,6 +448,8 @@ class StubToolContext:
         await trio.lowlevel.checkpoint()
         self.spawned.append((agent, args))
 
+    spawn_for_model = spawn
+
 
 async def check_tool(
     tool: Tool,

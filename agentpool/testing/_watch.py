@@ -61,7 +61,8 @@ def _pools_observed(observer: Callable[[Any], None]) -> Iterator[None]:
 
 
 def _install() -> None:
-    from agentpool import _pool, _state
+    from agentpool._kernel import pool as _pool
+    from agentpool._kernel import state as _state
 
     state: Any = _state.PoolState
     pool_module: Any = _pool
@@ -84,7 +85,8 @@ def _install() -> None:
 
 
 def _uninstall() -> None:
-    from agentpool import _pool, _state
+    from agentpool._kernel import pool as _pool
+    from agentpool._kernel import state as _state
 
     state: Any = _state.PoolState
     pool_module: Any = _pool

@@ -69,7 +69,9 @@ def _memory(ctx: ToolContext) -> Memory:
 # -- messages -----------------------------------------------------------------------
 
 
-@tool(capability=MessagingCapability())
+# The two wait for others, however long they take: the loop's limit for a tool is not meant for them.
+# It would hide from the pool that agents wait for each other.
+@tool(capability=MessagingCapability(), timeout=math.inf)
 async def send_message(ctx: ToolContext, to: int | str, content: str) -> str:
     """Send a message to another agent; waits while its inbox is full.
 
@@ -84,7 +86,6 @@ async def send_message(ctx: ToolContext, to: int | str, content: str) -> str:
     return f"sent to agent {agent_id}"
 
 
-# It waits for others, however long they take: the loop's limit for a tool is not meant for it.
 @tool(capability=MessagingCapability(), timeout=math.inf)
 async def receive_message(ctx: ToolContext, timeout: float | None = None) -> str:
     """Wait for the next message from another agent, and show it with the id of its sender.
@@ -140,7 +141,7 @@ class AgentSpawner:
           name: a name for it.
         """
         with _told_to_the_model():
-            handle = await ctx.spawn(self._make_agent(self._child, query), name=name)
+            handle = await ctx.spawn_for_model(self._make_agent(self._child, query), name=name)
             try:
                 outcome: AgentOutcome[Any] = await handle.wait()
             except BaseException:

@@ -106,6 +106,24 @@ class ToolRegistry:
         narrower._limits = (*self._limits, _granted(capabilities))
         return narrower
 
+    def extended(self, tools: Iterable[Tool | Callable[..., Any]]) -> ToolRegistry:
+        """Return a registry with these tools and more, limited in the same way.
+
+        Raises:
+          ValueError: if a name is there twice.
+          TypeError: if something is not a tool and cannot be made one.
+        """
+        wider = ToolRegistry(max_result_chars=self._max_result_chars)
+        wider._tools = dict(self._tools)
+        wider._limits = self._limits
+        for each in tools:
+            wider.register(each)
+        return wider
+
+    def usable(self) -> tuple[Tool, ...]:
+        """Return the tools that the registry's own limits allow, in the order of their registration."""
+        return tuple(each for each in self._tools.values() if _allowed(each, self._limits))
+
     def definitions(
         self, capabilities: AgentManifest | Iterable[Capability] | None = None
     ) -> tuple[ToolDefinition, ...]:

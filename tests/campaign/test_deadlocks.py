@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from agentpool._judge import Judge
+from agentpool._kernel.judge import Judge
 from agentpool.testing.campaign import _deadlocks as knots
 from agentpool.testing.campaign._runs import without_detection
 

@@ -11,8 +11,9 @@ import pytest
 import trio
 from trio._core import _run
 
-from agentpool import _blocking, _pool, open_agent_pool
-from agentpool._state import PoolState
+from agentpool import _blocking, open_agent_pool
+from agentpool._kernel import pool as _pool
+from agentpool._kernel.state import PoolState
 from agentpool.testing import FaultPlan, SimulationContext, SimulationHangError, attempt, simulate
 from agentpool.testing import _scheduler as scheduler_module
 from agentpool.testing._simulate import recipe

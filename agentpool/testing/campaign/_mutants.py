@@ -18,13 +18,20 @@ import attrs
 import outcome
 import trio
 
-from agentpool import _agent, _events, _judge, _life, _pool, _scope, _slots, _state
 from agentpool._core import budget as budget_module
 from agentpool._core import loop, restart, waits
 from agentpool._core.errors import DeadlockError
 from agentpool._core.events import AgentFinished
 from agentpool._core.outcomes import Aborted, AnyOutcome
-from agentpool._router import Inbox, MessageRouter
+from agentpool._kernel import agent as _agent
+from agentpool._kernel import events as _events
+from agentpool._kernel import judge as _judge
+from agentpool._kernel import life as _life
+from agentpool._kernel import pool as _pool
+from agentpool._kernel import scope as _scope
+from agentpool._kernel import slots as _slots
+from agentpool._kernel import state as _state
+from agentpool._kernel.router import Inbox, MessageRouter
 from agentpool.testing.campaign._runs import run_seed
 
 Make = Callable[[Any], Any]

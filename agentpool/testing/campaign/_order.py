@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from agentpool import _slots
+from agentpool._kernel import slots as _slots
 
 WOKEN_IN_A_ROW = 8
 

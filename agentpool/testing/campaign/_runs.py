@@ -100,7 +100,7 @@ def run_once(program: Program, seed: int, *, blow: bool = False) -> tuple[Simula
 @contextmanager
 def without_detection() -> Iterator[None]:
     """Look for no deadlocks while the block runs."""
-    from agentpool._judge import Judge
+    from agentpool._kernel.judge import Judge
 
     judge: Any = Judge
     original = judge.__init__

@@ -26,9 +26,9 @@ from agentpool._core.errors import (
 from agentpool._core.limits import PoolLimits
 from agentpool._core.outcomes import Completed
 from agentpool._core.restart import RestartPolicy
-from agentpool._pool import open_agent_pool
-from agentpool._slots import PoolFullError
-from agentpool._supervisor import ChildSpec, Supervisor
+from agentpool._kernel.pool import open_agent_pool
+from agentpool._kernel.slots import PoolFullError
+from agentpool._kernel.supervisor import ChildSpec, Supervisor
 from agentpool.testing._scheduler import schedule_points
 from agentpool.testing.campaign._programs import Op, Program, Script
 

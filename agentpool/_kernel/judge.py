@@ -10,8 +10,8 @@ import trio
 from agentpool._core.errors import DeadlockError
 from agentpool._core.messages import AgentId
 from agentpool._core.waits import EdgesOf, WaitEdge, hopeless_cycle
-from agentpool._router import Inbox
-from agentpool._slots import Party, Slots, Wait
+from agentpool._kernel.router import Inbox
+from agentpool._kernel.slots import Party, Slots, Wait
 
 
 class Judge(trio.abc.Instrument):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from random import Random, getrandbits
@@ -12,29 +12,26 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 import trio
 
-from agentpool._agent import CANCELLED_OUTSIDE, AgentHandle, AgentRecord, StuckAgent
-from agentpool._context import AgentContext
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.limits import PoolLimits
 from agentpool._core.messages import AgentId
 from agentpool._core.text import note, shown
 from agentpool._core.usage import TokenUsage
-from agentpool._current import current_agent, waiting_agent
-from agentpool._events import EventSubscription, Overflow
-from agentpool._life import note_on
-from agentpool._router import DeadLetter, InboxStatistics, MessageRouter
-from agentpool._scope import Scope
-from agentpool._splitting import split_error
-from agentpool._state import PoolState
-from agentpool._trio_private import effective_deadline_in
-from agentpool._watchdog import watching_for_blocks
+from agentpool._kernel._trio_private import effective_deadline_in
+from agentpool._kernel.agent import CANCELLED_OUTSIDE, AgentHandle, AgentRecord, StuckAgent
+from agentpool._kernel.context import AgentContext
+from agentpool._kernel.current import current_agent, waiting_agent
+from agentpool._kernel.events import EventSubscription, Overflow
+from agentpool._kernel.life import note_on
+from agentpool._kernel.router import DeadLetter, InboxStatistics, MessageRouter
+from agentpool._kernel.scope import Scope
+from agentpool._kernel.splitting import split_error
+from agentpool._kernel.state import PoolState
+from agentpool._kernel.watchdog import watching_for_blocks
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool._core.manifest import AgentManifest
-    from agentpool._runtime import SpawnConfig
-    from agentpool.abc import Driver, Memory
-    from agentpool.tools import ToolRegistry
+    from agentpool.abc import Driver, Memory, ToolBuilder
 
 
 @attrs.frozen
@@ -306,27 +303,12 @@ def _checked_count(name: str, value: int) -> int:
     return value
 
 
-def _build_tools(manifest: AgentManifest) -> ToolRegistry:
-    from agentpool.tools import build_tools
-
-    return build_tools(manifest, make_agent=_child)
-
-
-def _child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
-    """Make the agent that a model spawns; it asks the same driver as the agent whose model it was."""
-    from agentpool._runtime import SpawnConfig
-
-    record = current_agent()
-    driver = None if record is None else getattr(record.fn, "driver", None)
-    return SpawnConfig(manifest, query, driver=driver)
-
-
 def open_agent_pool(
     driver: Driver | None = None,
     *,
     max_concurrent: int,
     memory: Memory | None = None,
-    tool_builder: Callable[[AgentManifest], ToolRegistry] | None = None,
+    tool_builder: ToolBuilder | None = None,
     inbox_capacity: int = 32,
     budget: Budget | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
@@ -359,7 +341,7 @@ def open_agent_pool(
         driver=driver,
         max_concurrent=_checked_count("max_concurrent", max_concurrent),
         memory=memory,
-        tool_builder=tool_builder or _build_tools,
+        tool_builder=tool_builder,
         inbox_capacity=inbox_capacity,
         budget=_checked_budget(budget),
         limits=limits,

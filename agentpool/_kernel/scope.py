@@ -21,7 +21,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
 import attrs
 import trio
 
-from agentpool._agent import (
+from agentpool._core.errors import PoolClosedError, PoolLimitError, UnknownAgentError
+from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
+from agentpool._core.outcomes import AgentOutcome, AnyOutcome, Completed
+from agentpool._core.restart import RestartPolicy
+from agentpool._core.text import shown
+from agentpool._kernel.agent import (
     AgentHandle,
     AgentRecord,
     Offspring,
@@ -30,19 +35,14 @@ from agentpool._agent import (
     check_agents,
     options_of,
 )
-from agentpool._core.errors import PoolClosedError, PoolLimitError, UnknownAgentError
-from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
-from agentpool._core.outcomes import AgentOutcome, AnyOutcome, Completed
-from agentpool._core.restart import RestartPolicy
-from agentpool._core.text import shown
-from agentpool._current import current_agent, waiting_agent
-from agentpool._nursery import open_known_nursery
-from agentpool._slots import PoolFullError, Wait
-from agentpool._splitting import split_error
-from agentpool._state import PoolState
+from agentpool._kernel.current import current_agent, waiting_agent
+from agentpool._kernel.nursery import open_known_nursery
+from agentpool._kernel.slots import PoolFullError, Wait
+from agentpool._kernel.splitting import split_error
+from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
-    from agentpool._context import AgentContext
+    from agentpool._kernel.context import AgentContext
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741

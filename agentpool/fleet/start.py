@@ -7,15 +7,15 @@ from typing import Any
 
 import attrs
 
-from agentpool._agent import AgentHandle, SpawnOptions
-from agentpool._context import AgentContext
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.restart import RestartMode, RestartPolicy
-from agentpool._fleet import FleetAgent, FleetFile, RestartSettings, SupervisorSettings
-from agentpool._pool import AgentPool
-from agentpool._runtime import SpawnConfig
-from agentpool._supervisor import ChildSpec, Supervisor
+from agentpool._kernel.agent import AgentHandle, SpawnOptions
+from agentpool._kernel.context import AgentContext
+from agentpool._kernel.pool import AgentPool
+from agentpool._kernel.supervisor import ChildSpec, Supervisor
+from agentpool._loop.model_agent import SpawnConfig
 from agentpool.abc import Driver
+from agentpool.fleet.file import FleetAgent, FleetFile, RestartSettings, SupervisorSettings
 
 MODES: Mapping[str, RestartMode] = {
     "on_failure": "transient",

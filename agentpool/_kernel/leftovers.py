@@ -8,11 +8,18 @@ first, closes what is open from the inside out, and makes it the failure of whoe
 
 from __future__ import annotations
 
+import contextvars
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
+
 import attrs
 import trio
 
-from agentpool import _trio_private as private
-from agentpool._splitting import note_beside
+from agentpool._kernel import _trio_private as private
+from agentpool._kernel.splitting import note_beside
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -91,3 +98,23 @@ def told_of(left_open: tuple[str, ...]) -> str:
         f"{', '.join(left_open)} left open; use `with` and `async with`, and close an async generator"
         " that is not read to its end (`async with contextlib.aclosing(generator)`)"
     )
+
+
+@types.coroutine
+def run_in_context(context: contextvars.Context, coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Run a coroutine in the calling task, but in a context of its own.
+
+    Trio runs every step of a task in `Task.context`; this runs each step of the coroutine in
+    `context` inside that, so that what it sets is seen by nobody else.
+    """
+    step, sent = coro.send, None
+    while True:
+        try:
+            yielded = context.run(step, sent)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        try:
+            sent = yield yielded
+            step = coro.send
+        except BaseException as error:  # thrown into the coroutine: nothing is swallowed
+            sent, step = error, coro.throw

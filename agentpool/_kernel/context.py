@@ -6,18 +6,18 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from agentpool._agent import AgentRecord
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
-from agentpool._current import waiting_agent
-from agentpool._nursery import AgentNursery, open_known_nursery
-from agentpool._router import Inbox
-from agentpool._scope import Scope
+from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.nursery import AgentNursery, open_known_nursery
+from agentpool._kernel.router import Inbox
+from agentpool._kernel.scope import Scope
+from agentpool.abc import DescribedAgent
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool.abc import Driver, Memory
-    from agentpool.tools import ToolRegistry
+    from agentpool.abc import Driver, Memory, ToolBuilder, ToolSet
 
 
 class Subscription:
@@ -51,7 +51,7 @@ class AgentContext(Scope):
     def __init__(self, record: AgentRecord) -> None:
         super().__init__(record.state, record)
         self._agent = record
-        self._tools: ToolRegistry | None = None
+        self._tools: ToolSet | None = None
         self._tools_built = False
 
     def __repr__(self) -> str:
@@ -79,6 +79,11 @@ class AgentContext(Scope):
         """How many agents stand between it and the pool: 0 for those that the pool spawned."""
         return self._agent.depth
 
+    @property
+    def agent(self) -> object:
+        """The callable that was spawned."""
+        return self._agent.fn
+
     # -- means ---------------------------------------------------------------------------------------
 
     @property
@@ -92,18 +97,22 @@ class AgentContext(Scope):
         return self._state.memory
 
     @property
-    def tools(self) -> ToolRegistry | None:
-        """The tools that the agent's manifest grants; None for an agent without a manifest.
+    def tools(self) -> ToolSet | None:
+        """The agent's tools; None for an agent that has none, such as a plain function.
 
         Raises:
           ManifestError: if a tool that the manifest names cannot be loaded.
         """
         if not self._tools_built:
-            manifest = getattr(self._agent.fn, "manifest", None)
-            if manifest is not None and self._state.tool_builder is not None:
-                self._tools = self._state.tool_builder(manifest)
+            if isinstance(self._agent.fn, DescribedAgent):
+                self._tools = self._agent.fn.build_tools(self._state.tool_builder)
             self._tools_built = True
         return self._tools
+
+    @property
+    def tool_builder(self) -> ToolBuilder | None:
+        """The pool's `tool_builder`; None for the default one."""
+        return self._state.tool_builder
 
     @property
     def budget(self) -> Budget | None:
@@ -200,6 +209,8 @@ class AgentContext(Scope):
         """
         subscribers = [i for i in self._state.router.subscribers(topic) if i != self._agent.id]
         return await self._state.router.send_to_each(subscribers, AgentMessage(content=content, topic=topic))
+
+    spawn_for_model = Scope.spawn
 
     # -- tasks and events ----------------------------------------------------------------------------
 

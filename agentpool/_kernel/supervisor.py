@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from agentpool._agent import AgentHandle, SpawnOptions, check_agent, name_of
 from agentpool._core.errors import PoolClosedError, RestartLimitError
 from agentpool._core.outcomes import AnyOutcome, Completed, Failed
 from agentpool._core.restart import Intensity, RestartMode, count_of_restarts, known_mode, mode_of, positive
 from agentpool._core.supervision import Child, Strategy, comes_back, plan_restart
 from agentpool._core.text import shown
+from agentpool._kernel.agent import AgentHandle, SpawnOptions, check_agent, name_of
 
 if TYPE_CHECKING:
-    from agentpool._context import AgentContext
+    from agentpool._kernel.context import AgentContext
 
 PATIENCE = 5.0
 """A child that is stopped has so many seconds before the next one is stopped too; OTP's default."""

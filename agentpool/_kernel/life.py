@@ -7,7 +7,6 @@ from typing import Any
 
 import trio
 
-from agentpool._agent import AgentRecord, Offspring
 from agentpool._core.errors import (
     LeftOpenError,
     UnhandledAgentErrors,
@@ -19,9 +18,10 @@ from agentpool._core.events import (
 from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
 from agentpool._core.restart import Intensity, RestartPolicy
 from agentpool._core.text import note, shown
-from agentpool._current import set_current_agent
-from agentpool._leftovers import close_leftovers, mark_task, told_of
-from agentpool._splitting import split_error
+from agentpool._kernel.agent import AgentRecord, Offspring
+from agentpool._kernel.current import set_current_agent
+from agentpool._kernel.leftovers import close_leftovers, mark_task, told_of
+from agentpool._kernel.splitting import split_error
 
 
 async def live(record: AgentRecord) -> None:

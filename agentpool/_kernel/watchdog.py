@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from agentpool._agent import AgentRecord
-    from agentpool._state import PoolState
+    from agentpool._kernel.agent import AgentRecord
+    from agentpool._kernel.state import PoolState
 
 
 @contextmanager

@@ -17,10 +17,10 @@ import trio
 from agentpool._core.errors import UnknownAgentError
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.text import shown
-from agentpool._slots import Party, Wait
+from agentpool._kernel.slots import Party, Wait
 
 if TYPE_CHECKING:
-    from agentpool._events import EventLog
+    from agentpool._kernel.events import EventLog
 
 DEAD_LETTERS_KEPT = 1000
 """So many of the newest dead letters can be inspected; all of them are counted."""

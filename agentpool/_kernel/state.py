@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from agentpool._agent import AgentRecord, Offspring, SpawnOptions, StuckAgent
 from agentpool._core.errors import (
     PoolClosedError,
     PoolLimitError,
@@ -27,18 +26,19 @@ from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.text import note, shown
 from agentpool._core.usage import NOTHING_USED, UsageSum
-from agentpool._current import current_agent, waiting_agent
-from agentpool._events import EventLog
-from agentpool._judge import Judge
-from agentpool._life import live
-from agentpool._router import DeadLetter, Inbox, MessageRouter, RouterHooks
-from agentpool._slots import Party, Slots
+from agentpool._kernel.agent import AgentRecord, Offspring, SpawnOptions, StuckAgent
+from agentpool._kernel.current import current_agent, waiting_agent
+from agentpool._kernel.events import EventLog
+from agentpool._kernel.judge import Judge
+from agentpool._kernel.life import live
+from agentpool._kernel.router import DeadLetter, Inbox, MessageRouter, RouterHooks
+from agentpool._kernel.slots import Party, Slots
 
 if TYPE_CHECKING:
     from random import Random
 
-    from agentpool._context import AgentContext
     from agentpool._core.budget import Budget
+    from agentpool._kernel.context import AgentContext
     from agentpool.abc import Driver, Memory
 
 ABORT_PATIENCE = 5.0

@@ -19,14 +19,15 @@ from agentpool._core.outcomes import Aborted, AgentOutcome, AnyOutcome, Complete
 from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import shown
 from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage
-from agentpool._current import waiting_agent
-from agentpool._router import Inbox
-from agentpool._slots import Party, Wait
+from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.router import Inbox
+from agentpool._kernel.slots import Party, Wait
+from agentpool.abc import DescribedAgent
 
 if TYPE_CHECKING:
-    from agentpool._context import AgentContext
     from agentpool._core.budget import Budget
-    from agentpool._state import PoolState
+    from agentpool._kernel.context import AgentContext
+    from agentpool._kernel.state import PoolState
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -371,10 +372,10 @@ class AgentRecord(Party):
         """The agent's quota, below its parent's, below the pool's."""
         if self._budget is None:
             above = self.state.budget if self.parent is None else self.parent.budget
-            quota = getattr(getattr(self.fn, "manifest", None), "resources", None)
-            tokens, cost = getattr(quota, "max_tokens_budget", None), getattr(quota, "max_cost_usd", None)
-            if tokens is None and cost is None:
+            quota = self.fn.quota if isinstance(self.fn, DescribedAgent) else None
+            if quota is None or (quota.tokens is None and quota.cost_usd is None):
                 return above
+            tokens, cost = quota.tokens, quota.cost_usd
             if above is None:
                 from agentpool._core.budget import Budget  # a plain agent never needs it
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentpool.abc import root_agent_id
+
 if TYPE_CHECKING:
-    from agentpool._agent import AgentRecord
+    from agentpool._kernel.agent import AgentRecord
 
 _current: ContextVar[AgentRecord | None] = ContextVar("agentpool_current_agent", default=None)
 
@@ -16,6 +18,7 @@ _current: ContextVar[AgentRecord | None] = ContextVar("agentpool_current_agent",
 def set_current_agent(record: AgentRecord) -> None:
     """Mark the calling task, and what it starts from now on, as a part of an agent."""
     _current.set(record)
+    root_agent_id.set(record.root_id)
 
 
 def current_agent() -> AgentRecord | None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from agentpool._agent import AgentRecord, is_coroutine
 from agentpool._core.text import shown
-from agentpool._current import set_current_agent
-from agentpool._slots import Wait
+from agentpool._kernel.agent import AgentRecord, is_coroutine
+from agentpool._kernel.current import set_current_agent
+from agentpool._kernel.slots import Wait
 
 if TYPE_CHECKING:
     pass

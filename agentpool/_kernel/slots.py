@@ -20,7 +20,7 @@ import outcome
 import trio
 
 from agentpool._core.errors import AgentPoolError
-from agentpool._trio_private import effective_deadline_of
+from agentpool._kernel._trio_private import effective_deadline_of
 
 WOKEN_IN_A_ROW = 8
 """So many woken agents go before one start: with one slot, two agents in ping-pong would

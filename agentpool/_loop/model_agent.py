@@ -1,0 +1,265 @@
+"""`ModelAgent` and `SpawnConfig`: agents that ask a model, as a pool and its users see them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic
+
+import attrs
+
+from agentpool import abc
+from agentpool._core.budget import Budget
+from agentpool._core.errors import RequestRejectedError
+from agentpool._core.loop import OutputSpec, begin
+from agentpool._core.manifest import AgentManifest
+from agentpool._core.messages import ChatMessage
+from agentpool._core.outcomes import AgentResult
+from agentpool._core.transcript import checked_history
+from agentpool._loop.model_calls import ModelCalls
+from agentpool._loop.run import Run
+from agentpool._loop.tool_calls import ToolCalls
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    from agentpool._kernel.context import AgentContext
+    from agentpool.tools import ToolRegistry
+
+    T = TypeVar("T", default=str)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+
+# -- the arguments ------------------------------------------------------------------
+
+
+def _is_manifest(_: object, __: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, AgentManifest):
+        return
+    fix = f"; read it with AgentManifest.load({value!r})" if isinstance(value, (str, os.PathLike)) else ""
+    raise TypeError(f"manifest must be an AgentManifest, not {value!r}{fix}")
+
+
+def _check_query(query: object) -> None:
+    if not isinstance(query, str):
+        raise TypeError(f"query must be a string, not {query!r}")
+
+
+def _is_query(_: object, __: attrs.Attribute[Any], value: object) -> None:
+    _check_query(value)
+
+
+def _is_count(_: object, attribute: attrs.Attribute[int], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{attribute.name} must be an int, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{attribute.name} must be at least 0, not {value}")
+
+
+Tools = Iterable["abc.Tool | Callable[..., Any]"]
+
+
+def _as_tools(given: Tools | None) -> tuple[abc.Tool, ...]:
+    if given is None:
+        return ()
+    from agentpool.tools import ToolRegistry
+
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"tools must be a list of functions and tools, or a ToolRegistry, not {given!r}")
+    return (given if isinstance(given, ToolRegistry) else ToolRegistry(given)).usable()
+
+
+# -- the agents ----------------------------------------------------------------------
+
+
+@attrs.frozen
+class _ModelAgent(Generic[T]):
+    """What `ModelAgent` and `SpawnConfig` share: a `DescribedAgent` that can run the loop."""
+
+    manifest: AgentManifest = attrs.field(validator=_is_manifest)
+    tools: tuple[abc.Tool, ...] = attrs.field(default=None, kw_only=True, converter=_as_tools)
+    output_type: type[T] | None = attrs.field(default=None, kw_only=True)
+    output_retries: int = attrs.field(default=2, kw_only=True, validator=_is_count)
+    driver: abc.Driver | None = attrs.field(default=None, kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """The manifest's name; the agent is called by it."""
+        return self.manifest.name
+
+    @property
+    def quota(self) -> abc.AgentQuota | None:
+        """The tokens and the money that the manifest's `[resources]` allow; None for no limit."""
+        resources = self.manifest.resources
+        if resources.max_tokens_budget is None and resources.max_cost_usd is None:
+            return None
+        return abc.AgentQuota(resources.max_tokens_budget, resources.max_cost_usd)
+
+    def build_tools(self, builder: abc.ToolBuilder | None) -> abc.ToolSet | None:
+        """Return the tools that the manifest names, and those of `tools`. Blocks on the disk.
+
+        Args:
+          builder: the pool's `tool_builder`; None for the built-in tools that the manifest grants and
+            its own `tools`.
+
+        Raises:
+          ManifestError: if a tool that the manifest names cannot be loaded.
+          ValueError: if a tool of `tools` has the name of another one.
+        """
+        built = (self._default_tools if builder is None else builder)(self.manifest)
+        if not self.tools:
+            return built
+        if built is None:
+            from agentpool.tools import ToolRegistry
+
+            return ToolRegistry(self.tools)
+        return built.extended(self.tools)
+
+    def _default_tools(self, manifest: AgentManifest) -> ToolRegistry:
+        from agentpool.tools import build_tools
+
+        return build_tools(manifest, make_agent=partial(SpawnConfig, tools=self.tools, driver=self.driver))
+
+    async def _answer(
+        self, ctx: AgentContext, query: str, history: tuple[ChatMessage, ...]
+    ) -> AgentResult[T]:
+        """Run the loop to its end."""
+        driver = _driver_for(self.manifest, ctx.driver if self.driver is None else self.driver)
+        is_spawned = ctx.agent is self
+        tools = ctx.tools if is_spawned else self.build_tools(ctx.tool_builder)
+        allowed = None if tools is None else tools.limited_to(self.manifest)
+        state, effect = begin(
+            self.manifest,
+            query,
+            history,
+            tools=() if allowed is None else allowed.definitions(),
+            context_window=getattr(driver, "context_window", None),
+            output=self._output(),
+        )
+        budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
+        run = Run(ctx, ModelCalls.of(ctx, driver, budget), ToolCalls(ctx, allowed))
+        return await run.to_its_end(state, effect)
+
+    def _budget_below(self, above: Budget | None) -> Budget | None:
+        quota = self.quota
+        if quota is None:
+            return above
+        if above is None:
+            return Budget(tokens=quota.tokens, cost_usd=quota.cost_usd)
+        return above.child(tokens=quota.tokens, cost_usd=quota.cost_usd)
+
+    def _output(self) -> OutputSpec | None:
+        if self.output_type is None or self.output_type is str:
+            return None
+        from agentpool._loop.output import output_spec  # needs pydantic
+
+        return output_spec(self.output_type, self.output_retries)
+
+
+@attrs.frozen
+class ModelAgent(_ModelAgent[T]):
+    """An agent that answers a query by the loop: perceive, reason, act, until the model is done.
+
+    The query is its argument: `await pool.spawn(ModelAgent(manifest), query)`, or
+    `await pool.map(ModelAgent(manifest), queries)`. Its value is an `AgentResult`. Plain code that
+    has a context may call it too, `await ModelAgent(manifest)(ctx, query)`: then it has the same
+    tools and memory, its quota hangs under `ctx.budget`, and what it uses counts on that agent.
+
+    Attributes:
+      manifest: who the agent is, and what it may use.
+      tools: functions, tools or a `ToolRegistry`, on top of what the manifest names. A tool that
+        needs a capability is used only if the manifest grants it. Kept as a tuple of tools.
+      output_type: what the answer has to be: a pydantic model, an attrs class, a dataclass, or any
+        type that pydantic knows. Without it the answer is text.
+      output_retries: how many answers that do not fit are given back to the model.
+      driver: whom to ask instead of the pool's driver.
+
+    Raises:
+      TypeError: if an argument has a wrong type.
+      ValueError: if two of `tools` have the same name, or `output_retries` is below 0.
+    """
+
+    async def __call__(
+        self, ctx: AgentContext, query: str, history: Sequence[ChatMessage] = ()
+    ) -> AgentResult[T]:
+        """Run the loop to its end.
+
+        A tool's error is told to the model. A model call may take 600 seconds, a tool call 120 or
+        what its tool says. Messages that have arrived are taken before each model call.
+
+        Args:
+          ctx: the agent on whose behalf it works.
+          query: what it is asked.
+          history: an earlier `transcript`, which the query goes on with. It is a part of the
+            result's transcript.
+
+        Raises:
+          LoopHaltedError: if the guard stopped it.
+          BudgetExceededError: if a model call found no room in the budget.
+          DriverError: if the model could not be asked, or its answers were of no use.
+          ManifestError: if a tool that the manifest names cannot be loaded.
+          TypeError: if `query` is no string, or `history` no sequence of messages.
+          ValueError: if `history` holds a tool call without its result, or a result without its
+            call; or if a tool of `tools` has the name of another one.
+
+        Checkpoint: always, as long as the driver keeps its promise of one. Cancellation: the
+        running model and tool calls are cancelled; what was used is counted, and in a budget the
+        worst case of a model call that was under way.
+        """
+        _check_query(query)
+        return await self._answer(ctx, query, checked_history(history))
+
+
+@attrs.frozen
+class SpawnConfig(_ModelAgent[T]):
+    """A `ModelAgent` with its query bound: `await pool.spawn(SpawnConfig(manifest, query))`.
+
+    Attributes:
+      manifest: who the agent is, and what it may use.
+      query: what it is asked.
+      history: an earlier `transcript`, which the query goes on with. It is a part of the result's
+        transcript.
+      tools, output_type, output_retries, driver: as for `ModelAgent`.
+
+    Raises:
+      TypeError: if an argument has a wrong type.
+      ValueError: if two of `tools` have the same name, `output_retries` is below 0, or `history`
+        holds a tool call without its result or a result without its call.
+    """
+
+    query: str = attrs.field(validator=_is_query)
+    history: tuple[ChatMessage, ...] = attrs.field(default=(), kw_only=True, converter=checked_history)
+
+    async def __call__(self, ctx: AgentContext) -> AgentResult[T]:
+        """Run the loop to its end, as `ModelAgent` does.
+
+        Raises:
+          LoopHaltedError, BudgetExceededError, DriverError, ManifestError: as `ModelAgent`.
+          ValueError: if a tool of `tools` has the name of one that the manifest names.
+
+        Checkpoint, cancellation: as `ModelAgent`.
+        """
+        return await self._answer(ctx, self.query, self.history)
+
+
+def _driver_for(manifest: AgentManifest, driver: abc.Driver | None) -> abc.Driver:
+    if driver is None:
+        raise RequestRejectedError(
+            f"agent {manifest.name!r} has no model to ask:"
+            " pass one, as in open_agent_pool(driver, max_concurrent=...)"
+        )
+    # Some drivers make a driver for each agent: one that follows its script, or keeps to its privacy.
+    bind: Callable[[AgentManifest], abc.Driver] | None = getattr(driver, "bind", None)
+    if bind is not None:
+        driver = bind(manifest)
+    place = getattr(driver, "privacy", abc.Driver.privacy)
+    if not manifest.privacy.permits(place):
+        raise RequestRejectedError(
+            f"the privacy of agent {manifest.name!r} is {manifest.privacy.value}, but what its driver is told"
+            f" goes to a place that is {place.value}: use another driver, or widen the manifest's privacy"
+        )
+    return driver

@@ -1,0 +1,103 @@
+"""One run of the loop: performs its effects, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, assert_never
+
+import attrs
+
+from agentpool import abc
+from agentpool._core.events import PhaseChanged
+from agentpool._core.loop import (
+    Act,
+    Acted,
+    Effect,
+    Finish,
+    Halt,
+    LoopState,
+    Reason,
+    Recall,
+    Recalled,
+    Remember,
+    Remembered,
+    advance,
+)
+from agentpool._core.messages import AgentMessage
+from agentpool._core.outcomes import AgentResult
+from agentpool._loop.model_calls import ModelCalls
+from agentpool._loop.tool_calls import ToolCalls
+
+if TYPE_CHECKING:
+    from agentpool._kernel.context import AgentContext
+
+
+@attrs.define(eq=False)
+class Run:
+    """One run of the loop.
+
+    Each call of a model or a tool has a cancel scope of its own for its time limit. What else may
+    take long (memory, room in a budget, a subscriber that is slow) happens outside of these scopes
+    and takes nothing from a limit.
+    """
+
+    _ctx: AgentContext
+    _model: ModelCalls
+    _tools: ToolCalls
+    _announced: tuple[str, int] | None = None
+
+    async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
+        """Perform the effects until the run is done; return its result, or raise its error."""
+        while True:
+            await self._announce(state)
+            match effect:
+                case Reason():
+                    observation = await self._model.reason(state, effect)
+                case Act():
+                    observation = Acted(await self._tools.act(effect))
+                case Recall():
+                    observation = await self._perceive(effect)
+                case Remember():
+                    observation = await self._remember(effect)
+                case Finish():
+                    return effect.result
+                case Halt():
+                    _raise(effect)
+                case _:
+                    assert_never(effect)
+            state, effect = advance(state, observation)
+
+    async def _announce(self, state: LoopState) -> None:
+        ctx = self._ctx
+        if not ctx.observed:
+            return
+        where = (state.phase, state.iteration)
+        if where != self._announced:
+            self._announced = where
+            ctx.emit(PhaseChanged, *where)
+        await ctx.wait_for_subscribers()
+
+    async def _perceive(self, effect: Recall) -> Recalled:
+        fragments: Sequence[abc.MemoryFragment] = ()
+        memory = self._ctx.memory
+        if effect.query and memory is not None:
+            fragments = tuple(await memory.recall(effect.query))
+        # From here on nothing waits: what was taken from the inbox comes into the transcript.
+        inbox = self._ctx.inbox
+        messages: list[AgentMessage] = []
+        while inbox.fill:
+            messages.append(inbox.receive_nowait())
+        return Recalled(fragments, messages)
+
+    async def _remember(self, effect: Remember) -> Remembered:
+        ctx = self._ctx
+        if ctx.memory is not None:
+            await ctx.memory.remember(effect.text, source="conversation", agent_id=ctx.id)
+        return Remembered()
+
+
+def _raise(halt: Halt) -> NoReturn:
+    try:
+        raise halt.error
+    finally:
+        del halt  # the error's traceback holds this frame

@@ -14,13 +14,13 @@ from pool_kit import Running, failing, forever, pool_of, sleeper, value
 from agentpool import (
     Aborted,
     AgentContext,
-    AgentManifest,
     Completed,
     DeadlockError,
     Failed,
     PoolClosedError,
     PoolLimitError,
     PoolLimits,
+    ToolRegistry,
     UnhandledAgentErrors,
 )
 
@@ -578,12 +578,16 @@ async def test_a_vote_that_nobody_can_win_is_refused(n: int, quorum: int | None)
             await pool.vote(value, n=n, quorum=quorum)
 
 
-async def test_voters_that_have_a_manifest_get_their_tools() -> None:
+async def test_voters_that_describe_themselves_get_their_tools() -> None:
     seen = []
 
     class Voter:
         name = "voter"
-        manifest = AgentManifest(name="voter")
+        quota = None
+
+        def build_tools(self, builder: Any) -> Any:
+            assert builder is None
+            return ToolRegistry()
 
         async def __call__(self, ctx: AgentContext) -> int:
             seen.append((ctx.name, ctx.tools is not None))

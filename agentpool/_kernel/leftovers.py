@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextvars
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import attrs
 import trio
@@ -65,6 +66,9 @@ async def close_leftovers(
             nursery = private.innermost_nursery(task)
             if not private.is_inside(nursery, task):
                 found.append(_nursery_text(nursery))
+                close = _on_left_open.pop(nursery, None)
+                if close is not None:
+                    close()
                 nursery.cancel_scope.cancel("its block was never left")
                 error, raised = await private.leave_nursery(nursery, error)
                 if error is None:
@@ -78,6 +82,41 @@ async def close_leftovers(
         found.append(_scope_text(scope))
         error = private.leave_scope(scope, error)
     return error, tuple(found)
+
+
+_on_left_open: WeakKeyDictionary[trio.Nursery, Callable[[], None]] = WeakKeyDictionary()
+
+
+def when_left_open(nursery: trio.Nursery, close: Callable[[], None]) -> None:
+    """Have `close` called if a nursery is found left open, before its tasks are cancelled.
+
+    A pool's nursery holds a task that lives until the pool is closed, whatever is cancelled.
+    """
+    _on_left_open[nursery] = close
+
+
+async def run_tidily(
+    async_fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]
+) -> tuple[T | None, BaseException | None, tuple[str, ...]]:
+    """Run somebody's code, and close what it left open.
+
+    Returns:
+      What it returned, what it raised, and what it left open.
+    """
+    mark = mark_task()
+    value: T | None = None
+    error: BaseException | None = None
+    try:
+        value = await async_fn(*args)
+    except BaseException as raised:  # handed to the caller: nothing is swallowed
+        error = raised
+    try:
+        if mark.is_left:
+            return value, error, ()
+        error, left_open = await close_leftovers(mark, error)
+        return value, error, left_open
+    finally:
+        del error, value  # the traceback of an error holds this frame
 
 
 def _scope_text(scope: trio.CancelScope) -> str:

@@ -74,7 +74,7 @@ async def _life(record: AgentRecord) -> AnyOutcome:
         left_open: tuple[str, ...] = ()
         if not mark.is_left:
             error, left_open = await close_leftovers(mark, error)
-        if left_open and error is None and not record.is_cancelled():
+        if left_open and error is None:
             error = LeftOpenError(record.id, record.name, left_open)
         elif left_open and error is not None and not isinstance(error, trio.Cancelled):
             note(error, told_of(left_open))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from agentpool._core.text import shown
+from agentpool._core.errors import LeftOpenError
+from agentpool._core.text import note, shown
 from agentpool._kernel.agent import AgentRecord, is_coroutine
 from agentpool._kernel.current import set_current_agent
+from agentpool._kernel.leftovers import run_tidily, told_of
 from agentpool._kernel.slots import Wait
 
 if TYPE_CHECKING:
@@ -87,7 +89,10 @@ class AgentNursery:
     ) -> None:
         begun.append(trio.lowlevel.current_task())
         status = _Started(self._record, task_status)
-        await self._run([], partial(async_fn, task_status=status), args, status)
+        # Trio moves the task to another nursery when it has started: what it leaves open is seen by
+        # where it stands, so that it stands in a scope of its own, which is moved along.
+        with trio.CancelScope():
+            await self._run([], partial(async_fn, task_status=status), args, status)
 
     async def _run(
         self,
@@ -106,7 +111,17 @@ class AgentNursery:
         try:
             for wait in slot:
                 await wait.granted()
-            await async_fn(*args)
+            _, error, left_open = await run_tidily(async_fn, args)
+            if left_open and (error is None or not isinstance(error, trio.Cancelled)):
+                if error is None:
+                    error = LeftOpenError(record.id, record.name, left_open)
+                else:
+                    note(error, told_of(left_open))
+            if error is not None:
+                try:
+                    raise error
+                finally:
+                    del error
             fails = False
         finally:
             # In one step with the end of the task: it stays known until its books are done.

@@ -22,6 +22,7 @@ from agentpool._kernel.agent import CANCELLED_OUTSIDE, AgentHandle, AgentRecord,
 from agentpool._kernel.context import AgentContext
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.events import EventSubscription, Overflow
+from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
 from agentpool._kernel.router import DeadLetter, InboxStatistics, MessageRouter
 from agentpool._kernel.scope import Scope
@@ -374,6 +375,7 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
         nursery.start_soon(state.watch, name="agentpool watcher")
         if opener is not None:
             opener.know_nursery(nursery, of_pool=True)
+        when_left_open(nursery, state.close)
         return AgentPool(state, None)
 
     async def __aexit__(

@@ -15,7 +15,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
 
 import attrs
@@ -38,7 +38,7 @@ from agentpool._kernel.agent import (
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.nursery import open_known_nursery
 from agentpool._kernel.slots import PoolFullError, Wait
-from agentpool._kernel.splitting import split_error
+from agentpool._kernel.splitting import leaves_of, split_error
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
@@ -839,14 +839,29 @@ def _check_items(items: object) -> None:
 async def _pull(items: Any, batch: Batch) -> None:
     """Start an agent for each item of any iterable, as slots get free."""
     if isinstance(items, AsyncGenerator):
-        async with aclosing(items):  # else it would be left to the garbage collector
+        try:
             await _pull_async(items, batch)
+        finally:
+            await _close(items)  # else it would be left to the garbage collector
     elif isinstance(items, AsyncIterable):
         await _pull_async(items, batch)
     else:
         for item in items:
             await batch.put(item)
     batch.end_input()
+
+
+async def _close(generator: AsyncGenerator[Any, Any]) -> None:
+    """Close an input that was not read to its end.
+
+    A nursery inside puts the `GeneratorExit` that closes it in a group: that is no error of the input.
+    """
+    try:
+        await generator.aclose()
+    except BaseExceptionGroup as group:
+        rest = [leaf for leaf in leaves_of(group) if not isinstance(leaf, GeneratorExit)]
+        if rest:
+            raise
 
 
 async def _pull_async(items: AsyncIterable[Any], batch: Batch) -> None:

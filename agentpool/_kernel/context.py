@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
 
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
-from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.agent import AgentHandle, AgentRecord, is_described
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.router import Inbox
 from agentpool._kernel.scope import Scope
-from agentpool.abc import DescribedAgent
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool.abc import Driver, Memory, ToolBuilder, ToolSet
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Subscription:
@@ -104,7 +106,7 @@ class AgentContext(Scope):
           ManifestError: if a tool that the manifest names cannot be loaded.
         """
         if not self._tools_built:
-            if isinstance(self._agent.fn, DescribedAgent):
+            if is_described(self._agent.fn):
                 self._tools = self._agent.fn.build_tools(self._state.tool_builder)
             self._tools_built = True
         return self._tools
@@ -210,7 +212,20 @@ class AgentContext(Scope):
         subscribers = [i for i in self._state.router.subscribers(topic) if i != self._agent.id]
         return await self._state.router.send_to_each(subscribers, AgentMessage(content=content, topic=topic))
 
-    spawn_for_model = Scope.spawn
+    async def spawn_for_model(
+        self,
+        agent: Callable[[AgentContext, *Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        timeout: float | None = None,
+    ) -> AgentHandle[T]:
+        """Start an agent that a model asked for, as `spawn` does.
+
+        Tools that let a model start agents use it: `PoolLimits.model_spawns` bounds how many, over
+        the life of the tree of agents that the pool's block started.
+        """
+        return await self.spawn(agent, *args, name=name, timeout=timeout)
 
     # -- tasks and events ----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import contextvars
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakMethod
 
 import attrs
 import trio
@@ -66,7 +66,8 @@ async def close_leftovers(
             nursery = private.innermost_nursery(task)
             if not private.is_inside(nursery, task):
                 found.append(_nursery_text(nursery))
-                close = _on_left_open.pop(nursery, None)
+                reference = _on_left_open.pop(nursery, None)
+                close = None if reference is None else reference()
                 if close is not None:
                     close()
                 nursery.cancel_scope.cancel("its block was never left")
@@ -84,15 +85,16 @@ async def close_leftovers(
     return error, tuple(found)
 
 
-_on_left_open: WeakKeyDictionary[trio.Nursery, Callable[[], None]] = WeakKeyDictionary()
+# Weak on both sides: what closes a pool leads to its nursery.
+_on_left_open: WeakKeyDictionary[trio.Nursery, WeakMethod[Callable[[], None]]] = WeakKeyDictionary()
 
 
 def when_left_open(nursery: trio.Nursery, close: Callable[[], None]) -> None:
-    """Have `close` called if a nursery is found left open, before its tasks are cancelled.
+    """Have `close`, a bound method, called if a nursery is found left open, before its tasks are cancelled.
 
     A pool's nursery holds a task that lives until the pool is closed, whatever is cancelled.
     """
-    _on_left_open[nursery] = close
+    _on_left_open[nursery] = WeakMethod(close)
 
 
 async def run_tidily(

@@ -35,11 +35,13 @@ async def live(record: AgentRecord) -> None:
     state = record.state
     if state.events.subscriptions:
         state.events.emit(AgentStarted, record.id, record.parent_id)
+    outcome: AnyOutcome | None = None
     try:
         with record.scope:
             outcome = await _lives(record, task)
     except BaseException as error:  # pragma: no cover - a bug of ours: even then the id gets its outcome
         outcome = record.failed(error)
+    assert outcome is not None  # the scope swallows nothing: a cancellation became the outcome inside
     state.finish(record, outcome)
     # The traceback of a failure holds this frame: do not hold the record by it.
     del record, outcome

@@ -926,3 +926,33 @@ async def test_an_agent_may_call_a_plain_function_that_fails_beside_what_is_open
         assert isinstance(outcome, Failed)
         assert isinstance(outcome.error.__cause__, KeyError)
         assert any(leaves.says in note for note in outcome.error.__notes__)
+
+
+# -- when nobody looks ---------------------------------------------------------------------------
+
+
+async def leaves_a_scope(ctx: AgentContext) -> str:
+    trio.CancelScope(deadline=trio.current_time() + 5).__enter__()
+    return "done"
+
+
+async def ignores_its_child(ctx: AgentContext) -> str:
+    await ctx.spawn(leaves_a_scope)
+    await trio.sleep(1)
+    return "done"
+
+
+@pytest.mark.parametrize("agent", [leaves_a_scope, ignores_its_child])
+async def test_an_agent_that_nobody_looks_at_is_warned_of_and_the_block_ends_well(
+    agent: Any, autojump_clock: Any
+) -> None:
+    with pytest.warns(RuntimeWarning, match="leaves_a_scope.*a cancel scope with a deadline left open"):
+        async with pool_of(2) as pool:
+            await pool.spawn(agent)
+
+
+async def test_where_warnings_are_errors_it_comes_out_as_any_failure(autojump_clock: Any) -> None:
+    with pytest.raises(UnhandledAgentErrors) as caught:
+        async with pool_of(2) as pool:
+            await pool.spawn(leaves_a_scope)
+    assert [type(error) for error in caught.value.exceptions] == [LeftOpenError]

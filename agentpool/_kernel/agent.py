@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
@@ -11,9 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeGuard, T
 import attrs
 import trio
 
-from agentpool._core.errors import (
-    AgentTimeoutError,
-)
+from agentpool._core.errors import AgentTimeoutError, LeftOpenError
 from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.outcomes import Aborted, AgentOutcome, AnyOutcome, Completed, Failed
 from agentpool._core.restart import RestartPolicy
@@ -234,9 +233,25 @@ class Offspring:
         for outcome in self.unseen.values():
             # Fatal exceptions were seen already, so that these are all of `Exception`.
             assert isinstance(outcome.error, Exception)
-            errors.append(outcome.error)
+            if not _is_warned_of(outcome.error):
+                errors.append(outcome.error)
         self.unseen.clear()
         return errors
+
+
+def _is_warned_of(error: Exception) -> bool:
+    """Warn of an agent that did its work and left something open; tell whether that is enough.
+
+    Nobody looked at its outcome, so nobody misses its value: that is no reason to end a run with an
+    exception. With the filter that makes errors of warnings it is one.
+    """
+    if not isinstance(error, LeftOpenError):
+        return False
+    try:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+    except RuntimeWarning:
+        return False
+    return True
 
 
 class AgentRecord(Party):

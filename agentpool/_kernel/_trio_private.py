@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 import trio
 
+from agentpool._kernel.protection import protect_module
+
 Standing: TypeAlias = object
 """Where a task stands in the tree of cancel scopes; two are compared with `is`."""
 
@@ -75,3 +77,6 @@ async def leave_nursery(
     if isinstance(raised, BaseExceptionGroup):  # its tasks were cancelled: that is no failure
         raised = raised.split(trio.Cancelled)[1]
     return nursery.cancel_scope._close(error), raised
+
+
+protect_module(globals())

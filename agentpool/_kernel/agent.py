@@ -19,6 +19,7 @@ from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import shown
 from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import Inbox
 from agentpool._kernel.slots import Party, Wait
 from agentpool.abc import DescribedAgent
@@ -599,3 +600,6 @@ class StuckAgent:
     id: AgentId
     name: str
     stack: tuple[str, ...]
+
+
+protect_module(globals())

@@ -11,6 +11,7 @@ from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentHandle, AgentRecord, is_described
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
+from agentpool._kernel.protection import call_unprotected, protect_module
 from agentpool._kernel.router import Inbox
 from agentpool._kernel.scope import Scope
 
@@ -107,7 +108,7 @@ class AgentContext(Scope):
         """
         if not self._tools_built:
             if is_described(self._agent.fn):
-                self._tools = self._agent.fn.build_tools(self._state.tool_builder)
+                self._tools = call_unprotected(self._agent.fn.build_tools, self._state.tool_builder)
             self._tools_built = True
         return self._tools
 
@@ -268,3 +269,6 @@ class AgentContext(Scope):
         """
         if self._state.events.subscriptions:
             await self._state.events.wait_for_room()
+
+
+protect_module(globals())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentpool._kernel.protection import protect_module
 from agentpool.abc import root_agent_id
 
 if TYPE_CHECKING:
@@ -71,3 +72,6 @@ def _owner(task: trio.lowlevel.Task) -> tuple[AgentRecord | None, bool]:
         nursery = above.parent_nursery
         above = None if nursery is None else nursery.parent_task
     return None, False
+
+
+protect_module(globals())

@@ -16,6 +16,7 @@ import trio
 from agentpool._core.events import AgentFinished, Event
 from agentpool._core.messages import AgentId
 from agentpool._core.text import shown
+from agentpool._kernel.protection import protect_module
 
 Overflow: TypeAlias = Literal["drop_oldest", "block"]
 
@@ -222,3 +223,6 @@ class EventLog:
             subscription.wake()
         self.subscriptions.clear()  # in place: the agents look at this list
         self._room.unpark_all()
+
+
+protect_module(globals())

@@ -10,6 +10,7 @@ import trio
 from agentpool._core.errors import DeadlockError
 from agentpool._core.messages import AgentId
 from agentpool._core.waits import EdgesOf, WaitEdge, hopeless_cycle
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import Inbox
 from agentpool._kernel.slots import Party, Slots, Wait
 
@@ -200,3 +201,6 @@ def _edges(
         return edges
 
     return edges_of
+
+
+protect_module(globals())

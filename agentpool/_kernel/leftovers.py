@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from agentpool._kernel import _trio_private as private
+from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import note_beside
 
 T = TypeVar("T")
@@ -109,7 +110,7 @@ async def run_tidily(
     value: T | None = None
     error: BaseException | None = None
     try:
-        value = await async_fn(*args)
+        value = await await_unprotected(async_fn, *args)
     except BaseException as raised:  # handed to the caller: nothing is swallowed
         error = raised
     try:
@@ -159,3 +160,6 @@ def run_in_context(context: contextvars.Context, coro: Coroutine[Any, Any, T]) -
             step = coro.send
         except BaseException as error:  # thrown into the coroutine: nothing is swallowed
             sent, step = error, coro.throw
+
+
+protect_module(globals())

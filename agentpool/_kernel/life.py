@@ -21,6 +21,7 @@ from agentpool._core.text import note, shown
 from agentpool._kernel.agent import AgentRecord, Offspring
 from agentpool._kernel.current import set_current_agent
 from agentpool._kernel.leftovers import close_leftovers, mark_task, told_of
+from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
 
 
@@ -69,7 +70,7 @@ async def _life(record: AgentRecord) -> AnyOutcome:
     value, error = None, None
     try:
         record.context = record.state.make_context(record)
-        value = await record.fn(record.context, *record.args)
+        value = await await_unprotected(record.fn, record.context, *record.args)
     except BaseException as raised:  # decided upon by the outcome; nothing is swallowed
         error = _with_fix(record, raised)
     try:
@@ -120,8 +121,8 @@ async def _children_ended(record: AgentRecord, offspring: Offspring) -> list[Exc
 
 def _with_fix(record: AgentRecord, error: BaseException) -> BaseException:
     """Tell how an agent is written, if the error came from calling it or awaiting what it returned."""
-    if type(error) is not TypeError or error.__traceback__ is None or error.__traceback__.tb_next is not None:
-        return error  # it comes out of the agent's own code
+    if type(error) is not TypeError or _is_raised_inside(error):
+        return error
     if "await" not in str(error):
         note(error, "An agent is called with its context, and then the arguments that spawn got.")
         return error
@@ -130,6 +131,14 @@ def _with_fix(record: AgentRecord, error: BaseException) -> BaseException:
     )
     fixed.__cause__ = error
     return fixed
+
+
+def _is_raised_inside(error: BaseException) -> bool:
+    """Whether an error came out of the agent's own code; else the call itself raised it."""
+    place = error.__traceback__
+    while place is not None and place.tb_frame.f_code in (_life.__code__, await_unprotected.__code__):
+        place = place.tb_next
+    return place is not None
 
 
 def _nothing() -> None:
@@ -245,3 +254,6 @@ async def _back_off(record: AgentRecord, delay: float) -> bool:
     state.slots.idle += 1
     await record.regain()
     return record.is_cancelled()
+
+
+protect_module(globals())

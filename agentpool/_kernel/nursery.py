@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import Any
 
 import trio
 
@@ -14,10 +15,8 @@ from agentpool._core.text import note, shown
 from agentpool._kernel.agent import AgentRecord, is_coroutine
 from agentpool._kernel.current import set_current_agent
 from agentpool._kernel.leftovers import run_tidily, told_of
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.slots import Wait
-
-if TYPE_CHECKING:
-    pass
 
 
 def _refuse_task(async_fn: object) -> None:
@@ -171,22 +170,38 @@ class _Started:
         self._record.active += 1
 
 
-@asynccontextmanager
-async def open_known_nursery(record: AgentRecord) -> AsyncIterator[AgentNursery]:
+def open_known_nursery(record: AgentRecord) -> AbstractAsyncContextManager[AgentNursery]:
     """Open a nursery in the calling task, a known one of the agent, for more known tasks."""
-    known: AgentNursery | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            known = AgentNursery(record, nursery)
-            record.know_nursery(nursery)
-            try:
-                yield known
-            except BaseException:
-                known.join(fails=True)
-                raise
-            known.join(fails=False)
-    finally:
-        assert known is not None  # to open a nursery never fails
-        assert record.nurseries is not None
-        del record.nurseries[known._nursery]
-        await known.joined()  # noqa: ASYNC102  (never raises, and ends when the agent is cancelled)
+    return _OpenNursery(record)
+
+
+class _OpenNursery(AbstractAsyncContextManager[AgentNursery]):
+    """The block of a known nursery; a class, so that no code of a generator's runs at its ends."""
+
+    def __init__(self, record: AgentRecord) -> None:
+        self._record = record
+        self._manager = trio.open_nursery()
+        self._known: AgentNursery | None = None
+
+    async def __aenter__(self) -> AgentNursery:
+        nursery = await self._manager.__aenter__()
+        self._known = AgentNursery(self._record, nursery)
+        self._record.know_nursery(nursery)
+        return self._known
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        known, nurseries = self._known, self._record.nurseries
+        assert known is not None
+        assert nurseries is not None
+        known.join(fails=error is not None)
+        try:
+            return await self._manager.__aexit__(kind, error, trace)
+        finally:
+            del nurseries[known._nursery]
+            await known.joined()  # noqa: ASYNC102  (never raises, and ends when the agent is cancelled)
+            del error
+
+
+protect_module(globals())

@@ -24,6 +24,7 @@ from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.events import EventSubscription, Overflow
 from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import DeadLetter, InboxStatistics, MessageRouter
 from agentpool._kernel.scope import Scope
 from agentpool._kernel.splitting import split_error
@@ -458,3 +459,6 @@ def _raise(error: BaseException, failures: Sequence[Exception]) -> NoReturn:
         raise error
     finally:
         del error
+
+
+protect_module(globals())

@@ -17,6 +17,7 @@ import trio
 from agentpool._core.errors import UnknownAgentError
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.text import shown
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.slots import Party, Wait
 
 if TYPE_CHECKING:
@@ -561,3 +562,6 @@ class MessageRouter:
             in_inboxes=sum(inbox.fill for inbox in self.inboxes.values()),
             asks_pending=len(self.asks),
         )
+
+
+protect_module(globals())

@@ -37,6 +37,7 @@ from agentpool._kernel.agent import (
 )
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.nursery import open_known_nursery
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.slots import PoolFullError, Wait
 from agentpool._kernel.splitting import leaves_of, split_error
 from agentpool._kernel.state import PoolState
@@ -900,3 +901,6 @@ class _Outcomes(AsyncIterator[AnyOutcome]):
         if outcome is None:
             raise StopAsyncIteration
         return outcome
+
+
+protect_module(globals())

@@ -21,6 +21,7 @@ import trio
 
 from agentpool._core.errors import AgentPoolError
 from agentpool._kernel._trio_private import effective_deadline_of
+from agentpool._kernel.protection import protect_module
 
 WOKEN_IN_A_ROW = 8
 """So many woken agents go before one start: with one slot, two agents in ping-pong would
@@ -597,3 +598,6 @@ class Slots:
         dropped = [start for start in self._new if not start.cancelled]
         self._new.clear()
         return dropped
+
+
+protect_module(globals())

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from agentpool._core.text import note, shown
+from agentpool._kernel.protection import protect_module
 
 
 @attrs.frozen
@@ -121,3 +122,6 @@ def _rebuilt(
     for text in getattr(group, "__notes__", ()):
         note(made, text)
     return made
+
+
+protect_module(globals())

@@ -31,6 +31,7 @@ from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.events import EventLog
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.life import live
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import DeadLetter, Inbox, MessageRouter, RouterHooks
 from agentpool._kernel.slots import Party, Slots
 
@@ -335,3 +336,6 @@ def _inbox_of(party: Party) -> Inbox:
 def _stack(record: AgentRecord) -> list[str]:
     frames = () if record.task is None else record.task.iter_await_frames()
     return [f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_qualname}" for frame, line in frames]
+
+
+protect_module(globals())

@@ -14,6 +14,7 @@ from agentpool._core.restart import Intensity, RestartMode, count_of_restarts, k
 from agentpool._core.supervision import Child, Strategy, comes_back, plan_restart
 from agentpool._core.text import shown
 from agentpool._kernel.agent import AgentHandle, SpawnOptions, check_agent, name_of
+from agentpool._kernel.protection import protect_module
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
@@ -206,3 +207,6 @@ class _Run:
         error = RestartLimitError(outcome.name, supervisor.max_restarts, supervisor.within)
         error.__cause__ = outcome.error if isinstance(outcome, Failed) else None
         return error
+
+
+protect_module(globals())

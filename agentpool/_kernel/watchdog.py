@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentpool._kernel.protection import protect_module
+
 if TYPE_CHECKING:
     from agentpool._kernel.agent import AgentRecord
     from agentpool._kernel.state import PoolState
@@ -80,3 +82,6 @@ def _lines(frame: FrameType | None) -> list[str]:
         lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}")
         frame = frame.f_back
     return lines[::-1]
+
+
+protect_module(globals())

@@ -11,6 +11,7 @@ import trio
 
 from agentpool._core.budget import Budget, Claim, Reservation
 from agentpool._core.errors import BudgetExceededError
+from agentpool._kernel.protection import protect_class, protect_module
 
 
 def reserve_when_room(
@@ -99,3 +100,8 @@ async def decision_on(claim: Claim) -> Reservation:
     # a granted reservation always arrives.
     reservation: Reservation = await trio.lowlevel.wait_task_rescheduled(withdraw)
     return reservation
+
+
+protect_module(globals())
+for _cls in (Budget, Claim, Reservation):
+    protect_class(_cls)  # the core knows nothing of trio, so that they cannot be marked there

@@ -21,6 +21,7 @@ from agentpool._core.events import BudgetWarned, CompletionFinished, TextDeltaRe
 from agentpool._core.loop import DriverFailed, LoopState, Observation, Reason, Replied
 from agentpool._core.messages import Completion, CompletionRequest, TextDelta
 from agentpool._core.usage import TokenUsage
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import split_error
 from agentpool._loop.budgets import decision_on, waking
 
@@ -163,3 +164,6 @@ def _may_have_cost(error: BaseException) -> bool:
     if isinstance(error, DriverError):
         return error.may_have_cost
     return not isinstance(error, PoolLimitError)
+
+
+protect_module(globals())

@@ -15,6 +15,7 @@ from agentpool._core.loop import Act
 from agentpool._core.messages import ToolCall, ToolResult
 from agentpool._core.text import told
 from agentpool._kernel.leftovers import close_leftovers, mark_task, run_in_context, told_of
+from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class ToolCalls:
             raise ToolError(f"there is no tool {call.name!r}; this agent has no tools")
         with self.ctx.in_flight("tool_calls"):
             tool = self.tools.granted(call.name)
-            return self.tools.shortened(await tool.call(self.ctx, call.input))
+            return self.tools.shortened(await await_unprotected(tool.call, self.ctx, call.input))
 
     def _limit_of(self, call: ToolCall) -> float:
         tool = None if self.tools is None else self.tools.get(call.name)
@@ -120,3 +121,6 @@ def _said(error: BaseException) -> str:
     """Return what the model is told of an error."""
     text = told(error)
     return text if isinstance(error, ToolError) and text else f"{type(error).__name__}: {text}"
+
+
+protect_module(globals())

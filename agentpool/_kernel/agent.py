@@ -35,6 +35,7 @@ T_co = TypeVar("T_co", covariant=True)
 AgentStatus: TypeAlias = Literal["starting", "running", "waiting", "ending", "completed", "failed", "aborted"]
 
 CANCELLED_OUTSIDE = "a scope around the pool was cancelled"
+CANCELLED_ITSELF = "its body raised trio.Cancelled, though nobody had cancelled it"
 
 
 @attrs.frozen
@@ -487,7 +488,9 @@ class AgentRecord(Party):
             return Aborted(**self._facts(), reason=self.abort_reason)
         if trio.current_time() >= self.deadline:
             return self.failed(AgentTimeoutError(self.id, self.name, self._own_timeout()))
-        return Aborted(**self._facts(), reason=CANCELLED_OUTSIDE)
+        # Asked inside of the agent's scope: minus infinity says that a scope around it is cancelled.
+        is_outside = trio.current_effective_deadline() == -inf
+        return Aborted(**self._facts(), reason=CANCELLED_OUTSIDE if is_outside else CANCELLED_ITSELF)
 
     def _own_timeout(self) -> float | None:
         timeout = self.options.timeout

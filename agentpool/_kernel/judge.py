@@ -66,7 +66,8 @@ class Judge(trio.abc.Instrument):
             if cycle:
                 raise DeadlockError([agent.id for agent in cycle])
         self._suspect(tuple(agent.id for agent in suspects))
-        self._watch_unknown_tasks()
+        # The wait that is about to begin is in no list yet: its unknown tasks have to be watched too.
+        self._watch_unknown_tasks(bool(task.child_nurseries))
 
     def _ends_by_itself(self, party: Party, task: trio.lowlevel.Task) -> bool:
         if party.is_narrowed(trio.current_effective_deadline()):
@@ -143,13 +144,13 @@ class Judge(trio.abc.Instrument):
 
     # -- unknown tasks -------------------------------------------------------------------------------
 
-    def _watch_unknown_tasks(self) -> None:
+    def _watch_unknown_tasks(self, has_some: bool = False) -> None:
         """From now on judge again when a task ends that the pool does not know.
 
         No bookkeeping of ours sees such an end, but an instrument does. It slows the whole run
         down a little, so it is added only when a judgement depended on such tasks.
         """
-        if not self._instrumented and self._have_unknown():
+        if not self._instrumented and (has_some or self._have_unknown()):
             self._instrumented = True
             trio.lowlevel.add_instrument(self)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from math import inf
 from random import Random, getrandbits
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -386,11 +387,7 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
         assert state is not None
         assert state.nursery is not None
         try:
-            if error is not None:
-                is_cancelled = isinstance(error, trio.Cancelled)
-                reason = f"the block of the pool raised {shown(error)}"
-                AgentPool(state, None).abort_all(CANCELLED_OUTSIDE if is_cancelled else reason)
-            pressed = await _ended(state, self._opener)
+            pressed = await self._end(state, error)
             if pressed is not None:
                 if error is not None:
                     note(pressed, f"Ctrl-C was pressed while {shown(error)} left the pool")
@@ -399,6 +396,23 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
             await _leave(state, error)
         finally:
             del error, state
+
+    async def _end(self, state: PoolState, error: BaseException | None) -> BaseException | None:
+        """Wait for every agent; return the Ctrl-C that was pressed meanwhile."""
+        try:
+            if error is not None:
+                is_cancelled = isinstance(error, trio.Cancelled) and trio.current_effective_deadline() == -inf
+                reason = f"the block of the pool raised {shown(error)}"
+                AgentPool(state, None).abort_all(CANCELLED_OUTSIDE if is_cancelled else reason)
+            return await _ended(state, self._opener)
+        except BaseException as broken:
+            # A bug of ours. No task may be left: the watcher sleeps under a shield.
+            assert state.nursery is not None
+            state.nursery.cancel_scope.cancel("the pool broke down")
+            await self._close(state, state.nursery)
+            raise broken
+        finally:
+            del error
 
     async def _close(self, state: PoolState, nursery: trio.Nursery) -> None:
         """Nobody is left but the watcher, who goes home now."""

@@ -287,7 +287,9 @@ class Party:
         self.waits = (*self.waits, wait) if self.waits else (wait,)
         self.active -= 1
         if not self.active:
-            self.rest(ends_body=not wait.needs_slot)
+            # A wait that is not to be cancelled is one for the end of children or of an inner pool:
+            # nobody has judged it before it began, because it cannot be refused.
+            self.rest(ends_body=wait.undo is None)
 
     def rest(self, *, ends_body: bool, fails: bool = False) -> None:
         """Lend the slot: no known task runs any more.

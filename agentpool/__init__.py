@@ -102,14 +102,14 @@ if _TYPE_CHECKING:
     from agentpool._core.restart import RestartMode as RestartMode
     from agentpool._core.restart import RestartPolicy as RestartPolicy
     from agentpool._core.usage import TokenUsage as TokenUsage
-    from agentpool._kernel.agent import AgentHandle as AgentHandle
     from agentpool._kernel.agent import AgentStatus as AgentStatus
-    from agentpool._kernel.agent import StuckAgent as StuckAgent
     from agentpool._kernel.context import AgentContext as AgentContext
     from agentpool._kernel.context import Subscription as Subscription
     from agentpool._kernel.events import EventSubscription as EventSubscription
     from agentpool._kernel.events import Overflow as Overflow
     from agentpool._kernel.events import SubscriptionStatistics as SubscriptionStatistics
+    from agentpool._kernel.handle import AgentHandle as AgentHandle
+    from agentpool._kernel.handle import StuckAgent as StuckAgent
     from agentpool._kernel.nursery import AgentNursery as AgentNursery
     from agentpool._kernel.pool import AgentPool as AgentPool
     from agentpool._kernel.pool import PoolStatistics as PoolStatistics
@@ -157,7 +157,10 @@ if _TYPE_CHECKING:
 
 _HOMES = {
     "agentpool._kernel.agent": """
-        AgentHandle AgentStatus StuckAgent
+        AgentStatus
+    """,
+    "agentpool._kernel.handle": """
+        AgentHandle StuckAgent
     """,
     "agentpool._kernel.context": """
         AgentContext Subscription

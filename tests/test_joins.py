@@ -182,9 +182,9 @@ async def test_outcomes_taken_through_handles_do_not_pile_up_for_the_joins() -> 
             handle = await pool.spawn(value)
             await trio.testing.wait_all_tasks_blocked(0)
             await handle.wait()
-        results = pool._state.root._results
-        assert results is not None
-        assert results[1].statistics().current_buffer_used < 150
+        order = pool._state.root._order
+        assert order is not None
+        assert order[1].statistics().current_buffer_used < 150
         assert list(await pool.join_all()) == [kept.id]
 
 

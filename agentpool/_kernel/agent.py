@@ -1,28 +1,22 @@
-"""One agent: its record, its handle, its children, and how it is started."""
+"""One agent: what it knows of itself, and how it ended."""
 
 from __future__ import annotations
 
-import warnings
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeGuard, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, assert_never
 
-import attrs
 import trio
 
-from agentpool._core.errors import AgentTimeoutError, LeftOpenError
+from agentpool._core.errors import AgentTimeoutError
 from agentpool._core.messages import SUPERVISOR, AgentId
-from agentpool._core.outcomes import Aborted, AgentOutcome, AnyOutcome, Completed, Failed
-from agentpool._core.restart import RestartPolicy
-from agentpool._core.text import shown
+from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage
-from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.children import Children
+from agentpool._kernel.options import SpawnOptions, is_described, name_of
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import Inbox
-from agentpool._kernel.slots import Party, Wait
-from agentpool.abc import DescribedAgent
+from agentpool._kernel.slots import Party
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
@@ -38,224 +32,6 @@ CANCELLED_OUTSIDE = "a scope around the pool was cancelled"
 CANCELLED_ITSELF = "its body raised trio.Cancelled, though nobody had cancelled it"
 
 
-@attrs.frozen
-class SpawnOptions:
-    """How an agent is started.
-
-    Attributes:
-      name: its name; None takes the agent's own.
-      timeout: seconds from its start to its end, restarts included; None for no limit of its own.
-      restart: whether and how it is started afresh when it ends.
-    """
-
-    name: str | None = None
-    timeout: float | None = None
-    restart: RestartPolicy | None = None
-
-    def check(self) -> None:
-        """Raise `TypeError` or `ValueError` for values that make no sense."""
-        if self.name is not None and not isinstance(self.name, str):
-            raise TypeError(f"name must be a string, not {shown(self.name)}")
-        if self.restart is not None and not isinstance(self.restart, RestartPolicy):
-            raise TypeError(f"restart must be a RestartPolicy, not {shown(self.restart)}")
-        if self.timeout is None:
-            return
-        if isinstance(self.timeout, bool) or not isinstance(self.timeout, (int, float)):
-            raise TypeError(f"timeout must be a number of seconds, not {shown(self.timeout)}")
-        if not self.timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, not {self.timeout}")
-
-
-def check_agent(agent: Any) -> None:
-    """Refuse what cannot be an agent, with the fix."""
-    if callable(agent):
-        if not isinstance(agent, type):
-            return
-        raise TypeError(f"an agent is an async callable, not the class {agent.__name__}: give an instance")
-    if is_coroutine(agent):
-        raise TypeError(
-            "an agent is an async function, not the coroutine that a call of it makes: "
-            "write spawn(agent, argument), not spawn(agent(argument))"
-        )
-    if type(agent).__name__ == "AgentManifest":
-        raise TypeError("a manifest is no agent: write spawn(SpawnConfig(manifest, query))")
-    raise TypeError(f"an agent is an async callable that takes a context, not {shown(agent)}")
-
-
-def check_agents(agents: Iterable[object]) -> None:
-    """Refuse all of them if one cannot be an agent."""
-    errors = []
-    for agent in agents:
-        try:
-            check_agent(agent)
-        except TypeError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-
-
-def is_coroutine(value: Any) -> bool:
-    if hasattr(value, "close") and hasattr(value, "cr_frame"):
-        value.close()  # it will never be awaited
-        return True
-    return False
-
-
-def is_described(agent: object) -> TypeGuard[DescribedAgent]:
-    """Whether an agent tells more of itself than a plain function does.
-
-    `isinstance` would say it too, but takes 10 µs for a protocol; it is asked once for each agent.
-    """
-    return hasattr(agent, "build_tools") and hasattr(agent, "quota")
-
-
-def name_of(agent: Any) -> str:
-    """What an agent is called when nobody gave it a name."""
-    while isinstance(agent, partial):
-        agent = agent.func
-    name = getattr(agent, "__name__", None) or getattr(agent, "name", None)
-    return name if isinstance(name, str) else type(agent).__name__
-
-
-class Offspring:
-    """The children of a scope, and their outcomes that nobody has fetched yet.
-
-    Invariants:
-      live holds the children that have not ended;  unseen holds those that failed and that nobody
-      has looked at;  results holds ended ones for the joins, some of which were taken since.
-    """
-
-    __slots__ = ("_results", "_taken", "join_waits", "live", "owner", "rest_waits", "unseen")
-
-    def __init__(self, owner: AgentRecord | None) -> None:
-        self.owner: AgentRecord | None = owner
-        self.live: dict[AgentId, AgentRecord] = {}
-        self.unseen: dict[AgentId, Failed] = {}
-        self.join_waits: deque[Wait] = deque()
-        self.rest_waits: list[tuple[Wait, Callable[[], Any]]] = []
-        self._results: (
-            tuple[trio.MemorySendChannel[AgentRecord], trio.MemoryReceiveChannel[AgentRecord]] | None
-        ) = None
-        self._taken = 0
-
-    # -- outcomes for the joins --------------------------------------------------------------------
-
-    def add_result(self, record: AgentRecord) -> None:
-        """A child ended: hand its outcome to who joins, or keep it."""
-        if self.join_waits:
-            record.take()
-            self.join_waits.popleft().wake(record.outcome)
-            return
-        if self._results is None:
-            # Unbounded: a result that waits for room would hold up the pool.
-            self._results = trio.open_memory_channel(inf)
-        self._results[0].send_nowait(record)
-        record.in_results = True
-
-    def next_result(self) -> AnyOutcome | None:
-        """Take the outcome of the child that ended first; None if there is none to take."""
-        while self._results is not None:
-            try:
-                record = self._results[1].receive_nowait()
-            except trio.WouldBlock:
-                return None
-            record.in_results = False
-            if not record.taken:
-                record.take()
-                return record.outcome
-            self._taken -= 1
-        return None
-
-    def all_results(self) -> dict[AgentId, AnyOutcome]:
-        """Take all that is left."""
-        outcomes: dict[AgentId, AnyOutcome] = {}
-        while (outcome := self.next_result()) is not None:
-            outcomes[outcome.agent_id] = outcome
-        return outcomes
-
-    def result_taken(self) -> None:
-        """A result was fetched in another way; without this a long run would pile them up."""
-        self._taken += 1
-        assert self._results is not None
-        sender, receiver = self._results
-        if self._taken > 64 and self._taken * 2 > receiver.statistics().current_buffer_used:
-            kept = []
-            while receiver.statistics().current_buffer_used:
-                record = receiver.receive_nowait()
-                if not record.taken:
-                    kept.append(record)
-            for record in kept:
-                sender.send_nowait(record)
-            self._taken = 0
-
-    # -- the end of a child --------------------------------------------------------------------------
-
-    def ended(self, record: AgentRecord) -> None:
-        """Deliver the outcome of a child, to exactly one taker or to the results."""
-        del self.live[record.id]
-        if type(record.outcome) is Failed and not record.seen:
-            self.unseen[record.id] = record.outcome
-        if record.watchers:
-            record.take()
-            watchers, record.watchers = record.watchers, None
-            for wait in watchers:
-                wait.wake(record.outcome)
-        if record.batch is not None:
-            record.batch.ended(record.outcome)
-        elif not record.taken:
-            self.add_result(record)
-        if not self.live:
-            while self.join_waits:
-                self.join_waits.popleft().wake(None)
-            waits, self.rest_waits = self.rest_waits, []
-            for wait, value in waits:
-                wait.wake(value())
-        elif self.join_waits and self.owner is not None:
-            # Somebody else took the outcome: who joins has one child less that could end the wait.
-            self.owner.state.judge.lost_hope(self.owner)
-
-    async def all_ended(
-        self,
-        party: Party | None,
-        value: Callable[[], Any],
-        *,
-        cancellable: bool = True,
-        needs_slot: bool = True,
-    ) -> Any:
-        """Wait until no child is left, and return what `value` returns at that moment."""
-        wait = Wait(party, self.live.values(), needs_all=True)
-        wait.needs_slot = needs_slot
-        entry = (wait, value)
-        self.rest_waits.append(entry)
-        return await wait.park((lambda: self.rest_waits.remove(entry)) if cancellable else None)
-
-    def failures(self) -> list[Exception]:
-        """Take the failures that nobody has looked at, in the order of their ends."""
-        errors = []
-        for outcome in self.unseen.values():
-            # Fatal exceptions were seen already, so that these are all of `Exception`.
-            assert isinstance(outcome.error, Exception)
-            if not _is_warned_of(outcome.error):
-                errors.append(outcome.error)
-        self.unseen.clear()
-        return errors
-
-
-def _is_warned_of(error: Exception) -> bool:
-    """Warn of an agent that did its work and left something open; tell whether that is enough.
-
-    Nobody looked at its outcome, so nobody misses its value: that is no reason to end a run with an
-    exception. With the filter that makes errors of warnings it is one.
-    """
-    if not isinstance(error, LeftOpenError):
-        return False
-    try:
-        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
-    except RuntimeWarning:
-        return False
-    return True
-
-
 class AgentRecord(Party):
     """The state of one agent, from its spawn on."""
 
@@ -267,25 +43,22 @@ class AgentRecord(Party):
     body_ended = False
     context: AgentContext | None = None
     depth: int = 0
-    in_results = False
     more_tasks: set[trio.lowlevel.Task] | None = None
     nurseries: dict[trio.Nursery, bool] | None = None
-    offspring: Offspring | None = None
+    _children: Children | None = None
     outcome: AnyOutcome | None = None
     parent_id: AgentId = SUPERVISOR
     restarts = 0
     seen: bool = False
     stops_children = False
-    taken: bool = False
     task: trio.lowlevel.Task | None = None
     used = NOTHING_USED
-    watchers: list[Wait] | None = None
 
     def __init__(
         self,
         state: PoolState,
         agent_id: AgentId,
-        home: Offspring,
+        home: Children,
         fn: Callable[..., Awaitable[Any]],
         args: tuple[Any, ...],
         options: SpawnOptions,
@@ -366,11 +139,21 @@ class AgentRecord(Party):
             self.nurseries = {}
         self.nurseries[nursery] = of_pool
 
-    def children(self) -> Offspring:
+    @property
+    def children(self) -> Children:
         """The agent's children; made when the first one is asked for."""
-        if self.offspring is None:
-            self.offspring = Offspring(self)
-        return self.offspring
+        if self._children is None:
+            self._children = Children(self)
+        return self._children
+
+    @property
+    def has_children(self) -> bool:
+        """Whether it ever had a child in this life."""
+        return self._children is not None
+
+    def forget_children(self) -> None:
+        """Its next life has none yet; or it has ended."""
+        self._children = None
 
     # -- its means -----------------------------------------------------------------------------------------
 
@@ -411,19 +194,6 @@ class AgentRecord(Party):
 
     # -- its outcome -----------------------------------------------------------------------------------------
 
-    def see(self) -> None:
-        """Somebody looked at the outcome."""
-        self.seen = True
-        self.home.unseen.pop(self.id, None)
-
-    def take(self) -> None:
-        """Somebody fetched the outcome: the joins do not hand it out any more."""
-        self.see()
-        if not self.taken:
-            self.taken = True
-            if self.in_results:
-                self.home.result_taken()
-
     def abort(self, reason: str | None) -> None:
         """Cancel the agent and all that live below it, at their next checkpoints.
 
@@ -434,8 +204,7 @@ class AgentRecord(Party):
         while todo:
             record = todo.pop()
             if not record.ended and record._cancel(reason):
-                assert record.offspring is not None
-                todo.extend(reversed(record.offspring.live.values()))
+                todo.extend(reversed(record.children.live.values()))
 
     def _cancel(self, reason: str | None) -> bool:
         """Cancel the agent itself; tell whether its children are to be aborted too."""
@@ -451,7 +220,7 @@ class AgentRecord(Party):
         self.scope.cancel(reason)
         # A supervisor stops its children by itself, one after the other.
         stops_children = self.stops_children and not self.body_ended
-        return self.offspring is not None and not stops_children and (is_first or self.stops_children)
+        return self._children is not None and not stops_children and (is_first or self.stops_children)
 
     def completed(self, value: Any) -> AnyOutcome:
         """The outcome of a body that returned."""
@@ -496,113 +265,6 @@ class AgentRecord(Party):
         timeout = self.options.timeout
         own = timeout is not None and self.deadline >= self.started_at + timeout
         return timeout if own else None
-
-
-class AgentHandle(Generic[T_co]):
-    """What `spawn` returns: who the agent is, how it is doing, and its outcome."""
-
-    __slots__ = ("_record",)
-
-    def __init__(self, record: AgentRecord) -> None:
-        self._record = record
-
-    def __repr__(self) -> str:
-        return f"<AgentHandle of {self._record!r}>"
-
-    @property
-    def id(self) -> AgentId:
-        """The agent's id, to which messages are sent."""
-        return self._record.id
-
-    @property
-    def name(self) -> str:
-        """The agent's name."""
-        return self._record.name
-
-    @property
-    def status(self) -> AgentStatus:
-        """What the agent is doing, or how it ended."""
-        return self._record.status
-
-    @property
-    def outcome(self) -> AgentOutcome[T_co] | None:
-        """How it ended; None until then. Reading a failure counts as having looked at it."""
-        if self._record.outcome is not None:
-            self._record.see()
-        return self._record.outcome
-
-    async def wait(self) -> AgentOutcome[T_co]:
-        """Wait for the end of the agent, and return its outcome; never raises the agent's error.
-
-        The joins do not hand out an outcome that was returned here. Any number of tasks may wait.
-
-        Raises:
-          DeadlockError: if the agent waits for the caller, so that neither could end.
-
-        Checkpoint: always. Cancellation: `Cancelled` means that the outcome was not taken.
-        """
-        party = waiting_agent()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        record = self._record
-        if record.outcome is None:
-            record.state.judge.check(party, (record,))
-            wait = Wait(party, (record,))
-            watchers = record.watchers
-            if watchers is None:
-                watchers = record.watchers = []
-            watchers.append(wait)
-            outcome: AgentOutcome[T_co] = await wait.park(lambda: watchers.remove(wait))
-            return outcome
-        record.take()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return record.outcome
-
-    async def result(self) -> T_co:
-        """Wait for the end of the agent, and return its value.
-
-        Raises:
-          AgentFailedError: from the agent's own exception, if it failed.
-          AgentAbortedError: if it was aborted.
-          DeadlockError: as `wait`.
-
-        Checkpoint: always. Cancellation: as `wait`.
-        """
-        return (await self.wait()).unwrap()
-
-    def abort(self, reason: str | None = None) -> None:
-        """End the agent at its next checkpoint, and its children; harmless after its end.
-
-        Does not wait. The outcome is `Aborted` with the reason, unless the body ends in another way.
-        """
-        self._record.abort(reason)
-
-
-_PLAIN = SpawnOptions()
-
-
-def options_of(
-    name: str | None = None, timeout: float | None = None, restart: RestartPolicy | None = None
-) -> SpawnOptions:
-    """The options of a spawn, checked; agents without any share one value."""
-    if name is None and timeout is None and restart is None:
-        return _PLAIN
-    options = SpawnOptions(name, timeout, restart)
-    options.check()
-    return options
-
-
-@attrs.frozen
-class StuckAgent:
-    """An agent that was aborted and lives on: it swallows cancellation, shields itself or blocks.
-
-    Attributes:
-      id, name: who it is.
-      stack: where its task stands, innermost last.
-    """
-
-    id: AgentId
-    name: str
-    stack: tuple[str, ...]
 
 
 protect_module(globals())

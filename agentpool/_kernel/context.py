@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
 
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
-from agentpool._kernel.agent import AgentHandle, AgentRecord, is_described
+from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
+from agentpool._kernel.options import is_described
 from agentpool._kernel.protection import call_unprotected, protect_module
 from agentpool._kernel.router import Inbox
 from agentpool._kernel.scope import Scope

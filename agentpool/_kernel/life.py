@@ -18,7 +18,7 @@ from agentpool._core.events import (
 from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
 from agentpool._core.restart import Intensity, RestartPolicy
 from agentpool._core.text import note, shown
-from agentpool._kernel.agent import AgentRecord, Offspring
+from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import set_current_agent
 from agentpool._kernel.leftovers import close_leftovers, mark_task, told_of
 from agentpool._kernel.protection import await_unprotected, protect_module
@@ -84,15 +84,15 @@ async def _life(record: AgentRecord) -> AnyOutcome:
         if error is not None:
             return await _after_error(record, error)
         record.body_ended = True
-        if record.offspring is None:
+        if not record.has_children:
             return record.completed(value)
-        return await _after_value(record, record.offspring, value)
+        return await _after_value(record, value)
     finally:
         del value, error, record  # the traceback of a failure holds this frame
 
 
-async def _after_value(record: AgentRecord, offspring: Offspring, value: Any) -> AnyOutcome:
-    unhandled = await _children_ended(record, offspring)
+async def _after_value(record: AgentRecord, value: Any) -> AnyOutcome:
+    unhandled = await _children_ended(record)
     if not unhandled:
         return record.completed(value)
     return record.failed(_unhandled(record, unhandled, value))
@@ -104,19 +104,20 @@ async def _after_error(record: AgentRecord, raised: BaseException) -> AnyOutcome
     record.body_ended = True
     unhandled: list[Exception] = []
     try:
-        if record.offspring is not None:
-            _abort_children(record, record.offspring, error)
-            unhandled = await _children_ended(record, record.offspring)
+        if record.has_children:
+            _abort_children(record, error)
+            unhandled = await _children_ended(record)
         return _judged(record, error, parts.fatal, unhandled)
     finally:
         del error, raised, parts  # their traceback holds this frame
 
 
-async def _children_ended(record: AgentRecord, offspring: Offspring) -> list[Exception]:
+async def _children_ended(record: AgentRecord) -> list[Exception]:
     """Wait for the children of a body that has ended; return the failures that it ignored."""
-    if offspring.live:
-        await offspring.all_ended(record, _nothing, cancellable=False, needs_slot=False)
-    return offspring.failures()
+    children = record.children
+    if children.live:
+        await children.wait_for_all(record, _nothing, cancellable=False, needs_slot=False)
+    return children.failures()
 
 
 def _with_fix(record: AgentRecord, error: BaseException) -> BaseException:
@@ -145,11 +146,11 @@ def _nothing() -> None:
     return None
 
 
-def _abort_children(record: AgentRecord, offspring: Offspring, error: BaseException | None) -> None:
+def _abort_children(record: AgentRecord, error: BaseException | None) -> None:
     reason = (
         record.abort_reason if error is None else f"its parent, agent {record.id}, failed: {shown(error)}"
     )
-    for child in list(offspring.live.values()):
+    for child in list(record.children.live.values()):
         child.abort(reason)
 
 
@@ -225,7 +226,7 @@ class _Restarts:
             state.events.emit(AgentRestarted, record.id, record.parent_id, record.restarts, outcome)
         if await _back_off(record, policy.backoff.delay(record.restarts, state.random.random())):
             return record.cancelled()
-        record.offspring = None
+        record.forget_children()
         record.body_ended = False
         return None
 

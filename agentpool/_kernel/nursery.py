@@ -12,9 +12,10 @@ import trio
 
 from agentpool._core.errors import LeftOpenError
 from agentpool._core.text import note, shown
-from agentpool._kernel.agent import AgentRecord, is_coroutine
+from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import set_current_agent
 from agentpool._kernel.leftovers import run_tidily, told_of
+from agentpool._kernel.options import is_coroutine
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.slots import Wait
 

@@ -19,10 +19,11 @@ from agentpool._core.messages import AgentId
 from agentpool._core.text import note, shown
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel._trio_private import effective_deadline_in
-from agentpool._kernel.agent import CANCELLED_OUTSIDE, AgentHandle, AgentRecord, StuckAgent
+from agentpool._kernel.agent import CANCELLED_OUTSIDE, AgentRecord
 from agentpool._kernel.context import AgentContext
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.events import EventSubscription, Overflow
+from agentpool._kernel.handle import AgentHandle, StuckAgent
 from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
 from agentpool._kernel.protection import protect_module
@@ -436,7 +437,7 @@ async def _ended(state: PoolState, party: AgentRecord | None) -> BaseException |
     state.judge.end_of_body()
     while state.root.live:
         try:
-            await state.root.all_ended(party, lambda: None, cancellable=False)
+            await state.root.wait_for_all(party, lambda: None, cancellable=False)
         except KeyboardInterrupt as error:
             pressed = pressed or error
             AgentPool(state, None).abort_all("Ctrl-C was pressed")

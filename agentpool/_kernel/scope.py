@@ -26,17 +26,12 @@ from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AgentOutcome, AnyOutcome, Completed
 from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import shown
-from agentpool._kernel.agent import (
-    AgentHandle,
-    AgentRecord,
-    Offspring,
-    SpawnOptions,
-    check_agent,
-    check_agents,
-    options_of,
-)
+from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.children import Children
 from agentpool._kernel.current import current_agent, waiting_agent
+from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.nursery import open_known_nursery
+from agentpool._kernel.options import SpawnOptions, check_agent, check_agents, options_of
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.slots import PoolFullError, Wait
 from agentpool._kernel.splitting import leaves_of, split_error
@@ -100,12 +95,12 @@ class _OneStart:
         """Start the agent: a slot is free (called by the slots)."""
         scope = self._scope
         try:
-            scope._state.admit(scope._offspring, by_agent=self._by_agent)
+            scope._state.admit(scope._children, by_agent=self._by_agent)
         except (PoolClosedError, PoolLimitError) as error:
             self.wait.fail(error)
             return
         record = scope._state.start(
-            scope._offspring,
+            scope._children,
             self._fn,
             self._args,
             self._options,
@@ -210,10 +205,10 @@ class Batch:
             self._enqueue()
 
     def _start(self, item: Any) -> None:
-        self._state.admit(self._scope._offspring, by_agent=self._by_agent)
+        self._state.admit(self._scope._children, by_agent=self._by_agent)
         fn, args = self._call(item)
         record = self._state.start(
-            self._scope._offspring,
+            self._scope._children,
             fn,
             args,
             self._options,
@@ -345,7 +340,7 @@ class Batch:
             self.raise_error()
             return None
         outcome = self.done.popleft()
-        self._scope._offspring.unseen.pop(outcome.agent_id, None)
+        self._scope._children.see(outcome.agent_id)
         if self._room is not None:
             room, self._room = self._room, None
             room.wake()
@@ -367,9 +362,8 @@ class Batch:
 
     def take_all(self) -> None:
         """Nobody will ask for the outcomes that are left: they do not matter any more."""
-        unseen = self._scope._offspring.unseen
-        for outcome in self.done if unseen else ():
-            unseen.pop(outcome.agent_id, None)
+        for outcome in self.done:
+            self._scope._children.see(outcome.agent_id)
 
     # -- the end ---------------------------------------------------------------------------------------
 
@@ -398,9 +392,9 @@ class Scope:
         self._record = record
 
     @property
-    def _offspring(self) -> Offspring:
+    def _children(self) -> Children:
         record = self._record
-        return self._state.root if record is None else record.children()
+        return self._state.root if record is None else record.children
 
     @property
     def max_concurrent(self) -> int:
@@ -451,7 +445,7 @@ class Scope:
         await trio.lowlevel.checkpoint_if_cancelled()
         state = self._state
         by_agent = current_agent() is not None
-        state.admit(self._offspring, by_agent=by_agent)
+        state.admit(self._children, by_agent=by_agent)
         if state.slots.has_room:
             handle: AgentHandle[T] = self._start_now(agent, args, options, by_agent)
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -480,7 +474,7 @@ class Scope:
         options = options_of(name, timeout, restart)
         state = self._state
         by_agent = current_agent() is not None
-        state.admit(self._offspring, by_agent=by_agent)
+        state.admit(self._children, by_agent=by_agent)
         if not state.slots.has_room:
             raise PoolFullError(
                 f"all {self.max_concurrent} slots are taken or spoken for; `await spawn` waits for one"
@@ -494,7 +488,7 @@ class Scope:
         options: SpawnOptions,
         by_agent: bool,
     ) -> AgentHandle[Any]:
-        return AgentHandle(self._state.start(self._offspring, agent, args, options, by_agent=by_agent))
+        return AgentHandle(self._state.start(self._children, agent, args, options, by_agent=by_agent))
 
     async def fan_out(
         self, configs: Iterable[Callable[[AgentContext], Awaitable[T]]]
@@ -530,17 +524,13 @@ class Scope:
         """
         party = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
-        offspring = self._offspring
-        outcome = offspring.next_result()
-        if outcome is not None or not offspring.live:
+        children = self._children
+        outcome = children.next_outcome()
+        if outcome is not None or not children.live:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return outcome
-        targets = offspring.live.values()
-        self._state.judge.check(party, targets)
-        wait = Wait(party, targets)
-        offspring.join_waits.append(wait)
-        joined: AnyOutcome | None = await wait.park(lambda: offspring.join_waits.remove(wait))
-        return joined
+        self._state.judge.check(party, children.live.values())
+        return await children.wait_for_next(party)
 
     async def join_all(self) -> dict[AgentId, AnyOutcome]:
         """Wait until no direct child is left, and return the outcomes that nobody has taken.
@@ -552,13 +542,13 @@ class Scope:
         """
         party = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
-        offspring = self._offspring
-        if not offspring.live:
-            outcomes = offspring.all_results()
+        children = self._children
+        if not children.live:
+            outcomes = children.all_outcomes()
             await trio.lowlevel.cancel_shielded_checkpoint()
             return outcomes
-        self._state.judge.check(party, offspring.live.values(), needs_all=True)
-        all_of_them: dict[AgentId, AnyOutcome] = await offspring.all_ended(party, offspring.all_results)
+        self._state.judge.check(party, children.live.values(), needs_all=True)
+        all_of_them: dict[AgentId, AnyOutcome] = await children.wait_for_all(party, children.all_outcomes)
         return all_of_them
 
     def abort_all(self, reason: str | None = None) -> None:
@@ -566,7 +556,7 @@ class Scope:
 
         Does not wait. The scope stays usable.
         """
-        for record in list(self._offspring.live.values()):
+        for record in list(self._children.live.values()):
             record.abort(reason)
 
     # -- many at once ----------------------------------------------------------------------------------
@@ -676,7 +666,7 @@ class Scope:
     async def _admit_batch(self) -> None:
         waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._state.admit(self._offspring, by_agent=current_agent() is not None)
+        self._state.admit(self._children, by_agent=current_agent() is not None)
 
     async def race(self, *agents: Callable[[AgentContext], Awaitable[T]]) -> AgentOutcome[T]:
         """Run several agents, and return the first `Completed`; the others are aborted and awaited.

@@ -26,11 +26,14 @@ from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.text import note, shown
 from agentpool._core.usage import NOTHING_USED, UsageSum
-from agentpool._kernel.agent import AgentRecord, Offspring, SpawnOptions, StuckAgent
+from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.children import Children
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.events import EventLog
+from agentpool._kernel.handle import StuckAgent
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.life import live
+from agentpool._kernel.options import SpawnOptions
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import DeadLetter, Inbox, MessageRouter, RouterHooks
 from agentpool._kernel.slots import Party, Slots
@@ -107,7 +110,7 @@ class PoolState:
         self.judge: Judge = Judge(
             self.slots, self.records, _inbox_of, self._suspected, enabled=detect_deadlocks
         )
-        self.root: Offspring = Offspring(None)
+        self.root: Children = Children(None)
         self.issued: int = 0
         self.ended: int = 0
         self.descendants: int = 0
@@ -144,7 +147,7 @@ class PoolState:
 
     # -- starting ------------------------------------------------------------------------------------
 
-    def admit(self, home: Offspring, *, by_agent: bool) -> None:
+    def admit(self, home: Children, *, by_agent: bool) -> None:
         """Refuse a start that the pool does not take any more, or that its limits forbid.
 
         Raises:
@@ -168,7 +171,7 @@ class PoolState:
 
     def start(
         self,
-        home: Offspring,
+        home: Children,
         fn: Callable[..., Awaitable[Any]],
         args: tuple[Any, ...],
         options: SpawnOptions,
@@ -216,11 +219,13 @@ class PoolState:
             self.events.emit(AgentFinished, record.id, record.parent_id, outcome)
         # Break the cycles through the record, so that it goes without waiting for the collector.
         record.context = None
-        record.offspring = None
+        record.forget_children()
         record.task = None
         record.args = ()
         record.inbox.owner = None
-        record.home.ended(record)
+        record.home.ended(outcome, is_taken=record.batch is not None, is_seen=record.seen)
+        if record.batch is not None:
+            record.batch.ended(outcome)
         self.slots.give_back(record)
         if self.slots.body_ended:
             self.judge.judge_rest()
@@ -245,7 +250,7 @@ class PoolState:
         """Wait until no agent is left, or the time has passed; tell which."""
         with trio.move_on_after(seconds):
             while self.root.live:
-                await self.root.all_ended(waiting_agent(), lambda: None)
+                await self.root.wait_for_all(waiting_agent(), lambda: None)
         return not self.root.live
 
     # -- watching ------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from agentpool._core.outcomes import AnyOutcome, Completed, Failed
 from agentpool._core.restart import Intensity, RestartMode, count_of_restarts, known_mode, mode_of, positive
 from agentpool._core.supervision import Child, Strategy, comes_back, plan_restart
 from agentpool._core.text import shown
-from agentpool._kernel.agent import AgentHandle, SpawnOptions, check_agent, name_of
+from agentpool._kernel.handle import AgentHandle
+from agentpool._kernel.options import SpawnOptions, check_agent, name_of
 from agentpool._kernel.protection import protect_module
 
 if TYPE_CHECKING:

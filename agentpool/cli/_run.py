@@ -22,8 +22,8 @@ from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._core.usage import NO_USAGE, TokenUsage
-from agentpool._kernel.agent import AgentHandle
 from agentpool._kernel.events import EventSubscription
+from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.pool import AgentPool, open_agent_pool
 from agentpool._loop.model_agent import SpawnConfig
 from agentpool.cli._drivers import Drivers

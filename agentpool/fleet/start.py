@@ -9,8 +9,9 @@ import attrs
 
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.restart import RestartMode, RestartPolicy
-from agentpool._kernel.agent import AgentHandle, SpawnOptions
 from agentpool._kernel.context import AgentContext
+from agentpool._kernel.handle import AgentHandle
+from agentpool._kernel.options import SpawnOptions
 from agentpool._kernel.pool import AgentPool
 from agentpool._kernel.supervisor import ChildSpec, Supervisor
 from agentpool._loop.model_agent import SpawnConfig

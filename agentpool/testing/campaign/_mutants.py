@@ -24,6 +24,7 @@ from agentpool._core.errors import DeadlockError
 from agentpool._core.events import AgentFinished
 from agentpool._core.outcomes import Aborted, AnyOutcome
 from agentpool._kernel import agent as _agent
+from agentpool._kernel import children as _children
 from agentpool._kernel import events as _events
 from agentpool._kernel import judge as _judge
 from agentpool._kernel import life as _life
@@ -206,15 +207,15 @@ def _keep_tokens(original: Any) -> Any:
 
 
 def _lose_aborted(original: Any) -> Any:
-    def ended(self: Any, record: Any) -> None:
-        if not isinstance(record.outcome, Aborted):
-            original(self, record)
+    def ended(self: Any, outcome: Any, **kwargs: Any) -> None:
+        if not isinstance(outcome, Aborted):
+            original(self, outcome, **kwargs)
 
     return ended
 
 
 def _hand_out_twice(original: Any) -> Any:
-    return lambda self: self.see()
+    return lambda self, agent_id: self.see(agent_id)
 
 
 def _consume_early(original: Any) -> Any:
@@ -300,12 +301,12 @@ def _oldest_first(original: Any) -> Any:
 
 
 def _leave_children(original: Any) -> Any:
-    async def all_ended(self: Any, party: Any, value: Any, **kwargs: Any) -> Any:
+    async def wait_for_all(self: Any, party: Any, value: Any, **kwargs: Any) -> Any:
         if kwargs.get("needs_slot", True):
             return await original(self, party, value, **kwargs)
         return await _nothing_async()
 
-    return all_ended
+    return wait_for_all
 
 
 def _own_context(original: Any) -> Any:
@@ -548,8 +549,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("slots come back", _slots.Slots, "give_back", _keep_tokens),
     Mutant("unknown tasks may not wait", _agent.AgentRecord, "knows", lambda _: lambda self, task: True),
-    Mutant("every id yields an outcome", _agent.Offspring, "ended", _lose_aborted),
-    Mutant("an outcome is handed out once", _agent.AgentRecord, "take", _hand_out_twice),
+    Mutant("every id yields an outcome", _children.Children, "ended", _lose_aborted),
+    Mutant("an outcome is handed out once", _children.Children, "take", _hand_out_twice),
     Mutant("a cancelled join consumes nothing", _scope.Scope, "join_all", _consume_early, ("rare", "hasty")),
     Mutant("map keeps the order of its items", _scope.Scope, "map", _reversed_map),
     Mutant("how a body ended decides its outcome", _agent.AgentRecord, "completed", _always_aborted),
@@ -560,7 +561,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("quiescence ends the servers", _judge.Judge, "judge_rest", nothing),
     Mutant("quiescence waits for everybody", _judge.Judge, "judge_rest", _judge_too_early),
     Mutant("the youngest receiver ends first", _judge, "heappop", _oldest_first),
-    Mutant("an agent ends after its children", _agent.Offspring, "all_ended", _leave_children),
+    Mutant("an agent ends after its children", _children.Children, "wait_for_all", _leave_children),
     Mutant("the children of a failed agent are aborted", _life, "_abort_children", nothing),
     Mutant("limits on depth and descendants hold", _state.PoolState, "admit", _no_limits),
     Mutant("a child starts in its spawner's context", _state.PoolState, "start", _own_context),

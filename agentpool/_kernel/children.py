@@ -1,0 +1,211 @@
+"""The children of a scope: who lives, whose outcome nobody has taken, whose failure nobody has seen."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from agentpool._core.errors import LeftOpenError
+from agentpool._core.messages import AgentId
+from agentpool._core.outcomes import AnyOutcome, Failed
+from agentpool._kernel.protection import protect_module
+from agentpool._kernel.slots import Party, Wait
+
+if TYPE_CHECKING:
+    from agentpool._kernel.agent import AgentRecord
+
+
+class Children:
+    """The children of a pool or of an agent.
+
+    Invariants: `live` holds those that have not ended.  `_untaken` holds each outcome that no join,
+    no handle and no batch has taken; the channel carries ids in the order of the ends, among them
+    those of outcomes that were taken since.  `_unseen` holds the failures that nobody has looked at.
+    """
+
+    __slots__ = ("_joins", "_order", "_rests", "_stale", "_unseen", "_untaken", "_watching", "live", "owner")
+
+    def __init__(self, owner: AgentRecord | None) -> None:
+        self.owner = owner
+        self.live: dict[AgentId, AgentRecord] = {}
+        self._untaken: dict[AgentId, AnyOutcome] = {}
+        self._unseen: dict[AgentId, Failed] = {}
+        self._joins: deque[Wait] = deque()
+        self._rests: dict[Wait, Callable[[], Any]] = {}
+        self._watching: dict[AgentId, list[Wait]] = {}
+        self._order: tuple[trio.MemorySendChannel[AgentId], trio.MemoryReceiveChannel[AgentId]] | None = None
+        self._stale = 0
+
+    # -- the end of a child ------------------------------------------------------------------------
+
+    def ended(self, outcome: AnyOutcome, *, is_taken: bool, is_seen: bool) -> None:
+        """Deliver the outcome of a child, to exactly one taker or to the book.
+
+        Args:
+          is_taken: whether a batch has it, so that no join hands it out.
+          is_seen: whether it comes out of the pool in another way.
+        """
+        agent_id = outcome.agent_id
+        del self.live[agent_id]
+        watching = self._watching.pop(agent_id, ()) if self._watching else ()
+        if type(outcome) is Failed and not watching and not is_seen:
+            self._unseen[agent_id] = outcome
+        for wait in watching:
+            wait.wake(outcome)
+        if not is_taken and not watching:
+            self._hand_over_or_keep(outcome)
+        if not self.live:
+            self._none_is_left()
+        elif self._joins and self.owner is not None:
+            # Somebody else took the outcome: who joins has one child less that could end the wait.
+            self.owner.state.judge.lost_hope(self.owner)
+
+    def _hand_over_or_keep(self, outcome: AnyOutcome) -> None:
+        if self._joins:
+            self.see(outcome.agent_id)
+            self._joins.popleft().wake(outcome)
+            return
+        self._untaken[outcome.agent_id] = outcome
+        if self._order is None:
+            # Unbounded: a result that waits for room would hold up the pool.
+            self._order = trio.open_memory_channel(inf)
+        self._order[0].send_nowait(outcome.agent_id)
+
+    def _none_is_left(self) -> None:
+        while self._joins:
+            self._joins.popleft().wake(None)
+        rests, self._rests = self._rests, {}
+        for wait, value in rests.items():
+            wait.wake(value())
+
+    # -- taking outcomes -----------------------------------------------------------------------------
+
+    def next_outcome(self) -> AnyOutcome | None:
+        """Take the outcome of the child that ended first; None if there is none to take."""
+        while self._untaken:
+            assert self._order is not None
+            agent_id = self._order[1].receive_nowait()
+            outcome = self._untaken.pop(agent_id, None)
+            if outcome is not None:
+                self.see(agent_id)
+                return outcome
+            self._stale -= 1
+        return None
+
+    def all_outcomes(self) -> dict[AgentId, AnyOutcome]:
+        """Take all that is left, in the order of the ends."""
+        outcomes: dict[AgentId, AnyOutcome] = {}
+        while (outcome := self.next_outcome()) is not None:
+            outcomes[outcome.agent_id] = outcome
+        return outcomes
+
+    def take(self, agent_id: AgentId) -> None:
+        """Somebody fetched an outcome: the joins do not hand it out any more."""
+        self.see(agent_id)
+        if self._untaken.pop(agent_id, None) is not None:
+            self._stale += 1
+            self._forget_stale()
+
+    def _forget_stale(self) -> None:
+        """Without this, the ids of a long run whose outcomes are fetched by handles would pile up."""
+        if self._stale <= 64 or self._stale <= len(self._untaken):
+            return
+        assert self._order is not None
+        sender, receiver = self._order
+        kept = []
+        for _ in range(receiver.statistics().current_buffer_used):
+            agent_id = receiver.receive_nowait()
+            if agent_id in self._untaken:
+                kept.append(agent_id)
+        for agent_id in kept:
+            sender.send_nowait(agent_id)
+        self._stale = 0
+
+    def see(self, agent_id: AgentId) -> None:
+        """Somebody looked at an outcome."""
+        if self._unseen:
+            self._unseen.pop(agent_id, None)
+
+    def failures(self) -> list[Exception]:
+        """Take the failures that nobody has looked at, in the order of their ends."""
+        errors = []
+        for outcome in self._unseen.values():
+            # Fatal exceptions were seen already, so that these are all of `Exception`.
+            assert isinstance(outcome.error, Exception)
+            if not _is_warned_of(outcome.error):
+                errors.append(outcome.error)
+        self._unseen.clear()
+        return errors
+
+    # -- waiting ---------------------------------------------------------------------------------------
+
+    async def wait_for_one(self, party: Party | None, child: AgentRecord) -> AnyOutcome:
+        """Wait for a child that lives, and take its outcome.
+
+        Cancellation: `Cancelled` means that it was not taken.
+        """
+        wait = Wait(party, (child,))
+        watching = self._watching.setdefault(child.id, [])
+        watching.append(wait)
+
+        def forget() -> None:
+            watching.remove(wait)
+            if not watching:
+                del self._watching[child.id]
+
+        outcome: AnyOutcome = await wait.park(forget)
+        return outcome
+
+    async def wait_for_next(self, party: Party | None) -> AnyOutcome | None:
+        """Wait for the next child to end, and take its outcome; None when none is left.
+
+        Cancellation: `Cancelled` means that none was taken.
+        """
+        wait = Wait(party, self.live.values())
+        self._joins.append(wait)
+        outcome: AnyOutcome | None = await wait.park(lambda: self._joins.remove(wait))
+        return outcome
+
+    async def wait_for_all(
+        self,
+        party: Party | None,
+        value: Callable[[], Any],
+        *,
+        cancellable: bool = True,
+        needs_slot: bool = True,
+    ) -> Any:
+        """Wait until no child is left, and return what `value` returns at that moment.
+
+        Cancellation: leaves nothing behind.
+        """
+        wait = Wait(party, self.live.values(), needs_all=True)
+        wait.needs_slot = needs_slot
+        self._rests[wait] = value
+
+        def forget() -> None:
+            del self._rests[wait]
+
+        return await wait.park(forget if cancellable else None)
+
+
+def _is_warned_of(error: Exception) -> bool:
+    """Warn of an agent that did its work and left something open; tell whether that is enough.
+
+    Nobody looked at its outcome, so nobody misses its value: that is no reason to end a run with an
+    exception. With the filter that makes errors of warnings it is one.
+    """
+    if not isinstance(error, LeftOpenError):
+        return False
+    try:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+    except RuntimeWarning:
+        return False
+    return True
+
+
+protect_module(globals())

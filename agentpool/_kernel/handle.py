@@ -1,0 +1,108 @@
+"""What `spawn` returns."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import attrs
+import trio
+
+from agentpool._core.messages import AgentId
+from agentpool._core.outcomes import AgentOutcome
+from agentpool._kernel.agent import AgentRecord, AgentStatus
+from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.protection import protect_module
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class AgentHandle(Generic[T_co]):
+    """What `spawn` returns: who the agent is, how it is doing, and its outcome."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: AgentRecord) -> None:
+        self._record = record
+
+    def __repr__(self) -> str:
+        return f"<AgentHandle of {self._record!r}>"
+
+    @property
+    def id(self) -> AgentId:
+        """The agent's id, to which messages are sent."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """The agent's name."""
+        return self._record.name
+
+    @property
+    def status(self) -> AgentStatus:
+        """What the agent is doing, or how it ended."""
+        return self._record.status
+
+    @property
+    def outcome(self) -> AgentOutcome[T_co] | None:
+        """How it ended; None until then. Reading a failure counts as having looked at it."""
+        record = self._record
+        if record.outcome is not None:
+            record.home.see(record.id)
+        return record.outcome
+
+    async def wait(self) -> AgentOutcome[T_co]:
+        """Wait for the end of the agent, and return its outcome; never raises the agent's error.
+
+        The joins do not hand out an outcome that was returned here. Any number of tasks may wait.
+
+        Raises:
+          DeadlockError: if the agent waits for the caller, so that neither could end.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that the outcome was not taken.
+        """
+        party = waiting_agent()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        record = self._record
+        if record.outcome is None:
+            record.state.judge.check(party, (record,))
+            outcome: AgentOutcome[T_co] = await record.home.wait_for_one(party, record)
+            return outcome
+        record.home.take(record.id)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return record.outcome
+
+    async def result(self) -> T_co:
+        """Wait for the end of the agent, and return its value.
+
+        Raises:
+          AgentFailedError: from the agent's own exception, if it failed.
+          AgentAbortedError: if it was aborted.
+          DeadlockError: as `wait`.
+
+        Checkpoint: always. Cancellation: as `wait`.
+        """
+        return (await self.wait()).unwrap()
+
+    def abort(self, reason: str | None = None) -> None:
+        """End the agent at its next checkpoint, and its children; harmless after its end.
+
+        Does not wait. The outcome is `Aborted` with the reason, unless the body ends in another way.
+        """
+        self._record.abort(reason)
+
+
+@attrs.frozen
+class StuckAgent:
+    """An agent that was aborted and lives on: it swallows cancellation, shields itself or blocks.
+
+    Attributes:
+      id, name: who it is.
+      stack: where its task stands, innermost last.
+    """
+
+    id: AgentId
+    name: str
+    stack: tuple[str, ...]
+
+
+protect_module(globals())

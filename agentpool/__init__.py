@@ -110,6 +110,7 @@ if _TYPE_CHECKING:
     from agentpool._kernel.events import SubscriptionStatistics as SubscriptionStatistics
     from agentpool._kernel.handle import AgentHandle as AgentHandle
     from agentpool._kernel.handle import StuckAgent as StuckAgent
+    from agentpool._kernel.many import Verdict as Verdict
     from agentpool._kernel.nursery import AgentNursery as AgentNursery
     from agentpool._kernel.pool import AgentPool as AgentPool
     from agentpool._kernel.pool import PoolStatistics as PoolStatistics
@@ -120,7 +121,6 @@ if _TYPE_CHECKING:
     from agentpool._kernel.router import InboxStatistics as InboxStatistics
     from agentpool._kernel.router import MessageRouter as MessageRouter
     from agentpool._kernel.router import RouterStatistics as RouterStatistics
-    from agentpool._kernel.scope import Verdict as Verdict
     from agentpool._kernel.slots import PoolFullError as PoolFullError
     from agentpool._kernel.supervisor import ChildSpec as ChildSpec
     from agentpool._kernel.supervisor import Supervisor as Supervisor
@@ -216,6 +216,9 @@ _HOMES = {
     "agentpool._loop.model_agent": """
         ModelAgent SpawnConfig
     """,
+    "agentpool._kernel.many": """
+        Verdict
+    """,
     "agentpool._kernel.nursery": """
         AgentNursery
     """,
@@ -224,9 +227,6 @@ _HOMES = {
     """,
     "agentpool._kernel.router": """
         DeadLetter Inbox InboxStatistics MessageRouter RouterStatistics
-    """,
-    "agentpool._kernel.scope": """
-        Verdict
     """,
     "agentpool._kernel.slots": """
         PoolFullError

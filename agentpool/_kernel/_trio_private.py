@@ -1,7 +1,8 @@
 """What trio knows and does not tell in public; canaries in the tests watch over it.
 
-Three things: the effective deadline of a task that sleeps, where in the tree of cancel scopes a task
-stands, and how a nursery is closed by somebody who does not hold its context manager.
+Four things: the effective deadline of a task that sleeps, where in the tree of cancel scopes a task
+stands, whether a scope around such a place was cancelled, and how a nursery is closed by somebody who
+does not hold its context manager.
 """
 
 from __future__ import annotations
@@ -57,6 +58,12 @@ def encloses(standing: Standing, task: trio.lowlevel.Task) -> bool:
     """Whether a task stands there, or in a scope inside."""
     status: Any = standing
     return bool(status.encloses(task._cancel_status))
+
+
+def is_cancelled_at(standing: Standing) -> bool:
+    """Whether a scope that encloses the place was cancelled; unlike trio's own, a pure read."""
+    status: Any = standing
+    return bool(status.effectively_cancelled)
 
 
 def innermost_scope(task: trio.lowlevel.Task) -> trio.CancelScope:

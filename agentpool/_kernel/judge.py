@@ -50,7 +50,7 @@ class Judge(trio.abc.Instrument):
         Raises:
           DeadlockError: if nothing could ever end the wait.
         """
-        if party is None or party.active != 1 or not self._enabled:
+        if party is None or party.active != 1 or party.ready or not self._enabled:
             return  # another task of the agent may still do anything
         if len(targets) == 1:
             (target,) = targets

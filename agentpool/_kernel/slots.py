@@ -60,7 +60,8 @@ class Wait:
         could.
       needs_all: whether all of them have to end.
       receives: whether it waits for a message.
-      needs_slot: whether the task goes on only when its agent has a slot.
+      needs_slot: whether the task goes on only when its agent has a slot. One that needs none ends
+        its agent, or feeds a batch: what it does next is judged as if a task had ended.
       nurseries: nurseries of the task that the pool does not know.
       undo: takes it out of the queue that it stands in; None while it is not to be cancelled.
       left: whether Ctrl-C ended it though it was not to be cancelled.
@@ -244,7 +245,8 @@ class Party:
 
     Invariants:
       active counts the known tasks that run;  ready holds tasks that were woken and wait for the
-      slot;  ready implies active == 0 and not holds;  idle and holds implies lends.
+      slot;  ready implies not holds;  idle and holds implies lends;  active and not holds is true
+      of an agent that unwinds, and of one of whose tasks only those run that need no slot.
     """
 
     # Defaults on the class, as in `Wait`.
@@ -300,6 +302,8 @@ class Party:
           fails: whether it ended by an error, which is about to cancel the others: only what is
             left of them afterwards can be judged.
         """
+        if self.ready:
+            return  # a task that needed no slot rests; those that need one still wait for it
         slots = self.slots
         slots.idle += 1
         if self.holds:
@@ -316,25 +320,22 @@ class Party:
         slots = self.slots
         if slots.uncertain:
             slots.uncertain.discard(wait)
-        if self.active:
-            self.active += 1
-            wait.resume()
-            return
-        if not self.ready:
+        if self.idle:
             slots.idle -= 1
             if self.holds:
                 slots.take_back(self)  # nobody wanted it
-                self.active = 1
-                wait.resume()
-                return
-        if not wait.needs_slot or self.is_cancelled():
-            self.active = 1
+        if self.holds or not wait.needs_slot:
+            self.active += 1
+            wait.resume()
+            return
+        if self.is_cancelled():
+            self.active += 1
             wait.resume()
             if self.ready:
                 self.release_ready()
             return
         if not self.ready and slots.grants_at_once(self):
-            self.active = 1
+            self.active += 1
             wait.resume()
             return
         self._ask_for_slot(wait)
@@ -365,11 +366,12 @@ class Party:
             self.slots.idle -= 1
             if self.holds:
                 self.slots.take_back(self)
-                self.active = 1
-                return None
-        if self.active or self.is_cancelled():
+        if self.holds or self.is_cancelled():
             self.active += 1
             return None
+        return self._wait_for_slot()
+
+    def _wait_for_slot(self) -> Wait:
         wait = Wait(self)
         wait.done = True
         wait._result = outcome.Value(None)
@@ -386,6 +388,15 @@ class Party:
         wait = self.new_task()
         if wait is not None:
             await wait.granted()
+
+    async def claim(self) -> None:
+        """Wait for the slot, if the calling task goes on without one.
+
+        Not a checkpoint if it has one. Cancellation: as `regain`.
+        """
+        if not (self.holds or self.is_cancelled()):
+            self.active -= 1
+            await self._wait_for_slot().granted()
 
     # -- being cancelled ---------------------------------------------------------------------
 

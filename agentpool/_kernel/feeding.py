@@ -1,0 +1,217 @@
+"""How the agents of a batch are started: from a collection, or by a task that pulls.
+
+Over a builtin collection whoever frees a slot starts the next agent in it. Any other input is pulled
+by a task of the owner, the feeder, because iterating over it runs the caller's code; in an agent the
+feeder needs no slot, so that an input which ends, fails or asks the program to exit is heard at once,
+whoever holds the slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from typing import Any
+
+import trio
+
+from agentpool._core.errors import PoolClosedError, PoolLimitError
+from agentpool._kernel.batch import Batch
+from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
+from agentpool._kernel.slots import Wait
+from agentpool._kernel.splitting import leaves_of, split_error
+
+
+class CollectionFeed:
+    """The items of a builtin collection: whoever frees a slot starts the next agent in it."""
+
+    def __init__(self, batch: Batch, items: Iterable[Any]) -> None:
+        self.cancelled = False
+        self.is_queued = False
+        self._batch = batch
+        self._iterator: Iterator[Any] = iter(items)
+        self._next: Any = None
+
+    def open(self) -> None:
+        """Start what fits into the free slots."""
+        self._advance()
+        self.go_on()
+
+    def _advance(self) -> None:
+        try:
+            self._next = next(self._iterator)
+        except StopIteration:
+            self._batch.end_input()
+        except RuntimeError as error:  # the collection was changed meanwhile
+            self._batch.end_input(error)
+
+    def _enqueue(self) -> None:
+        if not (self._batch.input_ended or self.is_queued or self._batch.is_full):
+            self.is_queued = True
+            self._batch.launcher.state.slots.queue(self)
+
+    def go_on(self) -> None:
+        """Ask for a slot for the next item, unless the taker of the outcomes is far behind."""
+        self._enqueue()
+        self._batch.launcher.state.slots.dispatch()
+
+    def begin(self) -> None:
+        """Start an agent for the next item: a slot is free (called by the slots)."""
+        self.is_queued = False
+        try:
+            self._batch.start(self._next)
+        except (PoolClosedError, PoolLimitError) as error:
+            self._batch.end_input(error)
+            return
+        self._advance()
+        self._enqueue()  # whoever called goes on to hand out what is free
+
+    def refuse(self, reason: str) -> None:
+        """The pool takes no more agents."""
+        self.is_queued = False
+        self._batch.end_input(PoolClosedError(reason))
+
+    def cancel(self) -> None:
+        """Start no more agents."""
+        self.cancelled = True
+
+
+class _FeederWait(Wait):
+    """A wait of the feeder: it goes on without the slot of its agent.
+
+    It is never the one that is told of a deadlock: the room that it waits for is made by another
+    task of its agent, whose own wait is the one that cannot end.
+    """
+
+    needs_slot = False
+
+    @property
+    def can_be_withdrawn(self) -> bool:
+        return False
+
+
+class InputFeed:
+    """Any other input, and the feeder: a task of the owner that pulls it."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.cancelled = False
+        self._batch = batch
+        self._item: Any = None
+        self._slot: Wait | None = None
+        self._room: Wait | None = None
+
+    async def run(self, items: Any) -> None:
+        """Start an agent for each item, as slots and room get free: the feeder's task."""
+        try:
+            await _pull(items, self)
+        except BaseException as error:
+            parts = split_error(error)
+            if parts.fatal is not None:
+                self._batch.fail(parts.fatal)
+            elif parts.ordinary is None:
+                raise  # cancelled, be it one by one or in the group of a nursery
+            else:
+                self._batch.end_input(parts.ordinary)  # raised where the outcomes are taken
+        else:
+            self._batch.end_input()
+
+    async def put(self, item: Any) -> None:
+        """Start an agent for an item, waiting for room for it, and then for a slot.
+
+        Cancellation: `Cancelled` means that it was not started.
+        """
+        party = waiting_agent()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._batch.is_full:
+            # Ended by the taker of the outcomes, a task of the same agent: no edge to anybody. So it
+            # keeps no agent from being hopeless, and what the taker waits for decides.
+            self._room = _FeederWait(party, ())
+            await self._room.park(self._left)
+        slots = self._batch.launcher.state.slots
+        if slots.has_room:
+            self._batch.start(item)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        self._item = item
+        self._slot = _FeederWait(party)
+        slots.queue(self)
+        await self._slot.park(self._left)
+
+    def _left(self) -> None:
+        """The feeder is cancelled while it waits."""
+        self._batch.cancel()
+        self._batch.abandon_if_cancelled()
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether an agent waits for its slot."""
+        return self._slot is not None
+
+    def go_on(self) -> None:
+        """Let the feeder go on if there is room again."""
+        if self._room is not None and not self._batch.is_full:
+            room, self._room = self._room, None
+            room.wake()
+
+    def begin(self) -> None:
+        """Start an agent for the item that was pulled: a slot is free (called by the slots)."""
+        slot, self._slot = self._slot, None
+        assert slot is not None
+        try:
+            self._batch.start(self._item)
+        except (PoolClosedError, PoolLimitError) as error:
+            slot.fail(error)
+        else:
+            slot.wake()
+
+    def refuse(self, reason: str) -> None:
+        """The pool takes no more agents."""
+        slot, self._slot = self._slot, None
+        assert slot is not None
+        slot.fail(PoolClosedError(reason))
+
+    def cancel(self) -> None:
+        """Start no more agents."""
+        self.cancelled = True
+        self._slot = None
+        self._room = None
+
+
+# These run the caller's code; Ctrl-C may strike in it.
+
+_END = object()
+
+
+async def _pull(items: Any, feed: InputFeed) -> None:
+    if isinstance(items, AsyncGenerator):
+        try:
+            await _pull_async(items, feed)
+        finally:
+            await _close(items)  # else it would be left to the garbage collector
+    elif isinstance(items, AsyncIterable):
+        await _pull_async(items, feed)
+    else:
+        iterator = call_unprotected(iter, items)
+        while (item := call_unprotected(next, iterator, _END)) is not _END:
+            await feed.put(item)
+
+
+async def _pull_async(items: AsyncIterable[Any], feed: InputFeed) -> None:
+    iterator = call_unprotected(aiter, items)
+    while (item := await await_unprotected(anext, iterator, _END)) is not _END:
+        await feed.put(item)
+
+
+async def _close(generator: AsyncGenerator[Any, Any]) -> None:
+    """Close an input that was not read to its end.
+
+    A nursery inside puts the `GeneratorExit` that closes it in a group: that is no error of the input.
+    """
+    try:
+        await generator.aclose()
+    except BaseExceptionGroup as group:
+        rest = [leaf for leaf in leaves_of(group) if not isinstance(leaf, GeneratorExit)]
+        if rest:
+            raise
+
+
+protect_module(globals())

@@ -1,0 +1,362 @@
+"""The verbs that run many agents and look at their outcomes together: map, as_completed, race, vote."""
+
+from __future__ import annotations
+
+import contextvars
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
+
+import attrs
+import trio
+
+from agentpool._core.errors import AgentAbortedError
+from agentpool._core.outcomes import Aborted, AgentOutcome, AgentResult, AnyOutcome, Completed, Failed
+from agentpool._core.text import note, shown
+from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.batch import Batch, Launcher
+from agentpool._kernel.children import Children
+from agentpool._kernel.current import current_agent, waiting_agent
+from agentpool._kernel.feeding import CollectionFeed, InputFeed
+from agentpool._kernel.nursery import AgentNursery, open_known_nursery
+from agentpool._kernel.options import SpawnOptions, check_agent, check_agents, options_of
+from agentpool._kernel.protection import call_unprotected, protect_module
+from agentpool._kernel.splitting import leaves_of
+from agentpool._kernel.state import PoolState
+
+if TYPE_CHECKING:
+    from agentpool._kernel.context import AgentContext
+
+T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741
+Ts = TypeVarTuple("Ts")
+
+_BUILTIN_ITERABLES = (list, tuple, range, set, frozenset, dict, deque)
+"""Iterating over these runs no code of the caller's, so that a finishing agent may take the next."""
+
+
+@attrs.frozen
+class Verdict(Generic[T]):
+    """What a vote came to.
+
+    Attributes:
+      winner: the first value of the choice that reached the quorum; None if none did.
+      votes: how many agents voted for each choice, the choice being `key(value)`; without a key the
+        value itself, or the `output` of an `AgentResult`.
+      outcomes: of the agents, in the order of their ends.
+    """
+
+    winner: T | None
+    votes: dict[Any, int]
+    outcomes: tuple[AgentOutcome[T], ...]
+
+
+class ManyScope:
+    """The half of a scope that runs many agents in one call."""
+
+    __slots__ = ("_record", "_state")
+
+    def __init__(self, state: PoolState, record: AgentRecord | None) -> None:
+        self._state = state
+        self._record = record
+
+    @property
+    def _children(self) -> Children:
+        record = self._record
+        return self._state.root if record is None else record.children
+
+    async def map(
+        self,
+        agent: Callable[[AgentContext, I], Awaitable[T]],
+        items: Iterable[I] | AsyncIterable[I],
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+    ) -> list[AgentOutcome[T]]:
+        """Run an agent for each item, and return the outcomes in the order of the items.
+
+        The input is pulled as slots get free.
+
+        Raises:
+          PoolClosedError, PoolLimitError: as `spawn`; the agents that run are aborted first.
+          DeadlockError: as `join_next`.
+          BaseException: what the input raised; the agents that run are aborted first.
+
+        Checkpoint: always. Cancellation: aborts the agents that run, and waits for their end.
+        """
+        check_agent(agent)
+        _check_items(items)
+        launcher = self._launcher(lambda item: (agent, (item,)), options_of(name, timeout))
+        batch = Batch(launcher, "the map that started it was left")
+        async with _Block(batch, items):
+            await batch.all_ended()
+        batch.look_at_all()
+        return sorted(batch.done, key=lambda outcome: outcome.agent_id)
+
+    def as_completed(
+        self,
+        agent: Callable[[AgentContext, I], Awaitable[T]],
+        items: Iterable[I] | AsyncIterable[I],
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+    ) -> AbstractAsyncContextManager[AsyncIterator[AgentOutcome[T]]]:
+        """Run an agent for each item, and iterate over the outcomes as they come.
+
+        The input may be endless: it is pulled as slots get free, and only so far that the agents
+        which live and the outcomes that wait to be taken are together at most twice
+        `max_concurrent`. Agents that lend their slots count, so that none should wait for an item
+        which comes later than that; `map` knows no such bound.
+
+        Raises (while iterating):
+          PoolClosedError, PoolLimitError: as `spawn`.
+          DeadlockError: as `join_next`.
+          BaseException: what the input raised.
+
+        Iterating looks for cancellation at every outcome, and lets other tasks run at least at every
+        16th. Leaving the block aborts the agents that run, and waits for their end.
+        """
+        check_agent(agent)
+        _check_items(items)
+        launcher = self._launcher(lambda item: (agent, (item,)), options_of(name, timeout))
+        return _Block(Batch(launcher, _BLOCK_WAS_LEFT, bounded=True), items)
+
+    async def race(self, *agents: Callable[[AgentContext], Awaitable[T]]) -> AgentOutcome[T]:
+        """Run several agents, and return the first `Completed`; the others are aborted and awaited.
+
+        If none completes, returns a `Failed` whose `error` is an `ExceptionGroup` of what became of
+        every one of them, in the order of their ends: its exception, or an `AgentAbortedError`. The
+        other fields are those of the agent that ended last. It is a group for a single agent too.
+
+        If one completes, losers that had failed before count as looked at: to lose is part of a
+        race. What a loser raises while it is aborted is an error in its cleanup, which nobody has
+        looked at: it comes out at the end of the scope, as that of any agent would.
+
+        Raises:
+          ValueError: if there are no agents.
+          PoolClosedError, PoolLimitError, DeadlockError: as `map`.
+
+        Checkpoint: always. Cancellation: aborts the agents, and waits for their end.
+        """
+        if not agents:
+            raise ValueError("a race needs at least one agent")
+        check_agents(agents)
+        batch = Batch(self._launcher(lambda agent: (agent, ())), "another agent won the race")
+        ended: list[AgentOutcome[T]] = []
+        async with _Block(batch, agents) as outcomes:
+            async for outcome in outcomes:
+                ended.append(outcome)
+                if isinstance(outcome, Completed):
+                    batch.decide()
+                    break
+        return ended[-1] if isinstance(ended[-1], Completed) else _nobody_won(ended)
+
+    async def vote(
+        self,
+        agent: Callable[[AgentContext, *Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        n: int,
+        quorum: int | None = None,
+        key: Callable[[T], Hashable] | None = None,
+    ) -> Verdict[T]:
+        """Run the same agent `n` times, and see which value a quorum of them agrees on.
+
+        Stops as soon as it is decided: a choice has the quorum, or none can reach it any more. Those
+        that had failed by then count as looked at, as in a `race`.
+
+        Args:
+          n: how many agents vote.
+          quorum: how many have to agree; more than half of them if left out.
+          key: makes the choice that is compared of a value. Left out, it is the value itself; of an
+            `AgentResult` its `output`, which is the model's text if no type was asked for.
+
+        Raises:
+          TypeError: if a choice cannot be hashed.
+          ValueError: if `n` or `quorum` is below 1, or `quorum` above `n`.
+          PoolClosedError, PoolLimitError, DeadlockError: as `map`.
+
+        Checkpoint: always. Cancellation: aborts the agents, and waits for their end.
+        """
+        needed = _checked_quorum(n, quorum)
+        check_agent(agent)
+        votes: dict[Any, int] = {}
+        first: dict[Any, T] = {}
+        ended: list[AgentOutcome[T]] = []
+        winner: T | None = None
+
+        batch = Batch(self._launcher(lambda _: (agent, args)), "the vote was decided without it")
+        async with _Block(batch, range(n)) as outcomes:
+            async for outcome in outcomes:
+                ended.append(outcome)
+                if isinstance(outcome, Completed):
+                    choice = _choice(outcome.value, key)
+                    first.setdefault(choice, outcome.value)
+                    votes[choice] = votes.get(choice, 0) + 1
+                    if votes[choice] >= needed:
+                        winner = first[choice]
+                        batch.decide()
+                        break
+                if max(votes.values(), default=0) + n - len(ended) < needed:
+                    batch.decide()
+                    break
+        return Verdict(winner, votes, tuple(ended))
+
+    def _launcher(self, call: Callable[[Any], Any], options: SpawnOptions = SpawnOptions()) -> Launcher:  # noqa: B008  (frozen)
+        by_agent = current_agent() is not None
+        return Launcher(self._state, self._children, call, options, contextvars.copy_context(), by_agent)
+
+
+_BLOCK_WAS_LEFT = "the block that started it was left"
+
+
+class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
+    """The block in which the agents of a batch run.
+
+    Not a generator with `asynccontextmanager`: that writes to exceptions, which those of frozen
+    classes do not allow.
+    """
+
+    def __init__(self, batch: Batch, items: Any) -> None:
+        self._batch = batch
+        self._items = items
+        self._entered = False
+        self._nurseries: AbstractAsyncContextManager[trio.Nursery | AgentNursery] | None = None
+        self._feeder: trio.Nursery | AgentNursery | None = None
+
+    async def __aenter__(self) -> AsyncIterator[AnyOutcome]:
+        batch, items = self._batch, self._items
+        if self._entered:
+            raise RuntimeError("as_completed is for one block: call it again")
+        record = waiting_agent()
+        # Nothing awaitable after this: what has started would be left alone by a cancellation.
+        await trio.lowlevel.checkpoint()
+        batch.launcher.admit()
+        self._entered = True
+        if type(items) in _BUILTIN_ITERABLES:
+            collection = CollectionFeed(batch, items)
+            batch.open(collection)
+            collection.open()
+        else:
+            feed = InputFeed(batch)
+            batch.open(feed)
+            self._nurseries = trio.open_nursery() if record is None else open_known_nursery(record)
+            self._feeder = await self._nurseries.__aenter__()
+            self._feeder.start_soon(feed.run, items)
+        return _Outcomes(batch)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        batch = self._batch
+        batch.abandon()  # first: the feeder may need a slot for its end, which they hold
+        pressed = await self._feeder_ended()
+        await batch.wait_for_end()
+        try:
+            if pressed is not None:
+                if error is not None:
+                    note(pressed, f"Ctrl-C was pressed while {shown(error)} left a block of agents")
+                raise pressed
+            if error is None:
+                batch.raise_error()
+        finally:
+            del error, pressed
+
+    async def _feeder_ended(self) -> BaseException | None:
+        """End the feeder, and wait for that; return the Ctrl-C that was pressed meanwhile.
+
+        The nursery does not get the exception of the block, which it would wrap in a group, nor does
+        it see a cancellation from outside, for the same reason.
+        """
+        if self._feeder is None:
+            return None
+        assert self._nurseries is not None
+        self._feeder.cancel_scope.shield = True
+        self._feeder.cancel_scope.cancel("the block that pulls from the input was left")
+        try:
+            await self._nurseries.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            return leaves_of(group)[0]
+        return None
+
+
+class _Outcomes(AsyncIterator[AnyOutcome]):
+    """The outcomes of a batch, as they come."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def __aiter__(self) -> _Outcomes:
+        return self
+
+    async def __anext__(self) -> AnyOutcome:
+        try:
+            outcome = await self._batch.next_outcome()
+        except StopAsyncIteration as error:
+            # Raised by a synchronous input: from here it would look like a normal end.
+            raise RuntimeError("the input raised StopAsyncIteration") from error
+        if outcome is None:
+            raise StopAsyncIteration
+        return outcome
+
+
+def _check_items(items: object) -> None:
+    if isinstance(items, Iterable | AsyncIterable) or hasattr(items, "__getitem__"):
+        return
+    fix = "; call it, to get its items" if callable(items) else ""
+    raise TypeError(f"items must be an iterable or an async iterable, not {shown(items)}{fix}")
+
+
+def _nobody_won(ended: Sequence[AnyOutcome]) -> Failed:
+    errors: list[BaseException] = []
+    for outcome in ended:
+        match outcome:
+            case Failed(error=error):
+                errors.append(error)
+            case Aborted(agent_id=agent_id, name=name, reason=reason):
+                errors.append(AgentAbortedError(agent_id, name, reason))
+    last = ended[-1]
+    return Failed(
+        agent_id=last.agent_id,
+        name=last.name,
+        parent_id=last.parent_id,
+        usage=last.usage,
+        started_at=last.started_at,
+        duration=last.duration,
+        restarts=last.restarts,
+        # An `ExceptionGroup`, unless a fatal one is in it, which leaves the pool right now.
+        error=BaseExceptionGroup("no agent of the race completed", errors),
+    )
+
+
+def _checked_quorum(n: object, quorum: object) -> int:
+    """Return how many have to agree."""
+    for name, count in (("n", n), ("quorum", quorum)):
+        if isinstance(count, bool) or not isinstance(count, int | None):
+            raise TypeError(f"{name} must be an int, not {shown(count)}")
+    if not isinstance(n, int):
+        raise TypeError(f"n must be an int, not {shown(n)}")
+    needed = quorum if isinstance(quorum, int) else n // 2 + 1
+    if n < 1 or not 1 <= needed <= n:
+        given = f"n={n}" if quorum is None else f"quorum={quorum} and n={n}"
+        raise ValueError(f"a vote needs 1 <= quorum <= n, not {given}")
+    return needed
+
+
+def _choice(value: Any, key: Callable[[Any], Hashable] | None) -> Hashable:
+    """Return what is compared in a vote."""
+    plain = value.output if isinstance(value, AgentResult) else value
+    choice: Hashable = plain if key is None else call_unprotected(key, value)
+    try:
+        hash(choice)
+    except TypeError as error:
+        fix = "give key=, a function that makes" if key is None else "key= has to make"
+        raise TypeError(
+            f"votes are told apart by hash, and {shown(choice)} has none: {fix} something hashable of a value"
+        ) from error
+    return choice
+
+
+protect_module(globals())

@@ -169,8 +169,8 @@ class Batch:
 
     def targets(self) -> Collection[AgentRecord] | None:
         """Who can end the wait for the next outcome; None while an agent waits to be started."""
-        assert self._feed is not None
-        return None if self._feed.is_queued else self.live.values()
+        is_queued = self._feed is not None and self._feed.is_queued
+        return None if is_queued else self.live.values()
 
     async def wait_for_more(self, *, needs_all: bool) -> None:
         """Wait until an agent ends, or the input does.
@@ -216,8 +216,8 @@ class Batch:
             return None
         outcome = self.done.popleft()
         self.launcher.home.see(outcome.agent_id)
-        assert self._feed is not None
-        self._feed.go_on()
+        if self._feed is not None:
+            self._feed.go_on()
         return outcome
 
     async def all_ended(self) -> None:
@@ -274,6 +274,7 @@ class Batch:
                 self._stopper = Wait(waiting_agent(), self.live.values(), needs_all=True)
                 await self._stopper.park(None)
         self._tell()
+        self._feed = None  # they hold each other
 
 
 protect_module(globals())

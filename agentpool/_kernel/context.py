@@ -265,12 +265,25 @@ class AgentContext(Scope):
             self._state.events.emit(kind, self._agent.id, self._agent.parent_id, *own)
 
     async def wait_for_subscribers(self) -> None:
-        """Wait until every subscriber with `overflow="block"` has room.
+        """Wait until every subscriber with `overflow="block"` has room, with the slot lent.
+
+        A subscription that the agent itself reads does not count: it could not read meanwhile.
+
+        Raises:
+          DeadlockError: if the subscriber is an agent that waits for the caller, so that neither
+            could go on.
 
         Not a checkpoint when there is room. Cancellation: leaves nothing behind.
         """
-        if self._state.events.subscriptions:
-            await self._state.events.wait_for_room()
+        events = self._state.events
+        if not events.subscriptions:
+            return
+        party = waiting_agent()
+        # One after the other: each time somebody else may have become the slow one.
+        while (slow := events.holding_up(party)) is not None:
+            if slow.reader is not None:
+                self._state.judge.check(party, (slow.reader,))
+            await slow.wait_for_room(party)
 
 
 protect_module(globals())

@@ -7,7 +7,8 @@ of the scheduler would fall behind as soon as a hundred agents are busy.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -16,7 +17,9 @@ import trio
 from agentpool._core.events import AgentFinished, Event
 from agentpool._core.messages import AgentId
 from agentpool._core.text import shown
+from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.protection import protect_module
+from agentpool._kernel.slots import Party, Slots, Wait
 
 Overflow: TypeAlias = Literal["drop_oldest", "block"]
 
@@ -37,34 +40,83 @@ class SubscriptionStatistics:
     dropped: int
 
 
+class ReadWait(Wait):
+    """A task waits for the next event: anybody could end the wait, and quiescence does at last."""
+
+    def __init__(self, party: Party | None, subscription: EventSubscription) -> None:
+        super().__init__(party)
+        self.subscription = subscription
+
+    @property
+    def looks_elsewhere(self) -> bool:
+        """Also when the events are those of another pool, which tells its end by itself."""
+        assert self.party is not None
+        return self.party.slots is not self.subscription.slots or super().looks_elsewhere
+
+
+class RoomWait(Wait):
+    """A task waits until the reader of a full subscription has caught up."""
+
+    def __init__(self, party: Party | None, subscription: EventSubscription) -> None:
+        super().__init__(party, lambda: None if subscription.reader is None else (subscription.reader,))
+        self.subscription = subscription
+
+    @property
+    def looks_elsewhere(self) -> bool:
+        """Also when somebody outside reads, who goes on whatever the agents do."""
+        return self.subscription.reader is None or super().looks_elsewhere
+
+
 class EventSubscription(AsyncIterator[Event]):
     """The events of a pool from the moment of subscribing on; ends when the pool has ended.
 
-    Iterating is a checkpoint at least once for every batch of events that had piled up.
+    Iterating is a checkpoint at least once for every batch of events that had piled up. An agent
+    that reads lends its slot while it waits, and gets the end when only such readers are left. What
+    is left when the subscription ends can still be read.
+
+    Attributes:
+      closed: whether no more events are added.
+      opener: the agent whose block it is; None for somebody outside of the agents.
+      reader: who catches up when it is full: who read last, and before that who opened it. None
+        for somebody outside. Followed only where agents wait for it (`overflow="block"`).
     """
 
-    def __init__(self, log: EventLog, max_buffer: int, overflow: Overflow) -> None:
+    def __init__(self, log: EventLog, max_buffer: int, overflow: Overflow, opener: Party | None) -> None:
         self.max_buffer = max_buffer
         self.overflow = overflow
         self.dropped: int = 0
         self.cursor: int = log.end
+        self.closed: bool = False
+        self.opener = opener
+        self.reader = opener
         self._log = log
         self._batch: deque[Event] = deque()
-        # `finished` events that the cursor had to pass over: they are dropped last.
+        # `finished` events that the cursor had to pass over, as they are dropped last; and at the
+        # end all that was left.
         self._kept: deque[Event] = deque()
-        self._task: trio.lowlevel.Task | None = None
+        self._wait: ReadWait | None = None
+        self._writers: deque[RoomWait] = deque()
+        self._hold(opener)
 
     def __repr__(self) -> str:
         return f"<EventSubscription, {self.statistics()}>"
 
     @property
+    def slots(self) -> Slots:
+        """Those of the pool whose events they are."""
+        return self._log.slots
+
+    @property
     def behind(self) -> int:
         """How many events wait for the reader."""
-        return len(self._batch) + len(self._kept) + self._log.end - self.cursor
+        in_log = 0 if self.closed else self._log.end - self.cursor
+        return len(self._batch) + len(self._kept) + in_log
 
     def statistics(self) -> SubscriptionStatistics:
         """Return a snapshot."""
         return SubscriptionStatistics(buffered=self.behind, dropped=self.dropped)
+
+    # -- reading -----------------------------------------------------------------------------------
 
     def __aiter__(self) -> EventSubscription:
         return self
@@ -72,33 +124,35 @@ class EventSubscription(AsyncIterator[Event]):
     async def __anext__(self) -> Event:
         if self._batch:
             return self._batch.popleft()
+        party = waiting_agent()
         await trio.lowlevel.checkpoint()
+        if self.overflow == "block" and not self.closed:
+            self._read_by(party)
         self._catch_up()
         while not self._batch:
-            if self._log.closed:
+            if self.closed:
                 raise StopAsyncIteration
-            await self._sleep()
+            await self._sleep(party)
             self._catch_up()
         return self._batch.popleft()
 
-    async def _sleep(self) -> None:
-        if self._task is not None:
+    async def _sleep(self, party: Party | None) -> None:
+        if self._wait is not None:
             raise trio.BusyResourceError("another task reads this subscription already")
-        self._task = trio.lowlevel.current_task()
-        self._log.sleeping.append(self)
+        self._wait = ReadWait(party, self)
+        # Before it parks: the lending that begins there may start an agent, which is an event.
+        self._log.sleeping[self] = None
+        await self._wait.park(self._forget)
 
-        def abort(_: Any) -> trio.lowlevel.Abort:
-            self._task = None
-            self._log.sleeping.remove(self)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _forget(self) -> None:
+        self._wait = None
+        self._log.sleeping.pop(self, None)
 
     def wake(self) -> None:
         """There is something to read, or nothing will come any more."""
-        if self._task is not None:
-            task, self._task = self._task, None
-            trio.lowlevel.reschedule(task)
+        if self._wait is not None:
+            wait, self._wait = self._wait, None
+            wait.wake()
 
     def _catch_up(self) -> None:
         self.shed()
@@ -106,10 +160,13 @@ class EventSubscription(AsyncIterator[Event]):
         while self._kept and room:
             self._batch.append(self._kept.popleft())
             room -= 1
+        if self.closed:
+            return  # what was left in the log is kept
         taken = self._log.slice(self.cursor, room)
         self.cursor += len(taken)
         self._batch.extend(taken)
-        self._log.reader_moved()
+        if self._writers and self.behind < self.max_buffer:
+            self._admit()
 
     def shed(self) -> None:
         """Pass over the oldest events of a reader that is too slow; `finished` ones are kept longer."""
@@ -127,19 +184,110 @@ class EventSubscription(AsyncIterator[Event]):
             self._kept.popleft()
             self.dropped += 1
 
+    # -- agents that wait for the reader -------------------------------------------------------------
+
+    def holds_up(self, party: Party | None) -> bool:
+        """Whether an agent has to wait before its next step until the reader has caught up.
+
+        Never the reader itself: what it reads with would be what waits.
+        """
+        if self.overflow != "block" or self.behind < self.max_buffer:
+            return False
+        return self.reader is None or self.reader is not party
+
+    async def wait_for_room(self, party: Party | None) -> None:
+        """Wait until the reader has caught up, or is somebody else; ask `holds_up` again after it.
+
+        Checkpoint: always. Cancellation: leaves nothing behind.
+        """
+        wait = RoomWait(party, self)
+        self._writers.append(wait)
+        await wait.park(lambda: self._writers.remove(wait))
+
+    def _admit(self) -> None:
+        while self._writers:
+            self._writers.popleft().wake()
+
+    def _read_by(self, party: Party | None) -> None:
+        """Note who reads: from here on that agent's waits decide whether those for it are hopeless."""
+        if party is self.reader:
+            return
+        if self.reader is not self.opener:
+            self._let_go(self.reader)
+        self.reader = party
+        self._hold(party)
+        self._admit()  # they look again for whom they wait
+
+    # -- its end -------------------------------------------------------------------------------------
+
+    def _hold(self, party: Party | None) -> None:
+        if party is not None and self not in party.held:
+            party.held = (*party.held, self)
+
+    def _let_go(self, party: Party | None) -> None:
+        if party is not None:
+            party.held = tuple(other for other in party.held if other is not self)
+
+    def holder_ended(self, party: Party) -> None:
+        """An agent ended that opened it and did not leave the block, or that read it."""
+        if party is self.opener:
+            self.close()
+        else:
+            self._read_by(self.opener)  # who may read on
+
+    def close(self) -> None:
+        """Add no more events: the reader gets what is left, and then the end. Harmless if repeated."""
+        if self.closed:
+            return
+        self.shed()
+        self._kept.extend(self._log.slice(self.cursor, self._log.end - self.cursor))
+        self.closed = True
+        self._let_go(self.opener)
+        self._let_go(self.reader)
+        self._log.unsubscribe(self)
+        self.wake()
+        self._admit()
+
+
+class Tap:
+    """Shows each event in the step in which it happens; stands among the subscriptions of a pool.
+
+    For instruments: what it calls neither waits nor raises.
+    """
+
+    def __init__(self, log: EventLog, show: Callable[[Event], None]) -> None:
+        self.cursor: int = log.end
+        self._log = log
+        self._show = show
+
+    def wake(self) -> None:
+        """Show what is new."""
+        new = self._log.slice(self.cursor, self._log.end - self.cursor)
+        self.cursor = self._log.end
+        for event in new:
+            self._show(event)
+
+    def shed(self) -> None:
+        """Nothing is ever left behind."""
+
 
 class EventLog:
-    """The events of a pool that some subscriber has not read yet."""
+    """The events of a pool that some subscriber has not read yet.
 
-    def __init__(self) -> None:
-        self.subscriptions: list[EventSubscription] = []
-        self.sleeping: list[EventSubscription] = []
+    Args:
+      slots: those of the pool, by which its agents are told from those of others.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self.subscriptions: list[EventSubscription | Tap] = []
+        self.sleeping: dict[EventSubscription, None] = {}
         self.closed: bool = False
         self.end: int = 0
         self._events: list[Event] = []
         self._start = 0
         self._next_trim = BATCH
-        self._room: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        self._taps: list[Tap] = []
 
     def emit(self, kind: type[Any], agent_id: AgentId, parent_id: AgentId, *own: Any) -> None:
         """Make an event and hand it to the subscribers; costs next to nothing without any."""
@@ -147,8 +295,10 @@ class EventLog:
             return
         self._events.append(kind(self.end + 1, trio.current_time(), agent_id, parent_id, *own))
         self.end += 1
+        for tap in self._taps:
+            tap.wake()
         if self.sleeping:
-            sleeping, self.sleeping = self.sleeping, []
+            sleeping, self.sleeping = self.sleeping, {}
             for subscription in sleeping:
                 subscription.wake()
         if self.end >= self._next_trim:
@@ -167,62 +317,80 @@ class EventLog:
         self._start = oldest
         self._next_trim = self.end + BATCH
 
-    # -- subscribers that want to miss nothing -------------------------------------------------
-
-    @property
-    def _full(self) -> bool:
-        return any(
-            subscription.overflow == "block" and subscription.behind >= subscription.max_buffer
-            for subscription in self.subscriptions
-        )
-
-    async def wait_for_room(self) -> None:
-        """Wait until every subscriber with `overflow="block"` has room for events.
-
-        Not a checkpoint when there is room. Cancellation: leaves nothing behind.
-        """
-        while self.subscriptions and self._full:
-            await self._room.park()
-
-    def reader_moved(self) -> None:
-        """A reader took events: there may be room now."""
-        if self._room and not self._full:
-            self._room.unpark_all()
+    def holding_up(self, party: Party | None) -> EventSubscription | None:
+        """The first subscription for whose reader an agent has to wait before its next step."""
+        for subscription in self.subscriptions:
+            if isinstance(subscription, EventSubscription) and subscription.holds_up(party):
+                return subscription
+        return None
 
     # -- coming and going --------------------------------------------------------------------------
 
-    def subscribe(self, max_buffer: int, overflow: Overflow) -> EventSubscription:
-        """Open a subscription, from now on.
+    def subscribe(
+        self, max_buffer: int = 1024, overflow: Overflow = "drop_oldest", opener: Party | None = None
+    ) -> EventSubscription:
+        """Open a subscription, from now on, for an agent or for somebody else."""
+        subscription = EventSubscription(self, max_buffer, overflow, opener)
+        if self.closed:
+            subscription.close()
+        else:
+            self.subscriptions.append(subscription)
+        return subscription
 
-        Raises:
-          ValueError: if `max_buffer` is below 1, or `overflow` is not known.
-        """
+    def unsubscribe(self, subscription: EventSubscription) -> None:
+        """Drop a subscription; harmless if it was dropped before."""
+        self.sleeping.pop(subscription, None)
+        if subscription in self.subscriptions:
+            self.subscriptions.remove(subscription)
+
+    def tap(self, show: Callable[[Event], None]) -> None:
+        """Show each event in the step in which it happens, until the pool has ended."""
+        tap = Tap(self, show)
+        self._taps.append(tap)
+        self.subscriptions.append(tap)
+
+    def close(self) -> None:
+        """The pool has ended: readers get what is left, and then the end."""
+        self.closed = True
+        ended = tuple(self.subscriptions)
+        self.subscriptions.clear()  # in place: the agents look at this list
+        for subscription in ended:
+            subscription.wake()
+            if isinstance(subscription, EventSubscription):
+                subscription.close()
+
+
+class OpenSubscription(AbstractAsyncContextManager[EventSubscription]):
+    """What `pool.events()` returns: the subscription begins and ends with the block.
+
+    Not a generator with `asynccontextmanager`: that writes to exceptions, which those of frozen
+    classes do not allow.
+
+    Raises:
+      TypeError, ValueError: if an argument makes no sense.
+    """
+
+    def __init__(self, log: EventLog, max_buffer: int, overflow: Overflow) -> None:
         if isinstance(max_buffer, bool) or not isinstance(max_buffer, int):
             raise TypeError(f"max_buffer must be an int, not {shown(max_buffer)}")
         if max_buffer < 1:
             raise ValueError(f"max_buffer must be at least 1, not {max_buffer}")
         if overflow not in ("drop_oldest", "block"):
             raise ValueError(f'overflow must be "drop_oldest" or "block", not {shown(overflow)}')
-        subscription = EventSubscription(self, max_buffer, overflow)
-        if not self.closed:
-            self.subscriptions.append(subscription)
-        return subscription
+        self._log = log
+        self._max_buffer = max_buffer
+        self._overflow = overflow
+        self._subscription: EventSubscription | None = None
 
-    def unsubscribe(self, subscription: EventSubscription) -> None:
-        """Drop a subscription; harmless if it was dropped before."""
-        if subscription in self.subscriptions:
-            self.subscriptions.remove(subscription)
-            self.reader_moved()
+    async def __aenter__(self) -> EventSubscription:
+        if self._subscription is not None:
+            raise RuntimeError("a subscription is for one block: call events() again")
+        self._subscription = self._log.subscribe(self._max_buffer, self._overflow, current_agent())
+        return self._subscription
 
-    def close(self) -> None:
-        """The pool has ended: readers get what is left, and then the end."""
-        self.closed = True
-        self.sleeping = []
-        for subscription in self.subscriptions:
-            subscription.shed()
-            subscription.wake()
-        self.subscriptions.clear()  # in place: the agents look at this list
-        self._room.unpark_all()
+    async def __aexit__(self, *_: object) -> None:
+        assert self._subscription is not None
+        self._subscription.close()
 
 
 protect_module(globals())

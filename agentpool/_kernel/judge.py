@@ -10,9 +10,33 @@ import trio
 from agentpool._core.errors import DeadlockError
 from agentpool._core.messages import AgentId
 from agentpool._core.waits import EdgesOf, WaitEdge, hopeless_cycle
+from agentpool._kernel.events import ReadWait
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import Inbox
 from agentpool._kernel.slots import Party, Slots, Wait
+
+
+class _YoungestFirst:
+    """Agents that quiescence may end, the youngest first; each is listed once."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, Party]] = []
+        self._listed: set[AgentId] = set()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, party: Party) -> None:
+        """List an agent; harmless if it is listed."""
+        if party.id not in self._listed:
+            self._listed.add(party.id)
+            heappush(self._heap, (-party.id, party))
+
+    def pop(self) -> Party:
+        """Take the youngest."""
+        party = heappop(self._heap)[1]
+        self._listed.discard(party.id)
+        return party
 
 
 class Judge(trio.abc.Instrument):
@@ -39,8 +63,8 @@ class Judge(trio.abc.Instrument):
         self._suspect = suspect
         self._enabled = enabled
         self._instrumented = False
-        self._receivers: list[tuple[int, Party]] = []
-        self._listed: set[AgentId] = set()
+        self._receivers = _YoungestFirst()
+        self._readers = _YoungestFirst()
 
     # -- deadlock --------------------------------------------------------------------------------
 
@@ -103,8 +127,7 @@ class Judge(trio.abc.Instrument):
         if ends_body and party.idle:
             self._task_ended(party)
         if self._slots.body_ended:
-            if _receives(party):
-                self._list(party)
+            self._list(party)
             self.judge_rest()
 
     def end_of_body(self) -> None:
@@ -115,13 +138,16 @@ class Judge(trio.abc.Instrument):
         slots.body_ended = True
         parties = list(self._parties.values())
         for party in parties:
-            if _receives(party):
-                self._list(party)
+            self._list(party)
             slots.uncertain.update(wait for wait in party.waits if wait.is_uncertain)
         self.judge_rest()
 
     def judge_rest(self) -> None:
-        """If everybody who is left waits, end the inbox of the youngest that waits for messages."""
+        """If everybody who is left waits, end what the youngest waits for; its end is judged again.
+
+        Inboxes come first, so that last words to older agents still arrive; the subscriptions of
+        agents that read events come when no inbox is left to end, because events tell of those ends.
+        """
         slots = self._slots
         if not slots.body_ended or slots.idle < len(self._parties) or not self._parties:
             return
@@ -131,16 +157,21 @@ class Judge(trio.abc.Instrument):
                 self._watch_unknown_tasks()
                 return
         while self._receivers:
-            party = heappop(self._receivers)[1]
-            self._listed.discard(party.id)
+            party = self._receivers.pop()
             if not party.ended and _receives(party):
                 self._inbox_of(party).end()
                 return
+        while self._readers:
+            reading = _reading(self._readers.pop())
+            if reading is not None:
+                reading.subscription.close()
+                return
 
     def _list(self, party: Party) -> None:
-        if party.id not in self._listed:
-            self._listed.add(party.id)
-            heappush(self._receivers, (-party.id, party))
+        if _receives(party):
+            self._receivers.add(party)
+        if _reading(party) is not None:
+            self._readers.add(party)
 
     # -- unknown tasks -------------------------------------------------------------------------------
 
@@ -173,6 +204,10 @@ class Judge(trio.abc.Instrument):
 
 def _receives(party: Party) -> bool:
     return any(wait.receives for wait in party.waits)
+
+
+def _reading(party: Party) -> ReadWait | None:
+    return next((wait for wait in party.waits if isinstance(wait, ReadWait)), None)
 
 
 def _any_wait(wait: Wait) -> bool:

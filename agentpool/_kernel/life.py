@@ -222,6 +222,8 @@ class _Restarts:
         record.restarts += 1
         state = record.state
         state.router.fail_asks_to(record.id, "was restarted", taken_only=True)
+        for held in record.held:
+            held.holder_ended(record)
         if state.events.subscriptions:
             state.events.emit(AgentRestarted, record.id, record.parent_id, record.restarts, outcome)
         if await _back_off(record, policy.backoff.delay(record.restarts, state.random.random())):

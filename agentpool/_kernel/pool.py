@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from math import inf
 from random import Random, getrandbits
@@ -22,7 +22,7 @@ from agentpool._kernel._trio_private import effective_deadline_in
 from agentpool._kernel.agent import CANCELLED_OUTSIDE, AgentRecord
 from agentpool._kernel.context import AgentContext
 from agentpool._kernel.current import current_agent, waiting_agent
-from agentpool._kernel.events import EventSubscription, Overflow
+from agentpool._kernel.events import EventSubscription, OpenSubscription, Overflow
 from agentpool._kernel.handle import AgentHandle, StuckAgent
 from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
@@ -164,7 +164,10 @@ class AgentPool(Scope):
     def events(
         self, max_buffer: int = 1024, overflow: Overflow = "drop_oldest"
     ) -> AbstractAsyncContextManager[EventSubscription]:
-        """Subscribe to what happens from now on; iterate over the block's value.
+        """Subscribe to what happens while the block runs; iterate over the block's value.
+
+        The iteration ends when the pool has ended. Agents of the pool may read too: they lend their
+        slots while they wait, and get the end when only such readers are left.
 
         Args:
           max_buffer: how many events may wait for the subscriber.
@@ -172,9 +175,9 @@ class AgentPool(Scope):
             events last; `block` has the loops of the agents wait before their next step.
 
         Raises:
-          ValueError: if `max_buffer` is below 1 or `overflow` is not known.
+          TypeError, ValueError: if `max_buffer` is no int, or below 1, or `overflow` is not known.
         """
-        return _subscribed(self._state, self._state.events.subscribe(max_buffer, overflow))
+        return OpenSubscription(self._state.events, max_buffer, overflow)
 
     def statistics(self) -> PoolStatistics:
         """Return a snapshot."""
@@ -266,14 +269,6 @@ CLEANUP_TIME = 5.0
 BLOCKING_TIME = 1.0
 """An agent that keeps the event loop from going on for so many seconds, while a pool drains, is
 reported."""
-
-
-@asynccontextmanager
-async def _subscribed(state: PoolState, subscription: EventSubscription) -> AsyncIterator[EventSubscription]:
-    try:
-        yield subscription
-    finally:
-        state.events.unsubscribe(subscription)
 
 
 def _check_means(driver: object, memory: object, tool_builder: object, limits: object) -> None:

@@ -21,6 +21,7 @@ from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.many import ManyScope
 from agentpool._kernel.options import SpawnOptions, check_agent, check_agents, options_of
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.slots import PoolFullError, Wait
 
 if TYPE_CHECKING:
@@ -317,3 +318,6 @@ class Scope(ManyScope):
         raise UnknownAgentError(
             ids[0], f"{len(ids)} live agents are called {shown(name)}: use the ids [{told}]"
         )
+
+
+protect_module(globals())

@@ -48,6 +48,13 @@ class Start(Protocol):
         """The pool takes no more agents."""
 
 
+class Held(Protocol):
+    """Something that an agent has opened, or uses, and that must not outlive it."""
+
+    def holder_ended(self, party: Party) -> None:
+        """The agent has ended, and left it as it is."""
+
+
 Targets: TypeAlias = "Collection[Party] | Callable[[], Collection[Party] | None] | None"
 
 
@@ -257,6 +264,7 @@ class Party:
     ended = False
     ready: Sequence[Wait] = ()
     waits: Sequence[Wait] = ()
+    held: Sequence[Held] = ()
 
     def __init__(self, party_id: int, slots: Slots, deadline: float) -> None:
         self.id = party_id

@@ -105,7 +105,7 @@ class PoolState:
         self.random = random
         self.records: dict[AgentId, AgentRecord] = {}
         self.slots: Slots = Slots(max_concurrent, self._rested, self._judge_later, self._set_timer)
-        self.events: EventLog = EventLog()
+        self.events: EventLog = EventLog(self.slots)
         self.router: MessageRouter = MessageRouter(inbox_capacity, hooks=_Hooks(self), log=self.events)
         self.judge: Judge = Judge(
             self.slots, self.records, _inbox_of, self._suspected, enabled=detect_deadlocks
@@ -215,6 +215,8 @@ class PoolState:
         if self.stuck:
             self.stuck.pop(record.id, None)
         self.router.unregister(record.id)
+        for held in record.held:
+            held.holder_ended(record)
         if self.events.subscriptions:
             self.events.emit(AgentFinished, record.id, record.parent_id, outcome)
         # Break the cycles through the record, so that it goes without waiting for the collector.

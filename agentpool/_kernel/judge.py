@@ -10,136 +10,151 @@ import trio
 from agentpool._core.errors import DeadlockError
 from agentpool._core.messages import AgentId
 from agentpool._core.waits import EdgesOf, WaitEdge, hopeless_cycle
-from agentpool._kernel.events import ReadWait
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.router import Inbox
-from agentpool._kernel.slots import Party, Slots, Wait
+from agentpool._kernel.wait import Source, Wait, Waiter
 
 
 class _YoungestFirst:
     """Agents that quiescence may end, the youngest first; each is listed once."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, Party]] = []
+        self._heap: list[tuple[int, Waiter]] = []
         self._listed: set[AgentId] = set()
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, party: Party) -> None:
+    def add(self, agent: Waiter) -> None:
         """List an agent; harmless if it is listed."""
-        if party.id not in self._listed:
-            self._listed.add(party.id)
-            heappush(self._heap, (-party.id, party))
+        if agent.id not in self._listed:
+            self._listed.add(agent.id)
+            heappush(self._heap, (-agent.id, agent))
 
-    def pop(self) -> Party:
+    def pop(self) -> Waiter:
         """Take the youngest."""
-        party = heappop(self._heap)[1]
-        self._listed.discard(party.id)
-        return party
+        agent = heappop(self._heap)[1]
+        self._listed.discard(agent.id)
+        return agent
 
 
 class Judge(trio.abc.Instrument):
     """Judges the waits of one pool, when one begins and when a task ends.
 
+    Attributes:
+      work_is_over: whether nobody outside gives work any more, so that agents that all wait are at
+        their end.
+      idle: how many agents only others can move (counted by the agents).
+      uncertain: once the work is over, the waits that something may end which this pool does not judge.
+
     Args:
-      parties: the agents that have not ended, by id.
       suspect: called with a cycle that only a deadline or an unknown task can break.
       enabled: whether to look for deadlocks at all.
     """
 
-    def __init__(
-        self,
-        slots: Slots,
-        parties: Mapping[AgentId, Party],
-        inbox_of: Callable[[Party], Inbox],
-        suspect: Callable[[tuple[AgentId, ...]], None],
-        *,
-        enabled: bool = True,
-    ) -> None:
-        self._slots = slots
-        self._parties = parties
-        self._inbox_of = inbox_of
+    def __init__(self, suspect: Callable[[tuple[AgentId, ...]], None], *, enabled: bool = True) -> None:
+        self.work_is_over = False
+        self.idle = 0
+        self.uncertain: set[Wait] = set()
+        self._waits_begun = 0
+        self._agents: dict[AgentId, Waiter] = {}
         self._suspect = suspect
         self._enabled = enabled
         self._instrumented = False
         self._receivers = _YoungestFirst()
         self._readers = _YoungestFirst()
 
+    def add(self, agent: Waiter) -> None:
+        """An agent was spawned."""
+        self._agents[agent.id] = agent
+
+    def remove(self, agent: Waiter) -> None:
+        """An agent has ended."""
+        del self._agents[agent.id]
+        if self.work_is_over:
+            self.judge_rest()
+
+    def wait_begins(self, wait: Wait) -> None:
+        """Number a wait, and note it if somebody else may end it."""
+        self._waits_begun += 1
+        wait.number = self._waits_begun
+        if self.work_is_over and wait.is_uncertain:
+            self.uncertain.add(wait)
+
+    def wait_ended(self, wait: Wait) -> None:
+        """What a task waited for has happened."""
+        if self.uncertain:
+            self.uncertain.discard(wait)
+
     # -- deadlock --------------------------------------------------------------------------------
 
-    def check(self, party: Party | None, targets: Collection[Party], *, needs_all: bool = False) -> None:
+    def check(self, agent: Waiter | None, targets: Collection[Waiter], *, needs_all: bool = False) -> None:
         """Refuse a wait that closes a cycle of agents that wait for each other, before it begins.
 
         Raises:
           DeadlockError: if nothing could ever end the wait.
         """
-        if party is None or party.active != 1 or party.ready or not self._enabled:
+        if agent is None or agent.active != 1 or agent.ready or not self._enabled:
             return  # another task of the agent may still do anything
         if len(targets) == 1:
             (target,) = targets
-            if (target.active or target.ready) and target is not party:
+            if (target.active or target.ready) and target is not agent:
                 return  # the usual case: one target, and it runs
         edge = WaitEdge(targets, needs_all)
-        suspects = hopeless_cycle(party, _edges(party, edge, _any_wait))
-        if not suspects or party.is_cancelled():
+        suspects = hopeless_cycle(agent, _edges(agent, edge, _any_wait))
+        if not suspects or agent.is_cancelled():
             return
         task = trio.lowlevel.current_task()
-        if not self._ends_by_itself(party, task):
-            cycle = hopeless_cycle(party, _edges(party, edge, _certain))
+        if not self._ends_by_itself(agent, task):
+            cycle = hopeless_cycle(agent, _edges(agent, edge, _certain))
             if cycle:
-                raise DeadlockError([agent.id for agent in cycle])
-        self._suspect(tuple(agent.id for agent in suspects))
+                raise DeadlockError([one.id for one in cycle])
+        self._suspect(tuple(one.id for one in suspects))
         # The wait that is about to begin is in no list yet: its unknown tasks have to be watched too.
         self._watch_unknown_tasks(bool(task.child_nurseries))
 
-    def _ends_by_itself(self, party: Party, task: trio.lowlevel.Task) -> bool:
-        if party.is_narrowed(trio.current_effective_deadline()):
+    def _ends_by_itself(self, agent: Waiter, task: trio.lowlevel.Task) -> bool:
+        if agent.is_narrowed(trio.current_effective_deadline()):
             return True
-        return bool(task.child_nurseries) and party.has_unknown_tasks(party.unknown_nurseries(task))
+        return bool(task.child_nurseries) and agent.has_unknown_tasks(agent.unknown_nurseries(task))
 
-    def _task_ended(self, party: Party) -> None:
-        """The end of a task may have left only hopeless waits: the youngest on each cycle is told."""
+    def judge_again(self, agent: Waiter) -> None:
+        """Tell the youngest wait on each cycle that is hopeless now: one that could have ended has not.
+
+        Called when a task or a body has ended, and when a join has one child less to hope for.
+        """
         if not self._enabled:
             return
-        while party.idle:
-            cycle = hopeless_cycle(party, _edges(None, None, _certain))
-            waits = [wait for agent in cycle for wait in agent.waits if wait.can_be_withdrawn]
+        while agent.idle and not agent.ended:
+            cycle = hopeless_cycle(agent, _edges(None, None, _certain))
+            waits = [wait for one in cycle for wait in one.waits if wait.can_be_withdrawn]
             if not waits:
                 break
             youngest = max(waits, key=lambda wait: wait.number)
-            at = next(i for i, agent in enumerate(cycle) if agent is youngest.party)
-            youngest.withdraw(DeadlockError([agent.id for agent in (*cycle[at:], *cycle[:at])]))
-        suspects = hopeless_cycle(party, _edges(None, None, _any_wait))
+            at = next(i for i, one in enumerate(cycle) if one is youngest.waiter)
+            youngest.withdraw(DeadlockError([one.id for one in (*cycle[at:], *cycle[:at])]))
+        if not agent.idle or agent.ended:
+            return
+        suspects = hopeless_cycle(agent, _edges(None, None, _any_wait))
         if suspects:
-            self._suspect(tuple(agent.id for agent in suspects))
+            self._suspect(tuple(one.id for one in suspects))
             self._watch_unknown_tasks()
-
-    def lost_hope(self, party: Party) -> None:
-        """A wait of an agent goes on, with one agent less that could have ended it."""
-        if party.idle:
-            self._task_ended(party)
 
     # -- rest and quiescence -----------------------------------------------------------------------
 
-    def rested(self, party: Party, ends_body: bool) -> None:
+    def rested(self, agent: Waiter) -> None:
         """An agent came to rest: every known task of it waits."""
-        if ends_body and party.idle:
-            self._task_ended(party)
-        if self._slots.body_ended:
-            self._list(party)
+        if self.work_is_over:
+            self._list(agent)
             self.judge_rest()
 
-    def end_of_body(self) -> None:
+    def end_work(self) -> None:
         """Nobody outside gives work any more: from now on, agents that all wait are at their end."""
-        slots = self._slots
-        if slots.body_ended:
+        if self.work_is_over:
             return
-        slots.body_ended = True
-        parties = list(self._parties.values())
-        for party in parties:
-            self._list(party)
-            slots.uncertain.update(wait for wait in party.waits if wait.is_uncertain)
+        self.work_is_over = True
+        for agent in self._agents.values():
+            self._list(agent)
+            self.uncertain.update(wait for wait in agent.waits if wait.is_uncertain)
         self.judge_rest()
 
     def judge_rest(self) -> None:
@@ -148,30 +163,24 @@ class Judge(trio.abc.Instrument):
         Inboxes come first, so that last words to older agents still arrive; the subscriptions of
         agents that read events come when no inbox is left to end, because events tell of those ends.
         """
-        slots = self._slots
-        if not slots.body_ended or slots.idle < len(self._parties) or not self._parties:
+        if not self.work_is_over or self.idle < len(self._agents) or not self._agents:
             return
-        if slots.uncertain:
-            slots.uncertain = {wait for wait in slots.uncertain if wait.is_uncertain}
-            if slots.uncertain:
+        if self.uncertain:
+            self.uncertain = {wait for wait in self.uncertain if wait.is_uncertain}
+            if self.uncertain:
                 self._watch_unknown_tasks()
                 return
-        while self._receivers:
-            party = self._receivers.pop()
-            if not party.ended and _receives(party):
-                self._inbox_of(party).end()
-                return
-        while self._readers:
-            reading = _reading(self._readers.pop())
-            if reading is not None:
-                reading.subscription.close()
-                return
+        for listed, ends_first in ((self._receivers, True), (self._readers, False)):
+            while listed:
+                source = _source_of(listed.pop(), ends_first=ends_first)
+                if source is not None:
+                    source.end()
+                    return
 
-    def _list(self, party: Party) -> None:
-        if _receives(party):
-            self._receivers.add(party)
-        if _reading(party) is not None:
-            self._readers.add(party)
+    def _list(self, agent: Waiter) -> None:
+        for listed, ends_first in ((self._receivers, True), (self._readers, False)):
+            if _source_of(agent, ends_first=ends_first) is not None:
+                listed.add(agent)
 
     # -- unknown tasks -------------------------------------------------------------------------------
 
@@ -185,14 +194,14 @@ class Judge(trio.abc.Instrument):
             self._instrumented = True
             trio.lowlevel.add_instrument(self)
 
-    def _have_unknown(self) -> list[Party]:
-        return [party for party in self._parties.values() if any(wait.nurseries for wait in party.waits)]
+    def _have_unknown(self) -> list[Waiter]:
+        return [agent for agent in self._agents.values() if any(wait.unknown_nurseries() for wait in agent.waits)]
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         """Judge again when the last unknown task of an agent has ended (called by trio)."""
-        for party in self._have_unknown():
-            if party.idle:
-                self._task_ended(party)
+        for agent in self._have_unknown():
+            if agent.idle:
+                self.judge_again(agent)
         self.judge_rest()
 
     def close(self) -> None:
@@ -202,12 +211,12 @@ class Judge(trio.abc.Instrument):
             trio.lowlevel.remove_instrument(self)
 
 
-def _receives(party: Party) -> bool:
-    return any(wait.receives for wait in party.waits)
-
-
-def _reading(party: Party) -> ReadWait | None:
-    return next((wait for wait in party.waits if isinstance(wait, ReadWait)), None)
+def _source_of(agent: Waiter, *, ends_first: bool) -> Source | None:
+    """What an agent waits to take from; an agent that has ended waits for nothing."""
+    for wait in agent.waits:
+        if wait.source is not None and wait.source.ends_first is ends_first:
+            return wait.source
+    return None
 
 
 def _any_wait(wait: Wait) -> bool:
@@ -219,20 +228,20 @@ def _certain(wait: Wait) -> bool:
 
 
 def _edges(
-    waiting: Party | None, edge: WaitEdge[Party] | None, counts: Callable[[Wait], bool]
-) -> EdgesOf[Party]:
+    waiting: Waiter | None, edge: WaitEdge[Waiter] | None, counts: Callable[[Wait], bool]
+) -> EdgesOf[Waiter]:
     """The graph as it is, or as it would be if `waiting` began to wait as `edge` says."""
 
-    def edges_of(party: Party) -> Sequence[WaitEdge[Party]] | None:
-        if party is not waiting and (party.active or party.ready or party.unwinding or party.ended):
+    def edges_of(agent: Waiter) -> Sequence[WaitEdge[Waiter]] | None:
+        if agent is not waiting and (agent.active or agent.ready or agent.unwinding or agent.ended):
             return None
         edges = []
-        for wait in party.waits:
+        for wait in agent.waits:
             targets = wait.known_targets()
             if targets is None or not counts(wait):
                 return None
             edges.append(WaitEdge(targets, wait.needs_all))
-        if party is waiting and edge is not None:
+        if agent is waiting and edge is not None:
             edges.append(edge)
         return edges
 

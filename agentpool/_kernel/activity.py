@@ -1,0 +1,347 @@
+"""What of an agent runs and what waits, and so whether it holds, lends or wants a slot.
+
+The mechanism, in four sentences. An agent whose known tasks all wait gives its slot back. Whoever
+makes a wait of it true asks for a slot on its behalf, in the same step. Its tasks go back to trio's
+run queue when it has one, or when it is itself being cancelled. An operation that happened keeps its
+value until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import attrs
+import outcome
+import trio
+
+from agentpool._core.messages import AgentId
+from agentpool._kernel._trio_private import effective_deadline_in
+from agentpool._kernel.judge import Judge
+from agentpool._kernel.protection import protect_module
+from agentpool._kernel.slots import Slots
+from agentpool._kernel.wait import Held, Wait
+from agentpool._kernel.watcher import Watcher
+
+
+@attrs.frozen
+class Surroundings:
+    """The parts of a pool that an agent's waiting meets; one for each pool.
+
+    Attributes:
+      deadline: tells the deadline of the scopes around the pool, on trio's clock.
+    """
+
+    slots: Slots
+    judge: Judge
+    watcher: Watcher
+    nursery: trio.Nursery
+
+
+@attrs.define(eq=False)
+class Activity:
+    """The half of an agent that runs and waits.
+
+    Attributes:
+      id, name: whose it is.
+      pool: the parts of its pool.
+      deadline: when the agent is cancelled, on trio's clock.
+      active: how many known tasks run.
+      holds: whether it holds a slot.
+      ready: tasks that were woken, and wait for the slot.
+      waits: the waits of the tasks that wait.
+      unwinding: whether it is being cancelled, so that its tasks need no slot.
+      ended: whether it has its outcome.
+      body: the task of its body, once that has begun.
+      others: its other known tasks.
+      nurseries: the nurseries in its tasks whose tasks are known: its own, and (True) those of pools.
+      held: what it has opened or uses that must not outlive it.
+
+    Invariants: `ready` implies not `holds`;  idle implies not `holds`;  active and not `holds` is true
+    of an agent that unwinds, and of one of whose tasks only those run that need no slot.
+    """
+
+    id: AgentId
+    name: str
+    pool: Surroundings
+    deadline: float
+    active: int = 1
+    holds: bool = True
+    ready: Sequence[Wait] = ()
+    waits: Sequence[Wait] = ()
+    unwinding: bool = False
+    ended: bool = False
+    body: trio.lowlevel.Task | None = None
+    others: set[trio.lowlevel.Task] | None = None
+    nurseries: dict[trio.Nursery, bool] | None = None
+    held: Sequence[Held] = ()
+
+    @property
+    def slots(self) -> Slots:
+        """Those of its pool."""
+        return self.pool.slots
+
+    @property
+    def idle(self) -> bool:
+        """Whether every known task waits, and none was woken: only others can move it."""
+        return not self.active and not self.ready
+
+    # -- its tasks -----------------------------------------------------------------------------
+
+    def knows(self, task: trio.lowlevel.Task) -> bool:
+        """Whether a task is one of its known ones."""
+        return task is self.body or (self.others is not None and task in self.others)
+
+    def unknown_nurseries(self, task: trio.lowlevel.Task) -> Sequence[trio.Nursery]:
+        """The nurseries that a task opened by itself; those of pools belong to them."""
+        known = self.nurseries
+        return [
+            nursery for nursery in task.child_nurseries if known is None or known.get(nursery) is not False
+        ]
+
+    def has_unknown_tasks(self, nurseries: Sequence[trio.Nursery]) -> bool:
+        """Whether tasks that are unknown live in one of these nurseries."""
+        known = self.nurseries or ()
+        return any(nursery.child_tasks and nursery not in known for nursery in nurseries)
+
+    def know_nursery(self, nursery: trio.Nursery, *, of_pool: bool = False) -> None:
+        """The tasks of a nursery are its own, or agents of a pool."""
+        if self.nurseries is None:
+            self.nurseries = {}
+        self.nurseries[nursery] = of_pool
+
+    def forget_nursery(self, nursery: trio.Nursery) -> None:
+        """The nursery has ended."""
+        if self.nurseries is not None:
+            self.nurseries.pop(nursery, None)
+
+    def add_task(self, task: trio.lowlevel.Task) -> None:
+        """One more task is its own."""
+        if self.others is None:
+            self.others = set()
+        self.others.add(task)
+
+    def drop_task(self, task: trio.lowlevel.Task) -> None:
+        """A task of it has ended."""
+        if self.others is not None:
+            self.others.discard(task)
+
+    # -- a task begins to wait, and ends to ------------------------------------------------------
+
+    def pause(self, wait: Wait) -> None:
+        """Count a task as waiting; when it was the last one that ran, give the slot back."""
+        self.pool.judge.wait_begins(wait)
+        # A tuple: nearly always of one wait, and then no list has to be kept for each agent.
+        self.waits = (*self.waits, wait) if self.waits else (wait,)
+        self.active -= 1
+        if not self.active:
+            # A wait that is not to be cancelled is one for the end of others, and one that needs no
+            # slot is that of a feeder: nobody has judged them before they began.
+            self.rest(judge=wait.undo is None or not wait.needs_slot)
+
+    def rest(self, *, judge: bool, fails: bool = False) -> None:
+        """Give the slot back: no known task runs any more.
+
+        Args:
+          judge: whether nobody has judged yet what this means for the waits of others.
+          fails: whether a task ended by an error, which is about to cancel the others: only what is
+            left of them afterwards can be judged.
+        """
+        if self.ready:
+            return  # a task that needed no slot rests; those that need one still wait for it
+        pool = self.pool
+        pool.judge.idle += 1
+        if self.holds:
+            self.holds = False
+            pool.slots.give_back(self)  # this may start a child, which ends our wait: `idle` is asked below
+        if fails:
+            pool.watcher.soon(self._judge_again)
+            return
+        if judge and self.idle:
+            pool.judge.judge_again(self)
+        pool.judge.rested(self)
+
+    def _judge_again(self) -> None:
+        if self.idle and not self.ended:
+            self.pool.judge.judge_again(self)
+            self.pool.judge.rested(self)
+
+    def task_ended(self, *, fails: bool = False) -> None:
+        """A known task came to its end."""
+        self.active -= 1
+        if not self.active:
+            self.rest(judge=True, fails=fails)
+
+    def woken(self, wait: Wait) -> None:
+        """Let a task that was woken go on, at once or when the agent has a slot again."""
+        self._forget(wait)
+        pool = self.pool
+        if self.idle:
+            pool.judge.idle -= 1
+        if self.holds or not wait.needs_slot:
+            self._go_on(wait)
+        elif self.is_cancelled():
+            self._go_on(wait)
+            self.go_on_without_slot()
+        elif not self.ready and pool.slots.has_room:
+            self._take_slot()
+            self._go_on(wait)
+        else:
+            self._ask_for_slot(wait)
+
+    def _go_on(self, wait: Wait) -> None:
+        self.active += 1
+        wait.resume()
+
+    def _forget(self, wait: Wait) -> None:
+        waits = self.waits
+        self.waits = () if len(waits) == 1 else tuple(other for other in waits if other is not wait)
+        self.pool.judge.wait_ended(wait)
+
+    def _ask_for_slot(self, wait: Wait) -> None:
+        if wait.asked_to_cancel:
+            self.pool.watcher.strand(self)
+        if self.ready:
+            self.ready = (*self.ready, wait)
+        else:
+            self.ready = (wait,)
+            self.pool.slots.claim_for_woken(self)
+
+    def _take_slot(self) -> None:
+        self.pool.slots.take(self)
+        self.holds = True
+
+    # -- as a claimant of a slot -------------------------------------------------------------------
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether it wants no slot any more: it was let go without one."""
+        return not self.ready
+
+    def granted(self) -> None:
+        """A slot is free, and it is its turn."""
+        self._take_slot()
+        self.pool.watcher.unstrand(self.id)
+        self.go_on_without_slot()
+
+    def go_on_without_slot(self) -> None:
+        """Let the woken tasks go on, with the slot that was granted or because they need none."""
+        ready, self.ready = self.ready, ()
+        self.active += len(ready)
+        for wait in ready:
+            wait.resume()
+
+    def new_task(self) -> Wait | None:
+        """Count one more task that runs.
+
+        Returns:
+          What the task has to wait for first (`Wait.granted`), if the agent has no slot.
+        """
+        if self.idle:
+            self.pool.judge.idle -= 1
+        if self.holds or self.is_cancelled():
+            self.active += 1
+            return None
+        if not self.ready and self.pool.slots.has_room:
+            self._take_slot()
+            self.active += 1
+            return None
+        return self._wait_for_slot()
+
+    def _wait_for_slot(self) -> Wait:
+        wait = Wait.that_happened(self)
+        self._ask_for_slot(wait)
+        return wait
+
+    async def regain(self) -> None:
+        """Wait for the slot, after a task slept in something that is none of our waits.
+
+        The caller is not counted as active; it is afterwards.
+
+        Cancellation: ends the wait if the agent itself is cancelled, and is kept off if not.
+        """
+        wait = self.new_task()
+        if wait is not None:
+            await wait.granted()
+
+    async def claim(self) -> None:
+        """Wait for the slot, if the calling task goes on without one.
+
+        Not a checkpoint if it has one. Cancellation: as `regain`.
+        """
+        if not (self.holds or self.is_cancelled()):
+            self.active -= 1
+            await self._wait_for_slot().granted()
+
+    def back_off(self) -> None:
+        """Give the slot back though its task runs on: it sleeps before it is started afresh."""
+        if self.holds:
+            self.holds = False
+            self.pool.slots.give_back(self)
+
+    async def come_back(self) -> None:
+        """Wait for the slot after `back_off`."""
+        self.active -= 1
+        self.pool.judge.idle += 1
+        await self.regain()
+
+    def end(self) -> None:
+        """The agent has its outcome: its slot is free."""
+        self.ended = True
+        self.active = 0
+        self.ready = ()
+        self.body = None
+        self.others = self.nurseries = None
+        self.pool.watcher.ended(self.id)
+        self.pool.judge.remove(self)
+        if self.holds:
+            self.holds = False
+            self.pool.slots.give_back(self)
+        if self.pool.judge.work_is_over:
+            self.pool.judge.judge_rest()
+
+    # -- being cancelled ---------------------------------------------------------------------------
+
+    def is_cancelled(self) -> bool:
+        """Whether the agent itself is being cancelled, so that it unwinds without a slot.
+
+        Compares the clock: to ask a scope whether it is cancelled would cancel it here and now,
+        when its deadline has passed, and so run code in the middle of our bookkeeping.
+        """
+        if self.unwinding or self.pool.watcher.outside_cancelled:
+            return True
+        return self.deadline != inf and trio.current_time() >= self.deadline
+
+    def cannot_be_cancelled_again(self) -> None:
+        """Watch over a task that trio will not tell again that it is cancelled."""
+        if self.is_cancelled():
+            self.go_on_without_slot()
+        else:
+            self.pool.watcher.strand(self)
+
+    def is_narrowed(self, deadline: float) -> bool:
+        """Whether a deadline is narrower than the agent's own, and than those around the pool."""
+        return deadline < self.deadline and deadline < effective_deadline_in(self.pool.nursery)
+
+    def unwind(self) -> None:
+        """The agent is being cancelled: from here on its tasks need no slot."""
+        self.unwinding = True
+        if self.ready:
+            self.go_on_without_slot()
+
+    # -- asked by the watchdog -----------------------------------------------------------------------
+
+    def stack(self) -> tuple[str, ...]:
+        """Where the task of its body stands, innermost last."""
+        frames = () if self.body is None else self.body.iter_await_frames()
+        return tuple(
+            f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_qualname}" for frame, line in frames
+        )
+
+    def is_on_cpu(self) -> bool:
+        """Whether a task of it is what runs just now (asked in another thread)."""
+        tasks = [self.body, *(self.others or ())]
+        return any(task is not None and getattr(task.coro, "cr_running", False) for task in tasks)
+
+
+protect_module(globals())

@@ -1,0 +1,291 @@
+"""The only place where a task of an agent sleeps.
+
+A wait is pending until somebody makes it true (`wake`, `fail`), then it has happened, and it is
+resumed when its agent has a slot. Whoever makes it true hands over the value in the same step, so
+that nothing which happened can be lost: there is no second look after the sleep. A task of an agent
+goes back to trio's run queue only when its agent holds a slot, or is itself being cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import attrs
+import outcome
+import trio
+
+from agentpool._core.messages import AgentId
+from agentpool._kernel._trio_private import effective_deadline_of
+from agentpool._kernel.protection import protect_module
+
+WATCHERS = 1
+"""A pool has so many tasks of its own beside its agents."""
+
+
+class Held(Protocol):
+    """Something that an agent has opened, or uses, and that must not outlive it."""
+
+    def holder_ended(self, holder: Waiter) -> None:
+        """The agent has ended, and left it as it is."""
+
+
+class Source(Protocol):
+    """What a wait takes from, and quiescence may end: an inbox, a subscription to events."""
+
+    @property
+    def ends_first(self) -> bool:
+        """Whether it ends before the sources that tell of such ends."""
+        ...
+
+    def end(self) -> None:
+        """Nothing more will come."""
+
+
+class Waiter(Protocol):
+    """The agent of a task that waits, as far as a wait and whoever judges it need it."""
+
+    id: AgentId
+    active: int
+    unwinding: bool
+    ended: bool
+    ready: Sequence[Wait]
+    waits: Sequence[Wait]
+    held: Sequence[Held]
+
+    @property
+    def slots(self) -> object:
+        """Those of its pool, by which agents of one pool are told from those of another."""
+        ...
+
+    @property
+    def idle(self) -> bool:
+        """Whether every task of it waits and none was woken, so that only others can move it."""
+        ...
+
+    def pause(self, wait: Wait) -> None:
+        """A task of it begins to wait."""
+
+    def woken(self, wait: Wait) -> None:
+        """What a task of it waited for has happened."""
+
+    def cannot_be_cancelled_again(self) -> None:
+        """Trio has told a task of it that it is cancelled, and will not do so again."""
+
+    def is_cancelled(self) -> bool:
+        """Whether it is itself being cancelled, so that it unwinds without a slot."""
+        ...
+
+    def is_narrowed(self, deadline: float) -> bool:
+        """Whether a deadline is narrower than its own, and than those around the pool."""
+        ...
+
+    def unknown_nurseries(self, task: trio.lowlevel.Task) -> Sequence[trio.Nursery]:
+        """The nurseries that a task of it opened by itself, so that their tasks are unknown."""
+        ...
+
+    def has_unknown_tasks(self, nurseries: Sequence[trio.Nursery]) -> bool:
+        """Whether tasks that are unknown live in one of these nurseries."""
+        ...
+
+
+Targets: TypeAlias = "Collection[Waiter] | Callable[[], Collection[Waiter] | None] | None"
+
+
+@attrs.define(eq=False)
+class Wait:
+    """One blocked task.
+
+    Attributes:
+      waiter: the agent of the task; None for a task of no agent, which needs no slot.
+      targets: the agents that could end the wait, or a function that tells them; None if anybody
+        could.
+      needs_all: whether all of them have to end.
+      needs_slot: whether the task goes on only when its agent has a slot.
+      source: what it takes from, if quiescence may end that.
+      content: what it brings, such as a message for which there is no room yet.
+      undo: takes it out of the queue that it stands in; None while it is not to be cancelled.
+      number: counts the waits of a pool, so that the youngest can be told.
+      happened: whether somebody made it true.
+      asked_to_cancel: whether trio has told it that it is cancelled, which it does only once.
+
+    Invariant: `_result` is set exactly from `wake` or `fail` on, until the task has it.
+    """
+
+    waiter: Waiter | None
+    targets: Targets = None
+    needs_all: bool = attrs.field(default=False, kw_only=True)
+    needs_slot: bool = attrs.field(default=True, kw_only=True)
+    source: Source | None = attrs.field(default=None, kw_only=True)
+    content: Any = attrs.field(default=None, kw_only=True)
+    undo: Callable[[], None] | None = attrs.field(default=None, init=False)
+    number: int = attrs.field(default=0, init=False)
+    happened: bool = attrs.field(default=False, init=False)
+    asked_to_cancel: bool = attrs.field(default=False, init=False)
+    _interrupted: bool = attrs.field(default=False, init=False)
+    _task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _asleep: bool = attrs.field(default=False, init=False)
+    _resumed: bool = attrs.field(default=False, init=False)
+    _result: outcome.Outcome[Any] | None = attrs.field(default=None, init=False)
+
+    @classmethod
+    def that_happened(cls, waiter: Waiter) -> Wait:
+        """A wait for the slot only, such as that of a new task: see `granted`."""
+        wait = cls(waiter)
+        wait.happened = True
+        wait._result = outcome.Value(None)
+        return wait
+
+    async def park(self, undo: Callable[[], None] | None) -> Any:
+        """Wait until somebody calls `wake` or `fail`, and for the agent's slot after that.
+
+        Args:
+          undo: takes the wait out of the queue that it stands in, when the task is cancelled;
+            None for a wait that is not to be cancelled. Ctrl-C ends that of the main task too.
+
+        Cancellation: `Cancelled` means that `undo` was called, and that nobody had called `wake`.
+        """
+        self._task = trio.lowlevel.current_task()
+        self.undo = undo
+        if self.waiter is not None:
+            self.waiter.pause(self)
+        return await self._sleep()
+
+    async def granted(self) -> None:
+        """Wait for the slot only: what was waited for has happened already."""
+        self._task = trio.lowlevel.current_task()
+        await self._sleep()
+
+    async def _sleep(self) -> Any:
+        if self._resumed:
+            # It was resumed before it slept: pausing gave the slot to others, and that started the
+            # child or ended the inbox that it waits for.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return self._let_go().unwrap()
+        self._asleep = True
+        return await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    # -- what may happen to it ---------------------------------------------------------------------
+
+    def wake(self, value: Any = None) -> None:
+        """End the wait with a value: from here on it has happened, whatever is cancelled."""
+        if not self._interrupted:
+            self._happen(outcome.Value(value))
+
+    def fail(self, error: BaseException) -> None:
+        """End the wait with an exception, which must be an object of its own for each wait."""
+        self._happen(outcome.Error(error))
+
+    def withdraw(self, error: BaseException) -> None:
+        """Take the wait out of its queue, and end it with an exception."""
+        assert self.undo is not None
+        self.undo()
+        self.fail(error)
+
+    def _happen(self, result: outcome.Outcome[Any]) -> None:
+        self.happened = True
+        self._result = result
+        if self.waiter is None:
+            self.resume()
+        else:
+            self.waiter.woken(self)
+
+    def resume(self) -> None:
+        """Put the task back into trio's run queue (called by its agent, when that may go on)."""
+        self._resumed = True
+        if self._asleep:
+            assert self._task is not None
+            trio.lowlevel.reschedule(self._task, self._let_go())
+
+    def _let_go(self) -> outcome.Outcome[Any]:
+        """Hand the result on, and break the cycles through it, through `undo` and through the task.
+
+        An error's traceback holds the frame that holds this wait, and `undo` mostly refers to it:
+        left to the cyclic collector, they made up half of what a shutdown costs.
+        """
+        result, self._result = self._result, None
+        assert result is not None
+        self.undo = None
+        self._task = None
+        return result
+
+    def _abort(self, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+        # Trio asks once for each sleep, so that afterwards somebody has to watch for the agent's end.
+        self.asked_to_cancel = True
+        if self.happened:
+            assert self.waiter is not None
+            self.waiter.cannot_be_cancelled_again()
+            return trio.lowlevel.Abort.FAILED
+        if self.undo is None:
+            return self._interrupt(raise_cancel)
+        self.undo()
+        if self.waiter is None:
+            self.happened = True
+            self.undo = None
+            return trio.lowlevel.Abort.SUCCEEDED
+        self._happen(outcome.capture(raise_cancel))
+        return trio.lowlevel.Abort.FAILED
+
+    def _interrupt(self, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+        """A wait that is not to be cancelled: only Ctrl-C, which strikes the main task, ends it."""
+        pressed = outcome.capture(raise_cancel)
+        assert isinstance(pressed, outcome.Error)
+        if self.waiter is None and not isinstance(pressed.error, trio.Cancelled):
+            # `raise_cancel` may be called only once then, so that the task is rescheduled from here.
+            # Whoever would end the wait finds it ended.
+            self.happened = self._interrupted = True
+            assert self._task is not None
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task, pressed)
+        return trio.lowlevel.Abort.FAILED
+
+    # -- asked by who judges -------------------------------------------------------------------------
+
+    @property
+    def can_be_withdrawn(self) -> bool:
+        """Whether it may be ended by an error."""
+        return self.undo is not None
+
+    def known_targets(self) -> Collection[Waiter] | None:
+        """The agents that could end the wait, as of now; None if anybody could."""
+        targets = self.targets
+        return targets() if callable(targets) else targets
+
+    def unknown_nurseries(self) -> Sequence[trio.Nursery]:
+        """Nurseries of the task that the pool does not know."""
+        if self._task is None or not self._task.child_nurseries:
+            return ()
+        assert self.waiter is not None
+        return self.waiter.unknown_nurseries(self._task)
+
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether a deadline narrower than the agent's own, or an unknown task, may end it."""
+        waiter = self.waiter
+        assert waiter is not None
+        assert self._task is not None
+        nurseries = self.unknown_nurseries()
+        if nurseries and waiter.has_unknown_tasks(nurseries):
+            return True
+        return waiter.is_narrowed(effective_deadline_of(self._task))
+
+    @property
+    def looks_elsewhere(self) -> bool:
+        """Whether its end may come from another pool, about which this one does not judge.
+
+        That is when it waits for an agent of another pool, or its task has opened one that lives.
+        """
+        waiter = self.waiter
+        assert waiter is not None
+        if any(len(nursery.child_tasks) > WATCHERS for nursery in self.unknown_nurseries()):
+            return True
+        target = next(iter(self.known_targets() or ()), None)
+        return target is not None and target.slots is not waiter.slots
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether an agent that waits so is not at its end, though everybody in its pool waits."""
+        return self.ends_by_itself or self.looks_elsewhere
+
+
+protect_module(globals())

@@ -366,9 +366,6 @@ class Party:
         if self.holds or self.is_cancelled():
             self.active += 1
             return None
-        return self._wait_for_slot()
-
-    def _wait_for_slot(self) -> Wait:
         wait = Wait(self)
         wait.done = True
         wait._result = outcome.Value(None)
@@ -385,15 +382,6 @@ class Party:
         wait = self.new_task()
         if wait is not None:
             await wait.granted()
-
-    async def claim(self) -> None:
-        """Wait for the slot, if the calling task goes on without one.
-
-        Not a checkpoint if it has one. Cancellation: as `regain`.
-        """
-        if not (self.holds or self.is_cancelled()):
-            self.active -= 1
-            await self._wait_for_slot().granted()
 
     # -- being cancelled ---------------------------------------------------------------------
 

@@ -131,7 +131,16 @@ class Batch:
         self.input_ended = True
         if self.error is None:
             self.error = error
-        self._tell()
+        taker = self._taker
+        if error is not None and taker is not None and taker.needs_all:
+            self.abandon()  # here and now: who waits for all may need the slot that one of them holds
+            self._tell()
+        elif self.is_over:
+            self._tell()
+        elif taker is not None and taker.party is not None:
+            # Not told: it would wait for its slot only to wait on, and miss a time limit meanwhile.
+            # But no agent waits to be started any more, which was a hope.
+            self.launcher.state.judge.lost_hope(taker.party)
 
     def fail(self, error: BaseException) -> None:
         """The input raised what no pool may contain: it leaves the pool at once."""

@@ -121,7 +121,7 @@ class ManyScope:
         check_agent(agent)
         _check_items(items)
         launcher = self._launcher(lambda item: (agent, (item,)), options_of(name, timeout))
-        return _Block(Batch(launcher, _BLOCK_WAS_LEFT, bounded=True), items)
+        return _Block(Batch(launcher, "the block that started it was left", bounded=True), items)
 
     async def race(self, *agents: Callable[[AgentContext], Awaitable[T]]) -> AgentOutcome[T]:
         """Run several agents, and return the first `Completed`; the others are aborted and awaited.
@@ -143,7 +143,7 @@ class ManyScope:
         if not agents:
             raise ValueError("a race needs at least one agent")
         check_agents(agents)
-        batch = Batch(self._launcher(lambda agent: (agent, ())), "another agent won the race")
+        batch = Batch(self._launcher(lambda agent: (agent, ())), "the race that started it was left")
         ended: list[AgentOutcome[T]] = []
         async with _Block(batch, agents) as outcomes:
             async for outcome in outcomes:
@@ -187,7 +187,7 @@ class ManyScope:
         ended: list[AgentOutcome[T]] = []
         winner: T | None = None
 
-        batch = Batch(self._launcher(lambda _: (agent, args)), "the vote was decided without it")
+        batch = Batch(self._launcher(lambda _: (agent, args)), "the vote that started it was left")
         async with _Block(batch, range(n)) as outcomes:
             async for outcome in outcomes:
                 ended.append(outcome)
@@ -207,9 +207,6 @@ class ManyScope:
     def _launcher(self, call: Callable[[Any], Any], options: SpawnOptions = SpawnOptions()) -> Launcher:  # noqa: B008  (frozen)
         by_agent = current_agent() is not None
         return Launcher(self._state, self._children, call, options, contextvars.copy_context(), by_agent)
-
-
-_BLOCK_WAS_LEFT = "the block that started it was left"
 
 
 class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):

@@ -154,8 +154,6 @@ class AgentNursery:
         """All tasks have ended: the block goes on, when the agent has its slot."""
         if self._joining:
             await self._record.regain()
-        else:
-            await self._record.claim()  # the task that ended last may have needed no slot
 
 
 class _Started:

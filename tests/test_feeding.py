@@ -1,0 +1,539 @@
+"""How the agents of map, as_completed, race and vote are started, bounded, and ended on time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import trio
+from pool_kit import Running, forever, pool_of, sleeper, value
+
+from agentpool import (
+    AgentContext,
+    Completed,
+    DeadlockError,
+    Failed,
+    PoolClosedError,
+)
+
+
+def _endless() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+async def _endless_async() -> AsyncIterator[int]:
+    for item in _endless():
+        yield item
+
+
+def _far_range() -> range:
+    return range(10**9)
+
+
+async def _async_items(items: Any) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+ENDLESS: list[Any] = [_endless, _endless_async, _far_range]
+KINDS: list[Any] = [list, iter, _async_items]
+
+
+@pytest.fixture(params=["pool", "context"])
+def scope_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def _within(kind: str, slots: int, test: Any, **options: Any) -> Any:
+    """Run a test with the pool, or with the context of an agent, as its scope."""
+    async with pool_of(slots, **options) as pool:
+        if kind == "pool":
+            return await test(pool)
+        return await (await pool.spawn(test)).result()
+
+
+# -- how many live ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("endless", ENDLESS)
+@pytest.mark.parametrize("slots", [2, 3])
+@pytest.mark.parametrize("taken", [0, 1, 2, 17, 40])
+async def test_agents_are_started_exactly_twice_the_slots_ahead_of_the_taker(
+    endless: Any, slots: int, taken: int, scope_kind: str
+) -> None:
+    started = 0
+
+    async def agent(ctx: AgentContext, n: int) -> int:
+        nonlocal started
+        started += 1
+        return n
+
+    async def test(scope: Any) -> None:
+        async with scope.as_completed(agent, endless()) as done:
+            for _ in range(taken):
+                await done.__anext__()
+            await trio.testing.wait_all_tasks_blocked()
+            assert started == taken + 2 * slots
+
+    await _within(scope_kind, slots, test)
+    assert started == taken + 2 * slots
+
+
+@pytest.mark.parametrize("endless", ENDLESS)
+@pytest.mark.parametrize("slots", [1, 3])
+async def test_agents_that_lend_their_slots_are_no_more_than_twice_the_slots(
+    endless: Any, slots: int, scope_kind: str, autojump_clock: Any
+) -> None:
+    alive = Running()
+
+    async def slow(ctx: AgentContext) -> None:
+        async for message in ctx.inbox:
+            await trio.sleep(1)
+            ctx.reply(message, message.content)
+
+    async def test(scope: Any) -> None:
+        server = await scope.spawn(slow)
+
+        async def asking(ctx: AgentContext, n: int) -> Any:
+            with alive:
+                return await ctx.ask(server.id, n)
+
+        taken = 0
+        async with scope.as_completed(asking, endless()) as done:
+            async for _ in done:
+                taken += 1
+                if taken == 20:
+                    break
+        server.abort()
+        await server.wait()
+
+    await _within(scope_kind, slots, test)
+    assert min(slots, 2) <= alive.peak <= 2 * slots
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("slots", [1, 2, 5])
+async def test_agents_may_all_wait_for_a_server_that_is_one_of_the_items(
+    kind: Any, slots: int, scope_kind: str, autojump_clock: Any
+) -> None:
+    server_id = 0
+    runs = trio.Event()
+
+    async def agent(ctx: AgentContext, n: int) -> Any:
+        nonlocal server_id
+        if n:
+            await runs.wait()
+            return await ctx.ask(server_id, n)
+        server_id = ctx.id
+        runs.set()
+        async for message in ctx.inbox:
+            ctx.reply(message, -message.content)
+        return None
+
+    async def test(scope: Any) -> list[Any]:
+        found = []
+        async with scope.as_completed(agent, kind(range(30))) as done:
+            async for outcome in done:
+                found.append(outcome.unwrap())
+                if len(found) == 29:
+                    break
+        return found
+
+    assert sorted(await _within(scope_kind, slots, test)) == [-n for n in range(29, 0, -1)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_as_completed_in_a_tree_of_agents_ends_with_a_single_slot(
+    kind: Any, autojump_clock: Any
+) -> None:
+    async def tree(ctx: AgentContext, depth: int) -> int:
+        if not depth:
+            return 1
+        async with ctx.as_completed(tree, kind([depth - 1] * 4)) as done:
+            return sum([outcome.unwrap() async for outcome in done])
+
+    async with pool_of(1) as pool:
+        assert (await (await pool.spawn(tree, 3)).result()) == 64
+
+
+async def test_a_limit_that_is_lowered_lowers_what_may_be_started(autojump_clock: Any) -> None:
+    started = 0
+
+    async def agent(ctx: AgentContext, n: int) -> None:
+        nonlocal started
+        started += 1
+
+    async with pool_of(4) as pool:
+        async with pool.as_completed(agent, _endless()) as done:
+            await trio.testing.wait_all_tasks_blocked()
+            pool.max_concurrent = 1
+            for taken in range(1, 10):
+                await done.__anext__()
+                await trio.testing.wait_all_tasks_blocked()
+                assert started == max(8, taken + 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("slots", [1, 2, 3])
+async def test_agents_that_all_ask_who_takes_their_outcomes_are_a_deadlock_though_more_wait_for_room(
+    kind: Any, slots: int, autojump_clock: Any
+) -> None:
+    async def asking(ctx: AgentContext, n: int) -> Any:
+        try:
+            return await ctx.ask(ctx.parent_id, "?")
+        except DeadlockError:
+            return "told"
+
+    async def parent(ctx: AgentContext) -> tuple[int, int]:
+        told = told_here = 0
+        async with ctx.as_completed(asking, kind(range(20))) as done:
+            while True:
+                try:
+                    told += (await done.__anext__()).unwrap() == "told"
+                except DeadlockError:
+                    told_here += 1
+                    ctx.reply(await ctx.receive(), "yes")
+                except StopAsyncIteration:
+                    return told, told_here
+
+    async with pool_of(slots) as pool:
+        told, told_here = await (await pool.spawn(parent)).result()
+    assert told + told_here >= 1
+    assert trio.current_time() == 0
+
+
+async def test_a_feeder_that_begins_to_wait_for_room_may_close_the_cycle(autojump_clock: Any) -> None:
+    async def asking(ctx: AgentContext, n: int) -> Any:
+        return await ctx.ask(ctx.parent_id, n)
+
+    async def slow_input() -> AsyncIterator[int]:
+        for n in range(9):
+            await trio.sleep(1)
+            yield n
+
+    async def parent(ctx: AgentContext) -> float:
+        async with ctx.as_completed(asking, slow_input()) as done:
+            outcome = await done.__anext__()
+            assert isinstance(outcome, Failed)
+            assert isinstance(outcome.error, DeadlockError)
+            assert ctx.id in outcome.error.path
+        return trio.current_time()
+
+    async with pool_of(1) as pool:
+        # Two agents fill the room; the third item comes at 3 and finds none.
+        assert await (await pool.spawn(parent)).result() == 3
+
+
+# -- the feeder needs no slot ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["map", "as_completed"])
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError()])
+async def test_what_is_fatal_in_an_input_is_heard_though_its_agents_hold_all_the_slots(
+    verb: str, asynchronous: bool, error: BaseException, autojump_clock: Any
+) -> None:
+    def items() -> Iterator[float]:
+        yield 100.0
+        raise error
+
+    async def parent(ctx: AgentContext) -> None:
+        source = _async_items(items()) if asynchronous else items()
+        if verb == "map":
+            await ctx.map(sleeper, source)
+        async with ctx.as_completed(sleeper, source) as done:
+            async for _ in done:
+                pass
+
+    with pytest.raises(type(error)) as caught:
+        async with pool_of(1) as pool:
+            await pool.spawn(parent)
+    assert caught.value is error
+    assert trio.current_time() == 0
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_an_error_of_the_input_ends_a_map_at_once_though_its_agents_hold_all_the_slots(
+    asynchronous: bool, autojump_clock: Any
+) -> None:
+    def items() -> Iterator[float]:
+        yield 100.0
+        raise KeyError("input")
+
+    async def parent(ctx: AgentContext) -> float:
+        with pytest.raises(KeyError, match="input"):
+            await ctx.map(sleeper, _async_items(items()) if asynchronous else items())
+        return trio.current_time()
+
+    async with pool_of(1) as pool:
+        assert await (await pool.spawn(parent)).result() == 0
+
+
+async def test_only_the_feeder_goes_on_without_a_slot(autojump_clock: Any) -> None:
+    steps: list[tuple[str, float]] = []
+
+    async def slow_input() -> AsyncIterator[float]:
+        yield 10.0
+        steps.append(("pulled", trio.current_time()))
+        await trio.sleep(4)
+        steps.append(("pulled on", trio.current_time()))
+
+    async def receive(ctx: AgentContext) -> None:
+        await ctx.receive()
+        steps.append(("received", trio.current_time()))
+
+    async def parent(ctx: AgentContext) -> None:
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(receive, ctx)
+            await ctx.map(sleeper, slow_input())
+            steps.append(("mapped", trio.current_time()))
+
+    async with pool_of(1) as pool:
+        handle = await pool.spawn(parent)
+        await trio.sleep(2)
+        # Its feeder runs, in the input's sleep; its other task is woken, and waits for the slot.
+        pool.send_nowait(handle.id, "go")
+        await trio.sleep(1)
+        assert pool.statistics().running == 1
+        await handle.result()
+    assert steps == [("pulled", 0), ("pulled on", 4), ("received", 10), ("mapped", 10)]
+
+
+async def test_what_the_input_itself_waits_for_and_starts_needs_the_slot(autojump_clock: Any) -> None:
+    running = Running()
+    times: list[float] = []
+
+    async def busy(ctx: AgentContext, seconds: float) -> float:
+        with running:
+            await trio.sleep(seconds)
+        return seconds
+
+    async def step() -> None:
+        times.append(trio.current_time())
+
+    async def parent(ctx: AgentContext) -> list[float]:
+        async def items() -> AsyncIterator[float]:
+            yield 5.0
+            times.append(trio.current_time())
+            async with ctx.open_nursery() as nursery:
+                nursery.start_soon(step)  # holds the slot from here to the next wait
+            times.append(trio.current_time())
+            yield 3.0
+            async with ctx.as_completed(busy, iter([1.0])) as inner:
+                async for outcome in inner:
+                    yield outcome.unwrap()
+
+        async with ctx.as_completed(busy, items()) as done:
+            return [outcome.unwrap() async for outcome in done]
+
+    async with pool_of(1) as pool:
+        assert sorted(await (await pool.spawn(parent)).result()) == [1.0, 3.0, 5.0]
+    assert running.peak == 1
+    assert times == [0, 5, 5]
+
+
+# -- time limits -----------------------------------------------------------------------------------
+
+
+async def _map(ctx: Any, items: Any) -> None:
+    await ctx.map(sleeper, items)
+
+
+async def _as_completed(ctx: Any, items: Any) -> None:
+    async with ctx.as_completed(sleeper, items) as done:
+        async for _ in done:
+            pass
+
+
+async def _race(ctx: Any, items: Any) -> None:
+    await ctx.race(*[lambda ctx: sleeper(ctx, 1000.0)] * 5)
+
+
+async def _vote(ctx: Any, items: Any) -> None:
+    await ctx.vote(sleeper, 1000.0, n=5)
+
+
+@pytest.mark.parametrize("verb", [_map, _as_completed, _race, _vote])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("slots", [1, 2, 8])
+async def test_a_limit_around_many_agents_ends_them_on_time_though_they_hold_all_the_slots(
+    verb: Any, kind: Any, slots: int, scope_kind: str, autojump_clock: Any
+) -> None:
+    async def test(scope: Any) -> tuple[bool, float]:
+        with trio.move_on_after(2.5) as limit:
+            await verb(scope, kind([1000.0] * 50))
+        return limit.cancelled_caught, trio.current_time()
+
+    async with pool_of(slots) as pool:
+        ended = await test(pool) if scope_kind == "pool" else await (await pool.spawn(test)).result()
+        assert ended == (True, 2.5)
+        assert pool.statistics().waiting_to_start == 0
+    assert trio.current_time() == 2.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("slots", [1, 2, 8])
+async def test_a_limit_inside_of_as_completed_aborts_nobody(
+    kind: Any, slots: int, scope_kind: str, autojump_clock: Any
+) -> None:
+    async def test(scope: Any) -> list[type]:
+        async with scope.as_completed(sleeper, kind([5.0, 5.0])) as done:
+            with trio.move_on_after(1):
+                await done.__anext__()
+            return [type(outcome) async for outcome in done]
+
+    assert await _within(scope_kind, slots, test) == [Completed, Completed]
+
+
+async def test_a_limit_around_a_feeder_that_waits_for_room_aborts_the_agents(autojump_clock: Any) -> None:
+    ends: list[float] = []
+
+    async def agent(ctx: AgentContext, n: int) -> None:
+        try:
+            await ctx.receive()
+            await trio.sleep_forever()
+        finally:
+            ends.append(trio.current_time())
+
+    async def parent(ctx: AgentContext) -> float:
+        with trio.move_on_after(2):
+            async with ctx.as_completed(agent, _endless()) as done:
+                await trio.sleep(1)
+                await ctx.broadcast("go")
+                await done.__anext__()
+        return trio.current_time()
+
+    async with pool_of(2) as pool:
+        assert await (await pool.spawn(parent)).result() == 2
+    assert ends == [2] * len(ends)
+    assert len(ends) == 4
+
+
+# -- the block -------------------------------------------------------------------------------------
+
+
+async def test_a_block_of_as_completed_is_for_one_use() -> None:
+    async with pool_of(1) as pool:
+        block = pool.as_completed(value, [1])
+        async with block as done:
+            assert (await done.__anext__()).unwrap() == 1
+        with pytest.raises(RuntimeError, match="call it again"):
+            async with block:
+                pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_cancelled_block_starts_nobody(kind: Any, scope_kind: str) -> None:
+    async def test(scope: Any) -> None:
+        with trio.CancelScope() as outside:
+            outside.cancel()
+            async with scope.as_completed(forever, kind([1, 2])):
+                pass
+        with trio.CancelScope() as outside:
+            outside.cancel()
+            await scope.map(forever, kind([1, 2]))
+
+    async with pool_of(1) as pool:
+        if scope_kind == "pool":
+            await test(pool)
+        else:
+            await (await pool.spawn(test)).result()
+        assert pool.statistics().spawned == (scope_kind == "context")
+
+
+async def test_a_cancellation_leaves_the_block_as_it_is_and_not_in_a_group(autojump_clock: Any) -> None:
+    async def parent(ctx: Any) -> Any:
+        try:
+            with trio.move_on_after(1):
+                try:
+                    async with ctx.as_completed(sleeper, iter([100.0] * 9)) as done:
+                        await done.__anext__()
+                except BaseException as error:
+                    seen.append(type(error))
+                    raise
+        finally:
+            seen.append(trio.current_time())
+
+    seen: list[Any] = []
+    async with pool_of(2) as pool:
+        await parent(pool)
+        await (await pool.spawn(parent)).result()
+    assert seen == [trio.Cancelled, 1, trio.Cancelled, 2]
+
+
+@pytest.mark.parametrize("body_raises", [False, True])
+def test_ctrl_c_while_the_feeder_ends_comes_out(body_raises: bool) -> None:
+    press = trio.lowlevel.enable_ki_protection(lambda: signal.raise_signal(signal.SIGINT))
+
+    async def items() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                press()
+                await trio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        async with pool_of(2) as pool:
+            async with pool.as_completed(forever, items()):
+                await trio.testing.wait_all_tasks_blocked()
+                if body_raises:
+                    raise KeyError("body")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        trio.run(main)
+    assert ("KeyError" in "".join(getattr(caught.value, "__notes__", ()))) is body_raises
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_drain_while_an_item_waits_for_its_slot_aborts_the_map(
+    kind: Any, autojump_clock: Any
+) -> None:
+    async def parent(ctx: AgentContext) -> float:
+        with pytest.raises(PoolClosedError):
+            await ctx.map(sleeper, kind([50.0] * 3))
+        return trio.current_time()
+
+    async with pool_of(1) as pool:
+        handle = await pool.spawn(parent)
+        await trio.sleep(1)
+        await pool.drain(20)
+        assert isinstance(handle.outcome, Completed)
+        assert handle.outcome.value == 1
+
+
+async def test_what_is_aborted_with_a_block_says_so(autojump_clock: Any) -> None:
+    async def agent(ctx: AgentContext) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            reasons.append(ctx._agent.abort_reason)
+
+    reasons: list[str | None] = []
+    async with pool_of(4) as pool:
+        await pool.race(agent, value)
+        assert (await pool.vote(_first_completes(agent), n=3, quorum=1)).winner == 1
+        with trio.move_on_after(1):
+            await pool.map(lambda ctx, _: agent(ctx), [1])
+        async with pool.as_completed(lambda ctx, _: agent(ctx), [1]):
+            await trio.sleep(1)
+    assert reasons[0] == "the race that started it was left"
+    assert reasons[1:3] == ["the vote that started it was left"] * 2
+    assert reasons[3:] == ["the map that started it was left", "the block that started it was left"]
+
+
+def _first_completes(agent: Any) -> Any:
+    calls = iter(range(100))
+
+    async def voter(ctx: AgentContext) -> int:
+        if next(calls):
+            await agent(ctx)
+        return 1
+
+    return voter

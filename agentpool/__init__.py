@@ -109,7 +109,6 @@ if _TYPE_CHECKING:
     from agentpool._kernel.events import Overflow as Overflow
     from agentpool._kernel.events import SubscriptionStatistics as SubscriptionStatistics
     from agentpool._kernel.handle import AgentHandle as AgentHandle
-    from agentpool._kernel.handle import StuckAgent as StuckAgent
     from agentpool._kernel.many import Verdict as Verdict
     from agentpool._kernel.nursery import AgentNursery as AgentNursery
     from agentpool._kernel.pool import AgentPool as AgentPool
@@ -124,6 +123,7 @@ if _TYPE_CHECKING:
     from agentpool._kernel.slots import PoolFullError as PoolFullError
     from agentpool._kernel.supervisor import ChildSpec as ChildSpec
     from agentpool._kernel.supervisor import Supervisor as Supervisor
+    from agentpool._kernel.watcher import StuckAgent as StuckAgent
     from agentpool._loop.model_agent import ModelAgent as ModelAgent
     from agentpool._loop.model_agent import SpawnConfig as SpawnConfig
     from agentpool.abc import Driver as Driver
@@ -160,7 +160,10 @@ _HOMES = {
         AgentStatus
     """,
     "agentpool._kernel.handle": """
-        AgentHandle StuckAgent
+        AgentHandle
+    """,
+    "agentpool._kernel.watcher": """
+        StuckAgent
     """,
     "agentpool._kernel.context": """
         AgentContext Subscription

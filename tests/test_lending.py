@@ -18,7 +18,8 @@ from agentpool import (
     UnknownAgentError,
     open_agent_pool,
 )
-from agentpool._kernel.slots import WOKEN_IN_A_ROW, Party, Slots
+from agentpool._core.turns import WOKEN_IN_A_ROW
+from agentpool._kernel.activity import Activity
 
 # -- random trees ------------------------------------------------------------------------------------
 
@@ -181,16 +182,14 @@ def test_random_trees_end_under_every_limit_and_never_run_more_agents(slots: int
 def _keep_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch lending off: nobody may take the slot of an agent that waits, which goes on with it."""
 
-    def keep(self: Slots, party: Party) -> None:
-        self._lent[party] = None
-        party.lends = True
+    rest = Activity.rest
 
-    def has_room(self: Slots) -> bool:
-        return not self._woken and not self._new and self._free > 0
+    def keep(self: Activity, **judging: bool) -> None:
+        holds, self.holds = self.holds, False
+        rest(self, **judging)
+        self.holds = holds
 
-    monkeypatch.setattr(Slots, "lend", keep)
-    monkeypatch.setattr(Slots, "_is_free", lambda self: self._free > 0)
-    monkeypatch.setattr(Slots, "has_room", property(has_room))
+    monkeypatch.setattr(Activity, "rest", keep)
 
 
 def test_the_same_trees_hang_when_waiting_agents_keep_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ async def sleeps(ctx: AgentContext) -> None:
 async def test_an_agent_that_blocks_the_loop_is_named_with_the_line_where_it_stands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agentpool._kernel.pool.BLOCKING_TIME", 0.05)
+    monkeypatch.setattr("agentpool._kernel.watcher.BLOCKING_TIME", 0.05)
     async with open_agent_pool(max_concurrent=2) as pool:
         events = pool._state.events.subscribe(100, "drop_oldest")
         await pool.spawn(sleeps)
@@ -44,7 +44,7 @@ async def test_an_agent_that_blocks_the_loop_is_named_with_the_line_where_it_sta
 
 
 async def test_a_loop_that_goes_on_is_not_suspected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentpool._kernel.pool.BLOCKING_TIME", 0.02)
+    monkeypatch.setattr("agentpool._kernel.watcher.BLOCKING_TIME", 0.02)
 
     async def works(ctx: AgentContext) -> None:
         for _ in range(20):

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from math import inf
 
 import attrs
-import outcome
 import trio
 
-from agentpool._core.messages import AgentId
+from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._kernel._trio_private import effective_deadline_in
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.protection import protect_module
@@ -56,6 +55,8 @@ class Activity:
       others: its other known tasks.
       nurseries: the nurseries in its tasks whose tasks are known: its own, and (True) those of pools.
       held: what it has opened or uses that must not outlive it.
+      backing_off: whether it sleeps before it is started afresh.
+      root_id: the id of its oldest ancestor below the pool, or its own.
 
     Invariants: `ready` implies not `holds`;  idle implies not `holds`;  active and not `holds` is true
     of an agent that unwinds, and of one of whose tasks only those run that need no slot.
@@ -75,6 +76,8 @@ class Activity:
     others: set[trio.lowlevel.Task] | None = None
     nurseries: dict[trio.Nursery, bool] | None = None
     held: Sequence[Held] = ()
+    root_id: AgentId = SUPERVISOR
+    backing_off: bool = False
 
     @property
     def slots(self) -> Slots:
@@ -172,6 +175,10 @@ class Activity:
         if not self.active:
             self.rest(judge=True, fails=fails)
 
+    def task_goes_on(self) -> None:
+        """A known task that was counted as waiting goes on, beside one that runs."""
+        self.active += 1
+
     def woken(self, wait: Wait) -> None:
         """Let a task that was woken go on, at once or when the agent has a slot again."""
         self._forget(wait)
@@ -246,9 +253,6 @@ class Activity:
             self._take_slot()
             self.active += 1
             return None
-        return self._wait_for_slot()
-
-    def _wait_for_slot(self) -> Wait:
         wait = Wait.that_happened(self)
         self._ask_for_slot(wait)
         return wait
@@ -264,23 +268,16 @@ class Activity:
         if wait is not None:
             await wait.granted()
 
-    async def claim(self) -> None:
-        """Wait for the slot, if the calling task goes on without one.
-
-        Not a checkpoint if it has one. Cancellation: as `regain`.
-        """
-        if not (self.holds or self.is_cancelled()):
-            self.active -= 1
-            await self._wait_for_slot().granted()
-
     def back_off(self) -> None:
         """Give the slot back though its task runs on: it sleeps before it is started afresh."""
+        self.backing_off = True
         if self.holds:
             self.holds = False
             self.pool.slots.give_back(self)
 
     async def come_back(self) -> None:
         """Wait for the slot after `back_off`."""
+        self.backing_off = False
         self.active -= 1
         self.pool.judge.idle += 1
         await self.regain()

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, assert_never
 
+import attrs
 import trio
 
 from agentpool._core.errors import AgentTimeoutError
 from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
-from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage
+from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage, UsageSum
+from agentpool._kernel.activity import Activity
 from agentpool._kernel.children import Children
-from agentpool._kernel.options import SpawnOptions, is_described, name_of
+from agentpool._kernel.options import SpawnOptions, is_described
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import Inbox
-from agentpool._kernel.slots import Party
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool._kernel.context import AgentContext
     from agentpool._kernel.state import PoolState
-
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 AgentStatus: TypeAlias = Literal["starting", "running", "waiting", "ending", "completed", "failed", "aborted"]
 
@@ -32,57 +29,48 @@ CANCELLED_OUTSIDE = "a scope around the pool was cancelled"
 CANCELLED_ITSELF = "its body raised trio.Cancelled, though nobody had cancelled it"
 
 
-class AgentRecord(Party):
-    """The state of one agent, from its spawn on."""
+@attrs.frozen
+class Work:
+    """What an agent runs, and how."""
 
-    # Defaults on the class: only what an agent makes use of costs it time and memory.
-    _budget: Budget | None = None
-    abort_reason: str | None = None
-    aborted: bool = False
-    aborted_at: float = inf
-    body_ended = False
-    context: AgentContext | None = None
-    depth: int = 0
-    more_tasks: set[trio.lowlevel.Task] | None = None
-    nurseries: dict[trio.Nursery, bool] | None = None
-    _children: Children | None = None
+    fn: Callable[..., Awaitable[Any]]
+    args: tuple[Any, ...]
+    options: SpawnOptions
+
+
+@attrs.define(eq=False, repr=False, kw_only=True)
+class AgentRecord(Activity):
+    """The state of one agent, from its spawn on.
+
+    Attributes:
+      state: what the agents of its pool share.
+      home: whose child it is.
+      work: what it runs; without its arguments once it has ended.
+      scope: cancels it.
+      batch: what started it together with others, and gets its outcome; None for a plain spawn.
+      started_at: when it was spawned, on trio's clock.
+      body_ended: whether its body has ended in this life, so that it only waits for its children.
+      outcome: how it ended; None until then.
+      restarts: how many lives it had before this one.
+      stops_children: whether it aborts its children by itself when it is aborted, as a supervisor does.
+      used: by its model calls, in all its lives.
+    """
+
+    state: PoolState
+    home: Children
+    work: Work
+    scope: trio.CancelScope
+    inbox: Inbox
+    batch: Any = None
+    started_at: float
+    body_ended: bool = False
     outcome: AnyOutcome | None = None
-    parent_id: AgentId = SUPERVISOR
-    restarts = 0
-    seen: bool = False
-    stops_children = False
-    task: trio.lowlevel.Task | None = None
-    used = NOTHING_USED
-
-    def __init__(
-        self,
-        state: PoolState,
-        agent_id: AgentId,
-        home: Children,
-        fn: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
-        options: SpawnOptions,
-        batch: Any,
-    ) -> None:
-        self.started_at: float = trio.current_time()
-        owner = home.owner
-        deadline = inf
-        if owner is not None:
-            self.parent_id = owner.id
-            self.depth = owner.depth + 1
-            deadline = owner.deadline
-        if options.timeout is not None:
-            deadline = min(deadline, self.started_at + options.timeout)
-        super().__init__(agent_id, state.slots, deadline)
-        self.state = state
-        self.home = home
-        self.fn = fn
-        self.args = args
-        self.options = options
-        self.name: str = options.name or name_of(fn)
-        self.scope: trio.CancelScope = trio.CancelScope(deadline=deadline)
-        self.inbox: Inbox = state.router.register(agent_id, owner=self)
-        self.batch = batch
+    restarts: int = 0
+    stops_children: bool = False
+    used: UsageSum = NOTHING_USED
+    _abort: tuple[str | None] | None = None
+    _budget: Budget | None = None
+    _children: Children | None = None
 
     def __repr__(self) -> str:
         return f"<agent {self.id} ({self.name}), {self.status}>"
@@ -97,7 +85,7 @@ class AgentRecord(Party):
                 return "failed"
             case Aborted():
                 return "aborted"
-            case None if self.task is None:
+            case None if self.body is None:
                 return "starting"
             case None if self.body_ended:
                 return "ending"
@@ -115,29 +103,7 @@ class AgentRecord(Party):
             found.update((target.id, None) for target in wait.known_targets() or ())
         return tuple(found)
 
-    # -- its tasks ---------------------------------------------------------------------------------------
-
-    def knows(self, task: trio.lowlevel.Task) -> bool:
-        """Whether a task is one of the agent's known ones."""
-        return task is self.task or (self.more_tasks is not None and task in self.more_tasks)
-
-    def unknown_nurseries(self, task: trio.lowlevel.Task) -> Sequence[trio.Nursery]:
-        """The nurseries that a task opened by itself; those of pools belong to them."""
-        known = self.nurseries
-        return [
-            nursery for nursery in task.child_nurseries if known is None or known.get(nursery) is not False
-        ]
-
-    def has_unknown_tasks(self, nurseries: Sequence[trio.Nursery]) -> bool:
-        """Whether tasks that are unknown live in one of these nurseries."""
-        known = self.nurseries or ()
-        return any(nursery.child_tasks and nursery not in known for nursery in nurseries)
-
-    def know_nursery(self, nursery: trio.Nursery, *, of_pool: bool = False) -> None:
-        """The tasks of a nursery are not unknown: they are the agent's own, or agents of a pool."""
-        if self.nurseries is None:
-            self.nurseries = {}
-        self.nurseries[nursery] = of_pool
+    # -- its children ------------------------------------------------------------------------------------
 
     @property
     def children(self) -> Children:
@@ -163,12 +129,17 @@ class AgentRecord(Party):
         return self.home.owner
 
     @property
-    def root_id(self) -> AgentId:
-        """The id of its oldest ancestor below the pool, or its own."""
-        record = self
-        while record.home.owner is not None:
-            record = record.home.owner
-        return record.id
+    def parent_id(self) -> AgentId:
+        """The id of the agent that spawned it; 0 for the pool's own."""
+        return SUPERVISOR if self.home.owner is None else self.home.owner.id
+
+    @property
+    def depth(self) -> int:
+        """How many agents stand between it and the pool."""
+        depth, parent = 0, self.parent
+        while parent is not None:
+            depth, parent = depth + 1, parent.parent
+        return depth
 
     @property
     def usage(self) -> TokenUsage:
@@ -179,8 +150,8 @@ class AgentRecord(Party):
     def budget(self) -> Budget | None:
         """The agent's quota, below its parent's, below the pool's."""
         if self._budget is None:
-            above = self.state.budget if self.parent is None else self.parent.budget
-            quota = self.fn.quota if is_described(self.fn) else None
+            above = self.state.means.budget if self.parent is None else self.parent.budget
+            quota = self.work.fn.quota if is_described(self.work.fn) else None
             if quota is None or (quota.tokens is None and quota.cost_usd is None):
                 return above
             tokens, cost = quota.tokens, quota.cost_usd
@@ -208,19 +179,26 @@ class AgentRecord(Party):
 
     def _cancel(self, reason: str | None) -> bool:
         """Cancel the agent itself; tell whether its children are to be aborted too."""
-        now = trio.current_time()
-        if not self.aborted and now < self.deadline:
-            self.aborted = True
-            self.abort_reason = reason
-        is_first = self.aborted_at == inf
+        if self._abort is None and trio.current_time() < self.deadline:
+            self._abort = (reason,)
+        is_first = not self.unwinding
         if is_first:
-            self.aborted_at = now
-            self.state.watch_abort(self)
+            self.pool.watcher.expect_end(self)
         self.unwind()
         self.scope.cancel(reason)
         # A supervisor stops its children by itself, one after the other.
         stops_children = self.stops_children and not self.body_ended
         return self._children is not None and not stops_children and (is_first or self.stops_children)
+
+    @property
+    def aborted(self) -> bool:
+        """Whether somebody asked for its end before its time was over."""
+        return self._abort is not None
+
+    @property
+    def abort_reason(self) -> str | None:
+        """Why, as far as it was said."""
+        return None if self._abort is None else self._abort[0]
 
     def completed(self, value: Any) -> AnyOutcome:
         """The outcome of a body that returned."""
@@ -262,7 +240,7 @@ class AgentRecord(Party):
         return Aborted(**self._facts(), reason=CANCELLED_OUTSIDE if is_outside else CANCELLED_ITSELF)
 
     def _own_timeout(self) -> float | None:
-        timeout = self.options.timeout
+        timeout = self.work.options.timeout
         own = timeout is not None and self.deadline >= self.started_at + timeout
         return timeout if own else None
 

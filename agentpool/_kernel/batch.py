@@ -13,13 +13,14 @@ import trio
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._kernel._trio_private import is_cancelled_at, standing_of
-from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.agent import AgentRecord, Work
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.options import SpawnOptions
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.slots import Start, Wait
+from agentpool._kernel.slots import Start
 from agentpool._kernel.state import PoolState
+from agentpool._kernel.wait import Wait
 
 OUTCOMES_IN_A_ROW = 16
 """So many outcomes that have piled up are handed out before other tasks have their turn: a taker
@@ -57,7 +58,11 @@ class Launcher:
         self.admit()
         fn, args = self.call(item)
         return self.state.start(
-            self.home, fn, args, self.options, context=self.context, batch=batch, by_agent=self.by_agent
+            self.home,
+            Work(fn, args, self.options),
+            context=self.context,
+            batch=batch,
+            by_agent=self.by_agent,
         )
 
 
@@ -137,10 +142,10 @@ class Batch:
             self._tell()
         elif self.is_over:
             self._tell()
-        elif taker is not None and taker.party is not None:
+        elif taker is not None and taker.waiter is not None:
             # Not told: it would wait for its slot only to wait on, and miss a time limit meanwhile.
             # But no agent waits to be started any more, which was a hope.
-            self.launcher.state.judge.lost_hope(taker.party)
+            self.launcher.state.judge.judge_again(taker.waiter)
 
     def fail(self, error: BaseException) -> None:
         """The input raised what no pool may contain: it leaves the pool at once."""

@@ -14,7 +14,7 @@ from agentpool._core.errors import LeftOpenError
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Failed
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.slots import Party, Wait
+from agentpool._kernel.wait import Wait, Waiter
 
 if TYPE_CHECKING:
     from agentpool._kernel.agent import AgentRecord
@@ -63,7 +63,7 @@ class Children:
             self._none_is_left()
         elif self._joins and self.owner is not None:
             # Somebody else took the outcome: who joins has one child less that could end the wait.
-            self.owner.state.judge.lost_hope(self.owner)
+            self.owner.pool.judge.judge_again(self.owner)
 
     def _hand_over_or_keep(self, outcome: AnyOutcome) -> None:
         if self._joins:
@@ -144,7 +144,7 @@ class Children:
 
     # -- waiting ---------------------------------------------------------------------------------------
 
-    async def wait_for_one(self, party: Party | None, child: AgentRecord) -> AnyOutcome:
+    async def wait_for_one(self, party: Waiter | None, child: AgentRecord) -> AnyOutcome:
         """Wait for a child that lives, and take its outcome.
 
         Cancellation: `Cancelled` means that it was not taken.
@@ -161,7 +161,7 @@ class Children:
         outcome: AnyOutcome = await wait.park(forget)
         return outcome
 
-    async def wait_for_next(self, party: Party | None) -> AnyOutcome | None:
+    async def wait_for_next(self, party: Waiter | None) -> AnyOutcome | None:
         """Wait for the next child to end, and take its outcome; None when none is left.
 
         Cancellation: `Cancelled` means that none was taken.
@@ -173,7 +173,7 @@ class Children:
 
     async def wait_for_all(
         self,
-        party: Party | None,
+        party: Waiter | None,
         value: Callable[[], Any],
         *,
         cancellable: bool = True,
@@ -183,8 +183,7 @@ class Children:
 
         Cancellation: leaves nothing behind.
         """
-        wait = Wait(party, self.live.values(), needs_all=True)
-        wait.needs_slot = needs_slot
+        wait = Wait(party, self.live.values(), needs_all=True, needs_slot=needs_slot)
         self._rests[wait] = value
 
         def forget() -> None:

@@ -87,19 +87,19 @@ class AgentContext(Scope):
     @property
     def agent(self) -> object:
         """The callable that was spawned."""
-        return self._agent.fn
+        return self._agent.work.fn
 
     # -- means ---------------------------------------------------------------------------------------
 
     @property
     def driver(self) -> Driver | None:
         """The pool's driver."""
-        return self._state.driver
+        return self._state.means.driver
 
     @property
     def memory(self) -> Memory | None:
         """The pool's memory."""
-        return self._state.memory
+        return self._state.means.memory
 
     @property
     def tools(self) -> ToolSet | None:
@@ -109,15 +109,16 @@ class AgentContext(Scope):
           ManifestError: if a tool that the manifest names cannot be loaded.
         """
         if not self._tools_built:
-            if is_described(self._agent.fn):
-                self._tools = call_unprotected(self._agent.fn.build_tools, self._state.tool_builder)
+            agent = self._agent.work.fn
+            if is_described(agent):
+                self._tools = call_unprotected(agent.build_tools, self._state.means.tool_builder)
             self._tools_built = True
         return self._tools
 
     @property
     def tool_builder(self) -> ToolBuilder | None:
         """The pool's `tool_builder`; None for the default one."""
-        return self._state.tool_builder
+        return self._state.means.tool_builder
 
     @property
     def budget(self) -> Budget | None:
@@ -132,7 +133,7 @@ class AgentContext(Scope):
     def add_usage(self, usage: TokenUsage) -> None:
         """Count what a model call used; the agent's outcome carries the sum, however it ends."""
         self._agent.used = self._agent.used.plus(usage)
-        self._state.used = self._state.used.plus(usage)
+        self._state.counts.used = self._state.counts.used.plus(usage)
 
     def in_flight(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:
         """Count a tool or model call for as long as the block runs.
@@ -140,7 +141,7 @@ class AgentContext(Scope):
         Entering the block raises `PoolLimitError` if as many are in flight in the pool as
         `PoolLimits` allows.
         """
-        return self._state.tool_calls if kind == "tool_calls" else self._state.model_calls
+        return self._state.counts.tool_calls if kind == "tool_calls" else self._state.counts.model_calls
 
     # -- inbox ---------------------------------------------------------------------------------------
 

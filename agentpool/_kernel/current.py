@@ -8,27 +8,24 @@ nobody. It waits as the program does.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 import trio
 
+from agentpool._kernel.activity import Activity
 from agentpool._kernel.protection import protect_module
 from agentpool.abc import root_agent_id
 
-if TYPE_CHECKING:
-    from agentpool._kernel.agent import AgentRecord
-
-_current: ContextVar[AgentRecord | None] = ContextVar("agentpool_current_agent", default=None)
+_current: ContextVar[Activity | None] = ContextVar("agentpool_current_agent", default=None)
 """A hint: the agent that a task is probably one of. Whether it is, the agent says."""
 
 
-def set_current_agent(record: AgentRecord) -> None:
+def set_current_agent(record: Activity) -> None:
     """Mark the calling task, one that the agent knows, as a part of it."""
     _current.set(record)
     root_agent_id.set(record.root_id)
 
 
-def current_agent() -> AgentRecord | None:
+def current_agent() -> Activity | None:
     """Return the agent whose tasks the calling one descends from, known or not.
 
     None outside of every agent, and outside of trio's tasks, such as in an instrument.
@@ -38,7 +35,7 @@ def current_agent() -> AgentRecord | None:
     return _owner(trio.lowlevel.current_task())[0]
 
 
-def waiting_agent() -> AgentRecord | None:
+def waiting_agent() -> Activity | None:
     """Return the agent of the calling task, which is about to wait; None for a task of no agent.
 
     Raises:
@@ -58,7 +55,7 @@ def waiting_agent() -> AgentRecord | None:
     )
 
 
-def _owner(task: trio.lowlevel.Task) -> tuple[AgentRecord | None, bool]:
+def _owner(task: trio.lowlevel.Task) -> tuple[Activity | None, bool]:
     """Walk up from a task to the first that an agent knows; tell whether it was the task itself.
 
     The hint may be there in a task that is nobody's (inherited), and missing in one that is an

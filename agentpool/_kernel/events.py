@@ -19,7 +19,7 @@ from agentpool._core.messages import AgentId
 from agentpool._core.text import shown
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.slots import Party, Slots, Wait
+from agentpool._kernel.wait import Wait, Waiter
 
 Overflow: TypeAlias = Literal["drop_oldest", "block"]
 
@@ -43,21 +43,21 @@ class SubscriptionStatistics:
 class ReadWait(Wait):
     """A task waits for the next event: anybody could end the wait, and quiescence does at last."""
 
-    def __init__(self, party: Party | None, subscription: EventSubscription) -> None:
-        super().__init__(party)
+    def __init__(self, party: Waiter | None, subscription: EventSubscription) -> None:
+        super().__init__(party, source=subscription)
         self.subscription = subscription
 
     @property
     def looks_elsewhere(self) -> bool:
         """Also when the events are those of another pool, which tells its end by itself."""
-        assert self.party is not None
-        return self.party.slots is not self.subscription.slots or super().looks_elsewhere
+        assert self.waiter is not None
+        return self.waiter.slots is not self.subscription.slots or super().looks_elsewhere
 
 
 class RoomWait(Wait):
     """A task waits until the reader of a full subscription has caught up."""
 
-    def __init__(self, party: Party | None, subscription: EventSubscription) -> None:
+    def __init__(self, party: Waiter | None, subscription: EventSubscription) -> None:
         super().__init__(party, lambda: None if subscription.reader is None else (subscription.reader,))
         self.subscription = subscription
 
@@ -81,7 +81,7 @@ class EventSubscription(AsyncIterator[Event]):
         for somebody outside. Followed only where agents wait for it (`overflow="block"`).
     """
 
-    def __init__(self, log: EventLog, max_buffer: int, overflow: Overflow, opener: Party | None) -> None:
+    def __init__(self, log: EventLog, max_buffer: int, overflow: Overflow, opener: Waiter | None) -> None:
         self.max_buffer = max_buffer
         self.overflow = overflow
         self.dropped: int = 0
@@ -102,7 +102,16 @@ class EventSubscription(AsyncIterator[Event]):
         return f"<EventSubscription, {self.statistics()}>"
 
     @property
-    def slots(self) -> Slots:
+    def ends_first(self) -> bool:
+        """Not before inboxes: events tell of their ends."""
+        return False
+
+    def end(self) -> None:
+        """Only agents that read are left."""
+        self.close()
+
+    @property
+    def slots(self) -> object:
         """Those of the pool whose events they are."""
         return self._log.slots
 
@@ -136,7 +145,7 @@ class EventSubscription(AsyncIterator[Event]):
             self._catch_up()
         return self._batch.popleft()
 
-    async def _sleep(self, party: Party | None) -> None:
+    async def _sleep(self, party: Waiter | None) -> None:
         if self._wait is not None:
             raise trio.BusyResourceError("another task reads this subscription already")
         self._wait = ReadWait(party, self)
@@ -186,7 +195,7 @@ class EventSubscription(AsyncIterator[Event]):
 
     # -- agents that wait for the reader -------------------------------------------------------------
 
-    def holds_up(self, party: Party | None) -> bool:
+    def holds_up(self, party: Waiter | None) -> bool:
         """Whether an agent has to wait before its next step until the reader has caught up.
 
         Never the reader itself: what it reads with would be what waits.
@@ -195,7 +204,7 @@ class EventSubscription(AsyncIterator[Event]):
             return False
         return self.reader is None or self.reader is not party
 
-    async def wait_for_room(self, party: Party | None) -> None:
+    async def wait_for_room(self, party: Waiter | None) -> None:
         """Wait until the reader has caught up, or is somebody else; ask `holds_up` again after it.
 
         Checkpoint: always. Cancellation: leaves nothing behind.
@@ -208,7 +217,7 @@ class EventSubscription(AsyncIterator[Event]):
         while self._writers:
             self._writers.popleft().wake()
 
-    def _read_by(self, party: Party | None) -> None:
+    def _read_by(self, party: Waiter | None) -> None:
         """Note who reads: from here on that agent's waits decide whether those for it are hopeless."""
         if party is self.reader:
             return
@@ -220,15 +229,15 @@ class EventSubscription(AsyncIterator[Event]):
 
     # -- its end -------------------------------------------------------------------------------------
 
-    def _hold(self, party: Party | None) -> None:
+    def _hold(self, party: Waiter | None) -> None:
         if party is not None and self not in party.held:
             party.held = (*party.held, self)
 
-    def _let_go(self, party: Party | None) -> None:
+    def _let_go(self, party: Waiter | None) -> None:
         if party is not None:
             party.held = tuple(other for other in party.held if other is not self)
 
-    def holder_ended(self, party: Party) -> None:
+    def holder_ended(self, party: Waiter) -> None:
         """An agent ended that opened it and did not leave the block, or that read it."""
         if party is self.opener:
             self.close()
@@ -278,7 +287,7 @@ class EventLog:
       slots: those of the pool, by which its agents are told from those of others.
     """
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: object) -> None:
         self.slots = slots
         self.subscriptions: list[EventSubscription | Tap] = []
         self.sleeping: dict[EventSubscription, None] = {}
@@ -317,7 +326,7 @@ class EventLog:
         self._start = oldest
         self._next_trim = self.end + BATCH
 
-    def holding_up(self, party: Party | None) -> EventSubscription | None:
+    def holding_up(self, party: Waiter | None) -> EventSubscription | None:
         """The first subscription for whose reader an agent has to wait before its next step."""
         for subscription in self.subscriptions:
             if isinstance(subscription, EventSubscription) and subscription.holds_up(party):
@@ -327,7 +336,7 @@ class EventLog:
     # -- coming and going --------------------------------------------------------------------------
 
     def subscribe(
-        self, max_buffer: int = 1024, overflow: Overflow = "drop_oldest", opener: Party | None = None
+        self, max_buffer: int = 1024, overflow: Overflow = "drop_oldest", opener: Waiter | None = None
     ) -> EventSubscription:
         """Open a subscription, from now on, for an agent or for somebody else."""
         subscription = EventSubscription(self, max_buffer, overflow, opener)

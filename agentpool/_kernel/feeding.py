@@ -17,15 +17,15 @@ from agentpool._core.errors import PoolClosedError, PoolLimitError
 from agentpool._kernel.batch import Batch
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
-from agentpool._kernel.slots import Wait
 from agentpool._kernel.splitting import leaves_of, split_error
+from agentpool._kernel.wait import Wait, Waiter
 
 
 class CollectionFeed:
     """The items of a builtin collection: whoever frees a slot starts the next agent in it."""
 
     def __init__(self, batch: Batch, items: Iterable[Any]) -> None:
-        self.cancelled = False
+        self.withdrawn = False
         self.is_queued = False
         self._batch = batch
         self._iterator: Iterator[Any] = iter(items)
@@ -47,14 +47,14 @@ class CollectionFeed:
     def _enqueue(self) -> None:
         if not (self._batch.input_ended or self.is_queued or self._batch.is_full):
             self.is_queued = True
-            self._batch.launcher.state.slots.queue(self)
+            self._batch.launcher.state.slots.claim_for_start(self)
 
     def go_on(self) -> None:
         """Ask for a slot for the next item, unless the taker of the outcomes is far behind."""
         self._enqueue()
-        self._batch.launcher.state.slots.dispatch()
+        self._batch.launcher.state.slots.hand_out()
 
-    def begin(self) -> None:
+    def granted(self) -> None:
         """Start an agent for the next item: a slot is free (called by the slots)."""
         self.is_queued = False
         try:
@@ -72,7 +72,7 @@ class CollectionFeed:
 
     def cancel(self) -> None:
         """Start no more agents."""
-        self.cancelled = True
+        self.withdrawn = True
 
 
 class _FeederWait(Wait):
@@ -82,10 +82,12 @@ class _FeederWait(Wait):
     task of its agent, whose own wait is the one that cannot end.
     """
 
-    needs_slot = False
+    def __init__(self, feeder: Waiter | None, targets: tuple[Waiter, ...] | None = None) -> None:
+        super().__init__(feeder, targets, needs_slot=False)
 
     @property
     def can_be_withdrawn(self) -> bool:
+        """Whether it may be ended by an error."""
         return False
 
 
@@ -93,7 +95,7 @@ class InputFeed:
     """Any other input, and the feeder: a task of the owner that pulls it."""
 
     def __init__(self, batch: Batch) -> None:
-        self.cancelled = False
+        self.withdrawn = False
         self._batch = batch
         self._item: Any = None
         self._slot: Wait | None = None
@@ -133,7 +135,7 @@ class InputFeed:
             return
         self._item = item
         self._slot = _FeederWait(party)
-        slots.queue(self)
+        slots.claim_for_start(self)
         await self._slot.park(self._left)
 
     def _left(self) -> None:
@@ -152,7 +154,7 @@ class InputFeed:
             room, self._room = self._room, None
             room.wake()
 
-    def begin(self) -> None:
+    def granted(self) -> None:
         """Start an agent for the item that was pulled: a slot is free (called by the slots)."""
         slot, self._slot = self._slot, None
         assert slot is not None
@@ -171,7 +173,7 @@ class InputFeed:
 
     def cancel(self) -> None:
         """Start no more agents."""
-        self.cancelled = True
+        self.withdrawn = True
         self._slot = None
         self._room = None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-import attrs
 import trio
 
 from agentpool._core.messages import AgentId
@@ -89,20 +88,6 @@ class AgentHandle(Generic[T_co]):
         Does not wait. The outcome is `Aborted` with the reason, unless the body ends in another way.
         """
         self._record.abort(reason)
-
-
-@attrs.frozen
-class StuckAgent:
-    """An agent that was aborted and lives on: it swallows cancellation, shields itself or blocks.
-
-    Attributes:
-      id, name: who it is.
-      stack: where its task stands, innermost last.
-    """
-
-    id: AgentId
-    name: str
-    stack: tuple[str, ...]
 
 
 protect_module(globals())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from heapq import heappop, heappush
 
 import trio
@@ -70,8 +70,6 @@ class Judge(trio.abc.Instrument):
     def remove(self, agent: Waiter) -> None:
         """An agent has ended."""
         del self._agents[agent.id]
-        if self.work_is_over:
-            self.judge_rest()
 
     def wait_begins(self, wait: Wait) -> None:
         """Number a wait, and note it if somebody else may end it."""
@@ -195,7 +193,9 @@ class Judge(trio.abc.Instrument):
             trio.lowlevel.add_instrument(self)
 
     def _have_unknown(self) -> list[Waiter]:
-        return [agent for agent in self._agents.values() if any(wait.unknown_nurseries() for wait in agent.waits)]
+        return [
+            agent for agent in self._agents.values() if any(wait.unknown_nurseries() for wait in agent.waits)
+        ]
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         """Judge again when the last unknown task of an agent has ended (called by trio)."""

@@ -32,7 +32,7 @@ async def live(record: AgentRecord) -> None:
     """
     task = trio.lowlevel.current_task()
     set_current_agent(record)
-    record.task = task
+    record.body = task
     state = record.state
     if state.events.subscriptions:
         state.events.emit(AgentStarted, record.id, record.parent_id)
@@ -50,9 +50,9 @@ async def live(record: AgentRecord) -> None:
 
 async def _lives(record: AgentRecord, task: trio.lowlevel.Task) -> AnyOutcome:
     """Run the body, as often as its policy wants, and return how it ended at last."""
-    if record.options.restart is None:
+    if record.work.options.restart is None:
         return await _life(record)
-    restarts = _Restarts(record, record.options.restart)
+    restarts = _Restarts(record, record.work.options.restart)
     origin = task.context.copy()
     while True:
         outcome = await _life(record)
@@ -69,8 +69,8 @@ async def _life(record: AgentRecord) -> AnyOutcome:
     mark = mark_task()
     value, error = None, None
     try:
-        record.context = record.state.make_context(record)
-        value = await await_unprotected(record.fn, record.context, *record.args)
+        work = record.work
+        value = await await_unprotected(work.fn, record.state.make_context(record), *work.args)
     except BaseException as raised:  # decided upon by the outcome; nothing is swallowed
         error = _with_fix(record, raised)
     try:
@@ -177,7 +177,6 @@ def _judged(
         note(outcome.error, note_on(unhandled))
         return outcome
     if fatal is not None:
-        record.seen = True
         record.state.fatal_error(fatal)
     if unhandled:
         note(error, note_on(unhandled))
@@ -239,23 +238,20 @@ def _may_restart(record: AgentRecord, policy: RestartPolicy, outcome: AnyOutcome
     if record.state.draining or isinstance(outcome, Aborted):
         return False
     failed = isinstance(outcome, Failed)
-    if not failed and record.state.slots.body_ended:
+    if not failed and record.pool.judge.work_is_over:
         return False  # the work is over: a server that ended well stays ended
     return policy.wants(failed=failed)
 
 
 async def _back_off(record: AgentRecord, delay: float) -> bool:
     """Sleep without a slot, then wait for one; tell whether the agent was cancelled meanwhile."""
-    state = record.state
-    state.slots.give_back(record)
+    record.back_off()
     if delay > 0:
         try:
             await trio.sleep(delay)
         except trio.Cancelled:
             return True
-    record.active -= 1
-    state.slots.idle += 1
-    await record.regain()
+    await record.come_back()
     return record.is_cancelled()
 
 

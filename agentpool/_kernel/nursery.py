@@ -12,12 +12,12 @@ import trio
 
 from agentpool._core.errors import LeftOpenError
 from agentpool._core.text import note, shown
-from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.activity import Activity
 from agentpool._kernel.current import set_current_agent
 from agentpool._kernel.leftovers import run_tidily, told_of
 from agentpool._kernel.options import is_coroutine
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.slots import Wait
+from agentpool._kernel.wait import Wait
 
 
 def _refuse_task(async_fn: object) -> None:
@@ -35,7 +35,7 @@ class AgentNursery:
     The same as a `trio.Nursery`, to which everything else is left.
     """
 
-    def __init__(self, record: AgentRecord, nursery: trio.Nursery) -> None:
+    def __init__(self, record: Activity, nursery: trio.Nursery) -> None:
         self._record = record
         self._nursery = nursery
         self._tasks = 0
@@ -104,9 +104,7 @@ class AgentNursery:
         record = self._record
         set_current_agent(record)  # who starts it may be a task of somebody else
         task = trio.lowlevel.current_task()
-        if record.more_tasks is None:
-            record.more_tasks = set()
-        record.more_tasks.add(task)
+        record.add_task(task)
         fails = True
         try:
             for wait in slot:
@@ -129,7 +127,7 @@ class AgentNursery:
                 self._ended(fails)
             else:
                 self._tasks -= 1  # its count goes back to who waits for it to be started
-            record.more_tasks.discard(task)
+            record.drop_task(task)
 
     def _ended(self, fails: bool) -> None:
         self._tasks -= 1
@@ -139,10 +137,7 @@ class AgentNursery:
             self._uncount(fails)
 
     def _uncount(self, fails: bool) -> None:
-        record = self._record
-        record.active -= 1
-        if not record.active:
-            record.rest(ends_body=True, fails=fails)
+        self._record.task_ended(fails=fails)
 
     def join(self, *, fails: bool) -> None:
         """The block has ended, and waits for the tasks."""
@@ -159,7 +154,7 @@ class AgentNursery:
 class _Started:
     """Trio's task status, which counts the caller of `start` again before it goes on."""
 
-    def __init__(self, record: AgentRecord, task_status: trio.TaskStatus[Any]) -> None:
+    def __init__(self, record: Activity, task_status: trio.TaskStatus[Any]) -> None:
         self._record = record
         self._task_status = task_status
         self.called = False
@@ -168,10 +163,10 @@ class _Started:
         """Let `start` return the value."""
         self._task_status.started(value)
         self.called = True
-        self._record.active += 1
+        self._record.task_goes_on()
 
 
-def open_known_nursery(record: AgentRecord) -> AbstractAsyncContextManager[AgentNursery]:
+def open_known_nursery(record: Activity) -> AbstractAsyncContextManager[AgentNursery]:
     """Open a nursery in the calling task, a known one of the agent, for more known tasks."""
     return _OpenNursery(record)
 
@@ -179,7 +174,7 @@ def open_known_nursery(record: AgentRecord) -> AbstractAsyncContextManager[Agent
 class _OpenNursery(AbstractAsyncContextManager[AgentNursery]):
     """The block of a known nursery; a class, so that no code of a generator's runs at its ends."""
 
-    def __init__(self, record: AgentRecord) -> None:
+    def __init__(self, record: Activity) -> None:
         self._record = record
         self._manager = trio.open_nursery()
         self._known: AgentNursery | None = None
@@ -193,14 +188,13 @@ class _OpenNursery(AbstractAsyncContextManager[AgentNursery]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        known, nurseries = self._known, self._record.nurseries
+        known = self._known
         assert known is not None
-        assert nurseries is not None
         known.join(fails=error is not None)
         try:
             return await self._manager.__aexit__(kind, error, trace)
         finally:
-            del nurseries[known._nursery]
+            self._record.forget_nursery(known._nursery)
             await known.joined()  # noqa: ASYNC102  (never raises, and ends when the agent is cancelled)
             del error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from math import inf
 from random import Random, getrandbits
 from types import TracebackType
@@ -18,20 +17,20 @@ from agentpool._core.limits import PoolLimits
 from agentpool._core.messages import AgentId
 from agentpool._core.text import note, shown
 from agentpool._core.usage import TokenUsage
-from agentpool._kernel._trio_private import effective_deadline_in
-from agentpool._kernel.agent import CANCELLED_OUTSIDE, AgentRecord
+from agentpool._kernel.activity import Activity
+from agentpool._kernel.agent import CANCELLED_OUTSIDE
 from agentpool._kernel.context import AgentContext
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.events import EventSubscription, OpenSubscription, Overflow
-from agentpool._kernel.handle import AgentHandle, StuckAgent
+from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import DeadLetter, InboxStatistics, MessageRouter
 from agentpool._kernel.scope import Scope
 from agentpool._kernel.splitting import split_error
-from agentpool._kernel.state import PoolState
-from agentpool._kernel.watchdog import watching_for_blocks
+from agentpool._kernel.state import Means, PoolState
+from agentpool._kernel.watcher import StuckAgent, watching_for_blocks
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
@@ -59,7 +58,10 @@ class PoolStatistics:
     Attributes:
       max_concurrent: how many slots there are.
       running: how many agents hold a slot.
-      lent: how many agents have lent their slot, because they wait.
+      lent: how many agents have lent their slot, because they wait; and those that go on without
+        one, because they are cancelled or wait for the end of their children.
+      queued: how many agents were woken, and wait for their slot.
+      backing_off: how many agents sleep before they are started afresh.
       waiting_to_start: how many spawns wait for a slot.
       waiting: the agents that wait, and for whom.
       inboxes: fill, peak and capacity of the live agents' inboxes.
@@ -73,6 +75,8 @@ class PoolStatistics:
     max_concurrent: int
     running: int
     lent: int
+    queued: int
+    backing_off: int
     waiting_to_start: int
     waiting: tuple[WaitingAgent, ...]
     inboxes: dict[AgentId, InboxStatistics]
@@ -130,8 +134,8 @@ class AgentPool(Scope):
     def __repr__(self) -> str:
         state = self._state
         return (
-            f"<AgentPool: {self.active_count} agents, {state.slots.running} of "
-            f"{self.max_concurrent} slots taken, {state.issued} spawned>"
+            f"<AgentPool: {self.active_count} agents, {state.slots.taken} of "
+            f"{self.max_concurrent} slots taken, {state.counts.issued} spawned>"
         )
 
     @property
@@ -185,20 +189,24 @@ class AgentPool(Scope):
         router = state.router
         records = list(state.records.values())
         waiting = [record for record in records if record.idle]
+        queued = sum(bool(record.ready) and not record.holds for record in records)
+        backing_off = sum(record.backing_off for record in records)
         return PoolStatistics(
             max_concurrent=self.max_concurrent,
-            running=state.slots.running,
-            lent=len(records) - state.slots.running,
+            running=state.slots.taken,
+            lent=len(records) - state.slots.taken - queued - backing_off,
+            queued=queued,
+            backing_off=backing_off,
             waiting_to_start=state.slots.waiting_to_start,
             waiting=tuple(WaitingAgent(record.id, record.name, record.waits_for()) for record in waiting),
             inboxes={record.id: record.inbox.statistics() for record in records},
-            spawned=state.issued,
-            ended=state.ended,
+            spawned=state.counts.issued,
+            ended=state.counts.ended,
             messages_sent=router.sent,
             messages_received=router.received,
             dead_letters=router.dead_letter_count,
-            usage=state.used.usage,
-            stuck=tuple(state.stuck.values()),
+            usage=state.counts.used.usage,
+            stuck=tuple(state.parts.watcher.stuck.values()),
         )
 
     async def drain(self, grace: float = 10.0) -> list[AgentHandle[Any]]:
@@ -224,27 +232,27 @@ class AgentPool(Scope):
             raise TypeError(f"grace must be a number of seconds, or math.inf, not {shown(grace)}")
         if not grace >= 0:
             raise ValueError(f"grace must be at least 0 seconds, not {grace}")
-        record = current_agent()
-        if record is not None and record.state is self._state:
+        agent = current_agent()
+        if agent is not None and agent.slots is self._state.slots:
             raise RuntimeError("an agent cannot drain its own pool: it would wait for itself")
         state = self._state
         state.stop_starting("the pool is draining")
-        state.judge.end_of_body()
-        with watching_for_blocks(state, BLOCKING_TIME):
+        state.judge.end_work()
+        with watching_for_blocks(state.parts.watcher, lambda: list(state.records.values())):
             await trio.lowlevel.checkpoint()
             if await state.wait_for_end(grace):
                 return []
             self.abort_all(f"the grace of {grace:g} seconds has passed")
             await state.wait_for_end(CLEANUP_TIME)
-        state.report_stuck()
+        state.parts.watcher.report_stuck()
         return [AgentHandle(record) for record in state.records.values()]
 
     def _books(self) -> Books:
         state = self._state
         router, slots = state.router, state.slots
         return Books(
-            issued=state.issued,
-            ended=state.ended,
+            issued=state.counts.issued,
+            ended=state.counts.ended,
             live=len(state.records),
             sent=router.sent,
             received=router.received,
@@ -252,23 +260,19 @@ class AgentPool(Scope):
             in_inboxes=sum(inbox.fill for inbox in router.inboxes.values()),
             inboxes=len(router.inboxes),
             asks=len(router.asks),
-            slots_held=slots.limiter.borrowed_tokens,
-            idle=slots.idle,
-            uncertain=len(slots.uncertain),
+            slots_held=slots.taken,
+            idle=state.judge.idle,
+            uncertain=len(state.judge.uncertain),
             queued=slots.waiting_to_start,
-            stranded=len(slots.stranded),
+            stranded=state.parts.watcher.stranded,
             waits=sum(len(record.waits) for record in state.records.values()),
-            tool_calls=state.tool_calls.count,
-            model_calls=state.model_calls.count,
+            tool_calls=state.counts.tool_calls.count,
+            model_calls=state.counts.model_calls.count,
         )
 
 
 CLEANUP_TIME = 5.0
 """Aborted agents have so many seconds to clean up before `drain` reports them."""
-
-BLOCKING_TIME = 1.0
-"""An agent that keeps the event loop from going on for so many seconds, while a pool drains, is
-reported."""
 
 
 def _check_means(driver: object, memory: object, tool_builder: object, limits: object) -> None:
@@ -337,12 +341,9 @@ def open_agent_pool(
     """
     _check_means(driver, memory, tool_builder, limits)
     return _OpenPool(
-        driver=driver,
-        max_concurrent=_checked_count("max_concurrent", max_concurrent),
-        memory=memory,
-        tool_builder=tool_builder,
-        inbox_capacity=inbox_capacity,
-        budget=_checked_budget(budget),
+        _checked_count("max_concurrent", max_concurrent),
+        means=Means(driver, memory, tool_builder, _checked_budget(budget)),
+        inbox_capacity=_checked_count("inbox_capacity", inbox_capacity),
         limits=limits,
         make_context=AgentContext,
         # Drawn from the program's own lot, so that a simulation decides it too.
@@ -357,20 +358,20 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
     classes do not allow, and code of its own runs there that Ctrl-C may interrupt.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, max_concurrent: int, **settings: Any) -> None:
+        self._max_concurrent = max_concurrent
         self._settings = settings
         self._state: PoolState | None = None
-        self._opener: AgentRecord | None = None
+        self._opener: Activity | None = None
         self._nurseries = trio.open_nursery()
 
     async def __aenter__(self) -> AgentPool:
         if self._state is not None:
             raise RuntimeError("a pool is for one block: call open_agent_pool again")
         opener = self._opener = waiting_agent()
-        state = self._state = PoolState(self._settings.pop("max_concurrent"), **self._settings)
-        nursery = state.nursery = await self._nurseries.__aenter__()
-        state.slots.deadline = partial(effective_deadline_in, nursery)
-        nursery.start_soon(state.watch, name="agentpool watcher")
+        nursery = await self._nurseries.__aenter__()
+        state = self._state = PoolState(self._max_concurrent, nursery, **self._settings)
+        nursery.start_soon(state.parts.watcher.run, name="agentpool watcher")
         if opener is not None:
             opener.know_nursery(nursery, of_pool=True)
         when_left_open(nursery, state.close)
@@ -381,14 +382,13 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
     ) -> None:
         state = self._state
         assert state is not None
-        assert state.nursery is not None
         try:
             pressed = await self._end(state, error)
             if pressed is not None:
                 if error is not None:
                     note(pressed, f"Ctrl-C was pressed while {shown(error)} left the pool")
                 error = pressed
-            await self._close(state, state.nursery)
+            await self._close(state)
             await _leave(state, error)
         finally:
             del error, state
@@ -403,15 +403,15 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
             return await _ended(state, self._opener)
         except BaseException as broken:
             # A bug of ours. No task may be left: the watcher sleeps under a shield.
-            assert state.nursery is not None
-            state.nursery.cancel_scope.cancel("the pool broke down")
-            await self._close(state, state.nursery)
+            state.parts.nursery.cancel_scope.cancel("the pool broke down")
+            await self._close(state)
             raise broken
         finally:
             del error
 
-    async def _close(self, state: PoolState, nursery: trio.Nursery) -> None:
+    async def _close(self, state: PoolState) -> None:
         """Nobody is left but the watcher, who goes home now."""
+        nursery = state.parts.nursery
         nursery.cancel_scope.shield = True  # do not be cancelled any more
         state.close()
         try:
@@ -421,15 +421,15 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
             state.fatal = state.fatal or split_error(group).fatal
             if state.fatal is None:
                 raise
-        if self._opener is not None and self._opener.nurseries is not None:
-            self._opener.nurseries.pop(nursery, None)
+        if self._opener is not None:
+            self._opener.forget_nursery(nursery)
 
 
-async def _ended(state: PoolState, party: AgentRecord | None) -> BaseException | None:
+async def _ended(state: PoolState, party: Activity | None) -> BaseException | None:
     """Wait for every agent, whatever is cancelled; return the Ctrl-C that was pressed meanwhile."""
     pressed: BaseException | None = None
     state.body_ended = True
-    state.judge.end_of_body()
+    state.judge.end_work()
     while state.root.live:
         try:
             await state.root.wait_for_all(party, lambda: None, cancellable=False)

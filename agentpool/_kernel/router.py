@@ -18,7 +18,7 @@ from agentpool._core.errors import UnknownAgentError
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.text import shown
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.slots import Party, Wait
+from agentpool._kernel.wait import Wait, Waiter
 
 if TYPE_CHECKING:
     from agentpool._kernel.events import EventLog
@@ -91,7 +91,7 @@ class Inbox:
     _waiting: deque[Wait] | None = None
     _senders: deque[Wait] | None = None
 
-    def __init__(self, router: MessageRouter, agent_id: AgentId, capacity: int, owner: Party | None) -> None:
+    def __init__(self, router: MessageRouter, agent_id: AgentId, capacity: int, owner: Waiter | None) -> None:
         self.agent_id = agent_id
         self.capacity = capacity
         self.owner = owner
@@ -136,8 +136,7 @@ class Inbox:
         if self.ended:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise trio.EndOfChannel
-        wait = Wait(party)
-        wait.receives = True
+        wait = Wait(party, source=self)
         waiting = self._waiting
         if waiting is None:
             waiting = self._waiting = deque()
@@ -204,6 +203,11 @@ class Inbox:
 
     # -- the end -----------------------------------------------------------------------------------
 
+    @property
+    def ends_first(self) -> bool:
+        """Before subscriptions to events, which tell of its end."""
+        return True
+
     def end(self) -> None:
         """No more messages: tasks that wait for one get `trio.EndOfChannel`."""
         self.ended = True
@@ -247,14 +251,14 @@ class _Ask:
     taken: bool = False
 
 
-def _nobody() -> Party | None:
+def _nobody() -> Waiter | None:
     return None
 
 
 class RouterHooks:
     """What a router asks its pool; a router that is used alone has these answers."""
 
-    def __init__(self, waiting_party: Callable[[], Party | None] = _nobody) -> None:
+    def __init__(self, waiting_party: Callable[[], Waiter | None] = _nobody) -> None:
         self.waiting_party = waiting_party
         """Tells the agent of the calling task, which is about to wait."""
 
@@ -262,7 +266,7 @@ class RouterHooks:
         """Who sends, whatever the message claims."""
         return claimed
 
-    def check_wait(self, party: Party | None, targets: Collection[Party]) -> None:
+    def check_wait(self, party: Waiter | None, targets: Collection[Waiter]) -> None:
         """Raise `DeadlockError` if waiting for the targets would close a cycle."""
 
     def message_sent(self, message: AgentMessage) -> None:
@@ -300,7 +304,7 @@ class MessageRouter:
         self.dead_letter_count: int = 0
         self._hooks = hooks or RouterHooks()
         self.log = log
-        self.identify: Callable[[], Party | None] = self._hooks.waiting_party
+        self.identify: Callable[[], Waiter | None] = self._hooks.waiting_party
         # Shared by the inboxes that never held a message: most of those of a large pool.
         self.unused: InboxStatistics = InboxStatistics(0, 0, inbox_capacity, 0, 0)
         self.listening: InboxStatistics = InboxStatistics(0, 0, inbox_capacity, 0, 1)
@@ -317,7 +321,7 @@ class MessageRouter:
 
     # -- who can be reached ------------------------------------------------------------------------
 
-    def register(self, agent_id: AgentId, *, owner: Party | None = None) -> Inbox:
+    def register(self, agent_id: AgentId, *, owner: Waiter | None = None) -> Inbox:
         """Open an inbox for an agent.
 
         Raises:
@@ -407,7 +411,7 @@ class MessageRouter:
 
     def begin_send(
         self,
-        party: Party | None,
+        party: Waiter | None,
         sender: AgentId,
         to: AgentId,
         content: Any,
@@ -425,11 +429,10 @@ class MessageRouter:
         inbox.wait_for_room(wait)
         return wait
 
-    def _wait_on(self, party: Party | None, inbox: Inbox, message: AgentMessage) -> Wait:
+    def _wait_on(self, party: Waiter | None, inbox: Inbox, message: AgentMessage) -> Wait:
         targets = () if inbox.owner is None else (inbox.owner,)
         self._hooks.check_wait(party, targets)
-        wait = Wait(party, targets)
-        wait.content = message
+        wait = Wait(party, targets, content=message)
         return wait
 
     def note_sent(self, message: AgentMessage) -> None:

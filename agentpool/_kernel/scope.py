@@ -17,12 +17,14 @@ from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import shown
+from agentpool._kernel.agent import Work
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.many import ManyScope
-from agentpool._kernel.options import SpawnOptions, check_agent, check_agents, options_of
+from agentpool._kernel.options import check_agent, check_agents, options_of
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.slots import PoolFullError, Wait
+from agentpool._kernel.slots import PoolFullError
+from agentpool._kernel.wait import Wait
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
@@ -34,27 +36,18 @@ Ts = TypeVarTuple("Ts")
 class _OneStart:
     """A spawn that waits for its slot."""
 
-    __slots__ = ("_args", "_by_agent", "_context", "_fn", "_options", "_scope", "cancelled", "wait")
+    __slots__ = ("_by_agent", "_context", "_scope", "_work", "wait", "withdrawn")
 
-    def __init__(
-        self,
-        scope: Scope,
-        fn: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
-        options: SpawnOptions,
-        wait: Wait,
-    ) -> None:
-        self.cancelled = False
+    def __init__(self, scope: Scope, work: Work, wait: Wait) -> None:
+        self.withdrawn = False
         self.wait = wait
         self._scope = scope
-        self._fn = fn
-        self._args = args
-        self._options = options
+        self._work = work
         # A child starts in the context of its spawner, though it is started by whoever frees the slot.
         self._context = contextvars.copy_context()
         self._by_agent = current_agent() is not None
 
-    def begin(self) -> None:
+    def granted(self) -> None:
         """Start the agent: a slot is free (called by the slots)."""
         scope = self._scope
         try:
@@ -64,9 +57,7 @@ class _OneStart:
             return
         record = scope._state.start(
             scope._children,
-            self._fn,
-            self._args,
-            self._options,
+            self._work,
             context=self._context,
             by_agent=self._by_agent,
         )
@@ -78,7 +69,7 @@ class _OneStart:
 
     def cancel(self) -> None:
         """Nobody waits for the agent any more."""
-        self.cancelled = True
+        self.withdrawn = True
 
 
 class Scope(ManyScope):
@@ -94,7 +85,7 @@ class Scope(ManyScope):
     @property
     def closing(self) -> bool:
         """Whether the pool's block has ended or drains, so that the work comes to its end."""
-        return self._state.slots.body_ended
+        return self._state.judge.work_is_over
 
     @property
     def draining(self) -> bool:
@@ -130,19 +121,19 @@ class Scope(ManyScope):
         Checkpoint: always. Cancellation: `Cancelled` means that no agent was started.
         """
         check_agent(agent)
-        options = options_of(name, timeout, restart)
+        work = Work(agent, args, options_of(name, timeout, restart))
         party = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         state = self._state
         by_agent = current_agent() is not None
         state.admit(self._children, by_agent=by_agent)
         if state.slots.has_room:
-            handle: AgentHandle[T] = self._start_now(agent, args, options, by_agent)
+            handle: AgentHandle[T] = self._start_now(work, by_agent)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return handle
         wait = Wait(party)
-        start = _OneStart(self, agent, args, options, wait)
-        state.slots.queue(start)
+        start = _OneStart(self, work, wait)
+        state.slots.claim_for_start(start)
         started: AgentHandle[T] = await wait.park(start.cancel)
         return started
 
@@ -161,7 +152,7 @@ class Scope(ManyScope):
           PoolFullError: if no slot is free, or others wait for one; it is a `trio.WouldBlock` too.
         """
         check_agent(agent)
-        options = options_of(name, timeout, restart)
+        work = Work(agent, args, options_of(name, timeout, restart))
         state = self._state
         by_agent = current_agent() is not None
         state.admit(self._children, by_agent=by_agent)
@@ -169,16 +160,10 @@ class Scope(ManyScope):
             raise PoolFullError(
                 f"all {self.max_concurrent} slots are taken or spoken for; `await spawn` waits for one"
             )
-        return self._start_now(agent, args, options, by_agent)
+        return self._start_now(work, by_agent)
 
-    def _start_now(
-        self,
-        agent: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
-        options: SpawnOptions,
-        by_agent: bool,
-    ) -> AgentHandle[Any]:
-        return AgentHandle(self._state.start(self._children, agent, args, options, by_agent=by_agent))
+    def _start_now(self, work: Work, by_agent: bool) -> AgentHandle[Any]:
+        return AgentHandle(self._state.start(self._children, work, by_agent=by_agent))
 
     async def fan_out(
         self, configs: Iterable[Callable[[AgentContext], Awaitable[T]]]
@@ -269,7 +254,7 @@ class Scope(ManyScope):
         state = self._state
         party = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
-        sender = party.id if party is not None and party.state is state else SUPERVISOR
+        sender = party.id if party is not None and party.slots is state.slots else SUPERVISOR
         wait = state.router.begin_send(party, sender, to, content)
         if wait is None:
             await trio.lowlevel.cancel_shielded_checkpoint()

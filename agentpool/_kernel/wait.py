@@ -53,6 +53,8 @@ class Waiter(Protocol):
     waits: Sequence[Wait]
     held: Sequence[Held]
 
+    def __hash__(self) -> int: ...
+
     @property
     def slots(self) -> object:
         """Those of its pool, by which agents of one pool are told from those of another."""

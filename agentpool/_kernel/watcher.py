@@ -134,7 +134,9 @@ class Watcher:
 
     def _set_timer(self) -> None:
         times = [agent.deadline for agent in self._stranded.values()]
-        times += [at + ABORT_PATIENCE for at, agent in self._aborting.values() if not self._is_reported(agent)]
+        times += [
+            at + ABORT_PATIENCE for at, agent in self._aborting.values() if not self._is_reported(agent)
+        ]
         self._timer.deadline = min([self._timer.deadline, *times])
 
     def _look_after(self) -> None:

@@ -12,7 +12,7 @@ def problems_in_books(pool: Any) -> list[str]:
     left: no inbox, wait, wait edge, question, queued start, call in flight or reservation.
     """
     problems: list[str] = pool._books().problems()
-    budget = pool._state.budget
+    budget = pool._state.means.budget
     if budget is not None:
         statistics = budget.statistics()
         for name in ("tokens", "cost_usd", "calls"):

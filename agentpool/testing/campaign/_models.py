@@ -212,7 +212,7 @@ def _incomplete(agent_id: int, transcript: Sequence[Any]) -> Iterator[str]:
 
 
 def _overspent(pool: Any) -> Iterator[str]:
-    statistics = pool._state.budget.statistics()
+    statistics = pool._state.means.budget.statistics()
     for name in ("tokens", "calls"):
         limit, spent = getattr(statistics.limit, name), getattr(statistics.spent, name)
         if limit is not None and spent > limit:

@@ -126,8 +126,7 @@ class Batch:
     def end_input(self, error: BaseException | None = None) -> None:
         """There are no more items, or no more can be had."""
         self.input_ended = True
-        if self.error is None:
-            self.error = error
+        self.error = error
         taker = self._taker
         if error is not None and taker is not None and taker.needs_all:
             self.abandon()  # here and now: who waits for all may need the slot that one of them holds
@@ -147,8 +146,8 @@ class Batch:
     def cancel(self) -> None:
         """Start no more agents."""
         self.input_ended = True
-        if self._feed is not None:
-            self._feed.cancel()
+        assert self._feed is not None
+        self._feed.cancel()
 
     # -- the outcomes --------------------------------------------------------------------------------
 

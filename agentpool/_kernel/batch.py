@@ -221,8 +221,8 @@ class Batch:
             return None
         outcome = self.done.popleft()
         self.launcher.home.unseen.pop(outcome.agent_id, None)
-        assert self._feed is not None
-        self._feed.go_on()
+        if self._feed is not None:
+            self._feed.go_on()
         return outcome
 
     async def all_ended(self) -> None:
@@ -279,4 +279,5 @@ class Batch:
             if self.live:
                 self._stopper = Wait(waiting_agent(), self.live.values(), needs_all=True)
                 await self._stopper.park(None)
+        self._feed = None  # breaks the cycle, so that the outcomes go without the cyclic collector
         self._tell()

@@ -468,7 +468,11 @@ async def test_a_cancellation_leaves_the_block_as_it_is_and_not_in_a_group(autoj
 
 @pytest.mark.parametrize("body_raises", [False, True])
 def test_ctrl_c_while_the_feeder_ends_comes_out(body_raises: bool) -> None:
-    press = trio.lowlevel.enable_ki_protection(lambda: signal.raise_signal(signal.SIGINT))
+    @trio.lowlevel.enable_ki_protection
+    def press() -> None:
+        signal.raise_signal(signal.SIGINT)
+        for _ in range(100):  # the signal is handled in here, and trio keeps it for the main task
+            pass
 
     async def items() -> AsyncIterator[int]:
         try:

@@ -13,15 +13,20 @@ from pool_kit import Running, failing, forever, pool_of, sleeper, value
 
 from agentpool import (
     Aborted,
+    AgentAbortedError,
     AgentContext,
+    AgentFailedError,
+    AgentResult,
     Completed,
     DeadlockError,
     Failed,
     PoolClosedError,
     PoolLimitError,
     PoolLimits,
+    TokenUsage,
     ToolRegistry,
     UnhandledAgentErrors,
+    UserMessage,
 )
 
 
@@ -468,11 +473,84 @@ async def test_the_losers_have_ended_when_race_returns(autojump_clock: Any) -> N
         assert (trio.current_time(), pool.active_count) == (6, 0)
 
 
-async def test_when_none_completes_the_last_outcome_is_returned(autojump_clock: Any) -> None:
-    async with pool_of(3) as pool:
-        outcome = await pool.race(_racer(2, ValueError("last")), _racer(1, KeyError()))
+@pytest.mark.parametrize("slots", [1, 3])
+async def test_when_none_completes_the_errors_of_all_come_in_a_group(
+    slots: int, scope_kind: str, autojump_clock: Any
+) -> None:
+    async def gives_up(ctx: AgentContext) -> None:
+        ctx._agent.abort("gave up")
+        await trio.sleep_forever()
+
+    errors = [ValueError("last"), KeyError("first")]
+
+    async def test(scope: Any) -> Any:
+        return await scope.race(_racer(5, errors[0]), _racer(1, errors[1]), gives_up)
+
+    outcome = await _within(scope_kind, slots, test)
     assert isinstance(outcome, Failed)
-    assert isinstance(outcome.error, ValueError)
+    group = outcome.error
+    assert type(group) is ExceptionGroup
+    assert {type(error) for error in group.exceptions} == {ValueError, KeyError, AgentAbortedError}
+    assert all(error in group.exceptions for error in errors)
+    [aborted] = [error for error in group.exceptions if isinstance(error, AgentAbortedError)]
+    assert "gave up" in str(aborted)
+    with pytest.raises(AgentFailedError) as caught:
+        outcome.unwrap()
+    assert caught.value.__cause__ is group
+
+
+async def test_the_error_of_a_single_agent_in_a_race_is_in_a_group_too() -> None:
+    error = ValueError()
+    async with pool_of(1) as pool:
+        outcome = await pool.race(_racer(0, error))
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, ExceptionGroup)
+    assert outcome.error.exceptions == (error,)
+
+
+@pytest.mark.parametrize("fatal", [SystemExit(3), MemoryError()])
+async def test_what_is_fatal_in_a_race_leaves_the_pool(
+    fatal: Any, scope_kind: str, autojump_clock: Any
+) -> None:
+    async def test(scope: Any) -> Any:
+        return await scope.race(_racer(1, fatal), _racer(2))
+
+    with pytest.raises(type(fatal)) as caught:
+        await _within(scope_kind, 1, test)
+    assert caught.value is fatal
+
+
+async def test_losers_that_failed_before_the_winner_are_looked_at(autojump_clock: Any) -> None:
+    async with pool_of(5) as pool:
+        # The last two end in the very step in which the winner does.
+        outcome = await pool.race(_racer(1, KeyError()), _racer(2), _racer(2, ValueError()), _racer(2))
+        assert outcome.unwrap() == 2
+        assert await pool.join_all() == {}
+
+
+async def test_what_a_loser_raises_while_it_is_aborted_is_not_lost(
+    scope_kind: str, autojump_clock: Any
+) -> None:
+    error = ValueError("cleanup")
+
+    async def loser(ctx: AgentContext) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise error
+
+    async def test(scope: Any) -> Any:
+        assert (await scope.race(_racer(1), loser)).unwrap() == 1
+
+    if scope_kind == "pool":
+        with pytest.raises(UnhandledAgentErrors) as caught:
+            await _within(scope_kind, 2, test)
+        assert caught.value.exceptions == (error,)
+    else:
+        with pytest.raises(AgentFailedError) as failed:
+            await _within(scope_kind, 2, test)
+        assert isinstance(failed.value.__cause__, UnhandledAgentErrors)
+        assert failed.value.__cause__.exceptions == (error,)
 
 
 async def test_a_race_without_agents_or_with_nonsense_is_refused() -> None:
@@ -569,6 +647,40 @@ async def test_a_vote_takes_more_than_half_when_no_quorum_is_given(autojump_cloc
     async with pool_of(5) as pool:
         assert (await pool.vote(_voter("a", "a", "b", "b"), n=4)).winner is None
         assert (await pool.vote(value, 3, n=1)).winner == 3
+
+
+def _result(text: str, output: Any, calls: int) -> AgentResult[Any]:
+    transcript = [UserMessage(f"turn {number}") for number in range(calls)]
+    return AgentResult(text, output, TokenUsage(), calls, 0, transcript)
+
+
+async def test_results_of_models_are_compared_by_what_they_say(autojump_clock: Any) -> None:
+    results = [_result("yes", "yes", 1), _result("no", "no", 1), _result("yes", "yes", 5)]
+    async with pool_of(5) as pool:
+        verdict = await pool.vote(_voter(*results), n=3)
+    assert verdict.winner is results[0]
+    assert verdict.votes == {"yes": 2, "no": 1}
+
+
+async def test_results_of_models_are_compared_by_their_typed_answer_or_by_the_key(
+    autojump_clock: Any,
+) -> None:
+    results = [_result("It is 3.", 3, 1), _result("3!", 3, 2)]
+    async with pool_of(5) as pool:
+        assert (await pool.vote(_voter(*results), n=2)).votes == {3: 2}
+        verdict = await pool.vote(_voter(*results), n=2, quorum=2, key=lambda result: result.text)
+    assert verdict.votes == {"It is 3.": 1, "3!": 1}
+
+
+@pytest.mark.parametrize("vote", [["a"], {"a": 1}, _result("{}", {"a": 1}, 1)])
+async def test_votes_that_cannot_be_hashed_ask_for_a_key(vote: Any) -> None:
+    async with pool_of(3) as pool:
+        with pytest.raises(TypeError, match="give key=, a function that makes something hashable"):
+            await pool.vote(value, vote, n=3)
+        assert pool.active_count == 0
+        with pytest.raises(TypeError, match="key= has to make something hashable"):
+            await pool.vote(value, vote, n=3, key=lambda value: [value])  # type: ignore[arg-type, return-value]
+        assert (await pool.vote(value, vote, n=3, key=str)).winner is vote
 
 
 @pytest.mark.parametrize(("n", "quorum"), [(0, None), (-1, None), (3, 0), (3, 4)])

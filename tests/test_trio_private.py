@@ -1,4 +1,4 @@
-"""Canaries for the two things that agentpool takes from trio's inside: they sing when trio changes."""
+"""Canaries for the things that agentpool takes from trio's inside: they sing when trio changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import Any
 import trio
 import trio.testing
 
-from agentpool._kernel._trio_private import effective_deadline_in, effective_deadline_of
+from agentpool._kernel._trio_private import (
+    effective_deadline_in,
+    effective_deadline_of,
+    is_cancelled_at,
+    standing_of,
+)
 
 
 async def test_the_effective_deadline_of_another_task_is_what_that_task_would_say(
@@ -67,3 +72,33 @@ async def test_the_effective_deadline_in_a_nursery_is_what_its_new_tasks_say(aut
             assert effective_deadline_in(nursery) == said[0] == 20
             scope.deadline = 30
             assert effective_deadline_in(nursery) == 30
+
+
+async def test_a_place_is_cancelled_by_the_scopes_around_it_only() -> None:
+    task = trio.lowlevel.current_task()
+    with trio.CancelScope() as outer:
+        place = standing_of(task)
+        with trio.CancelScope() as inner, trio.CancelScope(shield=True):
+            shielded = standing_of(task)
+            inner.cancel()
+            assert not is_cancelled_at(place)
+            outer.cancel()
+            await trio.lowlevel.checkpoint()
+            assert is_cancelled_at(place)
+            assert not is_cancelled_at(shielded)
+
+
+async def test_a_place_is_cancelled_when_a_task_inside_is_asked_whether_it_can_be(
+    autojump_clock: Any,
+) -> None:
+    seen: list[bool] = []
+
+    def asked(_: Any) -> trio.lowlevel.Abort:
+        seen.append(is_cancelled_at(place))
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    with trio.move_on_after(1):
+        place = standing_of(trio.lowlevel.current_task())
+        with trio.CancelScope():
+            await trio.lowlevel.wait_task_rescheduled(asked)
+    assert seen == [True]

@@ -134,8 +134,7 @@ class Batch:
     def end_input(self, error: BaseException | None = None) -> None:
         """There are no more items, or no more can be had."""
         self.input_ended = True
-        if self.error is None:
-            self.error = error
+        self.error = error
         taker = self._taker
         if error is not None and taker is not None and taker.needs_all:
             self.abandon()  # here and now: who waits for all may need the slot that one of them holds
@@ -155,8 +154,8 @@ class Batch:
     def cancel(self) -> None:
         """Start no more agents."""
         self.input_ended = True
-        if self._feed is not None:
-            self._feed.cancel()
+        assert self._feed is not None
+        self._feed.cancel()
 
     # -- the outcomes --------------------------------------------------------------------------------
 
@@ -287,8 +286,8 @@ class Batch:
             if self.live:
                 self._stopper = Wait(waiting_agent(), self.live.values(), needs_all=True)
                 await self._stopper.park(None)
+        self._feed = None  # breaks the cycle, so that the outcomes go without the cyclic collector
         self._tell()
-        self._feed = None  # they hold each other
 
 
 protect_module(globals())

@@ -144,14 +144,16 @@ class ManyScope:
             raise ValueError("a race needs at least one agent")
         check_agents(agents)
         batch = Batch(self._launcher(lambda agent: (agent, ())), "the race that started it was left")
-        ended: list[AgentOutcome[T]] = []
+        winner: Completed[T] | None = None
+        losers: list[Failed | Aborted] = []
         async with _Block(batch, agents) as outcomes:
             async for outcome in outcomes:
-                ended.append(outcome)
                 if isinstance(outcome, Completed):
+                    winner = outcome
                     batch.decide()
                     break
-        return ended[-1] if isinstance(ended[-1], Completed) else _nobody_won(ended)
+                losers.append(outcome)
+        return _nobody_won(losers) if winner is None else winner
 
     async def vote(
         self,
@@ -306,15 +308,14 @@ def _check_items(items: object) -> None:
     raise TypeError(f"items must be an iterable or an async iterable, not {shown(items)}{fix}")
 
 
-def _nobody_won(ended: Sequence[AnyOutcome]) -> Failed:
-    errors: list[BaseException] = []
-    for outcome in ended:
-        match outcome:
-            case Failed(error=error):
-                errors.append(error)
-            case Aborted(agent_id=agent_id, name=name, reason=reason):
-                errors.append(AgentAbortedError(agent_id, name, reason))
-    last = ended[-1]
+def _error_of(loser: Failed | Aborted) -> BaseException:
+    if isinstance(loser, Failed):
+        return loser.error
+    return AgentAbortedError(loser.agent_id, loser.name, loser.reason)
+
+
+def _nobody_won(losers: Sequence[Failed | Aborted]) -> Failed:
+    last = losers[-1]
     return Failed(
         agent_id=last.agent_id,
         name=last.name,
@@ -324,18 +325,16 @@ def _nobody_won(ended: Sequence[AnyOutcome]) -> Failed:
         duration=last.duration,
         restarts=last.restarts,
         # An `ExceptionGroup`, unless a fatal one is in it, which leaves the pool right now.
-        error=BaseExceptionGroup("no agent of the race completed", errors),
+        error=BaseExceptionGroup("no agent of the race completed", [_error_of(loser) for loser in losers]),
     )
 
 
-def _checked_quorum(n: object, quorum: object) -> int:
+def _checked_quorum(n: int, quorum: int | None) -> int:
     """Return how many have to agree."""
-    for name, count in (("n", n), ("quorum", quorum)):
-        if isinstance(count, bool) or not isinstance(count, int | None):
+    for name, count in (("n", n), ("quorum", n if quorum is None else quorum)):
+        if isinstance(count, bool) or not isinstance(count, int):
             raise TypeError(f"{name} must be an int, not {shown(count)}")
-    if not isinstance(n, int):
-        raise TypeError(f"n must be an int, not {shown(n)}")
-    needed = quorum if isinstance(quorum, int) else n // 2 + 1
+    needed = n // 2 + 1 if quorum is None else quorum
     if n < 1 or not 1 <= needed <= n:
         given = f"n={n}" if quorum is None else f"quorum={quorum} and n={n}"
         raise ValueError(f"a vote needs 1 <= quorum <= n, not {given}")

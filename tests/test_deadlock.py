@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from campaign._runs import without_detection
 from pool_kit import collector, pool_of, server, sleeper, value
 from trio.testing import MockClock
 
@@ -25,7 +26,6 @@ from agentpool import (
     open_agent_pool,
 )
 from agentpool.testing import simulate
-from agentpool.testing.campaign._runs import without_detection
 
 
 def _path(outcome: Any) -> tuple[int, ...]:

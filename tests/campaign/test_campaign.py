@@ -12,16 +12,18 @@ from pathlib import Path
 import pytest
 
 from agentpool.testing import attempt
-from agentpool.testing.campaign import run_seed
-from agentpool.testing.campaign.__main__ import main
-from agentpool.testing.campaign._fleet import SHARES, run_campaign
-from agentpool.testing.campaign._mutants import MUTANTS, hunt
-from agentpool.testing.campaign._programs import PROFILES, Profile, Program, draw_program
-from agentpool.testing.campaign._runs import run_once, without_detection
-from agentpool.testing.campaign._scenarios import run_sweeps
-from agentpool.testing.campaign._shrink import kind_of, shrink
-from agentpool.testing.campaign._world import World, run_program
 
+from . import run_seed
+from .__main__ import main
+from ._fleet import SHARES, run_campaign
+from ._mutants import MUTANTS, hunt
+from ._programs import PROFILES, Profile, Program, draw_program
+from ._runs import run_once, without_detection
+from ._scenarios import run_sweeps
+from ._shrink import kind_of, shrink
+from ._world import World, run_program
+
+ROOT = Path(__file__).parents[2]
 RUNS = int(os.environ.get("AGENTPOOL_CAMPAIGN_RUNS", "16000"))
 
 
@@ -159,9 +161,9 @@ def test_the_command_line_runs_a_campaign_and_one_seed(capsys: pytest.CaptureFix
 
 DIGESTS = """
 import hashlib, sys
-from agentpool.testing.campaign._programs import PROFILES, draw_program
-from agentpool.testing.campaign._runs import run_once
-from agentpool.testing.campaign._models import run_fleet
+from tests.campaign._programs import PROFILES, draw_program
+from tests.campaign._runs import run_once
+from tests.campaign._models import run_fleet
 
 junk = [object() for _ in range(int(sys.argv[1]))]
 total = hashlib.sha256()
@@ -180,10 +182,12 @@ def test_one_seed_gives_the_same_log_in_every_process() -> None:
     for number in range(2):
         environment = {**os.environ, "PYTHONHASHSEED": str(number)}
         command = [sys.executable, "-c", DIGESTS, str(number * 1017)]
-        digests.add(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+        digests.add(
+            subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True).stdout
+        )
     assert len(digests) == 1
 
 
 def test_the_guarantees_page_names_every_rule() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text("utf-8")
+    page = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
     assert [mutant.rule for mutant in MUTANTS if f"| {mutant.rule} |" not in page] == []

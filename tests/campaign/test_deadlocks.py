@@ -7,8 +7,9 @@ import os
 import pytest
 
 from agentpool._kernel.judge import Judge
-from agentpool.testing.campaign import _deadlocks as knots
-from agentpool.testing.campaign._runs import without_detection
+
+from . import _deadlocks as knots
+from ._runs import without_detection
 
 # The campaign's session runs 20,000.
 PROGRAMS = int(os.environ.get("AGENTPOOL_DEADLOCK_PROGRAMS", "4000"))

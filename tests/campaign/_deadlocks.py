@@ -21,8 +21,9 @@ import trio
 
 from agentpool import AgentHandle, DeadlockError, UnknownAgentError, open_agent_pool
 from agentpool.testing._simulate import Simulation, SimulationHangError, attempt
-from agentpool.testing.campaign._runs import without_detection
-from agentpool.testing.campaign._world import leaves
+
+from ._runs import without_detection
+from ._world import leaves
 
 MAX_SECONDS = 1000.0
 MAX_STEPS = 20_000

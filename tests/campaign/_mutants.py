@@ -32,7 +32,8 @@ from agentpool._kernel import scope as _scope
 from agentpool._kernel import slots as _slots
 from agentpool._kernel import state as _state
 from agentpool._kernel.router import Inbox, MessageRouter
-from agentpool.testing.campaign._runs import run_seed
+
+from ._runs import run_seed
 
 Make = Callable[[Any], Any]
 """From what is there to what stands in its place."""

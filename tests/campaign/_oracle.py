@@ -13,7 +13,8 @@ from agentpool._core.events import AgentFinished, AgentRestarted, AgentSpawned, 
 from agentpool._core.outcomes import Aborted, Completed, Failed
 from agentpool.testing._books import problems_in_books
 from agentpool.testing._simulate import Simulation, SimulationHangError
-from agentpool.testing.campaign._world import Planned, World, is_expected, leaves
+
+from ._world import Planned, World, is_expected, leaves
 
 # Times of a simulation are sums of floats.
 _TICK = 1e-6

@@ -30,7 +30,8 @@ from agentpool._kernel.pool import open_agent_pool
 from agentpool._kernel.slots import PoolFullError
 from agentpool._kernel.supervisor import ChildSpec, Supervisor
 from agentpool.testing._scheduler import schedule_points
-from agentpool.testing.campaign._programs import Op, Program, Script
+
+from ._programs import Op, Program, Script
 
 
 class Planned(Exception):

@@ -13,11 +13,12 @@ from agentpool._core.events import AgentFinished
 from agentpool._core.outcomes import Aborted
 from agentpool.testing._cancel import BLOWS, strike
 from agentpool.testing._simulate import Simulation, SimulationContext, SimulationHangError, attempt
-from agentpool.testing.campaign._models import run_fleet
-from agentpool.testing.campaign._oracle import violations
-from agentpool.testing.campaign._order import watching_order
-from agentpool.testing.campaign._programs import PROFILES, Program, draw_program
-from agentpool.testing.campaign._world import World, run_program
+
+from ._models import run_fleet
+from ._oracle import violations
+from ._order import watching_order
+from ._programs import PROFILES, Program, draw_program
+from ._world import World, run_program
 
 MAX_SECONDS = 1000.0
 MAX_STEPS = 5_000

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import attrs
 
-from agentpool.testing.campaign._runs import Verdict, run_seed
+from ._runs import Verdict, run_seed
 
 SHARES = {"full": 6, "rare": 4, "waits": 4, "hasty": 2, "trees": 1, "joins": 1, "phoenix": 1, "models": 1}
 """How many of twenty runs are of which profile."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from random import Random, getrandbits
 from types import TracebackType
@@ -17,6 +17,7 @@ from agentpool._core.limits import PoolLimits
 from agentpool._core.messages import AgentId
 from agentpool._core.text import note, shown
 from agentpool._core.usage import TokenUsage
+from agentpool._kernel import instrument
 from agentpool._kernel._trio_private import effective_deadline_in
 from agentpool._kernel.agent import CANCELLED_OUTSIDE, AgentHandle, AgentRecord, StuckAgent
 from agentpool._kernel.context import AgentContext
@@ -224,7 +225,8 @@ class AgentPool(Scope):
         state = self._state
         state.stop_starting("the pool is draining")
         state.judge.end_of_body()
-        with watching_for_blocks(state, BLOCKING_TIME):
+        watching = watching_for_blocks(state, BLOCKING_TIME) if instrument.watches_clock() else nullcontext()
+        with watching:
             await trio.lowlevel.checkpoint()
             if await state.wait_for_end(grace):
                 return []
@@ -369,14 +371,20 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
         if self._state is not None:
             raise RuntimeError("a pool is for one block: call open_agent_pool again")
         opener = self._opener = waiting_agent()
-        state = self._state = PoolState(self._settings.pop("max_concurrent"), **self._settings)
+        state = self._state = PoolState(
+            self._settings.pop("max_concurrent"),
+            detect_deadlocks=instrument.detects_deadlocks(),
+            **self._settings,
+        )
+        pool = AgentPool(state, None)
+        instrument.tell_of(pool)
         nursery = state.nursery = await self._nurseries.__aenter__()
         state.slots.deadline = partial(effective_deadline_in, nursery)
         nursery.start_soon(state.watch, name="agentpool watcher")
         if opener is not None:
             opener.know_nursery(nursery, of_pool=True)
         when_left_open(nursery, state.close)
-        return AgentPool(state, None)
+        return pool
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

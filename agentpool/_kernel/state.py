@@ -90,7 +90,7 @@ class PoolState:
         limits: PoolLimits,
         make_context: Callable[[AgentRecord], AgentContext],
         random: Random,
-        detect_deadlocks: bool = True,
+        detect_deadlocks: bool,
     ) -> None:
         self.driver = driver
         self.memory = memory

@@ -6,38 +6,38 @@ the two queues, and compares every grant with the rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
 
-from agentpool._kernel import slots as _slots
+from agentpool._kernel.pool import AgentPool
+from agentpool._kernel.slots import Slots
+from agentpool.testing import PoolInstrument
 
 WOKEN_IN_A_ROW = 8
 
 
-@attrs.define(eq=False)
-class OrderOracle:
+@attrs.define(eq=False, kw_only=True)
+class OrderOracle(PoolInstrument):
     """A model of the queues of each pool's slots, and what was granted out of order."""
 
     problems: list[str] = attrs.field(factory=list)
     grants: int = 0
     contested: int = 0
-    _queues: dict[int, _Queues] = attrs.field(factory=dict)
 
-    def _of(self, slots: _slots.Slots) -> _Queues:
-        return self._queues.setdefault(id(slots), _Queues(slots))
+    def pool_opened(self, pool: AgentPool) -> None:
+        """Stand between the pool's slots and its queues, before anybody is in them."""
+        slots: Any = pool._state.slots
+        queues = _Queues(slots)
+        slots._woken = _ListeningQueue(queues.woken_joined)
+        slots._new = _ListeningQueue(queues.start_joined)
+        slots.limiter = _ListeningLimiter(slots.limiter, partial(self._granted, queues))
 
-    def asked(self, slots: _slots.Slots, party: Any) -> None:
-        self._of(slots).woken.append(party)
-
-    def queued(self, slots: _slots.Slots, start: Any) -> None:
-        self._of(slots).queued.append(start)
-
-    def granted(self, slots: _slots.Slots, party: Any) -> None:
+    def _granted(self, queues: _Queues, party: Any) -> None:
         """Compare a grant with the rule; the party is one that was woken, or one that starts."""
-        queues = self._of(slots)
         queues.tidy(party)
         is_woken = party in queues.woken
         self.grants += 1
@@ -61,11 +61,19 @@ class OrderOracle:
 
 @attrs.define(eq=False)
 class _Queues:
-    slots: _slots.Slots
+    slots: Slots
     woken: list[Any] = attrs.field(factory=list)
     queued: list[Any] = attrs.field(factory=list)
     new: list[Any] = attrs.field(factory=list)
     in_a_row: int = 0
+
+    def woken_joined(self, party: Any) -> None:
+        """An agent that was woken stands in the queue."""
+        self.woken.append(party)
+
+    def start_joined(self, start: Any) -> None:
+        """A start stands in the queue."""
+        self.queued.append(start)
 
     def tidy(self, granted: Any) -> None:
         """Forget who does not wait any more: let go without a slot, or not wanted."""
@@ -78,37 +86,27 @@ class _Queues:
         self.new = [start for start in self.queued if not start.cancelled]
 
 
-@contextmanager
-def watching_order() -> Iterator[OrderOracle]:
-    """Listen to the slots of every pool while the block runs."""
-    oracle = OrderOracle()
-    slots: Any = _slots.Slots
-    request, queue, make = slots.request, slots.queue, slots.__init__
+class _ListeningQueue(deque[Any]):
+    """A queue of a pool's slots that tells who stands in it."""
 
-    def listening_request(self: Any, party: Any) -> None:
-        oracle.asked(self, party)
-        request(self, party)
+    def __init__(self, joined: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._joined = joined
 
-    def listening_queue(self: Any, start: Any) -> None:
-        oracle.queued(self, start)
-        queue(self, start)
+    def append(self, waiting: Any) -> None:
+        self._joined(waiting)
+        super().append(waiting)
 
-    def listening_init(self: Any, *args: Any, **kwargs: Any) -> None:
-        make(self, *args, **kwargs)
-        self.limiter = _ListeningLimiter(self, self.limiter, oracle)
-
-    slots.request, slots.queue, slots.__init__ = listening_request, listening_queue, listening_init
-    try:
-        yield oracle
-    finally:
-        slots.request, slots.queue, slots.__init__ = request, queue, make
+    def appendleft(self, waiting: Any) -> None:
+        self._joined(waiting)
+        super().appendleft(waiting)
 
 
 class _ListeningLimiter:
     """A capacity limiter that tells who borrows from it."""
 
-    def __init__(self, slots: Any, limiter: Any, oracle: OrderOracle) -> None:
-        self.__dict__.update(_slots=slots, _limiter=limiter, _oracle=oracle)
+    def __init__(self, limiter: Any, granted: Callable[[Any], None]) -> None:
+        self.__dict__.update(_limiter=limiter, _granted=granted)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._limiter, name)
@@ -117,5 +115,5 @@ class _ListeningLimiter:
         setattr(self._limiter, name, value)
 
     def acquire_on_behalf_of_nowait(self, borrower: Any) -> None:
-        self._oracle.granted(self._slots, borrower)
+        self._granted(borrower)
         self._limiter.acquire_on_behalf_of_nowait(borrower)

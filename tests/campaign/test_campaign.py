@@ -18,7 +18,7 @@ from .__main__ import main
 from ._fleet import SHARES, run_campaign
 from ._mutants import MUTANTS, hunt
 from ._programs import PROFILES, Profile, Program, draw_program
-from ._runs import run_once, without_detection
+from ._runs import WITHOUT_DETECTION, run_once
 from ._scenarios import run_sweeps
 from ._shrink import kind_of, shrink
 from ._world import World, run_program
@@ -129,8 +129,8 @@ def test_trees_hang_when_nobody_lends() -> None:
 
 def test_without_detection_a_deadlock_hangs() -> None:
     alarmed = next(seed for seed in range(100) if run_seed("waits", seed).alarms)
-    with without_detection():
-        run, _world = run_once(draw_program(alarmed, PROFILES["waits"]), alarmed)
+    program = draw_program(alarmed, PROFILES["waits"])
+    run, _world = run_once(program, alarmed, instrument=WITHOUT_DETECTION)
     assert "virtual seconds" in str(run.error)
 
 

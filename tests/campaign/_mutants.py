@@ -2,14 +2,17 @@
 
 A campaign that finds nothing proves little unless it would find something. So every rule that
 agentpool promises is broken here in turn, in one small place, and the random programs are run
-until an oracle objects. A mutant that survives shows a rule that nobody watches.
+until the oracle that watches over this very rule objects. A mutant that survives shows a rule that
+nobody watches. That a run of broken code breaks down proves nothing: it is no catch.
 """
 
 from __future__ import annotations
 
 import gc
+import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +37,7 @@ from agentpool._kernel import state as _state
 from agentpool._kernel.router import Inbox, MessageRouter
 
 from ._runs import run_seed
+from ._world import Planned
 
 Make = Callable[[Any], Any]
 """From what is there to what stands in its place."""
@@ -47,14 +51,26 @@ class Mutant:
       rule: the rule, in a few words.
       owner, name: what is replaced: an attribute of a class or module.
       make: makes the replacement from the original.
+      seen_as: what the oracle of this rule says, as a pattern that its text begins with.
       profiles: which programs are run, in turn.
+
+    Raises:
+      LookupError: if there is nothing of that name to replace.
     """
 
     rule: str
     owner: Any
     name: str
     make: Make
+    seen_as: str
     profiles: tuple[str, ...] = ("full", "rare", "waits")
+
+    def __attrs_post_init__(self) -> None:
+        if self.name not in self.owner.__dict__:
+            raise LookupError(
+                f"the mutant of {self.rule!r} replaces {self.name} of {self.owner!r}, which has none:"
+                " say where the rule is kept now"
+            )
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -74,27 +90,52 @@ class Catch:
     Attributes:
       runs: how many runs it took to see it, or how many did not.
       problem: what the oracle said; empty if it survived.
+      seconds: how long that took.
+      wrecks, wreck: how many runs broke down, which counts for nothing, and what the first one said.
     """
 
     mutant: Mutant
     runs: int
     problem: str
+    seconds: float
+    wrecks: int = 0
+    wreck: str = ""
 
     def __str__(self) -> str:
         if not self.problem:
-            return f"SURVIVED {self.runs:5} runs  {self.mutant.rule}"
+            wrecks = f" ({self.wrecks} broke down: {self.wreck[:100]})" if self.wrecks else ""
+            return f"SURVIVED {self.runs:5} runs in {self.seconds:.0f} s  {self.mutant.rule}{wrecks}"
         return f"caught in {self.runs:5} runs  {self.mutant.rule}: {self.problem.splitlines()[0][:100]}"
 
 
-def hunt(mutant: Mutant, most_runs: int = 3000) -> Catch:
-    """Run programs with a broken rule until an oracle objects."""
+def hunt(mutant: Mutant, most_runs: int = 3000, most_seconds: float = 30.0) -> Catch:
+    """Run programs with a broken rule until the oracle of that rule objects, or the time is up."""
+    begun = time.perf_counter()
+    catch = Catch(mutant, 0, "", 0.0)
     with mutant.applied(), _quiet_wreckage():
-        for run in range(most_runs):
-            profile = mutant.profiles[run % len(mutant.profiles)]
-            problems = _run_in_time(profile, run // len(mutant.profiles))
-            if problems:
-                return Catch(mutant, run + 1, problems[0])
-    return Catch(mutant, most_runs, "")
+        while not catch.problem and catch.runs < most_runs and catch.seconds < most_seconds:
+            profile = mutant.profiles[catch.runs % len(mutant.profiles)]
+            problems = _run_in_time(profile, catch.runs // len(mutant.profiles))
+            catch = attrs.evolve(
+                _looked_at(catch, problems), runs=catch.runs + 1, seconds=time.perf_counter() - begun
+            )
+    return catch
+
+
+# What a run says whose code is broken, and not just its rule.
+_WRECK = re.compile(
+    r"the run broke down|an observer|\b(Attribute|Key|Index|Type|Name|Assertion|UnboundLocal|Runtime|Timeout"
+    r"|TrioInternal|BusyResource|AlreadyUsed)Error\("
+)
+
+
+def _looked_at(catch: Catch, problems: Sequence[str]) -> Catch:
+    """Take the problem that shows the rule broken; a run that broke down shows nothing."""
+    wreck = next((problem for problem in problems if _WRECK.search(problem)), None)
+    if wreck is not None:
+        return attrs.evolve(catch, wrecks=catch.wrecks + 1, wreck=catch.wreck or wreck.splitlines()[0])
+    seen = next((problem for problem in problems if re.match(catch.mutant.seen_as, problem)), "")
+    return attrs.evolve(catch, problem=seen)
 
 
 @contextmanager
@@ -151,9 +192,12 @@ def _wake_without_slot(original: Any) -> Any:
 
 
 def _keep_slot(original: Any) -> Any:
-    def rest(self: Any, *, ends_body: bool) -> None:
+    def rest(self: Any, *, ends_body: bool, fails: bool = False) -> None:
         self.slots.idle += 1
-        self.slots.on_rest(self, ends_body)
+        if fails:
+            self.slots.on_failing_rest(self)
+        else:
+            self.slots.on_rest(self, ends_body)
 
     return rest
 
@@ -187,9 +231,12 @@ def _raise_after_the_fact(original: Any) -> Any:
 
 
 def _forget_to_undo(original: Any) -> Any:
+    """A wait that was cancelled stays in its queue, and what it waited for goes to it."""
+
     def abort(self: Any, raise_cancel: Any) -> Any:
-        if not self.done and self._undo is not None:
-            self._undo = lambda: None
+        if not self.done and self.undo is not None:
+            self.undo = lambda: None
+            self.left = True  # nobody who finds it there wakes its task a second time
         return original(self, raise_cancel)
 
     return abort
@@ -253,7 +300,11 @@ def _abort_siblings(original: Any) -> Any:
 
 
 def _nothing_is_fatal(original: Any) -> Any:
-    return lambda error: attrs.evolve(original(error), fatal=None, ordinary=RuntimeError("tamed"))
+    def split(error: BaseException) -> Any:
+        parts = original(error)
+        return parts if parts.fatal is None else attrs.evolve(parts, fatal=None, ordinary=Planned("tamed"))
+
+    return split
 
 
 # -- the end of a pool --------------------------------------------------------------------------------
@@ -532,77 +583,417 @@ def _without_end(original: Any) -> Any:
 _TREES = ("trees", "full")
 _RARE = ("rare", "full")
 
+HANG = "hang: the program did not end within"
+
 MUTANTS: tuple[Mutant, ...] = (
-    Mutant("at most max_concurrent agents run", _slots.Slots, "request", _wake_without_slot, _TREES),
-    Mutant("a waiting agent lends its slot", _slots.Party, "rest", _keep_slot, _TREES),
-    Mutant("woken agents come before new ones", _slots.Slots, "dispatch", _new_first, _TREES),
-    Mutant("after 8 woken agents one starts", _slots, "WOKEN_IN_A_ROW", lambda _: 10**9, ("waits",)),
-    Mutant("woken agents are served in order", _slots.Slots, "request", _last_woken_first, _TREES),
-    Mutant("what happened raises no Cancelled", _slots.Wait, "_abort", _raise_after_the_fact, ("hasty",)),
-    Mutant("Cancelled means that nothing happened", _slots.Wait, "_abort", _forget_to_undo, ("hasty",)),
+    Mutant(
+        "at most max_concurrent agents run",
+        _slots.Slots,
+        "request",
+        _wake_without_slot,
+        r"\d+ agents ran at once",
+        _TREES,
+    ),
+    Mutant(
+        "a waiting agent lends its slot",
+        _slots.Party,
+        "rest",
+        _keep_slot,
+        HANG,
+        _TREES,
+    ),
+    Mutant(
+        "woken agents come before new ones",
+        _slots.Slots,
+        "dispatch",
+        _new_first,
+        r"agent \d+ started while agents .* were woken",
+        _TREES,
+    ),
+    Mutant(
+        "after 8 woken agents one starts",
+        _slots,
+        "WOKEN_IN_A_ROW",
+        lambda _: 10**9,
+        r"agent \d+ was the ninth woken one in a row",
+        ("waits",),
+    ),
+    Mutant(
+        "woken agents are served in order",
+        _slots.Slots,
+        "request",
+        _last_woken_first,
+        r"agent \d+ got its slot before agent",
+        _TREES,
+    ),
+    Mutant(
+        "what happened raises no Cancelled",
+        _slots.Wait,
+        "_abort",
+        _raise_after_the_fact,
+        r"the message .* was sent, and received 0 times and buried 0 times",
+        ("hasty",),
+    ),
+    Mutant(
+        "Cancelled means that nothing happened",
+        _slots.Wait,
+        "_abort",
+        _forget_to_undo,
+        r"sending .* raised, but it was delivered|the message .* was sent, and received 0",
+        ("hasty",),
+    ),
     Mutant(
         "a cancelled agent unwinds without a slot",
         _slots.Party,
         "is_cancelled",
         _sleepy_is_cancelled,
+        r"agent \d+ was aborted \(.*\) at .* and ended at",
         ("hasty",),
     ),
-    Mutant("slots come back", _slots.Slots, "give_back", _keep_tokens),
-    Mutant("unknown tasks may not wait", _agent.AgentRecord, "knows", lambda _: lambda self, task: True),
-    Mutant("every id yields an outcome", _agent.Offspring, "ended", _lose_aborted),
-    Mutant("an outcome is handed out once", _agent.AgentRecord, "take", _hand_out_twice),
-    Mutant("a cancelled join consumes nothing", _scope.Scope, "join_all", _consume_early, ("rare", "hasty")),
-    Mutant("map keeps the order of its items", _scope.Scope, "map", _reversed_map),
-    Mutant("how a body ended decides its outcome", _agent.AgentRecord, "completed", _always_aborted),
-    Mutant("a failure touches nobody else", _agent.AgentRecord, "failed", _abort_siblings),
-    Mutant("fatal exceptions leave the pool", _life, "split_error", _nothing_is_fatal, _RARE),
-    Mutant("failures nobody saw come out", _pool, "_leave", _swallow_failures),
-    Mutant("the body's exception comes out as it is", _pool, "_leave", _wrap_error, _RARE),
-    Mutant("quiescence ends the servers", _judge.Judge, "judge_rest", nothing),
-    Mutant("quiescence waits for everybody", _judge.Judge, "judge_rest", _judge_too_early),
-    Mutant("the youngest receiver ends first", _judge, "heappop", _oldest_first),
-    Mutant("an agent ends after its children", _agent.Offspring, "all_ended", _leave_children),
-    Mutant("the children of a failed agent are aborted", _life, "_abort_children", nothing),
-    Mutant("limits on depth and descendants hold", _state.PoolState, "admit", _no_limits),
-    Mutant("a child starts in its spawner's context", _state.PoolState, "start", _own_context),
-    Mutant("a timeout ends an agent on time", _agent.AgentRecord, "__init__", _no_timeout),
-    Mutant("messages keep their order", Inbox, "_take", _last_message_first),
-    Mutant("a message arrives once", Inbox, "offer", _twice),
-    Mutant("what is left becomes dead letters", Inbox, "close", _drop_at_end),
-    Mutant("senders to an agent that ends are told", Inbox, "close", _strand_senders),
-    Mutant("a sender cannot be forged", _state._Hooks, "current_sender", _supervisor_sends),
-    Mutant("askers of an agent that ends are told", MessageRouter, "fail_asks_to", _ask_for_ever),
+    Mutant(
+        "slots come back",
+        _slots.Slots,
+        "give_back",
+        _keep_tokens,
+        r"slots_held is \d+, not 0",
+    ),
+    Mutant(
+        "unknown tasks may not wait",
+        _agent.AgentRecord,
+        "knows",
+        lambda _: lambda self, task: True,
+        r"a task that the pool does not know waited",
+    ),
+    Mutant(
+        "every id yields an outcome",
+        _agent.Offspring,
+        "ended",
+        _lose_aborted,
+        HANG,
+    ),
+    Mutant(
+        "an outcome is handed out once",
+        _agent.AgentRecord,
+        "take",
+        _hand_out_twice,
+        r"a join of agent \d+ handed out \d+",
+    ),
+    Mutant(
+        "a cancelled join consumes nothing",
+        _scope.Scope,
+        "join_all",
+        _consume_early,
+        r"\d+ ended well although nobody looked",
+        ("rare", "hasty"),
+    ),
+    Mutant(
+        "map keeps the order of its items",
+        _scope.Scope,
+        "map",
+        _reversed_map,
+        r"map gave the values",
+    ),
+    Mutant(
+        "how a body ended decides its outcome",
+        _agent.AgentRecord,
+        "completed",
+        _always_aborted,
+        r"agent \d+ returned, but its outcome is Aborted",
+    ),
+    Mutant(
+        "a failure touches nobody else",
+        _agent.AgentRecord,
+        "failed",
+        _abort_siblings,
+        r"agent \d+ was aborted \(a sibling failed\), and nobody meant it",
+    ),
+    Mutant(
+        "fatal exceptions leave the pool",
+        _life,
+        "split_error",
+        _nothing_is_fatal,
+        r"an agent raised SystemExit, but the pool ended with",
+        _RARE,
+    ),
+    Mutant(
+        "failures nobody saw come out",
+        _pool,
+        "_leave",
+        _swallow_failures,
+        r"0 ended well although nobody looked",
+    ),
+    Mutant(
+        "the body's exception comes out as it is",
+        _pool,
+        "_leave",
+        _wrap_error,
+        r"the body raised, but the pool ended with",
+        _RARE,
+    ),
+    Mutant(
+        "quiescence ends the servers",
+        _judge.Judge,
+        "judge_rest",
+        nothing,
+        HANG,
+    ),
+    Mutant(
+        "quiescence waits for everybody",
+        _judge.Judge,
+        "judge_rest",
+        _judge_too_early,
+        r"the inbox of agent \d+ ended while",
+    ),
+    Mutant(
+        "the youngest receiver ends first",
+        _judge,
+        "heappop",
+        _oldest_first,
+        r"the inbox of agent \d+ ended while .* were receiving",
+    ),
+    Mutant(
+        "an agent ends after its children",
+        _agent.Offspring,
+        "all_ended",
+        _leave_children,
+        r"agent \d+ ended before its child",
+    ),
+    Mutant(
+        "the children of a failed agent are aborted",
+        _life,
+        "_abort_children",
+        nothing,
+        r"agent \d+ raised at .* and ended at",
+    ),
+    Mutant(
+        "limits on depth and descendants hold",
+        _state.PoolState,
+        "admit",
+        _no_limits,
+        r"agents spawned \d+ agents under a limit|an agent of depth \d+ was spawned",
+    ),
+    Mutant(
+        "a child starts in its spawner's context",
+        _state.PoolState,
+        "start",
+        _own_context,
+        r"agent \d+ started with the mark",
+    ),
+    Mutant(
+        "a timeout ends an agent on time",
+        _agent.AgentRecord,
+        "__init__",
+        _no_timeout,
+        r"agent \d+ ran for .* s under a timeout",
+    ),
+    Mutant(
+        "messages keep their order",
+        Inbox,
+        "_take",
+        _last_message_first,
+        r"agent \d+ received .* after a later message",
+    ),
+    Mutant(
+        "a message arrives once",
+        Inbox,
+        "offer",
+        _twice,
+        r"the message .* was received \d+ times",
+    ),
+    Mutant(
+        "what is left becomes dead letters",
+        Inbox,
+        "close",
+        _drop_at_end,
+        r"the message .* was sent, and received 0 times and buried 0 times",
+    ),
+    Mutant(
+        "senders to an agent that ends are told",
+        Inbox,
+        "close",
+        _strand_senders,
+        HANG,
+    ),
+    Mutant(
+        "a sender cannot be forged",
+        _state._Hooks,
+        "current_sender",
+        _supervisor_sends,
+        r"a message of \d+ says that \d+ sent it",
+    ),
+    Mutant(
+        "askers of an agent that ends are told",
+        MessageRouter,
+        "fail_asks_to",
+        _ask_for_ever,
+        HANG,
+    ),
     Mutant(
         "askers of a restarted agent are told",
         MessageRouter,
         "fail_asks_to",
         _ask_across_restarts,
+        r"agent \d+ was restarted with the question",
         ("phoenix",),
     ),
-    Mutant("only the recipient replies", MessageRouter, "reply", _anyone_replies),
-    Mutant("late replies are dead letters", MessageRouter, "bury", _lose_late_replies),
-    Mutant("a wait that closes a cycle is refused", _judge.Judge, "check", nothing, ("waits",)),
-    Mutant("an end that closes a cycle is seen", _judge.Judge, "_task_ended", nothing, ("waits",)),
     Mutant(
-        "every cycle that an end closes is seen", _judge.Judge, "_task_ended", _only_one_cycle, ("waits",)
+        "only the recipient replies",
+        MessageRouter,
+        "reply",
+        _anyone_replies,
+        r"agent \d+ answered a question to",
     ),
-    Mutant("a join that loses a child is judged again", _judge.Judge, "lost_hope", nothing, ("joins",)),
-    Mutant("a wait with a deadline is not hopeless", _judge.Judge, "_ends_by_itself", _ignore_deadlines),
-    Mutant("waits of others with a deadline neither", _judge, "_certain", _all_are_certain),
-    Mutant("join_all is hopeless by one of its targets", waits, "_may_end", _any_edge, ("waits",)),
-    Mutant("join_next is hopeless by all of its targets", waits, "_may_end", _all_edges, ("joins",)),
-    Mutant("a deadlock names its agents", _judge.Judge, "check", _wrong_path, ("waits",)),
-    Mutant("abort reaches agents before their first step", _agent.AgentRecord, "abort", _spare_the_unstarted),
-    Mutant("abort touches nobody but children", _agent.AgentRecord, "abort", _abort_family),
-    Mutant("reasons travel into outcomes", _agent.AgentRecord, "abort", _no_reason),
-    Mutant("abort_all aborts", _scope.Scope, "abort_all", nothing, _RARE),
-    Mutant("a draining pool starts nobody", _state.PoolState, "stop_starting", nothing, _RARE),
-    Mutant("restarts are bounded", restart.Intensity, "restart", _restart_for_ever),
-    Mutant("every finished agent is told", _events.EventLog, "emit", _without_end),
-    Mutant("every tool call has its result", loop, "ToolMessage", _wrong_call, ("models",)),
-    Mutant("budgets are not passed", budget_module.Budget, "_lacks", _no_room_needed, ("models",)),
     Mutant(
-        "reservations are given back", budget_module.Budget, "_give_back", _keep_reserved, ("models", "full")
+        "late replies are dead letters",
+        MessageRouter,
+        "bury",
+        _lose_late_replies,
+        r"\d+ messages were sent, but \d+ received and \d+ buried",
+    ),
+    Mutant(
+        "a wait that closes a cycle is refused",
+        _judge.Judge,
+        "check",
+        nothing,
+        HANG,
+        ("waits",),
+    ),
+    Mutant(
+        "an end that closes a cycle is seen",
+        _judge.Judge,
+        "_task_ended",
+        nothing,
+        HANG,
+        ("waits",),
+    ),
+    Mutant(
+        "every cycle that an end closes is seen",
+        _judge.Judge,
+        "_task_ended",
+        _only_one_cycle,
+        HANG,
+        ("waits",),
+    ),
+    Mutant(
+        "a join that loses a child is judged again",
+        _judge.Judge,
+        "lost_hope",
+        nothing,
+        HANG,
+        ("joins",),
+    ),
+    Mutant(
+        "a wait with a deadline is not hopeless",
+        _judge.Judge,
+        "_ends_by_itself",
+        _ignore_deadlines,
+        r"DeadlockError\(.* was raised under a deadline",
+    ),
+    Mutant(
+        "waits of others with a deadline neither",
+        _judge,
+        "_certain",
+        _all_are_certain,
+        r"DeadlockError\(.*: agent \d+ waits for .*, not for|DeadlockError\(.* was raised under a deadline",
+    ),
+    Mutant(
+        "join_all is hopeless by one of its targets",
+        waits,
+        "_may_end",
+        _any_edge,
+        HANG,
+        ("waits",),
+    ),
+    Mutant(
+        "join_next is hopeless by all of its targets",
+        waits,
+        "_may_end",
+        _all_edges,
+        r"DeadlockError\(.* was no deadlock|DeadlockError\(.*: agent \d+ waits for",
+        ("joins",),
+    ),
+    Mutant(
+        "a deadlock names its agents",
+        _judge.Judge,
+        "check",
+        _wrong_path,
+        r"DeadlockError\(.* was raised in agent|DeadlockError\(.*: agent \d+ waits for",
+        ("waits",),
+    ),
+    Mutant(
+        "abort reaches agents before their first step",
+        _agent.AgentRecord,
+        "abort",
+        _spare_the_unstarted,
+        r"agent \d+ was aborted \(.*\) at .* and ended at",
+    ),
+    Mutant(
+        "abort touches nobody but children",
+        _agent.AgentRecord,
+        "abort",
+        _abort_family,
+        r"agent \d+ was aborted \(.*\), and nobody meant it",
+    ),
+    Mutant(
+        "reasons travel into outcomes",
+        _agent.AgentRecord,
+        "abort",
+        _no_reason,
+        r"agent \d+ was aborted for 'aborted', but was told",
+    ),
+    Mutant(
+        "abort_all aborts",
+        _scope.Scope,
+        "abort_all",
+        nothing,
+        r"agent \d+ was aborted \(all of you\) at .* and ended at",
+        _RARE,
+    ),
+    Mutant(
+        "a draining pool starts nobody",
+        _state.PoolState,
+        "stop_starting",
+        nothing,
+        r"agent \d+ spawned while the pool drained",
+        _RARE,
+    ),
+    Mutant(
+        "restarts are bounded",
+        restart.Intensity,
+        "restart",
+        _restart_for_ever,
+        r"agent \d+ was restarted more often than twice",
+    ),
+    Mutant(
+        "every finished agent is told",
+        _events.EventLog,
+        "emit",
+        _without_end,
+        r"spawned and finished events do not match",
+    ),
+    Mutant(
+        "every tool call has its result",
+        loop,
+        "ToolMessage",
+        _wrong_call,
+        r"agent \d+: ",
+        ("models",),
+    ),
+    Mutant(
+        "budgets are not passed",
+        budget_module.Budget,
+        "_lacks",
+        _no_room_needed,
+        r"\d+ \w+ were spent of a budget",
+        ("models",),
+    ),
+    Mutant(
+        "reservations are given back",
+        budget_module.Budget,
+        "_give_back",
+        _keep_reserved,
+        r"\d+ \w+ are still reserved",
+        ("models", "full"),
     ),
 )
 

@@ -9,14 +9,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import attrs
 import pytest
+import trio
 
+from agentpool._kernel.scope import Scope
 from agentpool.testing import attempt
 
 from . import run_seed
 from .__main__ import main
 from ._fleet import SHARES, run_campaign
-from ._mutants import MUTANTS, hunt
+from ._mutants import MUTANTS, Mutant, hunt
 from ._programs import PROFILES, Profile, Program, draw_program
 from ._runs import WITHOUT_DETECTION, run_once
 from ._scenarios import run_sweeps
@@ -51,7 +54,42 @@ def test_every_rule_that_is_broken_on_purpose_is_seen_to_be(capsys: pytest.Captu
         print(f"\nmutation gate: {len(catches)} mutants")
         for catch in catches:
             print(f"  {catch}")
-    assert not [catch for catch in catches if not catch.problem]
+    assert not [str(catch) for catch in catches if not catch.problem]
+
+
+def test_a_mutant_of_something_that_is_not_there_is_refused() -> None:
+    with pytest.raises(LookupError, match=r"replaces no_such_thing of .*say where the rule is kept now"):
+        Mutant("a rule", trio, "no_such_thing", lambda original: original, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGALRM")
+@pytest.mark.parametrize("error", [AttributeError, KeyError, AssertionError, RuntimeError])
+def test_a_mutant_whose_code_breaks_down_is_not_caught(error: type[Exception]) -> None:
+    def broken(_original: object) -> object:
+        def breaks(*_args: object, **_kwargs: object) -> None:
+            raise error("broken code")
+
+        return breaks
+
+    catch = hunt(Mutant("a rule", Scope, "join_all", broken, "", ("trees",)), most_runs=30)
+    assert (catch.problem, catch.runs) == ("", 30)
+    assert catch.wrecks > 3
+    assert error.__name__ in str(catch)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGALRM")
+def test_another_problem_than_that_of_the_rule_is_no_catch() -> None:
+    lending = next(mutant for mutant in MUTANTS if mutant.name == "rest")
+    assert hunt(lending, most_runs=20).problem
+    assert not hunt(attrs.evolve(lending, seen_as="something else"), most_runs=20).problem
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGALRM")
+def test_a_hunt_ends_when_its_time_is_up() -> None:
+    harmless = Mutant("a rule", Scope, "join_all", lambda original: original, "")
+    catch = hunt(harmless, most_seconds=0.2)
+    assert not catch.problem
+    assert catch.runs < 1000
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

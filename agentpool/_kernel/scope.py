@@ -38,7 +38,7 @@ from agentpool._kernel.agent import (
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.nursery import open_known_nursery
 from agentpool._kernel.slots import PoolFullError, Wait
-from agentpool._kernel.splitting import leaves_of, split_error
+from agentpool._kernel.splitting import split_error
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
@@ -854,14 +854,15 @@ async def _pull(items: Any, batch: Batch) -> None:
 async def _close(generator: AsyncGenerator[Any, Any]) -> None:
     """Close an input that was not read to its end.
 
-    A nursery inside puts the `GeneratorExit` that closes it in a group: that is no error of the input.
+    A nursery inside puts the `GeneratorExit` that closes it in a group, beside its own cancellation if
+    the block that pulls was left: that is no error of the input.
     """
     try:
         await generator.aclose()
     except BaseExceptionGroup as group:
-        rest = [leaf for leaf in leaves_of(group) if not isinstance(leaf, GeneratorExit)]
-        if rest:
-            raise
+        rest = group.split(GeneratorExit)[1]
+        if rest is not None:
+            raise rest from None
 
 
 async def _pull_async(items: AsyncIterable[Any], batch: Batch) -> None:

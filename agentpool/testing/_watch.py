@@ -30,12 +30,15 @@ class Watcher(PoolInstrument):
     def pool_opened(self, pool: AgentPool) -> None:
         """Keep the pool; it may be torn down with the run, so that its block never ends."""
         self.pools.append(pool)
-        _copy_events(pool, self.log)
+        copy_events(pool, self.log)
 
 
-def _copy_events(pool: AgentPool, log: EventLog) -> None:
+def copy_events(pool: AgentPool, log: EventLog) -> None:
+    """Have every event of a pool appended to a log at once, from now on."""
     events: Any = pool._state.events
-    events.subscriptions.append(_Recorder(events, log))
+    recorder = _Recorder(events, log)
+    events.subscriptions.append(recorder)
+    events.sleeping.append(recorder)
 
 
 class _Recorder:
@@ -57,6 +60,8 @@ class _Recorder:
         for event in self._source.slice(self.cursor, self._source.end - self.cursor):
             self._log.append(event)
         self.cursor = self._source.end
+        if not self._source.closed:
+            self._source.sleeping.append(self)  # it is woken by the next event too
 
     def shed(self) -> None:
         """Nothing is ever left behind."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import attrs
@@ -14,6 +15,7 @@ from agentpool.testing import PoolInstrument, instrumented
 from agentpool.testing._cancel import BLOWS, strike
 from agentpool.testing._simulate import Simulation, SimulationContext, SimulationHangError, attempt
 
+from ._logs import PoolLogs
 from ._models import run_fleet
 from ._oracle import violations
 from ._order import OrderOracle
@@ -55,9 +57,9 @@ def run_seed(profile: str, seed: int) -> Verdict:
         agents = len(fleet.log.of(AgentFinished))
         return Verdict(profile, seed, tuple(found), steps=fleet.steps, agents=agents)
     program = draw_program(seed, PROFILES[profile])
-    order = OrderOracle()
-    run, world = run_once(program, seed, blow=profile == "rare", instrument=order)
-    problems = violations(run, world) + order.problems
+    order, logs = OrderOracle(), PoolLogs()
+    run, world = run_once(program, seed, order, logs, blow=profile == "rare")
+    problems = violations(run, world, logs) + order.problems
     if profile in ("waits", "joins") and world.alarms and not problems:
         problems = list(_false_alarms(program, seed, world))
     return Verdict(
@@ -74,7 +76,7 @@ def run_seed(profile: str, seed: int) -> Verdict:
 
 def _false_alarms(program: Program, seed: int, alarmed: World) -> Iterator[str]:
     """What was called a deadlock has to be one: without the detector the same run hangs."""
-    run, _ = run_once(program, seed, instrument=WITHOUT_DETECTION)
+    run, _ = run_once(program, seed, WITHOUT_DETECTION)
     # A parent outside the cycle that fails aborts its child, which nobody could foresee.
     is_broken = any(isinstance(event.outcome, Aborted) for event in run.log.of(AgentFinished))
     if not isinstance(run.error, SimulationHangError) and not is_broken:
@@ -82,7 +84,7 @@ def _false_alarms(program: Program, seed: int, alarmed: World) -> Iterator[str]:
 
 
 def run_once(
-    program: Program, seed: int, *, blow: bool = False, instrument: PoolInstrument | None = None
+    program: Program, seed: int, *instruments: PoolInstrument, blow: bool = False
 ) -> tuple[Simulation[Any], World]:
     """Run a program under a seed, with a blow from outside at some step if asked for."""
     world = World(program)
@@ -90,7 +92,9 @@ def run_once(
     step, kind = rng.randint(1, 150), rng.choice(BLOWS)
 
     async def main() -> None:
-        with instrumented(instrument or PoolInstrument()):
+        with ExitStack() as stack:
+            for instrument in instruments:
+                stack.enter_context(instrumented(instrument))
             await run_program(world)
 
     def on_step(now: int, context: SimulationContext) -> None:

@@ -168,7 +168,7 @@ def test_trees_hang_when_nobody_lends() -> None:
 def test_without_detection_a_deadlock_hangs() -> None:
     alarmed = next(seed for seed in range(100) if run_seed("waits", seed).alarms)
     program = draw_program(alarmed, PROFILES["waits"])
-    run, _world = run_once(program, alarmed, instrument=WITHOUT_DETECTION)
+    run, _world = run_once(program, alarmed, WITHOUT_DETECTION)
     assert "virtual seconds" in str(run.error)
 
 

@@ -110,7 +110,7 @@ def campaign(session: nox.Session) -> None:
     session.run(
         "python",
         "-m",
-        "agentpool.testing.campaign",
+        "tests.campaign",
         *(session.posargs or ["--runs", "200000", "--sweeps", "20"]),
     )
     if not session.posargs:

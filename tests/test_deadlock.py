@@ -24,8 +24,7 @@ from agentpool import (
     UnknownAgentError,
     open_agent_pool,
 )
-from agentpool.testing import simulate
-from agentpool.testing.campaign._runs import without_detection
+from agentpool.testing import PoolInstrument, instrumented, simulate
 
 
 def _path(outcome: Any) -> tuple[int, ...]:
@@ -294,7 +293,7 @@ async def test_without_the_detector_agents_wait_for_each_other_until_somebody_en
         await ctx.spawn(asking)
         await trio.sleep(1)
 
-    with without_detection():
+    with instrumented(PoolInstrument(detects_deadlocks=False)):
         async with pool_of(2) as pool:
             handle = await pool.spawn(parent)
             with trio.move_on_after(1000):
@@ -681,13 +680,13 @@ def _gate(agent: Any) -> Any:
     return gated
 
 
-def _judged_program(seed: int) -> tuple[str, int]:
+def _judged_program(seed: int, *, detect: bool = True) -> tuple[str, int]:
     results: dict[str, Any] = {"alarms": 0}
 
     scope = trio.CancelScope(deadline=1000)
 
     async def main() -> None:
-        with scope:
+        with scope, instrumented(PoolInstrument(detects_deadlocks=detect)):
             await _random_program(seed, results)
 
     try:
@@ -706,9 +705,8 @@ def test_random_programs_never_hang_and_each_alarm_is_a_hang_without_the_detecto
         if alarms:
             alarmed.append(seed)
     assert len(alarmed) > 40
-    with without_detection():
-        for seed in alarmed[:60]:
-            assert _judged_program(seed)[0] == "hang", seed
+    for seed in alarmed[:60]:
+        assert _judged_program(seed, detect=False)[0] == "hang", seed
 
 
 async def test_values_travel_when_nothing_is_wrong() -> None:
@@ -741,7 +739,7 @@ async def test_the_end_of_a_task_that_leaves_only_waits_with_deadlines_is_suspec
 # -- what it costs ------------------------------------------------------------------------------------------
 
 
-def _calls_of_ping_pong(rounds: int) -> Counter[tuple[str, str]]:
+def _calls_of_ping_pong(rounds: int, *, detect: bool = True) -> Counter[tuple[str, str]]:
     """What is called, module by function, while two agents send to each other and find room."""
     calls: Counter[tuple[str, str]] = Counter()
 
@@ -766,10 +764,11 @@ def _calls_of_ping_pong(rounds: int) -> Counter[tuple[str, str]]:
             await ctx.send(message.sender, message.content)
 
     async def main() -> None:
-        async with open_agent_pool(max_concurrent=2) as pool:
-            server = await pool.spawn(serve)
-            pool.send_nowait(server.id, (await pool.spawn(answer)).id)
-            await pool.join_all()
+        with instrumented(PoolInstrument(detects_deadlocks=detect)):
+            async with open_agent_pool(max_concurrent=2) as pool:
+                server = await pool.spawn(serve)
+                pool.send_nowait(server.id, (await pool.spawn(answer)).id)
+                await pool.join_all()
 
     simulate(main, 1)
     return calls
@@ -777,8 +776,7 @@ def _calls_of_ping_pong(rounds: int) -> Counter[tuple[str, str]]:
 
 def test_a_send_that_finds_room_does_the_same_work_whether_or_not_deadlocks_are_looked_for() -> None:
     detected = _calls_of_ping_pong(100)
-    with without_detection():
-        undetected = _calls_of_ping_pong(100)
+    undetected = _calls_of_ping_pong(100, detect=False)
     # So whatever the time of a send is, the detector makes nothing of it.
     assert detected == undetected
     assert detected["agentpool._kernel.router", "Inbox.offer"] == 200

@@ -61,8 +61,12 @@ class Children:
             self._hand_over_or_keep(outcome)
         if not self.live:
             self._none_is_left()
-        elif self._joins and self.owner is not None:
-            # Somebody else took the outcome: who joins has one child less that could end the wait.
+        elif self._joins:
+            self._lost_hope()
+
+    def _lost_hope(self) -> None:
+        """Somebody else took an outcome: who joins has one child less that could end the wait."""
+        if self.owner is not None:
             self.owner.pool.judge.judge_again(self.owner)
 
     def _hand_over_or_keep(self, outcome: AnyOutcome) -> None:

@@ -17,7 +17,7 @@ from agentpool._core.errors import PoolClosedError, PoolLimitError
 from agentpool._kernel.batch import Batch
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
-from agentpool._kernel.splitting import leaves_of, split_error
+from agentpool._kernel.splitting import split_error
 from agentpool._kernel.wait import Wait, Waiter
 
 
@@ -206,14 +206,15 @@ async def _pull_async(items: AsyncIterable[Any], feed: InputFeed) -> None:
 async def _close(generator: AsyncGenerator[Any, Any]) -> None:
     """Close an input that was not read to its end.
 
-    A nursery inside puts the `GeneratorExit` that closes it in a group: that is no error of the input.
+    A nursery inside puts the `GeneratorExit` that closes it in a group, beside its own cancellation if
+    the block that pulls was left: that is no error of the input.
     """
     try:
         await generator.aclose()
     except BaseExceptionGroup as group:
-        rest = [leaf for leaf in leaves_of(group) if not isinstance(leaf, GeneratorExit)]
-        if rest:
-            raise
+        rest = group.split(GeneratorExit)[1]
+        if rest is not None:
+            raise rest from None
 
 
 protect_module(globals())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from math import inf
 from random import Random, getrandbits
 from types import TracebackType
@@ -17,6 +17,7 @@ from agentpool._core.limits import PoolLimits
 from agentpool._core.messages import AgentId
 from agentpool._core.text import note, shown
 from agentpool._core.usage import TokenUsage
+from agentpool._kernel import instrument
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.agent import CANCELLED_OUTSIDE
 from agentpool._kernel.context import AgentContext
@@ -238,7 +239,7 @@ class AgentPool(Scope):
         state = self._state
         state.stop_starting("the pool is draining")
         state.judge.end_work()
-        with watching_for_blocks(state.parts.watcher, lambda: list(state.records.values())):
+        with self._watching_for_blocks():
             await trio.lowlevel.checkpoint()
             if await state.wait_for_end(grace):
                 return []
@@ -246,6 +247,12 @@ class AgentPool(Scope):
             await state.wait_for_end(CLEANUP_TIME)
         state.parts.watcher.report_stuck()
         return [AgentHandle(record) for record in state.records.values()]
+
+    def _watching_for_blocks(self) -> AbstractContextManager[None]:
+        if not instrument.watches_clock():
+            return nullcontext()
+        records = self._state.records
+        return watching_for_blocks(self._state.parts.watcher, lambda: list(records.values()))
 
     def _books(self) -> Books:
         state = self._state
@@ -370,12 +377,23 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
             raise RuntimeError("a pool is for one block: call open_agent_pool again")
         opener = self._opener = waiting_agent()
         nursery = await self._nurseries.__aenter__()
-        state = self._state = PoolState(self._max_concurrent, nursery, **self._settings)
+        state = self._state = PoolState(
+            self._max_concurrent,
+            nursery,
+            detect_deadlocks=instrument.detects_deadlocks(),
+            **self._settings,
+        )
+        pool = AgentPool(state, None)
         nursery.start_soon(state.parts.watcher.run, name="agentpool watcher")
         if opener is not None:
             opener.know_nursery(nursery, of_pool=True)
         when_left_open(nursery, state.close)
-        return AgentPool(state, None)
+        try:
+            instrument.tell_of(pool)
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return pool
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

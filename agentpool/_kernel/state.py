@@ -124,7 +124,7 @@ class PoolState:
         limits: PoolLimits,
         make_context: Callable[[AgentRecord], AgentContext],
         random: Random,
-        detect_deadlocks: bool = True,
+        detect_deadlocks: bool,
     ) -> None:
         self.means = means
         self.limits = limits

@@ -6,13 +6,16 @@
         explore(main, seeds=200)
 
 `simulate` runs a program once on virtual time, with every order decided by a seed; `explore`
-searches many seeds and shrinks what it finds.
+searches many seeds and shrinks what it finds. An instrument of your own, `instrumented(PoolInstrument())`,
+sees every pool that a run opens.
 """
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
+    from agentpool._kernel.instrument import PoolInstrument as PoolInstrument
+    from agentpool._kernel.instrument import instrumented as instrumented
     from agentpool.drivers.scripted import ScriptedDriver as ScriptedDriver
     from agentpool.testing._cancel import BLOWS as BLOWS
     from agentpool.testing._cancel import Blow as Blow
@@ -50,6 +53,9 @@ if _TYPE_CHECKING:
 
 # Pytest loads the plugin of this package at every start, in projects that simulate nothing too.
 _HOMES = {
+    "agentpool._kernel.instrument": """
+        PoolInstrument instrumented
+    """,
     "agentpool.drivers.scripted": """
         ScriptedDriver
     """,
@@ -84,7 +90,7 @@ if not _TYPE_CHECKING:
         if name not in _HOME_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(_import_module(_HOME_OF[name]), name)
-        if getattr(value, "__module__", "").startswith(f"{__name__}._"):
+        if getattr(value, "__module__", "").startswith((f"{__name__}._", "agentpool._")):
             try:
                 value.__module__ = __name__
             except (AttributeError, TypeError):

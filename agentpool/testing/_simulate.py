@@ -16,11 +16,12 @@ import trio.testing
 
 from agentpool import _blocking
 from agentpool._core.errors import AgentPoolError
+from agentpool._kernel.instrument import instrumented
 from agentpool.abc import Driver, Tool
 from agentpool.testing._faults import NO_FAULTS, Fault, FaultPlan, FaultyDriver, FaultyTool
 from agentpool.testing._log import EventLog, Note
 from agentpool.testing._scheduler import SeededScheduler, break_waits, scheduling
-from agentpool.testing._watch import stacks_of_tasks, tasks_below, watching
+from agentpool.testing._watch import Watcher, stacks_of_tasks, tasks_below
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -204,7 +205,7 @@ def attempt(
     value: T | None = None
     error: BaseException | None = None
     try:
-        with scheduling(scheduler) as instrument, watching(context.pools, context.log):
+        with scheduling(scheduler) as instrument:
             value = trio.run(keeper.run, _takes_context(main), clock=clock, instruments=[instrument])
     except KeyboardInterrupt:
         raise
@@ -293,7 +294,8 @@ class _Keeper:
         self.scheduler.on_step = self._step
         tasks, threads = _living()
         try:
-            with self.context.outer_scope:
+            watcher = Watcher(pools=self.context.pools, log=self.context.log)
+            with instrumented(watcher), self.context.outer_scope:
                 return await main(self.context)
         finally:
             self.scheduler.on_step = None

@@ -2,120 +2,40 @@
 
 from __future__ import annotations
 
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import trio
 
+from agentpool._kernel.instrument import PoolInstrument
+from agentpool._kernel.pool import AgentPool
 from agentpool.testing._log import EventLog
 
 
-@contextmanager
-def watching(pools: list[Any], log: EventLog) -> Iterator[None]:
-    """Put every pool that this thread opens inside into `pools`, its events into `log`.
+@attrs.define(eq=False, kw_only=True)
+class Watcher(PoolInstrument):
+    """Keeps every pool of a simulated run for a look at its books, and copies its events.
 
-    It goes around `trio.run`, because a run that is torn down leaves its blocks as they are.
+    Attributes:
+      pools, log: what is added to.
     """
-    with _pools_observed(lambda pool: _observe(pool, pools, log)):
-        yield
+
+    pools: list[Any]
+    log: EventLog
+    # A thread that looks at the loop every second of the wall clock has no place in virtual time.
+    watches_clock: bool = False
+
+    def pool_opened(self, pool: AgentPool) -> None:
+        """Keep the pool; it may be torn down with the run, so that its block never ends."""
+        self.pools.append(pool)
+        copy_events(pool, self.log)
 
 
-def _observe(pool: Any, pools: list[Any], log: EventLog) -> None:
-    pools.append(pool)
-    pool._state.events.subscriptions.append(_Recorder(pool._state.events, log))
-
-
-_lock = threading.Lock()
-_local = threading.local()
-_watching = 0
-
-
-class _Originals:
-    init: Any
-    watchdog: Any
-
-
-_originals = _Originals()
-
-
-@contextmanager
-def _pools_observed(observer: Callable[[Any], None]) -> Iterator[None]:
-    """Show this thread's pools to `observer`; other threads may do the same meanwhile."""
-    global _watching
-    with _lock:
-        if _watching == 0:
-            _install()
-        _watching += 1
-    _local.observer = observer
-    try:
-        yield
-    finally:
-        _local.observer = None
-        with _lock:
-            _watching -= 1
-            if _watching == 0:
-                _uninstall()
-
-
-def _install() -> None:
-    from agentpool._kernel import pool as _pool
-    from agentpool._kernel import state as _state
-
-    state: Any = _state.PoolState
-    pool_module: Any = _pool
-    init = _originals.init = state.__init__
-    watchdog = _originals.watchdog = pool_module.watching_for_blocks
-
-    def observed(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        observer = getattr(_local, "observer", None)
-        if observer is not None:  # else it is a pool of another thread
-            observer(_pool.AgentPool(self, None))
-
-    def watching_for_blocks(*args: Any) -> AbstractContextManager[None]:
-        # A thread that looks at the loop every second of the wall clock has no place in virtual time.
-        is_simulated = getattr(_local, "observer", None) is not None
-        return nullcontext() if is_simulated else watchdog(*args)
-
-    state.__init__ = observed
-    pool_module.watching_for_blocks = watching_for_blocks
-
-
-def _uninstall() -> None:
-    from agentpool._kernel import pool as _pool
-    from agentpool._kernel import state as _state
-
-    state: Any = _state.PoolState
-    pool_module: Any = _pool
-    state.__init__ = _originals.init
-    pool_module.watching_for_blocks = _originals.watchdog
-
-
-class _Recorder:
-    """Stands among the subscriptions of a pool and copies each event at once: it is never behind."""
-
-    overflow = "drop_oldest"
-    behind = 0
-    max_buffer = 1
-    # The events are handed out by a call of `wake` if a task waits.
-    _task = True
-
-    def __init__(self, source: Any, log: EventLog) -> None:
-        self.cursor = source.end
-        self._source = source
-        self._log = log
-
-    def wake(self) -> None:
-        """Copy what is new."""
-        for event in self._source.slice(self.cursor, self._source.end - self.cursor):
-            self._log.append(event)
-        self.cursor = self._source.end
-
-    def shed(self) -> None:
-        """Nothing is ever left behind."""
+def copy_events(pool: AgentPool, log: EventLog) -> None:
+    """Have every event of a pool appended to a log at once, from now on."""
+    pool._state.events.tap(log.append)
 
 
 def stacks_of_tasks(main: trio.lowlevel.Task) -> str:

@@ -9,19 +9,24 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import attrs
 import pytest
+import trio
 
+from agentpool._kernel.scope import Scope
 from agentpool.testing import attempt
-from agentpool.testing.campaign import run_seed
-from agentpool.testing.campaign.__main__ import main
-from agentpool.testing.campaign._fleet import SHARES, run_campaign
-from agentpool.testing.campaign._mutants import MUTANTS, hunt
-from agentpool.testing.campaign._programs import PROFILES, Profile, Program, draw_program
-from agentpool.testing.campaign._runs import run_once, without_detection
-from agentpool.testing.campaign._scenarios import run_sweeps
-from agentpool.testing.campaign._shrink import kind_of, shrink
-from agentpool.testing.campaign._world import World, run_program
 
+from . import run_seed
+from .__main__ import main
+from ._fleet import SHARES, run_campaign
+from ._mutants import MUTANTS, Mutant, hunt
+from ._programs import PROFILES, Profile, Program, draw_program
+from ._runs import WITHOUT_DETECTION, run_once
+from ._scenarios import run_sweeps
+from ._shrink import kind_of, shrink
+from ._world import World, run_program
+
+ROOT = Path(__file__).parents[2]
 RUNS = int(os.environ.get("AGENTPOOL_CAMPAIGN_RUNS", "16000"))
 
 
@@ -49,7 +54,42 @@ def test_every_rule_that_is_broken_on_purpose_is_seen_to_be(capsys: pytest.Captu
         print(f"\nmutation gate: {len(catches)} mutants")
         for catch in catches:
             print(f"  {catch}")
-    assert not [catch for catch in catches if not catch.problem]
+    assert not [str(catch) for catch in catches if not catch.problem]
+
+
+def test_a_mutant_of_something_that_is_not_there_is_refused() -> None:
+    with pytest.raises(LookupError, match=r"replaces no_such_thing of .*say where the rule is kept now"):
+        Mutant("a rule", trio, "no_such_thing", lambda original: original, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGALRM")
+@pytest.mark.parametrize("error", [AttributeError, KeyError, AssertionError, RuntimeError])
+def test_a_mutant_whose_code_breaks_down_is_not_caught(error: type[Exception]) -> None:
+    def broken(_original: object) -> object:
+        def breaks(*_args: object, **_kwargs: object) -> None:
+            raise error("broken code")
+
+        return breaks
+
+    catch = hunt(Mutant("a rule", Scope, "join_all", broken, "", ("trees",)), most_runs=30)
+    assert (catch.problem, catch.runs) == ("", 30)
+    assert catch.wrecks > 3
+    assert error.__name__ in str(catch)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGALRM")
+def test_another_problem_than_that_of_the_rule_is_no_catch() -> None:
+    lending = next(mutant for mutant in MUTANTS if mutant.name == "rest")
+    assert hunt(lending, most_runs=20).problem
+    assert not hunt(attrs.evolve(lending, seen_as="something else"), most_runs=20).problem
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGALRM")
+def test_a_hunt_ends_when_its_time_is_up() -> None:
+    harmless = Mutant("a rule", Scope, "join_all", lambda original: original, "")
+    catch = hunt(harmless, most_seconds=0.2)
+    assert not catch.problem
+    assert catch.runs < 1000
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
@@ -127,8 +167,8 @@ def test_trees_hang_when_nobody_lends() -> None:
 
 def test_without_detection_a_deadlock_hangs() -> None:
     alarmed = next(seed for seed in range(100) if run_seed("waits", seed).alarms)
-    with without_detection():
-        run, _world = run_once(draw_program(alarmed, PROFILES["waits"]), alarmed)
+    program = draw_program(alarmed, PROFILES["waits"])
+    run, _world = run_once(program, alarmed, WITHOUT_DETECTION)
     assert "virtual seconds" in str(run.error)
 
 
@@ -159,9 +199,9 @@ def test_the_command_line_runs_a_campaign_and_one_seed(capsys: pytest.CaptureFix
 
 DIGESTS = """
 import hashlib, sys
-from agentpool.testing.campaign._programs import PROFILES, draw_program
-from agentpool.testing.campaign._runs import run_once
-from agentpool.testing.campaign._models import run_fleet
+from tests.campaign._programs import PROFILES, draw_program
+from tests.campaign._runs import run_once
+from tests.campaign._models import run_fleet
 
 junk = [object() for _ in range(int(sys.argv[1]))]
 total = hashlib.sha256()
@@ -180,10 +220,12 @@ def test_one_seed_gives_the_same_log_in_every_process() -> None:
     for number in range(2):
         environment = {**os.environ, "PYTHONHASHSEED": str(number)}
         command = [sys.executable, "-c", DIGESTS, str(number * 1017)]
-        digests.add(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+        digests.add(
+            subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True).stdout
+        )
     assert len(digests) == 1
 
 
 def test_the_guarantees_page_names_every_rule() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text("utf-8")
+    page = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
     assert [mutant.rule for mutant in MUTANTS if f"| {mutant.rule} |" not in page] == []

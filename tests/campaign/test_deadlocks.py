@@ -7,8 +7,8 @@ import os
 import pytest
 
 from agentpool._kernel.judge import Judge
-from agentpool.testing.campaign import _deadlocks as knots
-from agentpool.testing.campaign._runs import without_detection
+
+from . import _deadlocks as knots
 
 # The campaign's session runs 20,000.
 PROGRAMS = int(os.environ.get("AGENTPOOL_DEADLOCK_PROGRAMS", "4000"))
@@ -35,8 +35,7 @@ def test_each_alarm_is_a_hang_without_the_detector_and_nothing_hangs_without_an_
 
 def test_a_ring_is_reported_and_without_the_detector_it_hangs() -> None:
     assert knots.judge_knot(RING, 1) == knots.KnotVerdict(1, (), 1)
-    with without_detection():
-        (problem,) = knots.judge_knot(RING, 1).problems
+    (problem,) = knots.judge_knot(RING, 1, detect=False).problems
     assert problem.startswith("hang: the program did not end within 1,000 virtual seconds")
 
 
@@ -44,9 +43,8 @@ def test_a_program_without_an_alarm_ends_without_the_detector_too() -> None:
     # So it is not that everything hangs once nobody looks.
     quiet = [seed for seed in range(200) if not knots.judge_knot(knots.draw_knot(seed), seed).alarms]
     assert len(quiet) > 80
-    with without_detection():
-        for seed in quiet:
-            assert knots.judge_knot(knots.draw_knot(seed), seed) == knots.KnotVerdict(seed, (), 0)
+    for seed in quiet:
+        assert knots.judge_knot(knots.draw_knot(seed), seed, detect=False) == knots.KnotVerdict(seed, (), 0)
 
 
 def test_an_alarm_about_a_wait_that_a_deadline_ends_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

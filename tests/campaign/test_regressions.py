@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import trio
@@ -156,5 +157,32 @@ def test_a_join_beside_a_map_is_judged_again_when_a_child_ends() -> None:
         async with open_agent_pool(max_concurrent=16) as pool:
             handle = await pool.spawn(root)
             await handle.wait()
+
+    explore(main, 30, max_seconds=100)
+
+
+async def _with_a_task(items: int) -> AsyncIterator[int]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep, 50)
+        for item in range(items):
+            yield item
+
+
+def test_an_input_whose_nursery_has_tasks_may_be_left_early() -> None:
+    """Profile inputs, seed 16: `GeneratorExit` and `Cancelled` in a group ended the pool as fatal."""
+
+    async def agent(ctx: Any, item: int) -> int:
+        await trio.sleep(1)
+        return item
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=2) as pool:
+            async with pool.as_completed(agent, _with_a_task(5)) as done:
+                async for _outcome in done:
+                    break
+            with trio.move_on_after(0.5) as scope:
+                await pool.map(agent, _with_a_task(5))
+            assert scope.cancelled_caught
+            assert len(await pool.map(agent, _with_a_task(2))) == 2
 
     explore(main, 30, max_seconds=100)

@@ -7,9 +7,9 @@ import agentpool.testing
 
 PUBLIC = """
 BLOWS Blow CLOCK_FAULTS CancelSweep CancelSweepError Case ConformanceError DRIVER_FAULTS EventLog Exploration
-ExplorationError Fault FaultKind FaultMix FaultPlan FaultyDriver FaultyTool Main NO_FAULTS Note RegressionFile
-ScriptedDriver Simulation SimulationContext SimulationHangError StubToolContext TOOL_FAULTS attempt
-cancel_everywhere check_driver check_memory check_tool explore simulate
+ExplorationError Fault FaultKind FaultMix FaultPlan FaultyDriver FaultyTool Main NO_FAULTS Note PoolInstrument
+RegressionFile ScriptedDriver Simulation SimulationContext SimulationHangError StubToolContext TOOL_FAULTS
+attempt cancel_everywhere check_driver check_memory check_tool explore instrumented simulate
 """.split()  # noqa: SIM905
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import attrs
 
-from agentpool.testing.campaign._runs import Verdict, run_seed
+from ._runs import Verdict, run_seed
 
 SHARES = {"full": 6, "rare": 4, "waits": 4, "hasty": 2, "trees": 1, "joins": 1, "phoenix": 1, "models": 1}
 """How many of twenty runs are of which profile."""
@@ -24,7 +24,7 @@ class Report:
 
     Attributes:
       runs: how many runs of each profile.
-      totals: steps, agents, messages, alarms and contested grants, over all runs.
+      totals: steps, agents, messages and alarms, over all runs.
       violations: the runs that broke a promise.
       seconds: how long it took.
     """
@@ -37,7 +37,7 @@ class Report:
     def add(self, verdict: Verdict) -> None:
         """Count a run."""
         self.runs[verdict.profile] += 1
-        for name in ("steps", "agents", "messages", "alarms", "contested"):
+        for name in ("steps", "agents", "messages", "alarms"):
             self.totals[name] += getattr(verdict, name)
         if verdict.problems:
             self.violations.append(verdict)
@@ -55,8 +55,7 @@ class Report:
             f"campaign: {sum(self.runs.values()):,} runs in {self.seconds:.0f} s ({runs})",
             f"  {totals['steps']:,} scheduler steps, {totals['agents']:,} agents,"
             f" {totals['messages']:,} messages received",
-            f"  {totals['alarms']:,} deadlocks reported, {totals['contested']:,} slots granted while"
-            " woken and new agents waited for them",
+            f"  {totals['alarms']:,} deadlocks reported",
             f"  {len(self.violations)} violations",
         ]
         for verdict in self.violations[:20]:

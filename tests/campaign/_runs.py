@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import attrs
 
 from agentpool._core.events import AgentFinished
 from agentpool._core.outcomes import Aborted
+from agentpool.testing import PoolInstrument, instrumented
 from agentpool.testing._cancel import BLOWS, strike
 from agentpool.testing._simulate import Simulation, SimulationContext, SimulationHangError, attempt
-from agentpool.testing.campaign._models import run_fleet
-from agentpool.testing.campaign._oracle import violations
-from agentpool.testing.campaign._order import watching_order
-from agentpool.testing.campaign._programs import PROFILES, Program, draw_program
-from agentpool.testing.campaign._world import World, run_program
+
+from ._logs import PoolLogs
+from ._models import run_fleet
+from ._oracle import violations
+from ._programs import PROFILES, Program, draw_program
+from ._world import World, run_program
 
 MAX_SECONDS = 1000.0
 MAX_STEPS = 5_000
+
+WITHOUT_DETECTION = PoolInstrument(detects_deadlocks=False)
+"""Has the pools of a run look for no deadlocks."""
 
 
 @attrs.frozen
@@ -30,8 +35,7 @@ class Verdict:
     Attributes:
       profile, seed: make it happen again.
       problems: what was wrong; empty if all is well.
-      steps, agents, messages, alarms, contested: how much happened, alarms being deadlocks and
-        contested being grants of a slot for which woken and new agents waited.
+      steps, agents, messages, alarms: how much happened, alarms being deadlocks.
     """
 
     profile: str
@@ -41,7 +45,6 @@ class Verdict:
     agents: int = 0
     messages: int = 0
     alarms: int = 0
-    contested: int = 0
 
 
 def run_seed(profile: str, seed: int) -> Verdict:
@@ -51,9 +54,9 @@ def run_seed(profile: str, seed: int) -> Verdict:
         agents = len(fleet.log.of(AgentFinished))
         return Verdict(profile, seed, tuple(found), steps=fleet.steps, agents=agents)
     program = draw_program(seed, PROFILES[profile])
-    with watching_order() as order:
-        run, world = run_once(program, seed, blow=profile == "rare")
-    problems = violations(run, world) + order.problems
+    logs = PoolLogs()
+    run, world = run_once(program, seed, logs, blow=profile == "rare")
+    problems = violations(run, world, logs)
     if profile in ("waits", "joins") and world.alarms and not problems:
         problems = list(_false_alarms(program, seed, world))
     return Verdict(
@@ -64,28 +67,31 @@ def run_seed(profile: str, seed: int) -> Verdict:
         agents=len(world.handles),
         messages=len(world.received),
         alarms=len(world.alarms),
-        contested=order.contested,
     )
 
 
 def _false_alarms(program: Program, seed: int, alarmed: World) -> Iterator[str]:
     """What was called a deadlock has to be one: without the detector the same run hangs."""
-    with without_detection():
-        run, _ = run_once(program, seed)
+    run, _ = run_once(program, seed, WITHOUT_DETECTION)
     # A parent outside the cycle that fails aborts its child, which nobody could foresee.
     is_broken = any(isinstance(event.outcome, Aborted) for event in run.log.of(AgentFinished))
     if not isinstance(run.error, SimulationHangError) and not is_broken:
         yield f"{alarmed.alarms[0]!r} was no deadlock: without detection the program ends"
 
 
-def run_once(program: Program, seed: int, *, blow: bool = False) -> tuple[Simulation[Any], World]:
+def run_once(
+    program: Program, seed: int, *instruments: PoolInstrument, blow: bool = False
+) -> tuple[Simulation[Any], World]:
     """Run a program under a seed, with a blow from outside at some step if asked for."""
     world = World(program)
     rng = random.Random(f"agentpool blow {seed}")
     step, kind = rng.randint(1, 150), rng.choice(BLOWS)
 
     async def main() -> None:
-        await run_program(world)
+        with ExitStack() as stack:
+            for instrument in instruments:
+                stack.enter_context(instrumented(instrument))
+            await run_program(world)
 
     def on_step(now: int, context: SimulationContext) -> None:
         if now == step:
@@ -95,21 +101,3 @@ def run_once(program: Program, seed: int, *, blow: bool = False) -> tuple[Simula
 
     run = attempt(main, seed, max_seconds=MAX_SECONDS, max_steps=MAX_STEPS, on_step=on_step if blow else None)
     return run, world
-
-
-@contextmanager
-def without_detection() -> Iterator[None]:
-    """Look for no deadlocks while the block runs."""
-    from agentpool._kernel.judge import Judge
-
-    judge: Any = Judge
-    original = judge.__init__
-
-    def blind(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **{**kwargs, "enabled": False})
-
-    judge.__init__ = blind
-    try:
-        yield
-    finally:
-        judge.__init__ = original

@@ -20,9 +20,10 @@ import attrs
 import trio
 
 from agentpool import AgentHandle, DeadlockError, UnknownAgentError, open_agent_pool
+from agentpool.testing import PoolInstrument, instrumented
 from agentpool.testing._simulate import Simulation, SimulationHangError, attempt
-from agentpool.testing.campaign._runs import without_detection
-from agentpool.testing.campaign._world import leaves
+
+from ._world import leaves
 
 MAX_SECONDS = 1000.0
 MAX_STEPS = 20_000
@@ -232,21 +233,25 @@ class KnotVerdict:
     alarms: int
 
 
-def judge_knot(knot: Knot, seed: int) -> KnotVerdict:
+def judge_knot(knot: Knot, seed: int, *, detect: bool = True) -> KnotVerdict:
     """Run a program under a seed, and once more without the detector if there was an alarm."""
-    run, tangle = _run(knot, seed)
+    run, tangle = _run(knot, seed, detect=detect)
     problems = [*tangle.problems, *_problems_of(run)]
     if tangle.alarms and not problems:
-        with without_detection():
-            blind, _ = _run(knot, seed)
+        blind, _ = _run(knot, seed, detect=False)
         if not _ran_out_of_time(blind):
             problems.append(f"a false alarm: without the detector the program ends ({blind.error!r})")
     return KnotVerdict(seed, tuple(problems), len(tangle.alarms))
 
 
-def _run(knot: Knot, seed: int) -> tuple[Simulation[None], _Tangle]:
+def _run(knot: Knot, seed: int, *, detect: bool) -> tuple[Simulation[None], _Tangle]:
     tangle = _Tangle(knot)
-    run = attempt(tangle.run, seed, max_seconds=MAX_SECONDS, max_steps=MAX_STEPS)
+
+    async def main() -> None:
+        with instrumented(PoolInstrument(detects_deadlocks=detect)):
+            await tangle.run()
+
+    run = attempt(main, seed, max_seconds=MAX_SECONDS, max_steps=MAX_STEPS)
     tangle.look_at_outcomes()
     return run, tangle
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from agentpool.testing.campaign._programs import Op, Program, Script
+from ._programs import Op, Program, Script
 
 
 def kind_of(problem: str) -> str:

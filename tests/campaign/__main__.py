@@ -1,19 +1,19 @@
-"""The campaign's command line: `python -m agentpool.testing.campaign --runs 200000`."""
+"""The campaign's command line: `python -m tests.campaign --runs 200000`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from agentpool.testing.campaign._fleet import SHARES, run_campaign
-from agentpool.testing.campaign._mutants import run_gate
-from agentpool.testing.campaign._runs import run_seed
-from agentpool.testing.campaign._scenarios import run_sweeps
+from ._fleet import SHARES, run_campaign
+from ._mutants import run_gate
+from ._runs import run_seed
+from ._scenarios import run_sweeps
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a campaign, print its figures, and return 1 if it found anything."""
-    parser = argparse.ArgumentParser(prog="python -m agentpool.testing.campaign", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--runs", type=int, default=16_000, help="how many programs (default: 16000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument("--jobs", type=int, default=2, help="how many processes (default: 2)")

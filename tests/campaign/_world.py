@@ -18,6 +18,7 @@ from agentpool._core.errors import (
     AgentTimeoutError,
     BudgetExceededError,
     DeadlockError,
+    LeftOpenError,
     PoolClosedError,
     PoolLimitError,
     RestartLimitError,
@@ -30,12 +31,11 @@ from agentpool._kernel.pool import open_agent_pool
 from agentpool._kernel.slots import PoolFullError
 from agentpool._kernel.supervisor import ChildSpec, Supervisor
 from agentpool.testing._scheduler import schedule_points
-from agentpool.testing.campaign._programs import Op, Program, Script
 
-
-class Planned(Exception):
-    """What scripts raise on purpose."""
-
+from ._programs import Op, Program, Script
+from ._trouble import Planned as Planned
+from ._trouble import Trouble
+from ._trouble import leaves as leaves
 
 EXPECTED = (
     Planned,
@@ -44,6 +44,7 @@ EXPECTED = (
     AgentTimeoutError,
     BudgetExceededError,
     DeadlockError,
+    LeftOpenError,
     PoolClosedError,
     PoolFullError,
     PoolLimitError,
@@ -55,13 +56,6 @@ EXPECTED = (
 """What operations of a program may raise."""
 
 spawner_mark: contextvars.ContextVar[int] = contextvars.ContextVar("spawner_mark", default=0)
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    """The exceptions of a group and of those inside it; a single one stands for itself."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
-    return [error]
 
 
 def is_expected(error: BaseException) -> bool:
@@ -96,6 +90,8 @@ class World:
       looked: whose outcome somebody fetched; `owned` holds the handles of each agent's children.
       wholesale: whether agents may have been aborted by something that tells no names.
       computing: agents that run code just now, beside those that are being cancelled.
+      left: agents that left something open on their task.
+      inner: the worlds of the pools that agents opened.
     """
 
     program: Program
@@ -136,6 +132,8 @@ class World:
     started: set[int] = attrs.field(factory=set)
     spawned: int = 0
     timeouts: dict[int, float] = attrs.field(factory=dict)
+    left: set[int] = attrs.field(factory=set)
+    inner: list[World] = attrs.field(factory=list)
 
     def token(self) -> int:
         self.tokens += 1
@@ -189,12 +187,24 @@ async def script_agent(ctx: Any, world: World, number: int, mark: int) -> tuple[
 
 # Operations that wait for agents which the actor does not know.
 _VAGUE = frozenset(
-    {"join_next", "join_all", "map", "as_completed", "race", "vote", "fan_out", "broadcast", "publish"}
+    {
+        "join_next",
+        "join_all",
+        "map",
+        "as_completed",
+        "race",
+        "vote",
+        "fan_out",
+        "broadcast",
+        "publish",
+        "feed",
+        "inner",
+    }
 )
 
 
-@attrs.define(eq=False)
-class Actor:
+@attrs.define(eq=False, slots=False)
+class Actor(Trouble):
     """One agent, or the body of the pool, at work on its operations."""
 
     world: World
@@ -204,6 +214,7 @@ class Actor:
     handles: list[Any] = attrs.field(factory=list)
     question: Any = None
     fetched: set[int] = attrs.field(factory=set, init=False)
+    kept: list[Any] = attrs.field(factory=list, init=False)
     deadline: float = attrs.field(factory=trio.current_effective_deadline, init=False)
 
     @property
@@ -213,6 +224,9 @@ class Actor:
     def _is_narrow(self) -> bool:
         """Whether a deadline of its own ends the agent's wait; one that has passed has not yet."""
         return trio.current_time() < trio.current_effective_deadline() < self.deadline
+
+    def item_agent(self, number: int) -> Any:
+        return _Item(self.world, number, self._arguments(number)[2])
 
     async def run(self, ops: Sequence[Op]) -> None:
         for op in ops:

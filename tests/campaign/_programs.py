@@ -60,6 +60,9 @@ class Profile:
       length: how many operations a script has at the most.
       slots: what `max_concurrent` is drawn from.
       restarts: how likely an agent has a restart policy.
+      leaving: how likely an agent ends with something left open.
+      body_waits: what the body of a pool may do only for a while, because servers could keep it
+        waiting for ever.
     """
 
     agent_ops: dict[str, int]
@@ -68,6 +71,20 @@ class Profile:
     length: int = 7
     slots: tuple[int, ...] = (1, 1, 2, 2, 3, 4, 16)
     restarts: float = 0.15
+    leaving: float = 0.0
+    body_waits: tuple[str, ...] = (
+        "ask",
+        "send",
+        "join_next",
+        "join_all",
+        "result",
+        "wait",
+        "map",
+        "race",
+        "vote",
+        "as_completed",
+        "spawn",
+    )
 
 
 _TALKING = {
@@ -214,6 +231,40 @@ JOINS = Profile(
 )
 """Joins whose children are taken from them, or wait for them."""
 
+_NEIGHBOURS = {**_TALKING, "spawn": 8, "wait": 4, "join_next": 3, "join_all": 3, **_PASSING, "within": 4}
+_QUIET_BODY = {"spawn": 12, "fan_out": 2, "send_nowait": 3, "within": 4, "sleep": 3}
+
+UNTIDY = Profile(
+    agent_ops={**_NEIGHBOURS, "map": 2, "fail": 1, "abort_any": 1},
+    body_ops=_QUIET_BODY,
+    leaving=0.4,
+)
+"""Agents that end with scopes, shields, nurseries and async generators left open."""
+
+INPUTS = Profile(
+    agent_ops={**_NEIGHBOURS, "feed": 14, "abort_any": 1},
+    body_ops={**_QUIET_BODY, "within": 10},
+    length=5,
+    body_waits=("feed", "feed", "feed", "join_next", "spawn"),
+)
+"""Inputs of `map` and `as_completed` that have tasks of their own, and that raise."""
+
+RESIZED = Profile(
+    agent_ops={**_WAITING, **_PASSING, "send": 4, "serve": 2, "resize": 10, "within": 4},
+    body_ops={**_QUIET_BODY, "resize": 8},
+    slots=(1, 1, 2, 3),
+)
+"""Pools whose `max_concurrent` is changed while they run."""
+
+INNER = Profile(
+    agent_ops={**_NEIGHBOURS, "receive": 10, "inner": 12, "abort_any": 1},
+    body_ops={**_QUIET_BODY, "inner": 2},
+    length=5,
+    slots=(1, 2, 3, 4),
+    restarts=0.05,
+)
+"""Agents that open pools of their own, also in tasks of their own."""
+
 PROFILES = {
     "full": FULL,
     "rare": RARE,
@@ -222,24 +273,27 @@ PROFILES = {
     "hasty": HASTY,
     "phoenix": PHOENIX,
     "joins": JOINS,
+    "untidy": UNTIDY,
+    "inputs": INPUTS,
+    "resized": RESIZED,
+    "inner": INNER,
 }
 
 # What needs a script to spawn; the last script has none after it.
-_SPAWNING = {"supervise", "spawn", "spawn_nowait", "map", "race", "vote", "as_completed", "fan_out"}
-# What the body of a pool may do only for a while, because servers could keep it waiting for ever.
-_BODY_WAITS = (
-    "ask",
-    "send",
-    "join_next",
-    "join_all",
-    "result",
-    "wait",
+_SPAWNING = {
+    "supervise",
+    "spawn",
+    "spawn_nowait",
     "map",
     "race",
     "vote",
     "as_completed",
-    "spawn",
-)
+    "fan_out",
+    "feed",
+    "inner",
+}
+# Ordinary ones come more often, so that not every program ends at once.
+_INPUTS = ("plain", "nursery", "nursery", "nursery", "planned", "group", "fatal", "fatal group")
 # What takes a number that says which agent, handle or topic.
 _INDEXED = {
     "send",
@@ -264,6 +318,8 @@ def draw_program(seed: int, profile: Profile) -> Program:
     dice = _Dice(rng, profile, rng.randint(1, profile.scripts))
     scripts = tuple(dice.script(number) for number in range(dice.count))
     body = tuple(dice.op(-1) for _ in range(rng.randint(2, profile.length)))
+    if profile.leaving:
+        scripts = _left_open(scripts, profile.leaving, seed)
     return Program(
         max_concurrent=rng.choice(profile.slots),
         inbox_capacity=rng.choice([1, 1, 2, 4, 32]),
@@ -271,6 +327,20 @@ def draw_program(seed: int, profile: Profile) -> Program:
         descendants=rng.choice([3, 10, 1000, 1000, 1000]),
         body=(("spawn", 0, None, None), *body),
         scripts=scripts,
+    )
+
+
+_LEFT_OPEN = ("scope", "deadline", "shield", "nursery", "generator")
+
+
+def _left_open(scripts: tuple[Script, ...], likely: float, seed: int) -> tuple[Script, ...]:
+    """Have some scripts end with something left open, drawn by dice that decide nothing else."""
+    rng = random.Random(f"agentpool left open {seed}")
+    return tuple(
+        attrs.evolve(script, ops=(*script.ops, ("leave", rng.choice(_LEFT_OPEN))))
+        if rng.random() < likely
+        else script
+        for script in scripts
     )
 
 
@@ -293,7 +363,10 @@ class _Dice:
         names = [name for name in weights if self._may(name, script, depth)]
         name = self.rng.choices(names, [weights[name] for name in names])[0]
         if name == "within" and script < 0:
-            inner = [self._named(self.rng.choice(_BODY_WAITS), -1, 2) for _ in range(self.rng.randint(1, 3))]
+            inner = [
+                self._named(self.rng.choice(self.profile.body_waits), -1, 2)
+                for _ in range(self.rng.randint(1, 3))
+            ]
             return ("within", self.rng.choice([0.5, 1.0, 3.0]), tuple(inner))
         return self._named(name, script, depth)
 
@@ -322,8 +395,8 @@ class _Dice:
                 return ("sleep", rng.choice([0.0, 0.1, 0.5, 1.0, 2.0]))
             case "drain":
                 return ("drain", rng.choice([0.0, 1.0, 5.0]))
-            case "limit":
-                return ("limit", rng.choice([1, 2, 5]))
+            case "limit" | "resize":
+                return (name, rng.choice([1, 2, 5]))
             case _ if name in _INDEXED:
                 return (name, rng.randrange(12))
             case _:
@@ -343,6 +416,13 @@ class _Dice:
                 return (name, number, rng.randint(1, 3), strategy)
             case "map" | "fan_out":
                 return (name, number, rng.randint(0, 4))
+            case "feed":
+                verb = rng.choice(["map", "as_completed", "leave early"])
+                return (name, verb, number, rng.randint(0, 4), rng.choice(_INPUTS))
+            case "inner":
+                ops: list[Op] = [("spawn", number, None, None) for _ in range(rng.randint(1, 3))]
+                ops += rng.choice([[], [("sleep", 1.0)], [("within", 1.0, (("join_all",),))]])
+                return (name, rng.choice([1, 2]), tuple(ops), rng.random() < 0.3)
             case "race" | "vote":
                 return (name, number, rng.randint(1, 3))
             case "as_completed":

@@ -6,36 +6,50 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import trio
 
-from agentpool._core.errors import UnhandledAgentErrors
+from agentpool._core.errors import LeftOpenError, UnhandledAgentErrors
 from agentpool._core.events import AgentFinished, AgentRestarted, AgentSpawned, MessageDeadLettered
 from agentpool._core.outcomes import Aborted, Completed, Failed
 from agentpool.testing._books import problems_in_books
 from agentpool.testing._simulate import Simulation, SimulationHangError
-from agentpool.testing.campaign._world import Planned, World, is_expected, leaves
+
+from ._logs import PoolLogs
+from ._world import Planned, World, is_expected, leaves
 
 # Times of a simulation are sums of floats.
 _TICK = 1e-6
 
 
-def violations(run: Simulation[Any], world: World) -> list[str]:
+def violations(run: Simulation[Any], world: World, logs: PoolLogs) -> list[str]:
     """Return what a run did that no run may do; empty if all is well."""
     if isinstance(run.error, SimulationHangError):
         return [f"hang: {run.error}"]
     if isinstance(run.error, trio.TrioInternalError):
         return [f"the run broke down: {run.error.__cause__!r}"]
     return [
-        *world.problems,
         *run.left_behind,
         *_end_of_pool(run, world),
-        *_outcomes(world),
-        *_messages(run, world),
-        *_events(run, world),
-        *_times(run, world),
-        *_aborted(run, world),
+        *_of_world(run, world, logs),
         *(problem for pool in run.pools for problem in problems_in_books(pool)),
     ]
+
+
+def _of_world(run: Simulation[Any], world: World, logs: PoolLogs) -> Iterator[str]:
+    """What went wrong in a pool, and in those that its agents opened."""
+    # The log of a simulation has the events of all its pools, whose ids are the same.
+    own = attrs.evolve(run, log=logs.of(world.pool))
+    yield from world.problems
+    yield from _outcomes(world)
+    yield from _left_open(world)
+    yield from _messages(own, world)
+    yield from _events(own, world)
+    yield from _times(own, world)
+    yield from _aborted(own, world)
+    for inner in world.inner:
+        if inner.pool is not None:
+            yield from (f"in an inner pool: {problem}" for problem in _of_world(run, inner, logs))
 
 
 def _end_of_pool(run: Simulation[Any], world: World) -> Iterator[str]:
@@ -46,7 +60,7 @@ def _end_of_pool(run: Simulation[Any], world: World) -> Iterator[str]:
         return
     if world.fatal:
         yield f"an agent raised SystemExit, but the pool ended with {error!r}"
-    if isinstance(error, Planned) and world.body_failed:
+    if error is not None and world.body_failed and any(isinstance(e, Planned) for e in leaves(error)):
         return
     if world.body_failed:
         yield f"the body raised, but the pool ended with {error!r}"
@@ -91,7 +105,8 @@ def _outcomes(world: World) -> Iterator[str]:
         limit = world.timeouts.get(handle.id)
         if limit is not None and outcome.duration > limit + _TICK:
             yield f"agent {handle.id} ran for {outcome.duration} s under a timeout of {limit}"
-        if handle.id in world.returned and not outcome.restarts and not _returned_well(outcome):
+        is_plain = handle.id in world.returned and not outcome.restarts and handle.id not in world.left
+        if is_plain and not _returned_well(outcome):
             yield f"agent {handle.id} returned, but its outcome is {outcome!r}"
         is_script = handle.id not in world.supervisors
         if is_script and isinstance(outcome, Completed) and outcome.value[0] != "done":
@@ -106,6 +121,22 @@ def _returned_well(outcome: Any) -> bool:
     if isinstance(outcome, Completed):
         return True
     return isinstance(outcome, Failed) and isinstance(outcome.error, UnhandledAgentErrors)
+
+
+def _left_open(world: World) -> Iterator[str]:
+    """Who leaves something open has failed by it, and nobody else has."""
+    for handle in world.handles:
+        outcome = handle.outcome
+        own = [
+            leaf.agent_id == handle.id
+            for leaf in (leaves(outcome.error) if isinstance(outcome, Failed) else ())
+            if isinstance(leaf, LeftOpenError)
+        ]
+        if any(own) and handle.id not in world.left:
+            yield f"agent {handle.id} failed with {outcome.error!r}, but left nothing open"
+        is_told = any(own) or isinstance(outcome, Aborted) or handle.id in world.timeouts
+        if handle.id in world.left & world.returned and not is_told:
+            yield f"agent {handle.id} left something open, but its outcome is {outcome!r}"
 
 
 def _messages(run: Simulation[Any], world: World) -> Iterator[str]:
@@ -151,7 +182,7 @@ def _events(run: Simulation[Any], world: World) -> Iterator[str]:
     ended_at = {agent_id: index for index, agent_id in enumerate(finished)}
     for event in run.log.of(AgentFinished):
         parent = event.parent_id
-        if parent and ended_at.get(parent, -1) < ended_at[event.agent_id]:
+        if parent in ended_at and ended_at[parent] < ended_at[event.agent_id]:
             yield f"agent {parent} ended before its child {event.agent_id}"
 
 
@@ -168,13 +199,14 @@ def _limits(run: Simulation[Any], world: World) -> Iterator[str]:
 
 def _times(run: Simulation[Any], world: World) -> Iterator[str]:
     """Nothing in a script shields itself or computes for long, so that what ends it ends it at once."""
-    finished = {event.agent_id: event for event in run.log.of(AgentFinished)}
+    # Whose end nobody was told of is a problem of its own.
+    ended = {event.agent_id: event.time for event in run.log.of(AgentFinished)}
     for agent_id, (time, reason) in world.aborts.items():
-        if finished[agent_id].time > time + _TICK:
-            yield f"agent {agent_id} was aborted ({reason}) at {time} and ended at {finished[agent_id].time}"
+        if ended.get(agent_id, time) > time + _TICK:
+            yield f"agent {agent_id} was aborted ({reason}) at {time} and ended at {ended[agent_id]}"
     for agent_id, time in world.raised_at.items():
-        if agent_id not in world.restarting and finished[agent_id].time > time + _TICK:
-            yield f"agent {agent_id} raised at {time} and ended at {finished[agent_id].time}"
+        if agent_id not in world.restarting and ended.get(agent_id, time) > time + _TICK:
+            yield f"agent {agent_id} raised at {time} and ended at {ended[agent_id]}"
     restarts: dict[int, list[float]] = {}
     for event in run.log.of(AgentRestarted):
         restarts.setdefault(event.agent_id, []).append(event.time)
@@ -194,7 +226,7 @@ def _aborted(run: Simulation[Any], world: World) -> Iterator[str]:
     outcomes = {event.agent_id: event.outcome for event in run.log.of(AgentFinished)}
     reasons = {reason for _, reason in world.aborts.values()}
     for handle in world.handles:
-        outcome = outcomes[handle.id]
+        outcome = outcomes.get(handle.id)
         if not isinstance(outcome, Aborted):
             continue
         if not _was_meant(outcome, outcomes, world):

@@ -38,7 +38,8 @@ from agentpool.testing._books import problems_in_books
 from agentpool.testing._cancel import BLOWS, strike
 from agentpool.testing._faults import DRIVER_FAULTS, TOOL_FAULTS, FaultMix
 from agentpool.testing._simulate import Simulation, SimulationContext, SimulationHangError, attempt
-from agentpool.testing.campaign._world import leaves
+
+from ._world import leaves
 
 _EXPECTED = (DriverError, BudgetExceededError, LoopHaltedError, ToolError, UnhandledAgentErrors)
 

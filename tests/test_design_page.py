@@ -14,10 +14,12 @@ from typing import Any
 
 from pool_kit import pool_of, sleeper
 
+import agentpool
 from agentpool import AgentContext
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "agentpool"
+KERNEL = Path(agentpool.__file__).parent / "_kernel"  # not the one above, where the package is installed
 DOCS = ROOT / "docs"
 
 
@@ -66,7 +68,7 @@ def calls_of_the_kernel() -> Iterator[list[tuple[str, str]]]:
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         path = Path(frame.f_code.co_filename)
-        if event == "call" and path.parent == PACKAGE / "_kernel":
+        if event == "call" and path.parent == KERNEL:
             called.append((path.name, frame.f_code.co_qualname))
 
     sys.setprofile(note)

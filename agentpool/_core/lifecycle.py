@@ -99,7 +99,7 @@ _AFTER = {(row.before, row.event): row.after for row in TRANSITIONS}
 
 
 def follow(state: State, event: LifeEvent) -> State:
-    """Return the state that follows when an event befalls an agent.
+    """Return the state that follows when an event happens to an agent.
 
     Raises:
       ValueError: if it cannot happen in this state.

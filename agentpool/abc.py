@@ -275,7 +275,7 @@ class ToolSet(Protocol):
 
 # -- agents ---------------------------------------------------------------------------
 
-ToolBuilder: TypeAlias = "Callable[[AgentManifest], ToolSet | None]"
+ToolBuilder: TypeAlias = Callable[["AgentManifest"], "ToolSet | None"]
 """Makes the tools of an agent from its manifest."""
 
 root_agent_id: ContextVar[AgentId] = ContextVar("agentpool_root_agent_id", default=SUPERVISOR)

@@ -112,6 +112,7 @@ async def test_many_agents_use_a_budget_up_and_never_pass_it(
     assert highest <= limit
     assert provider.billed == budget.spent.tokens == used.total_tokens
     assert 0.9 * limit <= provider.billed <= limit
+    print(f"{count} agents, a budget in {resource}: {provider.billed / limit:.2%} of it used")
     assert budget.reserved == Budget().reserved
     refused = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     assert refused

@@ -17,6 +17,9 @@ from typing import NamedTuple
 
 import pytest
 
+# The page about what agents leave open leaves generators open.
+pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

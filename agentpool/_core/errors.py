@@ -2,7 +2,7 @@
 
     AgentPoolError
     ├── ManifestError             a file is wrong: carries every finding at once
-    ├── PoolFullError             (in _slots.py: it is a `trio.WouldBlock` too)
+    ├── PoolFullError             (in _kernel/slots.py: it is a `trio.WouldBlock` too)
     ├── PoolClosedError           the pool takes no more work
     ├── PoolLimitError            a bound of `PoolLimits` was reached
     ├── UnknownAgentError         no live agent has that id

@@ -262,9 +262,10 @@ class PoolState:
         record.work = attrs.evolve(record.work, args=())
         record.inbox.owner = None
         is_seen = type(outcome) is Failed and any(map(is_fatal, leaves_of(outcome.error)))
-        record.home.ended(outcome, is_taken=record.batch is not None, is_seen=is_seen)
         if record.batch is not None:
             record.batch.ended(outcome)
+        # After the batch, whose taker may be woken by it: this judges what the others still wait for.
+        record.home.ended(outcome, is_taken=record.batch is not None, is_seen=is_seen)
         record.end()
 
     def fatal_error(self, error: BaseException, who: str = "an agent") -> None:

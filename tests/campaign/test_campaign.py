@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from functools import partial
@@ -226,6 +227,19 @@ def test_one_seed_gives_the_same_log_in_every_process() -> None:
     assert len(digests) == 1
 
 
+GUARANTEES = Path(__file__).parents[2] / "docs" / "guarantees.md"
+
+
 def test_the_guarantees_page_names_every_rule() -> None:
-    page = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
+    page = GUARANTEES.read_text("utf-8")
     assert [mutant.rule for mutant in MUTANTS if f"| {mutant.rule} |" not in page] == []
+
+
+def test_a_promise_names_rules_that_there_are() -> None:
+    promises = GUARANTEES.read_text("utf-8").partition("## What is not promised")[0]
+    named = [
+        " ".join(rule.split()) for rule in re.findall(r"rules? (?:\*[^*]+\*(?: and\s)?)+", promises, re.I)
+    ]
+    rules = {rule for each in named for rule in re.findall(r"\*([^*]+)\*", each)}
+    assert rules
+    assert rules <= {mutant.rule for mutant in MUTANTS}

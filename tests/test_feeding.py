@@ -466,6 +466,26 @@ async def test_a_cancellation_leaves_the_block_as_it_is_and_not_in_a_group(autoj
     assert seen == [trio.Cancelled, 1, trio.Cancelled, 2]
 
 
+async def test_what_an_input_raises_when_it_is_closed_in_its_nursery_comes_out(
+    scope_kind: str, autojump_clock: Any
+) -> None:
+    async def items() -> AsyncIterator[int]:
+        async with trio.open_nursery():
+            try:
+                while True:
+                    yield 1
+            finally:
+                raise ValueError("cleanup")
+
+    async def test(scope: Any) -> None:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with scope.as_completed(value, items()) as done:
+                await done.__anext__()
+        assert caught.value.subgroup(ValueError) is not None
+
+    await _within(scope_kind, 2, test)
+
+
 @pytest.mark.parametrize("body_raises", [False, True])
 def test_ctrl_c_while_the_feeder_ends_comes_out(body_raises: bool) -> None:
     @trio.lowlevel.enable_ki_protection
@@ -481,11 +501,12 @@ def test_ctrl_c_while_the_feeder_ends_comes_out(body_raises: bool) -> None:
         finally:
             with trio.CancelScope(shield=True):
                 press()
-                await trio.lowlevel.checkpoint()
+                for _ in range(9):  # trio delivers it meanwhile, while the block waits for the feeder
+                    await trio.lowlevel.checkpoint()
 
     async def main() -> None:
         async with pool_of(2) as pool:
-            async with pool.as_completed(forever, items()):
+            async with pool.as_completed(lambda ctx, _: forever(ctx), items()):
                 await trio.testing.wait_all_tasks_blocked()
                 if body_raises:
                     raise KeyError("body")

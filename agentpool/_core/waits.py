@@ -36,9 +36,10 @@ EdgesOf: TypeAlias = Callable[[A], Sequence[WaitEdge[A]] | None]
 
 
 def hopeless_cycle(start: A, edges_of: EdgesOf[A]) -> tuple[A, ...]:
-    """Return the cycle that makes the waits of `start` hopeless, from `start` on; empty if none does.
+    """Return a cycle that makes the waits of `start` hopeless; empty if none does.
 
-    Before `start` began to wait nothing was hopeless, so that a hopeless `start` lies on a cycle.
+    It begins with `start` if `start` lies on one. Else it is one that `start` leads to: several waits
+    may become hopeless in one step, and each of them is judged for itself.
     """
     if _soon_live(start, edges_of):
         return ()
@@ -112,18 +113,30 @@ def _may_end(edge: WaitEdge[A], live: set[A]) -> bool:
 
 
 def _cycle(start: A, graph: dict[A, Sequence[WaitEdge[A]]], live: set[A]) -> tuple[A, ...]:
-    """The shortest way from `start` back to itself through hopeless agents."""
+    """The shortest cycle through `start`, or through the nearest agent that lies on one."""
+    way, reached = _way_back(start, graph, live)
+    for agent in () if way else reached[1:]:
+        way, _ = _way_back(agent, graph, live)
+        if way:
+            break
+    return way or tuple(reached)  # who waits for nobody at all is hopeless without a cycle
+
+
+def _way_back(
+    start: A, graph: dict[A, Sequence[WaitEdge[A]]], live: set[A]
+) -> tuple[tuple[A, ...], Sequence[A]]:
+    """The shortest way from `start` back to itself through hopeless agents, and whom it leads to."""
     came_from: dict[A, A] = {}
     todo = [start]
     for agent in todo:
         for edge in graph[agent]:
             for target in edge.targets:
                 if target == start:
-                    return _way(start, agent, came_from)
+                    return _way(start, agent, came_from), todo
                 if target not in live and target not in came_from:
                     came_from[target] = agent
                     todo.append(target)
-    return tuple(todo)
+    return (), todo
 
 
 def _way(start: A, last: A, came_from: dict[A, A]) -> tuple[A, ...]:

@@ -58,7 +58,7 @@ def _texts(events: list[Any]) -> list[str]:
     return [event.text for event in events if isinstance(event, GuardWarned)]
 
 
-# -- lending and the end ------------------------------------------------------------------------------
+# -- lending and the end ------------------------------------------------------------
 
 
 @caps
@@ -69,7 +69,7 @@ async def test_an_agent_that_reads_lends_its_slot_and_is_told_the_end(cap: int, 
         assert await (await pool.spawn(sleeper, 1, "done")).result() == "done"
     assert trio.current_time() == 1
     found = _value(handle)
-    assert [type(event) for event in found if event.agent_id == 2][0] is AgentSpawned
+    assert next(type(event) for event in found if event.agent_id == 2) is AgentSpawned
     assert isinstance(found[-1], AgentFinished)
     assert found[-1].agent_id == 2
 
@@ -317,7 +317,7 @@ async def test_a_wait_for_a_reader_is_not_hopeless(autojump_clock: Any) -> None:
         assert await asking.result() == "0"
 
 
-# -- events of other pools -----------------------------------------------------------------------------
+# -- events of other pools ------------------------------------------------------------
 
 
 @caps
@@ -379,7 +379,7 @@ async def test_the_task_of_the_program_reads_until_the_pool_has_ended(autojump_c
     assert isinstance(reader.outcome, Completed)
 
 
-# -- cancellation ---------------------------------------------------------------------------------------
+# -- cancellation ------------------------------------------------------------
 
 
 async def test_a_reader_whose_time_is_up_while_it_waits_for_its_slot_gets_its_event(
@@ -457,7 +457,7 @@ def test_readers_and_writers_may_be_cancelled_at_every_step(overflow: str) -> No
     assert cancel_everywhere(main).runs > 100
 
 
-# -- agents that wait for a slow reader -------------------------------------------------------------------
+# -- agents that wait for a slow reader ------------------------------------------------------------
 
 
 @caps
@@ -613,7 +613,7 @@ async def test_the_task_of_the_program_may_wait_for_subscribers_too(autojump_clo
     assert _texts(_value(reader)) == list("012345")
 
 
-# -- who waits for whom -------------------------------------------------------------------------------------
+# -- who waits for whom ------------------------------------------------------------
 
 
 async def test_an_agent_is_not_held_up_by_what_it_reads_itself(autojump_clock: Any) -> None:
@@ -777,7 +777,7 @@ async def test_an_outside_reader_of_what_an_agent_opened_may_always_go_on(autoju
     assert _texts(found) == list("012345")
 
 
-# -- quiescence with writers -----------------------------------------------------------------------------------
+# -- quiescence with writers ------------------------------------------------------------
 
 
 async def test_who_waits_for_an_outside_reader_is_not_at_rest(autojump_clock: Any) -> None:
@@ -856,7 +856,7 @@ async def test_what_waits_for_a_reader_in_another_pool_is_not_at_rest(autojump_c
         assert await reader.result() is None
 
 
-# -- many of them ----------------------------------------------------------------------------------------------
+# -- many of them ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(40))

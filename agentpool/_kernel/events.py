@@ -379,7 +379,7 @@ class OpenSubscription(AbstractAsyncContextManager[EventSubscription]):
             raise ValueError(f'overflow must be "drop_oldest" or "block", not {shown(overflow)}')
         self._log = log
         self._max_buffer = max_buffer
-        self._overflow = overflow
+        self._overflow: Overflow = overflow
         self._subscription: EventSubscription | None = None
 
     async def __aenter__(self) -> EventSubscription:

@@ -777,7 +777,7 @@ async def test_an_outside_reader_of_what_an_agent_opened_may_always_go_on(autoju
     assert _texts(found) == list("012345")
 
 
-# -- quiescence with writers ------------------------------------------------------------
+# -- quiescence with writers ---------------------------------------------------------------
 
 
 async def test_who_waits_for_an_outside_reader_is_not_at_rest(autojump_clock: Any) -> None:
@@ -856,7 +856,7 @@ async def test_what_waits_for_a_reader_in_another_pool_is_not_at_rest(autojump_c
         assert await reader.result() is None
 
 
-# -- many of them ------------------------------------------------------------
+# -- many of them -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(40))

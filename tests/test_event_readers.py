@@ -58,7 +58,7 @@ def _texts(events: list[Any]) -> list[str]:
     return [event.text for event in events if isinstance(event, GuardWarned)]
 
 
-# -- lending and the end ------------------------------------------------------------------------------
+# -- lending and the end ------------------------------------------------------------
 
 
 @caps
@@ -317,7 +317,7 @@ async def test_a_wait_for_a_reader_is_not_hopeless(autojump_clock: Any) -> None:
         assert await asking.result() == "0"
 
 
-# -- events of other pools -----------------------------------------------------------------------------
+# -- events of other pools ------------------------------------------------------------
 
 
 @caps
@@ -379,7 +379,7 @@ async def test_the_task_of_the_program_reads_until_the_pool_has_ended(autojump_c
     assert isinstance(reader.outcome, Completed)
 
 
-# -- cancellation ---------------------------------------------------------------------------------------
+# -- cancellation ------------------------------------------------------------
 
 
 async def test_a_reader_whose_time_is_up_while_it_waits_for_its_slot_gets_its_event(
@@ -457,7 +457,7 @@ def test_readers_and_writers_may_be_cancelled_at_every_step(overflow: str) -> No
     assert cancel_everywhere(main).runs > 100
 
 
-# -- agents that wait for a slow reader -------------------------------------------------------------------
+# -- agents that wait for a slow reader ------------------------------------------------------------
 
 
 @caps
@@ -613,7 +613,7 @@ async def test_the_task_of_the_program_may_wait_for_subscribers_too(autojump_clo
     assert _texts(_value(reader)) == list("012345")
 
 
-# -- who waits for whom -------------------------------------------------------------------------------------
+# -- who waits for whom ------------------------------------------------------------
 
 
 async def test_an_agent_is_not_held_up_by_what_it_reads_itself(autojump_clock: Any) -> None:

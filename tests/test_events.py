@@ -410,3 +410,105 @@ async def test_a_busy_pool_does_not_keep_events_that_everybody_has_read() -> Non
                 await (await pool.spawn(value)).wait()
             assert len(pool._state.events._events) <= 600
     assert len(found) == 1800
+
+
+async def test_a_subscription_begins_with_its_block_and_not_with_the_call(autojump_clock: Any) -> None:
+    async with pool_of(1) as pool:
+        subscription = pool.events()
+        await (await pool.spawn(value)).wait()
+        async with subscription as events:
+            await (await pool.spawn(value)).wait()
+            assert (await anext(events)).agent_id == 2
+
+
+async def test_a_subscription_is_for_one_block() -> None:
+    async with pool_of(1) as pool:
+        subscription = pool.events()
+        async with subscription:
+            pass
+        with pytest.raises(RuntimeError, match=r"call events\(\) again"):
+            async with subscription:
+                pass
+
+
+async def test_arguments_are_checked_at_the_call() -> None:
+    async with pool_of(1) as pool:
+        with pytest.raises(ValueError, match="max_buffer must be at least 1, not 0"):
+            pool.events(max_buffer=0)
+        with pytest.raises(ValueError, match="overflow must be"):
+            pool.events(overflow="drop_newest")  # type: ignore[arg-type]
+
+
+async def test_what_is_left_is_read_after_the_block_and_then_the_end(autojump_clock: Any) -> None:
+    async with pool_of(1) as pool:
+        async with pool.events() as events:
+            await pool.map(value, range(100))
+        assert events.statistics().buffered == 300
+        await pool.map(value, range(100))
+        assert events.statistics().buffered == 300
+        found = [event async for event in events]
+        assert [event.seq for event in found] == list(range(1, 301))
+        events.close()
+        assert [event async for event in events] == []
+
+
+async def test_another_task_that_reads_gets_the_end_when_the_block_is_left(autojump_clock: Any) -> None:
+    found: list[Any] = []
+
+    async def reads(events: Any) -> None:
+        async for event in events:
+            found.append(event)
+
+    async with pool_of(1) as pool, trio.open_nursery() as nursery:
+        async with pool.events() as events:
+            nursery.start_soon(reads, events)
+            await (await pool.spawn(value)).wait()
+            await trio.sleep(1)
+        nursery.start_soon(reads, events)
+    assert [type(event) for event in found] == [AgentSpawned, AgentStarted, AgentFinished]
+
+
+async def test_a_task_that_found_another_one_reading_may_read_later(autojump_clock: Any) -> None:
+    async with pool_of(1) as pool, pool.events() as events:
+        with trio.move_on_after(1):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(anext, events)
+                await trio.testing.wait_all_tasks_blocked()
+                with pytest.raises(trio.BusyResourceError):
+                    await anext(events)
+        await (await pool.spawn(value)).wait()
+        assert isinstance(await anext(events), AgentSpawned)
+
+
+async def test_finished_events_take_their_room_from_others(autojump_clock: Any) -> None:
+    async with pool_of(1) as pool:
+        async with pool.events(max_buffer=50) as events:
+            await pool.map(value, range(20))
+        found = [event async for event in events]
+    assert len(found) == 50
+    assert sum(isinstance(event, AgentFinished) for event in found) == 20
+    assert events.dropped == 10
+
+
+async def test_a_tap_shows_each_event_in_the_step_in_which_it_happens(autojump_clock: Any) -> None:
+    shown: list[Any] = []
+    observed: list[bool] = []
+
+    async def tells(ctx: AgentContext) -> None:
+        observed.append(ctx.observed)
+        for number in range(600):
+            ctx.emit(GuardWarned, str(number))
+            assert shown[-1].text == str(number)
+            await ctx.wait_for_subscribers()
+
+    async with pool_of(1) as pool:
+        async with pool.events() as events, trio.open_nursery() as nursery:
+            nursery.start_soon(anext, events)
+            await trio.testing.wait_all_tasks_blocked()
+            pool._state.events.tap(shown.append)
+            handle = await pool.spawn(tells)
+            assert isinstance(shown[0], AgentSpawned)
+            await handle.wait()
+            assert isinstance(shown[-1], AgentFinished)
+    assert observed == [True]
+    assert [event.seq for event in shown] == list(range(1, 604))

@@ -8,7 +8,16 @@ import pytest
 import trio
 from pool_kit import Running, collector, pool_of, server, sleeper
 
-from agentpool import AgentContext, Completed, Failed, RestartPolicy, UnknownAgentError
+from agentpool import (
+    AgentContext,
+    AgentFinished,
+    AgentPool,
+    Completed,
+    Failed,
+    GuardWarned,
+    RestartPolicy,
+    UnknownAgentError,
+)
 
 
 async def test_servers_need_no_poison_pill() -> None:
@@ -360,3 +369,35 @@ async def test_an_agent_that_waits_for_a_slot_is_not_at_rest(autojump_clock: Any
             await pool.spawn(parent, sink.id)
     assert sink.outcome is not None
     assert sink.outcome.unwrap() == ["from a child"] * 3
+
+
+async def test_events_end_when_no_inbox_is_left_to_end(autojump_clock: Any) -> None:
+    async def watch(ctx: AgentContext, pool: AgentPool) -> list[int]:
+        async with pool.events() as events:
+            return [event.agent_id async for event in events if isinstance(event, AgentFinished)]
+
+    async with pool_of(1) as pool:
+        first = await pool.spawn(watch, pool)
+        servers = [await pool.spawn(server) for _ in range(3)]
+        last = await pool.spawn(watch, pool)
+        await trio.testing.wait_all_tasks_blocked()
+    assert all(isinstance(one.outcome, Completed) for one in servers)
+    assert first.outcome is not None
+    assert first.outcome.unwrap() == [4, 3, 2, 5]
+    assert last.outcome is not None
+    assert last.outcome.unwrap() == [4, 3, 2]
+
+
+async def test_two_readers_that_wake_each_other_do_not_pile_up_work_for_the_judge() -> None:
+    async def echo(ctx: AgentContext, pool: AgentPool) -> None:
+        async with pool.events() as events:
+            async for event in events:
+                if isinstance(event, GuardWarned) and event.agent_id != ctx.id and event.seq < 1000:
+                    ctx.emit(GuardWarned, "echo")
+
+    async with pool_of(1) as pool:
+        for _ in range(2):
+            await pool.spawn(echo, pool)
+        await trio.testing.wait_all_tasks_blocked()
+        pool._state.events.emit(GuardWarned, 3, 0, "first")
+    assert len(pool._state.judge._readers) < 20

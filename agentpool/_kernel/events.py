@@ -179,16 +179,17 @@ class EventSubscription(AsyncIterator[Event]):
 
     def shed(self) -> None:
         """Pass over the oldest events of a reader that is too slow; `finished` ones are kept longer."""
-        if self.overflow == "block":
+        if self.overflow == "block" or self.closed:
             return
-        excess = self.behind - self.max_buffer
-        if excess <= 0:
-            return
-        passed = self._log.slice(self.cursor, excess)
-        self.cursor += len(passed)
-        finished = [event for event in passed if type(event) is AgentFinished]
-        self._kept.extend(finished)
-        self.dropped += len(passed) - len(finished)
+        # Again, because the `finished` ones among those that were passed over still take room.
+        while (excess := self.behind - self.max_buffer) > 0:
+            passed = self._log.slice(self.cursor, excess)
+            if not passed:
+                break
+            self.cursor += len(passed)
+            finished = [event for event in passed if type(event) is AgentFinished]
+            self._kept.extend(finished)
+            self.dropped += len(passed) - len(finished)
         while len(self._kept) > self.max_buffer:
             self._kept.popleft()
             self.dropped += 1
@@ -290,13 +291,14 @@ class EventLog:
     def __init__(self, slots: object) -> None:
         self.slots = slots
         self.subscriptions: list[EventSubscription | Tap] = []
-        self.sleeping: dict[EventSubscription, None] = {}
+        # Taps are always among those who are woken: they cost nothing where there are none.
+        self.sleeping: dict[EventSubscription | Tap, None] = {}
         self.closed: bool = False
         self.end: int = 0
         self._events: list[Event] = []
         self._start = 0
         self._next_trim = BATCH
-        self._taps: list[Tap] = []
+        self._taps: dict[EventSubscription | Tap, None] = {}
 
     def emit(self, kind: type[Any], agent_id: AgentId, parent_id: AgentId, *own: Any) -> None:
         """Make an event and hand it to the subscribers; costs next to nothing without any."""
@@ -304,10 +306,8 @@ class EventLog:
             return
         self._events.append(kind(self.end + 1, trio.current_time(), agent_id, parent_id, *own))
         self.end += 1
-        for tap in self._taps:
-            tap.wake()
         if self.sleeping:
-            sleeping, self.sleeping = self.sleeping, {}
+            sleeping, self.sleeping = self.sleeping, self._taps.copy()
             for subscription in sleeping:
                 subscription.wake()
         if self.end >= self._next_trim:
@@ -355,7 +355,8 @@ class EventLog:
     def tap(self, show: Callable[[Event], None]) -> None:
         """Show each event in the step in which it happens, until the pool has ended."""
         tap = Tap(self, show)
-        self._taps.append(tap)
+        self._taps[tap] = None
+        self.sleeping = {**self._taps, **self.sleeping}  # before the readers
         self.subscriptions.append(tap)
 
     def close(self) -> None:
@@ -388,7 +389,7 @@ class OpenSubscription(AbstractAsyncContextManager[EventSubscription]):
             raise ValueError(f'overflow must be "drop_oldest" or "block", not {shown(overflow)}')
         self._log = log
         self._max_buffer = max_buffer
-        self._overflow = overflow
+        self._overflow: Overflow = overflow
         self._subscription: EventSubscription | None = None
 
     async def __aenter__(self) -> EventSubscription:

@@ -35,6 +35,7 @@ from agentpool._kernel import scope as _scope
 from agentpool._kernel import slots as _slots
 from agentpool._kernel import state as _state
 from agentpool._kernel.router import Inbox, MessageRouter
+from agentpool._loop import tool_calls as _tool_calls
 
 from ._runs import run_seed
 from ._world import Planned
@@ -580,6 +581,37 @@ def _without_end(original: Any) -> Any:
     return emit
 
 
+def _tell_of_nothing(original: Any) -> Any:
+    async def close(mark: Any, error: BaseException | None) -> Any:
+        rest, _left_open = await original(mark, error)
+        return rest, ()
+
+    return close
+
+
+def _only_agents_are_fatal(original: Any) -> Any:
+    def fatal_error(self: Any, error: BaseException, who: str = "an agent") -> None:
+        if "input" not in who:
+            original(self, error, who)
+
+    return fatal_error
+
+
+def _start_nobody_more(original: Any) -> Any:
+    def change(self: Any, total: int) -> None:
+        dispatch, self.dispatch = self.dispatch, lambda: None
+        try:
+            original.fset(self, total)
+        finally:
+            self.dispatch = dispatch
+
+    return property(original.fget, change)
+
+
+def _looks_nowhere(original: Any) -> Any:
+    return property(lambda self: False)
+
+
 _TREES = ("trees", "full")
 _RARE = ("rare", "full")
 
@@ -994,6 +1026,46 @@ MUTANTS: tuple[Mutant, ...] = (
         _keep_reserved,
         r"\d+ \w+ are still reserved",
         ("models", "full"),
+    ),
+    Mutant(
+        "what an agent leaves open is its failure",
+        _life,
+        "close_leftovers",
+        _tell_of_nothing,
+        r"agent \d+ left something open",
+        ("untidy",),
+    ),
+    Mutant(
+        "what a tool call leaves open is its error",
+        _tool_calls,
+        "close_leftovers",
+        _tell_of_nothing,
+        r"agent \d+: the call \w+ left something open",
+        ("tools",),
+    ),
+    Mutant(
+        "fatal exceptions of an input leave the pool",
+        _state.PoolState,
+        "fatal_error",
+        _only_agents_are_fatal,
+        r"an agent raised SystemExit, but the pool ended with None",
+        ("inputs",),
+    ),
+    Mutant(
+        "more slots are given out at once",
+        _slots.Slots,
+        "total",
+        _start_nobody_more,
+        r"\d+ agents wait to start, though only \d+ of \d+ run",
+        ("resized",),
+    ),
+    Mutant(
+        "who works in a pool of its own is not at its end",
+        _slots.Wait,
+        "looks_elsewhere",
+        _looks_nowhere,
+        r"the inbox of agent \d+ ended while",
+        ("inner",),
     ),
 )
 

@@ -52,8 +52,8 @@ class Verdict:
 
 def run_seed(profile: str, seed: int) -> Verdict:
     """Draw the program of a seed, run it under that seed, and ask the oracles."""
-    if profile == "models":
-        found, fleet = run_fleet(seed)
+    if profile in ("models", "tools"):
+        found, fleet = run_fleet(seed, untidy=profile == "tools")
         agents = len(fleet.log.of(AgentFinished))
         return Verdict(profile, seed, tuple(found), steps=fleet.steps, agents=agents)
     program = draw_program(seed, PROFILES[profile])

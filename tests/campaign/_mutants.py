@@ -132,9 +132,10 @@ _WRECK = re.compile(
 
 def _looked_at(catch: Catch, problems: Sequence[str]) -> Catch:
     """Take the problem that shows the rule broken; a run that broke down shows nothing."""
-    wreck = next((problem for problem in problems if _WRECK.search(problem)), None)
+    wreck = next(filter(None, map(_WRECK.search, problems)), None)
     if wreck is not None:
-        return attrs.evolve(catch, wrecks=catch.wrecks + 1, wreck=catch.wreck or wreck.splitlines()[0])
+        said = wreck.string[wreck.start() :].splitlines()[0]
+        return attrs.evolve(catch, wrecks=catch.wrecks + 1, wreck=catch.wreck or said)
     seen = next((problem for problem in problems if re.match(catch.mutant.seen_as, problem)), "")
     return attrs.evolve(catch, problem=seen)
 

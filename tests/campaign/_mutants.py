@@ -598,15 +598,14 @@ def _only_agents_are_fatal(original: Any) -> Any:
     return fatal_error
 
 
-def _start_nobody_more(original: Any) -> Any:
-    def change(self: Any, total: int) -> None:
-        dispatch, self.dispatch = self.dispatch, lambda: None
-        try:
-            original.fset(self, total)
-        finally:
-            self.dispatch = dispatch
+def _remember_only(original: Any) -> Any:
+    """What is set is what is read, and no slot comes or goes by it."""
+    wanted: dict[Any, int] = {}
 
-    return property(original.fget, change)
+    def change(self: Any, value: int) -> None:
+        wanted[self._state] = value
+
+    return property(lambda self: wanted.get(self._state, original.fget(self)), change)
 
 
 def _looks_nowhere(original: Any) -> Any:
@@ -1054,15 +1053,15 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "more slots are given out at once",
-        _slots.Slots,
-        "total",
-        _start_nobody_more,
+        _pool.AgentPool,
+        "max_concurrent",
+        _remember_only,
         r"\d+ agents wait to start, though only \d+ of \d+ run",
         ("resized",),
     ),
     Mutant(
         "who works in a pool of its own is not at its end",
-        _slots.Wait,
+        _judge.Wait,
         "looks_elsewhere",
         _looks_nowhere,
         r"the inbox of agent \d+ ended while",

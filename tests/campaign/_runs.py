@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -103,5 +104,9 @@ def run_once(
             world.cancelled = kind == "cancel around"
             strike(kind, context, rng)
 
-    run = attempt(main, seed, max_seconds=MAX_SECONDS, max_steps=MAX_STEPS, on_step=on_step if blow else None)
+    strikes = on_step if blow else None
+    with warnings.catch_warnings():
+        # An agent that leaves something open fails, whatever filters the process has: no mere warning.
+        warnings.filterwarnings("error", "agent .* left open", RuntimeWarning)
+        run = attempt(main, seed, max_seconds=MAX_SECONDS, max_steps=MAX_STEPS, on_step=strikes)
     return run, world

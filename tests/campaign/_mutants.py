@@ -1061,7 +1061,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "who works in a pool of its own is not at its end",
-        _judge.Wait,
+        _judge.Wait,  # type: ignore[attr-defined]
         "looks_elsewhere",
         _looks_nowhere,
         r"the inbox of agent \d+ ended while",

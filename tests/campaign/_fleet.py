@@ -12,8 +12,22 @@ import attrs
 
 from ._runs import Verdict, run_seed
 
-SHARES = {"full": 6, "rare": 4, "waits": 4, "hasty": 2, "trees": 1, "joins": 1, "phoenix": 1, "models": 1}
-"""How many of twenty runs are of which profile."""
+SHARES = {
+    "full": 6,
+    "rare": 4,
+    "waits": 4,
+    "hasty": 2,
+    "trees": 1,
+    "joins": 1,
+    "phoenix": 1,
+    "models": 1,
+    "tools": 1,
+    "untidy": 1,
+    "inputs": 2,
+    "resized": 1,
+    "inner": 2,
+}
+"""How many of 27 runs are of which profile."""
 
 _CHUNK = 250
 

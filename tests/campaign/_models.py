@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,7 +39,8 @@ from agentpool.testing._cancel import BLOWS, strike
 from agentpool.testing._faults import DRIVER_FAULTS, TOOL_FAULTS, FaultMix
 from agentpool.testing._simulate import Simulation, SimulationContext, SimulationHangError, attempt
 
-from ._world import leaves
+from ._programs import LEFT_OPEN
+from ._trouble import leave_open, leaves
 
 _EXPECTED = (DriverError, BudgetExceededError, LoopHaltedError, ToolError, UnhandledAgentErrors)
 
@@ -59,6 +60,7 @@ class Fleet:
       max_concurrent: of the pool.
       tokens, calls: the pool's budget.
       eager: how likely the model is to call tools.
+      tools: the names that it calls.
     """
 
     agents: int
@@ -66,10 +68,11 @@ class Fleet:
     tokens: int | None
     calls: int | None
     eager: float
+    tools: tuple[str, ...]
 
 
-def draw_fleet(seed: int) -> Fleet:
-    """Return the fleet of a seed: always the same one."""
+def draw_fleet(seed: int, *, untidy: bool = False) -> Fleet:
+    """Return the fleet of a seed: always the same one; `untidy` gives it a tool that leaves things open."""
     rng = random.Random(f"agentpool fleet {seed}")
     return Fleet(
         agents=rng.randint(1, 5),
@@ -77,12 +80,13 @@ def draw_fleet(seed: int) -> Fleet:
         tokens=rng.choice([None, None, 9000, 30_000]),
         calls=rng.choice([None, None, 6, 20]),
         eager=rng.choice([0.3, 0.6, 0.8]),
+        tools=(*_TOOL_NAMES, "leave", "leave") if untidy else _TOOL_NAMES,
     )
 
 
-def run_fleet(seed: int) -> tuple[list[str], Simulation[Any]]:
+def run_fleet(seed: int, *, untidy: bool = False) -> tuple[list[str], Simulation[Any]]:
     """Run the fleet of a seed, with faults and a blow from outside, and return what was wrong."""
-    fleet = draw_fleet(seed)
+    fleet = draw_fleet(seed, untidy=untidy)
     rng = random.Random(f"agentpool blow {seed}")
     step, kind, is_struck = rng.randint(1, 300), rng.choice(BLOWS), rng.random() < 0.5
 
@@ -108,7 +112,7 @@ async def _run(fleet: Fleet, sim: SimulationContext) -> None:
         usage = TokenUsage(input_tokens=10, output_tokens=sim.random.randint(1, 50))
         if sim.random.random() > fleet.eager:
             return Completion("done", usage=usage)
-        names = [sim.random.choice(_TOOL_NAMES) for _ in range(sim.random.randint(1, 3))]
+        names = [sim.random.choice(fleet.tools) for _ in range(sim.random.randint(1, 3))]
         calls = [ToolCall(f"{sim.random.getrandbits(40):x}", name, {"number": 1}) for name in names]
         return Completion(tool_calls=calls, usage=usage)
 
@@ -118,7 +122,7 @@ async def _run(fleet: Fleet, sim: SimulationContext) -> None:
 
     driver = sim.driver(ScriptedDriver(endless()))
     ponder = sim.tool(_ponder, "ponder")
-    registry = ToolRegistry([ponder, _count, _break, _tell, _delegate])
+    registry = ToolRegistry([ponder, _count, _break, _tell, _delegate, _leave])
     budget = Budget(tokens=fleet.tokens, calls=fleet.calls)
     async with open_agent_pool(
         driver, max_concurrent=fleet.max_concurrent, budget=budget, tool_builder=lambda _manifest: registry
@@ -164,6 +168,17 @@ async def _delegate(ctx: Any, number: int) -> str:
     return str(await handle.result())
 
 
+@tool(name="leave")
+async def _leave(ctx: Any, number: int) -> str:
+    """Leave something open."""
+    _kept.append(await leave_open(LEFT_OPEN[ctx.id % len(LEFT_OPEN)]))
+    return "left"
+
+
+# Keeps from the collector what the tools of the run left open.
+_kept: deque[Any] = deque(maxlen=1000)
+
+
 async def _child(ctx: Any) -> str:
     await trio.sleep(0.5)
     return "child"
@@ -206,6 +221,8 @@ def _incomplete(agent_id: int, transcript: Sequence[Any]) -> Iterator[str]:
             asked.update(call.id for call in message.tool_calls)
         elif isinstance(message, ToolMessage):
             asked[message.call_id] -= 1
+            if message.name == "leave" and not message.result.is_error:
+                yield f"agent {agent_id}: the call {message.call_id} left something open, and is no error"
             if asked[message.call_id] < 0:
                 yield f"agent {agent_id}: the call {message.call_id} has a result too many"
     if any(count > 0 for count in asked.values()):

@@ -39,6 +39,7 @@ from agentpool._kernel import slots as _slots
 from agentpool._kernel import state as _state
 from agentpool._kernel import wait as _wait
 from agentpool._kernel.router import Inbox, MessageRouter
+from agentpool._loop import tool_calls as _tool_calls
 
 from ._runs import run_seed
 from ._world import Planned
@@ -135,9 +136,10 @@ _WRECK = re.compile(
 
 def _looked_at(catch: Catch, problems: Sequence[str]) -> Catch:
     """Take the problem that shows the rule broken; a run that broke down shows nothing."""
-    wreck = next((problem for problem in problems if _WRECK.search(problem)), None)
+    wreck = next(filter(None, map(_WRECK.search, problems)), None)
     if wreck is not None:
-        return attrs.evolve(catch, wrecks=catch.wrecks + 1, wreck=catch.wreck or wreck.splitlines()[0])
+        said = wreck.string[wreck.start() :].splitlines()[0]
+        return attrs.evolve(catch, wrecks=catch.wrecks + 1, wreck=catch.wreck or said)
     seen = next((problem for problem in problems if re.match(catch.mutant.seen_as, problem)), "")
     return attrs.evolve(catch, problem=seen)
 
@@ -568,6 +570,36 @@ def _without_end(original: Any) -> Any:
     return emit
 
 
+def _tell_of_nothing(original: Any) -> Any:
+    async def close(mark: Any, error: BaseException | None) -> Any:
+        rest, _left_open = await original(mark, error)
+        return rest, ()
+
+    return close
+
+
+def _only_agents_are_fatal(original: Any) -> Any:
+    def fatal_error(self: Any, error: BaseException, who: str = "an agent") -> None:
+        if "input" not in who:
+            original(self, error, who)
+
+    return fatal_error
+
+
+def _remember_only(original: Any) -> Any:
+    """What is set is what is read, and no slot comes or goes by it."""
+    wanted: dict[Any, int] = {}
+
+    def change(self: Any, value: int) -> None:
+        wanted[self._state] = value
+
+    return property(lambda self: wanted.get(self._state, original.fget(self)), change)
+
+
+def _looks_nowhere(original: Any) -> Any:
+    return property(lambda self: False)
+
+
 _TREES = ("trees", "full")
 _RARE = ("rare", "full")
 
@@ -958,6 +990,46 @@ MUTANTS: tuple[Mutant, ...] = (
         _keep_reserved,
         r"\d+ \w+ are still reserved",
         ("models", "full"),
+    ),
+    Mutant(
+        "what an agent leaves open is its failure",
+        _life,
+        "close_leftovers",
+        _tell_of_nothing,
+        r"agent \d+ left something open",
+        ("untidy",),
+    ),
+    Mutant(
+        "what a tool call leaves open is its error",
+        _tool_calls,
+        "close_leftovers",
+        _tell_of_nothing,
+        r"agent \d+: the call \w+ left something open",
+        ("tools",),
+    ),
+    Mutant(
+        "fatal exceptions of an input leave the pool",
+        _state.PoolState,
+        "fatal_error",
+        _only_agents_are_fatal,
+        r"an agent raised SystemExit, but the pool ended with None",
+        ("inputs",),
+    ),
+    Mutant(
+        "more slots are given out at once",
+        _pool.AgentPool,
+        "max_concurrent",
+        _remember_only,
+        r"\d+ agents wait to start, though only \d+ of \d+ run",
+        ("resized",),
+    ),
+    Mutant(
+        "who works in a pool of its own is not at its end",
+        _judge.Wait,  # type: ignore[attr-defined]
+        "looks_elsewhere",
+        _looks_nowhere,
+        r"the inbox of agent \d+ ended while",
+        ("inner",),
     ),
 )
 

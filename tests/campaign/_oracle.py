@@ -16,7 +16,7 @@ from agentpool.testing._books import problems_in_books
 from agentpool.testing._simulate import Simulation, SimulationHangError
 
 from ._logs import PoolLogs
-from ._world import Planned, World, is_expected, leaves
+from ._world import World, is_expected, leaves
 
 # Times of a simulation are sums of floats.
 _TICK = 1e-6
@@ -60,7 +60,7 @@ def _end_of_pool(run: Simulation[Any], world: World) -> Iterator[str]:
         return
     if world.fatal:
         yield f"an agent raised SystemExit, but the pool ended with {error!r}"
-    if error is not None and world.body_failed and any(isinstance(e, Planned) for e in leaves(error)):
+    if error is not None and world.body_failed and error is world.body_error:
         return
     if world.body_failed:
         yield f"the body raised, but the pool ended with {error!r}"

@@ -330,14 +330,15 @@ def draw_program(seed: int, profile: Profile) -> Program:
     )
 
 
-_LEFT_OPEN = ("scope", "deadline", "shield", "nursery", "generator")
+LEFT_OPEN = ("scope", "deadline", "shield", "nursery", "generator")
+"""What can be left open on a task."""
 
 
 def _left_open(scripts: tuple[Script, ...], likely: float, seed: int) -> tuple[Script, ...]:
     """Have some scripts end with something left open, drawn by dice that decide nothing else."""
     rng = random.Random(f"agentpool left open {seed}")
     return tuple(
-        attrs.evolve(script, ops=(*script.ops, ("leave", rng.choice(_LEFT_OPEN))))
+        attrs.evolve(script, ops=(*script.ops, ("leave", rng.choice(LEFT_OPEN))))
         if rng.random() < likely
         else script
         for script in scripts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -49,8 +50,8 @@ class Verdict:
 
 def run_seed(profile: str, seed: int) -> Verdict:
     """Draw the program of a seed, run it under that seed, and ask the oracles."""
-    if profile == "models":
-        found, fleet = run_fleet(seed)
+    if profile in ("models", "tools"):
+        found, fleet = run_fleet(seed, untidy=profile == "tools")
         agents = len(fleet.log.of(AgentFinished))
         return Verdict(profile, seed, tuple(found), steps=fleet.steps, agents=agents)
     program = draw_program(seed, PROFILES[profile])
@@ -99,5 +100,9 @@ def run_once(
             world.cancelled = kind == "cancel around"
             strike(kind, context, rng)
 
-    run = attempt(main, seed, max_seconds=MAX_SECONDS, max_steps=MAX_STEPS, on_step=on_step if blow else None)
+    strikes = on_step if blow else None
+    with warnings.catch_warnings():
+        # An agent that leaves something open fails, whatever filters the process has: no mere warning.
+        warnings.filterwarnings("error", "agent .* left open", RuntimeWarning)
+        run = attempt(main, seed, max_seconds=MAX_SECONDS, max_steps=MAX_STEPS, on_step=strikes)
     return run, world

@@ -54,22 +54,7 @@ class Trouble:
     async def do_leave(self, kind: str) -> None:
         """Open something and never leave it; the last thing that an agent does."""
         self.world.left.add(self.id)
-        match kind:
-            case "nursery":
-                manager = trio.open_nursery()
-                nursery = await manager.__aenter__()
-                nursery.start_soon(trio.sleep_forever)
-                self.kept.append(manager)
-            case "generator":
-                generator = _inside_a_scope()
-                await anext(generator)
-                self.kept.append(generator)
-            case _:
-                scope = trio.CancelScope(shield=kind == "shield")
-                if kind == "deadline":
-                    scope.deadline = trio.current_time() + 0.5
-                scope.__enter__()
-                self.kept.append(scope)
+        self.kept.append(await leave_open(kind))
         await trio.lowlevel.checkpoint()
 
     # -- inputs ---------------------------------------------------------------------------------------
@@ -149,7 +134,7 @@ class Trouble:
     async def do_inner(self, slots: int, ops: Sequence[Op], in_nursery: bool) -> None:
         """Open a pool of one's own, here or in a task of one's own, and let scripts run in it."""
         world = self.world
-        program = attrs.evolve(world.program, max_concurrent=slots, most_agents=6)
+        program = attrs.evolve(world.program, max_concurrent=slots, most_agents=6, depth=16, descendants=1000)
         inner = type(world)(program, cap=slots, wholesale=True)
         world.inner.append(inner)
         world.busy[self.id] += 1  # it is at work, although it waits
@@ -171,6 +156,26 @@ class Trouble:
         ) as pool:
             inner.pool = pool
             await actor(inner, Script(tuple(ops)), pool).run(ops)
+
+
+async def leave_open(kind: str) -> Any:
+    """Open something on the calling task; return what has to be kept from the collector."""
+    match kind:
+        case "nursery":
+            manager = trio.open_nursery()
+            nursery = await manager.__aenter__()
+            nursery.start_soon(trio.sleep_forever)
+            return manager
+        case "generator":
+            generator = _inside_a_scope()
+            await anext(generator)
+            return generator
+        case _:
+            scope = trio.CancelScope(shield=kind == "shield")
+            if kind == "deadline":
+                scope.deadline = trio.current_time() + 0.5
+            scope.__enter__()
+            return scope
 
 
 async def _inside_a_scope() -> AsyncIterator[int]:

@@ -88,6 +88,7 @@ class World:
       returned: agents whose body returned.
       restarting: agents with a restart policy.
       looked: whose outcome somebody fetched; `owned` holds the handles of each agent's children.
+      body_failed: whether the body of the pool raised on purpose; `body_error` is what it raised.
       wholesale: whether agents may have been aborted by something that tells no names.
       computing: agents that run code just now, beside those that are being cancelled.
       left: agents that left something open on their task.
@@ -124,6 +125,7 @@ class World:
     cancelled: bool = False
     drained: bool = False
     body_failed: bool = False
+    body_error: BaseException | None = None
     cap: int = 0
     supervisors: set[int] = attrs.field(factory=set)
     several: set[int] = attrs.field(factory=set)
@@ -738,4 +740,8 @@ async def run_program(world: World, **options: Any) -> None:
         **options,
     ) as pool:
         world.pool = pool
-        await Actor(world, Script(program.body), pool).run(program.body)
+        try:
+            await Actor(world, Script(program.body), pool).run(program.body)
+        except BaseException as error:
+            world.body_error = error
+            raise

@@ -21,7 +21,6 @@ from agentpool._kernel.router import Inbox
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool._kernel.state import PoolState
 
 AgentStatus: TypeAlias = Literal["starting", "running", "waiting", "ending", "completed", "failed", "aborted"]
 
@@ -43,12 +42,12 @@ class AgentRecord(Activity):
     """The state of one agent, from its spawn on.
 
     Attributes:
-      state: what the agents of its pool share.
       home: whose child it is.
       work: what it runs; without its arguments once it has ended.
       scope: cancels it.
       batch: what started it together with others, and gets its outcome; None for a plain spawn.
       started_at: when it was spawned, on trio's clock.
+      pool_budget: what the model calls of its pool may use together.
       body_ended: whether its body has ended in this life, so that it only waits for its children.
       outcome: how it ended; None until then.
       restarts: how many lives it had before this one.
@@ -56,13 +55,13 @@ class AgentRecord(Activity):
       used: by its model calls, in all its lives.
     """
 
-    state: PoolState
-    home: Children
+    home: Children[AgentRecord]
     work: Work
     scope: trio.CancelScope
     inbox: Inbox
     batch: Any = None
     started_at: float
+    pool_budget: Budget | None = None
     body_ended: bool = False
     outcome: AnyOutcome | None = None
     restarts: int = 0
@@ -70,7 +69,7 @@ class AgentRecord(Activity):
     used: UsageSum = NOTHING_USED
     _abort: tuple[str | None] | None = None
     _budget: Budget | None = None
-    _children: Children | None = None
+    _children: Children[AgentRecord] | None = None
 
     def __repr__(self) -> str:
         return f"<agent {self.id} ({self.name}), {self.status}>"
@@ -106,7 +105,7 @@ class AgentRecord(Activity):
     # -- its children ------------------------------------------------------------------------------------
 
     @property
-    def children(self) -> Children:
+    def children(self) -> Children[AgentRecord]:
         """The agent's children; made when the first one is asked for."""
         if self._children is None:
             self._children = Children(self)
@@ -150,7 +149,7 @@ class AgentRecord(Activity):
     def budget(self) -> Budget | None:
         """The agent's quota, below its parent's, below the pool's."""
         if self._budget is None:
-            above = self.state.means.budget if self.parent is None else self.parent.budget
+            above = self.pool_budget if self.parent is None else self.parent.budget
             quota = self.work.fn.quota if is_described(self.work.fn) else None
             if quota is None or (quota.tokens is None and quota.cost_usd is None):
                 return above

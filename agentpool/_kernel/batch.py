@@ -12,6 +12,7 @@ import trio
 
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
+from agentpool._kernel import life
 from agentpool._kernel._trio_private import is_cancelled_at, standing_of
 from agentpool._kernel.agent import AgentRecord, Work
 from agentpool._kernel.children import Children
@@ -43,7 +44,7 @@ class Launcher:
     """
 
     state: PoolState
-    home: Children
+    home: Children[AgentRecord]
     call: Callable[[Any], tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]]]
     options: SpawnOptions
     context: contextvars.Context
@@ -57,7 +58,8 @@ class Launcher:
         """Start an agent in a free slot."""
         self.admit()
         fn, args = self.call(item)
-        return self.state.start(
+        return life.start(
+            self.state,
             self.home,
             Work(fn, args, self.options),
             context=self.context,

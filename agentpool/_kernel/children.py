@@ -6,21 +6,22 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 import trio
 
 from agentpool._core.errors import LeftOpenError
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Failed
+from agentpool._kernel.activity import Activity
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
 
-if TYPE_CHECKING:
-    from agentpool._kernel.agent import AgentRecord
+C = TypeVar("C", bound=Activity)
+"""An agent, as its scope knows it."""
 
 
-class Children:
+class Children(Generic[C]):
     """The children of a pool or of an agent.
 
     Invariants: `live` holds those that have not ended.  `_untaken` holds each outcome that no join,
@@ -30,9 +31,9 @@ class Children:
 
     __slots__ = ("_joins", "_order", "_rests", "_stale", "_unseen", "_untaken", "_watching", "live", "owner")
 
-    def __init__(self, owner: AgentRecord | None) -> None:
+    def __init__(self, owner: C | None) -> None:
         self.owner = owner
-        self.live: dict[AgentId, AgentRecord] = {}
+        self.live: dict[AgentId, C] = {}
         self._untaken: dict[AgentId, AnyOutcome] = {}
         self._unseen: dict[AgentId, Failed] = {}
         self._joins: deque[Wait] = deque()
@@ -148,7 +149,7 @@ class Children:
 
     # -- waiting ---------------------------------------------------------------------------------------
 
-    async def wait_for_one(self, party: Waiter | None, child: AgentRecord) -> AnyOutcome:
+    async def wait_for_one(self, party: Waiter | None, child: C) -> AnyOutcome:
         """Wait for a child that lives, and take its outcome.
 
         Cancellation: `Cancelled` means that it was not taken.

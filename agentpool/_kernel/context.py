@@ -16,6 +16,7 @@ from agentpool._kernel.options import is_described
 from agentpool._kernel.protection import call_unprotected, protect_module
 from agentpool._kernel.router import Inbox
 from agentpool._kernel.scope import Scope
+from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
@@ -53,8 +54,8 @@ class AgentContext(Scope):
     __slots__ = ("_agent", "_tools", "_tools_built")
     __agentpool_context__: ClassVar[bool] = True
 
-    def __init__(self, record: AgentRecord) -> None:
-        super().__init__(record.state, record)
+    def __init__(self, state: PoolState, record: AgentRecord) -> None:
+        super().__init__(state, record)
         self._agent = record
         self._tools: ToolSet | None = None
         self._tools_built = False

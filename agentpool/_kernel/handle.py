@@ -63,7 +63,7 @@ class AgentHandle(Generic[T_co]):
         await trio.lowlevel.checkpoint_if_cancelled()
         record = self._record
         if record.outcome is None:
-            record.state.judge.check(party, (record,))
+            record.pool.judge.check(party, (record,))
             outcome: AgentOutcome[T_co] = await record.home.wait_for_one(party, record)
             return outcome
         record.home.take(record.id)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
+import attrs
 import trio
 
 from agentpool._core.errors import (
@@ -12,20 +15,79 @@ from agentpool._core.errors import (
     UnhandledAgentErrors,
 )
 from agentpool._core.events import (
+    AgentFinished,
     AgentRestarted,
+    AgentSpawned,
     AgentStarted,
 )
 from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
 from agentpool._core.restart import Intensity, RestartPolicy
 from agentpool._core.text import note, shown
-from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.agent import AgentRecord, Work
+from agentpool._kernel.children import Children
 from agentpool._kernel.current import set_current_agent
 from agentpool._kernel.leftovers import close_leftovers, mark_task, told_of
+from agentpool._kernel.options import name_of
 from agentpool._kernel.protection import await_unprotected, protect_module
-from agentpool._kernel.splitting import split_error
+from agentpool._kernel.splitting import is_fatal, leaves_of, split_error
+from agentpool._kernel.state import PoolState
 
 
-async def live(record: AgentRecord) -> None:
+def start(
+    state: PoolState,
+    home: Children[AgentRecord],
+    work: Work,
+    *,
+    context: contextvars.Context | None = None,
+    batch: Any = None,
+    by_agent: bool = False,
+) -> AgentRecord:
+    """Give an agent its id, its inbox and a free slot, and start its task."""
+    counts = state.counts
+    counts.issued += 1
+    owner = home.owner
+    if by_agent or owner is not None:
+        counts.descendants += 1
+    now = trio.current_time()
+    timeout = work.options.timeout
+    deadline = inf if owner is None else owner.deadline
+    if timeout is not None:
+        deadline = min(deadline, now + timeout)
+    agent_id = counts.issued
+    record = AgentRecord(
+        id=agent_id,
+        name=work.options.name or name_of(work.fn),
+        pool=state.parts,
+        deadline=deadline,
+        root_id=agent_id if owner is None else owner.root_id,
+        home=home,
+        work=work,
+        scope=trio.CancelScope(deadline=deadline),
+        inbox=state.router.register(agent_id),
+        batch=batch,
+        pool_budget=state.means.budget,
+        started_at=now,
+    )
+    record.inbox.owner = record
+    slots = state.parts.slots
+    slots.take(record)
+    slots.started_at_once()
+    state.records[agent_id] = record
+    state.judge.add(record)
+    home.live[agent_id] = record
+    if state.events.subscriptions:
+        state.events.emit(AgentSpawned, agent_id, record.parent_id, record.name)
+    if owner is not None and owner.aborted:
+        record.abort(owner.abort_reason)  # it was spawned under a shield
+    nursery = state.parts.nursery
+    if context is None:
+        nursery.start_soon(live, state, record, name=record.name)
+    else:
+        context.run(lambda: nursery.start_soon(live, state, record, name=record.name))
+    return record
+
+
+async def live(state: PoolState, record: AgentRecord) -> None:
     """Run an agent, from its first step to its outcome, in a task and a scope of its own.
 
     Nothing awaitable stands between the end of the scope and the record of the outcome.
@@ -33,29 +95,51 @@ async def live(record: AgentRecord) -> None:
     task = trio.lowlevel.current_task()
     set_current_agent(record)
     record.body = task
-    state = record.state
     if state.events.subscriptions:
         state.events.emit(AgentStarted, record.id, record.parent_id)
     outcome: AnyOutcome | None = None
     try:
         with record.scope:
-            outcome = await _lives(record, task)
+            outcome = await _lives(state, record, task)
     except BaseException as error:  # pragma: no cover - a bug of ours: even then the id gets its outcome
         outcome = record.failed(error)
     assert outcome is not None  # the scope swallows nothing: a cancellation became the outcome inside
-    state.finish(record, outcome)
+    finish(state, record, outcome)
     # The traceback of a failure holds this frame: do not hold the record by it.
     del record, outcome
 
 
-async def _lives(record: AgentRecord, task: trio.lowlevel.Task) -> AnyOutcome:
+def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
+    """Everything that the end of an agent changes, in one step."""
+    record.outcome = outcome
+    record.ended = True
+    state.counts.ended += 1
+    del state.records[record.id]
+    state.router.unregister(record.id)
+    for held in record.held:
+        held.holder_ended(record)
+    if state.events.subscriptions:
+        state.events.emit(AgentFinished, record.id, record.parent_id, outcome)
+    # Break the cycles through the record, so that it goes without waiting for the collector.
+    record.forget_children()
+    record.work = attrs.evolve(record.work, args=())
+    record.inbox.owner = None
+    is_seen = type(outcome) is Failed and any(map(is_fatal, leaves_of(outcome.error)))
+    if record.batch is not None:
+        record.batch.ended(outcome)
+    # After the batch, whose taker may be woken by it: this judges what the others still wait for.
+    record.home.ended(outcome, is_taken=record.batch is not None, is_seen=is_seen)
+    record.end()
+
+
+async def _lives(state: PoolState, record: AgentRecord, task: trio.lowlevel.Task) -> AnyOutcome:
     """Run the body, as often as its policy wants, and return how it ended at last."""
     if record.work.options.restart is None:
-        return await _life(record)
-    restarts = _Restarts(record, record.work.options.restart)
+        return await _life(state, record)
+    restarts = _Restarts(state, record, record.work.options.restart)
     origin = task.context.copy()
     while True:
-        outcome = await _life(record)
+        outcome = await _life(state, record)
         last = await restarts.after(outcome)
         if last is not None:
             return last
@@ -64,13 +148,13 @@ async def _lives(record: AgentRecord, task: trio.lowlevel.Task) -> AnyOutcome:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
 
-async def _life(record: AgentRecord) -> AnyOutcome:
+async def _life(state: PoolState, record: AgentRecord) -> AnyOutcome:
     """Run the body once, close what it left open, and wait for the children."""
     mark = mark_task()
     value, error = None, None
     try:
         work = record.work
-        value = await await_unprotected(work.fn, record.state.make_context(record), *work.args)
+        value = await await_unprotected(work.fn, state.make_context(state, record), *work.args)
     except BaseException as raised:  # decided upon by the outcome; nothing is swallowed
         error = _with_fix(record, raised)
     try:
@@ -82,7 +166,7 @@ async def _life(record: AgentRecord) -> AnyOutcome:
         elif left_open and error is not None and not isinstance(error, trio.Cancelled):
             note(error, told_of(left_open))
         if error is not None:
-            return await _after_error(record, error)
+            return await _after_error(state, record, error)
         record.body_ended = True
         if not record.has_children:
             return record.completed(value)
@@ -98,7 +182,7 @@ async def _after_value(record: AgentRecord, value: Any) -> AnyOutcome:
     return record.failed(_unhandled(record, unhandled, value))
 
 
-async def _after_error(record: AgentRecord, raised: BaseException) -> AnyOutcome:
+async def _after_error(state: PoolState, record: AgentRecord, raised: BaseException) -> AnyOutcome:
     parts = split_error(raised)
     error: BaseException | None = parts.ordinary if parts.fatal is None else raised
     record.body_ended = True
@@ -107,7 +191,7 @@ async def _after_error(record: AgentRecord, raised: BaseException) -> AnyOutcome
         if record.has_children:
             _abort_children(record, error)
             unhandled = await _children_ended(record)
-        return _judged(record, error, parts.fatal, unhandled)
+        return _judged(state, record, error, parts.fatal, unhandled)
     finally:
         del error, raised, parts  # their traceback holds this frame
 
@@ -155,6 +239,7 @@ def _abort_children(record: AgentRecord, error: BaseException | None) -> None:
 
 
 def _judged(
+    state: PoolState,
     record: AgentRecord,
     error: BaseException | None,
     fatal: BaseException | None,
@@ -177,7 +262,7 @@ def _judged(
         note(outcome.error, note_on(unhandled))
         return outcome
     if fatal is not None:
-        record.state.fatal_error(fatal)
+        state.fatal_error(fatal)
     if unhandled:
         note(error, note_on(unhandled))
     return record.failed(error)
@@ -204,7 +289,8 @@ def note_on(unhandled: Sequence[Exception]) -> str:
 class _Restarts:
     """The restarts of one agent, by its policy."""
 
-    def __init__(self, record: AgentRecord, policy: RestartPolicy) -> None:
+    def __init__(self, state: PoolState, record: AgentRecord, policy: RestartPolicy) -> None:
+        self._state = state
         self._record = record
         self._policy = policy
         self._intensity = Intensity(policy.max_restarts, policy.within)
@@ -212,14 +298,14 @@ class _Restarts:
     async def after(self, outcome: AnyOutcome) -> AnyOutcome | None:
         """Return None when the agent is to be started afresh, else how it ended at last."""
         record, policy = self._record, self._policy
-        if not _may_restart(record, policy, outcome):
+        if not _may_restart(self._state, record, policy, outcome):
             return outcome
         counted = self._intensity.restart(trio.current_time())
         if counted is None:
             return outcome
         self._intensity = counted
         record.restarts += 1
-        state = record.state
+        state = self._state
         state.router.fail_asks_to(record.id, "was restarted", taken_only=True)
         for held in record.held:
             held.holder_ended(record)
@@ -232,10 +318,10 @@ class _Restarts:
         return None
 
 
-def _may_restart(record: AgentRecord, policy: RestartPolicy, outcome: AnyOutcome) -> bool:
-    if record.aborted or record.is_cancelled() or record.inbox.ended or record.state.fatal:
+def _may_restart(state: PoolState, record: AgentRecord, policy: RestartPolicy, outcome: AnyOutcome) -> bool:
+    if record.aborted or record.is_cancelled() or record.inbox.ended or state.fatal:
         return False
-    if record.state.draining or isinstance(outcome, Aborted):
+    if state.draining or isinstance(outcome, Aborted):
         return False
     failed = isinstance(outcome, Failed)
     if not failed and record.pool.judge.work_is_over:

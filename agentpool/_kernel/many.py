@@ -62,7 +62,7 @@ class ManyScope:
         self._record = record
 
     @property
-    def _children(self) -> Children:
+    def _children(self) -> Children[AgentRecord]:
         record = self._record
         return self._state.root if record is None else record.children
 

@@ -17,6 +17,7 @@ from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import shown
+from agentpool._kernel import life
 from agentpool._kernel.agent import Work
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.handle import AgentHandle
@@ -55,7 +56,8 @@ class _OneStart:
         except (PoolClosedError, PoolLimitError) as error:
             self.wait.fail(error)
             return
-        record = scope._state.start(
+        record = life.start(
+            scope._state,
             scope._children,
             self._work,
             context=self._context,
@@ -163,7 +165,7 @@ class Scope(ManyScope):
         return self._start_now(work, by_agent)
 
     def _start_now(self, work: Work, by_agent: bool) -> AgentHandle[Any]:
-        return AgentHandle(self._state.start(self._children, work, by_agent=by_agent))
+        return AgentHandle(life.start(self._state, self._children, work, by_agent=by_agent))
 
     async def fan_out(
         self, configs: Iterable[Callable[[AgentContext], Awaitable[T]]]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Callable
-from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,6 @@ import trio
 
 from agentpool._core.errors import PoolClosedError, PoolLimitError
 from agentpool._core.events import (
-    AgentFinished,
-    AgentSpawned,
     AgentStuck,
     DeadlockSuspected,
     MessageDeadLettered,
@@ -22,27 +18,22 @@ from agentpool._core.events import (
 )
 from agentpool._core.limits import InFlight, PoolLimits
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
-from agentpool._core.outcomes import AnyOutcome, Failed
 from agentpool._core.text import note, shown
 from agentpool._core.usage import NOTHING_USED, UsageSum
 from agentpool._kernel.activity import Surroundings
-from agentpool._kernel.agent import AgentRecord, Work
+from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.events import EventLog
 from agentpool._kernel.judge import Judge
-from agentpool._kernel.life import live
-from agentpool._kernel.options import name_of
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import DeadLetter, MessageRouter, RouterHooks
 from agentpool._kernel.slots import Slots
-from agentpool._kernel.splitting import is_fatal, leaves_of
 from agentpool._kernel.wait import Waiter
 from agentpool._kernel.watcher import Watcher
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool._kernel.context import AgentContext
     from agentpool.abc import Driver, Memory
 
 
@@ -122,7 +113,7 @@ class PoolState:
         means: Means,
         inbox_capacity: int,
         limits: PoolLimits,
-        make_context: Callable[[AgentRecord], AgentContext],
+        make_context: Callable[[PoolState, AgentRecord], Any],
         random: Random,
         detect_deadlocks: bool,
     ) -> None:
@@ -140,7 +131,7 @@ class PoolState:
             watcher=Watcher(self._stuck),
             nursery=nursery,
         )
-        self.root: Children = Children(None)
+        self.root: Children[AgentRecord] = Children(None)
         self.counts: Counts = Counts.under(limits)
         self.draining: str = ""
         self.body_ended = False
@@ -169,7 +160,7 @@ class PoolState:
 
     # -- starting ------------------------------------------------------------------------------------
 
-    def admit(self, home: Children, *, by_agent: bool) -> None:
+    def admit(self, home: Children[AgentRecord], *, by_agent: bool) -> None:
         """Refuse a start that the pool does not take any more, or that its limits forbid.
 
         Raises:
@@ -191,82 +182,7 @@ class PoolState:
         if self.counts.descendants >= self.limits.descendants:
             raise PoolLimitError("descendants", self.limits.descendants)
 
-    def start(
-        self,
-        home: Children,
-        work: Work,
-        *,
-        context: contextvars.Context | None = None,
-        batch: Any = None,
-        by_agent: bool = False,
-    ) -> AgentRecord:
-        """Give an agent its id, its inbox and a free slot, and start its task."""
-        counts = self.counts
-        counts.issued += 1
-        owner = home.owner
-        if by_agent or owner is not None:
-            counts.descendants += 1
-        now = trio.current_time()
-        timeout = work.options.timeout
-        deadline = inf if owner is None else owner.deadline
-        if timeout is not None:
-            deadline = min(deadline, now + timeout)
-        agent_id = counts.issued
-        record = AgentRecord(
-            id=agent_id,
-            name=work.options.name or name_of(work.fn),
-            pool=self.parts,
-            deadline=deadline,
-            root_id=agent_id if owner is None else owner.root_id,
-            state=self,
-            home=home,
-            work=work,
-            scope=trio.CancelScope(deadline=deadline),
-            inbox=self.router.register(agent_id),
-            batch=batch,
-            started_at=now,
-        )
-        record.inbox.owner = record
-        slots = self.parts.slots
-        slots.take(record)
-        slots.started_at_once()
-        self.records[agent_id] = record
-        self.judge.add(record)
-        home.live[agent_id] = record
-        if self.events.subscriptions:
-            self.events.emit(AgentSpawned, agent_id, record.parent_id, record.name)
-        if owner is not None and owner.aborted:
-            record.abort(owner.abort_reason)  # it was spawned under a shield
-        nursery = self.parts.nursery
-        if context is None:
-            nursery.start_soon(live, record, name=record.name)
-        else:
-            context.run(lambda: nursery.start_soon(live, record, name=record.name))
-        return record
-
     # -- ending --------------------------------------------------------------------------------------
-
-    def finish(self, record: AgentRecord, outcome: AnyOutcome) -> None:
-        """Everything that the end of an agent changes, in one step."""
-        record.outcome = outcome
-        record.ended = True
-        self.counts.ended += 1
-        del self.records[record.id]
-        self.router.unregister(record.id)
-        for held in record.held:
-            held.holder_ended(record)
-        if self.events.subscriptions:
-            self.events.emit(AgentFinished, record.id, record.parent_id, outcome)
-        # Break the cycles through the record, so that it goes without waiting for the collector.
-        record.forget_children()
-        record.work = attrs.evolve(record.work, args=())
-        record.inbox.owner = None
-        is_seen = type(outcome) is Failed and any(map(is_fatal, leaves_of(outcome.error)))
-        if record.batch is not None:
-            record.batch.ended(outcome)
-        # After the batch, whose taker may be woken by it: this judges what the others still wait for.
-        record.home.ended(outcome, is_taken=record.batch is not None, is_seen=is_seen)
-        record.end()
 
     def fatal_error(self, error: BaseException, who: str = "an agent") -> None:
         """Somebody raised what no pool may contain: everything is cancelled, and it comes out."""

@@ -351,8 +351,8 @@ def _leave_children(original: Any) -> Any:
 
 
 def _own_context(original: Any) -> Any:
-    def start(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(self, *args, **{**kwargs, "context": None})
+    def start(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, "context": None})
 
     return start
 
@@ -369,8 +369,8 @@ def _no_limits(original: Any) -> Any:
 
 
 def _no_timeout(original: Any) -> Any:
-    def start(self: Any, *args: Any, **kwargs: Any) -> Any:
-        record = original(self, *args, **kwargs)
+    def start(*args: Any, **kwargs: Any) -> Any:
+        record = original(*args, **kwargs)
         record.deadline = record.scope.deadline = float("inf")
         return record
 
@@ -770,14 +770,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a child starts in its spawner's context",
-        _state.PoolState,
+        _life,
         "start",
         _own_context,
         r"agent \d+ started with the mark",
     ),
     Mutant(
         "a timeout ends an agent on time",
-        _state.PoolState,
+        _life,
         "start",
         _no_timeout,
         r"agent \d+ ran for .* s under a timeout",

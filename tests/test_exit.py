@@ -400,7 +400,7 @@ async def test_many_unseen_failures_are_counted_and_five_of_them_shown() -> None
     assert caught.value.__notes__[0].count("ValueError") == 5
 
 
-def _broken(record: object) -> Any:
+def _broken(_: object, record: object) -> Any:
     raise KeyError(record)
 
 

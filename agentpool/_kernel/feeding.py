@@ -8,7 +8,7 @@ whoever holds the slots.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from typing import Any
 
 import trio
@@ -79,7 +79,8 @@ class _FeederWait(Wait):
     """A wait of the feeder: it goes on without the slot of its agent.
 
     It is never the one that is told of a deadlock: the room that it waits for is made by another
-    task of its agent, whose own wait is the one that cannot end.
+    task of its agent, whose own wait is the one that cannot end. What the input has opened in this
+    task, a nursery with tasks of its own, cannot end it either: they make no room and give no slot.
     """
 
     def __init__(self, feeder: Waiter | None, targets: tuple[Waiter, ...] | None = None) -> None:
@@ -89,6 +90,10 @@ class _FeederWait(Wait):
     def can_be_withdrawn(self) -> bool:
         """Whether it may be ended by an error."""
         return False
+
+    def unknown_nurseries(self) -> Sequence[trio.Nursery]:
+        """None that matters."""
+        return ()
 
 
 class InputFeed:

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import outcome
 import trio
 
+from agentpool._blocking import ThreadCall, lendable_call, thread_calls
 from agentpool._core.errors import AgentPoolError
 from agentpool._kernel._trio_private import effective_deadline_of
 
@@ -98,6 +99,8 @@ class Wait:
         Cancellation: `Cancelled` means that `undo` was called, and that nobody had called `wake`.
         """
         task = self._task = trio.lowlevel.current_task()
+        if thread_calls and (call := lendable_call(task)) is not None:
+            return await self._park_without_thread(call, undo)
         self.undo = undo
         party = self.party
         if party is not None:
@@ -109,6 +112,17 @@ class Wait:
                 return await self._resumed_already()
         self._asleep = True
         return await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    async def _park_without_thread(self, call: ThreadCall, undo: Callable[[], None] | None) -> Any:
+        """Wait on behalf of a thread, whose token others may have meanwhile.
+
+        The slot comes first and then the token: nobody waits for a slot while it holds a token.
+        """
+        call.lend()
+        try:
+            return await self.park(undo)
+        finally:
+            await call.take_back()  # noqa: ASYNC102  (ends when it is cancelled, and never raises that)
 
     async def granted(self) -> None:
         """Wait for the slot only: what was waited for has happened already."""

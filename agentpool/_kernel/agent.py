@@ -251,6 +251,7 @@ class AgentRecord(Party):
     context: AgentContext | None = None
     depth: int = 0
     in_results = False
+    model_spawns = 0
     more_tasks: set[trio.lowlevel.Task] | None = None
     nurseries: dict[trio.Nursery, bool] | None = None
     offspring: Offspring | None = None
@@ -363,12 +364,17 @@ class AgentRecord(Party):
         return self.home.owner
 
     @property
-    def root_id(self) -> AgentId:
-        """The id of its oldest ancestor below the pool, or its own."""
+    def root(self) -> AgentRecord:
+        """Its oldest ancestor below the pool, or itself."""
         record = self
         while record.home.owner is not None:
             record = record.home.owner
-        return record.id
+        return record
+
+    @property
+    def root_id(self) -> AgentId:
+        """The id of its oldest ancestor below the pool, or its own."""
+        return self.root.id
 
     @property
     def usage(self) -> TokenUsage:

@@ -154,16 +154,17 @@ class PoolState:
             raise PoolClosedError(self.draining)
         if self.body_ended and not by_agent:
             raise PoolClosedError("the block of the pool has ended")
-        owner = home.owner
+        owner, limits = home.owner, self.limits
         if owner is not None:
             if owner.ended or owner.body_ended:
                 raise PoolClosedError(f"agent {owner.id} ({owner.name}) has ended and spawns no more")
-            if owner.depth >= self.limits.depth:
-                raise PoolLimitError("depth", self.limits.depth)
-        elif not by_agent:
-            return
-        if self.descendants >= self.limits.descendants:
-            raise PoolLimitError("descendants", self.limits.descendants)
+            if owner.depth >= limits.depth:
+                raise PoolLimitError("depth", limits.depth)
+        if len(self.records) >= limits.alive:
+            raise PoolLimitError("alive", limits.alive)
+        descends = by_agent or owner is not None
+        if descends and limits.descendants is not None and self.descendants >= limits.descendants:
+            raise PoolLimitError("descendants", limits.descendants)
 
     def start(
         self,

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import trio
-from pool_kit import pool_of, value
+from pool_kit import pool_of, server, sleeper, value
 
-from agentpool import AgentContext, PoolLimitError, PoolLimits, open_agent_pool
+from agentpool import (
+    AgentContext,
+    AgentManifest,
+    Completed,
+    Completion,
+    CompletionRequest,
+    PoolLimitError,
+    PoolLimits,
+    RestartPolicy,
+    ScriptedDriver,
+    SpawnCapability,
+    SpawnConfig,
+    ToolCall,
+    ToolMessage,
+    open_agent_pool,
+)
+
+NAMES = ["depth", "alive", "model_spawns", "descendants", "tool_calls", "model_calls"]
 
 
-def test_limits_are_finite_by_default() -> None:
-    limits = PoolLimits()
-    assert all(
-        0 < limit < 10**9
-        for limit in (limits.depth, limits.descendants, limits.tool_calls, limits.model_calls)
-    )
+def test_what_is_there_at_once_is_bounded_and_what_was_over_time_is_not() -> None:
+    assert attrs.asdict(PoolLimits()) == {
+        "depth": 16,
+        "alive": 100_000,
+        "model_spawns": 1_000,
+        "descendants": None,
+        "tool_calls": 10_000,
+        "model_calls": 10_000,
+    }
 
 
-@pytest.mark.parametrize("name", ["depth", "descendants", "tool_calls", "model_calls"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("wrong", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)]
 )
@@ -65,6 +86,170 @@ async def test_descendants_are_counted_over_the_whole_life_of_the_pool() -> None
         assert await (await pool.spawn(agent, pool)).result() == 7
         assert await (await pool.spawn(agent, pool)).result() == 0
         await (await pool.spawn(value)).wait()
+
+
+async def test_without_a_bound_agents_spawn_without_end() -> None:
+    async def agent(ctx: AgentContext) -> None:
+        for _ in range(100):
+            await (await ctx.spawn(value)).wait()
+
+    limits = PoolLimits(depth=1, alive=2, model_spawns=1)
+    async with pool_of(1, limits=limits) as pool:
+        await (await pool.spawn(agent)).result()
+
+
+# -- alive at once -----------------------------------------------------------------------------------
+
+
+async def test_agents_alive_at_once_are_bounded_whoever_spawns_them(autojump_clock: Any) -> None:
+    async def agent(ctx: AgentContext) -> None:
+        await ctx.spawn(sleeper, 1)
+        with pytest.raises(PoolLimitError, match="alive is at its maximum of 3; raise PoolLimits"):
+            await ctx.spawn(value)
+
+    async with pool_of(9, limits=PoolLimits(alive=3)) as pool:
+        await pool.spawn(sleeper, 2)
+        handle = await pool.spawn(agent)
+        await trio.sleep(0.5)
+        for refused in (pool.spawn(value), pool.map(value, [1]), pool.race(value)):
+            with pytest.raises(PoolLimitError) as info:
+                await refused
+            assert (info.value.limit, info.value.maximum) == ("alive", 3)
+        with pytest.raises(PoolLimitError, match="alive"):
+            pool.spawn_nowait(value)
+        assert pool.statistics().spawned == 3
+        await handle.result()
+        assert await (await pool.spawn(value, 4)).result() == 4
+
+
+async def test_who_waits_for_a_slot_is_counted_when_it_starts(autojump_clock: Any) -> None:
+    results: list[Any] = []
+
+    async def spawns(pool: Any) -> None:
+        try:
+            await pool.spawn(waits)
+        except PoolLimitError as error:
+            results.append(error.limit)
+        else:
+            results.append("started")
+
+    async def waits(ctx: AgentContext) -> None:
+        await ctx.receive()
+
+    async with pool_of(1, limits=PoolLimits(alive=2)) as pool:
+        await pool.spawn(sleeper, 1)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(spawns, pool)
+        pool.abort_all()
+    # Once the sleeper has ended there is room for two, which wait and lend their slot.
+    assert results == ["started", "started", "alive"]
+
+
+# -- asked for by models -------------------------------------------------------------------------------
+
+
+async def _for_model(ctx: AgentContext, count: int) -> int:
+    started = 0
+    for _ in range(count):
+        try:
+            await (await ctx.spawn_for_model(value)).wait()
+        except PoolLimitError as error:
+            assert (error.limit, error.maximum) == ("model_spawns", 3)  # noqa: PT017
+        else:
+            started += 1
+    return started
+
+
+async def test_what_models_ask_for_is_bounded_over_the_life_of_a_tree() -> None:
+    async def root(ctx: AgentContext) -> list[int]:
+        below = await ctx.spawn(_for_model, 2)
+        counts = [await below.result(), await _for_model(ctx, 5)]
+        counts.append(await (await ctx.spawn_for_model(_for_model, 1)).result() if counts[1] > 1 else 0)
+        await (await ctx.spawn(value)).wait()  # what plain code spawns is not counted
+        return counts
+
+    async with pool_of(1, limits=PoolLimits(model_spawns=3)) as pool:
+        assert await (await pool.spawn(root)).result() == [2, 1, 0]
+        # Each tree has its own count.
+        assert await (await pool.spawn(_for_model, 5)).result() == 3
+
+
+async def test_agents_that_models_ask_for_at_once_are_counted_before_they_start() -> None:
+    results: list[Any] = []
+
+    async def agent(ctx: AgentContext) -> None:
+        async def one() -> None:
+            try:
+                results.append((await (await ctx.spawn_for_model(value)).wait()).agent_id)
+            except PoolLimitError:
+                results.append("refused")
+
+        async with ctx.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(one)
+
+    async with pool_of(1, limits=PoolLimits(model_spawns=2)) as pool:
+        await (await pool.spawn(agent)).result()
+    assert sorted(results, key=str) == [2, 3, "refused", "refused"]
+
+
+async def test_a_spawn_that_fails_is_not_counted(autojump_clock: Any) -> None:
+    async def agent(ctx: AgentContext) -> int:
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 5)  # keeps the slot
+            with trio.move_on_after(1) as scope:
+                await ctx.spawn_for_model(value)
+        assert scope.cancelled_caught
+        with pytest.raises(TypeError):
+            await ctx.spawn_for_model(3)  # type: ignore[arg-type]
+        other = await ctx.spawn(server)
+        with pytest.raises(PoolLimitError, match="alive"):
+            await ctx.spawn_for_model(value)
+        other.abort()
+        await other.wait()
+        return await _for_model(ctx, 4)
+
+    async with pool_of(1, limits=PoolLimits(model_spawns=3, alive=2)) as pool:
+        assert await (await pool.spawn(agent)).result() == 3
+        assert pool.statistics().spawned == 5
+
+
+async def test_the_model_is_told_that_it_may_ask_for_no_more() -> None:
+    manifest = AgentManifest(name="boss", capabilities=[SpawnCapability(1)])
+    told: list[str] = []
+
+    def reply(request: CompletionRequest) -> Completion | str:
+        last = request.messages[-1]
+        if isinstance(last, ToolMessage):
+            told.append(last.result.content)
+            assert last.result.is_error == (len(told) == 2)
+        if len(told) == 2 or not request.tools:
+            return "done"
+        return Completion(tool_calls=[ToolCall(str(len(told)), "spawn_agent", {"query": "x"})])
+
+    async with pool_of(1, driver=ScriptedDriver([reply] * 4), limits=PoolLimits(model_spawns=1)) as pool:
+        result = await (await pool.spawn(SpawnConfig(manifest, "Go."))).result()
+    assert result.text == "done"
+    assert told[0] == "done"
+    assert "model_spawns is at its maximum of 1" in told[1]
+
+
+async def test_a_restart_does_not_forget_what_models_asked_for(autojump_clock: Any) -> None:
+    lives: list[int] = []
+
+    async def agent(ctx: AgentContext) -> None:
+        lives.append(await _for_model(ctx, 2))
+        if len(lives) < 3:
+            raise ValueError
+
+    async with pool_of(1, limits=PoolLimits(model_spawns=3)) as pool:
+        handle = await pool.spawn(agent, restart=RestartPolicy("on_failure", max_restarts=2))
+        assert isinstance(await handle.wait(), Completed)
+    assert lives == [2, 1, 0]
+
+
+# -- over the pool's life ---------------------------------------------------------------------------------
 
 
 async def test_a_limit_that_is_reached_while_a_spawn_waits_refuses_it() -> None:

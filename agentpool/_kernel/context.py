@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
 
+import trio
+
+from agentpool._core.errors import PoolLimitError
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
@@ -229,8 +232,24 @@ class AgentContext(Scope):
 
         Tools that let a model start agents use it: `PoolLimits.model_spawns` bounds how many, over
         the life of the tree of agents that the pool's block started.
+
+        Raises:
+          PoolLimitError: also if models have asked for as many in this tree; otherwise as `spawn`.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that no agent was started, nor counted.
         """
-        return await self.spawn(agent, *args, name=name, timeout=timeout)
+        root_id, maximum = self._agent.root_id, self._state.limits.model_spawns
+        asked_for = self._state.counts.model_spawns
+        if asked_for.get(root_id, 0) >= maximum:
+            await trio.lowlevel.checkpoint()
+            raise PoolLimitError("model_spawns", maximum)
+        # Counted before it waits, so that calls side by side do not pass the limit together.
+        asked_for[root_id] = asked_for.get(root_id, 0) + 1
+        try:
+            return await self.spawn(agent, *args, name=name, timeout=timeout)
+        except BaseException:
+            asked_for[root_id] -= 1
+            raise
 
     # -- tasks and events ----------------------------------------------------------------------------
 

@@ -114,6 +114,8 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     record.outcome = outcome
     record.ended = True
     state.counts.ended += 1
+    if state.counts.model_spawns:
+        state.counts.model_spawns.pop(record.id, None)
     del state.records[record.id]
     state.router.unregister(record.id)
     for held in record.held:

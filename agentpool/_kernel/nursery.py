@@ -10,6 +10,7 @@ from typing import Any
 
 import trio
 
+from agentpool._blocking import ThreadCall, lend_thread
 from agentpool._core.errors import LeftOpenError
 from agentpool._core.text import note, shown
 from agentpool._kernel.activity import Activity
@@ -40,6 +41,7 @@ class AgentNursery:
         self._nursery = nursery
         self._tasks = 0
         self._joining = False
+        self._thread: ThreadCall | None = None  # lent while the block waits for the tasks
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
@@ -66,11 +68,14 @@ class AgentNursery:
         """
         self._tasks += 1
         begun: list[trio.lowlevel.Task] = []
+        thread = lend_thread()
         try:
             return await self._nursery.start(self._run_started, begun, async_fn, args, name=name or async_fn)
         finally:
             if not begun:  # the nursery is closed
                 self._tasks -= 1
+            if thread is not None:
+                await thread.take_back()  # noqa: ASYNC102  (ends when it is cancelled, and never raises that)
 
     def _count(self, slot: list[Wait]) -> None:
         # Counted here and now: else the slot could be lent, or the agent judged, before its first step.
@@ -143,12 +148,15 @@ class AgentNursery:
         """The block has ended, and waits for the tasks."""
         if self._tasks:
             self._joining = True
+            self._thread = lend_thread()
             self._uncount(fails)
 
     async def joined(self) -> None:
         """All tasks have ended: the block goes on, when the agent has its slot."""
         if self._joining:
             await self._record.regain()
+        if self._thread is not None:
+            await self._thread.take_back()
 
 
 class _Started:

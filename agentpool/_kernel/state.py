@@ -80,6 +80,7 @@ class Counts:
       issued: how many ids were given out; `ended` of them have an outcome.
       descendants: how many agents were spawned by agents.
       used: by all model calls.
+      model_spawns: how many agents models asked for, by the id of the oldest ancestor.
     """
 
     tool_calls: InFlight
@@ -88,6 +89,7 @@ class Counts:
     ended: int = 0
     descendants: int = 0
     used: UsageSum = NOTHING_USED
+    model_spawns: dict[AgentId, int] = attrs.field(factory=dict)
 
     @classmethod
     def under(cls, limits: PoolLimits) -> Counts:
@@ -171,16 +173,17 @@ class PoolState:
             raise PoolClosedError(self.draining)
         if self.body_ended and not by_agent:
             raise PoolClosedError("the block of the pool has ended")
-        owner = home.owner
+        owner, limits = home.owner, self.limits
         if owner is not None:
             if owner.ended or owner.body_ended:
                 raise PoolClosedError(f"agent {owner.id} ({owner.name}) has ended and spawns no more")
-            if owner.depth >= self.limits.depth:
-                raise PoolLimitError("depth", self.limits.depth)
-        elif not by_agent:
-            return
-        if self.counts.descendants >= self.limits.descendants:
-            raise PoolLimitError("descendants", self.limits.descendants)
+            if owner.depth >= limits.depth:
+                raise PoolLimitError("depth", limits.depth)
+        if len(self.records) >= limits.alive:
+            raise PoolLimitError("alive", limits.alive)
+        descends = by_agent or owner is not None
+        if descends and limits.descendants is not None and self.counts.descendants >= limits.descendants:
+            raise PoolLimitError("descendants", limits.descendants)
 
     # -- ending --------------------------------------------------------------------------------------
 

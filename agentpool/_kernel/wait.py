@@ -15,6 +15,7 @@ import attrs
 import outcome
 import trio
 
+from agentpool._blocking import ThreadCall, lendable_call, thread_calls
 from agentpool._core.messages import AgentId
 from agentpool._kernel._trio_private import effective_deadline_of
 from agentpool._kernel.protection import protect_module
@@ -147,11 +148,24 @@ class Wait:
 
         Cancellation: `Cancelled` means that `undo` was called, and that nobody had called `wake`.
         """
-        self._task = trio.lowlevel.current_task()
+        task = self._task = trio.lowlevel.current_task()
+        if thread_calls and (call := lendable_call(task)) is not None:
+            return await self._park_without_thread(call, undo)
         self.undo = undo
         if self.waiter is not None:
             self.waiter.pause(self)
         return await self._sleep()
+
+    async def _park_without_thread(self, call: ThreadCall, undo: Callable[[], None] | None) -> Any:
+        """Wait on behalf of a thread, whose token others may have meanwhile.
+
+        The slot comes first and then the token: nobody waits for a slot while it holds a token.
+        """
+        call.lend()
+        try:
+            return await self.park(undo)
+        finally:
+            await call.take_back()  # noqa: ASYNC102  (ends when it is cancelled, and never raises that)
 
     async def granted(self) -> None:
         """Wait for the slot only: what was waited for has happened already."""

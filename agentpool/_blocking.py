@@ -63,11 +63,13 @@ class ThreadCall:
         """Whether the token is there for others."""
         return self._is_lent
 
+    @trio.lowlevel.enable_ki_protection
     def lend(self) -> None:
         """Let others have the token: the thread does nothing until `take_back`."""
         self._is_lent = True
         self._give_back()
 
+    @trio.lowlevel.enable_ki_protection
     async def take_back(self) -> None:
         """Wait for a token, so that the thread may go on; without one if cancelled meanwhile.
 
@@ -127,6 +129,7 @@ async def run_blocking(fn: Callable[[*Ts], T], *args: *Ts) -> T:
     return result
 
 
+@trio.lowlevel.enable_ki_protection
 async def _run_in_thread(fn: Callable[[*Ts], T], *args: *Ts) -> T:
     task = trio.lowlevel.current_task()
     outer = thread_calls.get(task)

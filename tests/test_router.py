@@ -352,3 +352,24 @@ async def test_inbox_statistics_show_fill_and_peak() -> None:
         stats = pool.statistics().inboxes[handle.id]
         assert (stats.fill, stats.peak) == (0, 3)
         assert pool.router.statistics().received == 3
+
+
+async def test_topics_that_nobody_hears_any_more_are_forgotten() -> None:
+    router = MessageRouter()
+    for agent_id in (1, 2, 3):
+        router.register(agent_id)
+    for number in range(50):
+        router.subscribe(1, f"topic {number}")
+        router.subscribe(2, f"topic {number}")
+    router.subscribe(1, "topic 0")  # once more changes nothing
+    router.unsubscribe(3, "topic 0")
+    router.unsubscribe(2, "no such topic")
+    router.unregister(2)
+    assert router.subscribers("topic 7") == [1]
+    for number in range(49):
+        router.unsubscribe(1, f"topic {number}")
+    assert list(router._topics) == ["topic 49"]
+    router.unregister(1)
+    router.unregister(3)
+    assert not router._topics
+    assert not router._heard

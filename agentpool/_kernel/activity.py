@@ -28,13 +28,28 @@ class Surroundings:
     """The parts of a pool that an agent's waiting meets; one for each pool.
 
     Attributes:
-      deadline: tells the deadline of the scopes around the pool, on trio's clock.
+      nursery: the pool's; its agents are child tasks of it.
+      token: of the run of trio that the pool belongs to.
     """
 
     slots: Slots
     judge: Judge
     watcher: Watcher
     nursery: trio.Nursery
+    token: trio.lowlevel.TrioToken
+
+    def check_here(self) -> None:
+        """Refuse a call from a foreign thread, or from another run of trio: it would break the books.
+
+        Raises:
+          RuntimeError: with what to do instead.
+        """
+        if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self.token:
+            return
+        raise RuntimeError(
+            "a pool is used in the thread and the run of trio that opened it; from a thread that this run "
+            "started, write trio.from_thread.run_sync(function, ...), or trio.from_thread.run(...) to wait"
+        )
 
 
 @attrs.define(eq=False)

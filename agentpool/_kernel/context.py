@@ -183,6 +183,7 @@ class AgentContext(Scope):
         Raises:
           ValueError: if the message was sent to somebody else.
         """
+        self._state.parts.check_here()
         self._state.router.reply(self._agent.id, message, content)
 
     async def broadcast(self, content: Any) -> int:
@@ -202,6 +203,7 @@ class AgentContext(Scope):
         Returns:
           Something to close; it is not needed when the agent listens until its end.
         """
+        self._state.parts.check_here()
         self._state.router.subscribe(self._agent.id, topic)
         return Subscription(self, topic)
 

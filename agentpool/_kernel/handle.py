@@ -87,6 +87,7 @@ class AgentHandle(Generic[T_co]):
 
         Does not wait. The outcome is `Aborted` with the reason, unless the body ends in another way.
         """
+        self._record.pool.check_here()
         self._record.abort(reason)
 
 

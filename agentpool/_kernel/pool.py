@@ -159,6 +159,7 @@ class AgentPool(Scope):
 
     @max_concurrent.setter
     def max_concurrent(self, value: int) -> None:
+        self._state.parts.check_here()
         self._state.slots.total = _checked_count("max_concurrent", value)
 
     @property

@@ -310,6 +310,8 @@ class MessageRouter:
         self.listening: InboxStatistics = InboxStatistics(0, 0, inbox_capacity, 0, 1)
         self._last_id = 0
         self._topics: dict[str, dict[AgentId, None]] = {}
+        # What each agent hears, so that the end of one costs nothing for topics that it does not.
+        self._heard: dict[AgentId, set[str]] = {}
 
     def __repr__(self) -> str:
         return f"<MessageRouter of {len(self.inboxes)} agents, {self.sent} messages sent>"
@@ -346,9 +348,9 @@ class MessageRouter:
         inbox.close(reason)
         if self.asks:
             self.fail_asks_to(agent_id, reason, taken_only=False)
-        if self._topics:
-            for subscribers in self._topics.values():
-                subscribers.pop(agent_id, None)
+        if self._heard:
+            for topic in tuple(self._heard.get(agent_id, ())):
+                self.unsubscribe(agent_id, topic)
 
     def fail_asks_to(self, agent_id: AgentId, reason: str, *, taken_only: bool) -> None:
         """Tell those that wait for a reply of an agent that none will come."""
@@ -510,10 +512,20 @@ class MessageRouter:
         """
         self._inbox_of(agent_id)
         self._topics.setdefault(topic, {})[agent_id] = None
+        self._heard.setdefault(agent_id, set()).add(topic)
 
     def unsubscribe(self, agent_id: AgentId, topic: str) -> None:
         """Undo `subscribe`; harmless if there is nothing to undo."""
-        self._topics.get(topic, {}).pop(agent_id, None)
+        heard = self._heard.get(agent_id)
+        if heard is None or topic not in heard:
+            return
+        heard.remove(topic)
+        if not heard:
+            del self._heard[agent_id]
+        subscribers = self._topics[topic]
+        del subscribers[agent_id]
+        if not subscribers:
+            del self._topics[topic]
 
     def subscribers(self, topic: str) -> list[AgentId]:
         """The agents that subscribe to a topic, in the order in which they did."""

@@ -233,6 +233,7 @@ class Scope(ManyScope):
 
         Does not wait. The scope stays usable.
         """
+        self._state.parts.check_here()
         for record in list(self._children.live.values()):
             record.abort(reason)
 

@@ -45,6 +45,7 @@ class _Hooks(RouterHooks):
         self._state = state
 
     def current_sender(self, claimed: AgentId) -> AgentId:
+        self._state.parts.check_here()
         agent = current_agent()
         return agent.id if agent is not None and agent.slots is self._state.slots else SUPERVISOR
 
@@ -132,6 +133,7 @@ class PoolState:
             judge=Judge(self._suspected, enabled=detect_deadlocks),
             watcher=Watcher(self._stuck),
             nursery=nursery,
+            token=trio.lowlevel.current_trio_token(),
         )
         self.root: Children[AgentRecord] = Children(None)
         self.counts: Counts = Counts.under(limits)
@@ -169,6 +171,7 @@ class PoolState:
           PoolClosedError: if the pool drains or has ended, or the parent has.
           PoolLimitError: if a limit was reached.
         """
+        self.parts.check_here()
         if self.draining:
             raise PoolClosedError(self.draining)
         if self.body_ended and not by_agent:

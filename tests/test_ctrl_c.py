@@ -178,3 +178,85 @@ def test_ctrl_c_in_code_of_the_user_comes_out_as_it_is_and_aborts_the_others(whe
     with ctrl_c_as_in_a_program(), pressed():
         trio.run(main)
     assert isinstance(handles[0].outcome, Aborted)
+
+
+# -- Ctrl-C in the main task, which waits in the library -------------------------------------------
+
+
+def run_pressed(main: Any) -> BaseException:
+    """Run a program on virtual time; Ctrl-C is pressed at second 1, and once more at second 2."""
+
+    async def presses() -> None:
+        for _ in range(2):
+            await trio.sleep(1)
+            signal.raise_signal(signal.SIGINT)  # a system task is protected, so that the main task gets it
+
+    async def program() -> None:
+        trio.lowlevel.spawn_system_task(presses)
+        await main()
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    with ctrl_c_as_in_a_program(), pytest.raises(KeyboardInterrupt) as caught:
+        trio.run(program, clock=clock)
+    return caught.value
+
+
+async def slow_to_end(ctx: AgentContext) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(5)
+
+
+@pytest.mark.parametrize("agent", [forever, slow_to_end])
+def test_ctrl_c_ends_a_block_that_waits_at_its_end(agent: Any) -> None:
+    handles: list[Any] = []
+
+    async def main() -> None:
+        async with pool_of(2) as pool:
+            handles.append(await pool.spawn(agent))
+            handles.append(await pool.spawn(forever))
+
+    run_pressed(main)
+    assert [handle.outcome.reason for handle in handles] == ["Ctrl-C was pressed"] * 2
+
+
+def test_ctrl_c_while_an_error_leaves_the_pool_tells_of_that_error() -> None:
+    async def main() -> None:
+        async with pool_of(2) as pool:
+            await pool.spawn(slow_to_end)
+            await trio.sleep(0.5)
+            raise ValueError("of the block")
+
+    pressed = run_pressed(main)
+    assert pressed.__notes__ == ["Ctrl-C was pressed while ValueError('of the block') left the pool"]
+
+
+@pytest.mark.parametrize("verb", ["wait", "map", "as_completed", "race", "join_all", "receive events"])
+def test_ctrl_c_ends_every_wait_of_the_block(verb: str) -> None:
+    handles: list[Any] = []
+
+    async def main() -> None:
+        async with pool_of(3) as pool:
+            handles.append(await pool.spawn(forever))
+            match verb:
+                case "wait":
+                    await handles[0].wait()
+                case "map":
+                    await pool.map(lambda ctx, _: forever(ctx), [1, 2, 3])
+                case "as_completed":
+                    async with pool.as_completed(lambda ctx, _: forever(ctx), iter([1, 2])) as outcomes:
+                        async for _ in outcomes:
+                            pass
+                case "race":
+                    await pool.race(forever, forever)
+                case "join_all":
+                    await pool.join_all()
+                case _:
+                    async with pool.events() as events:
+                        async for _ in events:
+                            pass
+
+    run_pressed(main)
+    assert isinstance(handles[0].outcome, Aborted)

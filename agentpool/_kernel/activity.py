@@ -130,8 +130,7 @@ class Activity:
 
     def forget_nursery(self, nursery: trio.Nursery) -> None:
         """The nursery has ended."""
-        if self.nurseries is not None:
-            self.nurseries.pop(nursery, None)
+        (self.nurseries or {}).pop(nursery, None)
 
     def add_task(self, task: trio.lowlevel.Task) -> None:
         """One more task is its own."""
@@ -141,8 +140,7 @@ class Activity:
 
     def drop_task(self, task: trio.lowlevel.Task) -> None:
         """A task of it has ended."""
-        if self.others is not None:
-            self.others.discard(task)
+        (self.others or set()).discard(task)
 
     # -- a task begins to wait, and ends to ------------------------------------------------------
 

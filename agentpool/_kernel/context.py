@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
 
@@ -271,11 +271,6 @@ class AgentContext(Scope):
     def observed(self) -> bool:
         """Whether anybody subscribes to events."""
         return bool(self._state.events.subscriptions)
-
-    @property
-    def watchers(self) -> Sequence[object]:
-        """Who subscribes to events: a view that follows, for a loop that asks five times a turn."""
-        return self._state.events.subscriptions
 
     def emit(self, kind: type[Any], *own: Any) -> None:
         """Hand out an event about this agent; costs next to nothing if nobody subscribes.

@@ -3,34 +3,22 @@
 Trio raises `KeyboardInterrupt` in whatever runs when the signal comes, except in code that is marked
 as protected: then the main task gets it at its next checkpoint. Whether code is protected is decided
 by the innermost marked function on the stack. So every function of the kernel is marked, each module
-by its last line, and where the kernel calls a user's code it goes through one that is marked as
-`unprotected`: a loop without an end in an agent can be interrupted.
+by its last line, and where the kernel calls a user's code it goes through one of the two here that are
+not: a loop without an end in an agent can be interrupted.
 """
 
 from __future__ import annotations
 
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
-F = TypeVar("F")
-
-_UNPROTECTED = "__agentpool_unprotected__"
-
-
-def unprotected(function: F) -> F:
-    """Mark a function that does nothing but run a user's code."""
-    trio.lowlevel.disable_ki_protection(function)  # type: ignore[type-var]
-    setattr(function, _UNPROTECTED, True)
-    return function
-
 
 def protect_module(namespace: dict[str, Any]) -> None:
-    """Mark every function and method that a module defines, but for those marked `unprotected`."""
+    """Mark every function and method that a module defines."""
     for function in functions_of(namespace):
-        if not hasattr(function, _UNPROTECTED):
-            trio.lowlevel.enable_ki_protection(function)
+        trio.lowlevel.enable_ki_protection(function)
 
 
 def protect_class(cls: type) -> None:
@@ -61,13 +49,13 @@ def _functions_in(value: Any) -> list[FunctionType]:
     return [value] if isinstance(value, FunctionType) else []
 
 
-@unprotected
+@trio.lowlevel.disable_ki_protection
 def call_unprotected(function: Any, *args: Any) -> Any:
     """Call a user's synchronous function."""
     return function(*args)
 
 
-@unprotected
+@trio.lowlevel.disable_ki_protection
 async def await_unprotected(async_fn: Any, *args: Any) -> Any:
     """Call a user's asynchronous function, and await what it returns."""
     return await async_fn(*args)

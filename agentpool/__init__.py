@@ -109,18 +109,18 @@ if _TYPE_CHECKING:
     from agentpool._kernel.events import Overflow as Overflow
     from agentpool._kernel.events import SubscriptionStatistics as SubscriptionStatistics
     from agentpool._kernel.handle import AgentHandle as AgentHandle
+    from agentpool._kernel.inbox import Inbox as Inbox
+    from agentpool._kernel.inbox import InboxStatistics as InboxStatistics
     from agentpool._kernel.many import Verdict as Verdict
     from agentpool._kernel.nursery import AgentNursery as AgentNursery
     from agentpool._kernel.pool import AgentPool as AgentPool
-    from agentpool._kernel.pool import PoolStatistics as PoolStatistics
-    from agentpool._kernel.pool import WaitingAgent as WaitingAgent
     from agentpool._kernel.pool import open_agent_pool as open_agent_pool
     from agentpool._kernel.router import DeadLetter as DeadLetter
-    from agentpool._kernel.router import Inbox as Inbox
-    from agentpool._kernel.router import InboxStatistics as InboxStatistics
     from agentpool._kernel.router import MessageRouter as MessageRouter
     from agentpool._kernel.router import RouterStatistics as RouterStatistics
     from agentpool._kernel.slots import PoolFullError as PoolFullError
+    from agentpool._kernel.statistics import PoolStatistics as PoolStatistics
+    from agentpool._kernel.statistics import WaitingAgent as WaitingAgent
     from agentpool._kernel.supervisor import ChildSpec as ChildSpec
     from agentpool._kernel.supervisor import Supervisor as Supervisor
     from agentpool._kernel.watcher import StuckAgent as StuckAgent
@@ -226,10 +226,16 @@ _HOMES = {
         AgentNursery
     """,
     "agentpool._kernel.pool": """
-        AgentPool PoolStatistics WaitingAgent open_agent_pool
+        AgentPool open_agent_pool
+    """,
+    "agentpool._kernel.statistics": """
+        PoolStatistics WaitingAgent
+    """,
+    "agentpool._kernel.inbox": """
+        Inbox InboxStatistics
     """,
     "agentpool._kernel.router": """
-        DeadLetter Inbox InboxStatistics MessageRouter RouterStatistics
+        DeadLetter MessageRouter RouterStatistics
     """,
     "agentpool._kernel.slots": """
         PoolFullError

@@ -478,7 +478,7 @@ def test_on_a_terminal_a_table_shows_the_agents_while_they_run(tmp_path: Path) -
                     seen += os.read(ours, 65536).decode(errors="replace")
                 except OSError:  # the other side has been closed
                     break
-            if "completed" in seen and "running" in seen and not stopped:
+            if "wait_for_go" in seen and "completed" in seen and not stopped:
                 process.send_signal(signal.SIGINT)
                 stopped = True
             if "stopping: no more agents start" in seen:
@@ -508,7 +508,7 @@ async def test_the_pools_figures_say_who_waits_and_for_whom() -> None:
             await pool.spawn(waits, name=f"w{number}")
         await trio.testing.wait_all_tasks_blocked()
         assert pool_figures(pool) == (
-            "0 of 3 slots taken, 7 lent, 0 to start, 7 waiting"
+            "0 running in 3 slots, 0 queued, 0 backing off, 0 to start, 7 waiting"
             " (parent for child, child for anybody, w0 for anybody, w1 for anybody, w2 for anybody"
             " and 2 more),"
             " 0 messages in inboxes (at most 0 of 32 in one so far), 0 dead letters"

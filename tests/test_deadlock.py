@@ -779,7 +779,7 @@ def test_a_send_that_finds_room_does_the_same_work_whether_or_not_deadlocks_are_
     undetected = _calls_of_ping_pong(100, detect=False)
     # So whatever the time of a send is, the detector makes nothing of it.
     assert detected == undetected
-    assert detected["agentpool._kernel.router", "Inbox.offer"] == 200
+    assert detected["agentpool._kernel.inbox", "Inbox.offer"] == 200
     assert not [
         name
         for module, name in detected

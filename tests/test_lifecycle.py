@@ -63,23 +63,13 @@ def test_every_agent_can_end_and_none_lives_on_after_its_end() -> None:
 # -- what agents do, seen from outside --------------------------------------------------------
 
 
-def state_of(pool: AgentPool, handle: AgentHandle[Any]) -> State:
-    """Tell an agent's state by its status, and by whether it is among those that only others can move.
-
-    One that waits for the slot of its next life is not told from one that backs off.
-    """
-    rests = any(waiting.id == handle.id for waiting in pool.statistics().waiting)
+def state_of(handle: AgentHandle[Any]) -> State:
+    """Tell an agent's state by its status."""
     match handle.status:
-        case "starting":
-            return State.STARTING
-        case "running":
-            return State.RUNNING
-        case "waiting":
-            return State.WAITING if rests else State.QUEUED
-        case "ending":
-            return State.ENDING if rests else State.BACKING_OFF
-        case _:
+        case "completed" | "failed" | "aborted":
             return State.ENDED
+        case status:
+            return State[status.upper()]
 
 
 @attrs.frozen
@@ -100,7 +90,7 @@ class Watch(trio.abc.Instrument):
         self.after_task_step(trio.lowlevel.current_task())
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        state = state_of(self._pool, self._handle)
+        state = state_of(self._handle)
         if not self._seen or state is not self._seen[-1].state:
             running = self._pool.statistics().running
             self._seen.append(Seen(state, trio.current_time(), running))
@@ -263,8 +253,11 @@ def test_every_row_of_the_table_is_seen_in_some_life() -> None:
 
 
 async def test_after_its_pause_an_agent_waits_for_a_slot(autojump_clock: Any) -> None:
-    backing_off, running = (await life_of(fails_once, take_the_slots))[3:5]
-    assert (backing_off.state, running.state) == (State.BACKING_OFF, State.RUNNING)
+    backing_off, queued, running = (await life_of(fails_once, take_the_slots))[3:6]
+    assert backing_off.state is State.BACKING_OFF
+    assert queued.state is State.QUEUED
+    assert running.state is State.RUNNING
+    assert queued.time - backing_off.time == PAUSE
     assert running.time - backing_off.time > 4 * PAUSE
 
 

@@ -973,7 +973,7 @@ async def test_what_a_pool_and_a_context_tell_about_their_state(autojump_clock: 
 
 async def test_books_that_do_not_add_up_are_told_in_words() -> None:
     async with pool_of(1) as pool:
-        books = attrs.evolve(pool._books(), issued=2, sent=3, waits=4)
+        books = attrs.evolve(pool._books(), issued=2, sent=3, left={"waits": 4, "idle": 0})
     assert books.problems() == [
         "2 ids were given out, but 0 outcomes recorded",
         "3 messages were sent, but 0 received and 0 buried",

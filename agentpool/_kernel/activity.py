@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from typing import Literal, TypeAlias
 
 import attrs
 import trio
@@ -21,6 +22,9 @@ from agentpool._kernel.protection import protect_module
 from agentpool._kernel.slots import Slots
 from agentpool._kernel.wait import Held, Wait
 from agentpool._kernel.watcher import Watcher
+
+Standing: TypeAlias = Literal["running", "lent", "queued", "backing_off"]
+"""How an agent that has not ended stands to its slot; `Activity.standing` tells which."""
 
 
 @attrs.frozen
@@ -66,8 +70,7 @@ class Activity:
       waits: the waits of the tasks that wait.
       unwinding: whether it is being cancelled, so that its tasks need no slot.
       ended: whether it has its outcome.
-      body: the task of its body, once that has begun.
-      others: its other known tasks.
+      tasks: its known ones, that of its body first, once that has begun.
       nurseries: the nurseries in its tasks whose tasks are known: its own, and (True) those of pools.
       held: what it has opened or uses that must not outlive it.
       backing_off: whether it sleeps before it is started afresh.
@@ -87,8 +90,7 @@ class Activity:
     waits: Sequence[Wait] = ()
     unwinding: bool = False
     ended: bool = False
-    body: trio.lowlevel.Task | None = None
-    others: set[trio.lowlevel.Task] | None = None
+    tasks: dict[trio.lowlevel.Task, None] = attrs.field(factory=dict)
     nurseries: dict[trio.Nursery, bool] | None = None
     held: Sequence[Held] = ()
     root_id: AgentId = SUPERVISOR
@@ -104,11 +106,27 @@ class Activity:
         """Whether every known task waits, and none was woken: only others can move it."""
         return not self.active and not self.ready
 
+    @property
+    def standing(self) -> Standing:
+        """Which one of four states the agent is in.
+
+        It runs while a task of it does: in its slot, or without one while it is cancelled and
+        unwinds. It is queued while a task was woken and the slot is missing. It backs off before a
+        restart. Else it has lent its slot, because all of its tasks wait but those that need none.
+        """
+        if self.holds:
+            return "running"
+        if self.backing_off:
+            return "backing_off"
+        if self.ready:
+            return "queued"
+        return "running" if self.active and self.is_cancelled() else "lent"
+
     # -- its tasks -----------------------------------------------------------------------------
 
     def knows(self, task: trio.lowlevel.Task) -> bool:
         """Whether a task is one of its known ones."""
-        return task is self.body or (self.others is not None and task in self.others)
+        return task in self.tasks
 
     def unknown_nurseries(self, task: trio.lowlevel.Task) -> Sequence[trio.Nursery]:
         """The nurseries that a task opened by itself; those of pools belong to them."""
@@ -134,13 +152,11 @@ class Activity:
 
     def add_task(self, task: trio.lowlevel.Task) -> None:
         """One more task is its own."""
-        if self.others is None:
-            self.others = set()
-        self.others.add(task)
+        self.tasks[task] = None
 
     def drop_task(self, task: trio.lowlevel.Task) -> None:
-        """A task of it has ended."""
-        (self.others or set()).discard(task)
+        """A task of it has ended; harmless if the agent has ended before."""
+        self.tasks.pop(task, None)
 
     # -- a task begins to wait, and ends to ------------------------------------------------------
 
@@ -300,8 +316,8 @@ class Activity:
         self.ended = True
         self.active = 0
         self.ready = ()
-        self.body = None
-        self.others = self.nurseries = None
+        self.tasks.clear()
+        self.nurseries = None
         self.pool.watcher.ended(self.id)
         self.pool.judge.remove(self)
         if self.holds:
@@ -343,15 +359,14 @@ class Activity:
 
     def stack(self) -> tuple[str, ...]:
         """Where the task of its body stands, innermost last."""
-        frames = () if self.body is None else self.body.iter_await_frames()
+        frames = next(iter(self.tasks)).iter_await_frames() if self.tasks else ()
         return tuple(
             f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_qualname}" for frame, line in frames
         )
 
     def is_on_cpu(self) -> bool:
         """Whether a task of it is what runs just now (asked in another thread)."""
-        tasks = [self.body, *(self.others or ())]
-        return any(task is not None and getattr(task.coro, "cr_running", False) for task in tasks)
+        return any(getattr(task.coro, "cr_running", False) for task in list(self.tasks))
 
 
 protect_module(globals())

@@ -15,14 +15,16 @@ from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage, UsageSum
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.children import Children
+from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.options import SpawnOptions, is_described
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.router import Inbox
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
 
-AgentStatus: TypeAlias = Literal["starting", "running", "waiting", "ending", "completed", "failed", "aborted"]
+AgentStatus: TypeAlias = Literal[
+    "starting", "running", "waiting", "queued", "backing_off", "ending", "completed", "failed", "aborted"
+]
 
 CANCELLED_OUTSIDE = "a scope around the pool was cancelled"
 CANCELLED_ITSELF = "its body raised trio.Cancelled, though nobody had cancelled it"
@@ -84,14 +86,20 @@ class AgentRecord(Activity):
                 return "failed"
             case Aborted():
                 return "aborted"
-            case None if self.body is None:
+            case None if not self.tasks:
                 return "starting"
-            case None if self.body_ended:
-                return "ending"
             case None:
-                return "running" if self.active else "waiting"
+                return self._status_of_life()
             case _:
                 assert_never(self.outcome)
+
+    def _status_of_life(self) -> AgentStatus:
+        standing = self.standing
+        if standing == "queued" or standing == "backing_off":
+            return standing  # also between two lives, when the body has ended
+        if self.body_ended:
+            return "ending"
+        return "waiting" if standing == "lent" else "running"
 
     def waits_for(self) -> tuple[AgentId, ...]:
         """The agents that could end its waits; empty where anybody could."""

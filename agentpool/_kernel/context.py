@@ -14,10 +14,10 @@ from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.handle import AgentHandle
+from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import is_described
 from agentpool._kernel.protection import call_unprotected, protect_module
-from agentpool._kernel.router import Inbox
 from agentpool._kernel.scope import Scope
 from agentpool._kernel.state import PoolState
 

@@ -38,7 +38,13 @@ class AgentHandle(Generic[T_co]):
 
     @property
     def status(self) -> AgentStatus:
-        """What the agent is doing, or how it ended."""
+        """What the agent is doing, or how it ended.
+
+        `starting` before its first step; then `running`, or `waiting` in operations of the pool;
+        `queued` when such a wait is over and its slot is missing; `backing_off` before a restart;
+        `ending` when its body has ended and its children have not. At last `completed`, `failed` or
+        `aborted`.
+        """
         return self._record.status
 
     @property
@@ -87,6 +93,8 @@ class AgentHandle(Generic[T_co]):
 
         Does not wait. The outcome is `Aborted` with the reason, unless the body ends in another way.
         """
+        if self._record.ended:
+            return
         self._record.pool.check_here()
         self._record.abort(reason)
 

@@ -94,7 +94,7 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     """
     task = trio.lowlevel.current_task()
     set_current_agent(record)
-    record.body = task
+    record.add_task(task)
     if state.events.subscriptions:
         state.events.emit(AgentStarted, record.id, record.parent_id)
     outcome: AnyOutcome | None = None

@@ -9,14 +9,11 @@ from random import Random, getrandbits
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import attrs
 import trio
 
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.limits import PoolLimits
-from agentpool._core.messages import AgentId
 from agentpool._core.text import note, shown
-from agentpool._core.usage import TokenUsage
 from agentpool._kernel import instrument
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.agent import CANCELLED_OUTSIDE
@@ -27,104 +24,16 @@ from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.router import DeadLetter, InboxStatistics, MessageRouter
+from agentpool._kernel.router import DeadLetter, MessageRouter
 from agentpool._kernel.scope import Scope
 from agentpool._kernel.splitting import split_error
 from agentpool._kernel.state import Means, PoolState
-from agentpool._kernel.watcher import StuckAgent, watching_for_blocks
+from agentpool._kernel.statistics import Books, PoolStatistics, books_of, statistics_of
+from agentpool._kernel.watcher import watching_for_blocks
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool.abc import Driver, Memory, ToolBuilder
-
-
-@attrs.frozen
-class WaitingAgent:
-    """An agent all of whose tasks wait.
-
-    Attributes:
-      id, name: who waits.
-      waits_for: the agents that could end its waits; empty where anybody could.
-    """
-
-    id: AgentId
-    name: str
-    waits_for: tuple[AgentId, ...]
-
-
-@attrs.frozen
-class PoolStatistics:
-    """A snapshot of a pool.
-
-    Attributes:
-      max_concurrent: how many slots there are.
-      running: how many agents hold a slot.
-      lent: how many agents have lent their slot, because they wait; and those that go on without
-        one, because they are cancelled or wait for the end of their children.
-      queued: how many agents were woken, and wait for their slot.
-      backing_off: how many agents sleep before they are started afresh.
-      waiting_to_start: how many spawns wait for a slot.
-      waiting: the agents that wait, and for whom.
-      inboxes: fill, peak and capacity of the live agents' inboxes.
-      spawned: how many ids were given out.
-      ended: how many agents have an outcome.
-      messages_sent, messages_received, dead_letters: since the pool opened.
-      usage: of all model calls.
-      stuck: agents that were aborted and live on.
-    """
-
-    max_concurrent: int
-    running: int
-    lent: int
-    queued: int
-    backing_off: int
-    waiting_to_start: int
-    waiting: tuple[WaitingAgent, ...]
-    inboxes: dict[AgentId, InboxStatistics]
-    spawned: int
-    ended: int
-    messages_sent: int
-    messages_received: int
-    dead_letters: int
-    usage: TokenUsage
-    stuck: tuple[StuckAgent, ...]
-
-
-@attrs.frozen
-class Books:
-    """Everything that has to be zero, or to add up, when a pool has ended."""
-
-    issued: int
-    ended: int
-    live: int
-    sent: int
-    received: int
-    dead_letters: int
-    in_inboxes: int
-    inboxes: int
-    asks: int
-    slots_held: int
-    idle: int
-    uncertain: int
-    queued: int
-    stranded: int
-    waits: int
-    tool_calls: int
-    model_calls: int
-
-    def problems(self) -> list[str]:
-        """What does not add up after the end of a pool, in words."""
-        found = []
-        if self.issued != self.ended:
-            found.append(f"{self.issued} ids were given out, but {self.ended} outcomes recorded")
-        if self.sent != self.received + self.dead_letters:
-            found.append(
-                f"{self.sent} messages were sent, but {self.received} received and {self.dead_letters} buried"
-            )
-        for name, value in attrs.asdict(self).items():
-            if name not in ("issued", "ended", "sent", "received", "dead_letters") and value:
-                found.append(f"{name} is {value}, not 0")
-        return found
 
 
 class AgentPool(Scope):
@@ -187,29 +96,7 @@ class AgentPool(Scope):
 
     def statistics(self) -> PoolStatistics:
         """Return a snapshot."""
-        state = self._state
-        router = state.router
-        records = list(state.records.values())
-        waiting = [record for record in records if record.idle]
-        queued = sum(bool(record.ready) and not record.holds for record in records)
-        backing_off = sum(record.backing_off for record in records)
-        return PoolStatistics(
-            max_concurrent=self.max_concurrent,
-            running=state.slots.taken,
-            lent=len(records) - state.slots.taken - queued - backing_off,
-            queued=queued,
-            backing_off=backing_off,
-            waiting_to_start=state.slots.waiting_to_start,
-            waiting=tuple(WaitingAgent(record.id, record.name, record.waits_for()) for record in waiting),
-            inboxes={record.id: record.inbox.statistics() for record in records},
-            spawned=state.counts.issued,
-            ended=state.counts.ended,
-            messages_sent=router.sent,
-            messages_received=router.received,
-            dead_letters=router.dead_letter_count,
-            usage=state.counts.used.usage,
-            stuck=tuple(state.parts.watcher.stuck.values()),
-        )
+        return statistics_of(self._state)
 
     async def drain(self, grace: float = 10.0) -> list[AgentHandle[Any]]:
         """Start no more agents, wait for those there are, and past the grace abort them.
@@ -256,27 +143,7 @@ class AgentPool(Scope):
         return watching_for_blocks(self._state.parts.watcher, lambda: list(records.values()))
 
     def _books(self) -> Books:
-        state = self._state
-        router, slots = state.router, state.slots
-        return Books(
-            issued=state.counts.issued,
-            ended=state.counts.ended,
-            live=len(state.records),
-            sent=router.sent,
-            received=router.received,
-            dead_letters=router.dead_letter_count,
-            in_inboxes=sum(inbox.fill for inbox in router.inboxes.values()),
-            inboxes=len(router.inboxes),
-            asks=len(router.asks),
-            slots_held=slots.taken,
-            idle=state.judge.idle,
-            uncertain=len(state.judge.uncertain),
-            queued=slots.waiting_to_start,
-            stranded=state.parts.watcher.stranded,
-            waits=sum(len(record.waits) for record in state.records.values()),
-            tool_calls=state.counts.tool_calls.count,
-            model_calls=state.counts.model_calls.count,
-        )
+        return books_of(self._state)
 
 
 CLEANUP_TIME = 5.0

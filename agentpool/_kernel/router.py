@@ -17,6 +17,7 @@ import trio
 from agentpool._core.errors import UnknownAgentError
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.text import shown
+from agentpool._kernel.inbox import Inbox, InboxStatistics
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
 
@@ -45,25 +46,6 @@ def _no_id(to: object) -> TypeError:
 
 
 @attrs.frozen
-class InboxStatistics:
-    """A snapshot of an inbox.
-
-    Attributes:
-      fill: how many messages are in it.
-      peak: the most there were at once.
-      capacity: how many fit.
-      senders_waiting: how many senders wait for room.
-      receivers_waiting: how many tasks wait for a message.
-    """
-
-    fill: int
-    peak: int
-    capacity: int
-    senders_waiting: int
-    receivers_waiting: int
-
-
-@attrs.frozen
 class RouterStatistics:
     """A snapshot of a router: at every moment `sent == received + dead_letters + in_inboxes`."""
 
@@ -72,174 +54,6 @@ class RouterStatistics:
     dead_letters: int
     in_inboxes: int
     asks_pending: int
-
-
-class Inbox:
-    """The messages of one agent, in the order in which they arrived.
-
-    Iterating with `async for` receives until the inbox ends.
-    """
-
-    # Defaults on the class: most agents get few messages, many none.
-    ended: bool = False
-    fill: int = 0
-    peak: int = 0
-    # Opened by the first message that is not handed over at once: a pair costs 3 µs and 1.8 KB.
-    _channel: tuple[trio.MemorySendChannel[AgentMessage], trio.MemoryReceiveChannel[AgentMessage]] | None = (
-        None
-    )
-    _waiting: deque[Wait] | None = None
-    _senders: deque[Wait] | None = None
-
-    def __init__(self, router: MessageRouter, agent_id: AgentId, capacity: int, owner: Waiter | None) -> None:
-        self.agent_id = agent_id
-        self.capacity = capacity
-        self.owner = owner
-        self._router = router
-
-    def __repr__(self) -> str:
-        state = "ended" if self.ended else f"{self.fill}/{self.capacity}"
-        return f"<Inbox of agent {self.agent_id}, {state}>"
-
-    # -- taking out ----------------------------------------------------------------------------
-
-    def receive_nowait(self) -> AgentMessage:
-        """Take the oldest message.
-
-        Raises:
-          trio.WouldBlock: if there is none.
-          trio.EndOfChannel: if there is none and none will come any more.
-        """
-        if self.fill:
-            return self._take()
-        if self.ended:
-            raise trio.EndOfChannel
-        raise trio.WouldBlock
-
-    async def receive(self) -> AgentMessage:
-        """Take the oldest message, waiting for one if there is none.
-
-        Raises:
-          trio.EndOfChannel: if none will come any more: the pool's block has ended and everybody
-            who is left waits, or the agent has ended.
-
-        Checkpoint: always. Cancellation: `Cancelled` means that no message was taken.
-        """
-        party = self._router.identify()
-        if party is not self.owner:
-            raise RuntimeError(f"only the tasks of agent {self.agent_id} receive from its inbox")
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if self.fill:
-            message = self._take()
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return message
-        if self.ended:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            raise trio.EndOfChannel
-        wait = Wait(party, source=self)
-        waiting = self._waiting
-        if waiting is None:
-            waiting = self._waiting = deque()
-        waiting.append(wait)
-        received: AgentMessage = await wait.park(lambda: waiting.remove(wait))
-        return received
-
-    def __aiter__(self) -> Inbox:
-        return self
-
-    async def __anext__(self) -> AgentMessage:
-        try:
-            return await self.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
-
-    def _take(self) -> AgentMessage:
-        assert self._channel is not None
-        message = self._channel[1].receive_nowait()
-        self.fill -= 1
-        self._router.taken(message)
-        if self._senders:
-            self._admit(self._senders.popleft())
-        return message
-
-    # -- putting in ------------------------------------------------------------------------------
-
-    def offer(self, message: AgentMessage) -> bool:
-        """Hand a message to a waiting task of the agent or keep it; False if there is no room."""
-        if self._waiting:
-            self._router.sent += 1
-            self._router.taken(message)
-            self._waiting.popleft().wake(message)
-            return True
-        if self.fill >= self.capacity:
-            return False
-        if self._channel is None:
-            self._channel = trio.open_memory_channel(self.capacity)
-        self._channel[0].send_nowait(message)
-        self._router.sent += 1
-        self.fill += 1
-        if self.fill > self.peak:
-            self.peak = self.fill
-        return True
-
-    def wait_for_room(self, wait: Wait) -> None:
-        """Queue a sender, whose message is the wait's content."""
-        if self._senders is None:
-            self._senders = deque()
-        self._senders.append(wait)
-
-    def forget_sender(self, wait: Wait) -> None:
-        """Take a sender out of the queue, if it still stands there."""
-        if self._senders and wait in self._senders:
-            self._senders.remove(wait)
-
-    def _admit(self, wait: Wait) -> None:
-        message: AgentMessage = wait.content
-        admitted = self.offer(message)
-        assert admitted
-        self._router.note_sent(message)
-        if not self._router.is_asked(message):
-            wait.wake()
-
-    # -- the end -----------------------------------------------------------------------------------
-
-    @property
-    def ends_first(self) -> bool:
-        """Before subscriptions to events, which tell of its end."""
-        return True
-
-    def end(self) -> None:
-        """No more messages: tasks that wait for one get `trio.EndOfChannel`."""
-        self.ended = True
-        while self._waiting:
-            self._waiting.popleft().fail(trio.EndOfChannel())
-
-    def close(self, reason: str) -> None:
-        """The agent is gone: what is left becomes dead letters, and waiting senders are told."""
-        self.end()
-        while self.fill:
-            assert self._channel is not None
-            self.fill -= 1
-            self._router.bury(self._channel[1].receive_nowait(), reason)
-        if self._channel is not None:
-            self._channel[0].close()
-            self._channel[1].close()
-        while self._senders:
-            wait = self._senders.popleft()
-            self._router.asks.pop(wait.content.id, None)
-            wait.fail(UnknownAgentError(self.agent_id, f"agent {self.agent_id} {reason}"))
-
-    def statistics(self) -> InboxStatistics:
-        """Return a snapshot."""
-        if not self.peak and not self._senders and len(self._waiting or ()) < 2:
-            return self._router.listening if self._waiting else self._router.unused
-        return InboxStatistics(
-            fill=self.fill,
-            peak=self.peak,
-            capacity=self.capacity,
-            senders_waiting=len(self._senders or ()),
-            receivers_waiting=len(self._waiting or ()),
-        )
 
 
 @attrs.define(eq=False)
@@ -333,7 +147,7 @@ class MessageRouter:
             raise ValueError(f"an agent id is a positive number, not {agent_id}: 0 is the supervisor")
         if agent_id in self.inboxes:
             raise ValueError(f"agent {agent_id} is registered already")
-        inbox = self.inboxes[agent_id] = Inbox(self, agent_id, self.inbox_capacity, owner)
+        inbox = self.inboxes[agent_id] = Inbox(agent_id, self.inbox_capacity, self, owner)
         return inbox
 
     def unregister(self, agent_id: AgentId, reason: str = "has ended") -> None:
@@ -497,6 +311,10 @@ class MessageRouter:
         self.received += 1
         self.note_sent(reply)
         ask.wait.wake(content)
+
+    def forget_ask(self, message: AgentMessage) -> None:
+        """Nobody will reply to the message: its asker is told in another way."""
+        self.asks.pop(message.id, None)
 
     def is_asked(self, message: AgentMessage) -> bool:
         """Whether somebody waits for a reply to the message."""

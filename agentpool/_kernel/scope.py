@@ -233,8 +233,10 @@ class Scope(ManyScope):
 
         Does not wait. The scope stays usable.
         """
-        self._state.parts.check_here()
-        for record in list(self._children.live.values()):
+        children = list(self._children.live.values())
+        if children:
+            self._state.parts.check_here()
+        for record in children:
             record.abort(reason)
 
     # -- messages --------------------------------------------------------------------------------------

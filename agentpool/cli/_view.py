@@ -17,8 +17,9 @@ from agentpool.cli._tables import COLOURS, money, table
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from agentpool._kernel.pool import AgentPool, WaitingAgent
-    from agentpool._kernel.router import InboxStatistics
+    from agentpool._kernel.inbox import InboxStatistics
+    from agentpool._kernel.pool import AgentPool
+    from agentpool._kernel.statistics import WaitingAgent
 
 SECONDS_BETWEEN_FRAMES = 0.25
 WAITS_SHOWN = 5
@@ -158,8 +159,9 @@ def pool_figures(pool: AgentPool) -> str:
     more = len(now.waiting) - WAITS_SHOWN
     told = f" ({', '.join(waits)}{f' and {more} more' if more > 0 else ''})" if waits else ""
     parts = [
-        f"{now.running} of {now.max_concurrent} slots taken",
-        f"{now.lent} lent",
+        f"{now.running} running in {now.max_concurrent} slots",
+        f"{now.queued} queued",
+        f"{now.backing_off} backing off",
         f"{now.waiting_to_start} to start",
         f"{len(now.waiting)} waiting{told}",
         _tell_inboxes(now.inboxes.values()),

@@ -38,7 +38,8 @@ from agentpool._kernel import scope as _scope
 from agentpool._kernel import slots as _slots
 from agentpool._kernel import state as _state
 from agentpool._kernel import wait as _wait
-from agentpool._kernel.router import Inbox, MessageRouter
+from agentpool._kernel.inbox import Inbox
+from agentpool._kernel.router import MessageRouter
 from agentpool._loop import tool_calls as _tool_calls
 
 from ._runs import run_seed
@@ -411,7 +412,7 @@ def _drop_at_end(original: Any) -> Any:
 
 def _strand_senders(original: Any) -> Any:
     def close(self: Any, reason: str) -> None:
-        self._senders = None
+        self._senders.clear()
         original(self, reason)
 
     return close
@@ -516,7 +517,7 @@ class _Enough(Exception):
 
 def _spare_the_unstarted(original: Any) -> Any:
     def abort(self: Any, reason: str | None) -> None:
-        if self.body is not None:
+        if self.tasks:
             original(self, reason)
 
     return abort

@@ -8,7 +8,7 @@ import trio
 from agentpool import open_agent_pool
 from agentpool._core.events import AgentFinished
 from agentpool._core.outcomes import Aborted
-from agentpool._kernel.router import Inbox
+from agentpool._kernel.inbox import Inbox
 from agentpool.testing import (
     CancelSweepError,
     SimulationContext,

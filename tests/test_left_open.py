@@ -34,6 +34,7 @@ from agentpool import (
     UnhandledAgentErrors,
     tool,
 )
+from agentpool._kernel.leftovers import close_leftovers, mark_task
 
 # Trio tells of generators that are left to the collector, which is what is done here on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
@@ -956,3 +957,48 @@ async def test_where_warnings_are_errors_it_comes_out_as_any_failure(autojump_cl
         async with pool_of(2) as pool:
             await pool.spawn(leaves_a_scope)
     assert [type(error) for error in caught.value.exceptions] == [LeftOpenError]
+
+
+# -- odd ways --------------------------------------------------------------------------------------
+
+
+async def test_an_error_in_a_nursery_that_was_left_open_is_told_beside_that_of_the_body(
+    autojump_clock: Any,
+) -> None:
+    async def agent(ctx: AgentContext) -> None:
+        nursery = await trio.open_nursery().__aenter__()
+
+        async def cleans_up_badly() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise KeyError("of the task")
+
+        nursery.start_soon(cleans_up_badly)
+        await trio.sleep(1)
+        raise ValueError("of the body")
+
+    async with pool_of(1) as pool:
+        outcome = await (await pool.spawn(agent)).wait()
+    assert isinstance(outcome, Failed)
+    notes = " ".join(outcome.error.__notes__)
+    assert "KeyError('of the task')" in notes
+    assert "a nursery with 1 tasks left open" in notes
+
+
+async def test_code_that_left_a_scope_which_is_not_its_own_has_nothing_to_be_closed() -> None:
+    outer = trio.CancelScope()
+    outer.__enter__()
+    mark = mark_task()
+    outer.__exit__(None, None, None)
+    assert not mark.is_left
+    assert await close_leftovers(mark, None) == (None, ())
+
+
+async def test_a_pool_is_for_one_block(autojump_clock: Any) -> None:
+    opened = open_agent_pool(max_concurrent=1)
+    async with opened:
+        pass
+    with pytest.raises(RuntimeError, match="call open_agent_pool again"):
+        async with opened:
+            pass

@@ -260,7 +260,7 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
             instrument.tell_of(pool)
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
-            raise
+            raise  # pragma: no cover - the line above has raised it
         return pool
 
     async def __aexit__(

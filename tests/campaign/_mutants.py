@@ -468,13 +468,6 @@ def _any_edge(original: Any) -> Any:
     return may_end
 
 
-def _all_edges(original: Any) -> Any:
-    def may_end(edge: Any, live: Any) -> bool:
-        return all(target in live for target in edge.targets)
-
-    return may_end
-
-
 def _wrong_path(original: Any) -> Any:
     def check(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
@@ -900,14 +893,6 @@ MUTANTS: tuple[Mutant, ...] = (
         _any_edge,
         HANG,
         ("waits",),
-    ),
-    Mutant(
-        "join_next is hopeless by all of its targets",
-        waits,
-        "_may_end",
-        _all_edges,
-        r"DeadlockError\(.* was no deadlock|DeadlockError\(.*: agent \d+ waits for",
-        ("joins",),
     ),
     Mutant(
         "a deadlock names its agents",

@@ -32,6 +32,7 @@ from agentpool import (
     ToolMessage,
     ToolRegistry,
     UnhandledAgentErrors,
+    open_agent_pool,
     tool,
 )
 from agentpool._kernel.leftovers import close_leftovers, mark_task

@@ -32,7 +32,7 @@ class Children(Generic[C]):
     __slots__ = ("_joins", "_order", "_rests", "_stale", "_unseen", "_untaken", "_watching", "live", "owner")
 
     def __init__(self, owner: C | None) -> None:
-        self.owner = owner
+        self.owner: C | None = owner
         self.live: dict[AgentId, C] = {}
         self._untaken: dict[AgentId, AnyOutcome] = {}
         self._unseen: dict[AgentId, Failed] = {}

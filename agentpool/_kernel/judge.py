@@ -52,7 +52,7 @@ class Judge(trio.abc.Instrument):
     """
 
     def __init__(self, suspect: Callable[[tuple[AgentId, ...]], None], *, enabled: bool = True) -> None:
-        self.work_is_over = False
+        self.work_is_over: bool = False
         self.idle = 0
         self.uncertain: set[Wait] = set()
         self._waits_begun = 0

@@ -79,7 +79,7 @@ class Watcher:
     )  # fmt: skip
 
     def __init__(self, on_stuck: Callable[[AgentId, str, tuple[str, ...]], None]) -> None:
-        self.outside_cancelled = False
+        self.outside_cancelled: bool = False
         self.stuck: dict[AgentId, StuckAgent] = {}
         self._on_stuck = on_stuck
         self._stranded: dict[AgentId, Stranded] = {}

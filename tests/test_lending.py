@@ -549,12 +549,12 @@ async def test_who_is_not_cancelled_himself_goes_on_waiting_for_his_slot_when_ot
         await trio.testing.wait_all_tasks_blocked()
         await pool.spawn(sleeper, 20)
         await trio.sleep(2)
-        assert pool._books().left["stranded"] == 2
+        assert pool._books().left["cut_off"] == 2
         second.abort()
         # Somebody looks after those who were aborted: at 7 the second one is reported as stuck.
         await trio.sleep(6)
         assert [agent.id for agent in pool.statistics().stuck] == [2]
-        assert pool._books().left["stranded"] == 1
+        assert pool._books().left["cut_off"] == 1
     assert ends == [(2, "ended", 12), (1, "went on", 20), (1, "ended", 30)]
 
 

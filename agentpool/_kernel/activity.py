@@ -236,7 +236,7 @@ class Activity:
 
     def _ask_for_slot(self, wait: Wait) -> None:
         if wait.asked_to_cancel:
-            self.pool.watcher.strand(self)
+            self.pool.watcher.watch_cut_off(self)
         if self.ready:
             self.ready = (*self.ready, wait)
         else:
@@ -257,7 +257,7 @@ class Activity:
     def granted(self) -> None:
         """A slot is free, and it is its turn."""
         self._take_slot()
-        self.pool.watcher.unstrand(self.id)
+        self.pool.watcher.forget_cut_off(self.id)
         self.go_on_without_slot()
 
     def go_on_without_slot(self) -> None:
@@ -343,7 +343,7 @@ class Activity:
         if self.is_cancelled():
             self.go_on_without_slot()
         else:
-            self.pool.watcher.strand(self)
+            self.pool.watcher.watch_cut_off(self)
 
     def is_narrowed(self, deadline: float) -> bool:
         """Whether a deadline is narrower than the agent's own, and than those around the pool."""

@@ -197,11 +197,11 @@ class Batch:
         """
         if self._taker is not None:
             raise trio.BusyResourceError("another task takes these outcomes already")
-        party = waiting_agent()
+        waiter = waiting_agent()
         targets = self.live.values() if needs_all else self.targets()
         if targets is not None:
-            self.launcher.state.judge.check(party, targets, needs_all=needs_all)
-        wait = Wait(party, self.live.values() if needs_all else self.targets, needs_all=needs_all)
+            self.launcher.state.judge.check(waiter, targets, needs_all=needs_all)
+        wait = Wait(waiter, self.live.values() if needs_all else self.targets, needs_all=needs_all)
         self._taker = wait
         await wait.park(self._taker_left)
 

@@ -149,12 +149,12 @@ class Children(Generic[C]):
 
     # -- waiting ---------------------------------------------------------------------------------------
 
-    async def wait_for_one(self, party: Waiter | None, child: C) -> AnyOutcome:
+    async def wait_for_one(self, waiter: Waiter | None, child: C) -> AnyOutcome:
         """Wait for a child that lives, and take its outcome.
 
         Cancellation: `Cancelled` means that it was not taken.
         """
-        wait = Wait(party, (child,))
+        wait = Wait(waiter, (child,))
         watching = self._watching.setdefault(child.id, [])
         watching.append(wait)
 
@@ -166,19 +166,19 @@ class Children(Generic[C]):
         outcome: AnyOutcome = await wait.park(forget)
         return outcome
 
-    async def wait_for_next(self, party: Waiter | None) -> AnyOutcome | None:
+    async def wait_for_next(self, waiter: Waiter | None) -> AnyOutcome | None:
         """Wait for the next child to end, and take its outcome; None when none is left.
 
         Cancellation: `Cancelled` means that none was taken.
         """
-        wait = Wait(party, self.live.values())
+        wait = Wait(waiter, self.live.values())
         self._joins.append(wait)
         outcome: AnyOutcome | None = await wait.park(lambda: self._joins.remove(wait))
         return outcome
 
     async def wait_for_all(
         self,
-        party: Waiter | None,
+        waiter: Waiter | None,
         value: Callable[[], Any],
         *,
         cancellable: bool = True,
@@ -188,7 +188,7 @@ class Children(Generic[C]):
 
         Cancellation: leaves nothing behind.
         """
-        wait = Wait(party, self.live.values(), needs_all=True, needs_slot=needs_slot)
+        wait = Wait(waiter, self.live.values(), needs_all=True, needs_slot=needs_slot)
         self._rests[wait] = value
 
         def forget() -> None:

@@ -296,12 +296,12 @@ class AgentContext(Scope):
         events = self._state.events
         if not events.subscriptions:
             return
-        party = waiting_agent()
+        waiter = waiting_agent()
         # One after the other: each time somebody else may have become the slow one.
-        while (slow := events.holding_up(party)) is not None:
+        while (slow := events.holding_up(waiter)) is not None:
             if slow.reader is not None:
-                self._state.judge.check(party, (slow.reader,))
-            await slow.wait_for_room(party)
+                self._state.judge.check(waiter, (slow.reader,))
+            await slow.wait_for_room(waiter)
 
 
 protect_module(globals())

@@ -43,8 +43,8 @@ class SubscriptionStatistics:
 class ReadWait(Wait):
     """A task waits for the next event: anybody could end the wait, and quiescence does at last."""
 
-    def __init__(self, party: Waiter | None, subscription: EventSubscription) -> None:
-        super().__init__(party, source=subscription)
+    def __init__(self, waiter: Waiter | None, subscription: EventSubscription) -> None:
+        super().__init__(waiter, source=subscription)
         self.subscription = subscription
 
     @property
@@ -57,8 +57,8 @@ class ReadWait(Wait):
 class RoomWait(Wait):
     """A task waits until the reader of a full subscription has caught up."""
 
-    def __init__(self, party: Waiter | None, subscription: EventSubscription) -> None:
-        super().__init__(party, lambda: None if subscription.reader is None else (subscription.reader,))
+    def __init__(self, waiter: Waiter | None, subscription: EventSubscription) -> None:
+        super().__init__(waiter, lambda: None if subscription.reader is None else (subscription.reader,))
         self.subscription = subscription
 
     @property
@@ -133,22 +133,22 @@ class EventSubscription(AsyncIterator[Event]):
     async def __anext__(self) -> Event:
         if self._batch:
             return self._batch.popleft()
-        party = waiting_agent()
+        waiter = waiting_agent()
         await trio.lowlevel.checkpoint()
         if self.overflow == "block" and not self.closed:
-            self._read_by(party)
+            self._read_by(waiter)
         self._catch_up()
         while not self._batch:
             if self.closed:
                 raise StopAsyncIteration
-            await self._sleep(party)
+            await self._sleep(waiter)
             self._catch_up()
         return self._batch.popleft()
 
-    async def _sleep(self, party: Waiter | None) -> None:
+    async def _sleep(self, waiter: Waiter | None) -> None:
         if self._wait is not None:
             raise trio.BusyResourceError("another task reads this subscription already")
-        self._wait = ReadWait(party, self)
+        self._wait = ReadWait(waiter, self)
         # Before it parks: the lending that begins there may start an agent, which is an event.
         self._log.sleeping[self] = None
         await self._wait.park(self._forget)
@@ -196,21 +196,21 @@ class EventSubscription(AsyncIterator[Event]):
 
     # -- agents that wait for the reader -------------------------------------------------------------
 
-    def holds_up(self, party: Waiter | None) -> bool:
+    def holds_up(self, waiter: Waiter | None) -> bool:
         """Whether an agent has to wait before its next step until the reader has caught up.
 
         Never the reader itself: what it reads with would be what waits.
         """
         if self.overflow != "block" or self.behind < self.max_buffer:
             return False
-        return self.reader is None or self.reader is not party
+        return self.reader is None or self.reader is not waiter
 
-    async def wait_for_room(self, party: Waiter | None) -> None:
+    async def wait_for_room(self, waiter: Waiter | None) -> None:
         """Wait until the reader has caught up, or is somebody else; ask `holds_up` again after it.
 
         Checkpoint: always. Cancellation: leaves nothing behind.
         """
-        wait = RoomWait(party, self)
+        wait = RoomWait(waiter, self)
         self._writers.append(wait)
         await wait.park(lambda: self._writers.remove(wait))
 
@@ -218,29 +218,29 @@ class EventSubscription(AsyncIterator[Event]):
         while self._writers:
             self._writers.popleft().wake()
 
-    def _read_by(self, party: Waiter | None) -> None:
+    def _read_by(self, waiter: Waiter | None) -> None:
         """Note who reads: from here on that agent's waits decide whether those for it are hopeless."""
-        if party is self.reader:
+        if waiter is self.reader:
             return
         if self.reader is not self.opener:
             self._let_go(self.reader)
-        self.reader = party
-        self._hold(party)
+        self.reader = waiter
+        self._hold(waiter)
         self._admit()  # they look again for whom they wait
 
     # -- its end -------------------------------------------------------------------------------------
 
-    def _hold(self, party: Waiter | None) -> None:
-        if party is not None and self not in party.held:
-            party.held = (*party.held, self)
+    def _hold(self, waiter: Waiter | None) -> None:
+        if waiter is not None and self not in waiter.held:
+            waiter.held = (*waiter.held, self)
 
-    def _let_go(self, party: Waiter | None) -> None:
-        if party is not None:
-            party.held = tuple(other for other in party.held if other is not self)
+    def _let_go(self, waiter: Waiter | None) -> None:
+        if waiter is not None:
+            waiter.held = tuple(other for other in waiter.held if other is not self)
 
-    def holder_ended(self, party: Waiter) -> None:
+    def holder_ended(self, waiter: Waiter) -> None:
         """An agent ended that opened it and did not leave the block, or that read it."""
-        if party is self.opener:
+        if waiter is self.opener:
             self.close()
         else:
             self._read_by(self.opener)  # who may read on
@@ -326,10 +326,10 @@ class EventLog:
         self._start = oldest
         self._next_trim = self.end + BATCH
 
-    def holding_up(self, party: Waiter | None) -> EventSubscription | None:
+    def holding_up(self, waiter: Waiter | None) -> EventSubscription | None:
         """The first subscription for whose reader an agent has to wait before its next step."""
         for subscription in self.subscriptions:
-            if isinstance(subscription, EventSubscription) and subscription.holds_up(party):
+            if isinstance(subscription, EventSubscription) and subscription.holds_up(waiter):
                 return subscription
         return None
 

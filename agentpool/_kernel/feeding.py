@@ -126,12 +126,12 @@ class InputFeed:
 
         Cancellation: `Cancelled` means that it was not started.
         """
-        party = waiting_agent()
+        waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._batch.is_full:
             # Ended by the taker of the outcomes, a task of the same agent: no edge to anybody. So it
             # keeps no agent from being hopeless, and what the taker waits for decides.
-            self._room = _FeederWait(party, ())
+            self._room = _FeederWait(waiter, ())
             await self._room.park(self._left)
         slots = self._batch.launcher.state.slots
         if slots.has_room:
@@ -139,7 +139,7 @@ class InputFeed:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         self._item = item
-        self._slot = _FeederWait(party)
+        self._slot = _FeederWait(waiter)
         slots.claim_for_start(self)
         await self._slot.park(self._left)
 

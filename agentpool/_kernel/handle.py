@@ -65,12 +65,12 @@ class AgentHandle(Generic[T_co]):
 
         Checkpoint: always. Cancellation: `Cancelled` means that the outcome was not taken.
         """
-        party = waiting_agent()
+        waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         record = self._record
         if record.outcome is None:
-            record.pool.judge.check(party, (record,))
-            outcome: AgentOutcome[T_co] = await record.home.wait_for_one(party, record)
+            record.pool.judge.check(waiter, (record,))
+            outcome: AgentOutcome[T_co] = await record.home.wait_for_one(waiter, record)
             return outcome
         record.home.take(record.id)
         await trio.lowlevel.cancel_shielded_checkpoint()

@@ -116,8 +116,8 @@ class Inbox:
 
         Checkpoint: always. Cancellation: `Cancelled` means that no message was taken.
         """
-        party = self._post.identify()
-        if party is not self.owner:
+        waiter = self._post.identify()
+        if waiter is not self.owner:
             raise RuntimeError(f"only the tasks of agent {self.agent_id} receive from its inbox")
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.fill:
@@ -127,7 +127,7 @@ class Inbox:
         if self.ended:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise trio.EndOfChannel
-        wait = Wait(party, source=self)
+        wait = Wait(waiter, source=self)
         self._waiting.append(wait)
         received: AgentMessage = await wait.park(lambda: self._waiting.remove(wait))
         return received

@@ -311,14 +311,14 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
             self._opener.forget_nursery(nursery)
 
 
-async def _ended(state: PoolState, party: Activity | None) -> BaseException | None:
+async def _ended(state: PoolState, waiter: Activity | None) -> BaseException | None:
     """Wait for every agent, whatever is cancelled; return the Ctrl-C that was pressed meanwhile."""
     pressed: BaseException | None = None
     state.body_ended = True
     state.judge.end_work()
     while state.root.live:
         try:
-            await state.root.wait_for_all(party, lambda: None, cancellable=False)
+            await state.root.wait_for_all(waiter, lambda: None, cancellable=False)
         except KeyboardInterrupt as error:
             pressed = pressed or error
             AgentPool(state, None).abort_all("Ctrl-C was pressed")

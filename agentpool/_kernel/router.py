@@ -72,15 +72,15 @@ def _nobody() -> Waiter | None:
 class RouterHooks:
     """What a router asks its pool; a router that is used alone has these answers."""
 
-    def __init__(self, waiting_party: Callable[[], Waiter | None] = _nobody) -> None:
-        self.waiting_party = waiting_party
+    def __init__(self, waiting_agent: Callable[[], Waiter | None] = _nobody) -> None:
+        self.waiting_agent = waiting_agent
         """Tells the agent of the calling task, which is about to wait."""
 
     def current_sender(self, claimed: AgentId) -> AgentId:
         """Who sends, whatever the message claims."""
         return claimed
 
-    def check_wait(self, party: Waiter | None, targets: Collection[Waiter]) -> None:
+    def check_wait(self, waiter: Waiter | None, targets: Collection[Waiter]) -> None:
         """Raise `DeadlockError` if waiting for the targets would close a cycle."""
 
     def message_sent(self, message: AgentMessage) -> None:
@@ -118,7 +118,7 @@ class MessageRouter:
         self.dead_letter_count: int = 0
         self._hooks = hooks or RouterHooks()
         self.log = log
-        self.identify: Callable[[], Waiter | None] = self._hooks.waiting_party
+        self.identify: Callable[[], Waiter | None] = self._hooks.waiting_agent
         # Shared by the inboxes that never held a message: most of those of a large pool.
         self.unused: InboxStatistics = InboxStatistics(0, 0, inbox_capacity, 0, 0)
         self.listening: InboxStatistics = InboxStatistics(0, 0, inbox_capacity, 0, 1)
@@ -216,10 +216,10 @@ class MessageRouter:
 
         Checkpoint: always. Cancellation: `Cancelled` means that nothing was delivered.
         """
-        party = self.identify()
+        waiter = self.identify()
         await trio.lowlevel.checkpoint_if_cancelled()
         sender = self._hooks.current_sender(message.sender)
-        wait = self.begin_send(party, sender, message.to, message.content, message.reply_to, message.topic)
+        wait = self.begin_send(waiter, sender, message.to, message.content, message.reply_to, message.topic)
         if wait is None:
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
@@ -227,7 +227,7 @@ class MessageRouter:
 
     def begin_send(
         self,
-        party: Waiter | None,
+        waiter: Waiter | None,
         sender: AgentId,
         to: AgentId,
         content: Any,
@@ -240,15 +240,15 @@ class MessageRouter:
         if inbox.offer(message):
             self.note_sent(message)
             return None
-        wait = self._wait_on(party, inbox, message)
+        wait = self._wait_on(waiter, inbox, message)
         wait.undo = partial(inbox.forget_sender, wait)
         inbox.wait_for_room(wait)
         return wait
 
-    def _wait_on(self, party: Waiter | None, inbox: Inbox, message: AgentMessage) -> Wait:
+    def _wait_on(self, waiter: Waiter | None, inbox: Inbox, message: AgentMessage) -> Wait:
         targets = () if inbox.owner is None else (inbox.owner,)
-        self._hooks.check_wait(party, targets)
-        wait = Wait(party, targets, content=message)
+        self._hooks.check_wait(waiter, targets)
+        wait = Wait(waiter, targets, content=message)
         return wait
 
     def note_sent(self, message: AgentMessage) -> None:
@@ -270,12 +270,12 @@ class MessageRouter:
         Checkpoint: always. Cancellation: after `Cancelled` the question may have been delivered;
         its reply becomes a dead letter.
         """
-        party = self.identify()
+        waiter = self.identify()
         await trio.lowlevel.checkpoint_if_cancelled()
         inbox = self._inbox_of(message.to)
         sender = self._hooks.current_sender(message.sender)
         message = self._stamped(sender, message.to, message.content, message.reply_to, message.topic)
-        wait = self._wait_on(party, inbox, message)
+        wait = self._wait_on(waiter, inbox, message)
         self.asks[message.id] = _Ask(wait, message)
         if inbox.offer(message):
             self.note_sent(message)

@@ -124,7 +124,7 @@ class Scope(ManyScope):
         """
         check_agent(agent)
         work = Work(agent, args, options_of(name, timeout, restart))
-        party = waiting_agent()
+        waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         state = self._state
         by_agent = current_agent() is not None
@@ -133,7 +133,7 @@ class Scope(ManyScope):
             handle: AgentHandle[T] = self._start_now(work, by_agent)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return handle
-        wait = Wait(party)
+        wait = Wait(waiter)
         start = _OneStart(self, work, wait)
         state.slots.claim_for_start(start)
         started: AgentHandle[T] = await wait.park(start.cancel)
@@ -199,15 +199,15 @@ class Scope(ManyScope):
 
         Checkpoint: always. Cancellation: `Cancelled` means that no outcome was taken.
         """
-        party = waiting_agent()
+        waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         children = self._children
         outcome = children.next_outcome()
         if outcome is not None or not children.live:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return outcome
-        self._state.judge.check(party, children.live.values())
-        return await children.wait_for_next(party)
+        self._state.judge.check(waiter, children.live.values())
+        return await children.wait_for_next(waiter)
 
     async def join_all(self) -> dict[AgentId, AnyOutcome]:
         """Wait until no direct child is left, and return the outcomes that nobody has taken.
@@ -217,15 +217,15 @@ class Scope(ManyScope):
 
         Checkpoint: always. Cancellation: `Cancelled` means that no outcome was taken.
         """
-        party = waiting_agent()
+        waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         children = self._children
         if not children.live:
             outcomes = children.all_outcomes()
             await trio.lowlevel.cancel_shielded_checkpoint()
             return outcomes
-        self._state.judge.check(party, children.live.values(), needs_all=True)
-        all_of_them: dict[AgentId, AnyOutcome] = await children.wait_for_all(party, children.all_outcomes)
+        self._state.judge.check(waiter, children.live.values(), needs_all=True)
+        all_of_them: dict[AgentId, AnyOutcome] = await children.wait_for_all(waiter, children.all_outcomes)
         return all_of_them
 
     def abort_all(self, reason: str | None = None) -> None:
@@ -257,10 +257,10 @@ class Scope(ManyScope):
         Checkpoint: always. Cancellation: `Cancelled` means that nothing was delivered.
         """
         state = self._state
-        party = waiting_agent()
+        waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
-        sender = party.id if party is not None and party.slots is state.slots else SUPERVISOR
-        wait = state.router.begin_send(party, sender, to, content)
+        sender = waiter.id if waiter is not None and waiter.slots is state.slots else SUPERVISOR
+        wait = state.router.begin_send(waiter, sender, to, content)
         if wait is None:
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:

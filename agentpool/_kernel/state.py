@@ -49,8 +49,8 @@ class _Hooks(RouterHooks):
         agent = current_agent()
         return agent.id if agent is not None and agent.slots is self._state.slots else SUPERVISOR
 
-    def check_wait(self, party: Waiter | None, targets: Any) -> None:
-        self._state.judge.check(party, targets)
+    def check_wait(self, waiter: Waiter | None, targets: Any) -> None:
+        self._state.judge.check(waiter, targets)
 
     def message_sent(self, message: AgentMessage) -> None:
         parent_id = self._state.parent_of(message.sender)

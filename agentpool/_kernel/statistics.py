@@ -143,7 +143,7 @@ def books_of(state: PoolState) -> Books:
             "queued": state.slots.waiting_to_start,
             "idle": judge.idle,
             "uncertain": len(judge.uncertain),
-            "stranded": state.parts.watcher.stranded,
+            "cut_off": state.parts.watcher.cut_off,
             "waits": sum(len(record.waits) for record in state.records.values()),
             "tool_calls": counts.tool_calls.count,
             "model_calls": counts.model_calls.count,

@@ -27,7 +27,7 @@ WATCHERS = 1
 class Held(Protocol):
     """Something that an agent has opened, or uses, and that must not outlive it."""
 
-    def holder_ended(self, party: Waiter) -> None:
+    def holder_ended(self, waiter: Waiter) -> None:
         """The agent has ended, and left it as it is."""
 
 

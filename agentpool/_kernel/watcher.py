@@ -37,7 +37,7 @@ class StuckAgent:
     stack: tuple[str, ...]
 
 
-class Stranded(Protocol):
+class CutOff(Protocol):
     """An agent with a task that trio will not tell again that it is cancelled."""
 
     id: AgentId
@@ -74,15 +74,24 @@ class Watcher:
     """
 
     __slots__ = (
-        "_aborting", "_asleep", "_closed", "_later", "_on_stuck", "_reported", "_stranded", "_task",
-        "_timer", "outside_cancelled", "stuck",
+        "_aborting",
+        "_asleep",
+        "_closed",
+        "_cut_off",
+        "_later",
+        "_on_stuck",
+        "_reported",
+        "_task",
+        "_timer",
+        "outside_cancelled",
+        "stuck",
     )  # fmt: skip
 
     def __init__(self, on_stuck: Callable[[AgentId, str, tuple[str, ...]], None]) -> None:
         self.outside_cancelled: bool = False
         self.stuck: dict[AgentId, StuckAgent] = {}
         self._on_stuck = on_stuck
-        self._stranded: dict[AgentId, Stranded] = {}
+        self._cut_off: dict[AgentId, CutOff] = {}
         self._aborting: dict[AgentId, tuple[float, Aborting]] = {}
         self._reported: set[AgentId] = set()
         self._later: list[Callable[[], None]] = []
@@ -92,9 +101,9 @@ class Watcher:
         self._closed = False
 
     @property
-    def stranded(self) -> int:
+    def cut_off(self) -> int:
         """How many agents are watched for their own end."""
-        return len(self._stranded)
+        return len(self._cut_off)
 
     async def run(self) -> None:
         """Watch until `close`."""
@@ -107,7 +116,7 @@ class Watcher:
                     await trio.lowlevel.wait_task_rescheduled(self._told)
             except trio.Cancelled:
                 self._cancelled_outside()
-            self._look_after()
+            self._look_round()
 
     def close(self) -> None:
         """Go home; harmless when done before."""
@@ -133,14 +142,14 @@ class Watcher:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _set_timer(self) -> None:
-        times = [agent.deadline for agent in self._stranded.values()]
+        times = [agent.deadline for agent in self._cut_off.values()]
         times += [
             at + ABORT_PATIENCE for at, agent in self._aborting.values() if not self._is_reported(agent)
         ]
         self._timer.deadline = min([self._timer.deadline, *times])
 
-    def _look_after(self) -> None:
-        self._release_stranded()
+    def _look_round(self) -> None:
+        self._release_cancelled()
         later, self._later = self._later, []
         for look in later:
             look()
@@ -148,25 +157,25 @@ class Watcher:
 
     # -- agents that are cancelled while they wait for their slot -------------------------------
 
-    def strand(self, agent: Stranded) -> None:
+    def watch_cut_off(self, agent: CutOff) -> None:
         """Watch over an agent until it has its slot."""
-        self._stranded[agent.id] = agent
+        self._cut_off[agent.id] = agent
         self._set_timer()
 
-    def unstrand(self, agent_id: AgentId) -> None:
+    def forget_cut_off(self, agent_id: AgentId) -> None:
         """It has its slot, or has ended; harmless if it was not watched over."""
-        if self._stranded:
-            self._stranded.pop(agent_id, None)
+        if self._cut_off:
+            self._cut_off.pop(agent_id, None)
 
-    def _release_stranded(self) -> None:
-        for agent in sorted(self._stranded.values(), key=lambda agent: agent.id):
+    def _release_cancelled(self) -> None:
+        for agent in sorted(self._cut_off.values(), key=lambda agent: agent.id):
             if agent.is_cancelled():
-                self.unstrand(agent.id)
+                self.forget_cut_off(agent.id)
                 agent.go_on_without_slot()
 
     def _cancelled_outside(self) -> None:
         self.outside_cancelled = True
-        self._release_stranded()
+        self._release_cancelled()
 
     # -- agents that do not end ------------------------------------------------------------------
 
@@ -180,7 +189,7 @@ class Watcher:
 
     def ended(self, agent_id: AgentId) -> None:
         """An agent has ended."""
-        self.unstrand(agent_id)
+        self.forget_cut_off(agent_id)
         if self._aborting:
             self._aborting.pop(agent_id, None)
         if self.stuck:

@@ -343,9 +343,9 @@ def _oldest_first(original: Any) -> Any:
 
 
 def _leave_children(original: Any) -> Any:
-    async def wait_for_all(self: Any, party: Any, value: Any, **kwargs: Any) -> Any:
+    async def wait_for_all(self: Any, waiter: Any, value: Any, **kwargs: Any) -> Any:
         if kwargs.get("needs_slot", True):
-            return await original(self, party, value, **kwargs)
+            return await original(self, waiter, value, **kwargs)
         return await _nothing_async()
 
     return wait_for_all
@@ -454,7 +454,7 @@ def _lose_late_replies(original: Any) -> Any:
 
 
 def _ignore_deadlines(original: Any) -> Any:
-    return lambda self, party, task: False
+    return lambda self, waiter, task: False
 
 
 def _all_are_certain(original: Any) -> Any:
@@ -479,7 +479,7 @@ def _wrong_path(original: Any) -> Any:
 
 
 def _only_one_cycle(original: Any) -> Any:
-    def task_ended(self: Any, party: Any) -> None:
+    def task_ended(self: Any, waiter: Any) -> None:
         wait_class: Any = _wait.Wait
         withdraw = wait_class.withdraw
         told: list[Any] = []
@@ -492,7 +492,7 @@ def _only_one_cycle(original: Any) -> Any:
 
         wait_class.withdraw = once
         try:
-            original(self, party)
+            original(self, waiter)
         except _Enough:
             pass
         finally:

@@ -86,13 +86,13 @@ def _w1() -> Workload:
         ),
         floor="trio: limiter (floor)",
         goals=(
-            Goal("agentpool: map", "us", 0.5, "trio: limiter (floor)"),
-            Goal("agentpool: as_completed", "us", 0.5, "trio: limiter (floor)"),
-            Goal("agentpool: spawn + join_next", "us", 0.9, "trio: limiter (floor)"),
+            Goal("agentpool: map", "us", 0.65, "trio: limiter (floor)"),
+            Goal("agentpool: as_completed", "us", 0.65, "trio: limiter (floor)"),
+            Goal("agentpool: spawn + join_next", "us", 0.95, "trio: limiter (floor)"),
             Goal("agentpool: 100,000 items queued", "kb", 0.3),
-            Goal("agentpool: map", "us", 1 / 2, "aiometer on trio"),
-            Goal("agentpool: map", "us", 1 / 10, "autogen-core send_message"),
-            Goal("agentpool: map", "us", 1 / 40, "Ray tasks (wall clock)"),
+            Goal("agentpool: map", "us", 1.0, "aiometer on trio"),
+            Goal("agentpool: map", "us", 1 / 8, "autogen-core send_message"),
+            Goal("agentpool: map", "us", 1 / 30, "Ray tasks (wall clock)"),
         ),
     )
 
@@ -122,7 +122,10 @@ def _w2(what: str, function: str, *, ring: bool = False) -> Workload:
             ),
         ),
         floor=floor,
-        goals=(Goal("agentpool", "us", 1.3, floor), Goal("agentpool", "us", 1 / 10, "autogen-core")),
+        goals=(
+            Goal("agentpool", "us", 2.0 if ring else 1.5, floor),
+            Goal("agentpool", "us", 1 / 8, "autogen-core"),
+        ),
     )
 
 
@@ -130,11 +133,11 @@ def _w3() -> tuple[Workload, Workload]:
     floor = "trio: all duties by hand (floor “full”)"
     # label: (requirements, joined by +; module; how many times faster we are to be)
     others = {
-        "smolagents": ("smolagents", "peer_smolagents", 13),
-        "autogen-agentchat": ("autogen-agentchat+autogen-ext", "peer_autogen_agentchat", 19),
-        "openai-agents": ("openai-agents", "peer_openai_agents", 45),
-        "pydantic-ai": ("pydantic-ai-slim", "peer_pydantic_ai", 45),
-        "langgraph": ("langgraph+langchain", "peer_langgraph", 45),
+        "smolagents": ("smolagents", "peer_smolagents", 10),
+        "autogen-agentchat": ("autogen-agentchat+autogen-ext", "peer_autogen_agentchat", 15),
+        "openai-agents": ("openai-agents", "peer_openai_agents", 35),
+        "pydantic-ai": ("pydantic-ai-slim", "peer_pydantic_ai", 35),
+        "langgraph": ("langgraph+langchain", "peer_langgraph", 35),
     }
     turn = Workload(
         "W3 turn",
@@ -152,7 +155,7 @@ def _w3() -> tuple[Workload, Workload]:
         ),
         floor=floor,
         goals=(
-            Goal("agentpool", "us", 1.6, floor),
+            Goal("agentpool", "us", 1.9, floor),
             Goal("agentpool: agents of 500 turns", "us", 1.1, "agentpool"),
             *(Goal("agentpool", "us", 1 / times, label) for label, (_, _, times) in others.items()),
         ),
@@ -183,7 +186,7 @@ def _w4() -> Workload:
             Contender("agentpool", "w4_agentpool:agents", 10_000, 100, 50),
         ),
         floor=floor,
-        goals=(Goal("agentpool", "us", 2.0, floor), Goal("agentpool", "kb", 7)),
+        goals=(Goal("agentpool", "us", 2.3, floor), Goal("agentpool", "kb", 7)),
     )
 
 
@@ -202,9 +205,9 @@ def _w5() -> Workload:
         ),
         floor=floor,
         goals=(
-            Goal("agentpool: no child, no inbox in use", "ms", 1.6, floor),
-            Goal("agentpool: each receives", "ms", 2.5, floor),
-            Goal("agentpool: families of ten", "ms", 2.5, floor),
+            Goal("agentpool: no child, no inbox in use", "ms", 2.0, floor),
+            Goal("agentpool: each receives", "ms", 3.0, floor),
+            Goal("agentpool: families of ten", "ms", 3.0, floor),
         ),
     )
 
@@ -252,7 +255,7 @@ def _w7() -> Workload:
         floor="import trio",
         goals=(
             Goal("agentpool: import", "ms", 1.5, "import trio"),
-            Goal("agentpool: from agentpool import open_agent_pool", "ms", 1.5, "import trio"),
+            Goal("agentpool: from agentpool import open_agent_pool", "ms", 1.7, "import trio"),
             Goal("agentpool: statistics() of 10,000 agents", "ms", 5),
             Goal("agentpool: command line to the first agent", "ms", 600),
         ),

@@ -182,11 +182,15 @@ class Activity:
         if self.ready:
             return  # a task that needed no slot rests; those that need one still wait for it
         pool = self.pool
+        # Counted before the slot goes: whoever gets it may come to rest in the same step, and then
+        # has to see that this agent rests already.
         pool.judge.idle += 1
         if self.holds:
-            self.holds = False
-            pool.slots.give_back(self)  # this may start a child, which ends our wait: `idle` is asked below
+            self.holds = False  # first, since the next line may come back here
+            # This may start a child, which ends our own wait: so `idle` is asked below, not assumed.
+            pool.slots.give_back(self)
         if fails:
+            # Trio cancels the siblings of a task that failed only after this step.
             pool.watcher.soon(self._judge_again)
             return
         if judge and self.idle:
@@ -217,6 +221,8 @@ class Activity:
         if self.holds or not wait.needs_slot:
             self._go_on(wait)
         elif self.is_cancelled():
+            # Who unwinds needs no slot, and so do its tasks that were woken before and queue for one:
+            # a cleanup that waited for a slot could wait for the very agents that wait for it.
             self._go_on(wait)
             self.go_on_without_slot()
         elif not self.ready and pool.slots.has_room:
@@ -236,6 +242,7 @@ class Activity:
 
     def _ask_for_slot(self, wait: Wait) -> None:
         if wait.asked_to_cancel:
+            # Trio asks a sleeping task once whether it can be cancelled, and it has answered no.
             self.pool.watcher.watch_cut_off(self)
         if self.ready:
             self.ready = (*self.ready, wait)
@@ -262,6 +269,7 @@ class Activity:
 
     def go_on_without_slot(self) -> None:
         """Let the woken tasks go on, with the slot that was granted or because they need none."""
+        # Emptied and counted before any of them is resumed: a wait that did not sleep yet runs on at once.
         ready, self.ready = self.ready, ()
         self.active += len(ready)
         for wait in ready:
@@ -319,6 +327,8 @@ class Activity:
         self.tasks.clear()
         self.nurseries = None
         self.pool.watcher.ended(self.id)
+        # Out of the judge's list before the slot is handed on: who gets it must not count this agent
+        # among those that could still move.
         self.pool.judge.remove(self)
         if self.holds:
             self.holds = False

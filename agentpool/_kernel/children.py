@@ -53,6 +53,8 @@ class Children(Generic[C]):
         """
         agent_id = outcome.agent_id
         del self.live[agent_id]
+        # Taken out before anybody is woken: a wait that is woken may be cancelled in the same step, and
+        # must not find itself here.
         watching = self._watching.pop(agent_id, ()) if self._watching else ()
         if type(outcome) is Failed and not watching and not is_seen:
             self._unseen[agent_id] = outcome

@@ -97,6 +97,8 @@ class Judge(trio.abc.Instrument):
             (target,) = targets
             if (target.active or target.ready) and target is not agent:
                 return  # the usual case: one target, and it runs
+        # Twice, since most waits are no cycle at all: first with every wait as an edge, which is cheap,
+        # and only if that finds one with those alone that nothing else can end.
         edge = WaitEdge(targets, needs_all)
         suspects = hopeless_cycle(agent, _edges(agent, edge, _any_wait))
         if not suspects or agent.is_cancelled():
@@ -127,11 +129,12 @@ class Judge(trio.abc.Instrument):
             waits = [wait for one in cycle for wait in one.waits if wait.can_be_withdrawn]
             if not waits:
                 break
+            # The youngest closed the cycle, or would have, had it been refused when it began.
             youngest = max(waits, key=lambda wait: wait.number)
             at = next(i for i, one in enumerate(cycle) if one is youngest.waiter)
             youngest.withdraw(DeadlockError([one.id for one in (*cycle[at:], *cycle[:at])]))
         if not agent.idle or agent.ended:
-            return
+            return  # whoever was told has freed it
         suspects = hopeless_cycle(agent, _edges(None, None, _any_wait))
         if suspects:
             self._suspect(tuple(one.id for one in suspects))
@@ -172,6 +175,7 @@ class Judge(trio.abc.Instrument):
             while listed:
                 source = _source_of(listed.pop(), ends_first=ends_first)
                 if source is not None:
+                    # One only: what its task does next comes first, and ends here again.
                     source.end()
                     return
 

@@ -69,6 +69,7 @@ def start(
         started_at=now,
     )
     record.inbox.owner = record
+    # The slot before the task: between here and its first step the agent counts as running.
     slots = state.parts.slots
     slots.take(record)
     slots.started_at_once()
@@ -111,12 +112,16 @@ async def live(state: PoolState, record: AgentRecord) -> None:
 
 def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     """Everything that the end of an agent changes, in one step."""
+    # From the first line to the last nothing may be awaited, and nothing of a user's may be called: who
+    # looks at the pool sees the agent alive with everything, or ended with everything.
     record.outcome = outcome
     record.ended = True
     state.counts.ended += 1
     if state.counts.model_spawns:
         state.counts.model_spawns.pop(record.id, None)
     del state.records[record.id]
+    # Who asked it, or waits for room in its inbox, is told before those that wait for its outcome: an
+    # asker that is its parent as well gets the error of its question.
     state.router.unregister(record.id)
     for held in record.held:
         held.holder_ended(record)

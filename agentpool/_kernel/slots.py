@@ -101,6 +101,7 @@ class Slots:
 
         `granted` may come back here, so that nothing is kept in a local over the call.
         """
+        # Asked anew each time: a claimant may let the slot be, or free another by what it does.
         while self._limiter.available_tokens > 0:
             claimant = self._turns.next()
             if claimant is None:

@@ -234,11 +234,14 @@ class Wait:
             return trio.lowlevel.Abort.FAILED
         if self.undo is None:
             return self._interrupt(raise_cancel)
+        # Out of its queue in this very step: nobody may hand a value to a wait that is being cancelled.
         self.undo()
         if self.waiter is None:
             self.happened = True
             self.undo = None
             return trio.lowlevel.Abort.SUCCEEDED
+        # Trio is told that it failed, because the task goes on only when its agent has a slot; the
+        # `Cancelled` is the result that it gets then.
         self._happen(outcome.capture(raise_cancel))
         return trio.lowlevel.Abort.FAILED
 

@@ -85,8 +85,9 @@ class Inbox:
     _channel: tuple[trio.MemorySendChannel[AgentMessage], trio.MemoryReceiveChannel[AgentMessage]] | None = (
         None
     )
-    _waiting: deque[Wait] = attrs.field(factory=deque)
-    _senders: deque[Wait] = attrs.field(factory=deque)
+    # Made when they are needed: most agents get few messages, many none, and a deque takes 0.6 KB.
+    _waiting: deque[Wait] | None = None
+    _senders: deque[Wait] | None = None
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else f"{self.fill}/{self.capacity}"
@@ -128,8 +129,11 @@ class Inbox:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise trio.EndOfChannel
         wait = Wait(waiter, source=self)
-        self._waiting.append(wait)
-        received: AgentMessage = await wait.park(lambda: self._waiting.remove(wait))
+        waiting = self._waiting
+        if waiting is None:
+            waiting = self._waiting = deque()
+        waiting.append(wait)
+        received: AgentMessage = await wait.park(lambda: waiting.remove(wait))
         return received
 
     def __aiter__(self) -> Inbox:
@@ -172,11 +176,13 @@ class Inbox:
 
     def wait_for_room(self, wait: Wait) -> None:
         """Queue a sender, whose message is the wait's content."""
+        if self._senders is None:
+            self._senders = deque()
         self._senders.append(wait)
 
     def forget_sender(self, wait: Wait) -> None:
         """Take a sender out of the queue, if it still stands there."""
-        if wait in self._senders:
+        if self._senders and wait in self._senders:
             self._senders.remove(wait)
 
     def _admit(self, wait: Wait) -> None:
@@ -217,14 +223,14 @@ class Inbox:
 
     def statistics(self) -> InboxStatistics:
         """Return a snapshot."""
-        if not self.peak and not self._senders and len(self._waiting) < 2:
+        if not self.peak and not self._senders and len(self._waiting or ()) < 2:
             return self._post.listening if self._waiting else self._post.unused
         return InboxStatistics(
             fill=self.fill,
             peak=self.peak,
             capacity=self.capacity,
-            senders_waiting=len(self._senders),
-            receivers_waiting=len(self._waiting),
+            senders_waiting=len(self._senders or ()),
+            receivers_waiting=len(self._waiting or ()),
         )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any
 
-import attrs
 import trio
 
 from agentpool._core.errors import (
@@ -129,7 +128,7 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
         state.events.emit(AgentFinished, record.id, record.parent_id, outcome)
     # Break the cycles through the record, so that it goes without waiting for the collector.
     record.forget_children()
-    record.work = attrs.evolve(record.work, args=())
+    record.work = Work(record.work.fn, (), record.work.options)
     record.inbox.owner = None
     is_seen = type(outcome) is Failed and any(map(is_fatal, leaves_of(outcome.error)))
     if record.batch is not None:

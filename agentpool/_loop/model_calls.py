@@ -100,7 +100,8 @@ class ModelCalls:
         started = trio.current_time()
         with trio.CancelScope(deadline=started + MODEL_SECONDS):
             completion = await self._complete(request, reservation)
-            self.ctx.emit(CompletionFinished, completion.usage, trio.current_time() - started)
+            if self.ctx.observed:
+                self.ctx.emit(CompletionFinished, completion.usage, trio.current_time() - started)
             return completion
         raise DriverUnavailableError(f"the model did not answer within {MODEL_SECONDS:g} s")
 

@@ -58,7 +58,8 @@ class ToolCalls:
         started = trio.current_time()
         self.ctx.emit(ToolStarted, call)
         result = await self._contained(call, started)
-        self.ctx.emit(ToolFinished, call, result, trio.current_time() - started)
+        if self.ctx.observed:
+            self.ctx.emit(ToolFinished, call, result, trio.current_time() - started)
         return result
 
     async def _contained(self, call: ToolCall, started: float) -> ToolResult:
@@ -88,7 +89,9 @@ class ToolCalls:
         except BaseException as error:  # raised again below, when what it left open is closed
             raised = error
         try:
-            raised, left_open = await close_leftovers(mark, raised)
+            left_open: tuple[str, ...] = ()
+            if not mark.is_left:
+                raised, left_open = await close_leftovers(mark, raised)
             if left_open and (raised is None or _is_ordinary(raised)):
                 text = f"{call.name} {told_of(left_open)}"
                 raise ToolError(text if raised is None else f"{_said(raised)}; {text}") from raised

@@ -412,7 +412,7 @@ def _drop_at_end(original: Any) -> Any:
 
 def _strand_senders(original: Any) -> Any:
     def close(self: Any, reason: str) -> None:
-        self._senders.clear()
+        self._senders = None
         original(self, reason)
 
     return close

@@ -372,7 +372,7 @@ def typing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aimock]:
         (list[int], [1, 2, 3], ("array",)),
     ],
 )
-async def test_a_typed_answer_is_mended_by_the_model(
+async def test_a_typed_answer_is_corrected_by_the_model(
     make: Make, typing: Aimock, output_type: Any, value: object, problems: tuple[str, ...]
 ) -> None:
     async with make(typing.url) as driver, open_agent_pool(driver, max_concurrent=1) as pool:

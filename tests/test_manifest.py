@@ -29,7 +29,7 @@ from agentpool._core.manifest import (
     ScriptSettings,
     ScriptStep,
 )
-from agentpool._core.rules import Report, Rule, join_key, mend_name
+from agentpool._core.rules import Report, Rule, fix_for_name, join_key
 from agentpool._core.templates import (
     Placeholder,
     TemplateError,
@@ -807,8 +807,8 @@ def test_a_rule_by_itself_says_nothing() -> None:
         Rule().schema({})
 
 
-def test_a_mend_names_what_is_known() -> None:
-    assert mend_name("x", []) == "Remove it"
+def test_a_fix_names_what_is_known() -> None:
+    assert fix_for_name("x", []) == "Remove it"
     assert join_key("", "a.b") == "'a.b'"
 
 

@@ -34,9 +34,9 @@ from agentpool._core.rules import (
     as_texts,
     as_tuple,
     choice,
+    fix_for_name,
     fold_name,
     join_key,
-    mend_name,
     names_schema,
     read_table,
     table_schema,
@@ -271,7 +271,7 @@ def _placeholder_problem(
             problem = f"{place} comes too early: {results} calls are made in earlier steps"
             yield Problem(key, problem, "Count from 0, or name a result with 'save_as'")
     elif place.index is not None or place.name not in names:
-        known = mend_name(place.name, names)
+        known = fix_for_name(place.name, names)
         braces = f"Write {{{{ and }}}} around it if braces are meant. {known}"
         yield Problem(key, f"{place} is no placeholder here", braces)
 
@@ -355,7 +355,7 @@ class CapabilityRule(Rule):
             if fold_name(known) == fold_name(name):
                 rest = {key: item for key, item in table.items() if key != "type"}
                 return read_table(cls, rest, key, report)
-        return report.add(type_key, f"{name!r} is no capability", mend_name(name, CAPABILITY_TYPES))
+        return report.add(type_key, f"{name!r} is no capability", fix_for_name(name, CAPABILITY_TYPES))
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
         """Return the schema of every kind of capability."""

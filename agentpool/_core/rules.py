@@ -116,7 +116,7 @@ def join_key(key: str, part: str | int) -> str:
     return f"{key}.{name}" if key else name
 
 
-def mend_name(name: str, known: Iterable[str]) -> str:
+def fix_for_name(name: str, known: Iterable[str]) -> str:
     """Say what to write instead of an unknown name: the closest known one, or which there are."""
     import difflib  # only errors need it
 
@@ -329,7 +329,7 @@ class Choice(Rule):
         for name, known in self.values.items():
             if report.from_file and fold_name(name) == fold_name(value):
                 return known
-        return report.add(key, f"{value!r} is not known here", mend_name(value, self.values))
+        return report.add(key, f"{value!r} is not known here", fix_for_name(value, self.values))
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
         """Return the schema of the names, however they are capitalized."""
@@ -514,7 +514,7 @@ def _read_keys(
         if name in rules:
             values[name] = rules[name][1].read(value, place, report)
         else:
-            report.add(place, "is an unknown key", mend_name(name, rules))
+            report.add(place, "is an unknown key", fix_for_name(name, rules))
     for name, (field, rule) in rules.items():
         if field.default is attrs.NOTHING and name not in values:
             values[name] = report.add(join_key(key, name), "is missing", f"Give {_first_line(rule.doc)}")

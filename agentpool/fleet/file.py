@@ -28,7 +28,7 @@ from agentpool._core.rules import (
     as_texts,
     as_tuple,
     choice,
-    mend_name,
+    fix_for_name,
     read_table,
     table_schema,
 )
@@ -414,7 +414,7 @@ class _Expansion:
         singles = list(dict.fromkeys(agent for agents in self.groups.values() for agent in agents))
         agents = self.groups.get(name) or ([name] if name in singles else [])
         if not agents and self.complete:
-            self.report.add(key, f"there is no agent '{name}'", mend_name(name, [*self.groups, *singles]))
+            self.report.add(key, f"there is no agent '{name}'", fix_for_name(name, [*self.groups, *singles]))
         for agent in agents:
             if agent in owners:
                 self.report.add(key, f"'{agent}' is a child of {owners[agent]} already", "Name it once")

@@ -562,3 +562,63 @@ def _first_completes(agent: Any) -> Any:
         return 1
 
     return voter
+
+
+# -- the slot of who leaves ------------------------------------------------------------------------
+
+
+async def test_who_leaves_a_block_goes_on_in_a_slot_though_the_feeder_needs_none(autojump_clock: Any) -> None:
+    """The feeder waits for a slot when its agent leaves the block; another agent has it meanwhile."""
+    running = Running()
+    ended: list[str] = []
+
+    async def works(ctx: AgentContext, seconds: float, name: str) -> None:
+        with running:
+            await trio.sleep(seconds)
+        ended.append(name)
+
+    async def leaves(ctx: AgentContext) -> None:
+        with running:
+            async with ctx.as_completed(value, iter([1, 2, 3])):
+                await trio.sleep(1)
+        # Here, or at the end of the block, it had to give its slot away.
+        await works(ctx, 1, "who left")
+
+    async with pool_of(1) as pool, trio.open_nursery() as nursery:
+        await pool.spawn(leaves)
+        nursery.start_soon(pool.spawn, works, 5, "who came")
+    assert running.peak == 1
+    assert sorted(ended) == ["who came", "who left"]
+
+
+@pytest.mark.parametrize("cap", [1, 2])
+async def test_servers_end_though_the_input_has_tasks_that_wait_for_the_feeder(
+    cap: int, autojump_clock: Any
+) -> None:
+    """Tasks of the input make no room and write to nobody the pool knows: the work is over."""
+
+    async def items() -> AsyncIterator[int]:
+        sender, receiver = trio.open_memory_channel[int](0)
+
+        async def produces() -> None:
+            async with sender:
+                for number in range(4 * cap):
+                    await sender.send(number)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(produces)
+            async for number in receiver:
+                yield number
+
+    async def serves(ctx: AgentContext, number: int) -> int:
+        async for _ in ctx.inbox:
+            pass
+        return number
+
+    async def reads(ctx: AgentContext) -> list[int]:
+        async with ctx.as_completed(serves, items()) as outcomes:
+            return sorted([outcome.unwrap() async for outcome in outcomes])
+
+    async with pool_of(cap) as pool:
+        handle = await pool.spawn(reads)
+    assert (await handle.result()) == list(range(4 * cap))

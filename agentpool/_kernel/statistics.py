@@ -147,6 +147,7 @@ def books_of(state: PoolState) -> Books:
             "waits": sum(len(record.waits) for record in state.records.values()),
             "tool_calls": counts.tool_calls.count,
             "model_calls": counts.model_calls.count,
+            "model_spawns": len(counts.model_spawns),
         },
     )
 

@@ -106,7 +106,7 @@ class Judge(trio.abc.Instrument):
         task = trio.lowlevel.current_task()
         if not self._ends_by_itself(agent, task):
             cycle = hopeless_cycle(agent, _edges(agent, edge, _certain))
-            if cycle and cycle[0] is agent:  # else it is about to be judged by who closed it
+            if cycle:
                 raise DeadlockError([one.id for one in cycle])
         self._suspect(tuple(one.id for one in suspects))
         # The wait that is about to begin is in no list yet: its unknown tasks have to be watched too.

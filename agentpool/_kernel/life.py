@@ -133,7 +133,6 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     is_seen = type(outcome) is Failed and any(map(is_fatal, leaves_of(outcome.error)))
     if record.batch is not None:
         record.batch.ended(outcome)
-    # After the batch, whose taker may be woken by it: this judges what the others still wait for.
     record.home.ended(outcome, is_taken=record.batch is not None, is_seen=is_seen)
     record.end()
 

@@ -564,31 +564,61 @@ def _first_completes(agent: Any) -> Any:
     return voter
 
 
-# -- the slot of who leaves ------------------------------------------------------------------------
+# -- leaving the block -----------------------------------------------------------------------------
 
 
-async def test_who_leaves_a_block_goes_on_in_a_slot_though_the_feeder_needs_none(autojump_clock: Any) -> None:
-    """The feeder waits for a slot when its agent leaves the block; another agent has it meanwhile."""
-    running = Running()
-    ended: list[str] = []
+async def first_returns(ctx: AgentContext, number: int) -> int:
+    if number:
+        async for _ in ctx.inbox:
+            pass
+    return number
 
-    async def works(ctx: AgentContext, seconds: float, name: str) -> None:
-        with running:
-            await trio.sleep(seconds)
-        ended.append(name)
 
-    async def leaves(ctx: AgentContext) -> None:
-        with running:
-            async with ctx.as_completed(value, iter([1, 2, 3])):
-                await trio.sleep(1)
-        # Here, or at the end of the block, it had to give its slot away.
-        await works(ctx, 1, "who left")
+@pytest.mark.parametrize("cap", [1, 2, 4])
+async def test_who_leaves_in_the_step_in_which_an_outcome_was_taken_starts_nobody_more(
+    cap: int, autojump_clock: Any
+) -> None:
+    """The outcome makes room, so that the feeder goes on; what it started then would live for ever."""
 
-    async with pool_of(1) as pool, trio.open_nursery() as nursery:
-        await pool.spawn(leaves)
-        nursery.start_soon(pool.spawn, works, 5, "who came")
-    assert running.peak == 1
-    assert sorted(ended) == ["who came", "who left"]
+    async def leaves(ctx: AgentContext) -> float:
+        async with ctx.as_completed(first_returns, iter(range(100))) as outcomes:
+            await trio.sleep(1)
+            await anext(outcomes)
+        return trio.current_time()
+
+    async with pool_of(cap) as pool:
+        assert await (await pool.spawn(leaves)).result() == 1
+        assert pool.active_count == 0
+
+
+async def numbers_inside_a_shield(closed: list[float]) -> AsyncIterator[int]:
+    try:
+        with trio.CancelScope(shield=True):
+            for number in range(100):
+                yield number
+    finally:
+        closed.append(trio.current_time())
+
+
+@pytest.mark.parametrize("cap", [1, 2, 4])
+@pytest.mark.parametrize("taken", [0, 1])
+async def test_an_input_that_yields_inside_a_shield_does_not_keep_the_block(
+    cap: int, taken: int, autojump_clock: Any
+) -> None:
+    """The feeder is inside of that shield, where no cancellation reaches it."""
+    closed: list[float] = []
+
+    async def leaves(ctx: AgentContext) -> float:
+        async with ctx.as_completed(first_returns, numbers_inside_a_shield(closed)) as outcomes:
+            await trio.sleep(1)
+            for _ in range(taken):
+                await anext(outcomes)
+        return trio.current_time()
+
+    async with pool_of(cap) as pool:
+        assert await (await pool.spawn(leaves)).result() == 1
+        assert closed == [1]
+        assert pool.active_count == 0
 
 
 @pytest.mark.parametrize("cap", [1, 2])

@@ -305,17 +305,6 @@ class Activity:
         if wait is not None:
             await wait.granted()
 
-    async def claim(self) -> None:
-        """Wait for the slot, if the calling task goes on without one: the feeder's count has become its own.
-
-        Not a checkpoint if it has one. Cancellation: as `regain`.
-        """
-        if not (self.holds or self.is_cancelled()):
-            self.active -= 1
-            wait = Wait.that_happened(self)
-            self._ask_for_slot(wait)
-            await wait.granted()
-
     def back_off(self) -> None:
         """Give the slot back though its task runs on: it sleeps before it is started afresh."""
         self.backing_off = True

@@ -96,6 +96,10 @@ class _FeederWait(Wait):
         return ()
 
 
+class _BlockWasLeft(Exception):
+    """Nobody wants more of the input: the feeder goes home. Never leaves this module."""
+
+
 class InputFeed:
     """Any other input, and the feeder: a task of the owner that pulls it."""
 
@@ -110,6 +114,8 @@ class InputFeed:
         """Start an agent for each item, as slots and room get free: the feeder's task."""
         try:
             await _pull(items, self)
+        except _BlockWasLeft:
+            pass
         except BaseException as error:
             parts = split_error(error)
             if parts.fatal is not None:
@@ -124,15 +130,23 @@ class InputFeed:
     async def put(self, item: Any) -> None:
         """Start an agent for an item, waiting for room for it, and then for a slot.
 
+        Raises:
+          _BlockWasLeft: if the block was left. Cancellation alone would not do: an input that yields
+            inside of a shield keeps it from its feeder, which is in that shield too.
+
         Cancellation: `Cancelled` means that it was not started.
         """
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self.withdrawn:
+            raise _BlockWasLeft
         if self._batch.is_full:
             # Ended by the taker of the outcomes, a task of the same agent: no edge to anybody. So it
             # keeps no agent from being hopeless, and what the taker waits for decides.
             self._room = _FeederWait(waiter, ())
             await self._room.park(self._left)
+            if self.withdrawn:
+                raise _BlockWasLeft  # in the very step in which an outcome was taken
         slots = self._batch.launcher.state.slots
         if slots.has_room:
             self._batch.start(item)
@@ -145,6 +159,7 @@ class InputFeed:
 
     def _left(self) -> None:
         """The feeder is cancelled while it waits."""
+        self._slot = self._room = None
         self._batch.cancel()
         self._batch.abandon_if_cancelled()
 
@@ -179,8 +194,10 @@ class InputFeed:
     def cancel(self) -> None:
         """Start no more agents."""
         self.withdrawn = True
-        self._slot = None
-        self._room = None
+        waits, self._slot, self._room = (self._slot, self._room), None, None
+        for wait in waits:
+            if wait is not None:
+                wait.fail(_BlockWasLeft())
 
 
 # These run the caller's code; Ctrl-C may strike in it.

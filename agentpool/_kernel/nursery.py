@@ -155,8 +155,6 @@ class AgentNursery:
         """All tasks have ended: the block goes on, when the agent has its slot."""
         if self._joining:
             await self._record.regain()
-        else:
-            await self._record.claim()  # the task that ended last may have needed no slot
         if self._thread is not None:
             await self._thread.take_back()
 

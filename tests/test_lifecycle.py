@@ -14,22 +14,12 @@ import trio
 from pool_kit import forever, pool_of, sleeper, value
 
 from agentpool import AgentContext, AgentHandle, AgentPool, Backoff, RestartPolicy
-from agentpool._core.lifecycle import MEANING, SLOT, TRANSITIONS, LifeEvent, SlotUse, State, follow
+from agentpool._core.lifecycle import MEANING, SLOT, TRANSITIONS, LifeEvent, SlotUse, State
 
 ROWS = {(row.before, row.event): row.after for row in TRANSITIONS}
 
 
 # -- the table by itself --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("event", LifeEvent)
-def test_an_event_leads_to_one_state_or_cannot_happen(state: State, event: LifeEvent) -> None:
-    if (state, event) in ROWS:
-        assert follow(state, event) is ROWS[state, event]
-    else:
-        with pytest.raises(ValueError, match=f"cannot happen to an agent that is {state.value}"):
-            follow(state, event)
 
 
 def test_no_row_is_there_twice() -> None:

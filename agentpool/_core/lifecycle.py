@@ -93,18 +93,4 @@ SLOT: Mapping[State, SlotUse] = {
     State.BACKING_OFF: SlotUse.NONE,
     State.ENDED: SlotUse.NONE,
 }
-"""What an agent has of its slot in each state. A slot that is lent goes to whoever needs it first."""
-
-_AFTER = {(row.before, row.event): row.after for row in TRANSITIONS}
-
-
-def follow(state: State, event: LifeEvent) -> State:
-    """Return the state that follows when an event happens to an agent.
-
-    Raises:
-      ValueError: if it cannot happen in this state.
-    """
-    after = _AFTER.get((state, event))
-    if after is None:
-        raise ValueError(f"{event.value!r} cannot happen to an agent that is {state.value}")
-    return after
+"""What an agent has of its slot in each state. One that is lent is free for whoever needs it."""

@@ -39,14 +39,14 @@ class _OneStart:
 
     __slots__ = ("_by_agent", "_context", "_scope", "_work", "wait", "withdrawn")
 
-    def __init__(self, scope: Scope, work: Work, wait: Wait) -> None:
+    def __init__(self, scope: Scope, work: Work, wait: Wait, by_agent: bool) -> None:
         self.withdrawn = False
         self.wait = wait
         self._scope = scope
         self._work = work
         # A child starts in the context of its spawner, though it is started by whoever frees the slot.
         self._context = contextvars.copy_context()
-        self._by_agent = current_agent() is not None
+        self._by_agent = by_agent
 
     def granted(self) -> None:
         """Start the agent: a slot is free (called by the slots)."""
@@ -134,7 +134,7 @@ class Scope(ManyScope):
             await trio.lowlevel.cancel_shielded_checkpoint()
             return handle
         wait = Wait(waiter)
-        start = _OneStart(self, work, wait)
+        start = _OneStart(self, work, wait, by_agent)
         state.slots.claim_for_start(start)
         started: AgentHandle[T] = await wait.park(start.cancel)
         return started

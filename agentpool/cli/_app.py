@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -37,8 +38,11 @@ def call(arguments: Sequence[str]) -> int:
     except BadInputError as error:
         return _complain(str(error))
     except BrokenPipeError:
-        # Whoever read our output has gone: nothing more can be told.
-        sys.stderr.close()
+        # Whoever read our output has gone: nothing more can be told. What is left in the buffers goes
+        # nowhere; else Python flushes it once more at its end, fails, and exits with 120.
+        with open(os.devnull, "w") as nowhere:
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(nowhere.fileno(), stream.fileno())
         return 1
     except KeyboardInterrupt:
         return 130

@@ -33,10 +33,11 @@ _FORMS = (
     " (the same for anthropic and ollama), scripted or auto"
 )
 # The address ends at the colon in front of the model: the first one behind the port or the path. A
-# port is taken whole (`?+`), so that `http://host:8080` alone is not a model of the name 8080.
+# port is taken whole, so that `http://host:8080` alone is not a model of the name 8080. (Not by `?+`:
+# that fails to match in Python 3.11.2, which Debian 12 has.)
 _WITH_URL = re.compile(
     r"(?P<provider>[a-z]+)\+"
-    r"(?P<url>https?://(?:\[[^\]]*\]|[^/:@\s]+)(?::\d+)?+(?:/[^:\s]*)?)"
+    r"(?P<url>https?://(?:\[[^\]]*\]|[^/:@\s]+)(?::\d+(?!\d)|(?!:\d))(?:/[^:\s]*)?)"
     r":(?P<model>\S+)"
 )
 _PLAIN = re.compile(r"(?P<provider>[a-z]+):(?P<model>\S+)")

@@ -600,6 +600,37 @@ async def numbers_inside_a_shield(closed: list[float]) -> AsyncIterator[int]:
         closed.append(trio.current_time())
 
 
+async def slow_numbers_inside_a_shield(closed: list[float]) -> AsyncIterator[int]:
+    try:
+        with trio.CancelScope(shield=True):
+            for number in range(100):
+                yield number
+                await trio.sleep(3)
+    finally:
+        closed.append(trio.current_time())
+
+
+async def test_what_an_input_in_a_shield_brings_after_the_block_was_left_is_not_started(
+    autojump_clock: Any,
+) -> None:
+    """The block waits for the shield, and is then over: the feeder was not waiting when it was left."""
+    closed: list[float] = []
+    started: list[int] = []
+
+    async def notes(ctx: AgentContext, number: int) -> None:
+        started.append(number)
+
+    async def leaves(ctx: AgentContext) -> float:
+        async with ctx.as_completed(notes, slow_numbers_inside_a_shield(closed)):
+            await trio.sleep(1)
+        return trio.current_time()
+
+    async with pool_of(2) as pool:
+        assert await (await pool.spawn(leaves)).result() == 3
+    assert closed == [3]
+    assert started == [0]
+
+
 @pytest.mark.parametrize("cap", [1, 2, 4])
 @pytest.mark.parametrize("taken", [0, 1])
 async def test_an_input_that_yields_inside_a_shield_does_not_keep_the_block(

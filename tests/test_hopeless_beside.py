@@ -9,6 +9,7 @@ import trio
 from pool_kit import forever, pool_of, value
 
 import agentpool._kernel.pool
+import agentpool._kernel.watcher
 from agentpool import (
     Aborted,
     AgentContext,
@@ -169,4 +170,22 @@ async def test_a_bug_at_the_end_of_the_block_leaves_no_task_behind(
             await trio.sleep(1)
             monkeypatch.setattr(agentpool._kernel.pool, "_ended", broken)
     assert isinstance(handle.outcome, Aborted | Failed)
+    assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_a_watcher_that_breaks_down_ends_the_block_and_says_why(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: object) -> None:
+        await trio.sleep(1)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(agentpool._kernel.watcher.Watcher, "run", broken)
+    before = trio.lowlevel.current_statistics().tasks_living
+    with pytest.raises(ExceptionGroup) as caught, trio.fail_after(10):
+        async with open_agent_pool(max_concurrent=1) as pool:
+            handle = await pool.spawn(forever)
+            await trio.sleep_forever()
+    assert caught.group_contains(ZeroDivisionError, depth=1)
+    assert isinstance(handle.outcome, Aborted)
     assert trio.lowlevel.current_statistics().tasks_living == before

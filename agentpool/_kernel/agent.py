@@ -30,9 +30,9 @@ CANCELLED_OUTSIDE = "a scope around the pool was cancelled"
 CANCELLED_ITSELF = "its body raised trio.Cancelled, though nobody had cancelled it"
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Work:
-    """What an agent runs, and how."""
+    """What an agent runs, and how; without its arguments once it has ended."""
 
     fn: Callable[..., Awaitable[Any]]
     args: tuple[Any, ...]
@@ -45,7 +45,7 @@ class AgentRecord(Activity):
 
     Attributes:
       home: whose child it is.
-      work: what it runs; without its arguments once it has ended.
+      work: what it runs.
       scope: cancels it.
       batch: what started it together with others, and gets its outcome; None for a plain spawn.
       started_at: when it was spawned, on trio's clock.

@@ -100,7 +100,11 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     outcome: AnyOutcome | None = None
     try:
         with record.scope:
-            outcome = await _lives(state, record, task)
+            policy = record.work.options.restart
+            if policy is None:
+                outcome = await _life(state, record)
+            else:
+                outcome = await _lives(state, record, policy, task)
     except BaseException as error:  # pragma: no cover - a bug of ours: even then the id gets its outcome
         outcome = record.failed(error)
     assert outcome is not None  # the scope swallows nothing: a cancellation became the outcome inside
@@ -128,7 +132,7 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
         state.events.emit(AgentFinished, record.id, record.parent_id, outcome)
     # Break the cycles through the record, so that it goes without waiting for the collector.
     record.forget_children()
-    record.work = Work(record.work.fn, (), record.work.options)
+    record.work.args = ()
     record.inbox.owner = None
     is_seen = type(outcome) is Failed and any(map(is_fatal, leaves_of(outcome.error)))
     if record.batch is not None:
@@ -137,11 +141,11 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     record.end()
 
 
-async def _lives(state: PoolState, record: AgentRecord, task: trio.lowlevel.Task) -> AnyOutcome:
+async def _lives(
+    state: PoolState, record: AgentRecord, policy: RestartPolicy, task: trio.lowlevel.Task
+) -> AnyOutcome:
     """Run the body, as often as its policy wants, and return how it ended at last."""
-    if record.work.options.restart is None:
-        return await _life(state, record)
-    restarts = _Restarts(state, record, record.work.options.restart)
+    restarts = _Restarts(state, record, policy)
     origin = task.context.copy()
     while True:
         outcome = await _life(state, record)

@@ -127,7 +127,7 @@ class Scope(ManyScope):
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         state = self._state
-        by_agent = current_agent() is not None
+        by_agent = waiter is not None
         state.admit(self._children, by_agent=by_agent)
         if state.slots.has_room:
             handle: AgentHandle[T] = self._start_now(work, by_agent)

@@ -49,7 +49,8 @@ class Run:
     async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
         """Perform the effects until the run is done; return its result, or raise its error."""
         while True:
-            await self._announce(state)
+            if self._ctx.observed:
+                await self._announce(state)
             match effect:
                 case Reason():
                     observation = await self._model.reason(state, effect)
@@ -69,8 +70,6 @@ class Run:
 
     async def _announce(self, state: LoopState) -> None:
         ctx = self._ctx
-        if not ctx.observed:
-            return
         where = (state.phase, state.iteration)
         if where != self._announced:
             self._announced = where

@@ -205,7 +205,7 @@ class Batch:
         self._taker = wait
         await wait.park(self._taker_left)
 
-    def _taker_left(self) -> None:
+    def _taker_left(self, wait: Wait) -> None:
         self._taker = None
         self.abandon_if_cancelled()
 

@@ -160,7 +160,7 @@ class Children(Generic[C]):
         watching = self._watching.setdefault(child.id, [])
         watching.append(wait)
 
-        def forget() -> None:
+        def forget(wait: Wait) -> None:
             watching.remove(wait)
             if not watching:
                 del self._watching[child.id]
@@ -175,7 +175,7 @@ class Children(Generic[C]):
         """
         wait = Wait(waiter, self.live.values())
         self._joins.append(wait)
-        outcome: AnyOutcome | None = await wait.park(lambda: self._joins.remove(wait))
+        outcome: AnyOutcome | None = await wait.park(self._joins.remove)
         return outcome
 
     async def wait_for_all(
@@ -192,11 +192,7 @@ class Children(Generic[C]):
         """
         wait = Wait(waiter, self.live.values(), needs_all=True, needs_slot=needs_slot)
         self._rests[wait] = value
-
-        def forget() -> None:
-            del self._rests[wait]
-
-        return await wait.park(forget if cancellable else None)
+        return await wait.park(self._rests.pop if cancellable else None)
 
 
 def _is_warned_of(error: Exception) -> bool:

@@ -95,7 +95,7 @@ class EventSubscription(AsyncIterator[Event]):
         # end all that was left.
         self._kept: deque[Event] = deque()
         self._wait: ReadWait | None = None
-        self._writers: deque[RoomWait] = deque()
+        self._writers: deque[Wait] = deque()
         self._hold(opener)
 
     def __repr__(self) -> str:
@@ -153,7 +153,7 @@ class EventSubscription(AsyncIterator[Event]):
         self._log.sleeping[self] = None
         await self._wait.park(self._forget)
 
-    def _forget(self) -> None:
+    def _forget(self, wait: Wait) -> None:
         self._wait = None
         self._log.sleeping.pop(self, None)
 
@@ -212,7 +212,7 @@ class EventSubscription(AsyncIterator[Event]):
         """
         wait = RoomWait(waiter, self)
         self._writers.append(wait)
-        await wait.park(lambda: self._writers.remove(wait))
+        await wait.park(self._writers.remove)
 
     def _admit(self) -> None:
         while self._writers:

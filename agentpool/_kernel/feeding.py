@@ -157,7 +157,7 @@ class InputFeed:
         slots.claim_for_start(self)
         await self._slot.park(self._left)
 
-    def _left(self) -> None:
+    def _left(self, wait: Wait) -> None:
         """The feeder is cancelled while it waits."""
         self._slot = self._room = None
         self._batch.cancel()

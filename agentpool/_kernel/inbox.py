@@ -133,7 +133,7 @@ class Inbox:
         if waiting is None:
             waiting = self._waiting = deque()
         waiting.append(wait)
-        received: AgentMessage = await wait.park(lambda: waiting.remove(wait))
+        received: AgentMessage = await wait.park(waiting.remove)
         return received
 
     def __aiter__(self) -> Inbox:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -241,7 +240,7 @@ class MessageRouter:
             self.note_sent(message)
             return None
         wait = self._wait_on(waiter, inbox, message)
-        wait.undo = partial(inbox.forget_sender, wait)
+        wait.undo = inbox.forget_sender
         inbox.wait_for_room(wait)
         return wait
 
@@ -282,7 +281,7 @@ class MessageRouter:
         else:
             inbox.wait_for_room(wait)
 
-        def give_up() -> None:
+        def give_up(wait: Wait) -> None:
             inbox.forget_sender(wait)
             self.asks.pop(message.id, None)
 

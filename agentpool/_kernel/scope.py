@@ -69,7 +69,7 @@ class _OneStart:
         """The pool takes no more agents."""
         self.wait.fail(PoolClosedError(reason))
 
-    def cancel(self) -> None:
+    def cancel(self, wait: Wait) -> None:
         """Nobody waits for the agent any more."""
         self.withdrawn = True
 

@@ -8,7 +8,7 @@ goes back to trio's run queue only when its agent holds a slot, or is itself bei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import attrs
@@ -107,7 +107,8 @@ class Wait:
       needs_slot: whether the task goes on only when its agent has a slot.
       source: what it takes from, if quiescence may end that.
       content: what it brings, such as a message for which there is no room yet.
-      undo: takes it out of the queue that it stands in; None while it is not to be cancelled.
+      undo: takes it out of the queue that it stands in, when called with it; None while it is not to
+        be cancelled.
       number: counts the waits of a pool, so that the youngest can be told.
       happened: whether somebody made it true.
       asked_to_cancel: whether trio has told it that it is cancelled, which it does only once.
@@ -121,7 +122,7 @@ class Wait:
     needs_slot: bool = attrs.field(default=True, kw_only=True)
     source: Source | None = attrs.field(default=None, kw_only=True)
     content: Any = attrs.field(default=None, kw_only=True)
-    undo: Callable[[], None] | None = attrs.field(default=None, init=False)
+    undo: Callable[[Wait], object] | None = attrs.field(default=None, init=False)
     number: int = attrs.field(default=0, init=False)
     happened: bool = attrs.field(default=False, init=False)
     asked_to_cancel: bool = attrs.field(default=False, init=False)
@@ -139,12 +140,13 @@ class Wait:
         wait._result = outcome.Value(None)
         return wait
 
-    async def park(self, undo: Callable[[], None] | None) -> Any:
+    async def park(self, undo: Callable[[Wait], object] | None) -> Any:
         """Wait until somebody calls `wake` or `fail`, and for the agent's slot after that.
 
         Args:
-          undo: takes the wait out of the queue that it stands in, when the task is cancelled;
-            None for a wait that is not to be cancelled. Ctrl-C ends that of the main task too.
+          undo: called with the wait when the task is cancelled, takes it out of the queue that it
+            stands in; None for a wait that is not to be cancelled. Ctrl-C ends that of the main task
+            too.
 
         Cancellation: `Cancelled` means that `undo` was called, and that nobody had called `wake`.
         """
@@ -156,7 +158,7 @@ class Wait:
             self.waiter.pause(self)
         return await self._sleep()
 
-    async def _park_without_thread(self, call: ThreadCall, undo: Callable[[], None] | None) -> Any:
+    async def _park_without_thread(self, call: ThreadCall, undo: Callable[[Wait], object] | None) -> Any:
         """Wait on behalf of a thread, whose token others may have meanwhile.
 
         The slot comes first and then the token: nobody waits for a slot while it holds a token.
@@ -172,14 +174,20 @@ class Wait:
         self._task = trio.lowlevel.current_task()
         await self._sleep()
 
-    async def _sleep(self) -> Any:
+    def _sleep(self) -> Coroutine[Any, Any, Any]:
+        # Not `async def`: the coroutine would live as long as the wait, one for each agent that waits.
         if self._resumed:
-            # It was resumed before it slept: pausing gave the slot to others, and that started the
-            # child or ended the inbox that it waits for.
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return self._let_go().unwrap()
+            return self._go_on()
         self._asleep = True
-        return await trio.lowlevel.wait_task_rescheduled(self._abort)
+        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105  (both callers await it)
+
+    async def _go_on(self) -> Any:
+        """It was resumed before it slept.
+
+        Pausing gave the slot to others, and that started the child or ended the inbox it waits for.
+        """
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return self._let_go().unwrap()
 
     # -- what may happen to it ---------------------------------------------------------------------
 
@@ -195,7 +203,7 @@ class Wait:
     def withdraw(self, error: BaseException) -> None:
         """Take the wait out of its queue, and end it with an exception."""
         assert self.undo is not None
-        self.undo()
+        self.undo(self)
         self.fail(error)
 
     def _happen(self, result: outcome.Outcome[Any]) -> None:
@@ -235,7 +243,7 @@ class Wait:
         if self.undo is None:
             return self._interrupt(raise_cancel)
         # Out of its queue in this very step: nobody may hand a value to a wait that is being cancelled.
-        self.undo()
+        self.undo(self)
         if self.waiter is None:
             self.happened = True
             self.undo = None

@@ -225,7 +225,7 @@ def _forget_to_undo(original: Any) -> Any:
 
     def abort(self: Any, raise_cancel: Any) -> Any:
         if not self.happened and self.undo is not None:
-            self.undo = lambda: None
+            self.undo = lambda wait: None
             self._interrupted = True  # nobody who finds it there wakes its task a second time
         return original(self, raise_cancel)
 

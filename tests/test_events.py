@@ -13,7 +13,9 @@ from agentpool import (
     AgentFinished,
     AgentSpawned,
     AgentStarted,
+    AgentStuck,
     Completed,
+    DeadlockSuspected,
     GuardWarned,
     MessageDeadLettered,
     MessageSent,
@@ -49,6 +51,35 @@ async def test_the_life_of_an_agent_is_told_in_order_with_seq_time_and_parent(au
     assert found[0].name == "boss"
     assert isinstance(found[4].outcome, Completed)
     assert [event.time for event in found] == [0, 0, 0, 0, 2, 2]
+
+
+async def test_each_event_names_the_parent_whoever_tells_it(autojump_clock: Any) -> None:
+    found: list[Any] = []
+
+    async def child(ctx: AgentContext) -> None:
+        await ctx.send(ctx.parent_id, "never read")
+        with trio.move_on_after(1):
+            await ctx.ask(ctx.parent_id, "who waits for me")
+        with trio.CancelScope(shield=True):
+            await trio.sleep(20)
+
+    async def parent(ctx: AgentContext) -> None:
+        handle = await ctx.spawn(child)
+        with trio.move_on_after(2):
+            await handle.wait()
+        handle.abort()
+
+    async with trio.open_nursery() as nursery:
+        async with pool_of(2) as pool:
+            nursery.start_soon(_gather, pool, found)
+            await trio.testing.wait_all_tasks_blocked()
+            await pool.spawn(parent)
+    told = {type(event): (event.agent_id, event.parent_id) for event in found}
+    assert told[MessageSent] == (2, 1)
+    assert told[DeadlockSuspected] == (2, 1)
+    assert told[AgentStuck] == (2, 1)
+    # Its sender has ended by then.
+    assert told[MessageDeadLettered] == (2, 0)
 
 
 async def test_messages_and_dead_letters_are_told(autojump_clock: Any) -> None:

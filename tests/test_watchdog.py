@@ -7,7 +7,7 @@ import time
 import pytest
 import trio
 
-from agentpool import AgentContext, AgentStuck, open_agent_pool
+from agentpool import AgentContext, AgentPool, AgentStuck, EventSubscription, open_agent_pool
 
 
 def busy(seconds: float) -> None:
@@ -22,6 +22,13 @@ async def blocks(ctx: AgentContext) -> str:
     return "done"
 
 
+def subscribed(pool: AgentPool) -> EventSubscription:
+    """Events that can be read when the pool has ended."""
+    events = EventSubscription(pool._state.events, 100, "drop_oldest", None)
+    pool._state.events.subscribe(events)
+    return events
+
+
 async def sleeps(ctx: AgentContext) -> None:
     await trio.sleep(0.6)
 
@@ -31,7 +38,7 @@ async def test_an_agent_that_blocks_the_loop_is_named_with_the_line_where_it_sta
 ) -> None:
     monkeypatch.setattr("agentpool._kernel.watcher.BLOCKING_TIME", 0.05)
     async with open_agent_pool(max_concurrent=2) as pool:
-        events = pool._state.events.subscribe(100, "drop_oldest")
+        events = subscribed(pool)
         await pool.spawn(sleeps)
         handle = await pool.spawn(blocks, name="hog")
         assert await pool.drain() == []
@@ -51,7 +58,7 @@ async def test_a_loop_that_goes_on_is_not_suspected(monkeypatch: pytest.MonkeyPa
             await trio.sleep(0.005)
 
     async with open_agent_pool(max_concurrent=1) as pool:
-        events = pool._state.events.subscribe(100, "drop_oldest")
+        events = subscribed(pool)
         await pool.spawn(works)
         await pool.drain()
     assert [event async for event in events if isinstance(event, AgentStuck)] == []

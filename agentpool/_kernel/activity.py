@@ -18,6 +18,7 @@ import trio
 from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._kernel._trio_private import effective_deadline_in
 from agentpool._kernel.judge import Judge
+from agentpool._kernel.log import EventLog
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.slots import Slots
 from agentpool._kernel.wait import Held, Wait
@@ -32,6 +33,7 @@ class Surroundings:
     """The parts of a pool that an agent's waiting meets; one for each pool.
 
     Attributes:
+      events: where what happens is told.
       nursery: the pool's; its agents are child tasks of it.
       token: of the run of trio that the pool belongs to.
     """
@@ -39,6 +41,7 @@ class Surroundings:
     slots: Slots
     judge: Judge
     watcher: Watcher
+    events: EventLog
     nursery: trio.Nursery
     token: trio.lowlevel.TrioToken
 
@@ -74,6 +77,7 @@ class Activity:
       nurseries: the nurseries in its tasks whose tasks are known: its own, and (True) those of pools.
       held: what it has opened or uses that must not outlive it.
       backing_off: whether it sleeps before it is started afresh.
+      parent_id: the id of the agent that spawned it; 0 for the pool's own.
       root_id: the id of its oldest ancestor below the pool, or its own.
 
     Invariants: `ready` implies not `holds`;  idle implies not `holds`;  active and not `holds` is true
@@ -93,6 +97,7 @@ class Activity:
     tasks: dict[trio.lowlevel.Task, None] = attrs.field(factory=dict)
     nurseries: dict[trio.Nursery, bool] | None = None
     held: Sequence[Held] = ()
+    parent_id: AgentId = SUPERVISOR
     root_id: AgentId = SUPERVISOR
     backing_off: bool = False
 

@@ -13,6 +13,7 @@ from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.events import holding_up
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
@@ -298,7 +299,7 @@ class AgentContext(Scope):
             return
         waiter = waiting_agent()
         # One after the other: each time somebody else may have become the slow one.
-        while (slow := events.holding_up(waiter)) is not None:
+        while (slow := holding_up(events, waiter)) is not None:
             if slow.reader is not None:
                 self._state.judge.check(waiter, (slow.reader,))
             await slow.wait_for_room(waiter)

@@ -1,4 +1,4 @@
-"""Subscriptions to what happens in a pool: one shared log, and a cursor for each reader.
+"""Subscriptions to what happens in a pool: each is a cursor in the one log.
 
 A reader gets what has piled up in one batch, because a reader that took one event for each turn
 of the scheduler would fall behind as soon as a hundred agents are busy.
@@ -7,24 +7,21 @@ of the scheduler would fall behind as soon as a hundred agents are busy.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import attrs
 import trio
 
 from agentpool._core.events import AgentFinished, Event
-from agentpool._core.messages import AgentId
 from agentpool._core.text import shown
 from agentpool._kernel.current import current_agent, waiting_agent
+from agentpool._kernel.log import BATCH, EventLog
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
 
 Overflow: TypeAlias = Literal["drop_oldest", "block"]
-
-BATCH = 256
-"""A reader takes at most so many events between two checkpoints, and the log is trimmed as often."""
 
 
 @attrs.frozen
@@ -259,115 +256,12 @@ class EventSubscription(AsyncIterator[Event]):
         self._admit()
 
 
-class Tap:
-    """Shows each event in the step in which it happens; stands among the subscriptions of a pool.
-
-    For instruments: what it calls neither waits nor raises.
-    """
-
-    def __init__(self, log: EventLog, show: Callable[[Event], None]) -> None:
-        self.cursor: int = log.end
-        self._log = log
-        self._show = show
-
-    def wake(self) -> None:
-        """Show what is new."""
-        new = self._log.slice(self.cursor, self._log.end - self.cursor)
-        self.cursor = self._log.end
-        for event in new:
-            self._show(event)
-
-    def shed(self) -> None:
-        """Nothing is ever left behind."""
-
-
-class EventLog:
-    """The events of a pool that some subscriber has not read yet.
-
-    Args:
-      slots: those of the pool, by which its agents are told from those of others.
-    """
-
-    def __init__(self, slots: object) -> None:
-        self.slots = slots
-        self.subscriptions: list[EventSubscription | Tap] = []
-        # Taps are always among those who are woken: they cost nothing where there are none.
-        self.sleeping: dict[EventSubscription | Tap, None] = {}
-        self.closed: bool = False
-        self.end: int = 0
-        self._events: list[Event] = []
-        self._start = 0
-        self._next_trim = BATCH
-        self._taps: dict[EventSubscription | Tap, None] = {}
-
-    def emit(self, kind: type[Any], agent_id: AgentId, parent_id: AgentId, *own: Any) -> None:
-        """Make an event and hand it to the subscribers; costs next to nothing without any."""
-        if not self.subscriptions:
-            return
-        self._events.append(kind(self.end + 1, trio.current_time(), agent_id, parent_id, *own))
-        self.end += 1
-        if self.sleeping:
-            sleeping, self.sleeping = self.sleeping, self._taps.copy()
-            for subscription in sleeping:
-                subscription.wake()
-        if self.end >= self._next_trim:
-            self._trim()
-
-    def slice(self, cursor: int, most: int) -> list[Event]:
-        """Up to `most` events from `cursor` on."""
-        at = cursor - self._start
-        return self._events[at : at + most]
-
-    def _trim(self) -> None:
-        for subscription in self.subscriptions:
-            subscription.shed()
-        oldest = min((subscription.cursor for subscription in self.subscriptions), default=self.end)
-        del self._events[: oldest - self._start]
-        self._start = oldest
-        self._next_trim = self.end + BATCH
-
-    def holding_up(self, waiter: Waiter | None) -> EventSubscription | None:
-        """The first subscription for whose reader an agent has to wait before its next step."""
-        for subscription in self.subscriptions:
-            if isinstance(subscription, EventSubscription) and subscription.holds_up(waiter):
-                return subscription
-        return None
-
-    # -- coming and going --------------------------------------------------------------------------
-
-    def subscribe(
-        self, max_buffer: int = 1024, overflow: Overflow = "drop_oldest", opener: Waiter | None = None
-    ) -> EventSubscription:
-        """Open a subscription, from now on, for an agent or for somebody else."""
-        subscription = EventSubscription(self, max_buffer, overflow, opener)
-        if self.closed:
-            subscription.close()
-        else:
-            self.subscriptions.append(subscription)
-        return subscription
-
-    def unsubscribe(self, subscription: EventSubscription) -> None:
-        """Drop a subscription; harmless if it was dropped before."""
-        self.sleeping.pop(subscription, None)
-        if subscription in self.subscriptions:
-            self.subscriptions.remove(subscription)
-
-    def tap(self, show: Callable[[Event], None]) -> None:
-        """Show each event in the step in which it happens, until the pool has ended."""
-        tap = Tap(self, show)
-        self._taps[tap] = None
-        self.sleeping = {**self._taps, **self.sleeping}  # before the readers
-        self.subscriptions.append(tap)
-
-    def close(self) -> None:
-        """The pool has ended: readers get what is left, and then the end."""
-        self.closed = True
-        ended = tuple(self.subscriptions)
-        self.subscriptions.clear()  # in place: the agents look at this list
-        for subscription in ended:
-            subscription.wake()
-            if isinstance(subscription, EventSubscription):
-                subscription.close()
+def holding_up(log: EventLog, waiter: Waiter | None) -> EventSubscription | None:
+    """The first subscription for whose reader an agent has to wait before its next step."""
+    for subscription in log.subscriptions:
+        if isinstance(subscription, EventSubscription) and subscription.holds_up(waiter):
+            return subscription
+    return None
 
 
 class OpenSubscription(AbstractAsyncContextManager[EventSubscription]):
@@ -395,7 +289,9 @@ class OpenSubscription(AbstractAsyncContextManager[EventSubscription]):
     async def __aenter__(self) -> EventSubscription:
         if self._subscription is not None:
             raise RuntimeError("a subscription is for one block: call events() again")
-        self._subscription = self._log.subscribe(self._max_buffer, self._overflow, current_agent())
+        opener = current_agent()
+        self._subscription = EventSubscription(self._log, self._max_buffer, self._overflow, opener)
+        self._log.subscribe(self._subscription)
         return self._subscription
 
     async def __aexit__(self, *_: object) -> None:

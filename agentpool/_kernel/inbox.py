@@ -7,7 +7,6 @@ waiting around them is `Wait`, because a task that waits here lends its slot.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -15,6 +14,8 @@ import trio
 
 from agentpool._core.errors import UnknownAgentError
 from agentpool._core.messages import AgentId, AgentMessage
+from agentpool._kernel.activity import Surroundings
+from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
 
@@ -41,14 +42,10 @@ class InboxStatistics:
 class PostOffice(Protocol):
     """What an inbox needs of the router that it belongs to."""
 
+    pool: Surroundings | None
     sent: int
     unused: InboxStatistics
     listening: InboxStatistics
-
-    @property
-    def identify(self) -> Callable[[], Waiter | None]:
-        """Tells the agent of the calling task, which is about to wait."""
-        ...
 
     def taken(self, message: AgentMessage) -> None:
         """Count a message as received."""
@@ -117,7 +114,7 @@ class Inbox:
 
         Checkpoint: always. Cancellation: `Cancelled` means that no message was taken.
         """
-        waiter = self._post.identify()
+        waiter = None if self._post.pool is None else waiting_agent()
         if waiter is not self.owner:
             raise RuntimeError(f"only the tasks of agent {self.agent_id} receive from its inbox")
         await trio.lowlevel.checkpoint_if_cancelled()

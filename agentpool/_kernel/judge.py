@@ -8,8 +8,10 @@ from heapq import heappop, heappush
 import trio
 
 from agentpool._core.errors import DeadlockError
+from agentpool._core.events import DeadlockSuspected
 from agentpool._core.messages import AgentId
 from agentpool._core.waits import EdgesOf, WaitEdge, hopeless_cycle
+from agentpool._kernel.log import EventLog
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Source, Wait, Waiter
 
@@ -47,17 +49,17 @@ class Judge(trio.abc.Instrument):
       uncertain: once the work is over, the waits that something may end which this pool does not judge.
 
     Args:
-      suspect: called with a cycle that only a deadline or an unknown task can break.
+      log: where it tells of a cycle that only a deadline or an unknown task can break.
       enabled: whether to look for deadlocks at all.
     """
 
-    def __init__(self, suspect: Callable[[tuple[AgentId, ...]], None], *, enabled: bool = True) -> None:
+    def __init__(self, log: EventLog, *, enabled: bool = True) -> None:
         self.work_is_over: bool = False
         self.idle = 0
         self.uncertain: set[Wait] = set()
         self._waits_begun = 0
         self._agents: dict[AgentId, Waiter] = {}
-        self._suspect = suspect
+        self._log = log
         self._enabled = enabled
         self._instrumented = False
         self._receivers = _YoungestFirst()
@@ -108,7 +110,7 @@ class Judge(trio.abc.Instrument):
             cycle = hopeless_cycle(agent, _edges(agent, edge, _certain))
             if cycle:
                 raise DeadlockError([one.id for one in cycle])
-        self._suspect(tuple(one.id for one in suspects))
+        self._suspect(suspects)
         # The wait that is about to begin is in no list yet: its unknown tasks have to be watched too.
         self._watch_unknown_tasks(bool(task.child_nurseries))
 
@@ -137,8 +139,12 @@ class Judge(trio.abc.Instrument):
             return  # whoever was told has freed it
         suspects = hopeless_cycle(agent, _edges(None, None, _any_wait))
         if suspects:
-            self._suspect(tuple(one.id for one in suspects))
+            self._suspect(suspects)
             self._watch_unknown_tasks()
+
+    def _suspect(self, cycle: Sequence[Waiter]) -> None:
+        path = tuple(one.id for one in cycle)
+        self._log.emit(DeadlockSuspected, cycle[0].id, cycle[0].parent_id, path)
 
     # -- rest and quiescence -----------------------------------------------------------------------
 

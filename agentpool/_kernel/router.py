@@ -7,21 +7,21 @@ Messages live in one bounded `trio.open_memory_channel` pair per agent, and go i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 import attrs
 import trio
 
 from agentpool._core.errors import UnknownAgentError
+from agentpool._core.events import MessageDeadLettered, MessageSent
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.text import shown
+from agentpool._kernel.activity import Surroundings
+from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.inbox import Inbox, InboxStatistics
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
-
-if TYPE_CHECKING:
-    from agentpool._kernel.events import EventLog
 
 DEAD_LETTERS_KEPT = 1000
 """So many of the newest dead letters can be inspected; all of them are counted."""
@@ -64,31 +64,6 @@ class _Ask:
     taken: bool = False
 
 
-def _nobody() -> Waiter | None:
-    return None
-
-
-class RouterHooks:
-    """What a router asks its pool; a router that is used alone has these answers."""
-
-    def __init__(self, waiting_agent: Callable[[], Waiter | None] = _nobody) -> None:
-        self.waiting_agent = waiting_agent
-        """Tells the agent of the calling task, which is about to wait."""
-
-    def current_sender(self, claimed: AgentId) -> AgentId:
-        """Who sends, whatever the message claims."""
-        return claimed
-
-    def check_wait(self, waiter: Waiter | None, targets: Collection[Waiter]) -> None:
-        """Raise `DeadlockError` if waiting for the targets would close a cycle."""
-
-    def message_sent(self, message: AgentMessage) -> None:
-        """A message was put into an inbox."""
-
-    def message_buried(self, letter: DeadLetter) -> None:
-        """A message became a dead letter."""
-
-
 class MessageRouter:
     """Delivers messages to bounded inboxes by agent id.
 
@@ -97,30 +72,26 @@ class MessageRouter:
 
     Args:
       inbox_capacity: how many messages an inbox holds, at least 1.
-      hooks: what a pool knows more.
-      log: where a pool's events go.
+      pool: given by a pool to its own router; left out, the router is used alone.
     """
 
-    def __init__(
-        self, inbox_capacity: int = 32, *, hooks: RouterHooks | None = None, log: EventLog | None = None
-    ) -> None:
+    def __init__(self, inbox_capacity: int = 32, *, pool: Surroundings | None = None) -> None:
         if isinstance(inbox_capacity, bool) or not isinstance(inbox_capacity, int):
             raise TypeError(f"inbox_capacity must be an int, not {shown(inbox_capacity)}")
         if inbox_capacity < 1:
             raise ValueError(f"inbox_capacity must be at least 1, not {inbox_capacity}")
         self.inbox_capacity = inbox_capacity
+        self.pool = pool
         self.inboxes: dict[AgentId, Inbox] = {}
         self.asks: dict[int, _Ask] = {}
         self.sent: int = 0
         self.received: int = 0
         self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
         self.dead_letter_count: int = 0
-        self._hooks = hooks or RouterHooks()
-        self.log = log
-        self.identify: Callable[[], Waiter | None] = self._hooks.waiting_agent
         # Shared by the inboxes that never held a message: most of those of a large pool.
         self.unused: InboxStatistics = InboxStatistics(0, 0, inbox_capacity, 0, 0)
         self.listening: InboxStatistics = InboxStatistics(0, 0, inbox_capacity, 0, 1)
+        self._log = None if pool is None else pool.events
         self._last_id = 0
         self._topics: dict[str, dict[AgentId, None]] = {}
         # What each agent hears, so that the end of one costs nothing for topics that it does not.
@@ -188,6 +159,24 @@ class MessageRouter:
         self._last_id += 1
         return AgentMessage(sender, to, content, self._last_id, reply_to, topic)
 
+    def _waiter(self) -> Waiter | None:
+        """The agent of the calling task, which is about to wait; nobody alone."""
+        return None if self.pool is None else waiting_agent()
+
+    def _sender(self, claimed: AgentId) -> AgentId:
+        """Who sends: in a pool the agent that calls, or the supervisor, whatever the message claims."""
+        pool = self.pool
+        if pool is None:
+            return claimed
+        pool.check_here()
+        agent = current_agent()
+        return agent.id if agent is not None and agent.slots is pool.slots else SUPERVISOR
+
+    def _parent_of(self, agent_id: AgentId) -> AgentId:
+        """Who spawned an agent that has an inbox; 0 for others."""
+        inbox = self.inboxes.get(agent_id)
+        return SUPERVISOR if inbox is None or inbox.owner is None else inbox.owner.parent_id
+
     # -- sending -----------------------------------------------------------------------------------
 
     def send_nowait(self, message: AgentMessage) -> None:
@@ -198,7 +187,7 @@ class MessageRouter:
           trio.WouldBlock: if its inbox is full.
         """
         inbox = self._inbox_of(message.to)
-        sender = self._hooks.current_sender(message.sender)
+        sender = self._sender(message.sender)
         stamped = self._stamped(sender, message.to, message.content, message.reply_to, message.topic)
         if not inbox.offer(stamped):
             raise trio.WouldBlock
@@ -215,9 +204,9 @@ class MessageRouter:
 
         Checkpoint: always. Cancellation: `Cancelled` means that nothing was delivered.
         """
-        waiter = self.identify()
+        waiter = self._waiter()
         await trio.lowlevel.checkpoint_if_cancelled()
-        sender = self._hooks.current_sender(message.sender)
+        sender = self._sender(message.sender)
         wait = self.begin_send(waiter, sender, message.to, message.content, message.reply_to, message.topic)
         if wait is None:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -246,14 +235,14 @@ class MessageRouter:
 
     def _wait_on(self, waiter: Waiter | None, inbox: Inbox, message: AgentMessage) -> Wait:
         targets = () if inbox.owner is None else (inbox.owner,)
-        self._hooks.check_wait(waiter, targets)
-        wait = Wait(waiter, targets, content=message)
-        return wait
+        if self.pool is not None:
+            self.pool.judge.check(waiter, targets)
+        return Wait(waiter, targets, content=message)
 
     def note_sent(self, message: AgentMessage) -> None:
         """Tell the subscribers of the pool that a message is on its way."""
-        if self.log is not None and self.log.subscriptions:
-            self._hooks.message_sent(message)
+        if self._log is not None and self._log.subscriptions:
+            self._log.emit(MessageSent, message.sender, self._parent_of(message.sender), message)
 
     # -- asking --------------------------------------------------------------------------------------
 
@@ -269,10 +258,10 @@ class MessageRouter:
         Checkpoint: always. Cancellation: after `Cancelled` the question may have been delivered;
         its reply becomes a dead letter.
         """
-        waiter = self.identify()
+        waiter = self._waiter()
         await trio.lowlevel.checkpoint_if_cancelled()
         inbox = self._inbox_of(message.to)
-        sender = self._hooks.current_sender(message.sender)
+        sender = self._sender(message.sender)
         message = self._stamped(sender, message.to, message.content, message.reply_to, message.topic)
         wait = self._wait_on(waiter, inbox, message)
         self.asks[message.id] = _Ask(wait, message)
@@ -381,9 +370,10 @@ class MessageRouter:
     def bury(self, message: AgentMessage, reason: str) -> None:
         """Count a message as one that nobody will receive."""
         self.dead_letter_count += 1
-        letter = DeadLetter(message, reason)
-        self.dead_letters.append(letter)
-        self._hooks.message_buried(letter)
+        self.dead_letters.append(DeadLetter(message, reason))
+        if self._log is not None:
+            sender = message.sender
+            self._log.emit(MessageDeadLettered, sender, self._parent_of(sender), message, reason)
 
     def statistics(self) -> RouterStatistics:
         """Return a snapshot."""

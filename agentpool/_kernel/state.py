@@ -10,56 +10,24 @@ import attrs
 import trio
 
 from agentpool._core.errors import PoolClosedError, PoolLimitError
-from agentpool._core.events import (
-    AgentStuck,
-    DeadlockSuspected,
-    MessageDeadLettered,
-    MessageSent,
-)
 from agentpool._core.limits import InFlight, PoolLimits
-from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
+from agentpool._core.messages import AgentId
 from agentpool._core.text import note, shown
 from agentpool._core.usage import NOTHING_USED, UsageSum
 from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.children import Children
-from agentpool._kernel.current import current_agent, waiting_agent
-from agentpool._kernel.events import EventLog
+from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.judge import Judge
+from agentpool._kernel.log import EventLog
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.router import DeadLetter, MessageRouter, RouterHooks
+from agentpool._kernel.router import MessageRouter
 from agentpool._kernel.slots import Slots
-from agentpool._kernel.wait import Waiter
 from agentpool._kernel.watcher import Watcher
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool.abc import Driver, Memory
-
-
-class _Hooks(RouterHooks):
-    """What the router asks the pool."""
-
-    def __init__(self, state: PoolState) -> None:
-        super().__init__(waiting_agent)
-        self._state = state
-
-    def current_sender(self, claimed: AgentId) -> AgentId:
-        self._state.parts.check_here()
-        agent = current_agent()
-        return agent.id if agent is not None and agent.slots is self._state.slots else SUPERVISOR
-
-    def check_wait(self, waiter: Waiter | None, targets: Any) -> None:
-        self._state.judge.check(waiter, targets)
-
-    def message_sent(self, message: AgentMessage) -> None:
-        parent_id = self._state.parent_of(message.sender)
-        self._state.events.emit(MessageSent, message.sender, parent_id, message)
-
-    def message_buried(self, letter: DeadLetter) -> None:
-        message = letter.message
-        parent_id = self._state.parent_of(message.sender)
-        self._state.events.emit(MessageDeadLettered, message.sender, parent_id, message, letter.reason)
 
 
 @attrs.frozen
@@ -103,6 +71,7 @@ class PoolState:
 
     Attributes:
       records: the agents that have not ended.
+      events: where what happens is told.
       draining: why no more agents are started; empty while they are.
       body_ended: whether the pool's block has ended, so that only agents spawn.
       fatal: what somebody raised that no pool may contain.
@@ -126,15 +95,18 @@ class PoolState:
         self.random = random
         self.records: dict[AgentId, AgentRecord] = {}
         slots = Slots(max_concurrent)
-        self.events: EventLog = EventLog(slots)
-        self.router: MessageRouter = MessageRouter(inbox_capacity, hooks=_Hooks(self), log=self.events)
+        # Its parts have the log too; here it is an attribute, because a model agent's loop asks for it at
+        # each step: through a property, a turn executes 1 % more instructions.
+        events = self.events = EventLog(slots)
         self.parts: Surroundings = Surroundings(
             slots=slots,
-            judge=Judge(self._suspected, enabled=detect_deadlocks),
-            watcher=Watcher(self._stuck),
+            judge=Judge(events, enabled=detect_deadlocks),
+            watcher=Watcher(events),
+            events=events,
             nursery=nursery,
             token=trio.lowlevel.current_trio_token(),
         )
+        self.router: MessageRouter = MessageRouter(inbox_capacity, pool=self.parts)
         self.root: Children[AgentRecord] = Children(None)
         self.counts: Counts = Counts.under(limits)
         self.draining: str = ""
@@ -150,17 +122,6 @@ class PoolState:
     def judge(self) -> Judge:
         """What the waits of the agents amount to."""
         return self.parts.judge
-
-    def _suspected(self, path: tuple[AgentId, ...]) -> None:
-        self.events.emit(DeadlockSuspected, path[0], self.parent_of(path[0]), path)
-
-    def _stuck(self, agent_id: AgentId, name: str, stack: tuple[str, ...]) -> None:
-        self.events.emit(AgentStuck, agent_id, self.parent_of(agent_id), name, stack)
-
-    def parent_of(self, agent_id: AgentId) -> AgentId:
-        """Who spawned an agent that has not ended; 0 for others."""
-        record = self.records.get(agent_id)
-        return SUPERVISOR if record is None else record.parent_id
 
     # -- starting ------------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ from typing import Protocol
 import attrs
 import trio
 
+from agentpool._core.events import AgentStuck
 from agentpool._core.messages import AgentId
+from agentpool._kernel.log import EventLog
 from agentpool._kernel.protection import protect_module
 
 ABORT_PATIENCE = 5.0
@@ -56,6 +58,7 @@ class Aborting(Protocol):
 
     id: AgentId
     name: str
+    parent_id: AgentId
 
     def stack(self) -> tuple[str, ...]:
         """Where its task stands."""
@@ -71,6 +74,9 @@ class Watcher:
     Attributes:
       outside_cancelled: whether a scope around the pool was cancelled.
       stuck: agents that live on although they were aborted some time ago.
+
+    Args:
+      log: where it tells of agents that do not end.
     """
 
     __slots__ = (
@@ -79,7 +85,7 @@ class Watcher:
         "_closed",
         "_cut_off",
         "_later",
-        "_on_stuck",
+        "_log",
         "_reported",
         "_task",
         "_timer",
@@ -87,10 +93,10 @@ class Watcher:
         "stuck",
     )  # fmt: skip
 
-    def __init__(self, on_stuck: Callable[[AgentId, str, tuple[str, ...]], None]) -> None:
+    def __init__(self, log: EventLog) -> None:
         self.outside_cancelled: bool = False
         self.stuck: dict[AgentId, StuckAgent] = {}
-        self._on_stuck = on_stuck
+        self._log = log
         self._cut_off: dict[AgentId, CutOff] = {}
         self._aborting: dict[AgentId, tuple[float, Aborting]] = {}
         self._reported: set[AgentId] = set()
@@ -210,7 +216,7 @@ class Watcher:
             self._reported.add(agent.id)
             if lives:
                 self.stuck[agent.id] = StuckAgent(agent.id, agent.name, stack)
-            self._on_stuck(agent.id, agent.name, stack)
+            self._log.emit(AgentStuck, agent.id, agent.parent_id, agent.name, stack)
 
     def _is_reported(self, agent: Aborting) -> bool:
         return agent.id in self._reported

@@ -29,9 +29,9 @@ from agentpool._core.outcomes import Aborted, AnyOutcome
 from agentpool._kernel import activity as _activity
 from agentpool._kernel import agent as _agent
 from agentpool._kernel import children as _children
-from agentpool._kernel import events as _events
 from agentpool._kernel import judge as _judge
 from agentpool._kernel import life as _life
+from agentpool._kernel import log as _log
 from agentpool._kernel import many as _many
 from agentpool._kernel import pool as _pool
 from agentpool._kernel import scope as _scope
@@ -806,8 +806,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a sender cannot be forged",
-        _state._Hooks,
-        "current_sender",
+        MessageRouter,
+        "_sender",
         _supervisor_sends,
         r"a message of \d+ says that \d+ sent it",
     ),
@@ -948,7 +948,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "every finished agent is told",
-        _events.EventLog,
+        _log.EventLog,
         "emit",
         _without_end,
         r"spawned and finished events do not match",

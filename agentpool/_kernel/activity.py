@@ -170,6 +170,7 @@ class Activity:
         self.pool.judge.wait_begins(wait)
         # A tuple: nearly always of one wait, and then no list has to be kept for each agent.
         self.waits = (*self.waits, wait) if self.waits else (wait,)
+        # The wait is listed before the task stops counting: a judgement that starts in `rest` has to see it.
         self.active -= 1
         if not self.active:
             # A wait that is not to be cancelled is one for the end of others, and one that needs no
@@ -219,8 +220,10 @@ class Activity:
 
     def woken(self, wait: Wait) -> None:
         """Let a task that was woken go on, at once or when the agent has a slot again."""
+        # Out of the list first: who is resumed, or judged, below must not find a wait that has happened.
         self._forget(wait)
         pool = self.pool
+        # In this step it stops being idle, whichever way it goes on, also if it only queues for its slot.
         if self.idle:
             pool.judge.idle -= 1
         if self.holds or not wait.needs_slot:
@@ -230,6 +233,7 @@ class Activity:
             # a cleanup that waited for a slot could wait for the very agents that wait for it.
             self._go_on(wait)
             self.go_on_without_slot()
+        # Not past its own tasks that queue already, nor past other agents: `has_room` says that none does.
         elif not self.ready and pool.slots.has_room:
             self._take_slot()
             self._go_on(wait)
@@ -320,6 +324,7 @@ class Activity:
     async def come_back(self) -> None:
         """Wait for the slot after `back_off`."""
         self.backing_off = False
+        # As an agent whose one task was woken and wants its slot: `regain` counts it again.
         self.active -= 1
         self.pool.judge.idle += 1
         await self.regain()
@@ -328,6 +333,7 @@ class Activity:
         """The agent has its outcome: its slot is free."""
         self.ended = True
         self.active = 0
+        # Who queues for a slot is withdrawn by this: the slots pass it over when it would be its turn.
         self.ready = ()
         self.tasks.clear()
         self.nurseries = None

@@ -165,6 +165,7 @@ class Batch:
         """An agent ended (called in the step in which it does)."""
         # The outcome only: kept records made a map over 10,000 items half as slow again.
         del self.live[outcome.agent_id]
+        # Before anybody is told: who is told looks here for it.
         self.done.append(outcome)
         if self._taker is not None and (not self._taker.needs_all or self.is_over):
             self._tell()

@@ -86,6 +86,7 @@ class Children(Generic[C]):
     def _none_is_left(self) -> None:
         while self._joins:
             self._joins.popleft().wake(None)
+        # Taken out at once: who is woken may spawn, and wait for all again, before the others are.
         rests, self._rests = self._rests, {}
         for wait, value in rests.items():
             wait.wake(value())
@@ -101,6 +102,7 @@ class Children(Generic[C]):
             if outcome is not None:
                 self.see(agent_id)
                 return outcome
+            # A handle took it: its id was left in the channel, from whose middle nothing can be taken.
             self._stale -= 1
         return None
 
@@ -173,6 +175,7 @@ class Children(Generic[C]):
 
         Cancellation: `Cancelled` means that none was taken.
         """
+        # A view, not a copy: children that are spawned meanwhile could end the wait as well.
         wait = Wait(waiter, self.live.values())
         self._joins.append(wait)
         outcome: AnyOutcome | None = await wait.park(self._joins.remove)

@@ -158,6 +158,7 @@ class Inbox:
         if self._waiting:
             self._post.sent += 1
             self._post.taken(message)
+            # Handed over in this step, past the channel: no other task can take it between now and its turn.
             self._waiting.popleft().wake(message)
             return True
         if self.fill >= self.capacity:
@@ -184,9 +185,12 @@ class Inbox:
 
     def _admit(self, wait: Wait) -> None:
         message: AgentMessage = wait.content
+        # There is room: this is called for each message that is taken out, and nobody sends past the queue,
+        # since an inbox with senders in it is full.
         admitted = self.offer(message)
         assert admitted
         self._post.note_sent(message)
+        # The sender of a question waits on, now for its reply.
         if not self._post.is_asked(message):
             wait.wake()
 
@@ -205,6 +209,7 @@ class Inbox:
 
     def close(self, reason: str) -> None:
         """The agent is gone: what is left becomes dead letters, and waiting senders are told."""
+        # First those that wait for a message: their agent has ended, and nothing is to be handed to them.
         self.end()
         while self.fill:
             assert self._channel is not None

@@ -43,6 +43,8 @@ def start(
     by_agent: bool = False,
 ) -> AgentRecord:
     """Give an agent its id, its inbox and a free slot, and start its task."""
+    # One step from the first line to the last: the slot is taken, and every book written, before anybody
+    # else runs.
     counts = state.counts
     counts.issued += 1
     owner = home.owner
@@ -69,6 +71,7 @@ def start(
         pool_budget=state.means.budget,
         started_at=now,
     )
+    # The two refer to each other while the agent lives; `finish` takes the record out again.
     record.inbox.owner = record
     # The slot before the task: between here and its first step the agent counts as running.
     slots = state.parts.slots
@@ -95,6 +98,7 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     Nothing awaitable stands between the end of the scope and the record of the outcome.
     """
     task = trio.lowlevel.current_task()
+    # In the task's own context, a copy of the spawner's: what it is set to, nobody else sees.
     set_current_agent(record)
     record.add_task(task)
     if state.events.subscriptions:
@@ -128,6 +132,7 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     # Who asked it, or waits for room in its inbox, is told before those that wait for its outcome: an
     # asker that is its parent as well gets the error of its question.
     state.router.unregister(record.id)
+    # What it left open of others' (an inner pool, a subscription) would keep them waiting for it.
     for held in record.held:
         held.holder_ended(record)
     if state.events.subscriptions:
@@ -161,6 +166,7 @@ async def _lives(
 
 async def _life(state: PoolState, record: AgentRecord) -> AnyOutcome:
     """Run the body once, close what it left open, and wait for the children."""
+    # Inside of the agent's own scope, which is thereby never taken for something that was left open.
     mark = mark_task()
     value, error = None, None
     try:

@@ -254,6 +254,7 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
         pool = AgentPool(state, None)
         nursery.start_soon(state.parts.watcher.run, name="agentpool watcher")
         if opener is not None:
+            # Its tasks are agents, not unknown tasks of the agent that opens the pool.
             opener.know_nursery(nursery, of_pool=True)
         when_left_open(nursery, state.close)
         try:
@@ -298,6 +299,8 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
     async def _close(self, state: PoolState) -> None:
         """Nobody is left but the watcher, who goes home now."""
         nursery = state.parts.nursery
+        # Everybody has an outcome by now; what is left is the watcher's way home. Were it cancelled here, a
+        # good end would become a bad one, and what the agents raised would be hidden by it.
         nursery.cancel_scope.shield = True  # do not be cancelled any more
         state.close()
         try:
@@ -316,6 +319,7 @@ async def _ended(state: PoolState, waiter: Activity | None) -> BaseException | N
     pressed: BaseException | None = None
     state.body_ended = True
     state.judge.end_work()
+    # Again and again: Ctrl-C ends the wait and not the agents, and while a body ends it may spawn.
     while state.root.live:
         try:
             await state.root.wait_for_all(waiter, lambda: None, cancellable=False)
@@ -329,6 +333,7 @@ async def _ended(state: PoolState, waiter: Activity | None) -> BaseException | N
 async def _leave(state: PoolState, error: BaseException | None) -> None:
     """Raise what has to come out of the block: nothing is lost, nothing raised twice."""
     failures = state.root.failures()
+    # What no pool contains comes first, then what the block raised, then failures nobody looked at.
     if state.fatal is not None:
         if error is not None and error is not state.fatal and not isinstance(error, trio.Cancelled):
             note(state.fatal, f"the block of the pool raised {shown(error)}")

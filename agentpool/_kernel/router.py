@@ -138,6 +138,7 @@ class MessageRouter:
 
     def fail_asks_to(self, agent_id: AgentId, reason: str, *, taken_only: bool) -> None:
         """Tell those that wait for a reply of an agent that none will come."""
+        # A copy: an asker that is told may ask again, or end, before the next one is.
         for ask in list(self.asks.values()):
             if ask.message.to == agent_id and (ask.taken or not taken_only):
                 del self.asks[ask.message.id]
@@ -228,6 +229,7 @@ class MessageRouter:
         if inbox.offer(message):
             self.note_sent(message)
             return None
+        # Judged before it is queued: a wait that is refused has left nothing behind.
         wait = self._wait_on(waiter, inbox, message)
         wait.undo = inbox.forget_sender
         inbox.wait_for_room(wait)
@@ -264,6 +266,7 @@ class MessageRouter:
         sender = self._sender(message.sender)
         message = self._stamped(sender, message.to, message.content, message.reply_to, message.topic)
         wait = self._wait_on(waiter, inbox, message)
+        # Noted before the question is delivered: the one that gets it may answer in the same step.
         self.asks[message.id] = _Ask(wait, message)
         if inbox.offer(message):
             self.note_sent(message)

@@ -125,11 +125,13 @@ class Scope(ManyScope):
         check_agent(agent)
         work = Work(agent, args, options_of(name, timeout, restart))
         waiter = waiting_agent()
+        # Here, and not after the start: who is told `Cancelled` has started nobody.
         await trio.lowlevel.checkpoint_if_cancelled()
         state = self._state
         by_agent = waiter is not None
         state.admit(self._children, by_agent=by_agent)
         if state.slots.has_room:
+            # Nothing may be awaited between `admit`, `has_room` and the start: others could take the slot.
             handle: AgentHandle[T] = self._start_now(work, by_agent)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return handle

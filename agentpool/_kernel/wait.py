@@ -154,6 +154,7 @@ class Wait:
         task = self._task = trio.lowlevel.current_task()
         if thread_calls and (call := lendable_call(task)) is not None:
             return await self._park_without_thread(call, undo)
+        # Before pausing: whoever gets the slot there may end this wait, or withdraw it, in this very step.
         self.undo = undo
         if self.waiter is not None:
             self.waiter.pause(self)
@@ -194,6 +195,7 @@ class Wait:
 
     def wake(self, value: Any = None) -> None:
         """End the wait with a value: from here on it has happened, whatever is cancelled."""
+        # A wait that Ctrl-C has ended may still stand in a queue: its task is on its way and gets no value.
         if not self._interrupted:
             self._happen(outcome.Value(value))
 
@@ -217,6 +219,7 @@ class Wait:
 
     def resume(self) -> None:
         """Put the task back into trio's run queue (called by its agent, when that may go on)."""
+        # Kept apart from `happened`: between the two lies the wait for the agent's slot.
         self._resumed = True
         if self._asleep:
             assert self._task is not None
@@ -236,6 +239,8 @@ class Wait:
 
     def _abort(self, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
         # Trio asks once for each sleep, so that afterwards somebody has to watch for the agent's end.
+        # Three cases. It has happened: the value is kept and `Cancelled` comes at the task's next checkpoint.
+        # It may not be cancelled: only Ctrl-C gets through. Else it leaves its queue, and is cancelled.
         self.asked_to_cancel = True
         if self.happened:
             assert self.waiter is not None
@@ -307,6 +312,7 @@ class Wait:
         assert waiter is not None
         if any(len(nursery.child_tasks) > WATCHERS for nursery in self.unknown_nurseries()):
             return True
+        # All targets of a wait are of one pool, so that the first tells.
         target = next(iter(self.known_targets() or ()), None)
         return target is not None and target.slots is not waiter.slots
 

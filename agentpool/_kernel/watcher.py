@@ -116,12 +116,14 @@ class Watcher:
         self._task = trio.lowlevel.current_task()
         while not self._closed:
             try:
+                # Shielded once it has heard: it would be cancelled again and again, and never sleep.
                 with trio.CancelScope(shield=self.outside_cancelled) as self._timer:
                     self._set_timer()
                     self._asleep = True
                     await trio.lowlevel.wait_task_rescheduled(self._told)
             except trio.Cancelled:
                 self._cancelled_outside()
+            # In a step of its own, so that what it lets go on finds the books of the last step done.
             self._look_round()
 
     def close(self) -> None:
@@ -143,6 +145,7 @@ class Watcher:
     def _told(self, _: object) -> trio.lowlevel.Abort:
         # Runs in the same step as the cancellation of the agents, so that none waits in vain.
         self._asleep = False
+        # Else it was its own timer, or `close`, that woke it.
         if not self._closed and trio.current_time() < self._timer.deadline:
             self._cancelled_outside()
         return trio.lowlevel.Abort.SUCCEEDED
@@ -174,6 +177,7 @@ class Watcher:
             self._cut_off.pop(agent_id, None)
 
     def _release_cancelled(self) -> None:
+        # Oldest first, so that a run is the same each time.
         for agent in sorted(self._cut_off.values(), key=lambda agent: agent.id):
             if agent.is_cancelled():
                 self.forget_cut_off(agent.id)

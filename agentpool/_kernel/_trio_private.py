@@ -100,8 +100,8 @@ def is_callback_task(task: trio.lowlevel.Task) -> bool:
 
 def has_host_loop() -> bool:
     """Whether the run is a guest of another event loop, which does things beside it."""
-    runner: Any = trio._core._run.GLOBAL_RUN_CONTEXT.runner
-    return bool(runner.is_guest)
+    run: Any = trio._core._run.GLOBAL_RUN_CONTEXT
+    return bool(run.runner.is_guest)
 
 
 def idle_threads() -> set[Thread]:

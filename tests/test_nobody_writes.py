@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from random import Random
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -19,10 +24,15 @@ from agentpool import (
     AgentHandle,
     AgentPool,
     DeadlockError,
+    UnhandledAgentErrors,
+    UnknownAgentError,
+    open_agent_pool,
 )
-from agentpool.testing import PoolInstrument, instrumented
+from agentpool.testing import PoolInstrument, instrumented, simulate
 
 _enumerate = threading.enumerate
+
+PROGRAMS = int(os.environ.get("AGENTPOOL_DEADLOCK_PROGRAMS", "200"))
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +142,98 @@ async def test_a_router_alone_tells_nobody(autojump_clock: Any) -> None:
     with trio.move_on_after(5) as scope:
         await inbox.receive(unless_silent=True)
     assert scope.cancelled_caught
+
+
+# -- at random -----------------------------------------------------------------------------------------
+
+
+Steps = list[tuple[Any, ...]]
+
+
+def _drawn(lot: Random, *, of_program: bool) -> Steps:
+    agents = range(1, 5)
+    steps: Steps = []
+    for _ in range(lot.randint(1, 4)):
+        pause, limit, agent = lot.randint(1, 9), lot.randint(1, 9), lot.choice(agents)
+        own: Steps = [("listen",), ("listen",), ("receive", limit)]
+        programs: Steps = [("wait", agent), ("wait", agent), ("wait", agent, limit)]
+        steps.append(lot.choice([("sleep", pause), ("send", agent), *(programs if of_program else own)]))
+    return steps
+
+
+@attrs.define
+class _Ran:
+    """How a program went: whether it ended, which waits were told that nobody writes, which got something."""
+
+    ended: bool = False
+    told: list[tuple[int, int]] = attrs.field(factory=list)
+    heard: list[tuple[int, int]] = attrs.field(factory=list)
+
+
+async def _random_program(seed: int, ran: _Ran) -> None:
+    lot = Random(seed)
+    handles: dict[int, AgentHandle[Any]] = {}
+
+    async def run(steps: Steps, pool: AgentPool, ctx: AgentContext | None = None) -> None:
+        for number, step in enumerate(steps):
+            with trio.move_on_after(step[2] if len(step) > 2 else math.inf):
+                match step:
+                    case "sleep", seconds:
+                        await trio.sleep(seconds)
+                    case "send", to:
+                        with suppress(UnknownAgentError):
+                            await pool.send(to, "a message")
+                    case "wait", agent, *_:
+                        await handles[agent].wait()
+                    case "receive", seconds:
+                        assert ctx is not None
+                        with trio.move_on_after(seconds), suppress(trio.EndOfChannel):
+                            await ctx.receive()
+                    case ("listen",):
+                        assert ctx is not None
+                        said = await listener(ctx)
+                        found = {"n": ran.told, "a": ran.heard}.get(said[0])
+                        if found is not None:
+                            found.append((ctx.id, number))
+
+    async def agent(ctx: AgentContext, steps: Steps, pool: AgentPool) -> None:
+        await run(steps, pool, ctx)
+
+    # The time of some agents is over before they have ended: that is no failure here.
+    with suppress(UnhandledAgentErrors), trio.move_on_after(1000) as hangs:
+        async with open_agent_pool(max_concurrent=2) as pool:
+            for number in range(1, 5):
+                timeout = lot.choice([None, None, None, 12])
+                handle = await pool.spawn(agent, _drawn(lot, of_program=False), pool, timeout=timeout)
+                handles[number] = handle
+            async with trio.open_nursery() as nursery:
+                for _ in range(lot.randint(1, 2)):
+                    nursery.start_soon(run, _drawn(lot, of_program=True), pool)
+    ran.ended = not hangs.cancelled_caught
+
+
+def _run(seed: int, *, detects: bool) -> _Ran:
+    ran = _Ran()
+
+    async def main() -> None:
+        with instrumented(PoolInstrument(detects_deadlocks=detects)):
+            await _random_program(seed, ran)
+
+    simulate(main, seed)  # the order of the tasks too is the same with the detector and without
+    return ran
+
+
+def test_in_random_programs_none_is_told_that_hears_something_without_the_detector() -> None:
+    alarms = hangs = 0
+    for seed in range(PROGRAMS):
+        ran, alone = _run(seed, detects=True), _run(seed, detects=False)
+        assert ran.ended, seed
+        # Up to the first alarm the two are the same.
+        assert not ran.told or ran.told[0] not in alone.heard, seed
+        assert ran.told or alone.ended, seed
+        alarms += bool(ran.told)
+        hangs += not alone.ended
+    assert 0.1 < hangs / PROGRAMS <= alarms / PROGRAMS < 0.9
 
 
 # -- somebody may still write ---------------------------------------------------------------------

@@ -15,6 +15,7 @@ import trio
 
 from agentpool._core.errors import DeadlockError
 from agentpool._core.messages import SUPERVISOR
+from agentpool._kernel import instrument
 from agentpool._kernel._trio_private import (
     effective_deadline_of,
     has_host_loop,
@@ -92,7 +93,6 @@ class Silence(trio.abc.Instrument):
             if _goes_on(agent, waiter):
                 return True
             known.update(agent.tasks)
-        # The threads before the callbacks: what a thread has called before its end is seen then.
         return _is_reached_from_outside() or any(
             task not in known and _may_act(task, waiter) for task in _tasks_of_run()
         )
@@ -121,7 +121,7 @@ def _tasks_of_run() -> Iterable[trio.lowlevel.Task]:
 
 def _may_act(task: trio.lowlevel.Task, waiter: Waiter) -> bool:
     """Whether a task of no agent may do something, before the waiter itself is cancelled."""
-    if waits_for_children(task) or is_callback_task(task):
+    if waits_for_children(task) or is_callback_task(task) or instrument.is_watching(task):
         return False
     wait = waits_outside.get(task)
     return wait is None or wait.happened or waiter.is_narrowed(effective_deadline_of(task))
@@ -129,10 +129,16 @@ def _may_act(task: trio.lowlevel.Task, waiter: Waiter) -> bool:
 
 def _is_reached_from_outside() -> bool:
     """Whether something beside trio's tasks may call: a thread, a handler of a signal, a host loop."""
-    others = {*threading.enumerate()} - {threading.current_thread()} - idle_threads()
-    if others or has_host_loop() or any(map(_is_handled, signal.valid_signals())):
+    # The threads before what waits to be called: what a thread has asked for before its end is seen then.
+    if instrument.looks_outside() and (
+        _has_other_threads() or has_host_loop() or any(map(_is_handled, signal.valid_signals()))
+    ):
         return True
     return trio.lowlevel.current_statistics().run_sync_soon_queue_size > 0
+
+
+def _has_other_threads() -> bool:
+    return bool({*threading.enumerate()} - {threading.current_thread()} - idle_threads())
 
 
 def _is_handled(number: signal.Signals) -> bool:

@@ -185,6 +185,10 @@ class ToolContext(Protocol):
         """Take the oldest message, waiting for one."""
         ...
 
+    def receive_for_model(self) -> Coroutine[Any, Any, AgentMessage]:
+        """As `receive`; raises `DeadlockError` when nobody is left who could ever write to the agent."""
+        ...
+
     def receive_nowait(self) -> AgentMessage:
         """Take the oldest message, or raise `trio.WouldBlock`."""
         ...

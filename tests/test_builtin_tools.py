@@ -27,6 +27,7 @@ from agentpool._core.capability import (
 )
 from agentpool._core.errors import (
     CapabilityDeniedError,
+    DeadlockError,
     ManifestError,
     PoolLimitError,
     ToolError,
@@ -91,9 +92,14 @@ class FakeContext:
         if not self.inbox:
             await trio.sleep_forever()
         message = self.inbox.pop(0)
+        if message is DeadlockError:
+            raise DeadlockError((self.id, 0))
         if isinstance(message, type):
             raise message
         return message  # type: ignore[no-any-return]
+
+    async def receive_for_model(self) -> AgentMessage:
+        return await self.receive()
 
     def find(self, name: str) -> int:
         if name not in self.known:
@@ -674,6 +680,13 @@ async def test_a_received_message_names_its_sender() -> None:
     ctx = FakeContext(inbox=[AgentMessage(3, 7, "hello", 12), trio.EndOfChannel])
     assert await text(registry, "receive_message", ctx) == '<message from="3" id="12">\nhello\n</message>'
     assert await text(registry, "receive_message", ctx) == "no more messages: the pool is ending"
+
+
+async def test_a_model_is_told_when_nobody_is_left_who_could_write() -> None:
+    registry = registry_of(MessagingCapability())
+    ctx = FakeContext(inbox=[DeadlockError])
+    told = await refusal(registry, "receive_message", ctx)
+    assert told == "no message can come: everybody who could write to you waits"
 
 
 async def test_receiving_may_have_a_time_limit(autojump_clock: trio.testing.MockClock) -> None:

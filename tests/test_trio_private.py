@@ -2,18 +2,78 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
+import outcome
 import trio
 import trio.testing
 
 from agentpool._kernel._trio_private import (
     effective_deadline_in,
     effective_deadline_of,
+    has_host_loop,
+    idle_threads,
+    is_callback_task,
     is_cancelled_at,
     standing_of,
+    waits_for_children,
 )
+
+
+async def test_a_task_waits_for_its_children_at_the_end_of_its_nursery_and_not_before() -> None:
+    async def has_children() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.wait)
+            await first.wait()
+        await third.wait()
+
+    first, second, third = trio.Event(), trio.Event(), trio.Event()
+    seen = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(has_children)
+        [task] = nursery.child_tasks
+        for event in (first, second, third):
+            await trio.testing.wait_all_tasks_blocked()
+            seen.append(waits_for_children(task))
+            event.set()
+    assert seen == [False, True, False]
+
+
+async def test_the_task_that_calls_what_was_given_to_run_sync_soon_is_known() -> None:
+    callers: list[trio.lowlevel.Task] = []
+    token = trio.lowlevel.current_trio_token()
+    token.run_sync_soon(lambda: callers.append(trio.lowlevel.current_task()))
+    await trio.testing.wait_all_tasks_blocked()
+    assert is_callback_task(callers[0])
+    assert not is_callback_task(trio.lowlevel.current_task())
+
+
+async def test_a_thread_is_idle_when_its_call_has_ended() -> None:
+    def busy() -> threading.Thread:
+        thread = threading.current_thread()
+        assert thread not in idle_threads()
+        return thread
+
+    assert await trio.to_thread.run_sync(busy) in idle_threads()
+
+
+def test_a_guest_run_has_a_host_loop() -> None:
+    todo: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+    ended: list[outcome.Outcome[bool]] = []
+
+    async def ask() -> bool:
+        await trio.lowlevel.checkpoint()
+        return has_host_loop()
+
+    assert not trio.run(ask)
+    trio.lowlevel.start_guest_run(ask, run_sync_soon_threadsafe=todo.put, done_callback=ended.append)
+    while not ended:
+        todo.get(timeout=10)()
+    assert ended[0].unwrap()
 
 
 async def test_the_effective_deadline_of_another_task_is_what_that_task_would_say(

@@ -1,12 +1,13 @@
 """What trio knows and does not tell in public; canaries in the tests watch over it.
 
-Four things: the effective deadline of a task that sleeps, where in the tree of cancel scopes a task
-stands, whether a scope around such a place was cancelled, and how a nursery is closed by somebody who
-does not hold its context manager.
+Five things: the effective deadline of a task that sleeps, where in the tree of cancel scopes a task
+stands, whether a scope around such a place was cancelled, how a nursery is closed by somebody who does
+not hold its context manager, and what in a run can act and what cannot.
 """
 
 from __future__ import annotations
 
+from threading import Thread
 from typing import Any, TypeAlias
 
 import trio
@@ -84,6 +85,29 @@ async def leave_nursery(
     if isinstance(raised, BaseExceptionGroup):  # its tasks were cancelled: that is no failure
         raised = raised.split(trio.Cancelled)[1]
     return nursery.cancel_scope._close(error), raised
+
+
+def waits_for_children(task: trio.lowlevel.Task) -> bool:
+    """Whether a task stands at the end of a nursery's block, and waits for the tasks in it."""
+    nurseries = task._child_nurseries
+    return bool(nurseries) and nurseries[-1]._parent_waiting_in_aexit
+
+
+def is_callback_task(task: trio.lowlevel.Task) -> bool:
+    """Whether a task is the one in which trio calls what `run_sync_soon` was given."""
+    return task.name == "<TrioToken.run_sync_soon task>"
+
+
+def has_host_loop() -> bool:
+    """Whether the run is a guest of another event loop, which does things beside it."""
+    run: Any = trio._core._run.GLOBAL_RUN_CONTEXT
+    return bool(run.runner.is_guest)
+
+
+def idle_threads() -> set[Thread]:
+    """Return trio's threads that have nothing to do: kept for a while, for the next call."""
+    workers: Any = trio._core._thread_cache.THREAD_CACHE._idle_workers
+    return {worker._thread for worker in tuple(workers)}
 
 
 protect_module(globals())

@@ -20,6 +20,7 @@ from agentpool._kernel._trio_private import effective_deadline_in
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.log import EventLog
 from agentpool._kernel.protection import protect_module
+from agentpool._kernel.silence import Silence
 from agentpool._kernel.slots import Slots
 from agentpool._kernel.wait import Held, Wait
 from agentpool._kernel.watcher import Watcher
@@ -41,6 +42,7 @@ class Surroundings:
     slots: Slots
     judge: Judge
     watcher: Watcher
+    silence: Silence
     events: EventLog
     nursery: trio.Nursery
     token: trio.lowlevel.TrioToken

@@ -167,6 +167,16 @@ class AgentContext(Scope):
         """
         return self._agent.inbox.receive()
 
+    def receive_for_model(self) -> Coroutine[Any, Any, AgentMessage]:
+        """As `receive`, for a model, which is told when nobody is left who could write to it.
+
+        Raises:
+          DeadlockError: if every agent of the pool waits, and the program waits for them. Whatever
+            else there is counts as somebody who may still write: another task of the program, a
+            thread, a time limit that ends one of these waits.
+        """
+        return self._agent.inbox.receive(unless_silent=True)
+
     def receive_nowait(self) -> AgentMessage:
         """Take the oldest message.
 

@@ -105,10 +105,14 @@ class Inbox:
             raise trio.EndOfChannel
         raise trio.WouldBlock
 
-    async def receive(self) -> AgentMessage:
+    async def receive(self, *, unless_silent: bool = False) -> AgentMessage:
         """Take the oldest message, waiting for one if there is none.
 
+        Args:
+          unless_silent: whether to give up when nobody is left who could ever send one.
+
         Raises:
+          DeadlockError: if `unless_silent`, and every agent waits, and the program for them.
           trio.EndOfChannel: if none will come any more: the pool's block has ended and everybody
             who is left waits, or the agent has ended.
 
@@ -130,6 +134,8 @@ class Inbox:
         if waiting is None:
             waiting = self._waiting = deque()
         waiting.append(wait)
+        if unless_silent and self._post.pool is not None:
+            self._post.pool.silence.listen(wait)
         received: AgentMessage = await wait.park(waiting.remove)
         return received
 

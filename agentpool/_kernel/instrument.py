@@ -21,10 +21,17 @@ class PoolInstrument:
         what was called a deadlock can be seen to hang.
       watches_clock: whether `drain` watches for agents that block the event loop, with a thread
         that looks at the wall clock. On virtual time it would see them everywhere.
+      looks_outside: whether threads, handlers of signals and host loops count as what may write to
+        agents. A simulation does not know them, and is the same whatever else its process does.
     """
 
     detects_deadlocks: bool = True
     watches_clock: bool = True
+    looks_outside: bool = True
+
+    def owns(self, task: trio.lowlevel.Task) -> bool:
+        """Whether a task is one of its own, which never writes to agents."""
+        return False
 
     def pool_opened(self, pool: Any) -> None:
         """An `AgentPool` was opened; nothing has happened in it yet.
@@ -60,6 +67,16 @@ def detects_deadlocks() -> bool:
 def watches_clock() -> bool:
     """Whether a pool that drains now watches the wall clock."""
     return all(instrument.watches_clock for instrument in _instruments.get())
+
+
+def looks_outside() -> bool:
+    """Whether what stands outside of trio's tasks may write to agents."""
+    return all(instrument.looks_outside for instrument in _instruments.get())
+
+
+def is_watching(task: trio.lowlevel.Task) -> bool:
+    """Whether a task is one of an instrument."""
+    return any(instrument.owns(task) for instrument in _instruments.get())
 
 
 def tell_of(pool: Any) -> None:

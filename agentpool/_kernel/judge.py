@@ -46,11 +46,12 @@ class Judge(trio.abc.Instrument):
       work_is_over: whether nobody outside gives work any more, so that agents that all wait are at
         their end.
       idle: how many agents only others can move (counted by the agents).
+      enabled: whether it looks for deadlocks at all.
       uncertain: once the work is over, the waits that something may end which this pool does not judge.
 
     Args:
       log: where it tells of a cycle that only a deadline or an unknown task can break.
-      enabled: whether to look for deadlocks at all.
+      enabled: whether to look for deadlocks.
     """
 
     def __init__(self, log: EventLog, *, enabled: bool = True) -> None:
@@ -60,10 +61,15 @@ class Judge(trio.abc.Instrument):
         self._waits_begun = 0
         self._agents: dict[AgentId, Waiter] = {}
         self._log = log
-        self._enabled = enabled
+        self.enabled = enabled
         self._instrumented = False
         self._receivers = _YoungestFirst()
         self._readers = _YoungestFirst()
+
+    @property
+    def agents(self) -> Collection[Waiter]:
+        """Those that have not ended."""
+        return self._agents.values()
 
     def add(self, agent: Waiter) -> None:
         """An agent was spawned."""
@@ -93,7 +99,7 @@ class Judge(trio.abc.Instrument):
         Raises:
           DeadlockError: if nothing could ever end the wait.
         """
-        if agent is None or agent.active != 1 or agent.ready or not self._enabled:
+        if agent is None or agent.active != 1 or agent.ready or not self.enabled:
             return  # another task of the agent may still do anything
         if len(targets) == 1:
             (target,) = targets
@@ -124,7 +130,7 @@ class Judge(trio.abc.Instrument):
 
         Called when a task or a body has ended, and when a join has one child less to hope for.
         """
-        if not self._enabled:
+        if not self.enabled:
             return
         while agent.idle and not agent.ended:
             cycle = hopeless_cycle(agent, _edges(None, None, _certain))

@@ -22,6 +22,7 @@ from agentpool._kernel.judge import Judge
 from agentpool._kernel.log import EventLog
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import MessageRouter
+from agentpool._kernel.silence import Silence
 from agentpool._kernel.slots import Slots
 from agentpool._kernel.watcher import Watcher
 
@@ -98,10 +99,12 @@ class PoolState:
         # Its parts have the log too; here it is an attribute, because a model agent's loop asks for it at
         # each step: through a property, a turn executes 1 % more instructions.
         events = self.events = EventLog(slots)
+        judge, watcher = Judge(events, enabled=detect_deadlocks), Watcher(events)
         self.parts: Surroundings = Surroundings(
             slots=slots,
-            judge=Judge(events, enabled=detect_deadlocks),
-            watcher=Watcher(events),
+            judge=judge,
+            watcher=watcher,
+            silence=Silence(judge, watcher),
             events=events,
             nursery=nursery,
             token=trio.lowlevel.current_trio_token(),
@@ -178,6 +181,7 @@ class PoolState:
     def close(self) -> None:
         """The pool has ended: the watcher goes home, subscribers get the end. Harmless if repeated."""
         self.judge.close()
+        self.parts.silence.close()
         self.events.close()
         self.parts.watcher.close()
 

@@ -48,6 +48,7 @@ class Waiter(Protocol):
 
     id: AgentId
     parent_id: AgentId
+    deadline: float
     active: int
     unwinding: bool
     ended: bool
@@ -56,6 +57,11 @@ class Waiter(Protocol):
     held: Sequence[Held]
 
     def __hash__(self) -> int: ...
+
+    @property
+    def tasks(self) -> Collection[trio.lowlevel.Task]:
+        """Its known ones."""
+        ...
 
     @property
     def slots(self) -> object:
@@ -91,6 +97,10 @@ class Waiter(Protocol):
     def has_unknown_tasks(self, nurseries: Sequence[trio.Nursery]) -> bool:
         """Whether tasks that are unknown live in one of these nurseries."""
         ...
+
+
+waits_outside: dict[trio.lowlevel.Task, Wait] = {}
+"""The waits of tasks of no agent; those that have happened are taken out when their task goes on."""
 
 
 Targets: TypeAlias = "Collection[Waiter] | Callable[[], Collection[Waiter] | None] | None"
@@ -156,8 +166,13 @@ class Wait:
             return await self._park_without_thread(call, undo)
         # Before pausing: whoever gets the slot there may end this wait, or withdraw it, in this very step.
         self.undo = undo
-        if self.waiter is not None:
-            self.waiter.pause(self)
+        if self.waiter is None:
+            waits_outside[task] = self
+            try:
+                return await self._sleep()
+            finally:
+                del waits_outside[task]
+        self.waiter.pause(self)
         return await self._sleep()
 
     async def _park_without_thread(self, call: ThreadCall, undo: Callable[[Wait], object] | None) -> Any:

@@ -74,6 +74,7 @@ class Watcher:
     Attributes:
       outside_cancelled: whether a scope around the pool was cancelled.
       stuck: agents that live on although they were aborted some time ago.
+      task: its own, once it runs.
 
     Args:
       log: where it tells of agents that do not end.
@@ -87,10 +88,10 @@ class Watcher:
         "_later",
         "_log",
         "_reported",
-        "_task",
         "_timer",
         "outside_cancelled",
         "stuck",
+        "task",
     )  # fmt: skip
 
     def __init__(self, log: EventLog) -> None:
@@ -101,7 +102,7 @@ class Watcher:
         self._aborting: dict[AgentId, tuple[float, Aborting]] = {}
         self._reported: set[AgentId] = set()
         self._later: list[Callable[[], None]] = []
-        self._task: trio.lowlevel.Task | None = None
+        self.task: trio.lowlevel.Task | None = None
         self._timer = trio.CancelScope()
         self._asleep = False
         self._closed = False
@@ -113,7 +114,7 @@ class Watcher:
 
     async def run(self) -> None:
         """Watch until `close`."""
-        self._task = trio.lowlevel.current_task()
+        self.task = trio.lowlevel.current_task()
         while not self._closed:
             try:
                 # Shielded once it has heard: it would be cancelled again and again, and never sleep.
@@ -139,8 +140,8 @@ class Watcher:
     def _wake(self) -> None:
         if self._asleep:
             self._asleep = False
-            assert self._task is not None
-            trio.lowlevel.reschedule(self._task)
+            assert self.task is not None
+            trio.lowlevel.reschedule(self.task)
 
     def _told(self, _: object) -> trio.lowlevel.Abort:
         # Runs in the same step as the cancellation of the agents, so that none waits in vain.

@@ -287,14 +287,14 @@ class _Keeper:
 
     async def run(self, main: Callable[[SimulationContext], Awaitable[T]]) -> T:
         _blocking.set_blocking_runner(_run_inline)
-        trio.lowlevel.spawn_system_task(self._watch_time)
+        watch_time = trio.lowlevel.spawn_system_task(self._watch_time)
         # Counting begins here, where trio's own tasks have started.
         self._start = self.scheduler.steps
         self.task = self.scheduler.main_task = trio.lowlevel.current_task()
         self.scheduler.on_step = self._step
         tasks, threads = _living()
         try:
-            watcher = Watcher(pools=self.context.pools, log=self.context.log)
+            watcher = Watcher(pools=self.context.pools, log=self.context.log, own_task=watch_time)
             with instrumented(watcher), self.context.outer_scope:
                 return await main(self.context)
         finally:

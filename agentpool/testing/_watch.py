@@ -20,12 +20,19 @@ class Watcher(PoolInstrument):
 
     Attributes:
       pools, log: what is added to.
+      own_task: the task that watches the time of the simulation.
     """
 
     pools: list[Any]
     log: EventLog
+    own_task: trio.lowlevel.Task
     # A thread that looks at the loop every second of the wall clock has no place in virtual time.
     watches_clock: bool = False
+    looks_outside: bool = False
+
+    def owns(self, task: trio.lowlevel.Task) -> bool:
+        """Whether it is the one that watches the time."""
+        return task is self.own_task
 
     def pool_opened(self, pool: AgentPool) -> None:
         """Keep the pool; it may be torn down with the run, so that its block never ends."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, assert_never
 
@@ -11,10 +11,10 @@ import attrs
 import trio
 
 from agentpool._core.capability import MemoryCapability, MessagingCapability, SpawnCapability, inherited
-from agentpool._core.errors import AgentPoolError, ToolError
+from agentpool._core.errors import AgentPoolError, DeadlockError, ToolError
 from agentpool._core.loop import perceived
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import ToolResult
+from agentpool._core.messages import AgentMessage, ToolResult
 from agentpool._core.outcomes import Aborted, AgentOutcome, AgentResult, Completed, Failed
 from agentpool.abc import Memory, ToolContext
 from agentpool.tools._function import tool
@@ -91,24 +91,25 @@ async def receive_message(ctx: ToolContext, timeout: float | None = None) -> str
     """Wait for the next message from another agent, and show it with the id of its sender.
 
     Args:
-      timeout: seconds to wait at the most; left out, until there is one or the pool ends.
+      timeout: seconds to wait at the most; left out, until there is one or none can come any more.
     """
     if timeout is not None and not 0 <= timeout < math.inf:
         raise ToolError("timeout is a number of seconds from 0 up")
     if timeout is None:
-        return await _receive(ctx)
+        try:
+            return await _receive(ctx.receive_for_model())
+        except DeadlockError as error:
+            raise ToolError("no message can come: everybody who could write to you waits") from error
     with trio.move_on_after(timeout):
-        return await _receive(ctx)
+        return await _receive(ctx.receive())
     return f"no message within {timeout:g} seconds"
 
 
-async def _receive(ctx: ToolContext) -> str:
+async def _receive(message: Awaitable[AgentMessage]) -> str:
     try:
-        with _told_to_the_model():
-            message = await ctx.receive()
+        return perceived((), (await message,))[0].content
     except trio.EndOfChannel:
         return "no more messages: the pool is ending"
-    return perceived((), (message,))[0].content
 
 
 # -- children -----------------------------------------------------------------------

@@ -35,7 +35,7 @@ _enumerate = threading.enumerate
 PROGRAMS = int(os.environ.get("AGENTPOOL_DEADLOCK_PROGRAMS", "200"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def no_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The threads of whoever runs these tests are not the program's."""
     there = set(_enumerate()) - {threading.current_thread()}
@@ -408,7 +408,22 @@ async def test_a_call_that_waits_for_its_turn_may_write(autojump_clock: Any) -> 
         assert await handle.result() == "called at 0"
 
 
-async def test_a_thread_of_trios_that_has_nothing_to_do_writes_to_nobody(autojump_clock: Any) -> None:
+async def test_a_thread_without_a_token_writes_to_nobody(autojump_clock: Any) -> None:
+    """As that of a profiler, or of a test runner: it cannot call into the run."""
+    go = threading.Event()
+    thread = threading.Thread(target=go.wait)
+    thread.start()
+    try:
+        async with pool_of(2) as pool:
+            assert await (await pool.spawn(listener)).result() == "nobody (1, 0) at 0"
+    finally:
+        go.set()
+        thread.join()
+
+
+async def test_a_thread_of_trios_that_has_nothing_to_do_writes_to_nobody(
+    autojump_clock: Any, no_other_threads: None
+) -> None:
     await trio.to_thread.run_sync(int)
     async with pool_of(2) as pool:
         assert await (await pool.spawn(listener)).result() == "nobody (1, 0) at 0"

@@ -13,9 +13,11 @@ import trio
 import trio.testing
 
 from agentpool._kernel._trio_private import (
+    call_soon,
     effective_deadline_in,
     effective_deadline_of,
     has_host_loop,
+    has_token,
     idle_threads,
     is_callback_task,
     is_cancelled_at,
@@ -59,6 +61,31 @@ async def test_a_thread_is_idle_when_its_call_has_ended() -> None:
         return thread
 
     assert await trio.to_thread.run_sync(busy) in idle_threads()
+
+
+async def test_whoever_asks_for_a_token_makes_it_and_so_does_a_thread_of_trios() -> None:
+    assert not has_token()
+    trio.lowlevel.current_trio_token()
+    assert has_token()
+
+
+async def test_a_thread_of_trios_has_a_token() -> None:
+    await trio.to_thread.run_sync(int)
+    assert has_token()
+
+
+async def test_what_is_called_soon_wakes_the_loop_and_makes_no_token() -> None:
+    called = trio.Event()
+
+    class CallsWhenAsleep(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            trio.lowlevel.remove_instrument(self)
+            call_soon(called.set)
+
+    trio.lowlevel.add_instrument(CallsWhenAsleep())
+    with trio.fail_after(10):
+        await called.wait()
+    assert not has_token()
 
 
 def test_a_guest_run_has_a_host_loop() -> None:

@@ -7,6 +7,7 @@ not hold its context manager, and what in a run can act and what cannot.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Thread
 from typing import Any, TypeAlias
 
@@ -100,8 +101,22 @@ def is_callback_task(task: trio.lowlevel.Task) -> bool:
 
 def has_host_loop() -> bool:
     """Whether the run is a guest of another event loop, which does things beside it."""
+    return bool(_runner().is_guest)
+
+
+def has_token() -> bool:
+    """Whether somebody, or trio for its own threads, has made a token: without it no thread calls in."""
+    return _runner().trio_token is not None
+
+
+def call_soon(function: Callable[[], object]) -> None:
+    """Have trio call a function at the next turn of its loop, as a token does, but without making one."""
+    _runner().entry_queue.run_sync_soon(function)
+
+
+def _runner() -> Any:
     run: Any = trio._core._run.GLOBAL_RUN_CONTEXT
-    return bool(run.runner.is_guest)
+    return run.runner
 
 
 def idle_threads() -> set[Thread]:

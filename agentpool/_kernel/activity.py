@@ -36,7 +36,8 @@ class Surroundings:
     Attributes:
       events: where what happens is told.
       nursery: the pool's; its agents are child tasks of it.
-      token: of the run of trio that the pool belongs to.
+      root_task: of the run of trio that the pool belongs to, which tells it from others. A token would
+        too, but as long as nobody has made one, no thread can call into the run.
     """
 
     slots: Slots
@@ -45,7 +46,7 @@ class Surroundings:
     silence: Silence
     events: EventLog
     nursery: trio.Nursery
-    token: trio.lowlevel.TrioToken
+    root_task: trio.lowlevel.Task | None
 
     def check_here(self) -> None:
         """Refuse a call from a foreign thread, or from another run of trio: it would break the books.
@@ -53,7 +54,7 @@ class Surroundings:
         Raises:
           RuntimeError: with what to do instead.
         """
-        if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self.token:
+        if trio.lowlevel.in_trio_run() and trio.lowlevel.current_root_task() is self.root_task:
             return
         raise RuntimeError(
             "a pool is used in the thread and the run of trio that opened it; from a thread that this run "

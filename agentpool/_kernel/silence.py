@@ -17,8 +17,10 @@ from agentpool._core.errors import DeadlockError
 from agentpool._core.messages import SUPERVISOR
 from agentpool._kernel import instrument
 from agentpool._kernel._trio_private import (
+    call_soon,
     effective_deadline_of,
     has_host_loop,
+    has_token,
     idle_threads,
     is_callback_task,
     waits_for_children,
@@ -63,7 +65,7 @@ class Silence(trio.abc.Instrument):
         if not self._is_due and self._youngest() is not None:
             # An instrument must not wake tasks: trio has decided already how long it sleeps.
             self._is_due = True
-            trio.lowlevel.current_trio_token().run_sync_soon(self._tell)
+            call_soon(self._tell)
 
     def _tell(self) -> None:
         self._is_due = False
@@ -131,7 +133,9 @@ def _is_reached_from_outside() -> bool:
     """Whether something beside trio's tasks may call: a thread, a handler of a signal, a host loop."""
     # The threads before what waits to be called: what a thread has asked for before its end is seen then.
     if instrument.looks_outside() and (
-        _has_other_threads() or has_host_loop() or any(map(_is_handled, signal.valid_signals()))
+        (has_token() and _has_other_threads())
+        or has_host_loop()
+        or any(map(_is_handled, signal.valid_signals()))
     ):
         return True
     return trio.lowlevel.current_statistics().run_sync_soon_queue_size > 0

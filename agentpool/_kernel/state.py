@@ -107,7 +107,7 @@ class PoolState:
             silence=Silence(judge, watcher),
             events=events,
             nursery=nursery,
-            token=trio.lowlevel.current_trio_token(),
+            root_task=trio.lowlevel.current_root_task(),
         )
         self.router: MessageRouter = MessageRouter(inbox_capacity, pool=self.parts)
         self.root: Children[AgentRecord] = Children(None)

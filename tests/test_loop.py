@@ -483,6 +483,8 @@ def test_a_request_that_was_too_long_is_tried_once_more_with_half_of_it() -> Non
     # An answer proves that it fits; later it may be tried again.
     again = [*observations, too_long, calling(call(9)), acted("y"), Recalled(), too_long]
     assert isinstance(last(PLAIN, *again), Reason)
+    cut_off = Replied(Completion("half of", stop_reason="max_tokens", usage=USAGE))
+    assert isinstance(last(PLAIN, *observations, too_long, cut_off, too_long), Reason)
 
 
 def test_a_request_that_cannot_be_made_shorter_ends_the_run() -> None:

@@ -160,6 +160,12 @@ def test_an_older_conversation_goes_before_the_turns_of_the_query() -> None:
     assert window.trimmed(0).query == 0
 
 
+def test_what_is_said_to_the_model_in_several_messages_goes_in_one_piece() -> None:
+    older = [B, UserMessage("and more of it"), AssistantMessage("old")]
+    window = window_of([*older, A, *turn("1")], query=3)
+    assert window.trimmed(window.tokens - 1).messages == (A, *turn("1"))
+
+
 def test_what_is_left_begins_with_something_said_to_the_model() -> None:
     window = window_of([A, *turn("1"), *turn("2"), AssistantMessage("old"), B], query=6)
     assert window.trimmed(window.tokens - 1).messages == (B,)

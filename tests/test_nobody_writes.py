@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from random import Random
 from typing import Any
 
 import attrs
+import outcome
 import pytest
 import trio
 import trio.testing
@@ -421,6 +423,20 @@ async def test_a_thread_without_a_token_writes_to_nobody(autojump_clock: Any) ->
         thread.join()
 
 
+def test_a_run_in_a_thread_of_its_own_is_told_too() -> None:
+    """Ctrl-C, which strikes the main thread there, writes to nobody."""
+    said: list[str] = []
+
+    async def main() -> None:
+        async with pool_of(2) as pool:
+            said.append(await (await pool.spawn(listener, timeout=5)).result())
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    thread.join()
+    assert said[0].startswith("nobody (1, 0)")
+
+
 async def test_a_thread_of_trios_that_has_nothing_to_do_writes_to_nobody(
     autojump_clock: Any, no_other_threads: None
 ) -> None:
@@ -429,25 +445,41 @@ async def test_a_thread_of_trios_that_has_nothing_to_do_writes_to_nobody(
         assert await (await pool.spawn(listener)).result() == "nobody (1, 0) at 0"
 
 
-async def test_a_handler_of_a_signal_may_write(autojump_clock: Any) -> None:
+async def test_a_handler_of_a_signal_may_write(no_other_threads: None) -> None:
     async with pool_of(2) as pool:
-        handle = await pool.spawn(listener)
-        before = signal.signal(signal.SIGUSR1, lambda *_: None)
+
+        def write(*_: object) -> None:
+            trio.lowlevel.current_trio_token().run_sync_soon(pool.send_nowait, 1, "from a handler")
+
+        before = signal.signal(signal.SIGALRM, write)
         try:
-            with trio.move_on_after(5):
-                await handle.wait()
-            with trio.CancelScope() as scope:
-                trio.lowlevel.spawn_system_task(_cancel_later, 5, scope)
-                await handle.wait()
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            handle = await pool.spawn(listener)
+            assert (await handle.result()).startswith("from a handler")
         finally:
-            signal.signal(signal.SIGUSR1, before)
-        assert handle.outcome is None
-        assert await handle.result() == "nobody (1, 0) at 10"
+            signal.signal(signal.SIGALRM, before)
 
 
-async def _cancel_later(seconds: float, scope: trio.CancelScope) -> None:
-    await trio.sleep(seconds)
-    scope.cancel()
+def test_a_host_loop_may_write(no_other_threads: None) -> None:
+    """The run is a guest: what the host does runs in the same thread."""
+    todo: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+    ended: list[outcome.Outcome[str]] = []
+    listening: list[tuple[trio.lowlevel.TrioToken, AgentPool]] = []
+
+    async def main() -> str:
+        async with pool_of(2) as pool:
+            handle = await pool.spawn(listener)
+            listening.append((trio.lowlevel.current_trio_token(), pool))
+            return await handle.result()
+
+    trio.lowlevel.start_guest_run(main, run_sync_soon_threadsafe=todo.put, done_callback=ended.append)
+    while not ended:
+        try:
+            todo.get(timeout=0.1 if listening else 10)()
+        except queue.Empty:  # the run sleeps, and the host goes on
+            token, pool = listening.pop()
+            token.run_sync_soon(pool.send_nowait, 1, "from the host")
+    assert ended[0].unwrap().startswith("from the host")
 
 
 async def test_without_the_detector_nobody_is_told(autojump_clock: Any) -> None:

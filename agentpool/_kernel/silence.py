@@ -43,7 +43,6 @@ class Silence(trio.abc.Instrument):
         self._watcher = watcher
         self._listening: list[Wait] = []
         self._watches = False
-        self._is_due = False
 
     def listen(self, wait: Wait) -> None:
         """Have a wait for a message fail with `DeadlockError` once nobody could ever send one."""
@@ -62,13 +61,11 @@ class Silence(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """Look whether anybody could go on (called by trio)."""
-        if not self._is_due and self._youngest() is not None:
+        if self._youngest() is not None:
             # An instrument must not wake tasks: trio has decided already how long it sleeps.
-            self._is_due = True
             call_soon(self._tell)
 
     def _tell(self) -> None:
-        self._is_due = False
         youngest = self._youngest()  # again: what was called from elsewhere came first
         if youngest is not None:
             assert youngest.waiter is not None
@@ -81,9 +78,8 @@ class Silence(trio.abc.Instrument):
         if not self._listening:
             self.close()
             return None
-        judge = self._judge
-        if judge.work_is_over or judge.idle < len(judge.agents):
-            return None  # then quiescence tells them; or somebody runs
+        if self._judge.idle < len(self._judge.agents):
+            return None  # somebody runs
         youngest = max(self._listening, key=_agent_of)
         return None if self._somebody_acts(youngest) else youngest
 
@@ -107,9 +103,7 @@ def _agent_of(wait: Wait) -> int:
 
 def _goes_on(agent: Waiter, waiter: Waiter) -> bool:
     """Whether an agent that waits may go on by itself, before the waiter itself is cancelled."""
-    if agent.is_cancelled() or (agent is not waiter and waiter.is_narrowed(agent.deadline)):
-        return True
-    return any(wait.is_uncertain for wait in agent.waits)
+    return waiter.is_narrowed(agent.deadline) or any(wait.is_uncertain for wait in agent.waits)
 
 
 def _tasks_of_run() -> Iterable[trio.lowlevel.Task]:
@@ -131,13 +125,13 @@ def _may_act(task: trio.lowlevel.Task, waiter: Waiter) -> bool:
 
 def _is_reached_from_outside() -> bool:
     """Whether something beside trio's tasks may call: a thread, a handler of a signal, a host loop."""
-    # The threads before what waits to be called: what a thread has asked for before its end is seen then.
-    if instrument.looks_outside() and (
-        (has_token() and _has_other_threads())
-        or has_host_loop()
-        or any(map(_is_handled, signal.valid_signals()))
-    ):
-        return True
+    if instrument.looks_outside():
+        # Who calls in needs a token; but a handler of a signal, which runs in this very thread, can make one.
+        if has_token() and (_has_other_threads() or has_host_loop()):
+            return True
+        if any(map(_is_handled, signal.valid_signals())):
+            return True
+    # After the threads: what one has asked for before its end is seen here.
     return trio.lowlevel.current_statistics().run_sync_soon_queue_size > 0
 
 

@@ -8,6 +8,7 @@ value until then.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from math import inf
 from typing import Literal, TypeAlias
@@ -80,7 +81,6 @@ class Activity:
       nurseries: the nurseries in its tasks whose tasks are known: its own, and (True) those of pools.
       held: what it has opened or uses that must not outlive it.
       backing_off: whether it sleeps before it is started afresh.
-      parent_id: the id of the agent that spawned it; 0 for the pool's own.
       root_id: the id of its oldest ancestor below the pool, or its own.
 
     Invariants: `ready` implies not `holds`;  idle implies not `holds`;  active and not `holds` is true
@@ -100,9 +100,14 @@ class Activity:
     tasks: dict[trio.lowlevel.Task, None] = attrs.field(factory=dict)
     nurseries: dict[trio.Nursery, bool] | None = None
     held: Sequence[Held] = ()
-    parent_id: AgentId = SUPERVISOR
     root_id: AgentId = SUPERVISOR
     backing_off: bool = False
+
+    @property
+    @abstractmethod
+    def parent_id(self) -> AgentId:
+        """The id of the agent that spawned it; 0 for the pool's own."""
+        ...
 
     @property
     def slots(self) -> Slots:

@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from agentpool._core.errors import AgentTimeoutError
-from agentpool._core.messages import AgentId
+from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage, UsageSum
 from agentpool._kernel.activity import Activity
@@ -134,6 +134,11 @@ class AgentRecord(Activity):
     def parent(self) -> AgentRecord | None:
         """The agent that spawned it; None for the pool's own."""
         return self.home.owner
+
+    @property
+    def parent_id(self) -> AgentId:
+        """The id of the agent that spawned it; 0 for the pool's own."""
+        return SUPERVISOR if self.home.owner is None else self.home.owner.id
 
     @property
     def depth(self) -> int:

@@ -19,7 +19,6 @@ from agentpool._core.events import (
     AgentSpawned,
     AgentStarted,
 )
-from agentpool._core.messages import SUPERVISOR
 from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
 from agentpool._core.restart import Intensity, RestartPolicy
 from agentpool._core.text import note, shown
@@ -61,7 +60,6 @@ def start(
         name=work.options.name or name_of(work.fn),
         pool=state.parts,
         deadline=deadline,
-        parent_id=SUPERVISOR if owner is None else owner.id,
         root_id=agent_id if owner is None else owner.root_id,
         home=home,
         work=work,

@@ -47,7 +47,6 @@ class Waiter(Protocol):
     """The agent of a task that waits, as far as a wait and whoever judges it need it."""
 
     id: AgentId
-    parent_id: AgentId
     deadline: float
     active: int
     unwinding: bool
@@ -57,6 +56,11 @@ class Waiter(Protocol):
     held: Sequence[Held]
 
     def __hash__(self) -> int: ...
+
+    @property
+    def parent_id(self) -> AgentId:
+        """The id of the agent that spawned it; 0 for the pool's own."""
+        ...
 
     @property
     def tasks(self) -> Collection[trio.lowlevel.Task]:

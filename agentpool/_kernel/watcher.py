@@ -58,7 +58,11 @@ class Aborting(Protocol):
 
     id: AgentId
     name: str
-    parent_id: AgentId
+
+    @property
+    def parent_id(self) -> AgentId:
+        """The id of the agent that spawned it; 0 for the pool's own."""
+        ...
 
     def stack(self) -> tuple[str, ...]:
         """Where its task stands."""

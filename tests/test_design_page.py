@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -98,3 +99,28 @@ def test_what_is_called_in_some_spawns_only_is_there_too() -> None:
         for part in name.split("."):
             found = getattr(found, part)
         assert callable(found)
+
+
+def _own_attributes(node: ast.ClassDef) -> set[str]:
+    declared = {
+        part.target.id
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+    }
+    return declared | {
+        part.attr
+        for part in ast.walk(node)
+        if isinstance(part, ast.Attribute)
+        and isinstance(part.ctx, ast.Store)
+        and isinstance(part.value, ast.Name)
+        and part.value.id == "self"
+    }
+
+
+def test_the_kernels_files_and_classes_stay_small() -> None:
+    for path in KERNEL.glob("*.py"):
+        text = path.read_text("utf-8")
+        assert text.count("\n") < 450, path.name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                assert len(_own_attributes(node)) <= 15, f"{path.name}: {node.name}"

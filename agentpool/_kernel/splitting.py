@@ -62,6 +62,12 @@ def split_error(error: BaseException) -> Parts:
     return Parts(cancelled, fatal[0], ordinary)
 
 
+def is_only_cancelled(error: BaseException) -> bool:
+    """Whether a scope outside swallows the whole of it, also where a nursery has put it in a group."""
+    parts = split_error(error)
+    return parts.cancelled and parts.fatal is None and parts.ordinary is None
+
+
 def note_beside(error: BaseException, others: Sequence[BaseException], what: str) -> None:
     """Leave a trace, on an exception that wins, of those that it hides."""
     if others:
@@ -88,7 +94,7 @@ def leaves_of(error: BaseException) -> list[BaseException]:
 
 def _parts_of(group: BaseExceptionGroup[BaseException]) -> tuple[BaseException, ...]:
     # Not `group.exceptions`, which a stranger's class may define anew.
-    parts: tuple[BaseException, ...] = BaseExceptionGroup.exceptions.__get__(group)  # type: ignore[attr-defined]
+    parts: tuple[BaseException, ...] = BaseExceptionGroup.exceptions.__get__(group)
     return parts
 
 
@@ -135,7 +141,7 @@ def _derived(group: BaseExceptionGroup[BaseException], left: Sequence[Exception]
             return made
     except BaseException:  # whatever it raised: it stands for nothing that went wrong
         pass
-    return ExceptionGroup(BaseExceptionGroup.message.__get__(group), left)  # type: ignore[attr-defined]
+    return ExceptionGroup(BaseExceptionGroup.message.__get__(group), left)
 
 
 def _are_same(parts: Sequence[BaseException | None], others: Sequence[BaseException]) -> bool:

@@ -411,3 +411,22 @@ async def test_an_agent_that_the_pool_cannot_begin_has_an_outcome_all_the_same()
             handle = await pool.spawn(value)
     assert isinstance(handle.outcome, Failed)
     assert isinstance(handle.outcome.error, KeyError)
+
+
+async def cleanup_fails(ctx: AgentContext) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise ValueError("lost")
+
+
+async def test_failures_come_out_beside_a_cancellation_that_a_nursery_has_put_in_a_group(
+    autojump_clock: Any,
+) -> None:
+    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="lost")):
+        with trio.move_on_after(1):
+            async with open_agent_pool(max_concurrent=2) as pool:
+                await pool.spawn(cleanup_fails)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trio.sleep_forever)
+                    await trio.sleep_forever()

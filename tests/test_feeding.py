@@ -683,3 +683,162 @@ async def test_servers_end_though_the_input_has_tasks_that_wait_for_the_feeder(
     async with pool_of(cap) as pool:
         handle = await pool.spawn(reads)
     assert (await handle.result()) == list(range(4 * cap))
+
+
+class Numbers:
+    """A class whose `__aiter__` is an async generator."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[int]:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                for number in range(9):
+                    yield number
+        finally:
+            self.closed = True
+
+
+async def _breaks_out(scope: Any, numbers: Any) -> None:
+    async with scope.as_completed(value, numbers) as outcomes:
+        async for _ in outcomes:
+            break
+
+
+async def _is_cancelled(scope: Any, numbers: Any) -> None:
+    with trio.move_on_after(1):
+        await scope.map(forever_with, numbers)
+
+
+async def forever_with(ctx: AgentContext, item: object) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("by_agent", [False, True])
+@pytest.mark.parametrize("use", [_breaks_out, _is_cancelled])
+async def test_a_generator_that_an_input_makes_of_itself_is_closed_with_the_block(
+    use: Any, by_agent: bool, autojump_clock: Any
+) -> None:
+    numbers = Numbers()
+    async with pool_of(2) as pool:
+        if by_agent:
+            await (await pool.spawn(use, numbers)).result()
+        else:
+            await use(pool, numbers)
+        assert numbers.closed
+
+
+class LeavesOpen:
+    """An iterator that leaves a scope or a nursery open on the task that pulls."""
+
+    def __init__(self, what: str, last: BaseException | None) -> None:
+        self.what = what
+        self.last = last
+        self.count = 0
+
+    def __aiter__(self) -> LeavesOpen:
+        return self
+
+    async def __anext__(self) -> int:
+        await trio.sleep(0)
+        self.count += 1
+        if self.count == 1:
+            if self.what == "scope":
+                trio.CancelScope().__enter__()
+            else:
+                nursery = await trio.open_nursery().__aenter__()
+                nursery.start_soon(trio.sleep_forever)
+        if self.last is not None and self.count == 2:
+            raise self.last
+        return self.count
+
+
+@pytest.mark.parametrize("by_agent", [False, True])
+@pytest.mark.parametrize("use", [_breaks_out, _is_cancelled])
+@pytest.mark.parametrize("what", ["scope", "nursery"])
+async def test_what_an_input_leaves_open_is_its_error_and_touches_nobody_else(
+    what: str, use: Any, by_agent: bool, autojump_clock: Any
+) -> None:
+    async with pool_of(3) as pool:
+        neighbour = await pool.spawn(sleeper, 10, "well")
+        numbers = LeavesOpen(what, None)
+        with (
+            pytest.RaisesExc(RuntimeError, match="left open")
+            if use is _breaks_out
+            else pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="left open"))
+        ):
+            if by_agent:
+                outcome = await (await pool.spawn(use, numbers)).wait()
+                assert isinstance(outcome, Failed)
+                raise outcome.error
+            await use(pool, numbers)
+        assert await neighbour.result() == "well"
+
+
+@pytest.mark.parametrize(
+    ("last", "raised"), [(KeyError("last"), KeyError), (StopAsyncIteration(), RuntimeError)]
+)
+async def test_an_input_that_ends_with_something_left_open_tells_of_it(
+    last: BaseException, raised: type[Exception], autojump_clock: Any
+) -> None:
+    async with pool_of(2) as pool:
+        with pytest.raises(raised) as caught:
+            await pool.map(value, LeavesOpen("scope", last))
+        assert "left open" in " ".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+
+
+async def _fails_when_closed() -> AsyncIterator[int]:
+    try:
+        for number in range(9):
+            yield number
+    finally:
+        raise ValueError("lost")
+
+
+async def _fails_when_cancelled() -> AsyncIterator[int]:
+    yield 0
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise ValueError("lost")
+
+
+inputs_that_fail = pytest.mark.parametrize("numbers", [_fails_when_closed, _fails_when_cancelled])
+
+
+@inputs_that_fail
+@pytest.mark.parametrize("by_agent", [False, True])
+async def test_what_an_input_raises_while_the_block_is_cancelled_comes_out_beside(
+    numbers: Any, by_agent: bool, autojump_clock: Any
+) -> None:
+    async with pool_of(2) as pool:
+        with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="lost")):
+            if by_agent:
+                outcome = await (await pool.spawn(_is_cancelled, numbers())).wait()
+                assert isinstance(outcome, Failed)
+                raise outcome.error
+            await _is_cancelled(pool, numbers())
+
+
+@inputs_that_fail
+async def test_what_an_input_raises_while_the_block_fails_is_noted_on_that(
+    numbers: Any, autojump_clock: Any
+) -> None:
+    async with pool_of(2) as pool:
+        with pytest.raises(KeyError) as caught:
+            async with pool.as_completed(forever_with, numbers()):
+                await trio.sleep(1)
+                raise KeyError
+    assert caught.value.__notes__ == ["the input raised ValueError('lost')"]
+
+
+async def test_a_start_that_was_refused_is_not_told_beside_a_cancellation(autojump_clock: Any) -> None:
+    async with pool_of(1) as pool:
+        with trio.move_on_after(2) as scope:
+            async with pool.as_completed(forever_with, iter(range(9))):
+                await trio.sleep(1)
+                pool._state.stop_starting("the pool is draining")
+                await trio.sleep_forever()
+        assert scope.cancelled_caught

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 from leftover_kit import A_FEW, KEPT, LEAVES, Leaves
-from pool_kit import failing, pool_of, sleeper
+from pool_kit import failing, pool_of, server, sleeper
 
 from agentpool import (
     Aborted,
@@ -1003,3 +1004,61 @@ async def test_a_pool_is_for_one_block(autojump_clock: Any) -> None:
     with pytest.raises(RuntimeError, match="call open_agent_pool again"):
         async with opened:
             pass
+
+
+async def _asks_under_a_shield(ctx: AgentContext, to: int) -> None:
+    """Leaves a known nursery open, with a task that first has to hear from a server."""
+
+    async def asks() -> None:
+        with trio.CancelScope(shield=True):
+            assert await ctx.ask(to, "last") == "last"
+
+    nursery = await ctx.open_nursery().__aenter__()
+    nursery.start_soon(asks)
+    await trio.sleep(0)
+
+
+async def _leaves_it_in_a_task(ctx: AgentContext, to: int) -> None:
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(_asks_under_a_shield, ctx, to)
+
+
+@caps
+@pytest.mark.parametrize("agent", [_asks_under_a_shield, _leaves_it_in_a_task])
+async def test_the_slot_is_lent_while_a_nursery_that_was_left_open_is_closed(
+    agent: Any, cap: int, autojump_clock: Any
+) -> None:
+    async with pool_of(cap) as pool:
+        serving = await pool.spawn(server)
+        leaving = await pool.spawn(agent, serving.id)
+        outcome = await leaving.wait()
+        assert isinstance(outcome, Failed)
+        assert "a nursery with 1 tasks" in repr(outcome.error)
+        assert pool.statistics().running == 0
+        assert await (await pool.spawn(lives)).result() == "lived"
+    assert await serving.result() == ["last"]
+
+
+@caps
+async def test_a_generator_with_a_nursery_that_is_collected_later_counts_no_task_twice(
+    cap: int, autojump_clock: Any
+) -> None:
+    async def numbers(ctx: AgentContext, to: int) -> AsyncIterator[int]:
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(ctx.ask, to, "asked")
+            await trio.sleep(0)
+            yield 1
+
+    async def leaves(ctx: AgentContext, to: int) -> None:
+        generator = numbers(ctx, to)
+        KEPT.append(generator)
+        await anext(generator)
+
+    async with pool_of(cap) as pool:
+        serving = await pool.spawn(server)
+        outcome = await (await pool.spawn(leaves, serving.id)).wait()
+        assert isinstance(outcome, Failed)
+        KEPT.clear()
+        gc.collect()
+        await trio.sleep(1)
+        assert await (await pool.spawn(lives)).result() == "lived"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import trio
 
-from agentpool import AgentContext, Failed, LeftOpenError
-from agentpool._core.text import MOST, shown
+from agentpool import AgentContext, Failed, LeftOpenError, open_agent_pool
+from agentpool._core.text import MOST, note, shown, told
+from agentpool._kernel import life
 from agentpool._kernel.splitting import split_error
-from tests.pool_kit import pool_of, value
+from tests.pool_kit import failing, forever, pool_of, sleeper, value
 
 
 class Rude(Exception):
@@ -89,3 +94,182 @@ def test_groups_that_are_nested_deep_are_split() -> None:
 def test_an_ordinary_error_is_itself() -> None:
     error = ExceptionGroup("g", [ValueError()])
     assert split_error(error).ordinary is error
+
+
+class Fatal(BaseException):
+    """What no `except Exception` catches."""
+
+
+class Ruder(Exception):
+    def __repr__(self) -> str:
+        raise Fatal
+
+    __str__ = __repr__
+
+    def add_note(self, text: str) -> None:
+        raise Fatal
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int = 1
+
+
+class OddNotes(Exception):
+    __notes__ = 5  # type: ignore[assignment]
+
+
+class NoAttributes(Exception):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise Fatal
+
+    @property
+    def __dict__(self) -> Any:
+        raise Fatal
+
+
+def test_a_text_that_raises_what_is_no_exception_is_told_all_the_same() -> None:
+    assert shown(Ruder()) == "<Ruder whose repr raises Fatal>"
+    assert told(Ruder()) == "<Ruder whose text raises Fatal>"
+
+
+@pytest.mark.parametrize("error", [Ruder(), Frozen(), OddNotes()])
+def test_an_exception_that_takes_no_notes_gets_them_all_the_same(error: Exception) -> None:
+    note(error, "one")
+    note(error, "two")
+    assert error.__notes__ == ["one", "two"]
+
+
+def test_an_exception_that_takes_nothing_at_all_is_left_alone() -> None:
+    error = NoAttributes()
+    note(error, "lost")
+    assert not hasattr(error, "__notes__")
+
+
+@pytest.mark.parametrize("error", [Ruder, Frozen, OddNotes, NoAttributes])
+async def test_the_blocks_own_error_comes_out_whatever_its_texts_raise(error: type[Exception]) -> None:
+    with pytest.raises(error):  # the block itself: `contextmanager` writes to what passes through
+        async with open_agent_pool(max_concurrent=3) as pool:
+            await pool.spawn(failing)
+            await pool.spawn(forever)
+            await trio.sleep(1)
+            raise error
+
+
+async def test_a_failure_that_nobody_looked_at_is_told_on_a_frozen_error() -> None:
+    with pytest.raises(Frozen) as caught:
+        async with open_agent_pool(max_concurrent=2) as pool:
+            await pool.spawn(failing, ValueError("beside"))
+            await trio.sleep(1)
+            raise Frozen
+    assert "ValueError('beside')" in caught.value.__notes__[0]
+
+
+class BaseGroup(BaseExceptionGroup[BaseException]):
+    """A group of a class of its own that is no `Exception`, whatever is in it."""
+
+    def derive(self, excs: Sequence[BaseException]) -> Any:
+        return BaseGroup(self.message, excs)
+
+
+class FrozenGroup(BaseGroup):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise Fatal
+
+
+class OtherGroup(BaseGroup):
+    def derive(self, excs: Sequence[BaseException]) -> Any:
+        return ExceptionGroup(self.message, [KeyError("another")])
+
+
+class RaisingGroup(BaseGroup):
+    __notes__ = 5  # type: ignore[assignment]
+
+    def derive(self, excs: Sequence[BaseException]) -> Any:
+        raise Fatal
+
+
+class HidingGroup(BaseGroup):
+    @property
+    def exceptions(self) -> Any:
+        raise Fatal
+
+    def derive(self, excs: Sequence[BaseException]) -> Any:
+        return excs[0]
+
+
+GROUPS = [BaseGroup, FrozenGroup, OtherGroup, RaisingGroup, HidingGroup]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+async def test_a_parent_that_fails_with_a_strange_group_takes_nobody_along(group: type[BaseGroup]) -> None:
+    lost = ValueError("lost")
+
+    async def parent(ctx: AgentContext) -> None:
+        await ctx.spawn(forever)
+        await trio.sleep(1)
+        raise group("strange", [group("inner", [lost])])
+
+    async with pool_of(3) as pool:
+        outcome = await (await pool.spawn(parent)).wait()
+        assert isinstance(outcome, Failed)
+        assert pool.active_count == 0
+    error = outcome.error
+    assert isinstance(error, ExceptionGroup)
+    (inner,) = error.exceptions
+    assert isinstance(inner, ExceptionGroup)
+    assert inner.exceptions == (lost,)
+    assert error.__traceback__ is not None
+
+
+def test_a_group_of_an_own_class_that_derives_well_stays_of_that_class() -> None:
+    class Good(ExceptionGroup[Exception]):
+        def derive(self, excs: Sequence[Any]) -> Any:
+            return Good(self.message, excs)
+
+    group = Good("own", [ValueError("kept"), MemoryError()])
+    group.add_note("its note")
+    ordinary = split_error(group).ordinary
+    assert isinstance(ordinary, Good)
+    assert ordinary.__notes__ == ["its note"]
+
+
+class Proxy:
+    """An agent whose attributes are not to be had, as with a proxy that is not bound."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise Fatal
+
+    async def __call__(self, ctx: AgentContext) -> object:
+        return ctx.budget
+
+
+@pytest.mark.parametrize("cap", [1, 2])
+async def test_an_agent_without_attributes_is_started_and_breaks_nobody_elses_end(cap: int) -> None:
+    async with pool_of(cap) as pool:
+        other = await pool.spawn(sleeper, 1, "well")
+        proxy = await pool.spawn(Proxy())
+        assert await proxy.result() is None
+        assert proxy.name == "Proxy"
+        assert await other.result() == "well"
+
+
+async def test_a_bug_of_the_library_in_an_agents_end_ends_the_pool_and_comes_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bug = AssertionError("a bug")
+
+    def breaks(error: BaseException) -> None:
+        raise bug
+
+    async def parent(ctx: AgentContext) -> None:
+        await ctx.spawn(forever)
+        await trio.sleep(1)
+        monkeypatch.setattr(life, "split_error", breaks)
+        raise ValueError
+
+    with pytest.raises(AssertionError) as caught:
+        async with pool_of(3) as pool:
+            await pool.spawn(parent)
+            await pool.spawn(forever)
+    assert caught.value is bug

@@ -1,4 +1,8 @@
-"""Text about values of strangers: it may not raise, and has a length that can be read."""
+"""Text about values of strangers: it may not raise, and has a length that can be read.
+
+The functions here catch everything, also what is no `Exception`: a pool calls them in the middle of
+its bookkeeping, where they are kept from Ctrl-C (see `_kernel/protection.py`).
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,26 @@ def shown(value: object) -> str:
     """
     try:
         text = repr(value)
-    except Exception as error:
+    except BaseException as error:
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
     return text if len(text) <= MOST else f"{text[:MOST]}..."
 
 
 def note(error: BaseException, text: str) -> None:
-    """Add a note to an exception, if it takes one: those of frozen classes do not."""
+    """Add a note to an exception, also to one whose class is frozen or takes none by itself."""
     try:
         error.add_note(text)
-    except Exception:
+    except BaseException:
+        _note_all_the_same(error, text)
+
+
+def _note_all_the_same(error: BaseException, text: str) -> None:
+    # Python sets a traceback so as well, past the class: a note often is all that is left of others.
+    try:
+        notes = BaseException.__getattribute__(error, "__dict__").get("__notes__")
+        kept = notes if isinstance(notes, list | tuple) else ()
+        BaseException.__setattr__(error, "__notes__", [*kept, text])
+    except BaseException:
         pass
 
 
@@ -31,5 +45,5 @@ def told(error: BaseException) -> str:
     """Return `str(error)`, or what stands for it where that raises."""
     try:
         return str(error)
-    except Exception as raised:
+    except BaseException as raised:
         return f"<{type(error).__name__} whose text raises {type(raised).__name__}>"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import attrs
 import trio
 
+from agentpool._core.errors import PoolClosedError, PoolLimitError
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._kernel import life
@@ -20,6 +21,7 @@ from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.options import SpawnOptions
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.slots import Start
+from agentpool._kernel.splitting import is_fatal, is_only_cancelled, note_beside
 from agentpool._kernel.state import PoolState
 from agentpool._kernel.wait import Wait
 
@@ -246,11 +248,26 @@ class Batch:
             await self.wait_for_more(needs_all=True)
         self.raise_error()
 
-    def raise_error(self) -> None:
-        """Raise what ended the input early, once."""
-        if self.error is not None:
-            error, self.error = self.error, None
-            raise error
+    def raise_error(self, *, beside: BaseException | None = None) -> None:
+        """Raise what ended the input early, once.
+
+        Args:
+          beside: what leaves the block anyway. What the input raised is noted on it; or raised in a
+            group with it, if it is a cancellation, with which a note would be lost.
+        """
+        error, self.error = self.error, None
+        try:
+            if error is None:
+                return
+            if beside is None:
+                raise error
+            if is_fatal(error) or isinstance(error, PoolClosedError | PoolLimitError):
+                return  # it comes out of the pool; or it says only why no more agents were started
+            if is_only_cancelled(beside):
+                raise BaseExceptionGroup("the block was cancelled, and its input failed", [beside, error])
+            note_beside(beside, [error], "the input raised")
+        finally:
+            del error, beside  # their tracebacks hold this frame
 
     def decide(self) -> None:
         """The outcomes so far are enough: start no more agents, and forget what became of the input."""

@@ -14,8 +14,10 @@ from typing import Any
 import trio
 
 from agentpool._core.errors import PoolClosedError, PoolLimitError
+from agentpool._core.text import note
 from agentpool._kernel.batch import Batch
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.leftovers import run_tidily, told_of
 from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
 from agentpool._kernel.wait import Wait, Waiter
@@ -112,20 +114,25 @@ class InputFeed:
 
     async def run(self, items: Any) -> None:
         """Start an agent for each item, as slots and room get free: the feeder's task."""
+        _, error, left_open = await run_tidily(_pull, (items, self))
         try:
-            await _pull(items, self)
-        except _BlockWasLeft:
-            pass
-        except BaseException as error:
-            parts = split_error(error)
-            if parts.fatal is not None:
-                self._batch.fail(parts.fatal)
-            elif parts.ordinary is None:
-                raise  # cancelled, be it one by one or in the group of a nursery
-            else:
-                self._batch.end_input(parts.ordinary)  # raised where the outcomes are taken
+            if left_open:
+                error = _with_left_open(error, left_open)
+            if error is None:
+                self._batch.end_input()
+            elif not isinstance(error, _BlockWasLeft):
+                self._raised(error)
+        finally:
+            del error  # its traceback holds this frame
+
+    def _raised(self, error: BaseException) -> None:
+        parts = split_error(error)
+        if parts.fatal is not None:
+            self._batch.fail(parts.fatal)
+        elif parts.ordinary is not None:
+            self._batch.end_input(parts.ordinary)  # raised where the outcomes are taken
         else:
-            self._batch.end_input()
+            raise error  # cancelled, be it one by one or in the group of a nursery
 
     async def put(self, item: Any) -> None:
         """Start an agent for an item, waiting for room for it, and then for a slot.
@@ -200,29 +207,38 @@ class InputFeed:
                 wait.fail(_BlockWasLeft())
 
 
+def _with_left_open(error: BaseException | None, left_open: tuple[str, ...]) -> BaseException:
+    """Make what an input left open on the feeder's task its error, or tell of it on the one it has."""
+    parts = None if error is None or isinstance(error, _BlockWasLeft) else split_error(error)
+    if error is None or parts is None or (parts.fatal is None and parts.ordinary is None):
+        return RuntimeError(f"the input ended with {told_of(left_open)}")
+    note(error, told_of(left_open))
+    return error
+
+
 # These run the caller's code; Ctrl-C may strike in it.
 
 _END = object()
 
 
 async def _pull(items: Any, feed: InputFeed) -> None:
-    if isinstance(items, AsyncGenerator):
-        try:
-            await _pull_async(items, feed)
-        finally:
-            await _close(items)  # else it would be left to the garbage collector
-    elif isinstance(items, AsyncIterable):
+    if isinstance(items, AsyncIterable):
         await _pull_async(items, feed)
     else:
-        iterator = call_unprotected(iter, items)
+        iterator: Iterator[Any] = call_unprotected(iter, items)
         while (item := call_unprotected(next, iterator, _END)) is not _END:
             await feed.put(item)
 
 
 async def _pull_async(items: AsyncIterable[Any], feed: InputFeed) -> None:
     iterator = call_unprotected(aiter, items)
-    while (item := await await_unprotected(anext, iterator, _END)) is not _END:
-        await feed.put(item)
+    try:
+        while (item := await await_unprotected(anext, iterator, _END)) is not _END:
+            await feed.put(item)
+    finally:
+        # Also one that `__aiter__` of a class is: else it would be left to the garbage collector.
+        if isinstance(iterator, AsyncGenerator):
+            await _close(iterator)
 
 
 async def _close(generator: AsyncGenerator[Any, Any]) -> None:
@@ -232,7 +248,7 @@ async def _close(generator: AsyncGenerator[Any, Any]) -> None:
     the block that pulls was left: that is no error of the input.
     """
     try:
-        await generator.aclose()
+        await await_unprotected(generator.aclose)
     except BaseExceptionGroup as group:
         rest = group.split(GeneratorExit)[1]
         if rest is not None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextvars
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary, WeakMethod
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 import attrs
 import trio
@@ -67,12 +67,13 @@ async def close_leftovers(
             nursery = private.innermost_nursery(task)
             if not private.is_inside(nursery, task):
                 found.append(_nursery_text(nursery))
-                reference = _on_left_open.pop(nursery, None)
-                close = None if reference is None else reference()
-                if close is not None:
-                    close()
+                owner = _owner_of(nursery)
+                if owner is not None:
+                    owner.left_open()
                 nursery.cancel_scope.cancel("its block was never left")
                 error, raised = await private.leave_nursery(nursery, error)
+                if owner is not None:
+                    await owner.closed()
                 if error is None:
                     error = raised
                 elif raised is not None:
@@ -86,16 +87,32 @@ async def close_leftovers(
     return error, tuple(found)
 
 
-# Weak on both sides: what closes a pool leads to its nursery.
-_on_left_open: WeakKeyDictionary[trio.Nursery, WeakMethod[Callable[[], None]]] = WeakKeyDictionary()
+class NurseryOwner(Protocol):
+    """Who has more to do than trio when its nursery is found left open, and closed."""
+
+    def left_open(self) -> None:
+        """It will be closed: its tasks are about to be cancelled."""
+
+    async def closed(self) -> None:
+        """Its tasks have ended. Never raises."""
 
 
-def when_left_open(nursery: trio.Nursery, close: Callable[[], None]) -> None:
-    """Have `close`, a bound method, called if a nursery is found left open, before its tasks are cancelled.
+# Weak on both sides: an owner leads to its nursery.
+_owners: WeakKeyDictionary[trio.Nursery, ref[NurseryOwner]] = WeakKeyDictionary()
 
-    A pool's nursery holds a task that lives until the pool is closed, whatever is cancelled.
+
+def _owner_of(nursery: trio.Nursery) -> NurseryOwner | None:
+    reference = _owners.pop(nursery, None)
+    return None if reference is None else reference()
+
+
+def when_left_open(nursery: trio.Nursery, owner: NurseryOwner) -> None:
+    """Have the owner of a nursery told if it is found left open.
+
+    A pool's nursery holds a task that lives until the pool is closed, whatever is cancelled; and an
+    agent lends its slot while it waits for the tasks of its own nurseries.
     """
-    _on_left_open[nursery] = WeakMethod(close)
+    _owners[nursery] = ref(owner)
 
 
 async def run_tidily(

@@ -21,7 +21,7 @@ from agentpool._core.events import (
 )
 from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
 from agentpool._core.restart import Intensity, RestartPolicy
-from agentpool._core.text import note, shown
+from agentpool._core.text import note, shown, told
 from agentpool._kernel.agent import AgentRecord, Work
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import set_current_agent
@@ -109,8 +109,9 @@ async def live(state: PoolState, record: AgentRecord) -> None:
                 outcome = await _life(state, record)
             else:
                 outcome = await _lives(state, record, policy, task)
-    except BaseException as error:  # pragma: no cover - a bug of ours: even then the id gets its outcome
+    except BaseException as error:  # a bug of ours: even then the id gets its outcome, and the pool ends
         outcome = record.failed(error)
+        state.fatal_error(error)
     assert outcome is not None  # the scope swallows nothing: a cancellation became the outcome inside
     finish(state, record, outcome)
     # The traceback of a failure holds this frame: do not hold the record by it.
@@ -223,7 +224,7 @@ def _with_fix(record: AgentRecord, error: BaseException) -> BaseException:
     """Tell how an agent is written, if the error came from calling it or awaiting what it returned."""
     if type(error) is not TypeError or _is_raised_inside(error):
         return error
-    if "await" not in str(error):
+    if "await" not in told(error):
         note(error, "An agent is called with its context, and then the arguments that spawn got.")
         return error
     fixed = TypeError(

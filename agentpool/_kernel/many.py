@@ -252,8 +252,7 @@ class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
         batch.abandon()  # first: the feeder may need a slot for its end, which they hold
         await self._end_feeder()
         await batch.wait_for_end()
-        if error is None:
-            batch.raise_error()
+        batch.raise_error(beside=error)
 
     async def _end_feeder(self) -> None:
         """End the feeder, and wait for that.

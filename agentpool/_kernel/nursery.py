@@ -15,7 +15,7 @@ from agentpool._core.errors import LeftOpenError
 from agentpool._core.text import note, shown
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.current import set_current_agent
-from agentpool._kernel.leftovers import run_tidily, told_of
+from agentpool._kernel.leftovers import run_tidily, told_of, when_left_open
 from agentpool._kernel.options import is_coroutine
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait
@@ -152,11 +152,22 @@ class AgentNursery:
             self._uncount(fails)
 
     async def joined(self) -> None:
-        """All tasks have ended: the block goes on, when the agent has its slot."""
+        """All tasks have ended: the block goes on, when the agent has its slot. Harmless if repeated."""
+        self._record.forget_nursery(self._nursery)
         if self._joining:
+            self._joining = False
             await self._record.regain()
-        if self._thread is not None:
-            await self._thread.take_back()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await thread.take_back()
+
+    def left_open(self) -> None:
+        """The block was never left, and somebody else closes it."""
+        self.join(fails=False)
+
+    async def closed(self) -> None:
+        """It was closed: who did that goes on, when the agent has its slot."""
+        await self.joined()
 
 
 class _Started:
@@ -191,6 +202,7 @@ class _OpenNursery(AbstractAsyncContextManager[AgentNursery]):
         nursery = await self._manager.__aenter__()
         self._known = AgentNursery(self._record, nursery)
         self._record.know_nursery(nursery)
+        when_left_open(nursery, self._known)
         return self._known
 
     async def __aexit__(
@@ -202,7 +214,6 @@ class _OpenNursery(AbstractAsyncContextManager[AgentNursery]):
         try:
             return await self._manager.__aexit__(kind, error, trace)
         finally:
-            self._record.forget_nursery(known._nursery)
             await known.joined()  # noqa: ASYNC102  (never raises, and ends when the agent is cancelled)
             del error
 

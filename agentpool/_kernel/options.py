@@ -82,14 +82,22 @@ def is_described(agent: object) -> TypeGuard[DescribedAgent]:
 
     `isinstance` would say it too, but takes 10 µs for a protocol; it is asked once for each agent.
     """
-    return hasattr(agent, "build_tools") and hasattr(agent, "quota")
+    try:
+        return hasattr(agent, "build_tools") and hasattr(agent, "quota")
+    except BaseException:  # as `name_of`
+        return False
 
 
 def name_of(agent: Any) -> str:
     """What an agent is called when nobody gave it a name."""
-    while isinstance(agent, partial):
-        agent = agent.func
-    name = getattr(agent, "__name__", None) or getattr(agent, "name", None)
+    # Asked in the step that starts it, mostly by another agent that frees a slot: a proxy which has no
+    # attributes yet, or a property that raises, may not break that.
+    try:
+        while isinstance(agent, partial):
+            agent = agent.func
+        name = getattr(agent, "__name__", None) or getattr(agent, "name", None)
+    except BaseException:
+        name = None
     return name if isinstance(name, str) else type(agent).__name__
 
 

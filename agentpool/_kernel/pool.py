@@ -26,7 +26,7 @@ from agentpool._kernel.life import note_on
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import DeadLetter, MessageRouter
 from agentpool._kernel.scope import Scope
-from agentpool._kernel.splitting import split_error
+from agentpool._kernel.splitting import is_only_cancelled, split_error
 from agentpool._kernel.state import Means, PoolState
 from agentpool._kernel.statistics import Books, PoolStatistics, books_of, statistics_of
 from agentpool._kernel.watcher import watching_for_blocks
@@ -256,7 +256,7 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
         if opener is not None:
             # Its tasks are agents, not unknown tasks of the agent that opens the pool.
             opener.know_nursery(nursery, of_pool=True)
-        when_left_open(nursery, state.close)
+        when_left_open(nursery, state)
         try:
             instrument.tell_of(pool)
         except BaseException as error:
@@ -284,7 +284,7 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
         """Wait for every agent; return the Ctrl-C that was pressed meanwhile."""
         try:
             if error is not None:
-                is_cancelled = isinstance(error, trio.Cancelled) and trio.current_effective_deadline() == -inf
+                is_cancelled = is_only_cancelled(error) and trio.current_effective_deadline() == -inf
                 reason = f"the block of the pool raised {shown(error)}"
                 AgentPool(state, None).abort_all(CANCELLED_OUTSIDE if is_cancelled else reason)
             return await _ended(state, self._opener)
@@ -341,13 +341,13 @@ async def _leave(state: PoolState, error: BaseException | None) -> None:
     if error is None:
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-        except trio.Cancelled as cancelled:
-            error = cancelled
+        except BaseException as raised:  # Ctrl-C too, so that it hides no failure
+            error = raised
     if error is None:
         if failures:
             raise UnhandledAgentErrors("agents failed, and nobody looked at their outcomes", failures)
         return
-    if isinstance(error, trio.Cancelled) and failures:
+    if failures and is_only_cancelled(error):
         # A note would be lost with the cancellation, which a scope outside swallows.
         raise BaseExceptionGroup("the pool was cancelled, and agents failed", [error, *failures])
     _raise(error, failures)

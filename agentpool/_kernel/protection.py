@@ -14,6 +14,8 @@ from typing import Any
 
 import trio
 
+from agentpool._core.text import note, shown, told
+
 
 def protect_module(namespace: dict[str, Any]) -> None:
     """Mark every function and method that a module defines."""
@@ -59,3 +61,8 @@ def call_unprotected(function: Any, *args: Any) -> Any:
 async def await_unprotected(async_fn: Any, *args: Any) -> Any:
     """Call a user's asynchronous function, and await what it returns."""
     return await async_fn(*args)
+
+
+# They catch all that a stranger's text raises. The core knows nothing of trio, so they are marked here.
+for _function in (shown, note, told):
+    trio.lowlevel.enable_ki_protection(_function)

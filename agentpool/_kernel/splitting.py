@@ -62,6 +62,12 @@ def split_error(error: BaseException) -> Parts:
     return Parts(cancelled, fatal[0], ordinary)
 
 
+def is_only_cancelled(error: BaseException) -> bool:
+    """Whether a scope outside swallows the whole of it, also where a nursery has put it in a group."""
+    parts = split_error(error)
+    return parts.cancelled and parts.fatal is None and parts.ordinary is None
+
+
 def note_beside(error: BaseException, others: Sequence[BaseException], what: str) -> None:
     """Leave a trace, on an exception that wins, of those that it hides."""
     if others:
@@ -80,48 +86,82 @@ def leaves_of(error: BaseException) -> list[BaseException]:
     while todo:
         one = todo.pop()
         if isinstance(one, BaseExceptionGroup):
-            todo.extend(reversed(one.exceptions))
+            todo.extend(reversed(_parts_of(one)))
         else:
             leaves.append(one)
     return leaves
 
 
+def _parts_of(group: BaseExceptionGroup[BaseException]) -> tuple[BaseException, ...]:
+    # Not `group.exceptions`, which a stranger's class may define anew.
+    parts: tuple[BaseException, ...] = BaseExceptionGroup.exceptions.__get__(group)
+    return parts
+
+
 def _without(group: BaseExceptionGroup[BaseException], dropped: set[int]) -> Exception | None:
-    """Return the group without some leaves, with every group inside that loses none as it is."""
-    kept: dict[int, BaseException | None] = {}
+    """Return the group without some leaves, with every group inside that loses none as it is.
+
+    What is left holds exceptions of `Exception` only, and is one itself.
+    """
+    kept: dict[int, Exception | None] = {}
     todo: list[tuple[BaseException, bool]] = [(group, False)]
     while todo:
         one, is_done = todo.pop()
         if not isinstance(one, BaseExceptionGroup):
-            kept[id(one)] = None if id(one) in dropped else one
+            kept[id(one)] = one if isinstance(one, Exception) and id(one) not in dropped else None
         elif is_done:
-            kept[id(one)] = _rebuilt(one, [kept[id(part)] for part in one.exceptions])
+            kept[id(one)] = _rebuilt(one, [kept[id(part)] for part in _parts_of(one)])
         else:
             todo.append((one, True))
-            todo.extend((part, False) for part in one.exceptions)
-    result = kept[id(group)]
-    assert result is None or isinstance(result, Exception)
-    return result
+            todo.extend((part, False) for part in _parts_of(one))
+    return kept[id(group)]
 
 
-def _rebuilt(
-    group: BaseExceptionGroup[BaseException], parts: Sequence[BaseException | None]
-) -> BaseException | None:
+def _rebuilt(group: BaseExceptionGroup[BaseException], parts: Sequence[Exception | None]) -> Exception | None:
     left = [part for part in parts if part is not None]
     if not left:
         return None
-    if isinstance(group, Exception) and all(a is b for a, b in zip(parts, group.exceptions, strict=True)):
+    if isinstance(group, Exception) and _are_same(parts, _parts_of(group)):
         return group
-    try:
-        made = group.derive(left)
-    except Exception:  # a group of a stranger's class, which cannot be made anew
-        made = BaseExceptionGroup(group.message, left)
-    made.__traceback__ = group.__traceback__
-    made.__cause__, made.__context__ = group.__cause__, group.__context__
-    made.__suppress_context__ = group.__suppress_context__
-    for text in getattr(group, "__notes__", ()):
-        note(made, text)
+    made = _derived(group, left)
+    _tell_the_same(made, group)
     return made
+
+
+def _derived(group: BaseExceptionGroup[BaseException], left: Sequence[Exception]) -> Exception:
+    """Make a group like this one of what is left.
+
+    What `derive` of a stranger's class makes is taken only if it is a group of just that, and an
+    `Exception`: one that derives from `BaseExceptionGroup` alone is none, whatever is in it.
+    """
+    try:
+        made: object = group.derive(left)
+        is_like = isinstance(made, BaseExceptionGroup) and _are_same(left, _parts_of(made))
+        if is_like and isinstance(made, Exception):
+            return made
+    except BaseException:  # whatever it raised: it stands for nothing that went wrong
+        pass
+    return ExceptionGroup(BaseExceptionGroup.message.__get__(group), left)
+
+
+def _are_same(parts: Sequence[BaseException | None], others: Sequence[BaseException]) -> bool:
+    return len(parts) == len(others) and all(a is b for a, b in zip(parts, others, strict=True))
+
+
+_STORY = ("__traceback__", "__cause__", "__context__", "__suppress_context__")
+"""The last one last: to set a cause sets it too."""
+
+
+def _tell_the_same(made: BaseException, group: BaseException) -> None:
+    """Give a group the traceback, the cause and the notes of the one that it stands for."""
+    try:
+        for name in _STORY:
+            # Past the class, which may be frozen.
+            BaseException.__setattr__(made, name, BaseException.__getattribute__(group, name))
+        for text in getattr(group, "__notes__", ()):
+            note(made, text)
+    except BaseException:  # a stranger's class: the exceptions inside are what counts
+        pass
 
 
 protect_module(globals())

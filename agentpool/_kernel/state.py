@@ -178,6 +178,13 @@ class PoolState:
 
     # -- watching ------------------------------------------------------------------------------------
 
+    def left_open(self) -> None:
+        """The block of the pool was never left: its watcher, whom no cancellation reaches, goes home."""
+        self.close()
+
+    async def closed(self) -> None:
+        """Nobody is left."""
+
     def close(self) -> None:
         """The pool has ended: the watcher goes home, subscribers get the end. Harmless if repeated."""
         self.judge.close()

@@ -16,6 +16,7 @@ from agentpool.testing._books import problems_in_books
 from agentpool.testing._simulate import Simulation, SimulationHangError
 
 from ._logs import PoolLogs
+from ._readers import reading_problems
 from ._world import World, is_expected, leaves
 
 # Times of a simulation are sums of floats.
@@ -47,6 +48,7 @@ def _of_world(run: Simulation[Any], world: World, logs: PoolLogs) -> Iterator[st
     yield from _events(own, world)
     yield from _times(own, world)
     yield from _aborted(own, world)
+    yield from reading_problems(world)
     for inner in world.inner:
         if inner.pool is not None:
             yield from (f"in an inner pool: {problem}" for problem in _of_world(run, inner, logs))

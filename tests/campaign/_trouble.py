@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import trio
 
 from agentpool._kernel.pool import open_agent_pool
 
+from ._houses import inner_world
 from ._programs import Op, Script
 
 if TYPE_CHECKING:
@@ -134,9 +134,7 @@ class Trouble:
     async def do_inner(self, slots: int, ops: Sequence[Op], in_nursery: bool) -> None:
         """Open a pool of one's own, here or in a task of one's own, and let scripts run in it."""
         world = self.world
-        program = attrs.evolve(world.program, max_concurrent=slots, most_agents=6, depth=16, descendants=1000)
-        inner = type(world)(program, cap=slots, wholesale=True)
-        world.inner.append(inner)
+        inner = inner_world(world, slots)
         world.busy[self.id] += 1  # it is at work, although it waits
         try:
             if not in_nursery or self.ctx is None:

@@ -32,7 +32,9 @@ from agentpool._kernel.slots import PoolFullError
 from agentpool._kernel.supervisor import ChildSpec, Supervisor
 from agentpool.testing._scheduler import schedule_points
 
+from ._houses import Houses, beside_outsiders
 from ._programs import Op, Program, Script
+from ._readers import Gallery, Reads
 from ._trouble import Planned as Planned
 from ._trouble import Trouble
 from ._trouble import leaves as leaves
@@ -93,6 +95,9 @@ class World:
       computing: agents that run code just now, beside those that are being cancelled.
       left: agents that left something open on their task.
       inner: the worlds of the pools that agents opened.
+      gallery: who reads events.
+      outside: a nursery of the program around the pool; None where it has none.
+      outsiders: how many tasks of the program's own, which agents started, live.
     """
 
     program: Program
@@ -137,6 +142,9 @@ class World:
     timeouts: dict[int, float] = attrs.field(factory=dict)
     left: set[int] = attrs.field(factory=set)
     inner: list[World] = attrs.field(factory=list)
+    gallery: Gallery = attrs.field(factory=Gallery)
+    outside: Any = None
+    outsiders: int = 0
 
     def token(self) -> int:
         self.tokens += 1
@@ -206,13 +214,19 @@ _VAGUE = frozenset(
         "publish",
         "feed",
         "inner",
+        "inners",
+        "tell",
     }
 )
 
 
 @attrs.define(eq=False, slots=False)
-class Actor(Trouble):
-    """One agent, or the body of the pool, at work on its operations."""
+class Actor(Trouble, Reads, Houses):
+    """One agent, or the body of the pool, at work on its operations.
+
+    A task of the program's own that uses the pool (`is_outside`) is taken for the body, but that
+    nobody waits for it.
+    """
 
     world: World
     script: Script
@@ -220,6 +234,7 @@ class Actor(Trouble):
     ctx: Any = None
     handles: list[Any] = attrs.field(factory=list)
     question: Any = None
+    is_outside: bool = False
     fetched: set[int] = attrs.field(factory=set, init=False)
     kept: list[Any] = attrs.field(factory=list, init=False)
     deadline: float = attrs.field(factory=trio.current_effective_deadline, init=False)
@@ -279,11 +294,12 @@ class Actor(Trouble):
 
     async def do_sleep(self, seconds: float) -> None:
         """Do something that the pool knows nothing of."""
-        self.world.busy[self.id] += 1
+        is_seen = not self.is_outside
+        self.world.busy[self.id] += is_seen
         try:
             await trio.sleep(seconds)
         finally:
-            self.world.busy[self.id] -= 1
+            self.world.busy[self.id] -= is_seen
 
     async def do_compute(self) -> None:
         """Run code over several steps, and count who else does."""
@@ -613,6 +629,8 @@ class Actor(Trouble):
         if self.id in world.told:
             return
         world.told.add(self.id)
+        if world.outsiders:
+            return  # they give work to whom they like
         others = world.receiving - world.told - world.aborts.keys()
         younger = [other for other in others if other > self.id]
         busy = [agent for agent, count in world.busy.items() if count and agent not in world.aborts]
@@ -735,6 +753,13 @@ class _Item:
 
 async def run_program(world: World, **options: Any) -> None:
     """Open a pool and let the program's body do its operations in it."""
+    if world.program.has_outside:
+        await beside_outsiders(world, lambda: _run_pool(world, **options))
+    else:
+        await _run_pool(world, **options)
+
+
+async def _run_pool(world: World, **options: Any) -> None:
     program = world.program
     world.cap = program.max_concurrent
     async with open_agent_pool(

@@ -10,8 +10,9 @@ from typing import Any
 
 import attrs
 
+from agentpool._core.errors import AgentTimeoutError
 from agentpool._core.events import AgentFinished
-from agentpool._core.outcomes import Aborted
+from agentpool._core.outcomes import Aborted, Failed
 from agentpool.testing import PoolInstrument, instrumented
 from agentpool.testing._cancel import BLOWS, strike
 from agentpool.testing._simulate import Simulation, SimulationContext, SimulationHangError, attempt
@@ -58,7 +59,7 @@ def run_seed(profile: str, seed: int) -> Verdict:
     logs = PoolLogs()
     run, world = run_once(program, seed, logs, blow=profile == "rare")
     problems = violations(run, world, logs)
-    if profile in ("waits", "joins") and world.alarms and not problems:
+    if profile in ("waits", "joins", "readers") and world.alarms and not problems:
         problems = list(_false_alarms(program, seed, world))
     return Verdict(
         profile,
@@ -74,10 +75,17 @@ def run_seed(profile: str, seed: int) -> Verdict:
 def _false_alarms(program: Program, seed: int, alarmed: World) -> Iterator[str]:
     """What was called a deadlock has to be one: without the detector the same run hangs."""
     run, _ = run_once(program, seed, WITHOUT_DETECTION)
-    # A parent outside the cycle that fails aborts its child, which nobody could foresee.
-    is_broken = any(isinstance(event.outcome, Aborted) for event in run.log.of(AgentFinished))
+    # A parent outside the cycle that fails aborts its child, which nobody could foresee; and a time
+    # limit of a whole agent is no reason to let it wait in vain until then.
+    is_broken = any(_is_cut_short(event.outcome) for event in run.log.of(AgentFinished))
     if not isinstance(run.error, SimulationHangError) and not is_broken:
         yield f"{alarmed.alarms[0]!r} was no deadlock: without detection the program ends"
+
+
+def _is_cut_short(outcome: Any) -> bool:
+    """Whether an agent was aborted, or ended by its time limit."""
+    error = outcome.error if isinstance(outcome, Failed) else None
+    return isinstance(outcome, Aborted) or isinstance(error, AgentTimeoutError)
 
 
 def run_once(

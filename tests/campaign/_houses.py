@@ -44,7 +44,7 @@ class Houses:
         raise NotImplementedError
 
     async def do_inners(self, slots: int, count: int, ops: Sequence[Op], beside: Sequence[Op]) -> None:
-        """Open some pools at once, each in a task of its own, and do something in one's own pool meanwhile."""
+        """Open some pools at once, each in a task of its own, and do something in the own pool meanwhile."""
         world = self.world
         inners = [inner_world(world, slots) for _ in range(count)]
         world.busy[self.id] += 1

@@ -490,7 +490,10 @@ class _Dice:
                 ops += rng.choice([[], [("sleep", 1.0)], [("within", 1.0, (("join_all",),))]])
                 return (name, rng.choice([1, 2]), tuple(ops), rng.random() < 0.3)
             case "inners":
-                inner = (("spawn", number, None, None), rng.choice([("step",), ("sleep", 1.0), ("within", 1.0, (("join_all",),))]))
+                inner = (
+                    ("spawn", number, None, None),
+                    rng.choice([("step",), ("sleep", 1.0), ("within", 1.0, (("join_all",),))]),
+                )
                 beside = rng.choice([("receive",), ("receive",), ("join_next",), ("ask", rng.randrange(12))])
                 return (name, rng.choice([1, 2]), rng.randint(2, 3), inner, (beside,))
             case "outlive":

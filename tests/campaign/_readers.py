@@ -100,7 +100,7 @@ class Reads:
     async def do_read(
         self, overflow: str, most: int, how: str, first: Sequence[Op], between: Sequence[Op]
     ) -> None:
-        """Open a subscription, do something else `first`, and read; after each event do what is `between`."""
+        """Open a subscription, do something else first, and read; do something after each event."""
         if how == "unentered":
             self.kept.append(self.world.pool.events(most, overflow))  # which must not stop anybody
             await self.run(first)
@@ -223,7 +223,8 @@ def _gaps(reading: Reading, fell_into_it: Sequence[Any]) -> Iterator[str]:
     # What happened at the very moment of its end it may have missed.
     late = [event for event in fell_into_it if event.time == reading.told_at]
     if not len(wanted) - len(late) <= count <= len(wanted):
-        yield f"{who} got {len(got)} events, lost {seen.dropped} and has {seen.buffered} left, of {len(wanted)}"
+        has = f"got {len(got)} events, lost {seen.dropped} and has {seen.buffered} left"
+        yield f"{who} {has}, of {len(wanted)}"
     if got != sorted(set(got)):
         yield f"{who} got events out of order: {got}"
     if any(wanted.get(event.seq) is not event for event in reading.got):

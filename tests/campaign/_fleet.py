@@ -28,8 +28,9 @@ SHARES = {
     "inner": 2,
     "readers": 2,
     "houses": 1,
+    "threads": 1,
 }
-"""How many of 30 runs are of which profile."""
+"""How many of 31 runs are of which profile."""
 
 _CHUNK = 250
 

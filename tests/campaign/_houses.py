@@ -50,6 +50,7 @@ class Houses:
         world.busy[self.id] += 1
         world.several.add(self.id)
         in_pools = count
+        has_ended = self.id in world.told  # an inbox that has ended stays so
 
         async def in_pool(inner: World) -> None:
             nonlocal in_pools
@@ -65,7 +66,7 @@ class Houses:
                 try:
                     await self.run(beside)
                 except trio.EndOfChannel:
-                    if in_pools and not world.wholesale and not world.outsiders:
+                    if in_pools and not has_ended and not world.wholesale:
                         world.problem(f"the inbox of agent {self.id} ended while it was in {in_pools} pools")
                     raise
         finally:

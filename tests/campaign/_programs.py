@@ -268,7 +268,7 @@ INNER = Profile(
 """Agents that open pools of their own, also in tasks of their own."""
 
 READERS = Profile(
-    agent_ops={**_NEIGHBOURS, "compute": 8, "read": 14, "tell": 14, "abort_any": 1, "fail": 1},
+    agent_ops={**_NEIGHBOURS, "compute": 8, "read": 14, "borrow": 4, "tell": 14, "abort_any": 1, "fail": 1},
     body_ops={**_QUIET_BODY, "within": 8},
     length=6,
     slots=(1, 1, 2, 3),
@@ -278,7 +278,15 @@ READERS = Profile(
 """Agents that read the events of their pool, and those that wait for slow ones."""
 
 HOUSES = Profile(
-    agent_ops={**_NEIGHBOURS, "receive": 8, "inners": 8, "outlive": 8, "refused": 1, "abort_any": 1},
+    agent_ops={
+        **_NEIGHBOURS,
+        "receive": 8,
+        "inners": 8,
+        "outlive": 8,
+        "tell": 4,
+        "refused": 1,
+        "abort_any": 1,
+    },
     body_ops={**_QUIET_BODY, "sleep": 8},
     length=5,
     slots=(1, 1, 2, 3),
@@ -435,6 +443,8 @@ class _Dice:
                 how = rng.choice(_READING)
                 first, between = self.op(script, depth + 1), rng.choice(_BETWEEN_EVENTS)
                 return (name, rng.choice(_OVERFLOW), rng.choice([1, 1, 2, 4, 64]), how, (first,), (between,))
+            case "borrow":
+                return (name, rng.randrange(12), rng.randint(1, 6))
             case "tell":
                 return (name, rng.randint(1, 5))
             case "sleep":

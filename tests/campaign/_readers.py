@@ -25,7 +25,7 @@ class Reading:
     """A subscription to the events of a pool, as its reader sees it.
 
     Attributes:
-      agent: who opened it and reads it; 0 for the program.
+      agent: who opened it, and mostly reads it; 0 for the program.
       events: the subscription itself.
       most, overflow: what it was opened with.
       start, end: which of the pool's events fell into it; `end` is None while it is open.
@@ -50,7 +50,8 @@ class Reading:
     def holds_up(self, agent: int) -> bool:
         """Whether an agent has to wait for its reader before its next step."""
         is_full = self.overflow == "block" and self.events.statistics().buffered >= self.most
-        return self.is_open and is_full and self.agent != agent
+        reader = self.events.reader
+        return self.is_open and is_full and (reader is None or reader.id != agent)
 
 
 @attrs.define(eq=False)
@@ -124,7 +125,8 @@ class Reads:
         await self._read_rest(reading, how)
 
     def _closes(self, reading: Reading, log: EventLog) -> None:
-        if reading.end is None:
+        # If it has ended already, who opened it was not told, and when it was is not known.
+        if reading.is_open:
             reading.end = len(log)
 
     async def _read(self, reading: Reading, how: str, between: Sequence[Op]) -> None:
@@ -148,6 +150,8 @@ class Reads:
         except StopAsyncIteration:
             self._told_the_end(reading)
             return False
+        except trio.BusyResourceError:
+            return False  # somebody else reads it just now
         finally:
             waiting[self.id] -= 1
         reading.got.append(event)
@@ -156,13 +160,13 @@ class Reads:
     async def _read_rest(self, reading: Reading, how: str) -> None:
         """What is left when the block is left can still be read."""
         if how == "some" and self.ctx is not None:
-            async for event in reading.events:
-                reading.got.append(event)
+            while await self._next(reading):
+                pass
 
     def _told_the_end(self, reading: Reading) -> None:
         """Inboxes end before events, and the youngest reader is told first."""
         world = self.world
-        if reading.told_at is not None:
+        if reading.told_at is not None or reading.agent != self.id or reading.end is not None:
             return
         reading.told_at = trio.current_time()
         reading.end = len(world.gallery.log_of(world.pool))
@@ -177,6 +181,17 @@ class Reads:
             world.problem(f"the events of agent {self.id} ended while {sorted(receiving)} were receiving")
         if younger - world.aborts.keys():
             world.problem(f"the events of agent {self.id} ended while {sorted(younger)} were reading")
+
+    async def do_borrow(self, index: int, take: int) -> None:
+        """Read what somebody else has opened, so that agents wait for this one."""
+        others = [reading for reading in self.world.gallery.readings if reading.agent != self.id]
+        if not others or self.ctx is None:
+            await trio.lowlevel.checkpoint()
+            return
+        reading = others[index % len(others)]
+        for _ in range(take):
+            if not await self._next(reading):
+                return
 
     async def do_tell(self, count: int) -> None:
         """Make events as the loop of a model agent does, which waits for slow readers before each."""

@@ -21,10 +21,14 @@ from ._logs import PoolLogs
 from ._models import run_fleet
 from ._oracle import violations
 from ._programs import PROFILES, Program, draw_program
+from ._threads import run_grove
 from ._world import World, run_program
 
 MAX_SECONDS = 1000.0
 MAX_STEPS = 5_000
+
+_RUN_AGAIN = ("waits", "joins", "readers", "houses")
+"""Profiles whose programs are run again, without detection, when a deadlock was told."""
 
 WITHOUT_DETECTION = PoolInstrument(detects_deadlocks=False)
 """Has the pools of a run look for no deadlocks."""
@@ -55,11 +59,14 @@ def run_seed(profile: str, seed: int) -> Verdict:
         found, fleet = run_fleet(seed, untidy=profile == "tools")
         agents = len(fleet.log.of(AgentFinished))
         return Verdict(profile, seed, tuple(found), steps=fleet.steps, agents=agents)
+    if profile == "threads":
+        found, agents = run_grove(seed)
+        return Verdict(profile, seed, tuple(found), agents=agents)
     program = draw_program(seed, PROFILES[profile])
     logs = PoolLogs()
     run, world = run_once(program, seed, logs, blow=profile == "rare")
     problems = violations(run, world, logs)
-    if profile in ("waits", "joins", "readers") and world.alarms and not problems:
+    if profile in _RUN_AGAIN and world.alarms and not problems:
         problems = list(_false_alarms(program, seed, world))
     return Verdict(
         profile,

@@ -14,7 +14,7 @@ from agentpool._kernel import state as _state
 from ._hunt import Mutant
 
 
-def _by_the_hint(original: Any) -> Any:
+def by_the_hint(original: Any) -> Any:
     """Who inherited an agent's context variables is taken for a task of it."""
 
     def owner(task: trio.lowlevel.Task) -> Any:
@@ -24,7 +24,7 @@ def _by_the_hint(original: Any) -> Any:
     return owner
 
 
-def _sender_by_the_hint(original: Any) -> Any:
+def _sends_by_the_hint(original: Any) -> Any:
     def current_sender(self: Any, claimed: int) -> int:
         hint = _current._current.get()
         return int(hint.id) if hint is not None else int(original(self, claimed))
@@ -47,7 +47,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a task of the program waits as the program does",
         _current,
         "_owner",
-        _by_the_hint,
+        by_the_hint,
         r"a task of the program was refused",
         ("houses",),
     ),
@@ -55,7 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "what a task of the program sends is the program's",
         _state._Hooks,
         "current_sender",
-        _sender_by_the_hint,
+        _sends_by_the_hint,
         r"a message of 0 says that \d+ sent it",
         ("houses",),
     ),

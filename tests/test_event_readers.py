@@ -783,6 +783,23 @@ async def test_when_neither_the_last_reader_nor_who_opened_it_can_read_the_write
     assert outcome.error.path in ((3, 2), (3, 1, 2))
 
 
+@pytest.mark.parametrize("read", [1, 4])
+async def test_a_writer_goes_on_as_soon_as_there_is_room_and_not_when_its_reader_comes_again(
+    read: int, autojump_clock: Any
+) -> None:
+    async def reads(ctx: AgentContext, pool: AgentPool) -> Any:
+        async with pool.events(max_buffer=4, overflow="block") as events:
+            writer = await ctx.spawn(_tells, 3)  # spawned, started, and two of its own fill the buffer
+            await trio.sleep(1)
+            assert events.statistics().buffered == 4
+            for _ in range(read):
+                await anext(events)
+            return await writer.wait()
+
+    async with pool_of(2) as pool:
+        assert isinstance(await (await pool.spawn(reads, pool)).result(), Completed)
+
+
 async def test_a_subscription_goes_from_reader_to_reader(autojump_clock: Any) -> None:
     async def reads(ctx: AgentContext, events: Any, take: int, after: float) -> list[str]:
         await trio.sleep(after)

@@ -136,7 +136,7 @@ class EventSubscription(AsyncIterator[Event]):
 
     async def __anext__(self) -> Event:
         if self._batch:
-            return self._batch.popleft()
+            return self._take()
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint()
         if self.overflow == "block" and not self.closed:
@@ -147,7 +147,14 @@ class EventSubscription(AsyncIterator[Event]):
                 raise StopAsyncIteration
             await self._sleep(waiter)
             self._catch_up()
-        return self._batch.popleft()
+        return self._take()
+
+    def _take(self) -> Event:
+        """Hand out an event; with it there may be room again, whether or not the reader comes back."""
+        event = self._batch.popleft()
+        if self._writers and self.behind < self.max_buffer:
+            self._admit()
+        return event
 
     async def _sleep(self, waiter: Waiter | None) -> None:
         if self._wait is not None:
@@ -178,8 +185,6 @@ class EventSubscription(AsyncIterator[Event]):
         taken = self._log.slice(self.cursor, room)
         self.cursor += len(taken)
         self._batch.extend(taken)
-        if self._writers and self.behind < self.max_buffer:
-            self._admit()
 
     def shed(self) -> None:
         """Pass over the oldest events of a reader that is too slow; `finished` ones are kept longer."""

@@ -268,7 +268,7 @@ INNER = Profile(
 """Agents that open pools of their own, also in tasks of their own."""
 
 READERS = Profile(
-    agent_ops={**_NEIGHBOURS, "compute": 8, "read": 14, "borrow": 4, "tell": 14, "abort_any": 1, "fail": 1},
+    agent_ops={**_NEIGHBOURS, "compute": 8, "read": 14, "borrow": 8, "tell": 14, "abort_any": 1, "fail": 1},
     body_ops={**_QUIET_BODY, "within": 8},
     length=6,
     slots=(1, 1, 2, 3),

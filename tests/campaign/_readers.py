@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +64,26 @@ class Gallery:
       log: its events from the first reader on; None before.
       readings: every subscription that was opened.
       waiting: agents that wait for an event just now, with how many of their tasks.
+      held_up: agents that may wait for a reader just now.
+      is_lent_out: whether agents read what others have opened, or try to.
     """
 
     log: EventLog | None = None
     readings: list[Reading] = attrs.field(factory=list)
     waiting: dict[int, int] = attrs.field(factory=dict)
+    held_up: set[int] = attrs.field(factory=set)
+    is_lent_out: bool = False
+
+    def may_go_on(self, agent: int, busy: Mapping[int, int]) -> str:
+        """Why an agent that is said to be in a deadlock may go on; empty if it may not."""
+        if agent not in self.held_up:
+            return ""
+        openers = [reading.agent for reading in self.readings if reading.holds_up(agent)]
+        if not openers:
+            return f"there is room for what {agent} does"
+        # The program is outside of every deadlock.
+        at_work = all(busy.get(opener) or not opener for opener in openers)
+        return f"{openers}, for whom {agent} waits, may read on" if at_work else ""
 
     def log_of(self, pool: Any) -> EventLog:
         """Return the log, which shows every event in the step in which it happens."""
@@ -192,6 +207,7 @@ class Reads:
             await trio.lowlevel.checkpoint()
             return
         reading = others[index % len(others)]
+        self.world.gallery.is_lent_out = True
         for _ in range(take):
             if not await self._next(reading):
                 return
@@ -214,12 +230,16 @@ class Reads:
 
     @contextmanager
     def _told_of_deadlocks(self) -> Iterator[None]:
+        self.world.gallery.held_up.add(self.id)
         try:
             yield
         except DeadlockError as error:
             if error.path == (self.id,):
                 self.world.problem(f"agent {self.id} was held up by what it reads itself")
+            self.world.raised(error, agent=self.id, narrow=False)
             raise
+        finally:
+            self.world.gallery.held_up.discard(self.id)
 
 
 def reading_problems(world: World) -> Iterator[str]:

@@ -181,6 +181,9 @@ class World:
             is_known = targets and not self.vague.get(waiter) and not is_told
             if is_known and not any(target in one for one in targets):
                 self.problem(f"{alarm!r}: agent {waiter} waits for {targets}, not for {target}")
+            why = self.gallery.may_go_on(waiter, self.busy)
+            if why and not is_told:
+                self.problem(f"{alarm!r}, although {why}")
 
 
 async def script_agent(ctx: Any, world: World, number: int, mark: int) -> tuple[str, int]:

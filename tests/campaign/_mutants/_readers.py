@@ -67,6 +67,14 @@ def _also_by_itself(original: Any) -> Any:
     return lambda self, waiter: (original(self, None) and self.reader is not None) or original(self, waiter)
 
 
+def _only_who_read_last(original: Any) -> Any:
+    return lambda self, waiter: None if self.reader is None else (self.reader,)
+
+
+def _tells_nobody_of_room(_original: Any) -> Any:
+    return lambda self: self._batch.popleft()
+
+
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("a reader lends its slot", _events, "ReadWait", _keeps_its_slot, HANG, ("readers",)),
     Mutant(
@@ -143,11 +151,27 @@ MUTANTS: tuple[Mutant, ...] = (
         ("readers",),
     ),
     Mutant(
+        "each event that is read makes room",
+        _events.EventSubscription,
+        "_take",
+        _tells_nobody_of_room,
+        r"DeadlockError\(.*, although there is room",
+        ("readers",),
+    ),
+    Mutant(
         "nobody is held up by what it reads itself",
         _events.EventSubscription,
         "holds_up",
         _also_by_itself,
         r"agent \d+ was held up by what it reads itself",
+        ("readers",),
+    ),
+    Mutant(
+        "who opened a subscription may read on",
+        _events.EventSubscription,
+        "readers_for",
+        _only_who_read_last,
+        r"DeadlockError\(.*, although .* may read on",
         ("readers",),
     ),
     Mutant(

@@ -444,7 +444,8 @@ class _Dice:
                 first, between = self.op(script, depth + 1), rng.choice(_BETWEEN_EVENTS)
                 return (name, rng.choice(_OVERFLOW), rng.choice([1, 1, 2, 4, 64]), how, (first,), (between,))
             case "borrow":
-                return (name, rng.randrange(12), rng.randint(1, 6))
+                then: Op = rng.choice([("step",), ("join_all",), ("join_next",), ("tell", 2)])
+                return (name, rng.randrange(12), rng.randint(1, 4), (then,))
             case "tell":
                 return (name, rng.randint(1, 5))
             case "sleep":

@@ -200,8 +200,8 @@ class Reads:
         if younger - world.aborts.keys():
             world.problem(f"the events of agent {self.id} ended while {sorted(younger)} were reading")
 
-    async def do_borrow(self, index: int, take: int) -> None:
-        """Read what somebody else has opened, so that agents wait for this one."""
+    async def do_borrow(self, index: int, take: int, then: Sequence[Op]) -> None:
+        """Read what somebody else has opened, so that agents wait for this one, and do something else."""
         others = [reading for reading in self.world.gallery.readings if reading.agent != self.id]
         if not others or self.ctx is None:
             await trio.lowlevel.checkpoint()
@@ -211,6 +211,7 @@ class Reads:
         for _ in range(take):
             if not await self._next(reading):
                 return
+        await self.run(then)
 
     async def do_tell(self, count: int) -> None:
         """Make events as the loop of a model agent does, which waits for slow readers before each."""

@@ -733,6 +733,73 @@ async def test_when_who_reads_has_ended_the_opener_counts_again(autojump_clock: 
     assert now == 10
 
 
+@pytest.mark.parametrize("outside", [False, True], ids=["an agent", "the program"])
+async def test_while_who_opened_it_may_read_on_a_wait_for_the_last_reader_is_not_hopeless(
+    outside: bool, autojump_clock: Any
+) -> None:
+    opened: list[Any] = []
+
+    async def opens(ctx: AgentContext | None, pool: AgentPool) -> list[str]:
+        async with pool.events(max_buffer=2, overflow="block") as events:
+            opened.append(events)
+            await trio.sleep(5)
+            found = []
+            while len(_texts(found)) < 6:
+                found.append(await anext(events))
+            return _texts(found)
+
+    async def reads(ctx: AgentContext) -> Any:
+        await anext(opened[0])
+        return await (await ctx.spawn(_tells)).wait(), trio.current_time()
+
+    async with pool_of(3) as pool:
+        opening = None if outside else await pool.spawn(opens, pool)
+        async with trio.open_nursery() as nursery:
+            if outside:
+                nursery.start_soon(opens, None, pool)
+            await trio.testing.wait_all_tasks_blocked()
+            outcome, now = await (await pool.spawn(reads)).result()
+    assert isinstance(outcome, Completed)
+    assert now == 5
+    if opening is not None:
+        assert _value(opening) == list("012345")
+
+
+async def test_when_neither_the_last_reader_nor_who_opened_it_can_read_the_writer_is_told(
+    autojump_clock: Any,
+) -> None:
+    async def opens(ctx: AgentContext, pool: AgentPool) -> Any:
+        async with pool.events(max_buffer=2, overflow="block") as events:
+            return await (await ctx.spawn(reads, events)).result()
+
+    async def reads(ctx: AgentContext, events: Any) -> Any:
+        await anext(events)
+        return await (await ctx.spawn(_tells_later)).wait()
+
+    async with pool_of(3) as pool:
+        outcome = await (await pool.spawn(opens, pool)).result()
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, DeadlockError)
+    assert outcome.error.path in ((3, 2), (3, 1, 2))
+
+
+@pytest.mark.parametrize("read", [1, 4])
+async def test_a_writer_goes_on_as_soon_as_there_is_room_and_not_when_its_reader_comes_again(
+    read: int, autojump_clock: Any
+) -> None:
+    async def reads(ctx: AgentContext, pool: AgentPool) -> Any:
+        async with pool.events(max_buffer=4, overflow="block") as events:
+            writer = await ctx.spawn(_tells, 3)  # spawned, started, and two of its own fill the buffer
+            await trio.sleep(1)
+            assert events.statistics().buffered == 4
+            for _ in range(read):
+                await anext(events)
+            return await writer.wait()
+
+    async with pool_of(2) as pool:
+        assert isinstance(await (await pool.spawn(reads, pool)).result(), Completed)
+
+
 async def test_a_subscription_goes_from_reader_to_reader(autojump_clock: Any) -> None:
     async def reads(ctx: AgentContext, events: Any, take: int, after: float) -> list[str]:
         await trio.sleep(after)

@@ -310,8 +310,9 @@ class AgentContext(Scope):
         waiter = waiting_agent()
         # One after the other: each time somebody else may have become the slow one.
         while (slow := holding_up(events, waiter)) is not None:
-            if slow.reader is not None:
-                self._state.judge.check(waiter, (slow.reader,))
+            readers = slow.readers_for(waiter)
+            if readers is not None:
+                self._state.judge.check(waiter, readers)
             await slow.wait_for_room(waiter)
 
 

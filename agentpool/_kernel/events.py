@@ -7,7 +7,7 @@ of the scheduler would fall behind as soon as a hundred agents are busy.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, TypeAlias
 
@@ -55,13 +55,17 @@ class RoomWait(Wait):
     """A task waits until the reader of a full subscription has caught up."""
 
     def __init__(self, waiter: Waiter | None, subscription: EventSubscription) -> None:
-        super().__init__(waiter, lambda: None if subscription.reader is None else (subscription.reader,))
+        super().__init__(waiter, lambda: subscription.readers_for(waiter))
         self.subscription = subscription
 
     @property
     def looks_elsewhere(self) -> bool:
-        """Also when somebody outside reads, who goes on whatever the agents do."""
-        return self.subscription.reader is None or super().looks_elsewhere
+        """Also when somebody outside may read, or an agent of another pool."""
+        assert self.waiter is not None
+        readers = self.subscription.readers_for(self.waiter)
+        if readers is None or any(reader.slots is not self.waiter.slots for reader in readers):
+            return True
+        return super().looks_elsewhere
 
 
 class EventSubscription(AsyncIterator[Event]):
@@ -74,8 +78,8 @@ class EventSubscription(AsyncIterator[Event]):
     Attributes:
       closed: whether no more events are added.
       opener: the agent whose block it is; None for somebody outside of the agents.
-      reader: who catches up when it is full: who read last, and before that who opened it. None
-        for somebody outside. Followed only where agents wait for it (`overflow="block"`).
+      reader: who read last, and before that who opened it. None for somebody outside. Followed
+        only where agents wait for it (`overflow="block"`).
     """
 
     def __init__(self, log: EventLog, max_buffer: int, overflow: Overflow, opener: Waiter | None) -> None:
@@ -129,7 +133,7 @@ class EventSubscription(AsyncIterator[Event]):
 
     async def __anext__(self) -> Event:
         if self._batch:
-            return self._batch.popleft()
+            return self._take()
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint()
         if self.overflow == "block" and not self.closed:
@@ -140,7 +144,14 @@ class EventSubscription(AsyncIterator[Event]):
                 raise StopAsyncIteration
             await self._sleep(waiter)
             self._catch_up()
-        return self._batch.popleft()
+        return self._take()
+
+    def _take(self) -> Event:
+        """Hand out an event; with it there may be room again, whether or not the reader comes back."""
+        event = self._batch.popleft()
+        if self._writers and self.behind < self.max_buffer:
+            self._admit()
+        return event
 
     async def _sleep(self, waiter: Waiter | None) -> None:
         if self._wait is not None:
@@ -171,8 +182,6 @@ class EventSubscription(AsyncIterator[Event]):
         taken = self._log.slice(self.cursor, room)
         self.cursor += len(taken)
         self._batch.extend(taken)
-        if self._writers and self.behind < self.max_buffer:
-            self._admit()
 
     def shed(self) -> None:
         """Pass over the oldest events of a reader that is too slow; `finished` ones are kept longer."""
@@ -201,6 +210,18 @@ class EventSubscription(AsyncIterator[Event]):
         if self.overflow != "block" or self.behind < self.max_buffer:
             return False
         return self.reader is None or self.reader is not waiter
+
+    def readers_for(self, waiter: Waiter | None) -> Sequence[Waiter] | None:
+        """Who may catch up, for an agent that waits: who read last, and who opened it.
+
+        None if one of them is outside of the agents, who goes on whatever these do. Never the agent
+        that waits, which cannot read meanwhile.
+        """
+        if self.reader is None or self.opener is None:
+            return None
+        if self.opener is self.reader or self.opener is waiter:
+            return (self.reader,)
+        return (self.reader, self.opener)
 
     async def wait_for_room(self, waiter: Waiter | None) -> None:
         """Wait until the reader has caught up, or is somebody else; ask `holds_up` again after it.

@@ -26,8 +26,11 @@ SHARES = {
     "inputs": 2,
     "resized": 1,
     "inner": 2,
+    "readers": 2,
+    "houses": 1,
+    "threads": 1,
 }
-"""How many of 27 runs are of which profile."""
+"""How many of 31 runs are of which profile."""
 
 _CHUNK = 250
 

@@ -16,6 +16,7 @@ from agentpool.testing._books import problems_in_books
 from agentpool.testing._simulate import Simulation, SimulationHangError
 
 from ._logs import PoolLogs
+from ._readers import reading_problems
 from ._world import World, is_expected, leaves
 
 # Times of a simulation are sums of floats.
@@ -47,6 +48,7 @@ def _of_world(run: Simulation[Any], world: World, logs: PoolLogs) -> Iterator[st
     yield from _events(own, world)
     yield from _times(own, world)
     yield from _aborted(own, world)
+    yield from reading_problems(world)
     for inner in world.inner:
         if inner.pool is not None:
             yield from (f"in an inner pool: {problem}" for problem in _of_world(run, inner, logs))
@@ -68,7 +70,7 @@ def _end_of_pool(run: Simulation[Any], world: World) -> Iterator[str]:
         yield from _unseen_failures(world)
     elif not is_expected(error):
         yield f"the pool ended with {error!r}, of which {[e for e in leaves(error) if not is_expected(e)]}"
-    elif world.cancelled:
+    elif world.cancelled or world.input_failed:
         pass  # failures come out beside the cancellation, in an ordinary group
     elif isinstance(error, BaseExceptionGroup) and not isinstance(error, UnhandledAgentErrors):
         yield f"the pool ended with the group {error!r} and not with UnhandledAgentErrors"

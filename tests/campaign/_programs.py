@@ -39,6 +39,7 @@ class Program:
       scripts: what its agents do.
       depth, descendants: limits of the pool.
       most_agents: past so many, operations that spawn do nothing.
+      has_outside: whether agents start tasks in a nursery of the program around the pool.
     """
 
     max_concurrent: int
@@ -48,6 +49,7 @@ class Program:
     depth: int = 16
     descendants: int = 1000
     most_agents: int = 40
+    has_outside: bool = False
 
 
 @attrs.frozen
@@ -265,6 +267,33 @@ INNER = Profile(
 )
 """Agents that open pools of their own, also in tasks of their own."""
 
+READERS = Profile(
+    agent_ops={**_NEIGHBOURS, "compute": 8, "read": 14, "borrow": 8, "tell": 14, "abort_any": 1, "fail": 1},
+    body_ops={**_QUIET_BODY, "within": 8},
+    length=6,
+    slots=(1, 1, 2, 3),
+    restarts=0.1,
+    body_waits=("read", "read", "join_next", "spawn"),
+)
+"""Agents that read the events of their pool, and those that wait for slow ones."""
+
+HOUSES = Profile(
+    agent_ops={
+        **_NEIGHBOURS,
+        "receive": 8,
+        "inners": 8,
+        "outlive": 8,
+        "tell": 4,
+        "refused": 1,
+        "abort_any": 1,
+    },
+    body_ops={**_QUIET_BODY, "sleep": 8},
+    length=5,
+    slots=(1, 1, 2, 3),
+    restarts=0.05,
+)
+"""Agents with several pools at once, and tasks of the program's own that use theirs."""
+
 PROFILES = {
     "full": FULL,
     "rare": RARE,
@@ -277,6 +306,8 @@ PROFILES = {
     "inputs": INPUTS,
     "resized": RESIZED,
     "inner": INNER,
+    "readers": READERS,
+    "houses": HOUSES,
 }
 
 # What needs a script to spawn; the last script has none after it.
@@ -291,9 +322,24 @@ _SPAWNING = {
     "fan_out",
     "feed",
     "inner",
+    "inners",
+    "outlive",
 }
 # Ordinary ones come more often, so that not every program ends at once.
 _INPUTS = ("plain", "nursery", "nursery", "nursery", "planned", "group", "fatal", "fatal group")
+_OVERFLOW = ("block", "block", "drop_oldest")
+# How a subscription is read: to the end, in part, not at all, each event only for a while; and one
+# that is never left, or never entered.
+_READING = ("end", "end", "end", "some", "some", "idle", "impatient", "leak", "unentered")
+_BETWEEN_EVENTS: tuple[Op, ...] = (
+    ("step",),
+    ("compute",),
+    ("compute",),
+    ("sleep", 0.1),
+    ("sleep", 1.0),
+    ("tell", 1),
+    ("tell", 3),
+)
 # What takes a number that says which agent, handle or topic.
 _INDEXED = {
     "send",
@@ -327,6 +373,7 @@ def draw_program(seed: int, profile: Profile) -> Program:
         descendants=rng.choice([3, 10, 1000, 1000, 1000]),
         body=(("spawn", 0, None, None), *body),
         scripts=scripts,
+        has_outside="outlive" in profile.agent_ops,
     )
 
 
@@ -374,7 +421,7 @@ class _Dice:
     def _may(self, name: str, script: int, depth: int) -> bool:
         if name in _SPAWNING:
             return script + 1 < self.count
-        return depth < 2 or name not in ("within", "both", "reserve")
+        return depth < 2 or name not in ("within", "both", "reserve", "read")
 
     def _some(self, script: int, depth: int) -> tuple[Op, ...]:
         return tuple(self.op(script, depth + 1) for _ in range(self.rng.randint(1, 3)))
@@ -392,6 +439,15 @@ class _Dice:
                 return ("unknown", rng.choice([0.0, 0.5, 1.0]), ("receive",))
             case "reserve":
                 return ("reserve", rng.randint(1, 50), self._some(script, depth))
+            case "read":
+                how = rng.choice(_READING)
+                first, between = self.op(script, depth + 1), rng.choice(_BETWEEN_EVENTS)
+                return (name, rng.choice(_OVERFLOW), rng.choice([1, 1, 2, 4, 64]), how, (first,), (between,))
+            case "borrow":
+                then: Op = rng.choice([("step",), ("join_all",), ("join_next",), ("tell", 2)])
+                return (name, rng.randrange(12), rng.randint(1, 4), (then,))
+            case "tell":
+                return (name, rng.randint(1, 5))
             case "sleep":
                 return ("sleep", rng.choice([0.0, 0.1, 0.5, 1.0, 2.0]))
             case "drain":
@@ -402,6 +458,26 @@ class _Dice:
                 return (name, rng.randrange(12))
             case _:
                 return (name,)
+
+    def _outside(self, number: int) -> Op:
+        """Draw what a task of the program's own does with the pool."""
+        rng = self.rng
+        index = rng.randrange(12)
+        read: Op = ("read", rng.choice(_OVERFLOW), rng.choice([1, 2, 64]), "end", (("step",),), (("step",),))
+        return rng.choice(
+            [
+                ("sleep", rng.choice([0.1, 0.5, 1.0])),
+                ("spawn", number, None, None),
+                ("spawn_nowait", number),
+                ("map", number, rng.randint(1, 3)),
+                ("send", index),
+                ("send_nowait", index),
+                ("ask", index),
+                ("wait", index),
+                ("result", index),
+                read,
+            ]
+        )
 
     def _spawning(self, name: str, number: int) -> Op:
         rng = self.rng
@@ -424,6 +500,15 @@ class _Dice:
                 ops: list[Op] = [("spawn", number, None, None) for _ in range(rng.randint(1, 3))]
                 ops += rng.choice([[], [("sleep", 1.0)], [("within", 1.0, (("join_all",),))]])
                 return (name, rng.choice([1, 2]), tuple(ops), rng.random() < 0.3)
+            case "inners":
+                inner = (
+                    ("spawn", number, None, None),
+                    rng.choice([("step",), ("sleep", 1.0), ("within", 1.0, (("join_all",),))]),
+                )
+                beside = rng.choice([("receive",), ("receive",), ("join_next",), ("ask", rng.randrange(12))])
+                return (name, rng.choice([1, 2]), rng.randint(2, 3), inner, (beside,))
+            case "outlive":
+                return (name, tuple(self._outside(number) for _ in range(rng.randint(1, 4))))
             case "race" | "vote":
                 return (name, number, rng.randint(1, 3))
             case "as_completed":

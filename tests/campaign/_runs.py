@@ -10,8 +10,9 @@ from typing import Any
 
 import attrs
 
-from agentpool._core.events import AgentFinished
-from agentpool._core.outcomes import Aborted
+from agentpool._core.errors import AgentTimeoutError
+from agentpool._core.events import AgentFinished, DeadlockSuspected
+from agentpool._core.outcomes import Aborted, Failed
 from agentpool.testing import PoolInstrument, instrumented
 from agentpool.testing._cancel import BLOWS, strike
 from agentpool.testing._simulate import Simulation, SimulationContext, SimulationHangError, attempt
@@ -20,10 +21,14 @@ from ._logs import PoolLogs
 from ._models import run_fleet
 from ._oracle import violations
 from ._programs import PROFILES, Program, draw_program
+from ._threads import run_grove
 from ._world import World, run_program
 
 MAX_SECONDS = 1000.0
 MAX_STEPS = 5_000
+
+_RUN_AGAIN = ("waits", "joins", "readers", "houses")
+"""Profiles whose programs are run again, without detection, when a deadlock was told."""
 
 WITHOUT_DETECTION = PoolInstrument(detects_deadlocks=False)
 """Has the pools of a run look for no deadlocks."""
@@ -54,11 +59,14 @@ def run_seed(profile: str, seed: int) -> Verdict:
         found, fleet = run_fleet(seed, untidy=profile == "tools")
         agents = len(fleet.log.of(AgentFinished))
         return Verdict(profile, seed, tuple(found), steps=fleet.steps, agents=agents)
+    if profile == "threads":
+        found, agents = run_grove(seed)
+        return Verdict(profile, seed, tuple(found), agents=agents)
     program = draw_program(seed, PROFILES[profile])
     logs = PoolLogs()
     run, world = run_once(program, seed, logs, blow=profile == "rare")
     problems = violations(run, world, logs)
-    if profile in ("waits", "joins") and world.alarms and not problems:
+    if profile in _RUN_AGAIN and world.alarms and not problems and _may_be_run_again(run, world):
         problems = list(_false_alarms(program, seed, world))
     return Verdict(
         profile,
@@ -71,13 +79,30 @@ def run_seed(profile: str, seed: int) -> Verdict:
     )
 
 
+def _may_be_run_again(run: Simulation[Any], world: World) -> bool:
+    """Whether the same program would come to the same without detection.
+
+    Events also tell of suspicions, so that readers would get fewer. And who has got a subscription
+    from another may begin to read it whenever it likes, which nobody can foresee.
+    """
+    gallery = world.gallery
+    return not gallery.readings or not (gallery.is_lent_out or run.log.of(DeadlockSuspected))
+
+
 def _false_alarms(program: Program, seed: int, alarmed: World) -> Iterator[str]:
     """What was called a deadlock has to be one: without the detector the same run hangs."""
     run, _ = run_once(program, seed, WITHOUT_DETECTION)
-    # A parent outside the cycle that fails aborts its child, which nobody could foresee.
-    is_broken = any(isinstance(event.outcome, Aborted) for event in run.log.of(AgentFinished))
+    # A parent outside the cycle that fails aborts its child, which nobody could foresee; and a time
+    # limit of a whole agent is no reason to let it wait in vain until then.
+    is_broken = any(_is_cut_short(event.outcome) for event in run.log.of(AgentFinished))
     if not isinstance(run.error, SimulationHangError) and not is_broken:
         yield f"{alarmed.alarms[0]!r} was no deadlock: without detection the program ends"
+
+
+def _is_cut_short(outcome: Any) -> bool:
+    """Whether an agent was aborted, or ended by its time limit."""
+    error = outcome.error if isinstance(outcome, Failed) else None
+    return isinstance(outcome, Aborted) or isinstance(error, AgentTimeoutError)
 
 
 def run_once(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import trio
 
 from agentpool._kernel.pool import open_agent_pool
 
+from ._houses import inner_world
 from ._programs import Op, Script
 
 if TYPE_CHECKING:
@@ -63,9 +63,13 @@ class Trouble:
         """Run a script for each item of an input that has tasks of its own, or that raises."""
         try:
             await self._feed(verb, self.item_agent(number), count, how)
-        except Exception as error:
+        except BaseException as error:
             if self.ctx is None and any(isinstance(leaf, Planned) for leaf in leaves(error)):
-                self.world.body_failed = self.world.wholesale = True
+                self.world.wholesale = True
+                if isinstance(error, Exception):
+                    self.world.body_failed = True
+                else:  # beside the cancellation of the block, which a scope around takes out of the group
+                    self.world.input_failed = True
             raise
 
     async def _feed(self, verb: str, agent: Any, count: int, how: str) -> None:
@@ -134,9 +138,7 @@ class Trouble:
     async def do_inner(self, slots: int, ops: Sequence[Op], in_nursery: bool) -> None:
         """Open a pool of one's own, here or in a task of one's own, and let scripts run in it."""
         world = self.world
-        program = attrs.evolve(world.program, max_concurrent=slots, most_agents=6, depth=16, descendants=1000)
-        inner = type(world)(program, cap=slots, wholesale=True)
-        world.inner.append(inner)
+        inner = inner_world(world, slots)
         world.busy[self.id] += 1  # it is at work, although it waits
         try:
             if not in_nursery or self.ctx is None:

@@ -32,7 +32,9 @@ from agentpool._kernel.slots import PoolFullError
 from agentpool._kernel.supervisor import ChildSpec, Supervisor
 from agentpool.testing._scheduler import schedule_points
 
+from ._houses import Houses, beside_outsiders
 from ._programs import Op, Program, Script
+from ._readers import Gallery, Reads
 from ._trouble import Planned as Planned
 from ._trouble import Trouble
 from ._trouble import leaves as leaves
@@ -89,10 +91,14 @@ class World:
       restarting: agents with a restart policy.
       looked: whose outcome somebody fetched; `owned` holds the handles of each agent's children.
       body_failed: whether the body of the pool raised on purpose; `body_error` is what it raised.
+      input_failed: whether an input raised on purpose, in a block of the body that was cancelled.
       wholesale: whether agents may have been aborted by something that tells no names.
       computing: agents that run code just now, beside those that are being cancelled.
       left: agents that left something open on their task.
       inner: the worlds of the pools that agents opened.
+      gallery: who reads events.
+      outside: a nursery of the program around the pool; None where it has none.
+      outsiders: how many tasks of the program's own, which agents started, live.
     """
 
     program: Program
@@ -126,6 +132,7 @@ class World:
     cancelled: bool = False
     drained: bool = False
     body_failed: bool = False
+    input_failed: bool = False
     body_error: BaseException | None = None
     cap: int = 0
     supervisors: set[int] = attrs.field(factory=set)
@@ -137,6 +144,9 @@ class World:
     timeouts: dict[int, float] = attrs.field(factory=dict)
     left: set[int] = attrs.field(factory=set)
     inner: list[World] = attrs.field(factory=list)
+    gallery: Gallery = attrs.field(factory=Gallery)
+    outside: Any = None
+    outsiders: int = 0
 
     def token(self) -> int:
         self.tokens += 1
@@ -173,6 +183,9 @@ class World:
             is_known = targets and not self.vague.get(waiter) and not is_told
             if is_known and not any(target in one for one in targets):
                 self.problem(f"{alarm!r}: agent {waiter} waits for {targets}, not for {target}")
+            why = self.gallery.may_go_on(waiter, self.busy)
+            if why and not is_told:
+                self.problem(f"{alarm!r}, although {why}")
 
 
 async def script_agent(ctx: Any, world: World, number: int, mark: int) -> tuple[str, int]:
@@ -206,13 +219,19 @@ _VAGUE = frozenset(
         "publish",
         "feed",
         "inner",
+        "inners",
+        "tell",
     }
 )
 
 
 @attrs.define(eq=False, slots=False)
-class Actor(Trouble):
-    """One agent, or the body of the pool, at work on its operations."""
+class Actor(Trouble, Reads, Houses):
+    """One agent, or the body of the pool, at work on its operations.
+
+    A task of the program's own that uses the pool (`is_outside`) is taken for the body, but that
+    nobody waits for it.
+    """
 
     world: World
     script: Script
@@ -220,6 +239,7 @@ class Actor(Trouble):
     ctx: Any = None
     handles: list[Any] = attrs.field(factory=list)
     question: Any = None
+    is_outside: bool = False
     fetched: set[int] = attrs.field(factory=set, init=False)
     kept: list[Any] = attrs.field(factory=list, init=False)
     deadline: float = attrs.field(factory=trio.current_effective_deadline, init=False)
@@ -279,11 +299,12 @@ class Actor(Trouble):
 
     async def do_sleep(self, seconds: float) -> None:
         """Do something that the pool knows nothing of."""
-        self.world.busy[self.id] += 1
+        is_seen = not self.is_outside
+        self.world.busy[self.id] += is_seen
         try:
             await trio.sleep(seconds)
         finally:
-            self.world.busy[self.id] -= 1
+            self.world.busy[self.id] -= is_seen
 
     async def do_compute(self) -> None:
         """Run code over several steps, and count who else does."""
@@ -613,6 +634,8 @@ class Actor(Trouble):
         if self.id in world.told:
             return
         world.told.add(self.id)
+        if world.outsiders:
+            return  # they give work to whom they like
         others = world.receiving - world.told - world.aborts.keys()
         younger = [other for other in others if other > self.id]
         busy = [agent for agent, count in world.busy.items() if count and agent not in world.aborts]
@@ -735,6 +758,13 @@ class _Item:
 
 async def run_program(world: World, **options: Any) -> None:
     """Open a pool and let the program's body do its operations in it."""
+    if world.program.has_outside:
+        await beside_outsiders(world, lambda: _run_pool(world, **options))
+    else:
+        await _run_pool(world, **options)
+
+
+async def _run_pool(world: World, **options: Any) -> None:
     program = world.program
     world.cap = program.max_concurrent
     async with open_agent_pool(

@@ -43,16 +43,16 @@ class Houses:
     async def _inner_pool(self, inner: World, ops: Sequence[Op]) -> None:
         raise NotImplementedError
 
-    async def do_inners(self, slots: int, count: int, ops: Sequence[Op], beside: Sequence[Op]) -> None:
+    async def do_inners(self, slots: int, pools: Sequence[Sequence[Op]], beside: Sequence[Op]) -> None:
         """Open some pools at once, each in a task of its own, and do something in the own pool meanwhile."""
         world = self.world
-        inners = [inner_world(world, slots) for _ in range(count)]
+        inners = [inner_world(world, slots) for _ in pools]
         world.busy[self.id] += 1
         world.several.add(self.id)
-        in_pools = count
+        in_pools = len(pools)
         has_ended = self.id in world.told  # an inbox that has ended stays so
 
-        async def in_pool(inner: World) -> None:
+        async def in_pool(inner: World, ops: Sequence[Op]) -> None:
             nonlocal in_pools
             try:
                 await self._inner_pool(inner, ops)
@@ -61,8 +61,8 @@ class Houses:
 
         try:
             async with self.ctx.open_nursery() as nursery:
-                for inner in inners:
-                    nursery.start_soon(in_pool, inner)
+                for inner, ops in zip(inners, pools, strict=True):
+                    nursery.start_soon(in_pool, inner, ops)
                 try:
                     await self.run(beside)
                 except trio.EndOfChannel:

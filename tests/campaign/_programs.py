@@ -459,6 +459,11 @@ class _Dice:
             case _:
                 return (name,)
 
+    def _inner_body(self, number: int) -> tuple[Op, ...]:
+        """Draw what the body of one of several inner pools does."""
+        last: Op = self.rng.choice([("step",), ("step",), ("sleep", 1.0), ("within", 1.0, (("join_all",),))])
+        return (("spawn", self.rng.randrange(number, self.count), None, None), last)
+
     def _outside(self, number: int) -> Op:
         """Draw what a task of the program's own does with the pool."""
         rng = self.rng
@@ -501,12 +506,9 @@ class _Dice:
                 ops += rng.choice([[], [("sleep", 1.0)], [("within", 1.0, (("join_all",),))]])
                 return (name, rng.choice([1, 2]), tuple(ops), rng.random() < 0.3)
             case "inners":
-                inner = (
-                    ("spawn", number, None, None),
-                    rng.choice([("step",), ("sleep", 1.0), ("within", 1.0, (("join_all",),))]),
-                )
+                pools = tuple(self._inner_body(number) for _ in range(rng.randint(2, 3)))
                 beside = rng.choice([("receive",), ("receive",), ("join_next",), ("ask", rng.randrange(12))])
-                return (name, rng.choice([1, 2]), rng.randint(2, 3), inner, (beside,))
+                return (name, rng.choice([1, 2]), pools, (beside,))
             case "outlive":
                 return (name, tuple(self._outside(number) for _ in range(rng.randint(1, 4))))
             case "race" | "vote":

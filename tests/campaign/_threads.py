@@ -145,12 +145,12 @@ class Forest:
         """Note an agent; before it takes a step, since nothing waits in between."""
         self.handles[handle.id] = (handle, node)
 
-    def is_doomed(self, agent: int | None) -> bool:
+    def is_doomed(self, agent: int) -> bool:
         """Whether an agent is being aborted, with whoever is above it."""
         while agent:
             if agent in self.doomed:
                 return True
-            agent = self.parents.get(agent)
+            agent = self.parents.get(agent, 0)
         return None in self.doomed
 
     def step(self) -> None:
@@ -168,10 +168,12 @@ class Forest:
                 self.doomed.add(handle.id)
                 handle.abort("struck")
             return
-        self.doomed.add(None)
         if self.grove.kind == "all":
+            # Not the body, which may spawn more.
+            self.doomed.update(self.pool._state.records)
             self.pool.abort_all("struck")
         else:
+            self.doomed.add(None)
             self.scope.cancel()
 
     @contextmanager

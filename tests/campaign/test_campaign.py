@@ -85,7 +85,7 @@ def test_another_problem_than_that_of_the_rule_is_no_catch() -> None:
     assert not hunt(attrs.evolve(lending, seen_as="something else"), most_runs=20).problem
 
 
-NEWER = {"untidy", "tools", "inputs", "resized", "inner", "readers", "houses"}
+NEWER = {"untidy", "tools", "inputs", "resized", "inner", "readers", "houses", "threads"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGALRM")
@@ -106,7 +106,7 @@ def test_a_hunt_ends_when_its_time_is_up() -> None:
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
-    for profile in SHARES:
+    for profile in SHARES.keys() - {"threads"}:  # whose order the operating system decides
         assert run_seed(profile, 5) == run_seed(profile, 5)
 
 

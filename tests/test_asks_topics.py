@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 from pool_kit import collector, pool_of, server, sleeper
 
 from agentpool import AgentContext, AgentMessage, MessageDeadLettered, MessageSent, UnknownAgentError
@@ -336,3 +337,43 @@ async def test_an_agent_that_ended_subscribes_to_nothing_any_more() -> None:
         assert await (await pool.spawn(speaker)).result() == 0
         with pytest.raises(UnknownAgentError):
             contexts[0].subscribe("a")
+
+
+class _Moody(str):
+    """A topic whose hash is not to be had twice."""
+
+    asked = 0
+
+    def __hash__(self) -> int:
+        self.asked += 1
+        if self.asked > 1:
+            raise ValueError("no hash")
+        return super().__hash__()
+
+
+async def test_an_agents_end_does_not_depend_on_the_hash_of_a_topic() -> None:
+    async def listens(ctx: AgentContext) -> Any:
+        ctx.subscribe(_Moody("news"))
+        return (await ctx.receive()).content
+
+    async with pool_of(2) as pool:
+        listening = await pool.spawn(listens)
+        await trio.testing.wait_all_tasks_blocked()
+
+        async def tells(ctx: AgentContext) -> int:
+            return await ctx.publish("news", "heard")
+
+        assert await (await pool.spawn(tells)).result() == 1
+        assert await listening.result() == "heard"
+
+
+async def test_a_topic_that_is_no_string_is_refused() -> None:
+    async def agent(ctx: AgentContext) -> None:
+        for use in (ctx.subscribe, ctx.unsubscribe):
+            with pytest.raises(TypeError, match="a topic must be a string, not 3"):
+                use(3)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a topic must be a string"):
+            await ctx.publish(None, "content")  # type: ignore[arg-type]
+
+    async with pool_of(1) as pool:
+        await (await pool.spawn(agent)).result()

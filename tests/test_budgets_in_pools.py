@@ -23,6 +23,7 @@ from agentpool import (
     GovernedDriver,
     LoopHaltedError,
     ModelSettings,
+    PoolLimits,
     PriceUnknownError,
     RateLimitedError,
     ResourceQuota,
@@ -311,3 +312,16 @@ async def test_a_quota_in_money_refuses_it_too() -> None:
         outcome = await (await pool.spawn(SpawnConfig(manifest, "Work."))).wait()
     assert isinstance(outcome, Failed)
     assert type(outcome.error) is PriceUnknownError
+
+
+async def test_the_budget_of_an_agent_a_thousand_levels_down_is_found() -> None:
+    budget = Budget(tokens=1)
+
+    async def node(ctx: AgentContext, levels: int) -> bool:
+        if levels:
+            return await (await ctx.spawn(node, levels - 1)).result()
+        return ctx.budget is budget
+
+    limits = PoolLimits(depth=2000)
+    async with open_agent_pool(max_concurrent=2, limits=limits, budget=budget) as pool:
+        assert await (await pool.spawn(node, 1200)).result()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -260,3 +262,45 @@ def test_ctrl_c_ends_every_wait_of_the_block(verb: str) -> None:
 
     run_pressed(main)
     assert isinstance(handles[0].outcome, Aborted)
+
+
+@trio.lowlevel.enable_ki_protection
+def press_here() -> None:
+    """Press Ctrl-C where it may not strike, so that it comes at the next checkpoint."""
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("error", [None, ValueError("of the block")])
+@pytest.mark.parametrize("items", [[1, 2, 3], itertools.repeat(1)])
+def test_ctrl_c_just_before_a_block_of_as_completed_is_left_comes_out_as_it_is(
+    items: Any, error: Exception | None
+) -> None:
+    handles: list[Any] = []
+
+    async def main() -> None:
+        async with pool_of(3) as pool:
+            handles.append(await pool.spawn(forever))
+            async with pool.as_completed(lambda ctx, _: forever(ctx), items):
+                await trio.sleep(0.5)
+                press_here()
+                if error is not None:
+                    raise error
+
+    pressed = run_pressed(main)
+    assert isinstance(handles[0].outcome, Aborted)
+    if error is not None:
+        text = "".join(traceback.format_exception(pressed))
+        assert "of the block" in text
+
+
+def test_ctrl_c_just_before_a_pool_is_left_hides_no_failure() -> None:
+    async def fails(ctx: AgentContext) -> None:
+        raise ValueError("of an agent")
+
+    async def main() -> None:
+        async with pool_of(3) as pool:
+            await pool.spawn(fails)
+            await trio.sleep(0.5)
+            press_here()
+
+    assert "of an agent" in "".join(traceback.format_exception(run_pressed(main)))

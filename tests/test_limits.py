@@ -15,6 +15,7 @@ from agentpool import (
     Completed,
     Completion,
     CompletionRequest,
+    PoolClosedError,
     PoolLimitError,
     PoolLimits,
     RestartPolicy,
@@ -311,3 +312,13 @@ async def test_an_agent_of_another_pool_counts_as_an_agent(autojump_clock: Any) 
 
     async with pool_of(1) as pool:
         assert await (await pool.spawn(outer)).result() == 3
+
+
+async def test_a_tree_that_has_ended_is_asked_for_no_more_agents_and_leaves_no_count() -> None:
+    async def agent(ctx: AgentContext) -> AgentContext:
+        return ctx
+
+    async with pool_of(1) as pool:
+        ctx = await (await pool.spawn(agent)).result()
+        with pytest.raises(PoolClosedError, match="has ended"):
+            await ctx.spawn_for_model(value)

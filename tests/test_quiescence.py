@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -401,3 +403,53 @@ async def test_two_readers_that_wake_each_other_do_not_pile_up_work_for_the_judg
         await trio.testing.wait_all_tasks_blocked()
         pool._state.events.emit(GuardWarned, 3, 0, "first")
     assert len(pool._state.judge._readers) < 20
+
+
+class _Told:
+    """What somebody returns, which nobody needs any more."""
+
+
+async def test_what_ended_while_a_server_goes_on_is_forgotten(autojump_clock: Any) -> None:
+    kept: list[weakref.ref[_Told]] = []
+
+    async def receives(ctx: AgentContext) -> _Told:
+        await ctx.receive()
+        told = _Told()
+        kept.append(weakref.ref(told))
+        return told
+
+    async def serves(ctx: AgentContext) -> None:
+        for _ in range(300):
+            child = await ctx.spawn(receives)
+            await trio.sleep(1)  # the block has ended, and the child waits
+            await ctx.send(child.id, "go")
+            await child.wait()
+        del child
+        gc.collect()
+        assert sum(told() is not None for told in kept) <= 1  # the last one
+        assert len(ctx._state.judge._receivers._heap) <= 66
+
+    async with pool_of(2) as pool:
+        handle = await pool.spawn(serves)
+    await handle.result()
+
+
+async def test_the_youngest_is_found_among_those_that_have_ended_since(autojump_clock: Any) -> None:
+    ended: list[int] = []
+
+    async def receives(ctx: AgentContext) -> None:
+        async for _ in ctx.inbox:
+            return
+        ended.append(ctx.id)
+
+    async def serves(ctx: AgentContext) -> None:
+        children = [await ctx.spawn(receives) for _ in range(6)]
+        await trio.sleep(1)
+        for child in children[1::2]:
+            await ctx.send(child.id, "go")
+            await child.wait()
+
+    async with pool_of(2) as pool:
+        handle = await pool.spawn(serves)
+    first = handle.id + 1
+    assert ended == [first + 4, first + 2, first]

@@ -18,6 +18,7 @@ from agentpool import (
     AgentFinished,
     AgentHandle,
     AgentRestarted,
+    AgentTimeoutError,
     Backoff,
     ChildSpec,
     Completed,
@@ -889,3 +890,45 @@ def test_a_backoff_grows_to_its_maximum_whatever_the_number_of_restarts() -> Non
     assert [Backoff(1, maximum=5).delay(n, 0.0) for n in (1, 2, 3, 4, 10_000)] == [1, 2, 4, 5, 5]
     assert Backoff(8, jitter=0.5).delay(1, lot=1.0) == 4
     assert Backoff().delay(3, lot=0.5) == 0
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+async def test_a_child_that_cannot_come_back_because_of_a_limit_is_the_cause_if_it_failed(
+    ends: str, autojump_clock: MockClock
+) -> None:
+    error = ValueError("of the child")
+
+    async def child(ctx: AgentContext) -> None:
+        await trio.sleep(1)
+        if ends == "badly":
+            raise error
+
+    async with open_agent_pool(max_concurrent=9, limits=PoolLimits(alive=3)) as pool:
+        async with pool.events() as events:
+            supervisor = await pool.spawn(Supervisor([server, child], strategy="one_for_all"))
+            async for event in events:
+                if isinstance(event, AgentFinished):
+                    pool.spawn_nowait(server)  # in its place
+                    break
+        outcome = await supervisor.wait()
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, PoolLimitError)
+    assert outcome.error.__cause__ is (error if ends == "badly" else None)
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+async def test_a_time_limit_in_a_backoff_tells_of_the_failure_that_led_there(
+    ends: str, autojump_clock: MockClock
+) -> None:
+    error = ValueError("of the life before")
+
+    async def agent(ctx: AgentContext) -> None:
+        if ends == "badly":
+            raise error
+
+    async with open_agent_pool(max_concurrent=1) as pool:
+        handle = await pool.spawn(agent, timeout=5, restart=RestartPolicy("always", backoff=10))
+        outcome = await handle.wait()
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, AgentTimeoutError)
+    assert outcome.error.__cause__ is (error if ends == "badly" else None)

@@ -155,19 +155,31 @@ class AgentRecord(Activity):
 
     @property
     def budget(self) -> Budget | None:
-        """The agent's quota, below its parent's, below the pool's."""
-        if self._budget is None:
-            above = self.pool_budget if self.parent is None else self.parent.budget
-            quota = self.work.fn.quota if is_described(self.work.fn) else None
-            if quota is None or (quota.tokens is None and quota.cost_usd is None):
-                return above
-            tokens, cost = quota.tokens, quota.cost_usd
-            if above is None:
-                from agentpool._core.budget import Budget  # a plain agent never needs it
+        """The agent's quota, below its parent's, below the pool's.
 
-                self._budget = Budget(tokens=tokens, cost_usd=cost)
-            else:
-                self._budget = above.child(tokens=tokens, cost_usd=cost)
+        Not recursive: trees may be thousands deep.
+        """
+        unasked: list[AgentRecord] = []
+        record: AgentRecord | None = self
+        while record is not None and record._budget is None:
+            unasked.append(record)
+            record = record.parent
+        budget = self.pool_budget if record is None else record._budget
+        for record in reversed(unasked):
+            budget = record._budget_below(budget)
+        return budget
+
+    def _budget_below(self, above: Budget | None) -> Budget | None:
+        quota = self.work.fn.quota if is_described(self.work.fn) else None
+        if quota is None or (quota.tokens is None and quota.cost_usd is None):
+            return above
+        tokens, cost = quota.tokens, quota.cost_usd
+        if above is None:
+            from agentpool._core.budget import Budget  # a plain agent never needs it
+
+            self._budget = Budget(tokens=tokens, cost_usd=cost)
+        else:
+            self._budget = above.child(tokens=tokens, cost_usd=cost)
         return self._budget
 
     # -- its outcome -----------------------------------------------------------------------------------------

@@ -184,6 +184,7 @@ class AgentContext(Scope):
           trio.WouldBlock: if there is none.
           trio.EndOfChannel: if there is none and none will come any more.
         """
+        self._state.parts.check_here()
         return self._agent.inbox.receive_nowait()
 
     def reply(self, message: AgentMessage, content: Any) -> None:
@@ -220,6 +221,7 @@ class AgentContext(Scope):
 
     def unsubscribe(self, topic: str) -> None:
         """Undo `subscribe`; harmless if there is nothing to undo."""
+        self._state.parts.check_here()
         self._state.router.unsubscribe(self._agent.id, topic)
 
     async def publish(self, topic: str, content: Any) -> int:
@@ -262,6 +264,8 @@ class AgentContext(Scope):
             return await self.spawn(agent, *args, name=name, timeout=timeout)
         except BaseException:
             asked_for[root_id] -= 1
+            if not asked_for[root_id]:
+                del asked_for[root_id]  # the tree may have ended, and then nobody else does it
             raise
 
     # -- tasks and events ----------------------------------------------------------------------------

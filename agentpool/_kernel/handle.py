@@ -69,6 +69,7 @@ class AgentHandle(Generic[T_co]):
         await trio.lowlevel.checkpoint_if_cancelled()
         record = self._record
         if record.outcome is None:
+            record.pool.check_here()
             record.pool.judge.check(waiter, (record,))
             outcome: AgentOutcome[T_co] = await record.home.wait_for_one(waiter, record)
             return outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import trio
 
@@ -17,26 +17,37 @@ from agentpool._kernel.wait import Source, Wait, Waiter
 
 
 class _YoungestFirst:
-    """Agents that quiescence may end, the youngest first; each is listed once."""
+    """Agents that quiescence may end, the youngest first; each is listed once.
+
+    Invariant: every id that is listed is in the heap. Those of agents that were forgotten are too,
+    but they never make up more than a half of it, so that a server outlives any number of agents.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, Waiter]] = []
-        self._listed: set[AgentId] = set()
+        self._heap: list[AgentId] = []  # negative: the youngest has the highest id
+        self._listed: dict[AgentId, Waiter] = {}
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._listed)
 
     def add(self, agent: Waiter) -> None:
         """List an agent; harmless if it is listed."""
         if agent.id not in self._listed:
-            self._listed.add(agent.id)
-            heappush(self._heap, (-agent.id, agent))
+            self._listed[agent.id] = agent
+            heappush(self._heap, -agent.id)
 
     def pop(self) -> Waiter:
         """Take the youngest."""
-        agent = heappop(self._heap)[1]
-        self._listed.discard(agent.id)
-        return agent
+        while True:
+            agent = self._listed.pop(-heappop(self._heap), None)
+            if agent is not None:
+                return agent
+
+    def forget(self, agent: Waiter) -> None:
+        """An agent has ended; harmless if it is not listed."""
+        if self._listed.pop(agent.id, None) is not None and len(self._heap) > 2 * len(self._listed) + 64:
+            self._heap = [-agent_id for agent_id in self._listed]
+            heapify(self._heap)
 
 
 class Judge(trio.abc.Instrument):
@@ -78,6 +89,9 @@ class Judge(trio.abc.Instrument):
     def remove(self, agent: Waiter) -> None:
         """An agent has ended."""
         del self._agents[agent.id]
+        if self.work_is_over:
+            self._receivers.forget(agent)
+            self._readers.forget(agent)
 
     def wait_begins(self, wait: Wait) -> None:
         """Number a wait, and note it if somebody else may end it."""

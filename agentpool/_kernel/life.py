@@ -328,7 +328,10 @@ class _Restarts:
         if state.events.subscriptions:
             state.events.emit(AgentRestarted, record.id, record.parent_id, record.restarts, outcome)
         if await _back_off(record, policy.backoff.delay(record.restarts, state.random.random())):
-            return record.cancelled()
+            last = record.cancelled()
+            if isinstance(last, Failed) and isinstance(outcome, Failed):
+                last.error.__cause__ = outcome.error  # its time was over before the next life
+            return last
         record.forget_children()
         record.body_ended = False
         return None

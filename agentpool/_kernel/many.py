@@ -14,7 +14,7 @@ import trio
 
 from agentpool._core.errors import AgentAbortedError
 from agentpool._core.outcomes import Aborted, AgentOutcome, AgentResult, AnyOutcome, Completed, Failed
-from agentpool._core.text import shown
+from agentpool._core.text import note, shown
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.batch import Batch, Launcher
 from agentpool._kernel.children import Children
@@ -23,6 +23,7 @@ from agentpool._kernel.feeding import CollectionFeed, InputFeed
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import SpawnOptions, check_agent, check_agents, options_of
 from agentpool._kernel.protection import call_unprotected, protect_module
+from agentpool._kernel.splitting import split_error
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
@@ -250,22 +251,30 @@ class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
     ) -> None:
         batch = self._batch
         batch.abandon()  # first: the feeder may need a slot for its end, which they hold
-        await self._end_feeder()
+        pressed = await self._end_feeder()
         await batch.wait_for_end()
+        if pressed is not None:
+            if error is not None:
+                note(pressed, f"Ctrl-C was pressed while {shown(error)} left the block")
+            raise pressed
         batch.raise_error(beside=error)
 
-    async def _end_feeder(self) -> None:
-        """End the feeder, and wait for that.
+    async def _end_feeder(self) -> BaseException | None:
+        """End the feeder, and wait for that; return the Ctrl-C that was pressed just before.
 
         The nursery does not get the exception of the block, which it would wrap in a group, nor does
-        it see a cancellation from outside, for the same reason. So it raises nothing: the feeder keeps
-        what the input raises, and Ctrl-C does not reach a wait that was cancelled before.
+        it see a cancellation from outside, for the same reason. So it raises nothing else: the feeder
+        keeps what the input raises, and Ctrl-C does not reach a wait that was cancelled before.
         """
         if self._feeder is not None:
             assert self._nurseries is not None
             self._feeder.cancel_scope.shield = True
             self._feeder.cancel_scope.cancel("the block that pulls from the input was left")
-            await self._nurseries.__aexit__(None, None, None)
+            try:
+                await self._nurseries.__aexit__(None, None, None)
+            except BaseExceptionGroup as group:
+                return split_error(group).fatal
+        return None
 
 
 class _Outcomes(AsyncIterator[AnyOutcome]):

@@ -92,6 +92,7 @@ class AgentPool(Scope):
         Raises:
           TypeError, ValueError: if `max_buffer` is no int, or below 1, or `overflow` is not known.
         """
+        self._state.parts.check_here()
         return OpenSubscription(self._state.events, max_buffer, overflow)
 
     def statistics(self) -> PoolStatistics:
@@ -121,6 +122,7 @@ class AgentPool(Scope):
             raise TypeError(f"grace must be a number of seconds, or math.inf, not {shown(grace)}")
         if not grace >= 0:
             raise ValueError(f"grace must be at least 0 seconds, not {grace}")
+        self._state.parts.check_here()
         agent = current_agent()
         if agent is not None and agent.slots is self._state.slots:
             raise RuntimeError("an agent cannot drain its own pool: it would wait for itself")

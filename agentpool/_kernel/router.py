@@ -44,6 +44,15 @@ def _no_id(to: object) -> TypeError:
     return TypeError(f"`to` must be the id of an agent, not {shown(to)}{fix}")
 
 
+def _plain(topic: str) -> str:
+    """Return a topic as a plain string: the end of an agent asks for its hash, and may not fail."""
+    if type(topic) is str:
+        return topic
+    if not isinstance(topic, str):
+        raise TypeError(f"a topic must be a string, not {shown(topic)}")
+    return str.__str__(topic)
+
+
 @attrs.frozen
 class RouterStatistics:
     """A snapshot of a router: at every moment `sent == received + dead_letters + in_inboxes`."""
@@ -317,14 +326,17 @@ class MessageRouter:
         """Have what is published on a topic delivered to an agent's inbox.
 
         Raises:
+          TypeError: if the topic is no string.
           UnknownAgentError: if the agent is not registered.
         """
+        topic = _plain(topic)
         self._inbox_of(agent_id)
         self._topics.setdefault(topic, {})[agent_id] = None
         self._heard.setdefault(agent_id, set()).add(topic)
 
     def unsubscribe(self, agent_id: AgentId, topic: str) -> None:
         """Undo `subscribe`; harmless if there is nothing to undo."""
+        topic = _plain(topic)
         heard = self._heard.get(agent_id)
         if heard is None or topic not in heard:
             return
@@ -338,7 +350,7 @@ class MessageRouter:
 
     def subscribers(self, topic: str) -> list[AgentId]:
         """The agents that subscribe to a topic, in the order in which they did."""
-        return list(self._topics.get(topic, ()))
+        return list(self._topics.get(_plain(topic), ()))
 
     async def send_to_each(self, recipients: Collection[AgentId], message: AgentMessage) -> int:
         """Send the same to several agents, one after the other; return how many got it.

@@ -201,6 +201,7 @@ class Scope(ManyScope):
 
         Checkpoint: always. Cancellation: `Cancelled` means that no outcome was taken.
         """
+        self._state.parts.check_here()
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         children = self._children
@@ -219,6 +220,7 @@ class Scope(ManyScope):
 
         Checkpoint: always. Cancellation: `Cancelled` means that no outcome was taken.
         """
+        self._state.parts.check_here()
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         children = self._children
@@ -259,6 +261,7 @@ class Scope(ManyScope):
         Checkpoint: always. Cancellation: `Cancelled` means that nothing was delivered.
         """
         state = self._state
+        state.parts.check_here()
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         sender = waiter.id if waiter is not None and waiter.slots is state.slots else SUPERVISOR

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from agentpool._core.errors import PoolClosedError, RestartLimitError
+from agentpool._core.errors import PoolClosedError, PoolLimitError, RestartLimitError
 from agentpool._core.outcomes import AnyOutcome, Completed, Failed
 from agentpool._core.restart import Intensity, RestartMode, count_of_restarts, known_mode, mode_of, positive
 from agentpool._core.supervision import Child, Strategy, comes_back, plan_restart
@@ -108,7 +108,8 @@ class Supervisor:
           PoolClosedError: from the failure of a child that could not come back, because the pool
             drains; the other children have ended by then. Without a cause, if it drained before all
             children were started.
-          PoolLimitError: if a child could not be started because of the pool's limits.
+          PoolLimitError: if a child could not be started because of the pool's limits; from the failure
+            of the child that was to come back.
         """
         return await _Run(self, ctx).until_none_is_left()
 
@@ -195,6 +196,9 @@ class _Run:
                 await self._start(again)
         except PoolClosedError:
             self._give_up(outcome)
+        except PoolLimitError as error:
+            error.__cause__ = outcome.error if isinstance(outcome, Failed) else None
+            raise
 
     def _give_up(self, outcome: AnyOutcome) -> None:
         """The pool drains: who lives may finish, but nobody comes back."""

@@ -308,3 +308,22 @@ PROFILES = {
     "readers": READERS,
     "houses": HOUSES,
 }
+
+VAGUE = frozenset(
+    {
+        "join_next",
+        "join_all",
+        "map",
+        "as_completed",
+        "race",
+        "vote",
+        "fan_out",
+        "broadcast",
+        "publish",
+        "feed",
+        "inner",
+        "inners",
+        "tell",
+    }
+)
+"""Operations that wait for agents which the actor does not know."""

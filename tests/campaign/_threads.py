@@ -24,11 +24,12 @@ from agentpool._core.outcomes import Aborted, Completed, Failed
 from agentpool._kernel.pool import open_agent_pool
 from agentpool.testing._books import problems_in_books
 
+from ._actor import run_program
 from ._draw import draw_program
 from ._groves import Grove, Node, draw_grove
 from ._programs import PROFILES
 from ._trouble import leaves
-from ._world import World, is_expected, run_program
+from ._world import World, is_expected
 
 
 @attrs.define(eq=False)

@@ -19,6 +19,7 @@ from agentpool.testing import attempt
 
 from . import run_seed
 from .__main__ import main
+from ._actor import run_program
 from ._draw import draw_program
 from ._fleet import SHARES, run_campaign
 from ._mutants import MUTANTS, Mutant, hunt
@@ -26,7 +27,7 @@ from ._programs import PROFILES, Profile, Program
 from ._runs import WITHOUT_DETECTION, run_once
 from ._scenarios import run_sweeps
 from ._shrink import kind_of, shrink
-from ._world import World, run_program
+from ._world import World
 
 ROOT = Path(__file__).parents[2]
 RUNS = int(os.environ.get("AGENTPOOL_CAMPAIGN_RUNS", "16000"))

@@ -39,7 +39,7 @@ from agentpool.testing._cancel import BLOWS, strike
 from agentpool.testing._faults import DRIVER_FAULTS, TOOL_FAULTS, FaultMix
 from agentpool.testing._simulate import Simulation, SimulationContext, SimulationHangError, attempt
 
-from ._programs import LEFT_OPEN
+from ._draw import LEFT_OPEN
 from ._trouble import leave_open, leaves
 
 _EXPECTED = (DriverError, BudgetExceededError, LoopHaltedError, ToolError, UnhandledAgentErrors)

@@ -17,12 +17,14 @@ from agentpool.testing import PoolInstrument, instrumented
 from agentpool.testing._cancel import BLOWS, strike
 from agentpool.testing._simulate import Simulation, SimulationContext, SimulationHangError, attempt
 
+from ._actor import run_program
+from ._draw import draw_program
 from ._logs import PoolLogs
 from ._models import run_fleet
 from ._oracle import violations
-from ._programs import PROFILES, Program, draw_program
+from ._programs import PROFILES, Program
 from ._threads import run_grove
-from ._world import World, run_program
+from ._world import World
 
 MAX_SECONDS = 1000.0
 MAX_STEPS = 5_000

@@ -19,13 +19,15 @@ from agentpool.testing import attempt
 
 from . import run_seed
 from .__main__ import main
+from ._actor import run_program
+from ._draw import draw_program
 from ._fleet import SHARES, run_campaign
 from ._mutants import MUTANTS, Mutant, hunt
-from ._programs import PROFILES, Profile, Program, draw_program
+from ._programs import PROFILES, Profile, Program
 from ._runs import WITHOUT_DETECTION, run_once
 from ._scenarios import run_sweeps
 from ._shrink import kind_of, shrink
-from ._world import World, run_program
+from ._world import World
 
 ROOT = Path(__file__).parents[2]
 RUNS = int(os.environ.get("AGENTPOOL_CAMPAIGN_RUNS", "16000"))
@@ -212,7 +214,8 @@ def test_the_command_line_runs_a_campaign_and_one_seed(capsys: pytest.CaptureFix
 
 DIGESTS = """
 import hashlib, sys
-from tests.campaign._programs import PROFILES, draw_program
+from tests.campaign._draw import draw_program
+from tests.campaign._programs import PROFILES
 from tests.campaign._runs import run_once
 from tests.campaign._models import run_fleet
 

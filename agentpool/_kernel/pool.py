@@ -26,7 +26,7 @@ from agentpool._kernel.life import note_on
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import DeadLetter, MessageRouter
 from agentpool._kernel.scope import Scope
-from agentpool._kernel.splitting import is_only_cancelled, split_error
+from agentpool._kernel.splitting import in_full, is_only_cancelled, raise_as_it_is, split_error
 from agentpool._kernel.state import Means, PoolState
 from agentpool._kernel.statistics import Books, PoolStatistics, books_of, statistics_of
 from agentpool._kernel.watcher import watching_for_blocks
@@ -274,7 +274,7 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
             pressed = await self._end(state, error)
             if pressed is not None:
                 if error is not None:
-                    note(pressed, f"Ctrl-C was pressed while {shown(error)} left the pool")
+                    note(pressed, f"Ctrl-C was pressed while {in_full(error)} left the pool")
                 error = pressed
             await self._close(state)
             await _leave(state, error)
@@ -333,7 +333,7 @@ async def _leave(state: PoolState, error: BaseException | None) -> None:
     failures = state.root.failures()
     if state.fatal is not None:
         if error is not None and error is not state.fatal and not isinstance(error, trio.Cancelled):
-            note(state.fatal, f"the block of the pool raised {shown(error)}")
+            note(state.fatal, f"the block of the pool raised {in_full(error)}")
         _raise(state.fatal, failures)
     if error is None:
         try:
@@ -354,7 +354,7 @@ def _raise(error: BaseException, failures: Sequence[Exception]) -> NoReturn:
     if failures:
         note(error, note_on(failures))
     try:
-        raise error
+        raise_as_it_is(error)
     finally:
         del error
 

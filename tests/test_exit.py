@@ -498,6 +498,7 @@ async def test_of_two_fatal_errors_the_second_is_noted_with_its_context(autojump
     assert "SystemExit(3), from ValueError('lost')" in notes
 
 
+@pytest.mark.filterwarnings("ignore:agent:RuntimeWarning")
 async def test_who_leaves_something_open_and_ignores_a_failure_is_not_only_warned_of(
     autojump_clock: Any,
 ) -> None:

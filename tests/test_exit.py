@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -513,3 +514,20 @@ async def test_who_leaves_something_open_and_ignores_a_failure_is_not_only_warne
     (error,) = caught.value.exceptions
     assert isinstance(error, LeftOpenError)
     assert "ValueError('lost')" in error.__notes__[0]
+
+
+async def test_a_pool_in_a_generator_that_is_closed_loses_no_failure(autojump_clock: Any) -> None:
+    async def in_a_pool(agent: Any) -> AsyncGenerator[int, None]:
+        async with open_agent_pool(max_concurrent=2) as pool:
+            await pool.spawn(agent)
+            await trio.sleep(1)
+            yield 1
+
+    for agent in (failing, cleanup_fails):
+        generator = in_a_pool(agent)
+        await anext(generator)
+        with pytest.RaisesGroup(ValueError):
+            await generator.aclose()
+    generator = in_a_pool(value)
+    await anext(generator)
+    await generator.aclose()

@@ -340,9 +340,10 @@ async def _leave(state: PoolState, error: BaseException | None) -> None:
             await trio.lowlevel.checkpoint_if_cancelled()
         except BaseException as raised:  # Ctrl-C too, so that it hides no failure
             error = raised
+    if failures and (error is None or isinstance(error, GeneratorExit)):
+        # A generator that is closed is left like one that has ended: who closes it swallows a note.
+        raise UnhandledAgentErrors("agents failed, and nobody looked at their outcomes", failures)
     if error is None:
-        if failures:
-            raise UnhandledAgentErrors("agents failed, and nobody looked at their outcomes", failures)
         return
     if failures and is_only_cancelled(error):
         # A note would be lost with the cancellation, which a scope outside swallows.

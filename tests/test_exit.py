@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from agentpool import (
     AgentFailedError,
     Completed,
     Failed,
+    LeftOpenError,
     UnhandledAgentErrors,
     open_agent_pool,
 )
@@ -430,3 +432,102 @@ async def test_failures_come_out_beside_a_cancellation_that_a_nursery_has_put_in
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(trio.sleep_forever)
                     await trio.sleep_forever()
+
+
+async def _ignores_a_failure(ctx: AgentContext) -> None:
+    await ctx.spawn(failing, ValueError("lost"))
+    await trio.sleep(0.5)
+    raise KeyError("its own")
+
+
+async def _fails_because_of_another(ctx: AgentContext) -> None:
+    raise KeyError("its own") from ValueError("lost")
+
+
+async def _fails_while_it_handles_another(ctx: AgentContext) -> None:
+    try:
+        raise ValueError("lost")
+    except ValueError:
+        raise KeyError("its own")  # noqa: B904
+
+
+hiding = pytest.mark.parametrize(
+    "agent", [_ignores_a_failure, _fails_because_of_another, _fails_while_it_handles_another]
+)
+
+
+@hiding
+async def test_a_failure_that_is_only_noted_is_noted_with_what_hangs_on_it(
+    agent: Any, autojump_clock: Any
+) -> None:
+    with pytest.raises(IndexError) as caught:
+        async with pool_of(4) as pool:
+            await pool.spawn(agent)
+            await trio.sleep(1)
+            raise IndexError
+    assert "KeyError('its own')" in caught.value.__notes__[0]
+    assert "ValueError('lost')" in caught.value.__notes__[0]
+
+
+async def exits_while_it_handles_a_failure(ctx: AgentContext) -> None:
+    try:
+        raise ValueError("lost")
+    except ValueError:
+        raise SystemExit(3)  # noqa: B904
+
+
+async def test_a_fatal_error_keeps_its_context_also_when_it_cancels_the_block(autojump_clock: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        async with pool_of(2) as pool:
+            await pool.spawn(exits_while_it_handles_a_failure)
+            await trio.sleep_forever()
+    assert repr(caught.value.__context__) == "ValueError('lost')"
+
+
+async def test_of_two_fatal_errors_the_second_is_noted_with_its_context(autojump_clock: Any) -> None:
+    async def exits_in_its_cleanup(ctx: AgentContext) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            await exits_while_it_handles_a_failure(ctx)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        async with pool_of(2) as pool:
+            await pool.spawn(exits_in_its_cleanup)
+            await pool.spawn(failing, KeyboardInterrupt(), 1)
+    notes = "".join(caught.value.__notes__)
+    assert "SystemExit(3), from ValueError('lost')" in notes
+
+
+@pytest.mark.filterwarnings("ignore:agent:RuntimeWarning")
+async def test_who_leaves_something_open_and_ignores_a_failure_is_not_only_warned_of(
+    autojump_clock: Any,
+) -> None:
+    async def leaves(ctx: AgentContext) -> None:
+        await ctx.spawn(failing, ValueError("lost"))
+        await trio.sleep(0.5)
+        trio.CancelScope().__enter__()
+
+    with pytest.raises(UnhandledAgentErrors) as caught:
+        async with pool_of(2) as pool:
+            await pool.spawn(leaves)
+    (error,) = caught.value.exceptions
+    assert isinstance(error, LeftOpenError)
+    assert "ValueError('lost')" in error.__notes__[0]
+
+
+async def test_a_pool_in_a_generator_that_is_closed_loses_no_failure(autojump_clock: Any) -> None:
+    async def in_a_pool(agent: Any) -> AsyncGenerator[int, None]:
+        async with open_agent_pool(max_concurrent=2) as pool:
+            await pool.spawn(agent)
+            await trio.sleep(1)
+            yield 1
+
+    for agent in (failing, cleanup_fails):
+        generator = in_a_pool(agent)
+        await anext(generator)
+        with pytest.RaisesGroup(ValueError):
+            await generator.aclose()
+    generator = in_a_pool(value)
+    await anext(generator)
+    await generator.aclose()

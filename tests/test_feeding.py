@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -842,3 +842,16 @@ async def test_a_start_that_was_refused_is_not_told_beside_a_cancellation(autoju
                 pool._state.stop_starting("the pool is draining")
                 await trio.sleep_forever()
         assert scope.cancelled_caught
+
+
+async def test_what_an_input_raises_while_a_generator_around_is_closed_comes_out(autojump_clock: Any) -> None:
+    async def through(pool: Any) -> AsyncGenerator[object, None]:
+        async with pool.as_completed(value, _fails_when_closed()) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async with pool_of(2) as pool:
+        generator = through(pool)
+        await anext(generator)
+        with pytest.raises(ValueError, match="lost"):
+            await generator.aclose()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from pool_kit import pool_of
@@ -9,7 +11,7 @@ from pool_kit import pool_of
 from agentpool import AgentContext, Failed, LeftOpenError
 from agentpool._core.text import told
 from agentpool._kernel.leftovers import run_in_context
-from agentpool._kernel.splitting import split_error
+from agentpool._kernel.splitting import in_full, split_error
 
 
 class Stubborn(BaseExceptionGroup[BaseException]):
@@ -103,3 +105,35 @@ async def test_an_agent_knows_how_many_run_at_once() -> None:
 
     async with pool_of(7) as pool:
         assert await (await pool.spawn(agent)).result() == 7
+
+
+def test_a_chain_is_told_up_to_its_fifth_link() -> None:
+    error = ValueError(0)
+    for number in range(1, 9):
+        above = ValueError(number)
+        above.__context__ = error
+        error = above
+    assert in_full(error) == ", from ".join(f"ValueError({number})" for number in (8, 7, 6, 5, 4))
+
+
+def test_what_is_no_failure_is_not_told_of_a_chain() -> None:
+    error = ValueError("only")
+    error.__context__ = GeneratorExit()
+    assert in_full(error) == "ValueError('only')"
+    error.__context__ = KeyError("hidden")
+    error.__suppress_context__ = True
+    assert in_full(error) == "ValueError('only')"
+
+
+class NotesRaise(Exception):
+    @property
+    def __notes__(self) -> Any:
+        raise SystemExit
+
+
+def test_notes_are_told_and_those_that_cannot_be_had_are_not() -> None:
+    error = ValueError("noted")
+    error.add_note("one")
+    error.__notes__.append(2)  # type: ignore[arg-type]
+    assert in_full(error) == "ValueError('noted') (one)"
+    assert in_full(NotesRaise()) == "NotesRaise()"

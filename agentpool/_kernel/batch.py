@@ -259,8 +259,8 @@ class Batch:
         try:
             if error is None:
                 return
-            if beside is None:
-                raise error
+            if beside is None or isinstance(beside, GeneratorExit):
+                raise error  # who closes a generator swallows its end, and a note on it
             if is_fatal(error) or isinstance(error, PoolClosedError | PoolLimitError):
                 return  # it comes out of the pool; or it says only why no more agents were started
             if is_only_cancelled(beside):

@@ -204,8 +204,8 @@ def _is_warned_of(error: Exception) -> bool:
     Nobody looked at its outcome, so nobody misses its value: that is no reason to end a run with an
     exception. With the filter that makes errors of warnings it is one.
     """
-    if not isinstance(error, LeftOpenError):
-        return False
+    if not isinstance(error, LeftOpenError) or hasattr(error, "__notes__"):
+        return False  # a note stands for failures of its children, which are missed
     try:
         warnings.warn(str(error), RuntimeWarning, stacklevel=2)
     except RuntimeWarning:

@@ -28,7 +28,7 @@ from agentpool._kernel.current import set_current_agent
 from agentpool._kernel.leftovers import close_leftovers, mark_task, told_of
 from agentpool._kernel.options import name_of
 from agentpool._kernel.protection import await_unprotected, protect_module
-from agentpool._kernel.splitting import is_fatal, leaves_of, split_error
+from agentpool._kernel.splitting import in_full, is_fatal, leaves_of, split_error
 from agentpool._kernel.state import PoolState
 
 
@@ -295,7 +295,7 @@ def _unhandled(record: AgentRecord, errors: Sequence[Exception], value: Any) -> 
 def note_on(unhandled: Sequence[Exception]) -> str:
     """What is added to an exception that hides failures nobody looked at."""
     return f"{len(unhandled)} failure(s) of agents that nobody looked at: " + ", ".join(
-        shown(error) for error in unhandled[:5]
+        in_full(error) for error in unhandled[:5]
     )
 
 

@@ -23,7 +23,7 @@ from agentpool._kernel.feeding import CollectionFeed, InputFeed
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import SpawnOptions, check_agent, check_agents, options_of
 from agentpool._kernel.protection import call_unprotected, protect_module
-from agentpool._kernel.splitting import split_error
+from agentpool._kernel.splitting import in_full, split_error
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
         await batch.wait_for_end()
         if pressed is not None:
             if error is not None:
-                note(pressed, f"Ctrl-C was pressed while {shown(error)} left the block")
+                note(pressed, f"Ctrl-C was pressed while {in_full(error)} left the block")
             raise pressed
         batch.raise_error(beside=error)
 

@@ -26,7 +26,7 @@ from agentpool._kernel.life import note_on
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import DeadLetter, MessageRouter
 from agentpool._kernel.scope import Scope
-from agentpool._kernel.splitting import is_only_cancelled, split_error
+from agentpool._kernel.splitting import in_full, is_only_cancelled, raise_as_it_is, split_error
 from agentpool._kernel.state import Means, PoolState
 from agentpool._kernel.statistics import Books, PoolStatistics, books_of, statistics_of
 from agentpool._kernel.watcher import watching_for_blocks
@@ -275,7 +275,7 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
             pressed = await self._end(state, error)
             if pressed is not None:
                 if error is not None:
-                    note(pressed, f"Ctrl-C was pressed while {shown(error)} left the pool")
+                    note(pressed, f"Ctrl-C was pressed while {in_full(error)} left the pool")
                 error = pressed
             await self._close(state)
             await _leave(state, error)
@@ -338,16 +338,17 @@ async def _leave(state: PoolState, error: BaseException | None) -> None:
     # What no pool contains comes first, then what the block raised, then failures nobody looked at.
     if state.fatal is not None:
         if error is not None and error is not state.fatal and not isinstance(error, trio.Cancelled):
-            note(state.fatal, f"the block of the pool raised {shown(error)}")
+            note(state.fatal, f"the block of the pool raised {in_full(error)}")
         _raise(state.fatal, failures)
     if error is None:
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
         except BaseException as raised:  # Ctrl-C too, so that it hides no failure
             error = raised
+    if failures and (error is None or isinstance(error, GeneratorExit)):
+        # A generator that is closed is left like one that has ended: who closes it swallows a note.
+        raise UnhandledAgentErrors("agents failed, and nobody looked at their outcomes", failures)
     if error is None:
-        if failures:
-            raise UnhandledAgentErrors("agents failed, and nobody looked at their outcomes", failures)
         return
     if failures and is_only_cancelled(error):
         # A note would be lost with the cancellation, which a scope outside swallows.
@@ -359,7 +360,7 @@ def _raise(error: BaseException, failures: Sequence[Exception]) -> NoReturn:
     if failures:
         note(error, note_on(failures))
     try:
-        raise error
+        raise_as_it_is(error)
     finally:
         del error
 

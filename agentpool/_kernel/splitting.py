@@ -7,11 +7,12 @@ stack of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import attrs
 import trio
 
-from agentpool._core.text import note, shown
+from agentpool._core.text import MOST, note, shown
 from agentpool._kernel.protection import protect_module
 
 
@@ -72,7 +73,55 @@ def note_beside(error: BaseException, others: Sequence[BaseException], what: str
     """Leave a trace, on an exception that wins, of those that it hides."""
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        note(error, f"{what} {', '.join(shown(other) for other in others[:5])}{more}")
+        note(error, f"{what} {', '.join(in_full(other) for other in others[:5])}{more}")
+
+
+LINKS = 5
+"""So many exceptions of a chain are told."""
+
+
+def in_full(error: BaseException) -> str:
+    """Tell of an exception with what hangs on it: where it is only noted, this is all that is left of it.
+
+    Those are its notes, which may stand for others, and the failures that it came from.
+    """
+    texts: list[str] = []
+    one: BaseException | None = error
+    while one is not None and len(texts) < LINKS:
+        texts.append(" ".join([shown(one), *(f"({text})" for text in _notes_of(one))]))
+        one = _came_from(one)
+    return ", from ".join(texts)
+
+
+def _notes_of(error: BaseException) -> list[str]:
+    try:
+        return [text[: 2 * MOST] for text in getattr(error, "__notes__", ()) if isinstance(text, str)]
+    except BaseException:  # a stranger's class
+        return []
+
+
+def _came_from(error: BaseException) -> BaseException | None:
+    cause, context, is_suppressed = (
+        BaseException.__getattribute__(error, name)
+        for name in ("__cause__", "__context__", "__suppress_context__")
+    )
+    before = context if cause is None and not is_suppressed else cause
+    # What was going on when a cleanup failed is no failure: a cancellation, the end of a generator.
+    return before if isinstance(before, Exception) else None
+
+
+def raise_as_it_is(error: BaseException) -> NoReturn:
+    """Raise an exception that was raised before, where another may be handled.
+
+    Python makes that one its context, and would forget a failure that is its context already.
+    """
+    context = BaseException.__getattribute__(error, "__context__")
+    try:
+        raise error
+    finally:
+        if isinstance(context, Exception):
+            BaseException.__setattr__(error, "__context__", context)  # past the class, which may be frozen
+        del error, context  # their tracebacks hold this frame
 
 
 def _is_ordinary(leaf: BaseException) -> bool:

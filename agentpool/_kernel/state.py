@@ -24,6 +24,7 @@ from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import MessageRouter
 from agentpool._kernel.silence import Silence
 from agentpool._kernel.slots import Slots
+from agentpool._kernel.splitting import in_full
 from agentpool._kernel.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class PoolState:
             self.fatal = error
             self.parts.nursery.cancel_scope.cancel(f"{who} raised {shown(error)}")
         elif error is not self.fatal:
-            note(self.fatal, f"another agent raised {shown(error)}")
+            note(self.fatal, f"another agent raised {in_full(error)}")
 
     def stop_starting(self, reason: str) -> None:
         """From now on, refuse to start agents; also those that wait for a slot."""

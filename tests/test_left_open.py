@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 from leftover_kit import A_FEW, KEPT, LEAVES, Leaves
-from pool_kit import failing, pool_of, server, sleeper
+from pool_kit import failing, pool_of, server, sleeper, value
 
 from agentpool import (
     Aborted,
@@ -1061,4 +1062,35 @@ async def test_a_generator_with_a_nursery_that_is_collected_later_counts_no_task
         KEPT.clear()
         gc.collect()
         await trio.sleep(1)
+        assert await (await pool.spawn(lives)).result() == "lived"
+
+
+async def _numbers_in_a_shield() -> AsyncIterator[int]:
+    with trio.CancelScope(shield=True):
+        for number in itertools.count():
+            yield number
+            await trio.sleep(0.1)
+
+
+async def _leaves_a_batch(ctx: AgentContext) -> None:
+    async def outcomes() -> AsyncIterator[Any]:
+        async with ctx.as_completed(value, _numbers_in_a_shield()) as ended:
+            async for outcome in ended:
+                yield outcome
+
+    generator = outcomes()
+    KEPT.append(generator)
+    await anext(generator)
+
+
+@caps
+async def test_a_batch_that_is_left_open_ends_though_its_input_shields_itself(
+    cap: int, autojump_clock: Any
+) -> None:
+    async with pool_of(cap) as pool:
+        leaving = await pool.spawn(_leaves_a_batch)
+        outcome = await leaving.wait()
+        assert isinstance(outcome, Failed)
+        assert isinstance(outcome.error, LeftOpenError)
+        assert pool.active_count == 0
         assert await (await pool.spawn(lives)).result() == "lived"

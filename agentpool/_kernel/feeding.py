@@ -18,6 +18,7 @@ from agentpool._core.text import note
 from agentpool._kernel.batch import Batch
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.leftovers import run_tidily, told_of
+from agentpool._kernel.nursery import AgentNursery, tell_when_left_open
 from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
 from agentpool._kernel.wait import Wait, Waiter
@@ -111,6 +112,23 @@ class InputFeed:
         self._item: Any = None
         self._slot: Wait | None = None
         self._room: Wait | None = None
+        self._nursery: AgentNursery | None = None
+
+    def know_nursery(self, nursery: AgentNursery) -> None:
+        """The feeder is a task of an agent, in this nursery, which that may leave open."""
+        self._nursery = nursery
+        tell_when_left_open(nursery, self)
+
+    def left_open(self) -> None:
+        """The block of the batch was never left: it is now. Cancellation alone would not do, see `put`."""
+        assert self._nursery is not None
+        self._batch.abandon()
+        self._nursery.left_open()
+
+    async def closed(self) -> None:
+        """The feeder has ended."""
+        assert self._nursery is not None
+        await self._nursery.closed()
 
     async def run(self, items: Any) -> None:
         """Start an agent for each item, as slots and room get free: the feeder's task."""

@@ -243,6 +243,8 @@ class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
             batch.open(feed)
             self._nurseries = trio.open_nursery() if record is None else open_known_nursery(record)
             self._feeder = await self._nurseries.__aenter__()
+            if isinstance(self._feeder, AgentNursery):
+                feed.know_nursery(self._feeder)
             self._feeder.start_soon(feed.run, items)
         return _Outcomes(batch)
 

@@ -15,7 +15,7 @@ from agentpool._core.errors import LeftOpenError
 from agentpool._core.text import note, shown
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.current import set_current_agent
-from agentpool._kernel.leftovers import run_tidily, told_of, when_left_open
+from agentpool._kernel.leftovers import NurseryOwner, run_tidily, told_of, when_left_open
 from agentpool._kernel.options import is_coroutine
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait
@@ -183,6 +183,11 @@ class _Started:
         self._task_status.started(value)
         self.called = True
         self._record.task_goes_on()
+
+
+def tell_when_left_open(known: AgentNursery, owner: NurseryOwner) -> None:
+    """Have somebody else told if the nursery is found left open, who then tells the nursery."""
+    when_left_open(known._nursery, owner)
 
 
 def open_known_nursery(record: Activity) -> AbstractAsyncContextManager[AgentNursery]:

@@ -932,3 +932,31 @@ async def test_a_time_limit_in_a_backoff_tells_of_the_failure_that_led_there(
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, AgentTimeoutError)
     assert outcome.error.__cause__ is (error if ends == "badly" else None)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_supervisor_in_an_agent_with_other_children_says_that_it_needs_its_own(
+    fails: bool, autojump_clock: MockClock
+) -> None:
+    """It would take the outcomes of the others, and they those of its children."""
+
+    async def other(ctx: AgentContext) -> None:
+        await trio.sleep(1)
+        if fails:
+            raise ValueError("the other's")
+
+    async def serves(ctx: AgentContext) -> None:
+        await trio.sleep_forever()
+
+    async def supervises(ctx: AgentContext) -> None:
+        await ctx.spawn(other)
+        await Supervisor([ChildSpec(serves)])(ctx)
+
+    async with open_agent_pool(max_concurrent=4) as pool:
+        outcome = await (await pool.spawn(supervises)).wait()
+    assert isinstance(outcome, Failed)
+    with pytest.raises(
+        RuntimeError, match=r"agent 2 \(other\) is no child of the supervisor.*spawn the"
+    ) as caught:
+        raise outcome.error
+    assert isinstance(caught.value.__cause__, ValueError) == fails

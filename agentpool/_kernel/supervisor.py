@@ -104,6 +104,7 @@ class Supervisor:
         """Supervise until no child is left.
 
         Raises:
+          RuntimeError: if the agent has children beside those of the supervisor, when one of them ends.
           RestartLimitError: from the last failure, if there were too many restarts.
           PoolClosedError: from the failure of a child that could not come back, because the pool
             drains; the other children have ended by then. Without a cause, if it drained before all
@@ -167,7 +168,9 @@ class _Run:
                 await self._running[position].wait()
 
     async def _ended(self, outcome: AnyOutcome) -> None:
-        position = next(p for p, handle in self._running.items() if handle.id == outcome.agent_id)
+        position = next((p for p, handle in self._running.items() if handle.id == outcome.agent_id), None)
+        if position is None:
+            raise self._not_mine(outcome)
         del self._running[position]
         ended_well = isinstance(outcome, Completed)
         if not comes_back(self._specs[position].mode, ended_well=ended_well):
@@ -206,6 +209,14 @@ class _Run:
             text = f"child {outcome.name} failed and cannot be restarted: the pool is draining"
             self._given_up = PoolClosedError(text)
             self._given_up.__cause__ = outcome.error
+
+    def _not_mine(self, outcome: AnyOutcome) -> RuntimeError:
+        error = RuntimeError(
+            f"agent {outcome.agent_id} ({outcome.name}) is no child of the supervisor, which takes the "
+            "outcomes of all children of its agent: spawn the supervisor, so that it has an agent of its own"
+        )
+        error.__cause__ = outcome.error if isinstance(outcome, Failed) else None
+        return error
 
     def _too_many(self, outcome: AnyOutcome) -> RestartLimitError:
         supervisor = self._supervisor

@@ -132,8 +132,14 @@ class EventSubscription(AsyncIterator[Event]):
         return self
 
     async def __anext__(self) -> Event:
-        if self._batch:
-            return self._take()
+        if not self._batch:
+            await self._fill()
+        event = self._batch.popleft()
+        if self._writers:
+            self._make_room()
+        return event
+
+    async def _fill(self) -> None:
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint()
         if self.overflow == "block" and not self.closed:
@@ -144,14 +150,11 @@ class EventSubscription(AsyncIterator[Event]):
                 raise StopAsyncIteration
             await self._sleep(waiter)
             self._catch_up()
-        return self._take()
 
-    def _take(self) -> Event:
-        """Hand out an event; with it there may be room again, whether or not the reader comes back."""
-        event = self._batch.popleft()
-        if self._writers and self.behind < self.max_buffer:
+    def _make_room(self) -> None:
+        """An event was handed out: there may be room again, whether or not the reader comes back."""
+        if self.behind < self.max_buffer:
             self._admit()
-        return event
 
     async def _sleep(self, waiter: Waiter | None) -> None:
         if self._wait is not None:

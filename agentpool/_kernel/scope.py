@@ -261,10 +261,13 @@ class Scope(ManyScope):
         Checkpoint: always. Cancellation: `Cancelled` means that nothing was delivered.
         """
         state = self._state
-        state.parts.check_here()
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
-        sender = waiter.id if waiter is not None and waiter.slots is state.slots else SUPERVISOR
+        if waiter is not None and waiter.slots is state.slots:
+            sender = waiter.id  # a task that the pool knows is in the pool's own run
+        else:
+            state.parts.check_here()
+            sender = SUPERVISOR
         wait = state.router.begin_send(waiter, sender, to, content)
         if wait is None:
             await trio.lowlevel.cancel_shielded_checkpoint()

@@ -72,10 +72,6 @@ def _only_who_read_last(original: Any) -> Any:
     return lambda self, waiter: None if self.reader is None else (self.reader,)
 
 
-def _tells_nobody_of_room(_original: Any) -> Any:
-    return lambda self: self._batch.popleft()
-
-
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("a reader lends its slot", _events, "ReadWait", _keeps_its_slot, HANG, ("readers",)),
     Mutant(
@@ -154,8 +150,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "each event that is read makes room",
         _events.EventSubscription,
-        "_take",
-        _tells_nobody_of_room,
+        "_make_room",
+        nothing,
         r"DeadlockError\(.*, although there is room",
         ("readers",),
     ),

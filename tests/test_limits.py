@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 from pool_kit import pool_of, server, sleeper, value
 
 from agentpool import (
@@ -214,6 +215,37 @@ async def test_a_spawn_that_fails_is_not_counted(autojump_clock: Any) -> None:
     async with pool_of(1, limits=PoolLimits(model_spawns=3, alive=2)) as pool:
         assert await (await pool.spawn(agent)).result() == 3
         assert pool.statistics().spawned == 5
+
+
+async def test_a_spawn_that_fails_leaves_the_count_of_those_before_it(autojump_clock: Any) -> None:
+    async def agent(ctx: AgentContext) -> int:
+        assert await _for_model(ctx, 1) == 1
+        with pytest.raises(TypeError):
+            await ctx.spawn_for_model(3)  # type: ignore[arg-type]
+        return await _for_model(ctx, 3)
+
+    async with pool_of(1, limits=PoolLimits(model_spawns=3)) as pool:
+        assert await (await pool.spawn(agent)).result() == 2
+
+
+async def test_a_spawn_that_fails_after_its_tree_has_ended_raises_what_it_raised(autojump_clock: Any) -> None:
+    """A task of the program asks on behalf of an agent, which ends meanwhile."""
+    contexts: list[AgentContext] = []
+
+    async def agent(ctx: AgentContext) -> None:
+        contexts.append(ctx)
+        await trio.sleep(1)
+
+    async with pool_of(1) as pool, trio.open_nursery() as nursery:
+        await pool.spawn(agent)
+        await trio.testing.wait_all_tasks_blocked()
+
+        async def asks() -> None:
+            with pytest.raises(PoolClosedError):
+                await contexts[0].spawn_for_model(value)
+
+        nursery.start_soon(asks)
+    assert pool._state.counts.model_spawns == {}
 
 
 async def test_the_model_is_told_that_it_may_ask_for_no_more() -> None:

@@ -263,9 +263,10 @@ class AgentContext(Scope):
         try:
             return await self.spawn(agent, *args, name=name, timeout=timeout)
         except BaseException:
-            asked_for[root_id] -= 1
-            if not asked_for[root_id]:
-                del asked_for[root_id]  # the tree may have ended, and then nobody else does it
+            # Taken out at 0, or if the tree has ended meanwhile: nobody else would do it then.
+            left = asked_for.pop(root_id, 1) - 1
+            if left:
+                asked_for[root_id] = left
             raise
 
     # -- tasks and events ----------------------------------------------------------------------------

@@ -275,6 +275,20 @@ async def test_a_fatal_exception_wins_over_the_exception_of_the_body() -> None:
     assert isinstance(caught.value.__context__, ValueError)
 
 
+@pytest.mark.parametrize("sleepers", [0, 1, 2])
+async def test_what_a_fatal_exception_cancels_in_the_body_is_no_exception_of_the_body(
+    sleepers: int, autojump_clock: Any
+) -> None:
+    """The nursery in it makes a group of the cancellations."""
+    with pytest.raises(SystemExit) as caught:
+        async with pool_of(1) as pool, trio.open_nursery() as nursery:
+            await pool.spawn(failing, SystemExit(3))
+            for _ in range(sleepers):
+                nursery.start_soon(trio.sleep_forever)
+            await trio.sleep_forever()
+    assert not hasattr(caught.value, "__notes__")
+
+
 async def test_a_second_fatal_exception_is_told_in_a_note() -> None:
     async def agent(ctx: AgentContext) -> None:
         try:

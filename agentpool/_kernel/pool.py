@@ -337,7 +337,7 @@ async def _leave(state: PoolState, error: BaseException | None) -> None:
     failures = state.root.failures()
     # What no pool contains comes first, then what the block raised, then failures nobody looked at.
     if state.fatal is not None:
-        if error is not None and error is not state.fatal and not isinstance(error, trio.Cancelled):
+        if error is not None and error is not state.fatal and not is_only_cancelled(error):
             note(state.fatal, f"the block of the pool raised {in_full(error)}")
         _raise(state.fatal, failures)
     if error is None:

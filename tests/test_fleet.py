@@ -370,9 +370,9 @@ def test_a_bad_fleet_is_told_of_with_place_and_fix(
 ) -> None:
     found = findings_of(text, folder)
     assert [(source, key) for source, key, *_ in found] == [(source, key) for source, key, *_ in expected]
-    for (_, _, problem, fix), (_, _, part, mend_part) in zip(found, expected, strict=True):
+    for (_, _, problem, fix), (_, _, part, fix_part) in zip(found, expected, strict=True):
         assert part in problem
-        assert mend_part in fix
+        assert fix_part in fix
 
 
 def test_the_findings_of_every_manifest_come_with_those_of_the_fleet(folder: Path) -> None:

@@ -85,6 +85,23 @@ def test_each_file_linked_from_a_page_exists() -> None:
     assert not missing
 
 
+def test_nothing_installs_the_package_of_somebody_else() -> None:
+    """On the package index the name `agentpool` is not ours: our distribution is `trio-agentpool`."""
+    theirs = re.compile(r"\binstall\b[^\n#]*?[ '\"]agentpool(?![\w./-])|(?<![-\w])agentpool\[[a-z,]+\]")
+    files = [
+        path
+        for folder in ("agentpool", "docs", "examples", "bench", "tests")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".md", ".toml"} and path != Path(__file__)
+    ]
+    found = [
+        f"{page_id(path)}: {match[0]}"
+        for path in [ROOT / "README.md", ROOT / "pyproject.toml", ROOT / "noxfile.py", *files]
+        for match in theirs.finditer(path.read_text("utf-8"))
+    ]
+    assert not found
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     readme = (ROOT / "README.md").read_text("utf-8")

@@ -172,7 +172,10 @@ class Scope(ManyScope):
     async def fan_out(
         self, configs: Iterable[Callable[[AgentContext], Awaitable[T]]]
     ) -> list[AgentHandle[T]]:
-        """Start several agents, in their order, waiting for slots.
+        """Start several agents, in their order, waiting for slots; return their handles in that order.
+
+        The joins hand out outcomes in the order of the ends, which is another one. For outcomes in the
+        order of the agents ask each handle, or use `map`.
 
         Raises:
           PoolClosedError, PoolLimitError: as `spawn`; what has started remains a child.

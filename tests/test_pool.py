@@ -934,8 +934,6 @@ async def test_wrong_arguments_of_the_verbs_are_refused_with_the_fix() -> None:
             await pool.spawn(Agent)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="SpawnConfig"):
             await pool.spawn(AgentManifest(name="m"))  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="find"):
-            await pool.send("server", "x")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="`id`"):
             await pool.send(handle, "x")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="must be the id"):

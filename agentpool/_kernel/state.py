@@ -20,6 +20,7 @@ from agentpool._kernel.children import Children
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.log import EventLog
+from agentpool._kernel.names import Names
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import MessageRouter
 from agentpool._kernel.slots import Slots
@@ -71,6 +72,7 @@ class PoolState:
 
     Attributes:
       records: the agents that have not ended.
+      names: who is reached by a name.
       events: where what happens is told.
       draining: why no more agents are started; empty while they are.
       body_ended: whether the pool's block has ended, so that only agents spawn.
@@ -107,6 +109,7 @@ class PoolState:
             token=trio.lowlevel.current_trio_token(),
         )
         self.router: MessageRouter = MessageRouter(inbox_capacity, pool=self.parts)
+        self.names: Names = Names(self.records)
         self.root: Children[AgentRecord] = Children(None)
         self.counts: Counts = Counts.under(limits)
         self.draining: str = ""

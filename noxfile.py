@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -128,6 +129,21 @@ def typing(session: nox.Session) -> None:
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "agentpool", "--ignoreexternal")
+    _check_documentation(session)
+
+
+def _check_documentation(session: nox.Session) -> None:
+    """Check every Python block of the documentation, and the examples, as a user's checkers would."""
+    directory = Path(session.create_tmp()) / "pages"
+    session.run("python", "docs/program.py", "--write", str(directory))
+    # The blocks of a page are one program, in which several of them define `main`.
+    settings = {"typeCheckingMode": "standard", "pythonVersion": "3.11", "reportRedeclaration": "none"}
+    (directory / "pyrightconfig.json").write_text(json.dumps(settings))
+    pages = sorted(map(str, directory.glob("*.py")))
+    strict = ["mypy", "--config-file=", "--strict", "--python-version", "3.11"]
+    session.run(*strict, "--disable-error-code", "no-redef", *pages)
+    session.run(*strict, *sorted(map(str, Path("examples").rglob("*.py"))))
+    session.run("pyright", "--project", str(directory))
 
 
 @nox.session

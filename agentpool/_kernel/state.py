@@ -99,7 +99,8 @@ class PoolState:
         slots = Slots(max_concurrent)
         # Its parts have the log too; here it is an attribute, because a model agent's loop asks for it at
         # each step: through a property, a turn executes 1 % more instructions.
-        events = self.events = EventLog(slots)
+        events = EventLog(slots)
+        self.events: EventLog = events
         self.parts: Surroundings = Surroundings(
             slots=slots,
             judge=Judge(events, enabled=detect_deadlocks),

@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 _BLOCK = re.compile(
-    r"^(?P<mark><!-- (?P<kind>skip|needs): (?P<what>.*?) -->\n+)?```python\n(?P<code>.*?)^```$",
+    r"^(?P<mark><!-- (?P<kind>skip|needs): (?P<what>.*?) -->\n+)?```python\n(?P<code>.*?)^```$"
+    r"(?:\n\n```text\n(?P<output>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
 
 
 class Block(NamedTuple):
-    """One block: the line above it, its mark, and its code."""
+    """One block: the line above it, its mark, its code, and what the page says that it prints."""
 
     line: int
     kind: str | None
     what: str | None
     code: str
+    output: str | None
 
     @property
     def missing(self) -> str | None:
@@ -41,7 +43,8 @@ def blocks_of(page: Path) -> Iterator[Block]:
     """Yield the Python blocks of a page, in their order."""
     text = page.read_text("utf-8")
     for match in _BLOCK.finditer(text):
-        yield Block(text.count("\n", 0, match.start("code")), match["kind"], match["what"], match["code"])
+        line = text.count("\n", 0, match.start("code"))
+        yield Block(line, match["kind"], match["what"], match["code"], match["output"])
 
 
 def program_of(page: Path, *, whole: bool = False) -> str:

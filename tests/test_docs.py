@@ -54,6 +54,7 @@ def test_the_examples_of_a_page_run(
             printed = capsys.readouterr().out
             for promised in PROMISED.findall(block.code):
                 assert promised in printed
+            assert (block.output or "") in printed
 
 
 @pytest.mark.parametrize("page", [page for page in PROGRAMS if len(list(blocks_of(page))) > 1], ids=page_id)
@@ -114,3 +115,12 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert marked is not None
     assert marked[1].endswith("nox")
     assert "<!-- test command -->" in script
+
+
+def test_the_picture_of_a_terminal_is_what_stands_on_its_screen() -> None:
+    pytest.importorskip("rich")
+    from picture import PICTURE, screen_of
+
+    frames = "a warning\r\nfirst\r\nframe\r\x1b[2K\x1b[1A\x1b[2K\x1b[?25lsecond \x1b[32mgreen\x1b[0m\r\nline"
+    assert screen_of(frames) == ["a warning", "second \x1b[32mgreen\x1b[0m", "line"]
+    assert "agentpool&#160;run&#160;fleet.toml" in PICTURE.read_text("utf-8")

@@ -52,18 +52,7 @@ capabilities = ["messaging"]
 function = "script:read"
 """
 
-PAGES = [
-    "pool",
-    "messages",
-    "events",
-    "waiting",
-    "isolation",
-    "restarts",
-    "loop",
-    "tools",
-    "memory",
-    "models",
-]
+PAGES = "pool messages events waiting isolation restarts loop tools memory models".split()
 
 SCRIPT = """
 from random import Random
@@ -84,7 +73,8 @@ async def answer(request: CompletionRequest, *calls: ToolCall) -> Completion:
 async def read(request: CompletionRequest) -> Completion:
     if any(isinstance(message, ToolMessage) for message in request.messages):
         return await answer(request)
-    return await answer(request, ToolCall("1", "send_message", {"to": "editor", "content": "two broken links"}))
+    told = {"to": "editor", "content": "two broken links"}
+    return await answer(request, ToolCall("1", "send_message", told))
 
 
 async def edit(request: CompletionRequest) -> Completion:

@@ -52,7 +52,7 @@ capabilities = ["messaging"]
 function = "script:read"
 """
 
-PAGES = "pool messages events waiting isolation restarts loop tools memory models".split()
+PAGES = ["pool", "messages", "events", "waiting", "isolation", "restarts", "loop", "tools", "memory"]
 
 SCRIPT = """
 from random import Random

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from random import Random
 from typing import Any, Literal
 
 import pytest
@@ -19,7 +21,7 @@ from agentpool import (
     UnknownAgentError,
     open_agent_pool,
 )
-from agentpool.testing import cancel_everywhere, simulate
+from agentpool.testing import SimulationContext, cancel_everywhere, simulate
 
 
 async def clerk(ctx: AgentContext) -> None:
@@ -410,5 +412,64 @@ def test_in_any_order_every_client_gets_its_answer(seed: int) -> None:
             clients = await pool.fan_out([client] * 5)
             for one in clients:
                 await one.result()
+
+    simulate(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_random_services_that_ask_each_other_by_name_come_to_an_end(seed: int) -> None:
+    """Services fail, end, are late, ask each other; supervisors give up; pools are aborted and drain."""
+    names = ["a", "b", "c"]
+
+    async def ask_somebody(ctx: AgentContext, dice: Random) -> None:
+        with trio.move_on_after(20 * dice.random()):
+            try:
+                await ctx.ask(dice.choice(names), "?")
+                await ctx.send(dice.choice(names), "!")
+            except (UnknownAgentError, DeadlockError):
+                pass
+
+    async def service(ctx: AgentContext, dice: Random) -> None:
+        async for message in ctx.inbox:
+            match dice.randrange(10):
+                case 0 | 1:
+                    raise ValueError("crashed")
+                case 2:
+                    return
+                case 3:
+                    await ask_somebody(ctx, dice)
+                case 4:
+                    await trio.sleep(dice.random())
+            ctx.reply(message, "answer")
+
+    async def client(ctx: AgentContext, dice: Random) -> None:
+        for _ in range(3):
+            await ask_somebody(ctx, dice)
+
+    def supervisor(dice: Random) -> Supervisor:
+        modes: list[Any] = ["permanent", "transient", "temporary"]
+        strategies: list[Any] = ["one_for_one", "one_for_all", "rest_for_one"]
+        children = [ChildSpec(service, (dice,), name=name, mode=dice.choice(modes)) for name in names]
+        return Supervisor(
+            children, strategy=dice.choice(strategies), max_restarts=dice.randrange(12), within=1000
+        )
+
+    async def main(sim: SimulationContext) -> None:
+        dice = sim.random
+        with contextlib.suppress(ExceptionGroup):  # supervisors that gave up
+            async with open_agent_pool(max_concurrent=dice.randrange(1, 4), inbox_capacity=2) as pool:
+                await pool.spawn(supervisor(dice))
+                for _ in range(4):
+                    await pool.spawn(client, dice)
+                await trio.sleep(dice.random())
+                match dice.randrange(6):
+                    case 0:
+                        pool.abort_all("enough")
+                    case 1:
+                        await pool.drain(grace=5)
+        books = pool.router.statistics()
+        assert books.sent == books.received + books.dead_letters
+        assert pool.statistics().spawned == pool.statistics().ended
+        assert trio.current_time() < 1000
 
     simulate(main, seed=seed)

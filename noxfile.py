@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "typing", "docs", "tests", "tests_core", "proof", "instructions"]
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
@@ -41,6 +43,39 @@ def _activate_pyenv_versions() -> None:
 
 
 _activate_pyenv_versions()
+
+
+def _find_uv() -> str | None:
+    """Where uv is: beside the Python that runs nox, or on the path."""
+    return shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+
+def _choose_backend() -> str:
+    """uv where it can reach the package index, else virtualenv and pip.
+
+    uv trusts a list of certificates of its own unless it is told to use the system's, and knows
+    nothing of pip's settings: behind a company's proxy or mirror pip may work where uv does not.
+    """
+    # The second is the name in older versions of uv. What is set by hand is left alone.
+    os.environ.setdefault("UV_SYSTEM_CERTS", "true")
+    os.environ.setdefault("UV_NATIVE_TLS", os.environ["UV_SYSTEM_CERTS"])
+    uv = _find_uv()
+    if uv is None:
+        return "virtualenv"
+    probe = [uv, "pip", "compile", "--quiet", "--no-deps", "--no-header", "-"]
+    try:
+        done = subprocess.run(probe, input="hatchling", capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = str(error)
+    else:
+        if done.returncode == 0:
+            return "uv"
+        reason = done.stderr.strip().rpartition("\n")[2]
+    print(f"nox: uv does not reach the package index, so pip is used ({reason.strip()})", file=sys.stderr)
+    return "virtualenv"
+
+
+nox.options.default_venv_backend = _choose_backend()
 
 
 def _group(name: str) -> list[str]:
@@ -94,6 +129,21 @@ def typing(session: nox.Session) -> None:
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "agentpool", "--ignoreexternal")
+    _check_documentation(session)
+
+
+def _check_documentation(session: nox.Session) -> None:
+    """Check every Python block of the documentation, and the examples, as a user's checkers would."""
+    directory = Path(session.create_tmp()) / "pages"
+    session.run("python", "docs/program.py", "--write", str(directory))
+    # The blocks of a page are one program, in which several of them define `main`.
+    settings = {"typeCheckingMode": "standard", "pythonVersion": "3.11", "reportRedeclaration": "none"}
+    (directory / "pyrightconfig.json").write_text(json.dumps(settings))
+    pages = sorted(map(str, directory.glob("*.py")))
+    strict = ["mypy", "--config-file=", "--strict", "--python-version", "3.11"]
+    session.run(*strict, "--disable-error-code", "no-redef", *pages)
+    session.run(*strict, *sorted(map(str, Path("examples").rglob("*.py"))))
+    session.run("pyright", "--project", str(directory))
 
 
 @nox.session

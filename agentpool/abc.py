@@ -177,8 +177,8 @@ class ToolContext(Protocol):
         """Return the id of the live agent with a name, or raise `UnknownAgentError`."""
         ...
 
-    async def send(self, to: AgentId, content: Any) -> None:
-        """Deliver a message, waiting for room."""
+    async def send(self, to: AgentId | str, content: Any) -> None:
+        """Deliver a message to an id or a name, waiting for room."""
         ...
 
     def receive(self) -> Coroutine[Any, Any, AgentMessage]:

@@ -197,7 +197,7 @@ def growth_lines(results: Sequence[tuple[Growth, list[tuple[int, float]], str]])
 def preamble(command: str, rounds: int, seconds: float) -> list[str]:
     """Say what was measured on what, and how to do it again."""
     versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("agentpool", "trio", "attrs")
+        f"{name} {importlib.metadata.version(name)}" for name in ("trio-agentpool", "trio", "attrs")
     )
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return [

@@ -7,7 +7,7 @@ from importlib.metadata import version as _version
 project = "agentpool"
 author = "The agentpool authors"
 copyright = "2026, the agentpool authors"
-release = _version("agentpool")
+release = _version("trio-agentpool")
 
 extensions = [
     "myst_parser",

@@ -1,6 +1,7 @@
 """A server that is restarted when it fails: a counter, its supervisor, and clients that ask it.
 
-The counter breaks at a bad question, comes back with a new id, and is found by its name.
+The counter breaks at a bad question, comes back with a new id, and is found by its name. The clients ask
+by id: who asks by name, `ctx.ask("counter", ...)`, has the bad question put to each next life as well.
 """
 
 from __future__ import annotations

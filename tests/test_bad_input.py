@@ -15,6 +15,7 @@ import agentpool
 from agentpool import (
     AgentContext,
     AgentManifest,
+    AgentMessage,
     AgentPool,
     Failed,
     FleetFile,
@@ -275,12 +276,13 @@ async def test_a_recipient_that_is_no_id_is_refused_with_the_fix(verb: str) -> N
         handle = await pool.spawn(server)
         wrongs: list[tuple[Any, str]] = [
             (handle, "give its `id`"),
-            ("server", r"find\('server'\)"),
             (None, "not None$"),
         ]
         for wrong, says in wrongs:
             with pytest.raises(TypeError, match=f"^`to` must be the id of an agent.*{says}"):
                 await finished(getattr(pool, verb)(wrong, "hello"))
+        with pytest.raises(TypeError, match=r"^`to` must be the id of an agent.*find\('server'\)"):
+            pool.router.send_nowait(AgentMessage(to="server"))  # type: ignore[arg-type]
         assert pool.statistics().messages_sent == 0
 
 

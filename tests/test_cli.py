@@ -118,7 +118,14 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     from importlib.metadata import version
 
     assert _app.call(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == version("agentpool")
+    assert capsys.readouterr().out.strip() == version("trio-agentpool")
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "agentpool", "--version"], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (0, call("--version").stdout)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +157,7 @@ def test_a_missing_extra_is_named_with_its_installation() -> None:
     program = "import sys; sys.modules['cyclopts'] = None; from agentpool.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
-    assert done.stderr == "agentpool: cyclopts is missing; run: pip install 'agentpool[cli]'\n"
+    assert done.stderr == "agentpool: cyclopts is missing; run: pip install 'trio-agentpool[cli]'\n"
 
 
 # -- validate and schema ------------------------------------------------------------------

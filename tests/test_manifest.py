@@ -536,7 +536,27 @@ def test_a_file_that_cannot_be_read_is_a_finding_too(tmp_path: Path) -> None:
         (lambda: AgentManifest(name="a", privacy="x"), ValueError, "AgentManifest.privacy: 'x'"),  # type: ignore[arg-type]
         (lambda: AgentManifest(name="a", privacy=None), TypeError, "is None, not one of"),  # type: ignore[arg-type]
         (lambda: AgentManifest(name="a", model={}), TypeError, "is a table, not a ModelSettings"),  # type: ignore[arg-type]
-        (lambda: AgentManifest(name="a", capabilities=["rag"]), TypeError, r"capabilities\[0\]"),
+        (
+            lambda: AgentManifest(name="a", capabilities=[7]),
+            TypeError,
+            r"\[0\]: is a whole number, not a capability, or the name of one",
+        ),  # type: ignore[list-item]
+        (
+            lambda: AgentManifest(name="a", capabilities=["messagin"]),
+            ValueError,
+            "'messagin' is no capability. Did you mean 'messaging'",
+        ),
+        (lambda: AgentManifest(name="a", capabilities=["shell"]), ValueError, "allowed_commands: is missing"),
+        (
+            lambda: AgentManifest(name="a", capabilities=[{"max_depth": 2}]),
+            ValueError,
+            r"capabilities\[0\].type: is missing",
+        ),
+        (
+            lambda: AgentManifest(name="a", capabilities="rag"),
+            TypeError,
+            "capabilities: is a string, not an array",
+        ),
         (lambda: AgentManifest(name="a", tools="a:b"), TypeError, "tools: is a string"),
         (lambda: AgentManifest(name="a", tools=3), TypeError, "tools: is a whole number"),  # type: ignore[arg-type]
         (
@@ -818,3 +838,15 @@ def test_manifests_need_no_third_party_package_but_attrs() -> None:
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     loaded = set(names.stdout.split())
     assert not loaded & {"cattrs", "pydantic", "jsonschema", "trio", "anyio", "rich"}
+
+
+def test_capabilities_are_named_in_python_as_in_a_file() -> None:
+    manifest = AgentManifest(
+        name="a", capabilities=["messaging", {"type": "spawn", "max_depth": 2}, cap.RagCapability(), "Memory"]
+    )
+    assert manifest.capabilities == (
+        cap.MessagingCapability(),
+        cap.SpawnCapability(2),
+        cap.RagCapability(),
+        cap.MemoryCapability(),
+    )

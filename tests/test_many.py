@@ -16,17 +16,22 @@ from agentpool import (
     AgentAbortedError,
     AgentContext,
     AgentFailedError,
+    AgentManifest,
     AgentResult,
     Completed,
+    Completion,
     DeadlockError,
     Failed,
+    ModelAgent,
     PoolClosedError,
     PoolLimitError,
     PoolLimits,
+    ScriptedDriver,
     TokenUsage,
     ToolRegistry,
     UnhandledAgentErrors,
     UserMessage,
+    open_agent_pool,
 )
 
 
@@ -672,7 +677,27 @@ async def test_results_of_models_are_compared_by_their_typed_answer_or_by_the_ke
     assert verdict.votes == {"It is 3.": 1, "3!": 1}
 
 
-@pytest.mark.parametrize("vote", [["a"], {"a": 1}, _result("{}", {"a": 1}, 1)])
+async def test_typed_answers_without_a_hash_agree_when_they_are_equal(autojump_clock: Any) -> None:
+    results = [
+        _result('{"a": 1}', {"a": 1}, 1),
+        _result('{"a":2}', {"a": 2}, 1),
+        _result('{"a":1}', {"a": 1}, 7),
+    ]
+    async with pool_of(5) as pool:
+        verdict = await pool.vote(_voter(*results), n=3)
+    assert verdict.winner is results[0]
+    assert verdict.votes == {'{"a": 1}': 2, '{"a":2}': 1}
+
+
+async def test_model_agents_agree_on_what_they_answer_whatever_it_cost() -> None:
+    answers = [Completion("yes", usage=TokenUsage(input_tokens=n)) for n in (1, 2, 3)]
+    async with open_agent_pool(ScriptedDriver(answers), max_concurrent=1) as pool:
+        verdict = await pool.vote(ModelAgent(AgentManifest(name="judge")), "Is it so?", n=3, quorum=3)
+    assert verdict.winner is not None
+    assert (verdict.winner.output, verdict.votes) == ("yes", {"yes": 3})
+
+
+@pytest.mark.parametrize("vote", [["a"], {"a": 1}])
 async def test_votes_that_cannot_be_hashed_ask_for_a_key(vote: Any) -> None:
     async with pool_of(3) as pool:
         with pytest.raises(TypeError, match="give key=, a function that makes something hashable"):

@@ -55,6 +55,27 @@ async def test_an_inbox_capacity_that_makes_no_sense_is_refused(wrong: Any, erro
             pass
 
 
+async def test_a_pool_that_was_not_opened_says_how() -> None:
+    """Each slip that leaves out `async with`, or one of its two words."""
+    block: Any = open_agent_pool(max_concurrent=1)
+    how = r"open it with `async with open_agent_pool\(\.\.\.\) as pool:`"
+    with pytest.raises(AttributeError, match=f"a pool that is not open has no 'spawn'; {how}"):
+        block.spawn  # noqa: B018
+    assert not hasattr(block, "map")
+    with pytest.raises(TypeError, match=f"a pool is not awaited; {how}"):
+        await block
+    with pytest.raises(TypeError, match=f"`async with` instead of `with`; {how}"):
+        with block:
+            pass
+    with pytest.raises(TypeError, match=f"nothing to iterate over; {how}"):
+        list(block)
+    with pytest.raises(TypeError, match=f"nothing to iterate over; {how}"):
+        async for _ in block:
+            pass
+    async with block as pool:
+        assert pool.active_count == 0
+
+
 async def test_agents_see_the_means_of_their_pool() -> None:
     driver, memory, budget = ScriptedDriver(["x"]), InMemory(), Budget(calls=3)
 
@@ -913,8 +934,6 @@ async def test_wrong_arguments_of_the_verbs_are_refused_with_the_fix() -> None:
             await pool.spawn(Agent)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="SpawnConfig"):
             await pool.spawn(AgentManifest(name="m"))  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="find"):
-            await pool.send("server", "x")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="`id`"):
             await pool.send(handle, "x")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="must be the id"):

@@ -44,6 +44,28 @@ async def test_replies_are_handed_out_in_order() -> None:
     assert await driver.complete(request()) == Completion("four")
 
 
+async def test_one_function_makes_every_reply() -> None:
+    driver = ScriptedDriver(lambda request: f"to {len(request.messages)}", usage=TokenUsage(input_tokens=1))
+    for _ in range(3):
+        assert await driver.complete(request()) == Completion("to 1", usage=TokenUsage(input_tokens=1))
+    assert len(driver.requests) == 3
+
+
+async def test_the_function_may_be_async() -> None:
+    async def reply(request: CompletionRequest) -> str:
+        await trio.lowlevel.checkpoint()
+        return "later"
+
+    driver = ScriptedDriver(reply)
+    assert await driver.complete(request()) == Completion("later")
+
+
+@pytest.mark.parametrize("wrong", [7, None])
+def test_what_is_neither_a_list_nor_a_function_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="replies must be a list of replies, or a function, not"):
+        ScriptedDriver(wrong)
+
+
 async def test_exceptions_are_raised() -> None:
     error = RateLimitedError(retry_after=3)
     driver = ScriptedDriver([error, OverloadedError, lambda request: KeyError("x"), "after"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -335,13 +335,13 @@ class CapabilityRule(Rule):
 
     def read(self, value: Any, key: str, report: Report) -> Any:
         """Return the capability."""
-        if not report.from_file:
-            known = isinstance(value, tuple(CAPABILITY_TYPES.values()))
-            return value if known else report.add_type(key, value, "a capability")
+        if isinstance(value, tuple(CAPABILITY_TYPES.values())):
+            return value
         if isinstance(value, str):
             return self._read_typed({"type": value}, key, key, report)
         if not isinstance(value, Mapping):
-            return report.add_type(key, value, "a table with a 'type'")
+            wanted = "a table with a 'type'" if report.from_file else "a capability, or the name of one"
+            return report.add_type(key, value, wanted)
         if "type" not in value:
             fix = f"Give one of {', '.join(CAPABILITY_TYPES)}"
             return report.add(join_key(key, "type"), "is missing", fix)
@@ -366,11 +366,26 @@ class CapabilityRule(Rule):
         return {"oneOf": [names_schema(bare), *tables]}
 
 
+def _as_capabilities(value: Iterable[Capability | str | Mapping[str, Any]]) -> tuple[Capability, ...]:
+    """Make capabilities of names and tables, as in a file; the rule refuses what is left."""
+    items = as_tuple(value)
+    if not isinstance(items, tuple):
+        return items
+    rule = CapabilityRule()
+    capabilities = []
+    for item in items:
+        report = Report()
+        read = rule.read(item, "", report)
+        capabilities.append(item if report.problems else read)
+    return tuple(capabilities)
+
+
 @attrs.frozen(kw_only=True)
 class AgentManifest(Table):
     """What an agent is.
 
-    Keyword construction takes lists where tuples are kept, and the name of a privacy tier.
+    Keyword construction takes lists where tuples are kept, the name of a privacy tier, and
+    capabilities as a file has them: `"messaging"`, or `{"type": "spawn", "max_depth": 2}`.
 
     Attributes:
       base: the directory of the file that it came from, where the modules of `tools` and of
@@ -392,7 +407,7 @@ class AgentManifest(Table):
         default=ResourceQuota(), validator=TableOf("How much one run may use", cls=ResourceQuota)
     )
     capabilities: tuple[Capability, ...] = attrs.field(
-        default=(), converter=as_tuple, validator=ListOf("What it may do", item=CapabilityRule())
+        default=(), converter=_as_capabilities, validator=ListOf("What it may do", item=CapabilityRule())
     )
     privacy: PrivacyTier = attrs.field(
         default=PrivacyTier.STANDARD,

@@ -26,6 +26,7 @@ from agentpool._kernel.agent import AgentRecord, Work
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import set_current_agent
 from agentpool._kernel.leftovers import close_leftovers, mark_task, told_of
+from agentpool._kernel.names import KeepsNames
 from agentpool._kernel.options import name_of
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import in_full, is_fatal, leaves_of, split_error
@@ -78,6 +79,12 @@ def start(
     state.records[agent_id] = record
     state.judge.add(record)
     home.live[agent_id] = record
+    if state.names.waiting:
+        state.names.came(record)
+    if isinstance(work.fn, KeepsNames):
+        # Here, and not in its first step: who sends to a child straight after the spawn waits for it.
+        for position, name in enumerate(work.fn.names_kept()):
+            state.names.keep(name, (agent_id, position))
     if state.events.subscriptions:
         state.events.emit(AgentSpawned, agent_id, record.parent_id, record.name)
     if owner is not None and owner.aborted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import operator
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -44,7 +45,8 @@ class Verdict(Generic[T]):
     Attributes:
       winner: the first value of the choice that reached the quorum; None if none did.
       votes: how many agents voted for each choice, the choice being `key(value)`; without a key the
-        value itself, or the `output` of an `AgentResult`.
+        value itself, or the `output` of an `AgentResult`; where outputs have no hash, the text of the
+        first of those that are equal.
       outcomes: of the agents, in the order of their ends.
     """
 
@@ -173,7 +175,8 @@ class ManyScope:
           n: how many agents vote.
           quorum: how many have to agree; more than half of them if left out.
           key: makes the choice that is compared of a value. Left out, it is the value itself; of an
-            `AgentResult` its `output`, which is the model's text if no type was asked for.
+            `AgentResult` its `output`, which is the model's text if no type was asked for. What the
+            answers used does not matter.
 
         Raises:
           TypeError: if a choice cannot be hashed.
@@ -184,6 +187,7 @@ class ManyScope:
         """
         needed = _checked_quorum(n, quorum)
         check_agent(agent)
+        ballot = _Ballot(key)
         votes: dict[Any, int] = {}
         first: dict[Any, T] = {}
         ended: list[AgentOutcome[T]] = []
@@ -194,7 +198,7 @@ class ManyScope:
             async for outcome in outcomes:
                 ended.append(outcome)
                 if isinstance(outcome, Completed):
-                    choice = _choice(outcome.value, key)
+                    choice = ballot.choice(outcome.value)
                     first.setdefault(choice, outcome.value)
                     votes[choice] = votes.get(choice, 0) + 1
                     if votes[choice] >= needed:
@@ -339,18 +343,45 @@ def _checked_quorum(n: int, quorum: int | None) -> int:
     return needed
 
 
-def _choice(value: Any, key: Callable[[Any], Hashable] | None) -> Hashable:
-    """Return what is compared in a vote."""
-    plain = value.output if isinstance(value, AgentResult) else value
-    choice: Hashable = plain if key is None else call_unprotected(key, value)
-    try:
-        hash(choice)
-    except TypeError as error:
-        fix = "give key=, a function that makes" if key is None else "key= has to make"
-        raise TypeError(
-            f"votes are told apart by hash, and {shown(choice)} has none: {fix} something hashable of a value"
-        ) from error
-    return choice
+class _Ballot:
+    """Says what each value of a vote is a vote for."""
+
+    def __init__(self, key: Callable[[Any], Hashable] | None) -> None:
+        self._key = key
+        # Results whose outputs have no hash, such as pydantic models, one for each choice.
+        self._seen: list[AgentResult[Any]] = []
+
+    def choice(self, value: Any) -> Hashable:
+        """Return what is counted.
+
+        Raises:
+          TypeError: if it has no hash.
+        """
+        key = self._key
+        is_answer = key is None and isinstance(value, AgentResult)
+        if key is not None:
+            choice: Hashable = call_unprotected(key, value)
+        else:
+            choice = value.output if is_answer else value
+        try:
+            call_unprotected(hash, choice)
+        except TypeError as error:
+            if is_answer:
+                return self._text_of(value)
+            fix = "give key=, a function that makes" if key is None else "key= has to make"
+            raise TypeError(
+                f"votes are told apart by hash, and {shown(choice)} has none: "
+                f"{fix} something hashable of a value"
+            ) from error
+        return choice
+
+    def _text_of(self, result: AgentResult[Any]) -> str:
+        """The text of the first result with an equal output: equal answers may be written differently."""
+        for other in self._seen:
+            if call_unprotected(operator.eq, other.output, result.output):
+                return other.text
+        self._seen.append(result)
+        return result.text
 
 
 protect_module(globals())

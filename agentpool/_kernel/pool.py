@@ -228,6 +228,9 @@ def open_agent_pool(
     )
 
 
+_HOW_TO_OPEN = "open it with `async with open_agent_pool(...) as pool:`"
+
+
 class _OpenPool(AbstractAsyncContextManager[AgentPool]):
     """The block of a pool.
 
@@ -241,6 +244,24 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
         self._state: PoolState | None = None
         self._opener: Activity | None = None
         self._nurseries = trio.open_nursery()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a pool that is not open has no {name!r}; {_HOW_TO_OPEN}", name=name, obj=self)
+
+    def __await__(self) -> NoReturn:
+        raise TypeError(f"a pool is not awaited; {_HOW_TO_OPEN}")
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(f"a pool that is not open has nothing to iterate over; {_HOW_TO_OPEN}")
+
+    def __aiter__(self) -> NoReturn:
+        raise TypeError(f"a pool that is not open has nothing to iterate over; {_HOW_TO_OPEN}")
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError(f"a pool needs `async with` instead of `with`; {_HOW_TO_OPEN}")
+
+    def __exit__(self, *_: object) -> None:
+        """Python looks for it before `__enter__`, which raises."""
 
     async def __aenter__(self) -> AgentPool:
         if self._state is not None:

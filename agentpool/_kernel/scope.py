@@ -172,7 +172,10 @@ class Scope(ManyScope):
     async def fan_out(
         self, configs: Iterable[Callable[[AgentContext], Awaitable[T]]]
     ) -> list[AgentHandle[T]]:
-        """Start several agents, in their order, waiting for slots.
+        """Start several agents, in their order, waiting for slots; return their handles in that order.
+
+        The joins hand out outcomes in the order of the ends, which is another one. For outcomes in the
+        order of the agents ask each handle, or use `map`.
 
         Raises:
           PoolClosedError, PoolLimitError: as `spawn`; what has started remains a child.
@@ -245,21 +248,25 @@ class Scope(ManyScope):
 
     # -- messages --------------------------------------------------------------------------------------
 
-    async def send(self, to: AgentId, content: Any) -> None:
+    async def send(self, to: AgentId | str, content: Any) -> None:
         """Deliver a message to an agent's inbox, waiting for room.
 
         Messages between the same two agents arrive in the order they were sent. The sender is the
         agent whose task calls, or the supervisor.
 
         Args:
-          to: the id of a live agent of this pool.
+          to: the id of a live agent of this pool, or its name. If the agent of that name ends before it
+            has the message, and a `Supervisor` starts it again, its next life gets it.
 
         Raises:
-          UnknownAgentError: if the recipient never existed or has ended, or ends meanwhile.
+          UnknownAgentError: if the recipient never existed or has ended, or ends meanwhile; of a name,
+            if no live agent has it and none will be started, or several have.
           DeadlockError: if waiting would close a cycle of agents that wait for each other.
 
         Checkpoint: always. Cancellation: `Cancelled` means that nothing was delivered.
         """
+        if isinstance(to, str):
+            return await self._by_name(to, lambda found: self.send(found, content))
         state = self._state
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -273,31 +280,61 @@ class Scope(ManyScope):
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             await wait.park(wait.undo)
+        return None
 
-    def send_nowait(self, to: AgentId, content: Any) -> None:
+    def send_nowait(self, to: AgentId | str, content: Any) -> None:
         """Deliver a message to an agent's inbox, without waiting.
 
         Raises:
-          UnknownAgentError: if the recipient never existed or has ended.
+          UnknownAgentError: if the recipient never existed or has ended; of a name, as `find`.
           trio.WouldBlock: if its inbox is full.
         """
-        self._state.router.send_nowait(AgentMessage(to=to, content=content))
+        found = self.find(to) if isinstance(to, str) else to
+        self._state.router.send_nowait(AgentMessage(to=found, content=content))
 
-    async def ask(self, to: AgentId, content: Any) -> Any:
+    async def ask(self, to: AgentId | str, content: Any) -> Any:
         """Deliver a question to an agent, and return the content of its reply.
 
         Put a cancel scope around it for a time limit.
 
+        Args:
+          to: the id of a live agent of this pool, or its name. A question to a name outlives the one
+            that it was put to: if that agent ends or is restarted without a reply, and starts again, by
+            a `RestartPolicy` or a `Supervisor`, the question is put to its next life. So one question
+            may be received more than once, and one that breaks each life of a service breaks it until
+            its restarts are used up.
+
         Raises:
           UnknownAgentError: if the recipient never existed, or ends without a reply, or is
-            restarted after it took the question.
+            restarted after it took the question; of a name, if no live agent has it and none will
+            be started, or several have.
           DeadlockError: if waiting would close a cycle of agents that wait for each other;
             nothing was delivered then.
 
         Checkpoint: always. Cancellation: after `Cancelled` the question may have been delivered;
         a reply to it becomes a dead letter.
         """
+        if isinstance(to, str):
+            return await self._by_name(to, lambda found: self.ask(found, content))
         return await self._state.router.ask(AgentMessage(to=to, content=content))
+
+    async def _by_name(self, name: str, verb: Callable[[AgentId], Awaitable[T]]) -> T:
+        """Do something with the agent of a name, and with its next life if it ends meanwhile.
+
+        Each turn is a wait of its own, judged when it begins: in between the caller runs, so that no
+        cycle can form that goes through it.
+        """
+        names = self._state.names
+        waiter = waiting_agent()
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            found = names.begin_to_reach(waiter, name)
+            if isinstance(found, Wait):
+                found = await found.park(names.forget)
+            try:
+                return await verb(found)
+            except UnknownAgentError:
+                continue  # it has ended, or was restarted; the next look tells whether it comes again
 
     def find(self, name: str) -> AgentId:
         """Return the id of the live agent with a name.
@@ -305,17 +342,7 @@ class Scope(ManyScope):
         Raises:
           UnknownAgentError: if no live agent of the pool has it, or several have.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {shown(name)}")
-        ids = [record.id for record in self._state.records.values() if record.name == name]
-        if len(ids) == 1:
-            return ids[0]
-        if not ids:
-            raise UnknownAgentError(SUPERVISOR, f"no live agent is called {shown(name)}")
-        told = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
-        raise UnknownAgentError(
-            ids[0], f"{len(ids)} live agents are called {shown(name)}: use the ids [{told}]"
-        )
+        return self._state.names.find(name)
 
 
 protect_module(globals())

@@ -20,6 +20,7 @@ from agentpool._kernel.children import Children
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.log import EventLog
+from agentpool._kernel.names import Names
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.router import MessageRouter
 from agentpool._kernel.silence import Silence
@@ -73,6 +74,7 @@ class PoolState:
 
     Attributes:
       records: the agents that have not ended.
+      names: who is reached by a name.
       events: where what happens is told.
       draining: why no more agents are started; empty while they are.
       body_ended: whether the pool's block has ended, so that only agents spawn.
@@ -112,6 +114,7 @@ class PoolState:
             root_task=trio.lowlevel.current_root_task(),
         )
         self.router: MessageRouter = MessageRouter(inbox_capacity, pool=self.parts)
+        self.names: Names = Names(self.records)
         self.root: Children[AgentRecord] = Children(None)
         self.counts: Counts = Counts.under(limits)
         self.draining: str = ""

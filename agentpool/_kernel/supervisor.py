@@ -14,6 +14,7 @@ from agentpool._core.restart import Intensity, RestartMode, count_of_restarts, k
 from agentpool._core.supervision import Child, Strategy, comes_back, plan_restart
 from agentpool._core.text import shown
 from agentpool._kernel.handle import AgentHandle
+from agentpool._kernel.names import KeepsNames
 from agentpool._kernel.options import SpawnOptions, check_agent, name_of
 from agentpool._kernel.protection import protect_module
 
@@ -37,8 +38,8 @@ class ChildSpec:
     Attributes:
       agent: an async callable; it gets its context and `args`, afresh at each start.
       args: what it gets after its context.
-      name: its name; the callable's own if left out. Siblings find each other by it, because a
-        restarted child has a new id: `ctx.find(name)`.
+      name: its name; the callable's own if left out. Others reach it by its name, `ctx.ask(name, ...)`,
+        because a restarted child has a new id: they wait while it is started again.
       mode: `permanent` (alias `always`) children always come back, `transient` (`on_failure`) ones
         when they failed or were aborted, `temporary` (`never`) ones never.
       timeout: seconds that one life of it may take.
@@ -70,7 +71,7 @@ def _known_strategy(_: object, attribute: attrs.Attribute[Any], value: object) -
 
 
 @attrs.frozen
-class Supervisor:
+class Supervisor(KeepsNames):
     """An agent that starts its children in order, and restarts those that end.
 
     It ends when no child runs any more, and returns how many restarts there were. When its pool's
@@ -99,6 +100,10 @@ class Supervisor:
         if not self.children:
             raise ValueError("a supervisor needs at least one child")
         SpawnOptions(self.name).check()
+
+    def names_kept(self) -> tuple[str, ...]:
+        """The names of its children."""
+        return tuple(spec.name or name_of(spec.agent) for spec in self.children)
 
     async def __call__(self, ctx: AgentContext) -> int:
         """Supervise until no child is left.
@@ -129,12 +134,14 @@ class _Run:
         self._supervisor = supervisor
         self._intensity = Intensity(supervisor.max_restarts, supervisor.within)
         self._running: dict[int, AgentHandle[Any]] = {}
+        self._names = supervisor.names_kept()
         self._restarts = 0
         self._given_up: PoolClosedError | None = None
 
     async def until_none_is_left(self) -> int:
         self._ctx._agent.stops_children = True
         try:
+            self._keep(*range(len(self._specs)))
             for position in range(len(self._specs)):
                 await self._start(position)
             while self._running:
@@ -142,6 +149,8 @@ class _Run:
                 assert outcome is not None
                 await self._ended(outcome)
         except BaseException as error:
+            # Before it waits for its children: nobody is to wait meanwhile for one that does not come.
+            self._drop(*range(len(self._specs)))
             reason = self._ctx._agent.abort_reason
             if reason is None:
                 cancelled = isinstance(error, trio.Cancelled)
@@ -153,11 +162,21 @@ class _Run:
             raise self._given_up
         return self._restarts
 
+    def _keep(self, *positions: int) -> None:
+        """Who sends to the names of these children waits while they are not there."""
+        for position in positions:
+            self._ctx._state.names.keep(self._names[position], (self._ctx.id, position))
+
+    def _drop(self, *positions: int) -> None:
+        """These children do not come any more, once they have ended."""
+        for position in positions:
+            self._ctx._state.names.drop(self._names[position], (self._ctx.id, position))
+
     async def _start(self, position: int) -> None:
         spec = self._specs[position]
         agent: Any = spec.agent  # its parameters are those that `args` fit
         self._running[position] = await self._ctx.spawn(
-            agent, *spec.args, name=spec.name or name_of(spec.agent), timeout=spec.timeout
+            agent, *spec.args, name=self._names[position], timeout=spec.timeout
         )
 
     async def _stop(self, positions: Sequence[int], reason: str) -> None:
@@ -173,10 +192,10 @@ class _Run:
             raise self._not_mine(outcome)
         del self._running[position]
         ended_well = isinstance(outcome, Completed)
-        if not comes_back(self._specs[position].mode, ended_well=ended_well):
+        over = ended_well and self._ctx.closing  # the work is over: a server that ended well stays ended
+        if over or not comes_back(self._specs[position].mode, ended_well=ended_well):
+            self._drop(position)
             return
-        if ended_well and self._ctx.closing:
-            return  # the work is over: a server that ended well stays ended
         if self._ctx.draining:
             self._give_up(outcome)
             return
@@ -190,6 +209,8 @@ class _Run:
     async def _restart(self, position: int, outcome: AnyOutcome) -> None:
         children = [Child(spec.mode, p in self._running) for p, spec in enumerate(self._specs)]
         plan = plan_restart(self._supervisor.strategy, children, position)
+        self._drop(*set(plan.stop).difference(plan.start))
+        self._keep(*plan.start)
         await self._stop(plan.stop, f"its sibling {outcome.name} is restarted")
         for stopped in plan.stop:  # two lives of one child never overlap, whatever its patience
             await self._running[stopped].wait()
@@ -205,6 +226,7 @@ class _Run:
 
     def _give_up(self, outcome: AnyOutcome) -> None:
         """The pool drains: who lives may finish, but nobody comes back."""
+        self._drop(*set(range(len(self._specs))).difference(self._running))
         if self._given_up is None and isinstance(outcome, Failed):
             text = f"child {outcome.name} failed and cannot be restarted: the pool is draining"
             self._given_up = PoolClosedError(text)

@@ -12,6 +12,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("cyclopts", "rich"):
             raise
-        print(f"agentpool: {error.name} is missing; run: pip install 'agentpool[cli]'", file=sys.stderr)
+        print(f"agentpool: {error.name} is missing; run: pip install 'trio-agentpool[cli]'", file=sys.stderr)
         sys.exit(2)
     sys.exit(_app.call(sys.argv[1:]))

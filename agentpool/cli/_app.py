@@ -22,7 +22,7 @@ BAD_INPUT = 2
 app = cyclopts.App(
     name="agentpool",
     help="Run fleets of language-model agents under structured concurrency.",
-    version=lambda: version("agentpool"),
+    version=lambda: version("trio-agentpool"),
     result_action="return_value",
 )
 

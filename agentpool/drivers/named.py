@@ -207,7 +207,7 @@ async def choose_driver(*, env: Mapping[str, str] | None = None) -> ChosenDriver
             await trio.lowlevel.checkpoint()
             name = parse_driver_name(f"{provider}:{DEFAULT_MODELS[provider]}")
             return ChosenDriver(name, _because(f"{key} is set", passed_over))
-        passed_over.append(f"{key} is set too, but needs pip install 'agentpool[{provider}]'")
+        passed_over.append(f"{key} is set too, but needs pip install 'trio-agentpool[{provider}]'")
     found = await _local_server(env, passed_over)
     if found is not None:
         return found
@@ -226,7 +226,7 @@ async def _local_server(env: Mapping[str, str], passed_over: list[str]) -> Chose
     if not await _listens(url):
         return None
     if find_spec("ollama") is None:
-        passed_over.append(f"Ollama answers at {url}, but needs pip install 'agentpool[ollama]'")
+        passed_over.append(f"Ollama answers at {url}, but needs pip install 'trio-agentpool[ollama]'")
         return None
     models = await _models(url, env)
     if not models:

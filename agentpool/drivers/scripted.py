@@ -22,12 +22,13 @@ from agentpool._core.messages import (
     UserMessage,
 )
 from agentpool._core.templates import map_strings, render_template
+from agentpool._core.text import shown
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool.abc import Driver
 
 Answer: TypeAlias = str | Completion | BaseException | type[BaseException]
 Reply: TypeAlias = Answer | Callable[[CompletionRequest], Answer | Awaitable[Answer]]
-"""What a `ScriptedDriver` may be given: an answer, or a function of the request that makes one."""
+"""One reply of a `ScriptedDriver`: an answer, or a function of the request that makes one."""
 
 
 class _Source(Protocol):
@@ -37,7 +38,7 @@ class _Source(Protocol):
 
 
 class ScriptedDriver(Driver):
-    """Answers with what it was given, in order, to whoever asks.
+    """Answers with what it was given, in order, to whoever asks; or by a function.
 
     Attributes:
       metered: false, since a reply without a usage used nothing; a budget books that.
@@ -50,7 +51,7 @@ class ScriptedDriver(Driver):
 
     def __init__(
         self,
-        replies: Iterable[Reply] = (),
+        replies: Iterable[Reply] | Callable[[CompletionRequest], Answer | Awaitable[Answer]] = (),
         *,
         usage: TokenUsage = NO_USAGE,
         context_window: int | None = None,
@@ -59,14 +60,15 @@ class ScriptedDriver(Driver):
 
         Args:
           replies: texts, completions, exceptions to raise, or functions (sync or async) from a
-            request to one of these; also an endless iterator, which is asked as it goes.
+            request to one of these; also an endless iterator, which is asked as it goes. One
+            function instead of a list makes every reply.
           usage: what a reply used that is only a text.
           context_window: the window that agents are to keep to.
 
         Raises:
-          TypeError: if `replies` is one text.
+          TypeError: if `replies` is neither a list nor a function.
         """
-        self._setup(_Queue(replies), usage)
+        self._setup(_Function(replies) if callable(replies) else _Queue(replies), usage)
         self.context_window = context_window
 
     def _setup(self, source: _Source, usage: TokenUsage = NO_USAGE, *, record: bool = True) -> None:
@@ -133,7 +135,9 @@ class _Queue:
 
     def __init__(self, replies: Iterable[Reply]) -> None:
         if isinstance(replies, str):
-            raise TypeError(f"replies is one text; give a list of replies, such as [{replies!r}]")
+            raise TypeError(f"replies is one text; give a list of replies, such as [{shown(replies)}]")
+        if not isinstance(replies, Iterable):
+            raise TypeError(f"replies must be a list of replies, or a function, not {shown(replies)}")
         self._replies = iter(replies)
         self._count = 0
 
@@ -205,7 +209,7 @@ def _script_error(manifest: AgentManifest, key: str, problem: str, fix: str) -> 
 
 @attrs.frozen
 class _Function:
-    """A script that is a Python function."""
+    """A function that makes every reply."""
 
     function: Callable[[CompletionRequest], Answer | Awaitable[Answer]]
 

@@ -149,7 +149,7 @@ async def test_auto_passes_over_a_provider_whose_package_is_missing(monkeypatch:
     monkeypatch.setitem(sys.modules, "openai", None)
     chosen = await choose_driver(env={"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY})
     assert chosen.name.provider == "anthropic"
-    assert "pip install 'agentpool[openai]'" in chosen.reason
+    assert "pip install 'trio-agentpool[openai]'" in chosen.reason
 
 
 async def test_auto_takes_a_local_server_that_answers() -> None:
@@ -190,7 +190,7 @@ async def test_auto_says_what_is_missing_for_a_local_server(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "ollama", None)
     async with raw_server(b"") as server:
         chosen = await choose_driver(env={"OLLAMA_HOST": server.url})
-    assert "pip install 'agentpool[ollama]'" in chosen.reason
+    assert "pip install 'trio-agentpool[ollama]'" in chosen.reason
 
 
 @pytest.mark.parametrize(

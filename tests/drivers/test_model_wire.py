@@ -616,7 +616,7 @@ def test_a_missing_extra_names_what_to_install(
     kind: Callable[..., object], package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModuleNotFoundError, match=rf"pip install 'agentpool\[{package}\]'"):
+    with pytest.raises(ModuleNotFoundError, match=rf"pip install 'trio-agentpool\[{package}\]'"):
         kind("m", api_key="some-key")
 
 

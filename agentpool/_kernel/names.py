@@ -1,0 +1,132 @@
+"""Who is reached by a name, and which names come again.
+
+An id is one agent, and ends with it. A name may be that of one agent after another: a supervisor starts
+a child that ended as a new agent, with a new id and the old name. So who sends or asks by name waits
+while nobody has the name and a supervisor is about to start somebody who has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol, TypeAlias
+
+from agentpool._core.errors import UnknownAgentError
+from agentpool._core.messages import SUPERVISOR, AgentId
+from agentpool._core.text import shown
+from agentpool._kernel.inbox import Inbox
+from agentpool._kernel.protection import protect_module
+from agentpool._kernel.wait import Wait, Waiter
+
+
+class Named(Protocol):
+    """What a name leads to: an agent that has not ended."""
+
+    id: AgentId
+    name: str
+    inbox: Inbox
+
+
+Keeper: TypeAlias = tuple[AgentId, int]
+"""A supervisor and the position of one of its children."""
+
+
+class KeepsNames:
+    """An agent that starts others, and starts them again: a supervisor.
+
+    A base class and no protocol: every agent that starts is asked whether it is one.
+    """
+
+    __slots__ = ()
+
+    def names_kept(self) -> Iterable[str]:
+        """The names of its children, by their positions."""
+        raise NotImplementedError
+
+
+class Names:
+    """The names of one pool's agents.
+
+    Attributes:
+      waiting: those that wait for an agent of a name; empty most of the time, which the start of each
+        agent asks.
+
+    Args:
+      agents: those that have not ended. They are searched for a name when it is asked for: to keep
+        them by name too would cost every start and every end, and most agents are never looked for.
+    """
+
+    def __init__(self, agents: Mapping[AgentId, Named]) -> None:
+        self.waiting: dict[str, list[Wait]] = {}
+        self._agents = agents
+        # Who starts an agent of a name, and starts it again when it has ended.
+        self._kept: dict[str, set[Keeper]] = {}
+
+    def find(self, name: str) -> AgentId:
+        """Return the id of the live agent with a name.
+
+        Raises:
+          UnknownAgentError: if no live agent has it, or several have.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {shown(name)}")
+        return _only_one(name, [agent.id for agent in self._agents.values() if agent.name == name])
+
+    def keep(self, name: str, keeper: Keeper) -> None:
+        """From now on a supervisor starts an agent of the name when none lives; harmless if repeated."""
+        self._kept.setdefault(name, set()).add(keeper)
+
+    def drop(self, name: str, keeper: Keeper) -> None:
+        """Undo `keep`, if it was done; who waits for the name is told when nobody keeps it any more."""
+        keepers = self._kept.get(name, set())
+        keepers.discard(keeper)
+        if keepers or name not in self._kept:
+            return
+        del self._kept[name]
+        for wait in self.waiting.pop(name, ()):
+            wait.fail(_nobody(name))
+
+    def begin_to_reach(self, waiter: Waiter | None, name: str) -> AgentId | Wait:
+        """Return the id of the agent that gets messages under a name, or a wait for it.
+
+        Raises:
+          UnknownAgentError: if no live agent has the name and none will be started, or several have.
+        """
+        # An inbox that quiescence has ended takes nothing: its agent is on its way home.
+        ids = [agent.id for agent in self._agents.values() if agent.name == name and not agent.inbox.ended]
+        # Who is being cancelled itself does not wait for others to come back: the supervisor that starts
+        # them may be waiting for this very agent to end.
+        if ids or name not in self._kept or (waiter is not None and waiter.is_cancelled()):
+            return _only_one(name, ids)
+        # Anybody could start an agent of that name, so that this wait is never judged hopeless. It needs
+        # no judging: a supervisor that has a child to start runs, or waits for a slot, which this wait lends.
+        wait = Wait(waiter, content=name)
+        self.waiting.setdefault(name, []).append(wait)
+        return wait
+
+    def forget(self, wait: Wait) -> None:
+        """Who waited was cancelled."""
+        waits = self.waiting[wait.content]
+        waits.remove(wait)
+        if not waits:
+            del self.waiting[wait.content]
+
+    def came(self, agent: Named) -> None:
+        """An agent was started: tell those that wait for its name."""
+        for wait in self.waiting.pop(agent.name, ()):
+            wait.wake(agent.id)
+
+
+def _nobody(name: str) -> UnknownAgentError:
+    return UnknownAgentError(SUPERVISOR, f"no live agent is called {shown(name)}")
+
+
+def _only_one(name: str, ids: list[AgentId]) -> AgentId:
+    if len(ids) == 1:
+        return ids[0]
+    if not ids:
+        raise _nobody(name)
+    told = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+    raise UnknownAgentError(ids[0], f"{len(ids)} live agents are called {shown(name)}: use the ids [{told}]")
+
+
+protect_module(globals())

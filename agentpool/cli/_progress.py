@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias, assert_never
 
 import attrs
@@ -10,6 +11,7 @@ from agentpool._core import events as ev
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
+from agentpool._core.text import told
 from agentpool._core.usage import NO_USAGE, TokenUsage
 
 State: TypeAlias = Literal["starting", "running", "completed", "failed", "aborted"]
@@ -17,7 +19,11 @@ State: TypeAlias = Literal["starting", "running", "completed", "failed", "aborte
 
 @attrs.define
 class AgentRow:
-    """One agent, as far as the events have told."""
+    """One agent, as far as the events have told.
+
+    Attributes:
+      retry_at: when the model call that failed is made again, on trio's clock; `retry` says why.
+    """
 
     agent_id: AgentId
     name: str
@@ -29,6 +35,8 @@ class AgentRow:
     tool_calls: int = 0
     usage: TokenUsage = NO_USAGE
     duration: float | None = None
+    retry: str = ""
+    retry_at: float = -math.inf
 
 
 @attrs.define(eq=False)
@@ -73,12 +81,23 @@ class Progress:
             case _:
                 assert_never(outcome)
 
-    def current(self, most: int) -> list[AgentRow]:
-        """Return at most so many rows: those that have not ended first, then the latest ends."""
+    def retrying(self, agent_id: AgentId, why: str, until: float) -> None:
+        """Note that a model call of an agent failed, and is made again at a time on trio's clock."""
+        row = self.rows.get(agent_id)
+        if row is not None:
+            row.retry, row.retry_at = why, until
+
+    def current(self, most: int) -> tuple[list[AgentRow], int, int]:
+        """Return at most so many rows, and how many agents at work and ended ones are left out.
+
+        Those that have not ended come first, then the latest ends.
+        """
         alive = [row for row in self.rows.values() if row.duration is None]
         ended = [row for row in self.rows.values() if row.duration is not None]
         room = max(0, most - len(alive))
-        return sorted([*alive[:most], *(ended[-room:] if room else [])], key=lambda row: row.agent_id)
+        rows = [*alive[:most], *(ended[-room:] if room else [])]
+        hidden = max(0, len(alive) - most), max(0, len(ended) - room)
+        return sorted(rows, key=lambda row: row.agent_id), *hidden
 
 
 def _update_row(row: AgentRow, event: ev.Event) -> None:
@@ -159,7 +178,7 @@ def tell_error(error: BaseException) -> str:
     """Tell an error in one line, with its type, and a group by its parts."""
     if isinstance(error, UnhandledAgentErrors):
         return "; ".join(tell_error(part) for part in error.exceptions)
-    text = " ".join(str(error).split())
+    text = " ".join(told(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

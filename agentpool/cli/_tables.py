@@ -46,7 +46,7 @@ def row_of(columns: Sequence[Column], cells: Sequence[str], styles: Sequence[str
     """Return a line of a table; the cells fit into their columns."""
     from rich.text import Text
 
-    line = Text(no_wrap=True, overflow="crop", end="")
+    line = Text(no_wrap=True, overflow="crop")
     for number, (column, cell) in enumerate(zip(columns, cells, strict=True)):
         line.append(GAP if number else "")
         line.append(column.padded(cell), style=styles[number] if styles else "")

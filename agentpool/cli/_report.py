@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,7 +16,17 @@ from agentpool._core.outcomes import AgentResult, AnyOutcome, Completed
 from agentpool._core.text import shown
 from agentpool._core.usage import TokenUsage
 from agentpool.cli._progress import reason_of, state_of, tell_usage
-from agentpool.cli._tables import COLOURS, Column, fitted, heading, money, row_of, tokens, width_of_all
+from agentpool.cli._tables import (
+    COLOURS,
+    Column,
+    can_draw,
+    fitted,
+    heading,
+    money,
+    row_of,
+    tokens,
+    width_of_all,
+)
 from agentpool.cli._text import cut, ellipsis, encodable, one_line, pieces, width_of
 
 if TYPE_CHECKING:
@@ -30,23 +41,35 @@ ANSWER_AT_LEAST = 16
 NAME_AT_LEAST = 12
 
 
-def print_outcomes(outcomes: Sequence[AnyOutcome], usage: TokenUsage, duration: float) -> None:
+def print_outcomes(
+    outcomes: Sequence[AnyOutcome], usage: TokenUsage, duration: float, *, output: Path | None = None
+) -> None:
     """Print the table of outcomes with their usage, and the sums below it.
 
     Args:
       outcomes: a line of the table each.
       usage: of the whole run; there may be more agents than lines.
       duration: seconds.
+      output: the directory with the whole answers, if there is one.
     """
     from rich.console import Console
 
-    console = Console() if sys.stdout.isatty() else Console(width=_width_of_files())
+    plain = None if can_draw() else False
+    console = Console(width=None if sys.stdout.isatty() else _width_of_files(), force_terminal=plain)
     rows = rows_shown(outcomes)
     report = _Table(rows, max(20, console.width))
     for line in report.lines() if rows else ():
         console.print(line, soft_wrap=True, crop=False, highlight=False)
-    for line in _sums(outcomes, rows, usage, duration, report.was_cut):
-        print(line)
+    if len(rows) < len(outcomes):
+        hidden = _counted([each for each in outcomes if not any(each is row for row in rows)])
+        print(f"{ellipsis()} and {hidden} not shown: {_where(output)} has them all")
+    if report.was_cut:
+        print(f"{ellipsis()} marks what was cut: {_where(output)} has it whole")
+    print(f"{_counted(outcomes) or 'no agents'} in {duration:.1f} s; {tell_usage(usage)}")
+
+
+def _where(output: Path | None) -> str:
+    return "--output DIR or --json" if output is None else one_line(str(output))
 
 
 def _width_of_files() -> int:
@@ -60,21 +83,6 @@ def rows_shown(outcomes: Sequence[AnyOutcome], most: int = ROWS) -> list[AnyOutc
         return list(outcomes)
     first = sorted(range(len(outcomes)), key=lambda n: (isinstance(outcomes[n], Completed), n))
     return [outcomes[n] for n in sorted(first[:most])]
-
-
-def _sums(
-    outcomes: Sequence[AnyOutcome],
-    rows: Sequence[AnyOutcome],
-    usage: TokenUsage,
-    duration: float,
-    was_cut: bool,
-) -> Iterator[str]:
-    hidden = _counted([each for each in outcomes if not any(each is row for row in rows)])
-    if len(rows) < len(outcomes):
-        yield f"{ellipsis()} and {hidden} not shown: --output DIR or --json has them all"
-    if was_cut:
-        yield f"{ellipsis()} marks what was cut: --output DIR or --json has it whole"
-    yield f"{_counted(outcomes) or 'no agents'} in {duration:.1f} s; {tell_usage(usage)}"
 
 
 def _counted(outcomes: Sequence[AnyOutcome]) -> str:

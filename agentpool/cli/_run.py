@@ -244,7 +244,7 @@ def _print_report(path: Path, report: RunReport, options: RunOptions) -> None:
         if options.as_json:
             print(json.dumps(_report_as_json(path, report), indent=2))
         elif not options.quiet:
-            print_outcomes(report.outcomes, report.usage, report.duration)
+            print_outcomes(report.outcomes, report.usage, report.duration, output=options.output)
             if report.not_started:
                 print(f"not started: {listed(report.not_started)}")
             if options.output is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -72,3 +73,8 @@ def money(usage: TokenUsage) -> str:
 def tokens(usage: TokenUsage) -> str:
     """Tell how many tokens were used; empty if none."""
     return f"{usage.total_tokens:,}" if usage.total_tokens else ""
+
+
+def can_draw() -> bool:
+    """Whether the terminal can do more than print lines; nothing is known of one without a type."""
+    return os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")

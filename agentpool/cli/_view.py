@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +13,7 @@ from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
 from agentpool.cli._progress import Progress, state_of
 from agentpool.cli._streams import say
+from agentpool.cli._tables import can_draw
 from agentpool.cli._text import cut, one_line
 
 if TYPE_CHECKING:
@@ -29,18 +29,13 @@ def choose_view(*, quiet: bool) -> View:
     """Return a live table on a terminal, lines elsewhere, and nothing if that is asked for."""
     if quiet:
         return SilentView()
-    if sys.stderr is not None and sys.stderr.isatty() and can_draw(os.environ.get("TERM", "")):
+    if sys.stderr is not None and sys.stderr.isatty() and can_draw():
         from rich.console import Console
 
         from agentpool.cli._live import LiveView
 
         return LiveView(Console(stderr=True))
     return PlainView()
-
-
-def can_draw(term: str) -> bool:
-    """Whether a terminal of this type can move its cursor; nothing is known of one without a type."""
-    return term.lower() not in ("", "dumb", "unknown")
 
 
 class View(Protocol):

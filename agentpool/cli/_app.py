@@ -32,15 +32,18 @@ def call(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every complaint about input becomes exit code 2."""
     try:
         prepare_streams()
-        code = app(list(arguments), exit_on_error=False, print_error=False) or 0
-        with printing():  # the help, which cyclopts printed, has left the buffer too
-            return code
+        command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
+        if command in (run, validate, schema):
+            return int(command(*bound.args, **bound.kwargs))
+        with printing():  # cyclopts prints the help and the version
+            command(*bound.args, **bound.kwargs)
+        return 0
     except cyclopts.CycloptsError as error:
         return _bad_input(str(error))
     except (ManifestError, BadInputError) as error:
         return _bad_input(*problems_of(error))
     except OutputLostError as error:
-        complain([f"{error}; what there was to say is lost"] if str(error) else [])
+        complain([str(error)] if str(error) else [])
         give_up(sys.stdout)
         return 1
     except BrokenPipeError:

@@ -27,7 +27,7 @@ def prepare_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if sys.stdout is None:
-        raise OutputLostError("standard output is closed")
+        raise OutputLostError("standard output is closed, so that nothing was done. Open it (> FILE)")
 
 
 @contextmanager
@@ -43,7 +43,9 @@ def printing() -> Iterator[None]:
     except BrokenPipeError:
         raise OutputLostError("") from None
     except OSError as error:
-        raise OutputLostError(f"standard output: {error.strerror or error}") from None
+        raise OutputLostError(
+            f"standard output: {error.strerror or error}; what there was to say is lost"
+        ) from None
 
 
 def say(text: str) -> None:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,26 @@ pytest.importorskip("cyclopts")
 
 from agentpool import (
     Aborted,
+    AgentManifest,
     AgentResult,
     AssistantMessage,
     Completed,
+    Completion,
+    CompletionRequest,
     Failed,
     LoopHaltedError,
+    ScriptedDriver,
+    SpawnConfig,
+    StreamPart,
     ToolCall,
     ToolMessage,
     ToolResult,
     UserMessage,
+    open_agent_pool,
 )
 from agentpool.cli import _app
 from agentpool.cli._errors import BadInputError
+from agentpool.cli._listening import Conversations, ListeningDriver
 from agentpool.cli._output import OutputDirectory, files_of, stem_of
 from tests.test_cli import call, fleet, read_until, running
 
@@ -53,6 +63,7 @@ def test_each_agents_answer_and_transcript_are_written(tmp_path: Path) -> None:
     assert [message["role"] for message in answered["transcript"]] == ["user", "assistant"]
     failed = json.loads((out / "1-fail.json").read_text())
     assert (failed["outcome"], failed["error"]) == ("failed", "ValueError: no [bold] such note")
+    assert [message["content"] for message in failed["transcript"]] == ["?"]
     again = call("run", path, "--output", out)
     assert again.returncode == 2
     assert f"{str(out)!r} is not empty" in again.stderr
@@ -73,6 +84,7 @@ def test_agents_below_a_supervisor_and_aborted_ones_are_written_too(tmp_path: Pa
     assert files == {"1-boss.json", "2-answer.json", "2-answer.txt", "3-hang.json"}
     hung = json.loads((out / "3-hang.json").read_text())
     assert (hung["outcome"], hung["reason"]) == ("aborted", "stopped by a second signal")
+    assert [message["content"] for message in hung["transcript"]] == ["?"]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +194,26 @@ def test_the_directory_is_not_made_for_a_run_that_is_refused(tmp_path: Path) -> 
     path = fleet(tmp_path, "answer")
     assert _app.call(["run", str(path), "--driver", "nope:x", "--output", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
+
+
+async def test_the_conversation_of_an_agent_that_fails_later_is_kept() -> None:
+    class Streaming(ScriptedDriver):
+        @asynccontextmanager
+        async def stream(self, request: CompletionRequest) -> AsyncIterator[AsyncIterator[StreamPart]]:
+            async with super().stream(request) as parts:
+                yield parts
+
+    call = Completion(tool_calls=[ToolCall("1", "look", {})])
+    for kind in (ScriptedDriver, Streaming):
+        conversations = Conversations()
+        driver = ListeningDriver(kind([call, ValueError("cut off")]), conversations)
+        async with open_agent_pool(driver, max_concurrent=1) as pool:
+            async with pool.events():  # with a reader, answers are streamed
+                handle = await pool.spawn(SpawnConfig(AgentManifest(name="a"), "?"))
+                await handle.wait()
+        roles = [type(message).__name__ for message in conversations.take(handle.id)]
+        assert roles == ["UserMessage", "AssistantMessage", "ToolMessage"]
+        assert conversations.take(handle.id) == ()
 
 
 # -- standard output that is closed, or full ------------------------------------------------------

@@ -15,6 +15,7 @@ from agentpool._core.text import told
 from agentpool._kernel.current import current_agent
 from agentpool.abc import Driver
 from agentpool.cli._errors import BadInputError
+from agentpool.cli._listening import Conversations, ListeningDriver
 from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.named import DriverName, choose_driver, open_driver, parse_driver_name
 from agentpool.drivers.retrying import Retry, RetryingDriver
@@ -35,6 +36,7 @@ class Drivers:
       tell: shows a line to the user.
       retrying: shows that a model call failed, with the id of the agent that makes it again after so
         many seconds.
+      conversations: takes what the agents ask and are answered; None if nobody wants it.
     """
 
     stack: AsyncExitStack
@@ -42,6 +44,7 @@ class Drivers:
     default: str | None
     tell: Callable[[str], None]
     retrying: Callable[[AgentId, str, float], None] = _nothing
+    conversations: Conversations | None = None
     _opened: dict[str, Driver | None] = attrs.field(factory=dict)
     _governors: dict[tuple[str, str | None], GovernedDriver] = attrs.field(factory=dict)
     _embedded: EmbeddedDriver = attrs.field(factory=EmbeddedDriver)
@@ -73,8 +76,9 @@ class Drivers:
     def get(self, manifest: AgentManifest) -> Driver:
         """Return the driver of an agent; without one that was named, it follows its script."""
         name = self._name_for(manifest)
-        driver = None if name is None else self._opened.get(name)
-        return self._embedded.bind(manifest) if driver is None else driver
+        opened = None if name is None else self._opened.get(name)
+        driver = self._embedded.bind(manifest) if opened is None else opened
+        return driver if self.conversations is None else ListeningDriver(driver, self.conversations)
 
     def _name_for(self, manifest: AgentManifest) -> str | None:
         return self.chosen or manifest.model.driver or self.default

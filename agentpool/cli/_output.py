@@ -15,6 +15,7 @@ from agentpool._core.errors import BudgetExceededError, LoopHaltedError
 from agentpool._core.messages import AgentId, AssistantMessage, ChatMessage, ToolMessage, UserMessage
 from agentpool._core.outcomes import AgentResult, AnyOutcome, Completed, Failed
 from agentpool.cli._errors import BadInputError
+from agentpool.cli._listening import Conversations
 from agentpool.cli._report import outcome_as_json, result_text
 
 LETTERS_OF_NAME = 60
@@ -30,10 +31,12 @@ class OutputDirectory:
     agent's id, which no other agent of the run has, so that no two names can meet in one file.
 
     Attributes:
+      conversations: of the agents that have not ended.
       lost: what could not be written, and why.
     """
 
     path: Path
+    conversations: Conversations = attrs.field(factory=Conversations)
     lost: list[str] = attrs.field(factory=list)
     _seen: set[AgentId] = attrs.field(factory=set)
 
@@ -67,7 +70,7 @@ class OutputDirectory:
         if outcome.agent_id in self._seen:
             return
         self._seen.add(outcome.agent_id)
-        for name, text in files_of(outcome):
+        for name, text in files_of(outcome, self.conversations.take(outcome.agent_id)):
             try:
                 write_whole(self.path / name, text)
             except OSError as error:
@@ -88,12 +91,18 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def files_of(outcome: AnyOutcome) -> Iterator[tuple[str, str]]:
-    """Yield the names of an agent's files, and what is in them."""
+def files_of(outcome: AnyOutcome, heard: Sequence[ChatMessage] = ()) -> Iterator[tuple[str, str]]:
+    """Yield the names of an agent's files, and what is in them.
+
+    Args:
+      outcome: how it ended.
+      heard: its conversation as its model saw it, where the outcome does not know it.
+    """
     stem = stem_of(outcome)
     if isinstance(outcome, Completed):
         yield f"{stem}.txt", result_text(outcome)
-    document = outcome_as_json(outcome) | {"transcript": [_as_json(each) for each in _transcript(outcome)]}
+    transcript = [_as_json(each) for each in _transcript(outcome) or heard]
+    document = outcome_as_json(outcome) | {"transcript": transcript}
     yield f"{stem}.json", json.dumps(document, indent=2, default=repr)
 
 

@@ -97,6 +97,7 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
         drivers = Drivers(stack, options.driver, fleet.pool.driver, view.tell, view.retrying)
         await drivers.open_for([agent.manifest for agent in fleet.agents])
         output = None if options.output is None else OutputDirectory.prepare(options.output)
+        drivers.conversations = None if output is None else output.conversations
         run = _Run(view, drivers, output)
         starts = starts_of(fleet, drivers.get, options.timeout)
         pool = open_agent_pool(

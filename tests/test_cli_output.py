@@ -450,6 +450,15 @@ def test_what_stands_in_a_file_is_not_obeyed_by_the_terminal(
     assert capsys.readouterr().out == f"{tmp_path}/e\\x1b[2Jvil.toml: a valid manifest\n"
 
 
+def test_the_last_words_of_an_agent_that_exits_are_not_obeyed_either(tmp_path: Path) -> None:
+    path = fleet(tmp_path, "leave")
+    text = (tmp_path / "agents.py").read_text().replace("SystemExit(3)", r'SystemExit("over \x1b[2J")')
+    (tmp_path / "agents.py").write_text(text)
+    done = call("run", path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == r"agentpool: over \x1b[2J"
+
+
 # -- how we are started -----------------------------------------------------------------------------
 
 

@@ -49,6 +49,11 @@ def call(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         give_up(sys.stdout)
         return 1
+    except SystemExit as error:
+        if not isinstance(error.code, str):
+            raise
+        complain([error.code])  # Python would print an agent's last words as they are
+        return 1
     except KeyboardInterrupt:
         return 130
 

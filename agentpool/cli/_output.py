@@ -63,7 +63,7 @@ class OutputDirectory:
             raise BadInputError(
                 f"--output: {str(path)!r} cannot be written to: {reason}. Give another directory"
             ) from None
-        return cls(path)
+        return cls(Path(os.path.abspath(path)))  # an agent may change the current directory
 
     def write(self, outcome: AnyOutcome) -> None:
         """Write the files of an agent that has ended, once. Blocks on the disk, and raises nothing."""

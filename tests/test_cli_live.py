@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,6 +11,8 @@ import trio
 import trio.testing
 
 pytest.importorskip("cyclopts")
+
+from rich.console import Console
 
 from agentpool import (
     AgentContext,
@@ -151,11 +154,23 @@ async def test_every_manifest_of_a_thousand_agents_is_complained_of_once() -> No
     assert len(caught.value.findings) == 1
 
 
+def test_warnings_above_the_table_do_not_flood_the_screen() -> None:
+    out = io.StringIO()
+    view = LiveView(Console(file=out, force_terminal=False, width=80))
+    for number in range(2000):
+        view.take(ev.GuardWarned(number, 0.0, 1, 0, text="loops \x1b[2J [red] :warning: " * 1000))
+    view.close()
+    told = out.getvalue()
+    assert told.count("1: warning: loops") == 100
+    assert told.rstrip().endswith("2,000 warnings so far")
+    assert len(told.splitlines()) < 700
+    assert "\x1b" not in told
+    assert "[red] :warning:" in " ".join(told.split())
+
+
 async def test_a_terminal_that_goes_away_does_not_take_the_run_along(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    from rich.console import Console
-
     class Gone:
         encoding = "utf-8"
 

@@ -46,9 +46,6 @@ def call(arguments: Sequence[str]) -> int:
         complain([str(error)] if str(error) else [])
         give_up(sys.stdout)
         return 1
-    except BrokenPipeError:
-        give_up(sys.stdout)
-        return 1
     except SystemExit as error:
         if not isinstance(error.code, str):
             raise

@@ -10,7 +10,7 @@ import trio
 
 from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
-from agentpool.cli._progress import AgentRow, Progress, tell_usage
+from agentpool.cli._progress import LONGEST_LINE, AgentRow, FewLines, Progress, kind_of, tell_usage
 from agentpool.cli._tables import COLOURS, Column, heading, money, row_of, tokens, width_of_all
 from agentpool.cli._text import cut, encodable, listed, one_line, width_of
 
@@ -42,6 +42,7 @@ class LiveView:
 
         self._console = console
         self._progress = Progress()
+        self._lines = FewLines()
         self._gone = False
         self._live = Live(
             console=console,
@@ -55,8 +56,11 @@ class LiveView:
     def take(self, event: ev.Event) -> None:
         """Take the event in; warnings stay on the screen above the table."""
         line = self._progress.apply(event)
-        if line is not None and not isinstance(event, (ev.AgentStarted, ev.AgentFinished)):
-            self.tell(line)
+        if line is None or isinstance(event, (ev.AgentStarted, ev.AgentFinished)):
+            return
+        few = self._lines.next(kind_of(event), line)
+        if few is not None:
+            self.tell(few)
 
     def tell(self, line: str) -> None:
         """Put a line above the table."""
@@ -66,7 +70,9 @@ class LiveView:
             return
         try:
             # A text, not a string: in a string rich would look for markup and for names of emoji.
-            self._console.print(Text(encodable(one_line(line), sys.stderr), style="yellow"))
+            self._console.print(
+                Text(cut(encodable(one_line(line), sys.stderr), LONGEST_LINE), style="yellow")
+            )
         except OSError:
             self._gone = True
 

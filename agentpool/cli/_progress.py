@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Literal, TypeAlias, assert_never
 
 import attrs
@@ -13,6 +14,11 @@ from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.text import told
 from agentpool._core.usage import NO_USAGE, TokenUsage
+
+LINES_OF_A_KIND = 100
+"""So many starts, ends of each kind, and warnings are told one by one; then each hundredth."""
+LONGEST_LINE = 400
+"""A line of progress has at most so many columns: an error's text may be a megabyte."""
 
 State: TypeAlias = Literal["starting", "running", "completed", "failed", "aborted"]
 
@@ -186,3 +192,31 @@ def tell_usage(usage: TokenUsage) -> str:
     """Tell tokens, and money where there is some."""
     tokens = f"{usage.total_tokens:,} tokens"
     return f"{tokens}, ${usage.cost_usd:.4f}" if usage.cost_usd else tokens
+
+
+@attrs.define(eq=False)
+class FewLines:
+    """Lets the first lines of each kind through, and then only their number from time to time."""
+
+    _counts: Counter[str] = attrs.field(factory=Counter)
+
+    def next(self, kind: str, line: str) -> str | None:
+        """Return what to tell in place of a line; None for nothing."""
+        self._counts[kind] += 1
+        number = self._counts[kind]
+        if number <= LINES_OF_A_KIND:
+            return line
+        return None if number % LINES_OF_A_KIND else f"{number:,} {kind} so far"
+
+
+def kind_of(event: ev.Event) -> str:
+    """Name the kind of lines that an event's line is one of."""
+    match event:
+        case ev.AgentStarted():
+            return "started"
+        case ev.AgentFinished():
+            return state_of(event.outcome)
+        case ev.AgentRestarted():
+            return "restarts"
+        case _:
+            return "warnings"

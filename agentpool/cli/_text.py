@@ -87,7 +87,7 @@ def can_encode(text: str, stream: TextIO | None = None) -> bool:
     encoding = getattr(stream or sys.stdout, "encoding", None) or "ascii"
     try:
         text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
+    except UnicodeEncodeError:
         return False
     return True
 
@@ -102,7 +102,4 @@ def listed(names: Sequence[str], most: int = NAMES_SHOWN) -> str:
 def encodable(text: str, stream: TextIO | None = None) -> str:
     """Return the text as the stream will write it, so that its width is known: with escapes."""
     encoding = getattr(stream or sys.stdout, "encoding", None) or "ascii"
-    try:
-        return text.encode(encoding, "backslashreplace").decode(encoding)
-    except LookupError:
-        return text
+    return text.encode(encoding, "backslashreplace").decode(encoding)

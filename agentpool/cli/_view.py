@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -11,7 +10,7 @@ import trio
 
 from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
-from agentpool.cli._progress import Progress, state_of
+from agentpool.cli._progress import LONGEST_LINE, FewLines, Progress, kind_of
 from agentpool.cli._streams import say
 from agentpool.cli._tables import can_draw
 from agentpool.cli._text import cut, one_line
@@ -19,10 +18,6 @@ from agentpool.cli._text import cut, one_line
 if TYPE_CHECKING:
     from agentpool._kernel.pool import AgentPool
     from agentpool.cli._drivers import Drivers
-
-LINES_OF_A_KIND = 100
-"""So many starts, ends of each kind, and warnings are told one by one; then each hundredth."""
-LONGEST_LINE = 400
 
 
 def choose_view(*, quiet: bool) -> View:
@@ -88,13 +83,13 @@ class PlainView:
     """Prints a line for each start, end, retry and warning, on standard error; very many are counted."""
 
     _progress: Progress = attrs.field(factory=Progress)
-    _told: Counter[str] = attrs.field(factory=Counter)
+    _lines: FewLines = attrs.field(factory=FewLines)
 
     def take(self, event: ev.Event) -> None:
         """Print the event's line, if it has one."""
         line = self._progress.apply(event)
         if line is not None:
-            self._tell_few(_kind_of(event), line)
+            self._tell_few(kind_of(event), line)
 
     def tell(self, line: str) -> None:
         """Print a line."""
@@ -114,21 +109,6 @@ class PlainView:
         """Do nothing."""
 
     def _tell_few(self, kind: str, line: str) -> None:
-        self._told[kind] += 1
-        number = self._told[kind]
-        if number <= LINES_OF_A_KIND:
-            self.tell(line)
-        elif number % LINES_OF_A_KIND == 0:
-            self.tell(f"{number:,} {kind} so far")
-
-
-def _kind_of(event: ev.Event) -> str:
-    match event:
-        case ev.AgentStarted():
-            return "started"
-        case ev.AgentFinished():
-            return state_of(event.outcome)
-        case ev.AgentRestarted():
-            return "restarts"
-        case _:
-            return "warnings"
+        few = self._lines.next(kind, line)
+        if few is not None:
+            self.tell(few)

@@ -16,6 +16,8 @@ import pytest
 
 pytest.importorskip("cyclopts")
 
+from test_cli import call, fleet, read_until, running
+
 from agentpool import (
     Aborted,
     AgentManifest,
@@ -39,7 +41,6 @@ from agentpool.cli import _app
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._listening import Conversations, ListeningDriver
 from agentpool.cli._output import OutputDirectory, files_of, stem_of
-from tests.test_cli import call, fleet, read_until, running
 
 COMMAND = [sys.executable, "-m", "agentpool"]
 

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("cyclopts")
 pytest.importorskip("fcntl")
 
-from tests.terminal_kit import Terminal, on_a_terminal
+from terminal_kit import Terminal, on_a_terminal
 
 AGENTS = r'''
 """What the agents of these tests do in a model's place."""

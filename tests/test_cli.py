@@ -31,7 +31,8 @@ from agentpool import (
 )
 from agentpool.cli import _app
 from agentpool.cli._drivers import Drivers
-from agentpool.cli._view import SilentView, pool_figures
+from agentpool.cli._live import pool_figures
+from agentpool.cli._view import SilentView
 from agentpool.drivers.retrying import RetryingDriver
 
 AGENTS = '''

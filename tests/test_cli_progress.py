@@ -115,6 +115,12 @@ def test_agents_at_work_are_shown_before_those_that_have_ended() -> None:
     progress = started(1, 2, 3, 4)
     for agent_id in (1, 2):
         progress.apply(ev.AgentFinished(9, 0.0, agent_id, 0, outcome=completed(agent_id)))
-    assert [row.agent_id for row in progress.current(most=3)] == [2, 3, 4]
-    assert [row.agent_id for row in progress.current(most=1)] == [3]
-    assert [row.agent_id for row in progress.current(most=2)] == [3, 4]
+
+    def shown(most: int) -> tuple[list[int], int, int]:
+        rows, at_work, ended = progress.current(most)
+        return [row.agent_id for row in rows], at_work, ended
+
+    assert shown(3) == ([2, 3, 4], 0, 1)
+    assert shown(1) == ([3], 1, 2)
+    assert shown(2) == ([3, 4], 0, 2)
+    assert shown(9) == ([1, 2, 3, 4], 0, 0)

@@ -86,17 +86,6 @@ type = "mcp"
 server = "code"
 tool = "find"
 
-[[mcp_servers]]
-name = "code"
-transport = "stdio"
-command = ["node", "server.js"]
-capabilities = ["*"]
-
-[[mcp_servers]]
-name = "far"
-transport = "WebSocket"
-url = "wss://example.org/mcp"
-
 [[script.steps]]
 calls = [
   { tool = "read_file", input = { path = "{query}", deep = [{ a = "{messages}" }] }, save_as = "page" },
@@ -144,10 +133,6 @@ def test_a_file_with_every_key_becomes_a_manifest(tmp_path: Path) -> None:
             cap.NetworkCapability(["*"]),
             cap.SpawnCapability(2),
             cap.McpCapability("code", "find"),
-        ],
-        mcp_servers=[
-            McpServer("code", "stdio", ["node", "server.js"], capabilities=["*"]),
-            McpServer("far", "websocket", url="wss://example.org/mcp"),
         ],
         script=ScriptSettings(
             [
@@ -228,6 +213,17 @@ def test_a_key_below_another_header_is_told_of_where_it_stands() -> None:
         'name = "a"\nprivacy = "private"\n[[mcp_servers]]\nname = 1\ntransport = "stdio"'
     )[:1]
     assert key == "mcp_servers[0].name"
+
+
+@pytest.mark.parametrize("name", ["streamable-http", "streamable_http", "http"])
+def test_the_transport_over_http_has_several_spellings(name: Any) -> None:
+    assert McpServer("a", name, url="http://127.0.0.1").transport == "streamable-http"
+
+
+def test_of_very_many_known_names_only_some_are_told() -> None:
+    assert fix_for_name("xyz", ["a", "b"]) == "Known are: a, b"
+    told = fix_for_name("xyz", [f"agent-{number}" for number in range(2000)])
+    assert told.endswith("agent-28, agent-29 and 1,970 more")
 
 
 def test_a_file_names_a_local_model_to_be_had_elsewhere() -> None:
@@ -390,19 +386,41 @@ BAD = [
         transport = "stdio"
         [[mcp_servers]]
         name = "x"
-        transport = "sse"
+        transport = "HTTP"
         [[mcp_servers]]
         name = "y"
-        transport = "http"
+        transport = "https"
+        [[mcp_servers]]
+        name = "z"
+        transport = "Web-Socket"
         """,
         [
             ("mcp_servers[0].command", "is missing: stdio starts a program", '["program"'),
-            ("mcp_servers[1].url", "is missing: sse connects", "Give the server's URL"),
-            ("mcp_servers[2].transport", "'http' is not known here", "Known are: stdio, sse, websocket"),
+            ("mcp_servers[1].url", "is missing: streamable-http connects", "Give the server's URL"),
+            ("mcp_servers[2].transport", "'https' is not known here", "Did you mean 'http'?"),
+            ("mcp_servers[3].transport", "'Web-Socket' is gone from MCP", "Use streamable-http"),
+            ("mcp_servers", "agentpool has no MCP client yet", "Remove them"),
             ("mcp_servers[1].name", "'x' is the name of an earlier server", "Use another name"),
         ],
     ),
-    ('name = "a"\nmcp_servers = [1]', [("mcp_servers[0]", "is a whole number, not a table", "Give a table")]),
+    (
+        'name = "a"\n[[mcp_servers]]\nname = "x"\ntransport = "sse"\nurl = "https://example.org"',
+        [
+            ("mcp_servers[0].transport", "'sse' is gone from MCP", "Use streamable-http"),
+            ("mcp_servers", "agentpool has no MCP client yet", "Remove them"),
+        ],
+    ),
+    (
+        'name = "a"\n[[mcp_servers]]\nname = "x"\ntransport = "stdio"\ncommand = ["node"]',
+        [("mcp_servers", "agentpool has no MCP client yet", "functions in 'tools'")],
+    ),
+    (
+        'name = "a"\nmcp_servers = [1]',
+        [
+            ("mcp_servers[0]", "is a whole number, not a table", "Give a table"),
+            ("mcp_servers", "agentpool has no MCP client yet", "Remove them"),
+        ],
+    ),
     (
         """
         name = "a"
@@ -416,19 +434,20 @@ BAD = [
         command = ["x"]
         [[mcp_servers]]
         name = "y"
-        transport = "sse"
+        transport = "streamable_http"
         url = "https://example.org"
         [[mcp_servers]]
         name = ""
-        transport = "web_socket"
+        transport = "http"
         """,
         [
             ("model.temperature", "is 3", "from 0 to 2"),
             ("mcp_servers[2].name", "is empty", "Give at least"),
             ("mcp_servers[2].url", "is missing", "Give the server's URL"),
             ("model.remote_model", "a sovereign agent asks no remote model", "choose another 'privacy'"),
-            ("mcp_servers[1].transport", "a sovereign agent uses no network transport (sse)", "Use stdio"),
-            ("mcp_servers[2].transport", "network transport (websocket)", "Use stdio"),
+            ("mcp_servers[1].transport", "no network transport (streamable-http)", "Use stdio"),
+            ("mcp_servers[2].transport", "no network transport (streamable-http)", "Use stdio"),
+            ("mcp_servers", "agentpool has no MCP client yet", "Remove them"),
         ],
     ),
     (
@@ -572,6 +591,13 @@ def test_a_file_that_cannot_be_read_is_a_finding_too(tmp_path: Path) -> None:
         (lambda: ModelSettings(model_path="a", model_repo="b"), ValueError, "ModelSettings.model_repo"),
         (lambda: ResourceQuota(max_iterations=0), ValueError, "max_iterations"),
         (lambda: McpServer("a", "stdio"), ValueError, "McpServer.command"),
+        (lambda: McpServer("a", "sse", url="x"), ValueError, "'sse' is gone from MCP"),  # type: ignore[arg-type]
+        (lambda: McpServer("a", 1, url="x"), TypeError, "McpServer.transport"),  # type: ignore[arg-type]
+        (
+            lambda: AgentManifest(name="a", mcp_servers=[McpServer("a", "stdio", ["x"])]),
+            ValueError,
+            "AgentManifest.mcp_servers: agentpool has no MCP client yet",
+        ),
         (lambda: McpServer("a", "STDIO", ["x"]), ValueError, "McpServer.transport"),  # type: ignore[arg-type]
         (lambda: ScriptSettings(), ValueError, "ScriptSettings: has neither"),
         (lambda: ScriptStep("a", [ScriptCall("b")]), ValueError, "ScriptStep.calls"),

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import attrs
 
@@ -33,7 +33,6 @@ from agentpool._core.rules import (
     Whole,
     as_texts,
     as_tuple,
-    choice,
     fix_for_name,
     fold_name,
     join_key,
@@ -278,7 +277,33 @@ def _placeholder_problem(
 
 # -- MCP servers --------------------------------------------------------------------
 
-Transport: TypeAlias = Literal["stdio", "sse", "websocket"]
+Transport: TypeAlias = Literal["stdio", "streamable-http"]
+
+# Streamable HTTP has several spellings in the wild; capitals, - and _ make no difference in a file.
+_TRANSPORTS: dict[str, Transport] = {
+    "stdio": "stdio",
+    "streamable-http": "streamable-http",
+    "streamable_http": "streamable-http",
+    "http": "streamable-http",
+}
+_GONE_TRANSPORTS = ("sse", "websocket")
+
+
+def _as_transport(value: str) -> Transport:
+    # What is no transport is left as it is: the rule refuses it in words.
+    transport: Any = _TRANSPORTS.get(value, value) if isinstance(value, str) else value
+    return cast(Transport, transport)
+
+
+class TransportRule(Choice):
+    """How an MCP server is reached. What MCP once had is told apart from what it never had."""
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the transport."""
+        if isinstance(value, str) and fold_name(value) in _GONE_TRANSPORTS:
+            fix = "Use streamable-http, which most such servers have by now, or stdio"
+            return report.add(key, f"'{value}' is gone from MCP", fix)
+        return super().read(value, key, report)
 
 
 @attrs.frozen
@@ -289,10 +314,11 @@ class McpServer(Table):
         validator=Text("A name, for capabilities to refer to", blank=False, one_line=True)
     )
     transport: Transport = attrs.field(
-        validator=Choice(
-            "How it is reached; stdio starts a process, the others use the network",
-            values=choice("stdio", "sse", "websocket"),
-        )
+        converter=_as_transport,
+        validator=TransportRule(
+            "How it is reached; stdio starts a process, streamable-http uses the network",
+            values=_TRANSPORTS,
+        ),
     )
     command: tuple[str, ...] = attrs.field(
         default=(),
@@ -300,7 +326,7 @@ class McpServer(Table):
         validator=ListOf("The program that stdio starts, and its arguments", item=Text()),
     )
     url: str | None = attrs.field(
-        default=None, validator=Text("Where the network transports connect to", blank=False, optional=True)
+        default=None, validator=Text("Where streamable-http connects to", blank=False, optional=True)
     )
     capabilities: tuple[str, ...] = attrs.field(
         default=(),
@@ -315,7 +341,7 @@ class McpServer(Table):
             yield Problem(
                 "command", "is missing: stdio starts a program", 'Give it as ["program", "argument"]'
             )
-        elif values.transport in ("sse", "websocket") and values.url is None:
+        elif values.transport == "streamable-http" and values.url is None:
             yield Problem("url", f"is missing: {values.transport} connects to one", "Give the server's URL")
 
 
@@ -429,7 +455,10 @@ class AgentManifest(Table):
     mcp_servers: tuple[McpServer, ...] = attrs.field(
         default=(),
         converter=as_tuple,
-        validator=ListOf("The servers whose tools it may be granted", item=TableOf(cls=McpServer)),
+        validator=ListOf(
+            "The MCP servers whose tools it may be granted; refused as long as there is no client for them",
+            item=TableOf(cls=McpServer),
+        ),
     )
     base: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
 
@@ -482,9 +511,12 @@ class AgentManifest(Table):
 
     @classmethod
     def conflicts(cls, values: Any) -> Iterator[Problem]:
-        """Yield what a sovereign agent may not have, and servers of the same name."""
+        """Yield what a sovereign agent may not have, and what is wrong with MCP servers together."""
         if values.privacy is PrivacyTier.SOVEREIGN:
             yield from _sovereign_problems(values)
+        if values.mcp_servers:
+            problem = "agentpool has no MCP client yet: no tool of these servers would ever be there"
+            yield Problem("mcp_servers", problem, "Remove them, or give the tools as functions in 'tools'")
         seen: set[object] = set()
         for n, server in enumerate(values.mcp_servers):
             if isinstance(server.name, str) and server.name in seen:
@@ -498,7 +530,7 @@ def _sovereign_problems(values: Any) -> Iterator[Problem]:
     if isinstance(values.model.remote_model, str):
         yield Problem("model.remote_model", "a sovereign agent asks no remote model", fix)
     for n, server in enumerate(values.mcp_servers):
-        if server.transport in ("sse", "websocket"):
+        if server.transport == "streamable-http":
             problem = f"a sovereign agent uses no network transport ({server.transport})"
             yield Problem(f"mcp_servers[{n}].transport", problem, f"Use stdio. {fix}")
 

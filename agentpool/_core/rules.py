@@ -21,6 +21,9 @@ from agentpool._core.errors import Finding
 Schema: TypeAlias = dict[str, Any]
 
 
+NAMES_SHOWN = 30
+"""So many known names are told to whoever wrote an unknown one; a fleet may have thousands."""
+
 # -- problems -------------------------------------------------------------------
 
 
@@ -124,7 +127,11 @@ def fix_for_name(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.lower(), names, n=1)
     if close:
         return f"Did you mean '{names[close[0]]}'?"
-    return f"Known are: {', '.join(names.values())}" if names else "Remove it"
+    if not names:
+        return "Remove it"
+    few = list(names.values())[:NAMES_SHOWN]
+    more = f" and {len(names) - len(few):,} more" if len(names) > len(few) else ""
+    return f"Known are: {', '.join(few)}{more}"
 
 
 # -- rules ----------------------------------------------------------------------

@@ -9,9 +9,11 @@ def main() -> None:
     """Run the command line, and end the process with its exit code."""
     try:
         from agentpool.cli import _app
+
+        code = _app.call(sys.argv[1:])  # rich is imported by then where it is first needed
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("cyclopts", "rich"):
             raise
         print(f"agentpool: {error.name} is missing; run: pip install 'trio-agentpool[cli]'", file=sys.stderr)
         sys.exit(2)
-    sys.exit(_app.call(sys.argv[1:]))
+    sys.exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,7 +14,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from agentpool._core.errors import ManifestError
-from agentpool.cli._errors import BadInputError
+from agentpool.cli._errors import BadInputError, OutputLostError, problems_of
+from agentpool.cli._streams import complain, give_up, prepare_streams, printing
+from agentpool.cli._text import one_line
 
 BAD_INPUT = 2
 
@@ -30,27 +31,32 @@ app = cyclopts.App(
 def call(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every complaint about input becomes exit code 2."""
     try:
-        return app(list(arguments), exit_on_error=False, print_error=False) or 0
+        prepare_streams()
+        command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
+        if command in (run, validate, schema):
+            return int(command(*bound.args, **bound.kwargs))
+        with printing():  # cyclopts prints the help and the version
+            command(*bound.args, **bound.kwargs)
+        return 0
     except cyclopts.CycloptsError as error:
-        return _complain(str(error))
-    except ManifestError as error:
-        return _complain(*map(str, error.findings))
-    except BadInputError as error:
-        return _complain(str(error))
-    except BrokenPipeError:
-        # Whoever read our output has gone: nothing more can be told. What is left in the buffers goes
-        # nowhere; else Python flushes it once more at its end, fails, and exits with 120.
-        with open(os.devnull, "w") as nowhere:
-            for stream in (sys.stdout, sys.stderr):
-                os.dup2(nowhere.fileno(), stream.fileno())
+        return _bad_input(str(error))
+    except (ManifestError, BadInputError) as error:
+        return _bad_input(*problems_of(error))
+    except OutputLostError as error:
+        complain([str(error)] if str(error) else [])
+        give_up(sys.stdout)
+        return 1
+    except SystemExit as error:
+        if not isinstance(error.code, str):
+            raise
+        complain([error.code])  # Python would print an agent's last words as they are
         return 1
     except KeyboardInterrupt:
         return 130
 
 
-def _complain(*problems: str) -> int:
-    for problem in problems:
-        print(f"agentpool: {problem}", file=sys.stderr)
+def _bad_input(*problems: str) -> int:
+    complain(problems)
     return BAD_INPUT
 
 
@@ -62,6 +68,7 @@ def run(
     driver: str | None = None,
     max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    output: Path | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -76,36 +83,49 @@ def run(
       driver: The model driver, such as openai:MODEL or auto, in place of the one in the files.
       max_concurrent: How many agents may run at once, in place of the number in the file.
       timeout: Seconds that each agent may take; it can only shorten what the file allows.
+      output: An empty or new directory, for each agent's whole answer and transcript.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
     """
     from agentpool.cli._run import RunOptions, run_fleet
 
     options = RunOptions(
-        driver=driver, max_concurrent=max_concurrent, timeout=timeout, quiet=quiet, as_json=as_json
+        driver=driver,
+        max_concurrent=max_concurrent,
+        timeout=timeout,
+        output=output,
+        quiet=quiet,
+        as_json=as_json,
     )
     return run_fleet(fleet, options)
 
 
 @app.command
-def validate(file: Path, /, *files: Path) -> int:
+def validate(file: Path, /, *files: Path, driver: str | None = None) -> int:
     """Check fleet and manifest files, and print every problem of all of them with its fix.
+
+    What `agentpool run` would refuse on this machine is refused in the same words. Nothing is run but
+    the modules that the files name, which are imported. What has no effect is a warning.
 
     Args:
       file: A fleet file or a manifest.
       files: More of them.
+      driver: The model driver that is going to be given to `agentpool run`.
     """
     from agentpool.cli._files import check_file
 
     problems = 0
     for path in (file, *files):
         try:
-            kind = check_file(path)
-        except ManifestError as error:
-            problems += len(error.findings)
-            _complain(*map(str, error.findings))
+            checked = check_file(path, driver)
+        except (ManifestError, BadInputError) as error:
+            told = problems_of(error)
+            problems += len(told)
+            complain(told)
         else:
-            print(f"{path}: a valid {kind}")
+            complain([f"warning: {warning}" for warning in checked.warnings])
+            with printing():
+                print(f"{one_line(str(path))}: a valid {checked.kind}")
     return BAD_INPUT if problems else 0
 
 
@@ -119,5 +139,6 @@ def schema(kind: Literal["manifest", "fleet"] | None = None, /) -> int:
     from agentpool.cli._files import SCHEMAS
 
     schemas = {name: make() for name, make in SCHEMAS.items()}
-    print(json.dumps(schemas[kind] if kind else schemas, indent=2))
+    with printing():
+        print(json.dumps(schemas[kind] if kind else schemas, indent=2))
     return 0

@@ -8,13 +8,22 @@ from contextlib import AsyncExitStack
 import attrs
 
 from agentpool._core.errors import Finding, ManifestError
+from agentpool._core.governor import GovernorStatistics
 from agentpool._core.manifest import AgentManifest
+from agentpool._core.messages import AgentId
+from agentpool._core.text import told
+from agentpool._kernel.current import current_agent
 from agentpool.abc import Driver
 from agentpool.cli._errors import BadInputError
+from agentpool.cli._listening import Conversations, ListeningDriver
 from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.named import DriverName, choose_driver, open_driver, parse_driver_name
-from agentpool.drivers.retrying import RetryingDriver
+from agentpool.drivers.retrying import Retry, RetryingDriver
 from agentpool.drivers.scripted import EmbeddedDriver
+
+
+def _nothing(agent_id: AgentId, why: str, seconds: float) -> None:
+    pass
 
 
 @attrs.define(eq=False)
@@ -25,12 +34,17 @@ class Drivers:
       chosen: the driver that the command line names, for all agents.
       default: the driver of agents whose manifest names none.
       tell: shows a line to the user.
+      retrying: shows that a model call failed, with the id of the agent that makes it again after so
+        many seconds.
+      conversations: takes what the agents ask and are answered; None if nobody wants it.
     """
 
     stack: AsyncExitStack
     chosen: str | None
     default: str | None
     tell: Callable[[str], None]
+    retrying: Callable[[AgentId, str, float], None] = _nothing
+    conversations: Conversations | None = None
     _opened: dict[str, Driver | None] = attrs.field(factory=dict)
     _governors: dict[tuple[str, str | None], GovernedDriver] = attrs.field(factory=dict)
     _embedded: EmbeddedDriver = attrs.field(factory=EmbeddedDriver)
@@ -43,35 +57,55 @@ class Drivers:
           ManifestError: if agents have neither a driver nor a script.
         """
         findings: list[Finding] = []
-        for manifest in manifests:
+        problems: dict[str, str] = {}
+        # Each manifest once, also if a thousand agents have it.
+        for manifest in {id(manifest): manifest for manifest in manifests}.values():
             name = self._name_for(manifest)
-            if name is not None and name not in self._opened:
-                self._opened[name] = await self._open(name)
-            if manifest.script is None and (name is None or self._opened[name] is None):
+            if name is not None and name not in self._opened and name not in problems:
+                try:
+                    self._opened[name] = await self._open(name)
+                except (ValueError, ModuleNotFoundError) as error:
+                    problems[name] = str(error)
+            if manifest.script is None and (name is None or self._opened.get(name, self) is None):
                 findings.append(_nothing_to_follow(manifest))
+        if problems:
+            raise BadInputError(*problems.values(), *map(str, findings))
         if findings:
             raise ManifestError(findings)
 
     def get(self, manifest: AgentManifest) -> Driver:
         """Return the driver of an agent; without one that was named, it follows its script."""
         name = self._name_for(manifest)
-        driver = None if name is None else self._opened.get(name)
-        return self._embedded.bind(manifest) if driver is None else driver
+        opened = None if name is None else self._opened.get(name)
+        driver = self._embedded.bind(manifest) if opened is None else opened
+        return driver if self.conversations is None else ListeningDriver(driver, self.conversations)
 
     def _name_for(self, manifest: AgentManifest) -> str | None:
         return self.chosen or manifest.model.driver or self.default
 
     async def _open(self, text: str) -> Driver | None:
-        try:
-            name = parse_driver_name(text)
-            if name.provider == "auto":
-                choice = await choose_driver()
-                self.tell(f"driver: {choice}")
-                name = choice.name
-            driver = await self.stack.enter_async_context(open_driver(name))
-        except (ValueError, ModuleNotFoundError) as error:
-            raise BadInputError(str(error)) from error
-        return None if driver is None else RetryingDriver(self._governed(name, driver))
+        name = parse_driver_name(text)
+        if name.provider == "auto":
+            choice = await choose_driver()
+            self.tell(f"driver: {choice}")
+            name = choice.name
+        driver = await self.stack.enter_async_context(open_driver(name))
+        if driver is None:
+            return None
+        return RetryingDriver(self._governed(name, driver), on_retry=self._note_retry)
+
+    def _note_retry(self, retry: Retry) -> None:
+        agent = current_agent()
+        if agent is not None:
+            why = f"{type(retry.error).__name__}: {told(retry.error)}"
+            self.retrying(agent.id, why, retry.delay)
+
+    def statistics(self) -> list[tuple[str, GovernorStatistics]]:
+        """Return for each provider, by its name, how its calls stand; call it inside `trio.run`."""
+        return [
+            (provider if url is None else f"{provider} at {url}", governed.statistics())
+            for (provider, url), governed in self._governors.items()
+        ]
 
     def _governed(self, name: DriverName, driver: Driver) -> GovernedDriver:
         """Put a driver under the governor of its provider and key."""

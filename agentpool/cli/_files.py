@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+import attrs
+import trio
+
+from agentpool._core.capability import CAPABILITY_TYPES
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text
 from agentpool._loading import LoadProblem, load_callable
+from agentpool._loop.model_agent import SpawnConfig
+from agentpool.cli._drivers import Drivers
+from agentpool.cli._idle import idle_settings, idle_steps
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.schema import fleet_schema, manifest_schema
+from agentpool.tools import ToolRegistry, build_tools
 
 SCHEMAS = {"manifest": manifest_schema, "fleet": fleet_schema}
 FLEET_KEYS = {"agents", "pool", "supervisors"}
+_LOCAL_MODEL = ("model_path", "model_repo", "model_quantization")
+
+
+@attrs.frozen
+class CheckedFile:
+    """A file with which nothing is wrong.
+
+    Attributes:
+      kind: `fleet` or `manifest`.
+      warnings: what stands in it and has no effect.
+    """
+
+    kind: str
+    warnings: tuple[str, ...]
 
 
 def load_fleet(path: Path) -> FleetFile:
@@ -22,38 +45,99 @@ def load_fleet(path: Path) -> FleetFile:
       ManifestError: with every finding of the fleet, of its manifests, and of their modules.
     """
     fleet = FleetFile.load(path)
-    manifests = {id(agent.manifest): agent.manifest for agent in fleet.agents}
     findings = [
-        finding for manifest in manifests.values() for finding in _function_findings(manifest, str(path))
+        finding for manifest in _manifests_of(fleet) for finding in _manifest_findings(manifest, str(path))
     ]
     if findings:
         raise ManifestError(findings)
     return fleet
 
 
-def check_file(path: Path) -> str:
-    """Read a fleet file or a manifest, and return which of the two it is.
+def check_file(path: Path, driver: str | None) -> CheckedFile:
+    """Read a fleet file or a manifest as `agentpool run` does, and open the drivers that it names.
+
+    Args:
+      path: the file.
+      driver: what the command line names for all agents.
 
     Raises:
       ManifestError: with every finding of the file.
+      BadInputError: if a driver cannot be had here.
     """
     table = parse_toml(read_text(path, Path.read_bytes), str(path))
     if FLEET_KEYS & table.keys():
-        load_fleet(path)
-        return "fleet"
+        fleet = load_fleet(path)
+        manifests = _manifests_of(fleet)
+        trio.run(_try_drivers, manifests, driver, fleet.pool.driver)
+        warnings = [*idle_settings(fleet, driver, str(path)), *_idle_steps(manifests, str(path))]
+        return CheckedFile("fleet", tuple(map(str, warnings)))
     manifest = AgentManifest.load(path)
-    if findings := list(_function_findings(manifest, str(path))):
+    if findings := list(_manifest_findings(manifest, str(path))):
         raise ManifestError(findings)
-    return "manifest"
+    if driver is not None or manifest.model.driver is not None:  # else that is the fleet's choice
+        trio.run(_try_drivers, [manifest], driver, None)
+    return CheckedFile("manifest", tuple(map(str, _idle_steps([manifest], str(path)))))
 
 
-def _function_findings(manifest: AgentManifest, source: str) -> Iterator[Finding]:
-    named = [(f"tools[{n}]", spec) for n, spec in enumerate(manifest.tools)]
+async def _try_drivers(manifests: Iterable[AgentManifest], chosen: str | None, default: str | None) -> None:
+    async with AsyncExitStack() as stack:
+        await Drivers(stack, chosen, default, lambda line: None).open_for(manifests)
+
+
+def _manifests_of(fleet: FleetFile) -> list[AgentManifest]:
+    return list({id(agent.manifest): agent.manifest for agent in fleet.agents}.values())
+
+
+# -- what a manifest names, and what of it has a meaning here ----------------------
+
+
+def _manifest_findings(manifest: AgentManifest, source: str) -> Iterator[Finding]:
+    for key, problem, fix in (*_function_problems(manifest), *_local_model_problems(manifest)):
+        yield Finding(source, key, f"of the manifest '{manifest.name}': {problem}", fix)
+
+
+def _function_problems(manifest: AgentManifest) -> Iterator[tuple[str, str, str]]:
+    try:
+        tools = tools_of(manifest)
+    except ManifestError as error:
+        yield from ((found.key, found.problem, found.fix) for found in error.findings)
+    else:
+        yield from _capability_problems(manifest, tools)
     if manifest.script is not None and manifest.script.function is not None:
-        named.append(("script.function", manifest.script.function))
-    for key, spec in named:
         try:
-            load_callable(spec, manifest.base)
+            load_callable(manifest.script.function, manifest.base)
         except LoadProblem as problem:
-            text = f"of the manifest '{manifest.name}': {problem.problem}"
-            yield Finding(source, key, text, problem.fix)
+            yield "script.function", problem.problem, problem.fix
+
+
+def _capability_problems(manifest: AgentManifest, tools: ToolRegistry) -> Iterator[tuple[str, str, str]]:
+    """Yield a problem for each grant that no tool asks for: it would look like a right, and be none."""
+    needed = {type(tool.capability) for tool in tools}
+    names = {cls: name for name, cls in CAPABILITY_TYPES.items()}
+    for n, grant in enumerate(manifest.capabilities):
+        if type(grant) not in needed:
+            problem = f"no tool of this agent needs the capability '{names[type(grant)]}': it grants nothing"
+            fix = "Remove it, or name a tool that needs it in 'tools'"
+            yield f"capabilities[{n}]", problem, fix
+
+
+def _local_model_problems(manifest: AgentManifest) -> Iterator[tuple[str, str, str]]:
+    for key in _LOCAL_MODEL:
+        if getattr(manifest.model, key) is not None:
+            problem = "no driver of the command line loads a model from a file"
+            fix = 'Remove it; name a server that has the model, such as driver = "ollama:MODEL"'
+            yield f"model.{key}", problem, fix
+
+
+def tools_of(manifest: AgentManifest) -> ToolRegistry:
+    """Return the tools that an agent of this manifest has here; their modules are imported.
+
+    Raises:
+      ManifestError: with every problem of the manifest's own tools.
+    """
+    return build_tools(manifest, make_agent=SpawnConfig)
+
+
+def _idle_steps(manifests: Iterable[AgentManifest], source: str) -> Iterator[Finding]:
+    for manifest in manifests:
+        yield from idle_steps(manifest, tools_of(manifest).names, source)

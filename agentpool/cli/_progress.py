@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import Literal, TypeAlias, assert_never
 
 import attrs
@@ -10,14 +12,24 @@ from agentpool._core import events as ev
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
+from agentpool._core.text import told
 from agentpool._core.usage import NO_USAGE, TokenUsage
+
+LINES_OF_A_KIND = 100
+"""So many starts, ends of each kind, and warnings are told one by one; then each hundredth."""
+LONGEST_LINE = 400
+"""A line of progress has at most so many columns: an error's text may be a megabyte."""
 
 State: TypeAlias = Literal["starting", "running", "completed", "failed", "aborted"]
 
 
 @attrs.define
 class AgentRow:
-    """One agent, as far as the events have told."""
+    """One agent, as far as the events have told.
+
+    Attributes:
+      retry_at: when the model call that failed is made again, on trio's clock; `retry` says why.
+    """
 
     agent_id: AgentId
     name: str
@@ -29,6 +41,8 @@ class AgentRow:
     tool_calls: int = 0
     usage: TokenUsage = NO_USAGE
     duration: float | None = None
+    retry: str = ""
+    retry_at: float = -math.inf
 
 
 @attrs.define(eq=False)
@@ -73,12 +87,23 @@ class Progress:
             case _:
                 assert_never(outcome)
 
-    def current(self, most: int) -> list[AgentRow]:
-        """Return at most so many rows: those that have not ended first, then the latest ends."""
+    def retrying(self, agent_id: AgentId, why: str, until: float) -> None:
+        """Note that a model call of an agent failed, and is made again at a time on trio's clock."""
+        row = self.rows.get(agent_id)
+        if row is not None:
+            row.retry, row.retry_at = why, until
+
+    def current(self, most: int) -> tuple[list[AgentRow], int, int]:
+        """Return at most so many rows, and how many agents at work and ended ones are left out.
+
+        Those that have not ended come first, then the latest ends.
+        """
         alive = [row for row in self.rows.values() if row.duration is None]
         ended = [row for row in self.rows.values() if row.duration is not None]
         room = max(0, most - len(alive))
-        return sorted([*alive[:most], *(ended[-room:] if room else [])], key=lambda row: row.agent_id)
+        rows = [*alive[:most], *(ended[-room:] if room else [])]
+        hidden = max(0, len(alive) - most), max(0, len(ended) - room)
+        return sorted(rows, key=lambda row: row.agent_id), *hidden
 
 
 def _update_row(row: AgentRow, event: ev.Event) -> None:
@@ -159,7 +184,7 @@ def tell_error(error: BaseException) -> str:
     """Tell an error in one line, with its type, and a group by its parts."""
     if isinstance(error, UnhandledAgentErrors):
         return "; ".join(tell_error(part) for part in error.exceptions)
-    text = " ".join(str(error).split())
+    text = " ".join(told(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -167,3 +192,31 @@ def tell_usage(usage: TokenUsage) -> str:
     """Tell tokens, and money where there is some."""
     tokens = f"{usage.total_tokens:,} tokens"
     return f"{tokens}, ${usage.cost_usd:.4f}" if usage.cost_usd else tokens
+
+
+@attrs.define(eq=False)
+class FewLines:
+    """Lets the first lines of each kind through, and then only their number from time to time."""
+
+    _counts: Counter[str] = attrs.field(factory=Counter)
+
+    def next(self, kind: str, line: str) -> str | None:
+        """Return what to tell in place of a line; None for nothing."""
+        self._counts[kind] += 1
+        number = self._counts[kind]
+        if number <= LINES_OF_A_KIND:
+            return line
+        return None if number % LINES_OF_A_KIND else f"{number:,} {kind} so far"
+
+
+def kind_of(event: ev.Event) -> str:
+    """Name the kind of lines that an event's line is one of."""
+    match event:
+        case ev.AgentStarted():
+            return "started"
+        case ev.AgentFinished():
+            return state_of(event.outcome)
+        case ev.AgentRestarted():
+            return "restarts"
+        case _:
+            return "warnings"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from functools import partial
@@ -28,9 +27,12 @@ from agentpool._kernel.pool import AgentPool, open_agent_pool
 from agentpool._loop.model_agent import SpawnConfig
 from agentpool.cli._drivers import Drivers
 from agentpool.cli._files import load_fleet
+from agentpool.cli._output import OutputDirectory
 from agentpool.cli._progress import describe
 from agentpool.cli._report import outcome_as_json, print_outcomes
 from agentpool.cli._signals import SignalCounter
+from agentpool.cli._streams import PROBLEMS_SHOWN, complain, printing, say
+from agentpool.cli._text import listed, one_line
 from agentpool.cli._view import View, choose_view
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import Start, starts_of
@@ -47,6 +49,7 @@ class RunOptions:
     driver: str | None = None
     max_concurrent: int | None = None
     timeout: float | None = None
+    output: Path | None = None
     quiet: bool = False
     as_json: bool = False
 
@@ -60,6 +63,7 @@ class RunReport:
       not_started: the names of agents that a signal came before.
       usage: of all model calls, also those of agents that agents spawned.
       duration: seconds.
+      lost: the files below `--output` that could not be written, and why.
     """
 
     outcomes: Sequence[AnyOutcome]
@@ -67,6 +71,7 @@ class RunReport:
     usage: TokenUsage
     duration: float
     exit_code: int
+    lost: Sequence[str] = ()
 
 
 def run_fleet(path: Path, options: RunOptions) -> int:
@@ -88,10 +93,12 @@ def run_fleet(path: Path, options: RunOptions) -> int:
 
 async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
     started = trio.current_time()
-    run = _Run(view)
     async with AsyncExitStack() as stack:
-        drivers = Drivers(stack, options.driver, fleet.pool.driver, view.tell)
+        drivers = Drivers(stack, options.driver, fleet.pool.driver, view.tell, view.retrying)
         await drivers.open_for([agent.manifest for agent in fleet.agents])
+        output = None if options.output is None else OutputDirectory.prepare(options.output)
+        drivers.conversations = None if output is None else output.conversations
+        run = _Run(view, drivers, output)
         starts = starts_of(fleet, drivers.get, options.timeout)
         pool = open_agent_pool(
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
@@ -106,8 +113,20 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
             nursery.cancel_scope.cancel("the agents have ended")
         ended.unwrap()
     not_started = [name for start in starts[len(run.handles) :] for name in start.names]
+    outcomes = run.outcomes(starts)
+    lost = await _write_rest(output, outcomes)
     duration = trio.current_time() - started
-    return RunReport(run.outcomes(starts), not_started, run.usage, duration, run.exit_code(starts))
+    code = run.exit_code(starts) or (1 if lost else 0)
+    return RunReport(outcomes, not_started, run.usage, duration, code, lost)
+
+
+async def _write_rest(output: OutputDirectory | None, outcomes: Sequence[AnyOutcome]) -> Sequence[str]:
+    """Write the outcomes whose events were dropped; return what of all files could not be written."""
+    if output is None:
+        return ()
+    for outcome in outcomes:
+        await trio.to_thread.run_sync(output.write, outcome)
+    return output.lost
 
 
 @attrs.define(eq=False)
@@ -121,6 +140,8 @@ class _Run:
     """
 
     _view: View
+    _drivers: Drivers
+    _output: OutputDirectory | None
     _signals: SignalCounter = attrs.field(factory=SignalCounter)
     handles: list[AgentHandle[Any]] = attrs.field(factory=list)
     children: dict[tuple[AgentId, str], AnyOutcome] = attrs.field(factory=dict)
@@ -136,7 +157,7 @@ class _Run:
                 async with opened as pool:
                     events = await around.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
                     nursery.start_soon(self._show, events, shown)
-                    nursery.start_soon(self._view.keep_drawing, pool)
+                    nursery.start_soon(self._view.keep_drawing, pool, self._drivers)
                     around.enter_context(self._handling_signals(pool, nursery))
                     await self._start_all(pool, starts)
                     # The block ends here: servers end when nobody is left who could write to them.
@@ -157,9 +178,15 @@ class _Run:
     async def _show(self, events: EventSubscription, shown: trio.Event) -> None:
         async for event in events:
             self._view.take(event)
-            if isinstance(event, AgentFinished) and event.parent_id:
-                self.children[event.parent_id, event.outcome.name] = event.outcome
+            if isinstance(event, AgentFinished):
+                await self._keep(event.outcome)
         shown.set()
+
+    async def _keep(self, outcome: AnyOutcome) -> None:
+        if outcome.parent_id:
+            self.children[outcome.parent_id, outcome.name] = outcome
+        if self._output is not None:
+            await trio.to_thread.run_sync(self._output.write, outcome)
 
     def _handling_signals(self, pool: AgentPool, nursery: trio.Nursery) -> AbstractContextManager[None]:
         def drain() -> None:
@@ -214,17 +241,23 @@ def _budget(fleet: FleetFile) -> Budget | None:
 
 
 def _print_report(path: Path, report: RunReport, options: RunOptions) -> None:
-    if options.as_json:
-        print(json.dumps(_report_as_json(path, report), indent=2))
-    elif not options.quiet:
-        print_outcomes(report.outcomes, report.usage, report.duration)
-        if report.not_started:
-            print(f"not started: {', '.join(report.not_started)}")
+    with printing():
+        if options.as_json:
+            print(json.dumps(_report_as_json(path, report), indent=2))
+        elif not options.quiet:
+            print_outcomes(report.outcomes, report.usage, report.duration, output=options.output)
+            if report.not_started:
+                print(f"not started: {listed(report.not_started)}")
+            if options.output is not None:
+                print(f"answers and transcripts: {one_line(str(options.output))}")
     if options.quiet:
-        for outcome in report.outcomes:
-            if not isinstance(outcome, Completed):
-                print(f"{outcome.name}: {describe(outcome)}", file=sys.stderr)
-    sys.stdout.flush()  # so that a closed pipe is noticed while it can be told
+        bad = [outcome for outcome in report.outcomes if not isinstance(outcome, Completed)]
+        for outcome in bad[:PROBLEMS_SHOWN]:
+            say(one_line(f"{outcome.name}: {describe(outcome)}"))
+        if len(bad) > PROBLEMS_SHOWN:
+            say(f"and {len(bad) - PROBLEMS_SHOWN:,} more failed or were aborted")
+    if report.lost:
+        complain([f"not written: {lost}" for lost in report.lost])
 
 
 def _report_as_json(path: Path, report: RunReport) -> dict[str, Any]:
@@ -235,4 +268,5 @@ def _report_as_json(path: Path, report: RunReport) -> dict[str, Any]:
         "usage": attrs.asdict(report.usage),
         "agents": [outcome_as_json(outcome) for outcome in report.outcomes],
         "not_started": list(report.not_started),
+        "not_written": list(report.lost),
     }

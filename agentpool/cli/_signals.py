@@ -12,6 +12,7 @@ from types import FrameType
 import attrs
 import trio
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -33,7 +34,10 @@ class SignalCounter:
 
     @contextmanager
     def handling(self, drain: Callable[[], object], abort: Callable[[], object]) -> Iterator[None]:
-        """Within the block, have the signals call `drain` and `abort` in the event loop."""
+        """Within the block, have the signals call `drain` and `abort` in the event loop.
+
+        A signal that was ignored when the process started stays ignored.
+        """
         token = trio.lowlevel.current_trio_token()
 
         def on_signal(number: int, frame: FrameType | None) -> None:
@@ -44,11 +48,13 @@ class SignalCounter:
             elif self.count == 2:
                 token.run_sync_soon(abort)
             else:  # pragma: no cover - the process ends without a word to coverage
-                if sys.stderr.isatty():
+                if sys.stderr is not None and sys.stderr.isatty():
                     os.write(sys.stderr.fileno(), SHOW_CURSOR.encode())
                 os._exit(128 + self.first)
 
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Whoever started us with a signal ignored (`nohup`, a script's job in the background) means it.
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, on_signal) for number in heard}
         try:
             yield
         finally:

@@ -1,0 +1,75 @@
+"""What stands in a file and changes nothing where it stands: told as a warning.
+
+What could never change anything is no warning but an error, and does not come this far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import attrs
+
+from agentpool._core.errors import Finding
+from agentpool._core.manifest import AgentManifest
+from agentpool._core.rules import fix_for_name
+from agentpool.fleet.file import FleetAgent, FleetFile, RestartSettings
+
+_WITHOUT_MODEL = ("scripted", "auto")
+_PACE = ("max_restarts", "within", "backoff")
+
+
+def idle_settings(fleet: FleetFile, driver: str | None, source: str) -> Iterator[Finding]:
+    """Yield what has no effect in a fleet.
+
+    Args:
+      fleet: what was read.
+      driver: what the command line names for all agents.
+      source: the name of the file.
+    """
+    default = fleet.pool.driver
+    if default is not None and all(agent.manifest.model.driver for agent in fleet.agents):
+        yield Finding(source, "pool.driver", "has no effect: every manifest names a driver", "Remove one")
+    seen: set[int] = set()
+    for agent in fleet.agents:
+        if id(agent.manifest) not in seen:
+            seen.add(id(agent.manifest))
+            yield from _idle_script(agent.manifest, driver or agent.manifest.model.driver or default, source)
+        yield from _idle_restart(agent, fleet, source)
+
+
+def _idle_script(manifest: AgentManifest, driver: str | None, source: str) -> Iterator[Finding]:
+    if manifest.script is not None and driver is not None and driver.strip() not in _WITHOUT_MODEL:
+        problem = f"of the manifest '{manifest.name}': has no effect: {driver} is asked"
+        yield Finding(source, "script", problem, "Remove the script or the driver")
+
+
+def _idle_restart(agent: FleetAgent, fleet: FleetFile, source: str) -> Iterator[Finding]:
+    """Yield the keys of `restart` that are not looked at: below a supervisor only `mode` is."""
+    boss = next((each.name for each in fleet.supervisors if agent.name in each.children), None)
+    if agent.restart is None or (boss is None and agent.restart.mode != "never"):
+        return
+    fields = attrs.fields_dict(RestartSettings)
+    given = [key for key in _PACE if getattr(agent.restart, key) != fields[key].default]
+    if given and boss is not None:
+        problem = f"of agent '{agent.name}': {', '.join(given)} has no effect below the supervisor '{boss}'"
+        yield Finding(source, "restart", problem, "Give it in [[supervisors]]; only 'mode' counts here")
+    elif given:
+        problem = f"of agent '{agent.name}': {', '.join(given)} has no effect with the mode 'never'"
+        yield Finding(source, "restart", problem, "Remove it, or choose another mode")
+
+
+def idle_steps(manifest: AgentManifest, tools: Collection[str], source: str) -> Iterator[Finding]:
+    """Yield the calls of a script that can only come to an error: there is no such tool.
+
+    Args:
+      manifest: whose script it is.
+      tools: the names of its tools.
+      source: the name of the file.
+    """
+    steps = () if manifest.script is None else manifest.script.steps
+    for number, step in enumerate(steps):
+        for n, call in enumerate(step.calls):
+            if call.tool not in tools:
+                problem = f"of the manifest '{manifest.name}': the agent has no tool '{call.tool}'"
+                key = f"script.steps[{number}].calls[{n}].tool"
+                yield Finding(source, key, problem, fix_for_name(call.tool, tools))

@@ -1,0 +1,199 @@
+"""The lines of the live table follow from the events, the pool's statistics and the governors."""
+
+from __future__ import annotations
+
+import io
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+pytest.importorskip("cyclopts")
+
+from rich.console import Console
+
+from agentpool import (
+    AgentContext,
+    AgentManifest,
+    CompletionRequest,
+    OverloadedError,
+    RateLimitedError,
+    ScriptedDriver,
+    open_agent_pool,
+)
+from agentpool._core import events as ev
+from agentpool.cli._drivers import Drivers
+from agentpool.cli._live import LiveView, folded, frame_lines, pool_parts, provider_parts
+from agentpool.cli._progress import Progress
+from agentpool.cli._text import width_of
+from agentpool.drivers.governed import GovernedDriver
+from agentpool.drivers.retrying import RetryingDriver
+
+
+def progress_of(*names: str) -> Progress:
+    progress = Progress()
+    for number, name in enumerate(names, 1):
+        progress.apply(ev.AgentSpawned(number, 0.0, number, 0, name=name))
+        progress.apply(ev.AgentStarted(number, 0.0, number, 0))
+    return progress
+
+
+async def texts(progress: Progress, *, width: int = 80, most: int = 20, time: float = 1.0) -> list[str]:
+    async with open_agent_pool(max_concurrent=1) as pool:
+        lines = frame_lines(progress, pool.statistics(), width, most, time)
+    return [line.plain for line in lines]
+
+
+async def test_a_retry_is_shown_until_the_call_is_made_again() -> None:
+    progress = progress_of("a", "b")
+    progress.retrying(1, "OverloadedError: \x1b[2J busy", 4.0)
+    progress.retrying(99, "nobody", 4.0)
+    _, first, second = await texts(progress, width=120)
+    assert r"1  a     asks again in 3 s: OverloadedError: \x1b[2J busy" in first
+    assert "2  b     running" in second
+    _, first, _ = await texts(progress, time=4.5)
+    assert "1  a     running" in first
+
+
+async def test_no_line_is_longer_than_the_terminal_and_what_is_hidden_is_counted() -> None:
+    progress = progress_of(*(f"agent-with-a-long-name-{number}-日本" for number in range(30)))
+    for width in (10, 40, 80, 99, 100, 200):
+        lines = await texts(progress, width=width, most=4)
+        assert len(lines) == 6
+        assert all(width_of(line) <= width for line in lines)
+    assert lines[-1] == "not shown: 26 at work"
+
+
+def test_the_figures_have_few_lines_however_many_there_are() -> None:
+    lines = folded("word " * 1000, 80, 4)
+    assert len(lines) == 4
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[-1].endswith("...")
+    assert len(folded("x" * 100, 0, 2)) == 2
+
+
+async def test_very_many_waits_and_targets_are_counted() -> None:
+    async def waits(ctx: AgentContext) -> None:
+        await ctx.receive()
+
+    async def parent(ctx: AgentContext) -> None:
+        for number in range(20):
+            await ctx.spawn(waits, name=f"child-{number}")
+        await ctx.join_all()
+
+    async with open_agent_pool(max_concurrent=50) as pool:
+        await pool.spawn(parent, name="p" * 200)
+        await trio.testing.wait_all_tasks_blocked()
+        told = ", ".join(pool_parts(pool.statistics()))
+        assert "21 waiting" in told
+        assert "child-0 and child-1 and 18 more" in told
+        assert " and 16 more)" in told
+        assert len(told) < 500
+        pool.abort_all()
+
+
+class Refusing(ScriptedDriver):
+    """Refuses its first call."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(["well"])
+        self.error: Exception | None = error
+
+    async def complete(self, request: CompletionRequest) -> Any:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return await super().complete(request)
+
+
+async def test_the_providers_queue_and_pause_are_told(autojump_clock: trio.testing.MockClock) -> None:
+    async with AsyncExitStack() as stack:
+        drivers = Drivers(stack, None, None, print)
+        assert provider_parts(drivers) == []
+        governed = GovernedDriver(Refusing(RateLimitedError(retry_after=7.0)))
+        drivers._governors["openai", None] = governed
+        assert provider_parts(drivers) == ["openai: 0 calls under way, 0 waiting"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(governed.complete, CompletionRequest())
+            await trio.testing.wait_all_tasks_blocked()
+            (told,) = provider_parts(drivers)
+            assert told.startswith("openai: 0 calls under way, 1 waiting, 1 refused, paused for ")
+
+
+async def test_a_retry_names_its_agent(autojump_clock: trio.testing.MockClock) -> None:
+    told: list[tuple[int, str, float]] = []
+    async with AsyncExitStack() as stack:
+        drivers = Drivers(stack, None, None, print, lambda *call: told.append(call))
+        driver = RetryingDriver(
+            Refusing(OverloadedError("busy")), on_retry=drivers._note_retry, base=0.5, seed=1
+        )
+
+        async def agent(ctx: AgentContext) -> str:
+            return (await driver.complete(CompletionRequest())).text
+
+        async with open_agent_pool(max_concurrent=1) as pool:
+            handle = await pool.spawn(agent)
+            assert await handle.result() == "well"
+        await RetryingDriver(Refusing(OverloadedError()), on_retry=drivers._note_retry).complete(
+            CompletionRequest()
+        )  # outside of every agent: nobody's line
+    ((agent_id, why, seconds),) = told
+    assert (agent_id, why) == (handle.id, "OverloadedError: busy")
+    assert 0 <= seconds <= 0.5
+
+
+async def test_every_manifest_of_a_thousand_agents_is_complained_of_once() -> None:
+    from agentpool import ManifestError
+
+    manifest = AgentManifest(name="a")
+    async with AsyncExitStack() as stack:
+        with pytest.raises(ManifestError) as caught:
+            await Drivers(stack, None, None, print).open_for([manifest] * 1000)
+    assert len(caught.value.findings) == 1
+
+
+def test_warnings_above_the_table_do_not_flood_the_screen() -> None:
+    out = io.StringIO()
+    view = LiveView(Console(file=out, force_terminal=False, width=80))
+    for number in range(2000):
+        view.take(ev.GuardWarned(number, 0.0, 1, 0, text="loops \x1b[2J [red] :warning: " * 1000))
+    view.close()
+    told = out.getvalue()
+    assert told.count("1: warning: loops") == 100
+    assert told.rstrip().endswith("2,000 warnings so far")
+    assert len(told.splitlines()) < 700
+    assert "\x1b" not in told
+    assert "[red] :warning:" in " ".join(told.split())
+
+
+async def test_a_terminal_that_goes_away_does_not_take_the_run_along(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Gone:
+        encoding = "utf-8"
+
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+        def flush(self) -> None:
+            pass
+
+        def isatty(self) -> bool:
+            return True
+
+    class Before(Gone):
+        lost = False
+
+        def write(self, text: str) -> int:
+            return super().write(text) if self.lost else len(text)
+
+    file = Before()
+    view = LiveView(Console(file=file, force_terminal=True))  # type: ignore[arg-type]
+    async with AsyncExitStack() as stack, open_agent_pool(max_concurrent=1) as pool:
+        file.lost = True
+        with trio.move_on_after(3):
+            await view.keep_drawing(pool, Drivers(stack, None, None, print))
+        view.tell("nobody reads this")
+    view.close()

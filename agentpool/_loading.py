@@ -34,8 +34,10 @@ class LoadProblem(Exception):
         return f"{self.problem}. {self.fix}"
 
 
-def load_callable(spec: str, base: Path | str | None) -> tuple[Callable[..., Any], ModuleType]:
-    """Import what a manifest names as `module:name`, and return it with its module.
+def load_callable(
+    spec: str, base: Path | str | None, *, beside: str = "the manifest"
+) -> tuple[Callable[..., Any], ModuleType]:
+    """Import what a file names as `module:name`, and return it with its module.
 
     `checks:check_links` is the function `check_links` of `checks.py` beside the manifest, `a.b:f` of
     `a/b.py`. Where there is no such file, an installed module of that name is taken. A file is
@@ -44,14 +46,15 @@ def load_callable(spec: str, base: Path | str | None) -> tuple[Callable[..., Any
 
     Args:
       spec: `module:name`.
-      base: the manifest's directory; None looks at installed modules only.
+      base: the file's directory; None looks at installed modules only.
+      beside: what to call the file in problems.
 
     Raises:
       LoadProblem: if the text, the module or the function is not as it should be, or the module
         fails to import.
     """
-    module_name, name = _split(spec)
-    module = _load_module(module_name, None if base is None else Path(base))
+    module_name, name = _split(spec, beside)
+    module = _load_module(module_name, None if base is None else Path(base), beside)
     if not hasattr(module, name):
         raise LoadProblem(f"the module {module_name!r} has no {name!r}", _known(module, name))
     function = getattr(module, name)
@@ -61,12 +64,12 @@ def load_callable(spec: str, base: Path | str | None) -> tuple[Callable[..., Any
     return function, module
 
 
-def _split(spec: str) -> tuple[str, str]:
+def _split(spec: str, beside: str) -> tuple[str, str]:
     module_name, colon, name = spec.partition(":")
     if not (colon and name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
         raise LoadProblem(
             f"{spec!r} does not name a function",
-            'Write "module:function", such as "checks:check_links" for one of checks.py beside the manifest',
+            f'Write "module:function", such as "checks:check_links" for one of checks.py beside {beside}',
         )
     return module_name, name
 
@@ -85,7 +88,7 @@ def _is_own(value: object, module: ModuleType) -> bool:
     return callable(value) and getattr(value, "__module__", None) == module.__name__
 
 
-def _load_module(name: str, base: Path | None) -> ModuleType:
+def _load_module(name: str, base: Path | None, beside: str) -> ModuleType:
     path = _find(name, base)
     if path is not None:
         return _load_file(path, name, base or path.parent)
@@ -94,7 +97,7 @@ def _load_module(name: str, base: Path | None) -> ModuleType:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]:
             where = "" if base is None else f" in {base}"
-            fix = f"Put {name.replace('.', '/')}.py beside the manifest, or install the module"
+            fix = f"Put {name.replace('.', '/')}.py beside {beside}, or install the module"
             raise LoadProblem(f"there is no module {name!r}{where}", fix) from None
         raise _import_failed(name, error) from error
 

@@ -407,9 +407,9 @@ def test_the_findings_of_every_manifest_come_with_those_of_the_fleet(folder: Pat
     """
     assert [(source, key) for source, key, *_ in findings_of(text, folder)] == [
         (F, "pool.max_concurrent"),
-        (F, "agents[0].query"),
         (F, "agents[4].manifest.model.max_tokens"),
         (F, "agents[4].manifest.model.remote_model"),
+        (F, "agents[0].query"),
         (str(folder / "agents/bad.toml"), "resources.max_iterations"),
         (str(folder / "agents/bad.toml"), "resources.x"),
         (str(folder / "agents/syntax.toml"), ""),

@@ -18,6 +18,7 @@ from agentpool._core.errors import ManifestError
 from agentpool.cli._errors import BadInputError
 
 BAD_INPUT = 2
+Variables = Annotated[tuple[str, ...], Parameter(name="--var", negative="")]
 
 app = cyclopts.App(
     name="agentpool",
@@ -62,6 +63,7 @@ def run(
     driver: str | None = None,
     max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    var: Variables = (),
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -76,36 +78,51 @@ def run(
       driver: The model driver, such as openai:MODEL or auto, in place of the one in the files.
       max_concurrent: How many agents may run at once, in place of the number in the file.
       timeout: Seconds that each agent may take; it can only shorten what the file allows.
+      var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
     """
     from agentpool.cli._run import RunOptions, run_fleet
+    from agentpool.cli._vars import parse_vars
 
     options = RunOptions(
-        driver=driver, max_concurrent=max_concurrent, timeout=timeout, quiet=quiet, as_json=as_json
+        driver=driver,
+        max_concurrent=max_concurrent,
+        timeout=timeout,
+        vars=parse_vars(var),
+        quiet=quiet,
+        as_json=as_json,
     )
     return run_fleet(fleet, options)
 
 
 @app.command
-def validate(file: Path, /, *files: Path) -> int:
+def validate(file: Path, /, *files: Path, var: Variables = ()) -> int:
     """Check fleet and manifest files, and print every problem of all of them with its fix.
 
     Args:
       file: A fleet file or a manifest.
       files: More of them.
+      var: NAME=VALUE, the value of a variable of the fleets' [vars]; may be repeated.
     """
     from agentpool.cli._files import check_file
+    from agentpool.cli._vars import parse_vars
 
+    vars = parse_vars(var)
+    kinds: set[str] = set()
     problems = 0
     for path in (file, *files):
         try:
-            kind = check_file(path)
+            kind = check_file(path, vars)
         except ManifestError as error:
             problems += len(error.findings)
             _complain(*map(str, error.findings))
         else:
+            kinds.add(kind)
             print(f"{path}: a valid {kind}")
+    if vars and kinds == {"manifest"} and not problems:
+        problems += 1
+        _complain("--var is for fleets, and no file is one. Leave it out")
     return BAD_INPUT if problems else 0
 
 

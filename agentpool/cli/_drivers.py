@@ -52,6 +52,19 @@ class Drivers:
         if findings:
             raise ManifestError(findings)
 
+    async def open_chosen(self) -> Driver | None:
+        """Open the driver of agents that have no manifest; None if none is named, or `scripted`.
+
+        Raises:
+          BadInputError: as `open_for`.
+        """
+        name = self.chosen or self.default
+        if name is None:
+            return None
+        if name not in self._opened:
+            self._opened[name] = await self._open(name)
+        return self._opened[name]
+
     def get(self, manifest: AgentManifest) -> Driver:
         """Return the driver of an agent; without one that was named, it follows its script."""
         name = self._name_for(manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agentpool._core.errors import Finding, ManifestError
@@ -12,34 +12,41 @@ from agentpool.fleet.file import FleetFile
 from agentpool.fleet.schema import fleet_schema, manifest_schema
 
 SCHEMAS = {"manifest": manifest_schema, "fleet": fleet_schema}
-FLEET_KEYS = {"agents", "pool", "supervisors"}
+FLEET_KEYS = {"agents", "pool", "supervisors", "vars"}
 
 
-def load_fleet(path: Path) -> FleetFile:
+def load_fleet(path: Path, vars: Mapping[str, str]) -> FleetFile:
     """Read a fleet file with its manifests, and import the functions that they name.
+
+    Args:
+      path: the file.
+      vars: what the command line gives its variables.
 
     Raises:
       ManifestError: with every finding of the fleet, of its manifests, and of their modules.
     """
-    fleet = FleetFile.load(path)
-    manifests = {id(agent.manifest): agent.manifest for agent in fleet.agents}
+    fleet = FleetFile.load(path, vars=vars)
     findings = [
-        finding for manifest in manifests.values() for finding in _function_findings(manifest, str(path))
+        finding for manifest in fleet.manifests for finding in _function_findings(manifest, str(path))
     ]
     if findings:
         raise ManifestError(findings)
     return fleet
 
 
-def check_file(path: Path) -> str:
+def check_file(path: Path, vars: Mapping[str, str]) -> str:
     """Read a fleet file or a manifest, and return which of the two it is.
+
+    Args:
+      path: the file.
+      vars: what the command line gives the variables of a fleet; a manifest has none.
 
     Raises:
       ManifestError: with every finding of the file.
     """
     table = parse_toml(read_text(path, Path.read_bytes), str(path))
     if FLEET_KEYS & table.keys():
-        load_fleet(path)
+        load_fleet(path, vars)
         return "fleet"
     manifest = AgentManifest.load(path)
     if findings := list(_function_findings(manifest, str(path))):

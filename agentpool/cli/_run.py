@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from agentpool.cli._progress import describe
 from agentpool.cli._report import outcome_as_json, print_outcomes
 from agentpool.cli._signals import SignalCounter
 from agentpool.cli._view import View, choose_view
-from agentpool.fleet.file import FleetFile
+from agentpool.fleet.file import FleetFile, FleetFunction
 from agentpool.fleet.start import Start, starts_of
 from agentpool.memory.in_memory import InMemory
 from agentpool.tools import ToolRegistry, build_tools
@@ -47,6 +47,7 @@ class RunOptions:
     driver: str | None = None
     max_concurrent: int | None = None
     timeout: float | None = None
+    vars: Mapping[str, str] = attrs.field(factory=dict)
     quiet: bool = False
     as_json: bool = False
 
@@ -76,7 +77,7 @@ def run_fleet(path: Path, options: RunOptions) -> int:
       ManifestError: if a file is wrong.
       BadInputError: if a driver cannot be opened.
     """
-    fleet = load_fleet(path)
+    fleet = load_fleet(path, options.vars)
     view = choose_view(quiet=options.quiet)
     try:
         report = trio.run(_run, fleet, options, view)
@@ -91,9 +92,12 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
     run = _Run(view)
     async with AsyncExitStack() as stack:
         drivers = Drivers(stack, options.driver, fleet.pool.driver, view.tell)
-        await drivers.open_for([agent.manifest for agent in fleet.agents])
+        await drivers.open_for(fleet.manifests)
+        has_functions = any(isinstance(agent, FleetFunction) for agent in fleet.agents)
         starts = starts_of(fleet, drivers.get, options.timeout)
         pool = open_agent_pool(
+            # Agents of manifests are given theirs; functions ask the pool's, `ctx.driver`.
+            await drivers.open_chosen() if has_functions else None,
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
             memory=InMemory(),
             tool_builder=partial(_tools, drivers),

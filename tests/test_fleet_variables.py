@@ -277,7 +277,7 @@ BAD: list[tuple[str, dict[str, str], list[tuple[str, str, str]]]] = [
         [("vars.x", "has no value", "--var x=VALUE")],
     ),
     (
-        'vars.x = { type = "path" }\n[[agents]]\nfunction = "agents:look"\nquery = "q"\nfor_each = "{x}/*.md"\n',
+        f'vars.x = {{ type = "path" }}\n{LOOK}for_each = "{{x}}/*.md"\n',
         {},
         [("vars.x", "has no value", "--var x=VALUE")],
     ),

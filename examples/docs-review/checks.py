@@ -27,7 +27,7 @@ def check_page(path: Path, page: Page, root: Path) -> list[Finding]:
       page: what it says.
       root: the folder that is reviewed.
     """
-    checks = (broken_links(path, page, root), undefined_references(page), headings(page), marks(page))
+    checks = (broken_links(path, page, root), undefined_references(page, root), headings(page), marks(page))
     return sorted({finding for check in checks for finding in check})
 
 
@@ -135,21 +135,43 @@ def _broken_anchor(line: int, target: str, fragment: str, path: Path, page: Page
 
 def _is_made(fragment: str) -> bool:
     """Whether an anchor is made by whatever shows the page: the top, footnotes, a place in a text."""
-    return fragment == "top" or fragment.startswith(":~:") or bool(re.match(r"fn(ref)?[-:]?\d*\w*$", fragment))
+    return (
+        fragment == "top" or fragment.startswith(":~:") or bool(re.match(r"fn(ref)?[-:]?\d*\w*$", fragment))
+    )
 
 
 # A reference with both parts; before it nothing that could make it an index, as in `table[i][j]`.
 _REFERENCE = re.compile(r"(?<![\w\])}" + MARK + r"])!?\[[^\[\]]+\]\[([^\[\]" + MARK + r"]+)\]")
 
 
-def undefined_references(page: Page) -> Iterator[Finding]:
-    """Find `[text][label]` without a `[label]: target`, which is shown as it stands."""
+def undefined_references(page: Page, root: Path) -> Iterator[Finding]:
+    """Find `[text][label]` without a `[label]: target`, which is shown as it stands.
+
+    It may be defined elsewhere if a page includes others, or a generator of sites knows more names.
+    """
+    if not page.is_complete or has_more_names(root):
+        return
     for line, text, _ in page.passages:
         for match in _REFERENCE.finditer(text):
             label = match[1]
             # `package.name` is a reference to Python's documentation, which a generator resolves.
             if not label.startswith("^") and not re.fullmatch(r"[\w.]*\w\.\w[\w.]*", label):
                 yield Finding(line, "undefined reference", f"`{match[0].replace(MARK, '…')}`")
+
+
+@lru_cache(maxsize=16)
+def has_more_names(root: Path) -> bool:
+    """Return whether the site is made with something that resolves references by itself."""
+    above = list(root.resolve().parents)[:2]
+    for folder in (root, *above):
+        for name in ("mkdocs.yml", "mkdocs.yaml", "zensical.toml"):
+            try:
+                text = (folder / name).read_text("utf-8", errors="replace")
+            except OSError:
+                continue
+            if re.search("autorefs|mkdocstrings|auto_append", text):
+                return True
+    return False
 
 
 # -- headings and marks --------------------------------------------------------------------------
@@ -176,7 +198,8 @@ _NOUNS = re.compile(
 _MARKED = re.compile(r"\s*(\([^)]*\))?\s*:|\(|\s*[.!)\]]*\s*$")
 _UNWRITTEN = re.compile(
     r"\W*(to be (written|completed|documented|determined|defined|continued)|coming soon"
-    r"|under construction|work in progress|lorem ipsum\b.*|placeholder( text)?|(insert|add|your) .{1,40} here)\W*",
+    r"|under construction|work in progress"
+    r"|lorem ipsum\b.*|placeholder( text)?|(insert|your) .{1,40} here)\W*",
     re.IGNORECASE,
 )
 
@@ -194,7 +217,7 @@ def _is_mark(passage: Passage, match: re.Match[str]) -> bool:
     before, behind = passage.text[: match.start()], match["behind"]
     if _NOUNS.match(behind):
         return False
-    return match[1] == "TBD" or bool(_MARKED.match(behind)) or not before.strip(" *_([-–—:>\t")
+    return match[1] == "TBD" or bool(_MARKED.match(behind)) or not before.strip(" *_([-\u2013\u2014:>\t")
 
 
 def _shortened(text: str, most: int = 80) -> str:

@@ -85,7 +85,7 @@ def parse(text: str) -> Page:
         passages=collector.passages,
         ids=frozenset(collector.ids) | labels,
         labels=labels,
-        is_complete=not any(_INCLUDES.match(line) for line in text.split("\n")),
+        is_complete=not any(map(_includes, tokens)),
         words=sum(len(passage.text.replace(MARK, " x ").split()) for passage in collector.passages),
     )
 
@@ -120,7 +120,14 @@ def _without_front_matter(text: str) -> str:
 
 
 # What brings text in from elsewhere: mkdocstrings, snippets, Jinja, directives of Sphinx.
-_INCLUDES = re.compile(r"\s*(:::\s*\w+\.\w|--8<--|;--8<--|\{%|\{\{|\{!|(```+|:::+|~~~+)\{(include|auto|eval-rst))")
+_INCLUDES = re.compile(r"^\s*(:::\s+[\w.-]+\s*$|;?--8<--|\{%|\{\{|\{!)", re.MULTILINE)
+_DIRECTIVES = re.compile(r"\{(include|auto|eval-rst)")
+
+
+def _includes(token: Token) -> bool:
+    if token.type == "fence":
+        return bool(_DIRECTIVES.match(token.info.strip()))
+    return token.type in ("inline", "html_block", "code_block") and bool(_INCLUDES.search(token.content))
 
 
 # -- what stands in it ----------------------------------------------------------------
@@ -153,10 +160,10 @@ class _Collector:
         level, is_top = int(opened.tag[1:]), opened.level == 0
         self.headings.append(Heading(self._block[0] + 1, level, _title(token), is_top))
 
-    def _take_inline(self, children: Iterable[Token]) -> None:
+    def _take_inline(self, children: Sequence[Token]) -> None:
         line, texts = self._block[0], [""]
         starts = [line]
-        for child in children:
+        for child, behind in zip(children, [*children[1:], None], strict=False):
             if child.type in ("softbreak", "hardbreak"):
                 line += 1
                 texts.append("")
@@ -164,6 +171,8 @@ class _Collector:
             elif child.type == "text":
                 texts[-1] += child.content
             elif child.type == "link_open" and child.markup != "autolink":
+                if behind is not None and behind.type == "link_close":
+                    continue  # nothing to click on: `[](){#id}` is the way to set an anchor
                 line = self._take_link(str(child.attrs.get("href", "")), "link", line)
             elif child.type == "image":
                 line = self._take_link(str(child.attrs.get("src", "")), "image", line)
@@ -269,7 +278,7 @@ class _Html(HTMLParser):
 # -- anchors --------------------------------------------------------------------------------
 
 # `{#id}` of many dialects, and `{: #id .class }` of Python-Markdown.
-_ATTRIBUTES = re.compile(r"\s*\{:?[^{}]*?[#.][^{}]*\}\s*$")
+_ATTRIBUTES = re.compile(r"\s*\{(:|[^{}]*?[#.])[^{}]*\}\s*$")
 _ID = re.compile(r"\{:?[^{}]*?#([^\s{}.]+)[^{}]*\}")
 _LABEL = re.compile(r"^\(([^()\s]+)\)=", re.MULTILINE)
 _NAME = re.compile(r"^\s*:(?:name|label): *(\S+)", re.MULTILINE)

@@ -32,13 +32,15 @@ async def review(ctx: AgentContext, path: str, *, docs: str, report: str) -> str
     """
     if await trio.to_thread.run_sync(_are_same, path, report):
         return "not reviewed: it is the report"
-    page, findings, text = await trio.to_thread.run_sync(_examine, Path(path), Path(docs))
-    result = Review(path, page.words, findings)
+    result = Review(path, 0, [Finding(1, "not reviewed", "its reviewer failed")])
     try:
+        page, findings, text = await trio.to_thread.run_sync(_examine, Path(path), Path(docs))
+        result = Review(path, page.words, findings)
         if ctx.driver is not None and text.strip():
             result = attrs.evolve(result, judgement=await _judge(ctx, path, text))
     finally:
         # Also if the model fails: this agent fails then, but what it has found is in the report.
+        # A review that was cancelled is not sent: this raises then.
         await ctx.send(ctx.find("editor"), result)
     return counted(findings)
 

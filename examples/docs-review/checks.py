@@ -40,7 +40,7 @@ def broken_links(path: Path, page: Page, root: Path) -> Iterator[Finding]:
     Only what is relative can be looked at: not what has a scheme or begins with `/`, whose root is
     that of a web site, and not what a template fills in.
     """
-    for line, target, kind in page.links:
+    for line, target, kind, is_html in page.links:
         if not target.strip():
             yield Finding(line, "empty link", f"`[...]({target})`")
             continue
@@ -48,10 +48,9 @@ def broken_links(path: Path, page: Page, root: Path) -> Iterator[Finding]:
         name = name.partition("?")[0]
         if _leads_elsewhere(target) or (not name and not fragment):
             continue
-        found = path if not name else _find(path, name, root, is_html=kind == "html")
+        found = path if not name else _find(path, name, root, is_html=is_html)
         if found is None:
-            word = "image" if kind == "image" else "link"
-            yield Finding(line, f"broken {word}", f"`{target}`")
+            yield Finding(line, f"broken {kind}", f"`{target}`")
         elif fragment and found.suffix.lower() in (".md", ".markdown") and found.is_file():
             is_here = found == path
             if not is_here or unquote(fragment) not in labels_below(root):

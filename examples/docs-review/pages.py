@@ -33,7 +33,8 @@ class Heading(NamedTuple):
 class Link(NamedTuple):
     line: int
     target: str
-    kind: Literal["link", "image", "html"]
+    kind: Literal["link", "image"]
+    is_html: bool = False
 
 
 class Passage(NamedTuple):
@@ -86,7 +87,7 @@ def parse(text: str) -> Page:
         ids=frozenset(collector.ids) | labels,
         labels=labels,
         is_complete=not any(map(_includes, tokens)),
-        words=sum(len(passage.text.replace(MARK, " x ").split()) for passage in collector.passages),
+        words=sum(len(passage.text.replace(MARK, " ").split()) for passage in collector.passages),
     )
 
 
@@ -171,9 +172,10 @@ class _Collector:
             elif child.type == "text":
                 texts[-1] += child.content
             elif child.type == "link_open" and child.markup != "autolink":
-                if behind is not None and behind.type == "link_close":
-                    continue  # nothing to click on: `[](){#id}` is the way to set an anchor
-                line = self._take_link(str(child.attrs.get("href", "")), "link", line)
+                target = str(child.attrs.get("href", ""))
+                is_empty = behind is not None and behind.type == "link_close"
+                if target or not is_empty:  # `[](){#id}` is the way to set an anchor
+                    line = self._take_link(target, "link", line)
             elif child.type == "image":
                 line = self._take_link(str(child.attrs.get("src", "")), "image", line)
             elif child.type == "html_inline":
@@ -213,8 +215,8 @@ class _Collector:
         parser.feed(text)
         parser.close()
         self.ids |= parser.ids
-        for offset, target in parser.targets:
-            self.links.append(Link(line + offset, target, "html"))
+        for offset, target, kind in parser.targets:
+            self.links.append(Link(line + offset, target, kind, is_html=True))
         for offset, level, title in parser.headings:
             self.headings.append(Heading(line + offset, level, title, is_top=True))
 
@@ -249,7 +251,7 @@ class _Html(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.ids: set[str] = set()
-        self.targets: list[tuple[int, str]] = []
+        self.targets: list[tuple[int, str, Literal["link", "image"]]] = []
         self.headings: list[tuple[int, int, str]] = []
         self._title: list[str] | None = None
 
@@ -259,7 +261,7 @@ class _Html(HTMLParser):
         self.ids |= {name for name in names if name}
         target = given.get({"a": "href", "img": "src"}.get(tag, ""))
         if target:
-            self.targets.append((self.getpos()[0], target))
+            self.targets.append((self.getpos()[0], target, "link" if tag == "a" else "image"))
         if re.fullmatch("h[1-6]", tag):
             self._title = []
             self.headings.append((self.getpos()[0], int(tag[1]), ""))

@@ -94,5 +94,6 @@ async def edit(ctx: AgentContext, *, docs: str, report: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
     path.write_text(text, "utf-8")

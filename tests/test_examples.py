@@ -299,7 +299,7 @@ async def test_with_a_model_the_review_has_judgements_and_a_summary(
     assert "- clarity 5 of 5: It \\| says so." in report
     assert "- unclear: It is what it is." in report
     assert "never said" not in report  # a quotation that is in no page
-    assert [query.splitlines()[0] for query in asked if query.startswith("The page")] == [
+    assert sorted(query.splitlines()[0] for query in asked if query.startswith("The page")) == [
         f"The page {tmp_path}/clear.md:",
         f"The page {tmp_path}/dark.md:",
     ]

@@ -203,7 +203,7 @@ def test_the_docs_review_has_judgements_and_a_summary_of_a_model(fleet: Path, tm
     assert text.count("- clarity 3 of 5: It is short.") == 2
     assert text.count("- unclear: Three words here.") == 1  # the other page does not have these words
     # The provider is told what an answer has to be; what was used counts on the agents that asked.
-    assert sum("clarity" in json.dumps(body.get("response_format", "")) for body in bodies) == 2
+    assert sum("fits this schema" in body["messages"][0]["content"] for body in bodies) == 2
     agents = json.loads(done.stdout)["agents"]
     assert [agent["usage"]["input_tokens"] for agent in agents] == [1000, 1000, 1000]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +255,95 @@ async def test_the_guide_s_way_to_say_a_list_holds(folder: Path, autojump_clock:
         assert isinstance(agent, FleetFunction)
         handle = await pool.spawn(agent, name=agent.name)
         assert await handle.result() == "nothing"
+
+
+# -- several modules --------------------------------------------------------------------------
+
+REVIEWS = """
+import attrs
+
+
+@attrs.frozen
+class Review:
+    page: str
+
+
+async def review(ctx, query):
+    await ctx.send(ctx.find("editor"), Review(query))
+"""
+
+REPORT = """
+from reviews import Review
+
+
+async def edit(ctx):
+    return [message.content.page async for message in ctx.inbox if isinstance(message.content, Review)]
+"""
+
+TWO = """
+[[agents]]
+name = "editor"
+function = "report:edit"
+[[agents]]
+function = "reviews:review"
+query = "a.md"
+"""
+
+
+@pytest.mark.parametrize("order", ["report first", "reviews first"])
+@pytest.mark.parametrize("on_path", [False, True])
+async def test_modules_beside_a_fleet_share_their_classes(
+    order: str, on_path: bool, tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reviews.py").write_text(REVIEWS)
+    (tmp_path / "report.py").write_text(REPORT)
+    if on_path:
+        monkeypatch.syspath_prepend(str(tmp_path))
+    if order == "reviews first":
+        fleet(tmp_path, '[[agents]]\nfunction = "reviews:review"\nquery = "q"\n')
+    try:
+        found = await values(fleet(tmp_path, TWO))
+        assert found["editor"] == ["a.md"]
+        assert ("reviews" in sys.modules) == on_path
+    finally:
+        for name in ("reviews", "report"):
+            sys.modules.pop(name, None)
+
+
+def test_each_directory_has_modules_of_its_own_and_other_names_stay_as_they_are(tmp_path: Path) -> None:
+    taken = sys.modules["json"]
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "shared.py").write_text(f"NAME = {name!r}\n")
+        (folder / "json.py").write_text("from shared import NAME\nasync def f(ctx):\n    return NAME\n")
+        (folder / "user.py").write_text("import json, shared\nasync def g(ctx):\n    return json.NAME\n")
+    names = []
+    for name in ("a", "b"):
+        text = '[[agents]]\nfunction = "json:f"\n[[agents]]\nfunction = "user:g"\n'
+        for agent in fleet(tmp_path / name, text).agents:
+            assert isinstance(agent, FleetFunction)
+            names.append(agent.function.__globals__.get("NAME") or agent.function.__globals__["json"].NAME)
+    assert names == ["a", "a", "b", "b"]
+    assert sys.modules["json"] is taken
+    assert "shared" not in sys.modules
+
+
+def test_a_neighbour_that_was_changed_is_imported_again(tmp_path: Path) -> None:
+    (tmp_path / "shared.py").write_text("X = 1\n")
+    for n, name in enumerate(("one", "two"), start=1):
+        (tmp_path / f"{name}.py").write_text("from shared import X\nasync def f(ctx): ...\n")
+        (agent,) = fleet(tmp_path, f'[[agents]]\nfunction = "{name}:f"\n').agents
+        assert isinstance(agent, FleetFunction)
+        assert agent.function.__globals__["X"] == n
+        (tmp_path / "shared.py").write_text("X = 2  # longer\n")
+
+
+def test_a_module_that_failed_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("import two\nasync def f(ctx): ...\n")
+    (tmp_path / "two.py").write_text("1 / 0\n")
+    for _ in range(2):
+        with pytest.raises(ManifestError, match="ZeroDivisionError"):
+            fleet(tmp_path, '[[agents]]\nfunction = "one:f"\n')
+    (tmp_path / "two.py").write_text("import one\n")
+    fleet(tmp_path, '[[agents]]\nfunction = "one:f"\n')

@@ -209,10 +209,6 @@ def _unchanged(family: Mapping[str, tuple[str, ModuleType]]) -> dict[str, Module
     }
 
 
-def _is_still(module: ModuleType, version: str) -> bool:
-    return _version_of_module(module) == version
-
-
 def _with_versions(family: Mapping[str, ModuleType]) -> dict[str, tuple[str, ModuleType]]:
     return {name: (_version_of_module(module), module) for name, module in family.items()}
 

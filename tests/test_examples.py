@@ -209,6 +209,55 @@ def test_the_review_finds_what_is_wrong_and_nothing_else(notes: Path, tmp_path: 
     assert f"{notes}/a.md" in findings_in((tmp_path / "r.md").read_text())
 
 
+SITE = {
+    "sphinx.md": "(a-label)=\n# Sphinx\n\n"
+    "[1](other-label) [2](#other-label) [3](mkdocs.html) [4](nowhere.html)\n\n"
+    "```{figure} x.png\n:name: a-figure\n```\n\n[5](#a-figure) [6](#no-label)\n\n"
+    "```{include} more.md\n```\n",
+    "other.md": "(other-label)=\n# Other\n\n"
+    "[1](#a-figure) [2](#no-label) [3](sphinx.md#anything) [](){#set}\n",
+    "mkdocs.md": "# Ünïcode & *more* `code` {: .class #given }\n\n# Déjà vu\n\n# A -- b\n\n# A -- b\n\n"
+    "[1](other/) [2](../other/) [3](api.md#pkg.name) [4](#given) [5](#deja-vu) [6](#a-b) [7](#a-b_1)\n"
+    "[8](#a----b) [9](#a----b-1) [10](#user-content-a----b) [11](#fn:1) [12](other.md#set) [13](b.md)\n\n"
+    "!!! note\n    [x](noted.md)\n",
+    "api.md": "# API\n\n::: pkg.name\n",
+    "html.md": "<!-- <a href='hidden.md'> -->\n\n<h2 id='two'>Two</h2>\n\n#### Four\n\n[1](#two)\n\n"
+    "<p>\n<a href='other/'>x</a>\n<a href=\"gone.md\">y</a></p>\n",
+    "only.md": "## First is a second\n\n> #### quoted\n\n### Third\n\n"
+    "[Python's][pkg.Name] [x](TBD.md 'a') [a `c\nd` b](gone.md)\n\n1. TBD\n2. your text here\n",
+}
+"""Pages as the generators of sites know them, each with what one of them resolves."""
+
+
+@needs_markdown
+@pytest.mark.parametrize("with_names", [False, True])
+def test_what_generators_of_sites_resolve_is_no_finding(tmp_path: Path, with_names: bool) -> None:
+    for name, text in SITE.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "b.md").write_text("[a heading][elsewhere]\n")
+    if with_names:
+        (tmp_path / "mkdocs.yml").write_text("plugins: [autorefs]\n")
+    done = review("--var=docs=.", "--var=report=out/report.txt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert findings_in((tmp_path / "out/report.txt").read_text()) == {
+        "api.md": [],
+        "b.md": [] if with_names else ["line 1: undefined reference: `[a heading][elsewhere]`"],
+        "html.md": [
+            "line 5: skipped heading: level 4 below level 2: Four",
+            "line 11: broken link: `gone.md`",
+        ],
+        "mkdocs.md": ["line 13: broken link: `noted.md`"],
+        "only.md": [
+            "line 7: broken link: `TBD.md`",
+            "line 8: broken link: `gone.md`",
+            "line 10: unfinished: TBD",
+            "line 11: unfinished: your text here",
+        ],
+        "other.md": ["line 4: broken anchor: `#no-label`, perhaps `#other-label`"],
+        "sphinx.md": ["line 4: broken link: `nowhere.html`"],
+    }
+
+
 @needs_markdown
 def test_the_review_of_our_own_documentation_finds_nothing(tmp_path: Path) -> None:
     fleet = "examples/docs-review/fleet.toml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from pages import MARK, Page, Passage, anchors, read_page
+from pages import MARK, Page, Passage, anchors, parse, read_page
 
 
 class Finding(NamedTuple):
@@ -52,9 +53,9 @@ def broken_links(path: Path, page: Page, root: Path) -> Iterator[Finding]:
         if found is None:
             yield Finding(line, f"broken {kind}", f"`{target}`")
         elif fragment and found.suffix.lower() in (".md", ".markdown") and found.is_file():
-            is_here = found == path
-            if not is_here or unquote(fragment) not in labels_below(root):
-                yield from _broken_anchor(line, target, fragment, found, page if is_here else None)
+            there = page if found == path else _read(found)
+            if not _is_anchor(fragment, there) and (name or fragment not in labels_below(root)):
+                yield Finding(line, "broken anchor", f"`{target}`{_perhaps(fragment, there)}")
 
 
 _ELSEWHERE = re.compile(
@@ -80,8 +81,10 @@ def _find(path: Path, name: str, root: Path, *, is_html: bool) -> Path | None:
             folders.append(path.with_suffix(""))
         for folder in folders:
             for candidate in _candidates(folder, spelling):
-                if candidate.exists():
-                    return _page_of(candidate)
+                # The folder of a page's own is none on the disk: `..` has to be taken out first.
+                place = candidate if folder == path.parent else Path(os.path.normpath(candidate))
+                if place.exists():
+                    return _page_of(place)
         if spelling in labels_below(root):
             return path
     return None
@@ -108,35 +111,39 @@ def _page_of(path: Path) -> Path:
 
 @lru_cache(maxsize=16)
 def labels_below(root: Path) -> frozenset[str]:
-    """Return the labels `(label)=` of all pages below a folder: Sphinx links to them by their names."""
+    """Return the labels `(label)=` of all pages below a folder: Sphinx links to them by their names.
+
+    They are kept for as long as the process lives.
+    """
     found: set[str] = set()
     for path in root.rglob("*.md"):
-        try:
-            found |= read_page(path).labels
-        except (OSError, UnicodeDecodeError):
-            pass  # whoever reviews that file will say so
+        parts = path.relative_to(root).parts
+        if not any(part.startswith(".") or part in ("node_modules", "site-packages") for part in parts):
+            found |= _read(path).labels
     return frozenset(found)
 
 
-def _broken_anchor(line: int, target: str, fragment: str, path: Path, page: Page | None) -> Iterator[Finding]:
+def _read(path: Path) -> Page:
+    """Return a page; an empty one of which nothing is known if it cannot be read."""
     try:
-        page = page or read_page(path)
+        return read_page(path)
     except (OSError, UnicodeDecodeError):
-        return
-    known = anchors(page)
+        return parse("{% its own reviewer says what is wrong with it %}")
+
+
+def _is_anchor(fragment: str, page: Page) -> bool:
     wanted = {fragment, unquote(fragment), unquote(fragment).removeprefix("user-content-")}
-    if not page.is_complete or wanted & known or _is_made(fragment):
-        return
-    close = difflib.get_close_matches(unquote(fragment).lower(), sorted(known), 1)
-    hint = f", perhaps `#{close[0]}`" if close else ""
-    yield Finding(line, "broken anchor", f"`{target}`{hint}")
+    return not page.is_complete or bool(wanted & anchors(page)) or _is_made(fragment)
+
+
+def _perhaps(fragment: str, page: Page) -> str:
+    close = difflib.get_close_matches(unquote(fragment).lower(), sorted(anchors(page)), 1)
+    return f", perhaps `#{close[0]}`" if close else ""
 
 
 def _is_made(fragment: str) -> bool:
     """Whether an anchor is made by whatever shows the page: the top, footnotes, a place in a text."""
-    return (
-        fragment == "top" or fragment.startswith(":~:") or bool(re.match(r"fn(ref)?[-:]?\d*\w*$", fragment))
-    )
+    return bool(re.fullmatch(r"top|:~:.*|fn(ref)?[-:]?\w*", fragment))
 
 
 # A reference with both parts; before it nothing that could make it an index, as in `table[i][j]`.

@@ -59,14 +59,19 @@ class Page(NamedTuple):
     words: int
 
 
-@lru_cache(maxsize=4096)
 def read_page(path: Path) -> Page:
-    """Read a file. Blocks; many pages lead to the same one, so that it is kept.
+    """Read a file. Blocks; many pages lead to the same one, so that it is kept until it changes.
 
     Raises:
       OSError: if it cannot be read.
       UnicodeDecodeError: if it is not in UTF-8.
     """
+    stat = path.stat()
+    return _read(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, changed: int, size: int) -> Page:
     return parse(path.read_text("utf-8-sig"))
 
 

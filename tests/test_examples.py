@@ -220,7 +220,7 @@ SITE = {
     "[1](other/) [2](../other/) [3](api.md#pkg.name) [4](#given) [5](#deja-vu) [6](#a-b) [7](#a-b_1)\n"
     "[8](#a----b) [9](#a----b-1) [10](#user-content-a----b) [11](#fn:1) [12](other.md#set) [13](b.md)\n\n"
     "!!! note\n    [x](noted.md)\n",
-    "api.md": "# API\n\n::: pkg.name\n",
+    "api.md": f"# API\n\n::: pkg.name\n\n[x]({'n' * 300}.md)\n",
     "html.md": "<!-- <a href='hidden.md'> -->\n\n<h2 id='two'>Two</h2>\n\n#### Four\n\n[1](#two)\n\n"
     "<p>\n<a href='other/'>x</a>\n<a href=\"gone.md\">y</a></p>\n",
     "only.md": "## First is a second\n\n> #### quoted\n\n### Third\n\n"
@@ -240,7 +240,7 @@ def test_what_generators_of_sites_resolve_is_no_finding(tmp_path: Path, with_nam
     done = review("--var=docs=.", "--var=report=out/report.txt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert findings_in((tmp_path / "out/report.txt").read_text()) == {
-        "api.md": [],
+        "api.md": [f"line 5: broken link: `{'n' * 300}.md`"],
         "b.md": [] if with_names else ["line 1: undefined reference: `[a heading][elsewhere]`"],
         "html.md": [
             "line 5: skipped heading: level 4 below level 2: Four",

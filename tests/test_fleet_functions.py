@@ -70,6 +70,11 @@ class Callable:
         return f"called with {query}"
 
 
+async def odd(ctx):
+    return "odd"
+
+
+odd.__signature__ = "none that anybody could read"
 made = Callable()
 half = functools.partial(asked, query="bound")
 model = ModelAgent(AgentManifest(name="model"))
@@ -129,6 +134,7 @@ async def test_a_function_gets_its_context_its_query_and_its_arguments(
         + entry("told", 'query = "{name}"\nargs = { pages = ["{name}.md", 1], strict = false }')
         + entry("made", 'query = "q"')
         + entry("half")
+        + entry("odd")
         + entry("model", 'query = "q"')
     )
     found = await values(fleet(folder, text), ScriptedDriver(["the model"]))
@@ -139,6 +145,7 @@ async def test_a_function_gets_its_context_its_query_and_its_arguments(
         "told": ("told", ["told.md", 1, "seen"]),
         "made": "called with q",
         "half": "half was asked bound",
+        "odd": "odd",
     }
 
 

@@ -172,15 +172,11 @@ class Variables:
                 )
 
     def fill(self, text: str, **more: str) -> Any:
-        """Return a text with its placeholders filled; `UNREADABLE` if one has no value."""
+        """Return a text that `check` found right, filled; `UNREADABLE` if a variable has no value."""
         values = {**self.values, **more}
-        try:
-            names = [part.name for part in parse_template(text) if isinstance(part, Placeholder)]
-            if all(isinstance(values.get(name), str) for name in names):
-                return render_template(text, values)
-        except (TemplateError, LookupError):
-            pass  # it was reported
-        return UNREADABLE
+        names = [part.name for part in parse_template(text) if isinstance(part, Placeholder)]
+        known = all(isinstance(values.get(name), str) for name in names)
+        return render_template(text, values) if known else UNREADABLE
 
     def report_unused(self) -> None:
         """Report the variables that stand nowhere in the file."""

@@ -83,7 +83,7 @@ def _find(path: Path, name: str, root: Path, *, is_html: bool) -> Path | None:
             for candidate in _candidates(folder, spelling):
                 # The folder of a page's own is none on the disk: `..` has to be taken out first.
                 place = candidate if folder == path.parent else Path(os.path.normpath(candidate))
-                if place.exists():
+                if os.path.exists(place):  # also for names that are too long for a file
                     return _page_of(place)
         if spelling in labels_below(root):
             return path

@@ -148,6 +148,7 @@ if _TYPE_CHECKING:
     from agentpool.drivers.scripted import ScriptedDriver as ScriptedDriver
     from agentpool.fleet import FleetAgent as FleetAgent
     from agentpool.fleet import FleetFile as FleetFile
+    from agentpool.fleet import FleetFunction as FleetFunction
     from agentpool.fleet import start_fleet as start_fleet
     from agentpool.memory.in_memory import InMemory as InMemory
     from agentpool.tools import FunctionTool as FunctionTool
@@ -277,7 +278,7 @@ _HOMES = {
         ScriptedDriver
     """,
     "agentpool.fleet": """
-        FleetAgent FleetFile start_fleet
+        FleetAgent FleetFile FleetFunction start_fleet
     """,
     "agentpool.memory.in_memory": """
         InMemory

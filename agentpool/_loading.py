@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -34,8 +34,10 @@ class LoadProblem(Exception):
         return f"{self.problem}. {self.fix}"
 
 
-def load_callable(spec: str, base: Path | str | None) -> tuple[Callable[..., Any], ModuleType]:
-    """Import what a manifest names as `module:name`, and return it with its module.
+def load_callable(
+    spec: str, base: Path | str | None, *, beside: str = "the manifest"
+) -> tuple[Callable[..., Any], ModuleType]:
+    """Import what a file names as `module:name`, and return it with its module.
 
     `checks:check_links` is the function `check_links` of `checks.py` beside the manifest, `a.b:f` of
     `a/b.py`. Where there is no such file, an installed module of that name is taken. A file is
@@ -44,14 +46,15 @@ def load_callable(spec: str, base: Path | str | None) -> tuple[Callable[..., Any
 
     Args:
       spec: `module:name`.
-      base: the manifest's directory; None looks at installed modules only.
+      base: the file's directory; None looks at installed modules only.
+      beside: what to call the file in problems.
 
     Raises:
       LoadProblem: if the text, the module or the function is not as it should be, or the module
         fails to import.
     """
-    module_name, name = _split(spec)
-    module = _load_module(module_name, None if base is None else Path(base))
+    module_name, name = _split(spec, beside)
+    module = _load_module(module_name, None if base is None else Path(base), beside)
     if not hasattr(module, name):
         raise LoadProblem(f"the module {module_name!r} has no {name!r}", _known(module, name))
     function = getattr(module, name)
@@ -61,12 +64,12 @@ def load_callable(spec: str, base: Path | str | None) -> tuple[Callable[..., Any
     return function, module
 
 
-def _split(spec: str) -> tuple[str, str]:
+def _split(spec: str, beside: str) -> tuple[str, str]:
     module_name, colon, name = spec.partition(":")
     if not (colon and name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
         raise LoadProblem(
             f"{spec!r} does not name a function",
-            'Write "module:function", such as "checks:check_links" for one of checks.py beside the manifest',
+            f'Write "module:function", such as "checks:check_links" for one of checks.py beside {beside}',
         )
     return module_name, name
 
@@ -85,7 +88,7 @@ def _is_own(value: object, module: ModuleType) -> bool:
     return callable(value) and getattr(value, "__module__", None) == module.__name__
 
 
-def _load_module(name: str, base: Path | None) -> ModuleType:
+def _load_module(name: str, base: Path | None, beside: str) -> ModuleType:
     path = _find(name, base)
     if path is not None:
         return _load_file(path, name, base or path.parent)
@@ -94,7 +97,7 @@ def _load_module(name: str, base: Path | None) -> ModuleType:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]:
             where = "" if base is None else f" in {base}"
-            fix = f"Put {name.replace('.', '/')}.py beside the manifest, or install the module"
+            fix = f"Put {name.replace('.', '/')}.py beside {beside}, or install the module"
             raise LoadProblem(f"there is no module {name!r}{where}", fix) from None
         raise _import_failed(name, error) from error
 
@@ -108,28 +111,37 @@ def _find(name: str, base: Path | None) -> Path | None:
 
 
 def _load_file(path: Path, name: str, base: Path) -> ModuleType:
-    stat = path.stat()
-    version = f"{path}:{stat.st_mtime_ns}:{stat.st_size}"
+    version = _version_of(path)
     unique = f"_agentpool_{hashlib.sha256(version.encode()).hexdigest()[:16]}_{name.replace('.', '_')}"
     with _lock:
-        known = sys.modules.get(unique)
-        if known is not None:
-            return known
-        package = [str(path.parent)] if path.name == "__init__.py" else None
-        loader = _FreshLoader(unique, str(path))
-        spec = importlib.util.spec_from_file_location(
-            unique, path, loader=loader, submodule_search_locations=package
-        )
-        assert spec is not None  # it has a loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[unique] = module  # dataclasses and type hints look their module up
-        try:
-            with _neighbours(base.resolve()):
-                loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            del sys.modules[unique]
-            raise _import_failed(name, error) from error
-        return module
+        known = sys.modules.get(unique) or _known_member(base.resolve(), name, path, version)
+        if known is None:
+            return _execute(path, name, unique, base.resolve())
+        sys.modules[unique] = known
+        return known
+
+
+def _version_of(path: Path) -> str:
+    stat = path.stat()
+    return f"{path}:{stat.st_mtime_ns}:{stat.st_size}"
+
+
+def _execute(path: Path, name: str, unique: str, directory: Path) -> ModuleType:
+    package = [str(path.parent)] if path.name == "__init__.py" else None
+    loader = _FreshLoader(unique, str(path))
+    spec = importlib.util.spec_from_file_location(
+        unique, path, loader=loader, submodule_search_locations=package
+    )
+    assert spec is not None  # it has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = module  # dataclasses and type hints look their module up
+    try:
+        with _neighbours(directory, name, module):
+            loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[unique]
+        raise _import_failed(name, error) from error
+    return module
 
 
 class _FreshLoader(importlib.machinery.SourceFileLoader):
@@ -139,27 +151,75 @@ class _FreshLoader(importlib.machinery.SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
+# For each directory the modules that were imported from it, by the names that they have there, with the
+# versions of their files. So two functions of one directory share the classes of a third module.
+_families: dict[str, dict[str, tuple[str, ModuleType]]] = {}
+
+
+def _known_member(directory: Path, name: str, path: Path, version: str) -> ModuleType | None:
+    known_version, module = _families.get(str(directory), {}).get(name, ("", None))
+    if known_version:
+        return module if known_version == version else None
+    everybodys = sys.modules.get(name) if _is_on_path(str(directory)) else None
+    file = getattr(everybodys, "__file__", None)
+    return everybodys if file and os.path.realpath(file) == str(path) else None
+
+
 @contextmanager
-def _neighbours(base: Path) -> Iterator[None]:
-    """Let a module import those beside it, and forget their names afterwards.
+def _neighbours(base: Path, own_name: str, module: ModuleType) -> Iterator[None]:
+    """Let a module import those beside it, and take their names out of `sys.modules` afterwards.
 
     A second manifest's `helpers.py` would otherwise be mistaken for the first one's. Where the
     directory is on `sys.path` already, its modules are everybody's and stay.
     """
     directory = str(base)
-    if any(os.path.realpath(entry) == directory for entry in sys.path):
-        yield
-        return
+    stays = _is_on_path(directory)
+    family = _unchanged(_families.get(directory, {}))
+    inside = {**family, own_name: module}
+    outside = {name: sys.modules[name] for name in inside if name in sys.modules}
+    sys.modules.update(inside)
     before = set(sys.modules)
-    sys.path.insert(0, directory)
+    if not stays:
+        sys.path.insert(0, directory)
     try:
         yield
+        family[own_name] = module
     finally:
-        sys.path.remove(directory)
+        if not stays:
+            sys.path.remove(directory)
         new = {name.partition(".")[0] for name in set(sys.modules) - before} - before
         found_here = {name for name in new if _lies_in(sys.modules.get(name), directory)}
-        for name in [name for name in sys.modules if name.partition(".")[0] in found_here]:
-            del sys.modules[name]
+        grown = [name for name in sys.modules if name.partition(".")[0] in found_here]
+        family.update((name, sys.modules[name]) for name in grown)
+        _families[directory] = _with_versions(family)
+        for name in {*inside, *grown}:
+            if name in outside:
+                sys.modules[name] = outside[name]
+            elif not stays or name not in family:
+                del sys.modules[name]
+
+
+def _is_on_path(directory: str) -> bool:
+    return any(os.path.realpath(entry) == directory for entry in sys.path)
+
+
+def _unchanged(family: Mapping[str, tuple[str, ModuleType]]) -> dict[str, ModuleType]:
+    return {
+        name: module for name, (version, module) in family.items() if _version_of_module(module) == version
+    }
+
+
+def _with_versions(family: Mapping[str, ModuleType]) -> dict[str, tuple[str, ModuleType]]:
+    return {name: (_version_of_module(module), module) for name, module in family.items()}
+
+
+def _version_of_module(module: ModuleType) -> str:
+    """Return the version of a module's file; empty if it has none, or the file has gone."""
+    file = getattr(module, "__file__", None)
+    try:
+        return _version_of(Path(file).resolve()) if file else ""
+    except OSError:
+        return ""
 
 
 def _lies_in(module: ModuleType | None, directory: str) -> bool:

@@ -330,6 +330,86 @@ def test_ctrl_c_while_files_are_read_ends_with_130(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_a_variable_of_the_command_line_reaches_the_agents(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text("async def echo(ctx, query):\n    return query\n")
+    path = tmp_path / "fleet.toml"
+    path.write_text('vars.a = "1"\nvars.b = "2"\n[[agents]]\nfunction = "agents:echo"\nquery = "{a} {b}"\n')
+    done = call("run", path, "--var", "a=x=y", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["agents"][0]["text"] == "x=y 2"
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["a"], "--var 'a' does not name a variable. Write --var NAME=VALUE"),
+        (["=a"], "--var '=a' does not name a variable. Write --var NAME=VALUE"),
+        (["a b=c"], "--var 'a b=c' does not name a variable. Write --var NAME=VALUE"),
+        (["a=1", "a=2"], "--var a is given twice. Give it once"),
+        (["b=1"], "vars.b: is given a value, but there is no such variable. Did you mean 'bb'?"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_wrong_variable_is_bad_input(
+    command: str, given: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text('vars.bb = ""\n[[agents]]\nname = "a{bb}"\nmanifest = {}\nquery = "q"\n')
+    options = [option for text in given for option in ("--var", text)]
+    assert _app.call([command, str(path), *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert complaint in captured.err
+
+
+def test_validate_checks_a_fleet_with_the_variables_that_run_will_get(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(
+        'vars.docs.type = "path"\n[[agents]]\nmanifest = { name = "a", script.steps = [{ text = "ok" }] }\n'
+        'query = "{path}"\nfor_each = "{docs}/*.md"\n'
+    )
+    (tmp_path / "a.md").write_text("")
+    assert _app.call(["validate", str(path)]) == 2
+    assert "vars.docs: has no value. Give it one with --var docs=VALUE" in capsys.readouterr().err
+    assert _app.call(["validate", str(path), f"--var=docs={tmp_path}"]) == 0
+    assert _app.call(["validate", str(path), f"--var=docs={tmp_path}/none"]) == 2
+    manifest = tmp_path / "m.toml"
+    manifest.write_text('name = "m"\n')
+    assert _app.call(["validate", str(manifest), str(path), f"--var=docs={tmp_path}"]) == 0
+    capsys.readouterr()
+    assert _app.call(["validate", str(manifest), "--var=docs=x"]) == 2
+    assert capsys.readouterr().err == "agentpool: --var is for fleets, and no file is one. Leave it out\n"
+
+
+def test_functions_ask_the_driver_of_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text("async def tell(ctx):\n    return repr(ctx.driver)\n")
+    path = tmp_path / "fleet.toml"
+    path.write_text('[[agents]]\nfunction = "agents:tell"\n')
+    for options, told in (([], "None"), (["--driver=scripted"], "None"), (["--driver=nope:x"], "")):
+        done = call("run", path, "--json", *options)
+        if told:
+            assert json.loads(done.stdout)["agents"][0]["text"] == told
+        else:
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+            assert done.stderr == call("validate", path, *options).stderr
+
+
+async def test_the_chosen_driver_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    name = "openai+http://127.0.0.1:9/v1:m"
+    async with AsyncExitStack() as stack:
+        drivers = Drivers(stack, name, None, lambda line: None)
+        await drivers.open_for([AgentManifest(name="a")])
+        assert drivers.get_for_functions() is drivers.get(AgentManifest(name="b"))
+        for default in (None, name):
+            drivers = Drivers(stack, None, default, lambda line: None)
+            await drivers.open_for([], functions=True)
+            assert (drivers.get_for_functions() is None) is (default is None)
+
+
 # -- drivers -----------------------------------------------------------------------------------
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentpool import Completed, open_agent_pool, start_fleet
 from agentpool._core.errors import ManifestError
 from agentpool._core.manifest import AgentManifest
 from agentpool.fleet.file import (
@@ -407,9 +409,9 @@ def test_the_findings_of_every_manifest_come_with_those_of_the_fleet(folder: Pat
     """
     assert [(source, key) for source, key, *_ in findings_of(text, folder)] == [
         (F, "pool.max_concurrent"),
-        (F, "agents[0].query"),
         (F, "agents[4].manifest.model.max_tokens"),
         (F, "agents[4].manifest.model.remote_model"),
+        (F, "agents[0].query"),
         (str(folder / "agents/bad.toml"), "resources.max_iterations"),
         (str(folder / "agents/bad.toml"), "resources.x"),
         (str(folder / "agents/syntax.toml"), ""),
@@ -469,8 +471,25 @@ def test_the_schema_names_every_key() -> None:
 
 def test_the_files_of_the_guide_are_right(folder: Path) -> None:
     page = Path(__file__).parent.parent / "docs" / "guide" / "files.md"
-    manifest, script, fleet = re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    blocks = re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    manifest, script, fleet, functions, variables = blocks
     (folder / "agents/reviewer.toml").write_text(manifest)
     (folder / "agents/scripted.toml").write_text('name = "a"\n' + script)
     AgentManifest.load(folder / "agents/scripted.toml")
     assert len(FleetFile.from_toml(fleet, base=folder).agents) == 5
+    (folder / "agents/fleet.toml").write_text(variables)
+    named = FleetFile.load(folder / "agents/fleet.toml", vars={"team": "blue"}).agents
+    assert [agent.name for agent in named] == ["blue-reviewer-1", "blue-reviewer-2"]
+    assert named[1].query == f"Team blue reviews {folder}/docs/b.md"
+    (code,) = re.findall(r"```python\n(import trio.*?)```", page.read_text("utf-8"), re.DOTALL)
+    (folder / "review.py").write_text(code)
+    (folder / "docs/b.md").write_text("TODO, FIXME and TODO")
+
+    async def run() -> object:
+        async with open_agent_pool(max_concurrent=1) as pool:
+            editor, *_ = await start_fleet(pool, FleetFile.from_toml(functions, base=folder))
+        return editor.outcome
+
+    outcome = trio.run(run)
+    assert isinstance(outcome, Completed)
+    assert outcome.value == "3 marks in 2 files"

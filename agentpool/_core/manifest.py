@@ -222,20 +222,21 @@ class ScriptSettings(Table):
 
 
 def _strings_of_step(step: Any, place: str) -> Iterator[tuple[str, str]]:
-    yield from _strings(step.text, f"{place}.text")
+    yield from strings_in(step.text, f"{place}.text")
     for n, call in enumerate(step.calls):
-        yield from _strings(call.input, f"{place}.calls[{n}].input")
+        yield from strings_in(call.input, f"{place}.calls[{n}].input")
 
 
-def _strings(value: object, key: str) -> Iterator[tuple[str, str]]:
+def strings_in(value: object, key: str) -> Iterator[tuple[str, str]]:
+    """Yield every string in JSON-like data with the path of its key, except the keys of tables."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _strings(item, join_key(key, str(name)))
+            yield from strings_in(item, join_key(key, str(name)))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _strings(item, join_key(key, index))
+            yield from strings_in(item, join_key(key, index))
 
 
 def placeholder_problems(
@@ -253,7 +254,8 @@ def placeholder_problems(
         parts = parse_template(text)
     except TemplateError as error:
         known = ", ".join(f"{{{name}}}" for name in names)
-        yield Problem(key, str(error), f"Write {{{{ and }}}} for braces; the placeholders here are {known}")
+        there_are = f"the placeholders here are {known}" if names else "there are no placeholders here"
+        yield Problem(key, str(error), f"Write {{{{ and }}}} for braces; {there_are}")
         return
     for part in parts:
         if isinstance(part, Placeholder):

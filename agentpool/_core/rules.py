@@ -439,10 +439,18 @@ class Table:
     exactly_one: ClassVar[tuple[str, ...]] = ()
     """Keys of which exactly one is given."""
 
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """For a key of `exactly_one`, the keys that must be given beside it."""
+
     @classmethod
     def prepare(cls, table: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
         """Return a file's table as it is to be read, and where keys were found that have moved."""
         return table, {}
+
+    @classmethod
+    def unknown(cls, name: str, table: Mapping[str, Any]) -> tuple[str, str]:
+        """Return what to say about a key of a file's table that is none, and its fix."""
+        return _unknown(cls, name)
 
     @classmethod
     def conflicts(cls, values: Any) -> Iterator[Problem]:
@@ -475,6 +483,10 @@ def _all_conflicts(cls: type[Table], values: Any) -> Iterator[Problem]:
             yield Problem("", f"has neither {names.replace(' or ', ' nor ')}", f"Give {names}")
         elif len(given) > 1:
             yield Problem(given[1], f"stands beside '{given[0]}'", f"Give either {names}")
+        else:
+            for name in cls.goes_with.get(given[0], ()):
+                if _is_left_out(getattr(values, name)):
+                    yield Problem(name, "is missing", _fix_for_missing(cls, name))
     yield from cls.conflicts(values)
 
 
@@ -521,15 +533,20 @@ def _read_keys(
         if name in rules:
             values[name] = rules[name][1].read(value, place, report)
         else:
-            report.add(place, "is an unknown key", fix_for_name(name, rules))
-    for name, (field, rule) in rules.items():
+            report.add(place, *(cls.unknown(name, table) if issubclass(cls, Table) else _unknown(cls, name)))
+    for name, (field, _) in rules.items():
         if field.default is attrs.NOTHING and name not in values:
-            values[name] = report.add(join_key(key, name), "is missing", f"Give {_first_line(rule.doc)}")
+            values[name] = report.add(join_key(key, name), "is missing", _fix_for_missing(cls, name))
     return values
 
 
-def _first_line(doc: str) -> str:
-    return doc.partition(";")[0].rstrip(".")
+def _unknown(cls: type, name: str) -> tuple[str, str]:
+    return "is an unknown key", fix_for_name(name, fields_with_rules(cls))
+
+
+def _fix_for_missing(cls: type, name: str) -> str:
+    doc = fields_with_rules(cls)[name][1].doc
+    return f"Give {doc.partition(';')[0].rstrip('.')}"
 
 
 def _with_defaults(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -574,13 +591,15 @@ def table_schema(cls: type, defs: dict[str, Schema], **constants: str) -> Schema
     for name, (field, rule) in rules.items():
         keys[name] = {**rule.schema(defs), "description": rule.doc, **_schema_default(field)}
     required = [*constants, *(name for name, (field, _) in rules.items() if field.default is attrs.NOTHING)]
-    one_of: Sequence[str] = cls.exactly_one if issubclass(cls, Table) else ()
+    one_of: Sequence[Sequence[str]] = ()
+    if issubclass(cls, Table):
+        one_of = [[name, *cls.goes_with.get(name, ())] for name in cls.exactly_one]
     return {
         "type": "object",
         "description": (cls.__doc__ or "").partition("\n")[0],
         "properties": keys,
         **({"required": required} if required else {}),
-        **({"oneOf": [{"required": [name]} for name in one_of]} if one_of else {}),
+        **({"oneOf": [{"required": names} for names in one_of]} if one_of else {}),
         "additionalProperties": False,
     }
 

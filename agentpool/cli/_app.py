@@ -19,6 +19,7 @@ from agentpool.cli._streams import complain, give_up, prepare_streams, printing
 from agentpool.cli._text import one_line
 
 BAD_INPUT = 2
+Variables = Annotated[tuple[str, ...], Parameter(name="--var", negative="")]
 
 app = cyclopts.App(
     name="agentpool",
@@ -69,6 +70,7 @@ def run(
     max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     output: Path | None = None,
+    var: Variables = (),
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -84,16 +86,19 @@ def run(
       max_concurrent: How many agents may run at once, in place of the number in the file.
       timeout: Seconds that each agent may take; it can only shorten what the file allows.
       output: An empty or new directory, for each agent's whole answer and transcript.
+      var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
     """
     from agentpool.cli._run import RunOptions, run_fleet
+    from agentpool.cli._vars import parse_vars
 
     options = RunOptions(
         driver=driver,
         max_concurrent=max_concurrent,
         timeout=timeout,
         output=output,
+        vars=parse_vars(var),
         quiet=quiet,
         as_json=as_json,
     )
@@ -101,7 +106,7 @@ def run(
 
 
 @app.command
-def validate(file: Path, /, *files: Path, driver: str | None = None) -> int:
+def validate(file: Path, /, *files: Path, driver: str | None = None, var: Variables = ()) -> int:
     """Check fleet and manifest files, and print every problem of all of them with its fix.
 
     What `agentpool run` would refuse on this machine is refused in the same words. Nothing is run but
@@ -111,21 +116,29 @@ def validate(file: Path, /, *files: Path, driver: str | None = None) -> int:
       file: A fleet file or a manifest.
       files: More of them.
       driver: The model driver that is going to be given to `agentpool run`.
+      var: NAME=VALUE, the value of a variable of the fleets' [vars]; may be repeated.
     """
     from agentpool.cli._files import check_file
+    from agentpool.cli._vars import parse_vars
 
+    vars = parse_vars(var)
+    kinds: set[str] = set()
     problems = 0
     for path in (file, *files):
         try:
-            checked = check_file(path, driver)
+            checked = check_file(path, driver, vars)
         except (ManifestError, BadInputError) as error:
             told = problems_of(error)
             problems += len(told)
             complain(told)
         else:
+            kinds.add(checked.kind)
             complain([f"warning: {warning}" for warning in checked.warnings])
             with printing():
                 print(f"{one_line(str(path))}: a valid {checked.kind}")
+    if vars and kinds == {"manifest"} and not problems:
+        problems += 1
+        complain(["--var is for fleets, and no file is one. Leave it out"])
     return BAD_INPUT if problems else 0
 
 

@@ -49,8 +49,12 @@ class Drivers:
     _governors: dict[tuple[str, str | None], GovernedDriver] = attrs.field(factory=dict)
     _embedded: EmbeddedDriver = attrs.field(factory=EmbeddedDriver)
 
-    async def open_for(self, manifests: Iterable[AgentManifest]) -> None:
+    async def open_for(self, manifests: Iterable[AgentManifest], *, functions: bool = False) -> None:
         """Open what these agents need.
+
+        Args:
+          manifests: those of the agents that have one.
+          functions: whether there are agents without one, which ask the driver that is named for all.
 
         Raises:
           BadInputError: if a driver's name is wrong, its key is not set, or its SDK is not installed.
@@ -61,23 +65,36 @@ class Drivers:
         # Each manifest once, also if a thousand agents have it.
         for manifest in {id(manifest): manifest for manifest in manifests}.values():
             name = self._name_for(manifest)
-            if name is not None and name not in self._opened and name not in problems:
-                try:
-                    self._opened[name] = await self._open(name)
-                except (ValueError, ModuleNotFoundError) as error:
-                    problems[name] = str(error)
+            await self._try_to_open(name, problems)
             if manifest.script is None and (name is None or self._opened.get(name, self) is None):
                 findings.append(_nothing_to_follow(manifest))
+        if functions:
+            await self._try_to_open(self.chosen or self.default, problems)
         if problems:
             raise BadInputError(*problems.values(), *map(str, findings))
         if findings:
             raise ManifestError(findings)
 
+    async def _try_to_open(self, name: str | None, problems: dict[str, str]) -> None:
+        if name is None or name in self._opened or name in problems:
+            return
+        try:
+            self._opened[name] = await self._open(name)
+        except (ValueError, ModuleNotFoundError) as error:
+            problems[name] = str(error)
+
+    def get_for_functions(self) -> Driver | None:
+        """Return the driver of agents that have no manifest; None if none is named, or `scripted`."""
+        opened = self._opened.get(self.chosen or self.default or "")
+        return None if opened is None else self._heard(opened)
+
     def get(self, manifest: AgentManifest) -> Driver:
         """Return the driver of an agent; without one that was named, it follows its script."""
         name = self._name_for(manifest)
         opened = None if name is None else self._opened.get(name)
-        driver = self._embedded.bind(manifest) if opened is None else opened
+        return self._heard(self._embedded.bind(manifest) if opened is None else opened)
+
+    def _heard(self, driver: Driver) -> Driver:
         return driver if self.conversations is None else ListeningDriver(driver, self.conversations)
 
     def _name_for(self, manifest: AgentManifest) -> str | None:

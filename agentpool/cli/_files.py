@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from agentpool.fleet.schema import fleet_schema, manifest_schema
 from agentpool.tools import ToolRegistry, build_tools
 
 SCHEMAS = {"manifest": manifest_schema, "fleet": fleet_schema}
-FLEET_KEYS = {"agents", "pool", "supervisors"}
+FLEET_KEYS = {"agents", "pool", "supervisors", "vars"}
 _LOCAL_MODEL = ("model_path", "model_repo", "model_quantization")
 
 
@@ -38,27 +38,32 @@ class CheckedFile:
     warnings: tuple[str, ...]
 
 
-def load_fleet(path: Path) -> FleetFile:
+def load_fleet(path: Path, vars: Mapping[str, str]) -> FleetFile:
     """Read a fleet file with its manifests, and import the functions that they name.
+
+    Args:
+      path: the file.
+      vars: what the command line gives its variables.
 
     Raises:
       ManifestError: with every finding of the fleet, of its manifests, and of their modules.
     """
-    fleet = FleetFile.load(path)
+    fleet = FleetFile.load(path, vars=vars)
     findings = [
-        finding for manifest in _manifests_of(fleet) for finding in _manifest_findings(manifest, str(path))
+        finding for manifest in fleet.manifests for finding in _manifest_findings(manifest, str(path))
     ]
     if findings:
         raise ManifestError(findings)
     return fleet
 
 
-def check_file(path: Path, driver: str | None) -> CheckedFile:
+def check_file(path: Path, driver: str | None, vars: Mapping[str, str]) -> CheckedFile:
     """Read a fleet file or a manifest as `agentpool run` does, and open the drivers that it names.
 
     Args:
       path: the file.
       driver: what the command line names for all agents.
+      vars: what the command line gives the variables of a fleet; a manifest has none.
 
     Raises:
       ManifestError: with every finding of the file.
@@ -66,26 +71,24 @@ def check_file(path: Path, driver: str | None) -> CheckedFile:
     """
     table = parse_toml(read_text(path, Path.read_bytes), str(path))
     if FLEET_KEYS & table.keys():
-        fleet = load_fleet(path)
-        manifests = _manifests_of(fleet)
-        trio.run(_try_drivers, manifests, driver, fleet.pool.driver)
-        warnings = [*idle_settings(fleet, driver, str(path)), *_idle_steps(manifests, str(path))]
+        fleet = load_fleet(path, vars)
+        trio.run(_try_drivers, fleet.manifests, bool(fleet.functions), driver, fleet.pool.driver)
+        warnings = [*idle_settings(fleet, driver, str(path)), *_idle_steps(fleet.manifests, str(path))]
         return CheckedFile("fleet", tuple(map(str, warnings)))
     manifest = AgentManifest.load(path)
     if findings := list(_manifest_findings(manifest, str(path))):
         raise ManifestError(findings)
     if driver is not None or manifest.model.driver is not None:  # else that is the fleet's choice
-        trio.run(_try_drivers, [manifest], driver, None)
+        trio.run(_try_drivers, [manifest], False, driver, None)
     return CheckedFile("manifest", tuple(map(str, _idle_steps([manifest], str(path)))))
 
 
-async def _try_drivers(manifests: Iterable[AgentManifest], chosen: str | None, default: str | None) -> None:
+async def _try_drivers(
+    manifests: Sequence[AgentManifest], functions: bool, chosen: str | None, default: str | None
+) -> None:
     async with AsyncExitStack() as stack:
-        await Drivers(stack, chosen, default, lambda line: None).open_for(manifests)
-
-
-def _manifests_of(fleet: FleetFile) -> list[AgentManifest]:
-    return list({id(agent.manifest): agent.manifest for agent in fleet.agents}.values())
+        drivers = Drivers(stack, chosen, default, lambda line: None)
+        await drivers.open_for(manifests, functions=functions)
 
 
 # -- what a manifest names, and what of it has a meaning here ----------------------

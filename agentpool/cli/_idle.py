@@ -12,7 +12,7 @@ import attrs
 from agentpool._core.errors import Finding
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.rules import fix_for_name
-from agentpool.fleet.file import FleetAgent, FleetFile, RestartSettings
+from agentpool.fleet.file import AnyFleetAgent, FleetFile, RestartSettings
 
 _WITHOUT_MODEL = ("scripted", "auto")
 _PACE = ("max_restarts", "within", "backoff")
@@ -27,13 +27,12 @@ def idle_settings(fleet: FleetFile, driver: str | None, source: str) -> Iterator
       source: the name of the file.
     """
     default = fleet.pool.driver
-    if default is not None and all(agent.manifest.model.driver for agent in fleet.agents):
+    named = all(manifest.model.driver for manifest in fleet.manifests)
+    if default is not None and named and not fleet.functions:
         yield Finding(source, "pool.driver", "has no effect: every manifest names a driver", "Remove one")
-    seen: set[int] = set()
+    for manifest in fleet.manifests:
+        yield from _idle_script(manifest, driver or manifest.model.driver or default, source)
     for agent in fleet.agents:
-        if id(agent.manifest) not in seen:
-            seen.add(id(agent.manifest))
-            yield from _idle_script(agent.manifest, driver or agent.manifest.model.driver or default, source)
         yield from _idle_restart(agent, fleet, source)
 
 
@@ -43,7 +42,7 @@ def _idle_script(manifest: AgentManifest, driver: str | None, source: str) -> It
         yield Finding(source, "script", problem, "Remove the script or the driver")
 
 
-def _idle_restart(agent: FleetAgent, fleet: FleetFile, source: str) -> Iterator[Finding]:
+def _idle_restart(agent: AnyFleetAgent, fleet: FleetFile, source: str) -> Iterator[Finding]:
     """Yield the keys of `restart` that are not looked at: below a supervisor only `mode` is."""
     boss = next((each.name for each in fleet.supervisors if agent.name in each.children), None)
     if agent.restart is None or (boss is None and agent.restart.mode != "never"):

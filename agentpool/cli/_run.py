@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,7 @@ class RunOptions:
     max_concurrent: int | None = None
     timeout: float | None = None
     output: Path | None = None
+    vars: Mapping[str, str] = attrs.field(factory=dict)
     quiet: bool = False
     as_json: bool = False
 
@@ -81,7 +82,7 @@ def run_fleet(path: Path, options: RunOptions) -> int:
       ManifestError: if a file is wrong.
       BadInputError: if a driver cannot be opened.
     """
-    fleet = load_fleet(path)
+    fleet = load_fleet(path, options.vars)
     view = choose_view(quiet=options.quiet)
     try:
         report = trio.run(_run, fleet, options, view)
@@ -95,12 +96,14 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
     started = trio.current_time()
     async with AsyncExitStack() as stack:
         drivers = Drivers(stack, options.driver, fleet.pool.driver, view.tell, view.retrying)
-        await drivers.open_for([agent.manifest for agent in fleet.agents])
+        await drivers.open_for(fleet.manifests, functions=bool(fleet.functions))
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations
         run = _Run(view, drivers, output)
         starts = starts_of(fleet, drivers.get, options.timeout)
         pool = open_agent_pool(
+            # Agents of manifests are given theirs; functions ask the pool's, `ctx.driver`.
+            drivers.get_for_functions(),
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
             memory=InMemory(),
             tool_builder=partial(_tools, drivers),

@@ -2,4 +2,5 @@
 
 from agentpool.fleet.file import FleetAgent as FleetAgent
 from agentpool.fleet.file import FleetFile as FleetFile
+from agentpool.fleet.file import FleetFunction as FleetFunction
 from agentpool.fleet.start import start_fleet as start_fleet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.rules import Schema, table_schema
-from agentpool.fleet.file import FleetTable
+from agentpool.fleet.tables import FleetTable
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

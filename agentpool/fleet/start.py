@@ -16,7 +16,13 @@ from agentpool._kernel.pool import AgentPool
 from agentpool._kernel.supervisor import ChildSpec, Supervisor
 from agentpool._loop.model_agent import SpawnConfig
 from agentpool.abc import Driver
-from agentpool.fleet.file import FleetAgent, FleetFile, RestartSettings, SupervisorSettings
+from agentpool.fleet.file import (
+    AnyFleetAgent,
+    FleetFile,
+    FleetFunction,
+    RestartSettings,
+    SupervisorSettings,
+)
 
 MODES: Mapping[str, RestartMode] = {
     "on_failure": "transient",
@@ -37,7 +43,8 @@ async def start_fleet(
     Args:
       pool: where they run.
       fleet: what was read.
-      driver_of: gives the driver of an agent, or None for the pool's; left out, all ask the pool's.
+      driver_of: gives the driver of a manifest's agent, or None for the pool's; left out, all ask the
+        pool's. Functions find the pool's as `ctx.driver`.
       timeout: seconds that no agent may pass, whatever the file allows.
 
     Returns:
@@ -100,17 +107,23 @@ def starts_of(fleet: FleetFile, driver_of: DriverOf, timeout: float | None) -> l
     return list(starts.values())
 
 
-def _start_alone(agent: FleetAgent, driver_of: DriverOf, timeout: float | None) -> Start:
-    config = SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest))
-    return Start(config, agent.name, (agent.name,), _shorter(agent.timeout, timeout), _policy(agent.restart))
+def _body_of(agent: AnyFleetAgent, driver_of: DriverOf) -> Callable[[AgentContext], Awaitable[Any]]:
+    if isinstance(agent, FleetFunction):
+        return agent
+    return SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest))
+
+
+def _start_alone(agent: AnyFleetAgent, driver_of: DriverOf, timeout: float | None) -> Start:
+    body = _body_of(agent, driver_of)
+    return Start(body, agent.name, (agent.name,), _shorter(agent.timeout, timeout), _policy(agent.restart))
 
 
 def _start_supervised(
-    settings: SupervisorSettings, agents: Sequence[FleetAgent], driver_of: DriverOf, timeout: float | None
+    settings: SupervisorSettings, agents: Sequence[AnyFleetAgent], driver_of: DriverOf, timeout: float | None
 ) -> Start:
     children = [
         ChildSpec(
-            SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest)),
+            _body_of(agent, driver_of),
             name=agent.name,
             # An agent of a fleet has a question to answer: it comes back if it failed to.
             mode="transient" if agent.restart is None else MODES[agent.restart.mode],

@@ -1,74 +1,82 @@
-"""What the editor does when no model is asked: receive until nobody is left, write, and say so."""
+"""The report: a table of all pages, and below it what was found in each."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from agentpool import Completion, CompletionRequest, ToolCall, ToolMessage, UserMessage
-
-CHECKS = {
-    "links": "Broken links",
-    "headings": "Headings",
-    "todos": "Unfinished",
-    "long_lines": "Long lines",
-}
+import attrs
+from checks import Finding
 
 
-def next_step(request: CompletionRequest) -> Completion:
-    """Answer in the editor's place: the conversation so far tells what comes next."""
-    last = request.messages[-1]
-    if not isinstance(last, ToolMessage):
-        return Completion(tool_calls=[ToolCall("receive-1", "receive_message")])
-    reviews = [review for message in request.messages for review in _reviews_in(message)]
-    if last.name == "write_file":
-        return Completion(f"Wrote report.md: {len(reviews)} files reviewed.")
-    if any(_reviews_in(last)):
-        return Completion(tool_calls=[ToolCall(f"receive-{len(request.messages)}", "receive_message")])
-    # A result without a review is the end: nobody is left who could send one.
-    return Completion(
-        tool_calls=[ToolCall("write", "write_file", {"path": "report.md", "content": render(reviews)})]
-    )
+@attrs.frozen
+class Judgement:
+    """What a model thinks of a page.
+
+    Attributes:
+      clarity: from 1, nobody understands it, to 5, everybody does at first reading.
+      reason: in a sentence.
+      unclear: passages that are hard to understand, copied from the page word by word.
+    """
+
+    clarity: int = attrs.field(validator=[attrs.validators.ge(1), attrs.validators.le(5)])
+    reason: str
+    unclear: list[str] = attrs.Factory(list)
 
 
-def _reviews_in(message: object) -> Iterator[dict[str, Any]]:
-    """Yield the reviewers' JSON objects in a message, wherever in its text they stand."""
-    match message:
-        case ToolMessage(name="receive_message"):
-            text = message.result.content
-        case UserMessage():
-            text = message.content
-        case _:
-            return
-    start = text.find('{"path"')
-    while start >= 0:
-        review, end = json.JSONDecoder().raw_decode(text, start)
-        yield review
-        start = text.find('{"path"', end)
+@attrs.frozen
+class Review:
+    """What one reviewer sends the editor."""
+
+    path: str
+    words: int
+    findings: Sequence[Finding]
+    judgement: Judgement | None = None
 
 
-def render(reviews: list[dict[str, Any]]) -> str:
-    """Write the report: a table of all files, and below it what was found in each."""
-    reviews = sorted(reviews, key=lambda review: review["path"])
+def render(folder: str, reviews: Sequence[Review], summary: str = "") -> str:
+    """Return the report as Markdown."""
+    reviews = sorted(reviews, key=lambda review: review.path)
+    found = sum(len(review.findings) for review in reviews)
+    words = sum(review.words for review in reviews)
     lines = [
-        "# Review of the documentation",
+        f"# Review of {_plain(folder)}",
         "",
-        f"{len(reviews)} files, {sum(review['words'] for review in reviews)} words, "
-        f"{sum(_count(review) for review in reviews)} findings.",
+        f"{_counted(len(reviews), 'page')}, {_counted(words, 'word')}, {_counted(found, 'finding')}.",
+        *(["", summary.strip()] if summary.strip() else []),
         "",
-        "| file | words | findings |",
-        "|---|---:|---:|",
-        *(f"| {review['path']} | {review['words']} | {_count(review)} |" for review in reviews),
+        *_table(reviews),
     ]
     for review in reviews:
-        if _count(review):
-            lines += ["", f"## {review['path']}"]
-        for check, title in CHECKS.items():
-            if review[check]:
-                lines += ["", f"{title}:", "", *(f"- {finding}" for finding in review[check])]
+        lines += _section(review)
     return "\n".join(lines) + "\n"
 
 
-def _count(review: dict[str, Any]) -> int:
-    return sum(len(review[check]) for check in CHECKS)
+def _table(reviews: Sequence[Review]) -> Iterator[str]:
+    judged = any(review.judgement for review in reviews)
+    yield "| page | words | findings |" + (" clarity |" if judged else "")
+    yield "|---|---:|---:|" + ("---:|" if judged else "")
+    for review in reviews:
+        row = f"| {_plain(review.path)} | {review.words} | {len(review.findings)} |"
+        clarity = "" if review.judgement is None else f"{review.judgement.clarity} of 5"
+        yield row + (f" {clarity} |" if judged else "")
+
+
+def _section(review: Review) -> Iterator[str]:
+    if not review.findings and review.judgement is None:
+        return
+    yield from ("", f"## {_plain(review.path)}", "")
+    for line, kind, about in review.findings:
+        yield f"- line {line}: {kind}: {about}"
+    if review.judgement is not None:
+        yield f"- clarity {review.judgement.clarity} of 5: {_plain(review.judgement.reason)}"
+        for passage in review.judgement.unclear:
+            yield f"- unclear: {_plain(passage)}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line, so that it makes no table and no heading."""
+    return " ".join(text.split()).replace("|", "\\|")

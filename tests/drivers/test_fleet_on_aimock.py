@@ -53,6 +53,7 @@ from agentpool import (
 for package in ("openai", "anthropic", "ollama"):
     pytest.importorskip(package, reason="the extras are not installed")
 
+TOOL_FLEET = Path(__file__).with_name("tool_fleet")
 REVIEW = Path(__file__).parents[2] / "examples" / "docs-review"
 CHECKS = ("check_links", "check_headings", "find_todos", "find_long_lines", "count_words")
 PAGES = {
@@ -62,7 +63,7 @@ PAGES = {
 CANARY = "sk-canary-4f1c77a09be2"
 
 
-# -- the docs-review fleet ------------------------------------------------------------
+# -- a fleet of agents with tools ------------------------------------------------------
 
 
 def call(name: str, id: str, **arguments: Any) -> dict[str, Any]:
@@ -125,14 +126,9 @@ def reviewing(tmp_path: Path) -> Iterator[Aimock]:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Path:
-    """The docs-review fleet, with pages of its own to review."""
+    """The fleet, with pages to review."""
     folder = tmp_path / "review"
-    folder.mkdir()
-    for file in REVIEW.iterdir():
-        if file.suffix in (".py", ".toml"):
-            text = file.read_text("utf-8").replace("../../docs", "docs")
-            (folder / file.name).write_text(text, "utf-8")
-    shutil.rmtree(folder / "docs", ignore_errors=True)
+    shutil.copytree(TOOL_FLEET, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "docs").mkdir()
     for name, text in PAGES.items():
         (folder / "docs" / name).write_text(text, "utf-8")
@@ -149,7 +145,7 @@ def agentpool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_docs_review_fleet_runs_on_a_model(reviewing: Aimock, fleet: Path) -> None:
+def test_a_fleet_with_tools_runs_on_a_model(reviewing: Aimock, fleet: Path) -> None:
     pytest.importorskip("cyclopts")
     driver = f"openai+{reviewing.url}/v1:gpt-5-mini"
     done = agentpool("run", fleet, "--driver", driver, "--json")
@@ -184,6 +180,32 @@ def told_to(server: Aimock, page: str, tool: str) -> Any:
             if message.get("tool_call_id") == f"{tool}-{page}":
                 return json.loads(message["content"])
     return None
+
+
+def test_the_docs_review_has_judgements_and_a_summary_of_a_model(fleet: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cyclopts")
+    judgement = {"clarity": 3, "reason": "It is short.", "unclear": ["Three words here."]}
+    fixtures = [
+        says({"systemMessage": "You judge how clear"}, text=json.dumps(judgement)),
+        says({"systemMessage": "You are given the report"}, text="Repair bad.md first."),
+    ]
+    file = tmp_path / "judging.json"
+    file.write_text(json.dumps({"fixtures": fixtures}))
+    report = tmp_path / "report.md"
+    variables = (f"--var=docs={fleet.parent / 'docs'}", f"--var=report={report}")
+    with counterpart.running(file) as server:
+        driver = f"openai+{server.url}/v1:gpt-5-mini"
+        done = agentpool("run", REVIEW / "fleet.toml", "--driver", driver, "--json", *variables)
+        bodies = [entry["body"] for entry in server.journal()]
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = report.read_text()
+    assert text.splitlines()[4] == "Repair bad.md first."
+    assert text.count("- clarity 3 of 5: It is short.") == 2
+    assert text.count("- unclear: Three words here.") == 1  # the other page does not have these words
+    # The provider is told what an answer has to be; what was used counts on the agents that asked.
+    assert sum("fits this schema" in body["messages"][0]["content"] for body in bodies) == 2
+    agents = json.loads(done.stdout)["agents"]
+    assert [agent["usage"]["input_tokens"] for agent in agents] == [1000, 1000, 1000]
 
 
 def test_a_provider_that_refuses_the_key_is_told_without_showing_it(fleet: Path, tmp_path: Path) -> None:

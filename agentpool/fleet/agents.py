@@ -1,0 +1,64 @@
+"""The agents of a fleet that was read: those of manifests, and those that are Python functions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+
+from agentpool._core.manifest import AgentManifest
+from agentpool.fleet.tables import RestartSettings
+
+if TYPE_CHECKING:
+    from agentpool._kernel.context import AgentContext
+
+
+@attrs.frozen
+class FleetAgent:
+    """One agent of a fleet: `SpawnConfig(manifest, query)`, with its name and its limits.
+
+    Attributes:
+      name: unique within the fleet.
+      timeout: seconds, or None.
+    """
+
+    name: str
+    manifest: AgentManifest
+    query: str
+    timeout: float | None = None
+    restart: RestartSettings | None = None
+
+
+@attrs.frozen
+class FleetFunction:
+    """One agent of a fleet that is a Python function, with its name, its arguments and its limits.
+
+    It is an agent itself: `await pool.spawn(fleet_function, name=fleet_function.name)`.
+
+    Attributes:
+      name: unique within the fleet.
+      function: what was loaded: an async callable that takes a context.
+      reference: what the file calls it, `module:function`.
+      query: what it gets after its context; None if the file gives no query.
+      args: what it gets by name.
+      timeout: seconds, or None.
+    """
+
+    name: str
+    function: Callable[..., Awaitable[Any]]
+    reference: str
+    query: str | None = None
+    args: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    timeout: float | None = None
+    restart: RestartSettings | None = None
+
+    def __call__(self, ctx: AgentContext) -> Awaitable[Any]:
+        """Call the function: `function(ctx, query, **args)`, without the query if there is none."""
+        # A restarted agent must not find what its last life did to a list.
+        args = copy.deepcopy(dict(self.args))
+        return self.function(ctx, **args) if self.query is None else self.function(ctx, self.query, **args)
+
+
+AnyFleetAgent: TypeAlias = FleetAgent | FleetFunction

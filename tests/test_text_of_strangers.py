@@ -27,7 +27,7 @@ def test_a_value_is_shown_by_its_repr_cut_and_whatever_that_raises() -> None:
     assert shown(Rude()) == "<Rude whose repr raises RuntimeError>"
 
 
-async def test_a_parent_whose_error_has_no_repr_takes_nobody_along() -> None:
+async def test_a_parent_whose_error_has_no_repr_takes_nobody_along(autojump_clock: Any) -> None:
     async def child(ctx: AgentContext) -> None:
         await trio.sleep_forever()
 
@@ -44,7 +44,7 @@ async def test_a_parent_whose_error_has_no_repr_takes_nobody_along() -> None:
 
 
 @pytest.mark.parametrize("what", ["scope", "deadline", "shield", "nursery", "both"])
-async def test_what_a_body_leaves_open_is_its_own_failure(what: str) -> None:
+async def test_what_a_body_leaves_open_is_its_own_failure(what: str, autojump_clock: Any) -> None:
     async def leaves(ctx: AgentContext) -> None:
         if what in ("nursery", "both"):
             nursery = await trio.open_nursery().__aenter__()
@@ -61,7 +61,9 @@ async def test_what_a_body_leaves_open_is_its_own_failure(what: str) -> None:
         assert await (await pool.spawn(value, 2)).result() == 2
 
 
-async def test_the_error_of_a_body_that_left_something_open_stays_and_tells_of_it() -> None:
+async def test_the_error_of_a_body_that_left_something_open_stays_and_tells_of_it(
+    autojump_clock: Any,
+) -> None:
     error = ValueError("own")
 
     async def leaves(ctx: AgentContext) -> None:
@@ -147,7 +149,9 @@ def test_an_exception_that_takes_nothing_at_all_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("error", [Ruder, Frozen, OddNotes, NoAttributes])
-async def test_the_blocks_own_error_comes_out_whatever_its_texts_raise(error: type[Exception]) -> None:
+async def test_the_blocks_own_error_comes_out_whatever_its_texts_raise(
+    error: type[Exception], autojump_clock: Any
+) -> None:
     with pytest.raises(error):  # the block itself: `contextmanager` writes to what passes through
         async with open_agent_pool(max_concurrent=3) as pool:
             await pool.spawn(failing)
@@ -156,7 +160,7 @@ async def test_the_blocks_own_error_comes_out_whatever_its_texts_raise(error: ty
             raise error
 
 
-async def test_a_failure_that_nobody_looked_at_is_told_on_a_frozen_error() -> None:
+async def test_a_failure_that_nobody_looked_at_is_told_on_a_frozen_error(autojump_clock: Any) -> None:
     with pytest.raises(Frozen) as caught:
         async with open_agent_pool(max_concurrent=2) as pool:
             await pool.spawn(failing, ValueError("beside"))
@@ -202,7 +206,9 @@ GROUPS = [BaseGroup, FrozenGroup, OtherGroup, RaisingGroup, HidingGroup]
 
 
 @pytest.mark.parametrize("group", GROUPS)
-async def test_a_parent_that_fails_with_a_strange_group_takes_nobody_along(group: type[BaseGroup]) -> None:
+async def test_a_parent_that_fails_with_a_strange_group_takes_nobody_along(
+    group: type[BaseGroup], autojump_clock: Any
+) -> None:
     lost = ValueError("lost")
 
     async def parent(ctx: AgentContext) -> None:
@@ -245,7 +251,9 @@ class Proxy:
 
 
 @pytest.mark.parametrize("cap", [1, 2])
-async def test_an_agent_without_attributes_is_started_and_breaks_nobody_elses_end(cap: int) -> None:
+async def test_an_agent_without_attributes_is_started_and_breaks_nobody_elses_end(
+    cap: int, autojump_clock: Any
+) -> None:
     async with pool_of(cap) as pool:
         other = await pool.spawn(sleeper, 1, "well")
         proxy = await pool.spawn(Proxy())
@@ -255,7 +263,7 @@ async def test_an_agent_without_attributes_is_started_and_breaks_nobody_elses_en
 
 
 async def test_a_bug_of_the_library_in_an_agents_end_ends_the_pool_and_comes_out(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
 ) -> None:
     bug = AssertionError("a bug")
 

@@ -1,4 +1,4 @@
-"""Counts the instructions of the hot paths under callgrind, and compares them with a baseline.
+"""Counts the instructions of the hot paths under valgrind, and compares them with a baseline.
 
     python -m bench.instructions             compare; exit status 1 on a regression above 5 %
     python -m bench.instructions --update    write the baseline of this Python and trio
@@ -54,15 +54,16 @@ def count(target: str, size: int) -> int:
       RuntimeError: if the program fails.
     """
     command = [
-        *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"),
+        # It counts as callgrind does, in half of the time.
+        *("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"),
         *(sys.executable, "-c", _PROGRAM, target, str(size)),
     ]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    collected = re.search(r"Collected : (\d+)", done.stderr)
+    collected = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
     if done.returncode or collected is None:
         raise RuntimeError(f"{target} under valgrind: exit status {done.returncode}\n{done.stderr}")
-    return int(collected[1])
+    return int(collected[1].replace(",", ""))
 
 
 def _compile(target: str) -> None:

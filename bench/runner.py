@@ -236,7 +236,7 @@ Both are drawn by `python -m bench.flame`.
 ## How CI sees a regression
 
 `python -m bench.instructions` counts the instructions of one spawn, one message and one turn under
-callgrind, and fails when one of them has grown by more than 5 % against `bench/instructions.json`.
+valgrind, and fails when one of them has grown by more than 5 % against `bench/instructions.json`.
 Counts repeat within 0.1 %, whatever else the machine does, where times do not.
 
 ## Many agents alive at once

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from agentpool.cli._errors import OutputLostError
+from agentpool.cli._tables import size_of
 from agentpool.cli._text import one_line
 
 PROBLEMS_SHOWN = 50
@@ -19,15 +20,25 @@ PROBLEMS_SHOWN = 50
 def prepare_streams() -> None:
     """Have what a stream's encoding lacks written as escapes, such as \\u2026, instead of raising.
 
+    Sizes of a terminal in the environment that are none are taken out of it.
+
     Raises:
       OutputLostError: if there is no standard output. Nothing has been run yet: a file that was
         opened now would get its number, and what is printed would land there.
     """
+    _forget_wrong_sizes()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if sys.stdout is None:
         raise OutputLostError("standard output is closed, so that nothing was done. Open it (> FILE)")
+
+
+def _forget_wrong_sizes() -> None:
+    """Take what is no size of a terminal out of the environment: not everybody who reads it looks twice."""
+    for name in ("COLUMNS", "LINES"):
+        if size_of(name) is None:
+            os.environ.pop(name, None)
 
 
 @contextmanager

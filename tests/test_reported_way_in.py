@@ -22,6 +22,7 @@ from test_cli import call
 from test_examples import EXAMPLE, findings_in, review
 
 from agentpool import FleetAgent, FleetFile, ManifestError
+from agentpool.cli import _app
 from agentpool.cli._tables import size_of
 from agentpool.cli._text import LETTERS_IN_A_COLUMN, cut, pieces, width_of
 
@@ -44,6 +45,15 @@ async def wide(ctx):
 
 async def flood(ctx):
     raise ValueError("b" + "\\u0301" * 1_000_000)
+
+
+print("the module was imported")
+
+
+async def loud(ctx):
+    print("an agent prints")
+    os.system("echo a program prints")
+    return "done"
 
 
 async def wait(ctx):
@@ -488,3 +498,28 @@ def test_a_failure_is_not_exit_code_0(tmp_path: Path) -> None:
     path = fleet(tmp_path, one("answer") + one("flood"))
     for options in ((), ("--json",), ("--quiet",), ("--output", tmp_path / "out")):
         assert call("run", path, *options).returncode == 1
+
+
+@posix
+@pytest.mark.parametrize("redirection", ["", "2>&-"])
+def test_what_others_print_is_not_in_the_document(redirection: str, tmp_path: Path) -> None:
+    """apache/airflow#66139, nano-step/nano-brain#235, apify/apify-cli#740: jq cannot read it."""
+    path = fleet(tmp_path, one("loud"))
+    command = [sys.executable, "-m", "agentpool", "run", str(path), "--json"]
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["agents"][0]["text"] == "done"
+    if not redirection:
+        for line in ("the module was imported", "an agent prints", "a program prints"):
+            assert f"{line}\n" in done.stderr
+
+
+def test_what_others_print_is_not_in_the_document_without_files_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = fleet(tmp_path, one("answer"))
+    assert _app.call(["run", str(path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["exit_code"] == 0
+    assert "the module was imported\n" in err

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TextIO
 
 from agentpool.cli._errors import OutputLostError
@@ -57,6 +57,28 @@ def printing() -> Iterator[None]:
         raise OutputLostError(
             f"standard output: {error.strerror or error}; what there was to say is lost"
         ) from None
+
+
+@contextmanager
+def only_ours() -> Iterator[None]:
+    """Keep standard output for ourselves: what agents, modules and programs print in this block goes
+    to standard error, or nowhere if there is none."""
+    ours = sys.stdout
+    with ExitStack() as stack:
+        theirs = sys.stderr or stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(redirect_stdout(theirs))
+        try:
+            number, other = ours.fileno(), theirs.fileno()
+        except (OSError, ValueError):  # one of them is no file, and programs do not write to it
+            pass
+        else:
+            # Programs that agents start know only the number.
+            kept = os.dup(number)
+            stack.callback(os.close, kept)
+            os.dup2(other, number)
+            stack.callback(os.dup2, kept, number)
+        stack.callback(ours.flush)  # before it is ours again: somebody may have kept it and written to it
+        yield
 
 
 def say(text: str) -> None:

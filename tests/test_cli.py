@@ -576,7 +576,7 @@ def test_on_a_terminal_a_table_shows_the_agents_while_they_run(tmp_path: Path) -
         process.kill()
         process.wait()
         os.close(ours)
-    table, _, rest = seen.partition("\x1b[?25h")  # the cursor is shown again when the table is gone
+    table, _, rest = seen.rpartition("\x1b[?25h")  # written once more when the table is gone
     assert "wait_for_go" in table
     assert "dead letters" in table
     assert "2 completed" in rest

@@ -39,6 +39,9 @@ def call(arguments: Sequence[str]) -> int:
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
         return 0
+    except cyclopts.UnusedCliTokensError as error:
+        more = ", ".join(map(repr, error.unused_tokens or ()))
+        return _bad_input(f"{more}: more than the command takes. Put quotes around a path with spaces")
     except cyclopts.CycloptsError as error:
         return _bad_input(str(error))
     except (ManifestError, BadInputError) as error:
@@ -69,7 +72,7 @@ def run(
     driver: str | None = None,
     max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
-    output: Path | None = None,
+    output: str | None = None,
     var: Variables = (),
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -91,13 +94,13 @@ def run(
       as_json: Print one JSON document on standard output, and nothing else there.
     """
     from agentpool.cli._run import RunOptions, run_fleet
-    from agentpool.cli._vars import parse_vars
+    from agentpool.cli._vars import parse_directory, parse_vars
 
     options = RunOptions(
         driver=driver,
         max_concurrent=max_concurrent,
         timeout=timeout,
-        output=output,
+        output=None if output is None else parse_directory("--output", output),
         vars=parse_vars(var),
         quiet=quiet,
         as_json=as_json,

@@ -52,6 +52,8 @@ class LiveView:
             redirect_stdout=sys.stdout.isatty(),
         )
         self._live.start()
+        # A cursor that is not hidden cannot be left hidden: by Ctrl-Z, Ctrl-\\ or a kill.
+        console.show_cursor()
 
     def take(self, event: ev.Event) -> None:
         """Take the event in; warnings stay on the screen above the table."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,10 +23,11 @@ from agentpool.cli._tables import (
     heading,
     money,
     row_of,
+    size_of,
     tokens,
     width_of_all,
 )
-from agentpool.cli._text import cut, ellipsis, encodable, one_line, pieces, width_of
+from agentpool.cli._text import LETTERS_IN_A_COLUMN, cut, ellipsis, encodable, one_line, pieces, width_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -55,7 +55,8 @@ def print_outcomes(
     from rich.console import Console
 
     plain = None if can_draw() else False
-    console = Console(width=None if sys.stdout.isatty() else _width_of_files(), force_terminal=plain)
+    width = None if sys.stdout.isatty() else size_of("COLUMNS") or WIDTH_OF_FILES
+    console = Console(width=width, force_terminal=plain)
     rows = rows_shown(outcomes)
     report = _Table(rows, max(20, console.width))
     for line in report.lines() if rows else ():
@@ -70,11 +71,6 @@ def print_outcomes(
 
 def _where(output: Path | None) -> str:
     return "--output DIR or --json" if output is None else one_line(str(output))
-
-
-def _width_of_files() -> int:
-    columns = os.environ.get("COLUMNS", "")
-    return int(columns) if columns.isdecimal() and int(columns) else WIDTH_OF_FILES
 
 
 def rows_shown(outcomes: Sequence[AnyOutcome], most: int = ROWS) -> list[AnyOutcome]:
@@ -163,7 +159,8 @@ class _Table:
         return [cut(f"{line} {ellipsis()}", self._answer)]
 
     def _cut_lines(self, text: str, width: int, most: int) -> list[str]:
-        lines = pieces(text, width)
+        # Whatever is behind that has no room in any case, and an error's text may be a megabyte.
+        lines = pieces(text[: LETTERS_IN_A_COLUMN * width * most + 1], width)
         if len(lines) > most:
             self.was_cut = True
             lines = [*lines[: most - 1], cut("".join(lines[most - 1 : most + 1]), width)]

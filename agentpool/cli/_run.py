@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from agentpool.cli._output import OutputDirectory
 from agentpool.cli._progress import describe
 from agentpool.cli._report import outcome_as_json, print_outcomes
 from agentpool.cli._signals import SignalCounter
-from agentpool.cli._streams import PROBLEMS_SHOWN, complain, printing, say
+from agentpool.cli._streams import PROBLEMS_SHOWN, complain, only_ours, printing, say
 from agentpool.cli._text import listed, one_line
 from agentpool.cli._view import View, choose_view
 from agentpool.fleet.file import FleetFile
@@ -82,12 +82,13 @@ def run_fleet(path: Path, options: RunOptions) -> int:
       ManifestError: if a file is wrong.
       BadInputError: if a driver cannot be opened.
     """
-    fleet = load_fleet(path, options.vars)
-    view = choose_view(quiet=options.quiet)
-    try:
-        report = trio.run(_run, fleet, options, view)
-    finally:
-        view.close()
+    with only_ours() if options.as_json else nullcontext():
+        fleet = load_fleet(path, options.vars)
+        view = choose_view(quiet=options.quiet)
+        try:
+            report = trio.run(_run, fleet, options, view)
+        finally:
+            view.close()
     _print_report(path, report, options)
     return report.exit_code
 

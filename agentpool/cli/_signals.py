@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,7 +12,6 @@ import attrs
 import trio
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SHOW_CURSOR = "\x1b[?25h"
 
 
 @attrs.define(eq=False)
@@ -48,8 +46,6 @@ class SignalCounter:
             elif self.count == 2:
                 token.run_sync_soon(abort)
             else:  # pragma: no cover - the process ends without a word to coverage
-                if sys.stderr is not None and sys.stderr.isatty():
-                    os.write(sys.stderr.fileno(), SHOW_CURSOR.encode())
                 os._exit(128 + self.first)
 
         # Whoever started us with a signal ignored (`nohup`, a script's job in the background) means it.

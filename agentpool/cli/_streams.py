@@ -6,10 +6,11 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TextIO
 
 from agentpool.cli._errors import OutputLostError
+from agentpool.cli._tables import size_of
 from agentpool.cli._text import one_line
 
 PROBLEMS_SHOWN = 50
@@ -19,15 +20,25 @@ PROBLEMS_SHOWN = 50
 def prepare_streams() -> None:
     """Have what a stream's encoding lacks written as escapes, such as \\u2026, instead of raising.
 
+    Sizes of a terminal in the environment that are none are taken out of it.
+
     Raises:
       OutputLostError: if there is no standard output. Nothing has been run yet: a file that was
         opened now would get its number, and what is printed would land there.
     """
+    _forget_wrong_sizes()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if sys.stdout is None:
         raise OutputLostError("standard output is closed, so that nothing was done. Open it (> FILE)")
+
+
+def _forget_wrong_sizes() -> None:
+    """Take what is no size of a terminal out of the environment: not everybody who reads it looks twice."""
+    for name in ("COLUMNS", "LINES"):
+        if size_of(name) is None:
+            os.environ.pop(name, None)
 
 
 @contextmanager
@@ -46,6 +57,28 @@ def printing() -> Iterator[None]:
         raise OutputLostError(
             f"standard output: {error.strerror or error}; what there was to say is lost"
         ) from None
+
+
+@contextmanager
+def only_ours() -> Iterator[None]:
+    """Keep standard output for ourselves: what agents, modules and programs print in this block goes
+    to standard error, or nowhere if there is none."""
+    ours = sys.stdout
+    with ExitStack() as stack:
+        theirs = sys.stderr or stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(redirect_stdout(theirs))
+        try:
+            number, other = ours.fileno(), theirs.fileno()
+        except (OSError, ValueError):  # one of them is no file, and programs do not write to it
+            pass
+        else:
+            # Programs that agents start know only the number.
+            kept = os.dup(number)
+            stack.callback(os.close, kept)
+            os.dup2(other, number)
+            stack.callback(os.dup2, kept, number)
+        stack.callback(ours.flush)  # before it is ours again: somebody may have kept it and written to it
+        yield
 
 
 def say(text: str) -> None:

@@ -75,6 +75,18 @@ def tokens(usage: TokenUsage) -> str:
     return f"{usage.total_tokens:,}" if usage.total_tokens else ""
 
 
+def size_of(name: str) -> int | None:
+    """Return a size of the terminal that stands in the environment, None if it is none.
+
+    Args:
+      name: `COLUMNS` or `LINES`. What is not a plain number of at most five digits is no size: such
+        a width would fill the memory with spaces.
+    """
+    text = os.environ.get(name, "")
+    plain = text.isascii() and text.isdecimal() and len(text) <= 5
+    return (int(text) if plain else 0) or None
+
+
 def can_draw() -> bool:
     """Whether the terminal can do more than print lines; nothing is known of one without a type."""
     return os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")

@@ -9,6 +9,8 @@ from typing import TextIO
 
 NAMES_SHOWN = 10
 """So many names stand in a list before the rest is only counted."""
+LETTERS_IN_A_COLUMN = 8
+"""A letter may bear marks that take no room, and emoji may consist of seven; a million are no text."""
 
 _JOINERS = "\u200c\u200d"  # inside of words of several scripts, and of emoji
 _KEPT = frozenset("\n\t") | frozenset(_JOINERS)
@@ -53,7 +55,7 @@ def width_of(text: str) -> int:
 
 def cut(text: str, width: int, stream: TextIO | None = None) -> str:
     """Return the text, or its beginning and an ellipsis that together take at most `width` columns."""
-    if width_of(text) <= width:
+    if len(text) <= LETTERS_IN_A_COLUMN * width and width_of(text) <= width:
         return text
     dots = ellipsis(stream)
     room = max(0, width - len(dots))
@@ -69,7 +71,8 @@ def pieces(text: str, width: int) -> list[str]:
     taken = 0
     for letter in text:
         size = width_of(letter)
-        if taken + size > width and lines[-1]:
+        is_full = taken + size > width or len(lines[-1]) >= LETTERS_IN_A_COLUMN * width
+        if is_full and lines[-1]:
             lines.append("")
             taken = 0
         lines[-1] += letter

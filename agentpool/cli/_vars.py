@@ -1,8 +1,10 @@
-"""What `--var NAME=VALUE` says."""
+"""What `--var NAME=VALUE` and options that are paths say."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from agentpool.cli._errors import BadInputError
 
@@ -22,3 +24,16 @@ def parse_vars(given: Iterable[str]) -> dict[str, str]:
             raise BadInputError(f"--var {name} is given twice. Give it once")
         values[name] = value
     return values
+
+
+def parse_directory(option: str, text: str) -> Path:
+    """Return the directory that an option names; `~` at its beginning is the user's home.
+
+    A shell leaves it as it is in `--option=~/path`, and nobody wants a directory of that name.
+
+    Raises:
+      BadInputError: if it is empty, as a variable of the shell that is not set is.
+    """
+    if not text:
+        raise BadInputError(f"{option} is empty. Give the path of a directory")
+    return Path(os.path.expanduser(text))

@@ -92,11 +92,18 @@ class Place:
 
     def _glob(self, key: str, root: Path, pattern: str, shown: str) -> list[Path] | None:
         try:
-            return sorted({path for path in root.glob(pattern) if path.is_file()})
+            return sorted({path for path in root.glob(pattern) if _may_be_file(path)})
         except (ValueError, IndexError, NotImplementedError):  # pathlib raises them all
             fix = "Write it relative to the fleet file, such as docs/**/*.md, ** as a whole directory only"
             self.report.add(key, f"{shown!r} is no pattern of files", fix)
             return None
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # in a directory that may be listed and not entered: its agent will tell of it
+        return True
 
 
 def _why_no_directory(path: str) -> str | None:

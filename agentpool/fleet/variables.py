@@ -135,6 +135,7 @@ class Variables:
             return value
         if not value or "\0" in value:
             return self.report.add(key, f"{value!r} is no path", "Give the path of a file or directory")
+        value = os.path.expanduser(value)  # a shell leaves the ~ of `--var name=~/path` as it is
         return value if name in given else _seen_from_here(directory, value)
 
     # -- texts that use them

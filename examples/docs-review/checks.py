@@ -52,7 +52,7 @@ def broken_links(path: Path, page: Page, root: Path) -> Iterator[Finding]:
         found = path if not name else _find(path, name, root, is_html=is_html)
         if found is None:
             yield Finding(line, f"broken {kind}", f"`{target}`")
-        elif fragment and found.suffix.lower() in (".md", ".markdown") and found.is_file():
+        elif fragment and found.suffix.lower() in (".md", ".markdown") and os.path.isfile(found):
             there = page if found == path else _read(found)
             if not _is_anchor(fragment, there) and (name or fragment not in labels_below(root)):
                 yield Finding(line, "broken anchor", f"`{target}`{_perhaps(fragment, there)}")
@@ -104,7 +104,7 @@ def _candidates(folder: Path, name: str) -> Iterator[Path]:
 def _page_of(path: Path) -> Path:
     """Return the page that a folder shows, if it has one."""
     for name in ("index.md", "README.md", "_index.md"):
-        if path.is_dir() and (path / name).is_file():
+        if os.path.isfile(path / name):
             return path / name
     return path
 
@@ -141,13 +141,23 @@ def _perhaps(fragment: str, page: Page) -> str:
     return f", perhaps `#{close[0]}`" if close else ""
 
 
+_MADE = re.compile(
+    r"top|readme|:~:.*"
+    r"|L\d+(C\d+)?(-L?\d+(C\d+)?)?"  # lines, as GitHub and GitLab show a file
+    r"|(user-content-)?fn(ref)?(\d*|[-:].+)"  # footnotes
+)
+
+
 def _is_made(fragment: str) -> bool:
-    """Whether an anchor is made by whatever shows the page: the top, footnotes, a place in a text."""
-    return bool(re.fullmatch(r"top|:~:.*|fn(ref)?[-:]?\w*", fragment))
+    """Whether an anchor is made by whatever shows the page: the top, lines, footnotes, a place in a text."""
+    return bool(_MADE.fullmatch(fragment))
 
 
 # A reference with both parts; before it nothing that could make it an index, as in `table[i][j]`.
-_REFERENCE = re.compile(r"(?<![\w\])}" + MARK + r"])!?\[[^\[\]]+\]\[([^\[\]" + MARK + r"]+)\]")
+_REFERENCE = re.compile(r"(?<![\w\[\])}" + MARK + r"])!?\[([^\[\]]+)\]\[([^\[\]" + MARK + r"]+)\]")
+# Brackets that are meant as such: options (`[-v][FILE...]`), classes of characters (`[a-z][0-9]`), and
+# numbers (`[0, 1][2, 3]`, or `[1][2]` for two sources). Either part may tell.
+_BRACKETS = re.compile(r"-.*|.*\.\.\.|\^?.*(a-[fz]|A-[FZ]|0-9).*|[\d\s,;.+-]+")
 
 
 def undefined_references(page: Page, root: Path) -> Iterator[Finding]:
@@ -159,10 +169,17 @@ def undefined_references(page: Page, root: Path) -> Iterator[Finding]:
         return
     for line, text, _ in page.passages:
         for match in _REFERENCE.finditer(text):
-            label = match[1]
-            # `package.name` is a reference to Python's documentation, which a generator resolves.
-            if not label.startswith("^") and not re.fullmatch(r"[\w.]*\w\.\w[\w.]*", label):
+            if not _is_meant_otherwise(match[1], match[2]):
                 yield Finding(line, "undefined reference", f"`{match[0].replace(MARK, '…')}`")
+
+
+def _is_meant_otherwise(text: str, label: str) -> bool:
+    if label.startswith("^"):  # a footnote
+        return True
+    # `package.name` is a reference to Python's documentation, which a generator resolves.
+    if re.fullmatch(r"[\w.]*\w\.\w[\w.]*", label) or _BRACKETS.fullmatch(text):
+        return True
+    return bool(_BRACKETS.fullmatch(label)) and not label.isdecimal()
 
 
 @lru_cache(maxsize=16)
@@ -190,7 +207,7 @@ def headings(page: Page) -> Iterator[Finding]:
         if not is_top:
             continue
         if above is not None and level > above + 1:
-            yield Finding(line, "skipped heading", f"level {level} below level {above}: {title}")
+            yield Finding(line, "skipped heading", f"level {level} below level {above}: {title.strip()}")
         above = level
 
 

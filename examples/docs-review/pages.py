@@ -1,13 +1,13 @@
 """One page of Markdown as it is read here: its headings, links and anchors, each with its line.
 
 markdown-it-py says what is text and what is code, a comment or a link, by the rules of CommonMark.
-What is added here is what documentation uses beyond: front matter, footnotes, explicit anchors.
+What is added here is what documentation uses beyond: front matter, footnotes, explicit anchors, math,
+admonitions and tabs.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from html.parser import HTMLParser
@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from markdown_it import MarkdownIt
-from markdown_it.rules_core import StateCore
+from markdown_it.rules_block import StateBlock, reference
+from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
+from slugs import github_slug, github_slug_of_text, gitlab_slug, letters_slug, python_slug, slugger_slug
 
 MARK = "\ufffc"  # stands in a text for what is no text: code, a link, an image
 
@@ -25,7 +27,7 @@ class Heading(NamedTuple):
     line: int
     level: int
     title: str
-    """As it is written, without its marks and without an explicit `{#id}`."""
+    """As it is written, without its marks and without an explicit `{#id}`; an image leaves a space."""
     is_top: bool
     """Whether it stands by itself, not in a quotation or a list."""
 
@@ -77,13 +79,13 @@ def _read(path: Path, changed: int, size: int) -> Page:
 
 def parse(text: str) -> Page:
     """Take a page apart."""
-    text = _without_front_matter(text)
+    text = with_blocks_quoted(_without_front_matter(text))
     env: dict[str, dict[str, dict[str, object]]] = {}
     tokens = _parser().parse(text, env)
     collector = _Collector(text.split("\n"))
     collector.take_all(tokens)
-    for reference in env.get("references", {}).values():
-        collector.take_definition(reference)
+    for definition in env.get("references", {}).values():
+        collector.take_definition(definition)
     labels = frozenset(_labels(tokens))
     return Page(
         headings=collector.headings,
@@ -103,18 +105,47 @@ def parse(text: str) -> Page:
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     parser.disable("text_join")  # so that an escaped bracket is told from a bracket
-    parser.core.ruler.after("block", "footnotes", _forget_footnotes)
+    parser.block.ruler.at("reference", _take_definition)
+    parser.block.ruler.before("fence", "math", _take_math_block, {"alt": ["paragraph", "reference"]})
+    parser.inline.ruler.before("escape", "math", _take_math)
     # The targets as they are written: what is in them is for whoever looks where they lead.
     parser.normalizeLink = lambda url: url  # type: ignore[method-assign]
     parser.validateLink = lambda url: True  # type: ignore[method-assign]
     return parser
 
 
-def _forget_footnotes(state: StateCore) -> None:
-    """Keep `[^1]: word` from being the definition of a link, which it is in CommonMark."""
-    references = state.env.get("references", {})
-    for label in [label for label in references if label.startswith("^")]:
-        del references[label]
+def _take_definition(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Take the definition of a link; `[^1]: word` is a footnote, and in CommonMark such a definition."""
+    begin = state.bMarks[start] + state.tShift[start]
+    return not state.src.startswith("[^", begin) and reference(state, start, end, silent)
+
+
+def _take_math_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Take what stands between two lines `$$` as it is, also what would be a list."""
+    if state.getLines(start, start + 1, 0, False).strip() != "$$":
+        return False
+    for line in range(start + 1, end):
+        if state.getLines(line, line + 1, 0, False).rstrip().endswith("$$"):
+            if not silent:
+                state.push("math_block", "", 0).map = [start, line + 1]
+                state.line = line + 1
+            return True
+    return False
+
+
+# `$x$`, without a space inside of its marks, so that two prices are none; and `$$x$$`.
+_MATH = re.compile(r"\$\$.+?\$\$|\$(?![\s$])(?:\\.|[^$\\])*?(?<!\s)\$(?![\w$])", re.DOTALL)
+
+
+def _take_math(state: StateInline, silent: bool) -> bool:
+    """Take math as it stands: its brackets are no links."""
+    found = _MATH.match(state.src, state.pos) if state.src[state.pos] == "$" else None
+    if found is None:
+        return False
+    if not silent:
+        state.push("math", "", 0).content = found[0]
+    state.pos = found.end()
+    return True
 
 
 _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?\n)?(\1|\.\.\.)[ \t]*(\n|\Z)", re.DOTALL)
@@ -123,6 +154,42 @@ _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?\n)?(\1|\.\.\.)[ \t]*(\n|
 def _without_front_matter(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return _FRONT_MATTER.sub(lambda match: "\n" * match[0].count("\n"), text, count=1)
+
+
+# `!!! note`, `??? tip "Title"` and `=== "Tab"` of MkDocs: what is indented below them is in them.
+_BLOCK = re.compile(r"( *)(?:!!!|\?\?\?\+?|===[!+]?)[ \t]+[\w\"].*")
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+
+
+def with_blocks_quoted(text: str) -> str:
+    """Write the indented blocks of MkDocs as quotations, which CommonMark knows; lines stay lines.
+
+    CommonMark takes them for code: their links would not be seen, nor their anchors.
+    """
+    if not re.search(r"(?m)^ *(!!!|\?\?\?|===)", text):
+        return text
+    return "\n".join(_quoted(text.split("\n")))
+
+
+def _quoted(lines: Iterable[str]) -> Iterator[str]:
+    insides: list[int] = []  # where the text of each open block begins, the innermost one last
+    fence = ""
+    for line in lines:
+        line = line.expandtabs(4)
+        while insides and line[: insides[-1]].strip():  # an empty line ends nothing
+            insides.pop()
+            fence = ""
+        begun = insides[-1] if insides else 0
+        before = [0, *insides]
+        marks = [" " * (inside - start - 4) + "> " for start, inside in zip(before, insides, strict=False)]
+        line = line[begun:]
+        yield "".join(marks) + line
+        if fence:
+            fence = "" if line.strip().startswith(fence) and not line.strip(" " + fence[0]) else fence
+        elif opened := _FENCE.match(line):
+            fence = opened[1]
+        elif block := _BLOCK.fullmatch(line):
+            insides.append(begun + len(block[1]) + 4)
 
 
 # What brings text in from elsewhere: mkdocstrings, snippets, Jinja, directives of Sphinx.
@@ -154,6 +221,8 @@ class _Collector:
         for token, before in zip(tokens, [None, *tokens], strict=False):
             if token.map is not None:
                 self._block = (token.map[0], token.map[1])
+            if token.type == "fence":
+                self.ids |= {match[1] for match in _ID.finditer(token.info)}
             if token.type == "html_block":
                 self._take_html(token.content, self._block[0])
             elif token.type == "inline":
@@ -185,6 +254,8 @@ class _Collector:
                 line = self._take_link(str(child.attrs.get("src", "")), "image", line)
             elif child.type == "html_inline":
                 self._take_html(child.content, line)
+            elif child.type == "math":
+                line += child.content.count("\n")
             texts[-1] += MARK if child.type not in _PLAIN else ""
         for start, text in zip(starts, texts, strict=True):
             self.passages.append(Passage(start + 1, text, len(texts) == 1))
@@ -241,13 +312,11 @@ def _title(token: Token) -> str:
     """Return the text of a heading as it is shown."""
     parts = []
     for child in token.children or []:
-        if child.type in ("text", "text_special", "code_inline"):
+        if child.type in ("text", "text_special", "code_inline", "math"):
             parts.append(child.content)
-        elif child.type == "image":
-            parts.append("")
         elif child.type in ("softbreak", "hardbreak"):
             parts.append(" ")
-    return _ATTRIBUTES.sub("", "".join(parts)).strip()
+    return _ATTRIBUTES.sub("", "".join(parts)).rstrip()
 
 
 class _Html(HTMLParser):
@@ -302,10 +371,16 @@ def _labels(tokens: Iterable[Token]) -> Iterator[str]:
 def anchors(page: Page) -> set[str]:
     """Return every anchor of a page.
 
-    Headings have those that GitHub makes, and those of Python-Markdown, which MkDocs uses: they
-    differ where marks of punctuation stand between words, and in how equal headings are counted.
+    Headings have those that GitHub and GitLab make, and those of Python-Markdown, which MkDocs uses:
+    they differ where marks of punctuation stand between words, in how equal headings are counted, and
+    in which letters they keep.
     """
-    return {*page.ids, *_slugs(page, github_slug, "-"), *_slugs(page, python_slug, "_")}
+    found = set(page.ids)
+    for slug_of in (github_slug, github_slug_of_text, slugger_slug, gitlab_slug, letters_slug):
+        found |= set(_slugs(page, slug_of, "-"))
+    for slug_of in (python_slug, gitlab_slug):
+        found |= set(_slugs(page, slug_of, "_"))
+    return found
 
 
 def _slugs(page: Page, slug_of: Callable[[str], str], joint: str) -> Iterator[str]:
@@ -318,14 +393,3 @@ def _slugs(page: Page, slug_of: Callable[[str], str], joint: str) -> Iterator[st
             slug = f"{first}{joint}{number}"
         taken.add(slug)
         yield slug
-
-
-def github_slug(title: str) -> str:
-    """Return the anchor that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
-
-
-def python_slug(title: str) -> str:
-    """Return the anchor that Python-Markdown gives a heading."""
-    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
-    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 import attrs
 from checks import Finding
 
+TITLE = "# Review of "
+"""How every report begins."""
+
 
 @attrs.frozen
 class Judgement:
@@ -39,7 +42,7 @@ def render(folder: str, reviews: Sequence[Review], summary: str = "") -> str:
     found = sum(len(review.findings) for review in reviews)
     words = sum(review.words for review in reviews)
     lines = [
-        f"# Review of {_plain(folder)}",
+        f"{TITLE}{_plain(folder)}",
         "",
         f"{_counted(len(reviews), 'page')}, {_counted(words, 'word')}, {_counted(found, 'finding')}.",
         *(["", summary.strip()] if summary.strip() else []),

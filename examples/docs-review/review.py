@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import attrs
 import trio
 from checks import Finding, check_page, counted
 from pages import Page, parse, read_page
-from report import Judgement, Review, render
+from report import TITLE, Judgement, Review, render
 
-from agentpool import AgentContext, AgentManifest, ModelAgent
+from agentpool import AgentContext, AgentManifest, ModelAgent, UnknownAgentError
 
 HERE = Path(__file__).parent
 REVIEWER = ModelAgent(AgentManifest.load(HERE / "reviewer.toml"), output_type=Judgement)
@@ -32,6 +33,14 @@ async def review(ctx: AgentContext, path: str, *, docs: str, report: str) -> str
     """
     if await trio.to_thread.run_sync(_are_same, path, report):
         return "not reviewed: it is the report"
+    try:
+        return await _review(ctx, path, docs)
+    except UnknownAgentError:
+        return "not reviewed: the editor has ended"  # the editor's own line tells why
+
+
+async def _review(ctx: AgentContext, path: str, docs: str) -> str:
+    editor = ctx.find("editor")
     result = Review(path, 0, [Finding(1, "not reviewed", "its reviewer failed")])
     try:
         page, findings, text = await trio.to_thread.run_sync(_examine, Path(path), Path(docs))
@@ -41,12 +50,15 @@ async def review(ctx: AgentContext, path: str, *, docs: str, report: str) -> str
     finally:
         # Also if the model fails: this agent fails then, but what it has found is in the report.
         # A review that was cancelled is not sent: this raises then.
-        await ctx.send(ctx.find("editor"), result)
+        await ctx.send(editor, result)
     return counted(findings)
 
 
 def _are_same(path: str, other: str) -> bool:
-    return Path(other).exists() and Path(path).samefile(other)
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them is not there, or may not be looked at
+        return False
 
 
 def _examine(path: Path, docs: Path) -> tuple[Page, list[Finding], str]:
@@ -79,7 +91,12 @@ async def edit(ctx: AgentContext, *, docs: str, report: str) -> str:
       ctx: the agent.
       docs: the folder that is reviewed.
       report: where to write.
+
+    Raises:
+      FileExistsError: if something is there that is no report: whoever typed a path too much keeps it.
+      OSError: if it cannot be written; that is found before anything is reviewed.
     """
+    await trio.to_thread.run_sync(_claim, Path(report))
     reviews = [message.content async for message in ctx.inbox]
     summary = ""
     try:
@@ -93,7 +110,19 @@ async def edit(ctx: AgentContext, *, docs: str, report: str) -> str:
     return f"wrote {report}: {len(reviews)} pages, {counted(findings)}"
 
 
-def _write(path: Path, text: str) -> None:
+def _claim(path: Path) -> None:
+    """Make sure that the report can be written, and that nothing but a report is written over."""
     if not path.parent.exists():
         path.parent.mkdir(parents=True)
-    path.write_text(text, "utf-8")
+    if path.exists() and not path.is_file():  # a terminal, a pipe; or a directory, which cannot be written
+        return
+    with path.open("a+b") as file:
+        file.seek(0)
+        if file.read(len(TITLE)) not in (b"", TITLE.encode()):
+            raise FileExistsError(f"{str(path)!r} is no report. Give another path with --var report=PATH")
+
+
+def _write(path: Path, text: str) -> None:
+    # Names of files may be no Unicode; they are written as escapes. Encoded first, so that an error
+    # does not leave an empty file.
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))

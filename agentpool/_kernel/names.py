@@ -3,11 +3,14 @@
 An id is one agent, and ends with it. A name may be that of one agent after another: a supervisor starts
 a child that ended as a new agent, with a new id and the old name. So who sends or asks by name waits
 while nobody has the name and a supervisor is about to start somebody who has.
+
+A supervisor may be started again itself, by its policy or by the supervisor above it. So the names of its
+children outlive it: it leaves them to whoever decides about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from agentpool._core.errors import UnknownAgentError
@@ -27,7 +30,12 @@ class Named(Protocol):
 
 
 Keeper: TypeAlias = tuple[AgentId, int]
-"""A supervisor and the position of one of its children."""
+"""A supervisor and the position of one of its children; or `_LEFT`, when it has left its names."""
+
+NamesOfChild: TypeAlias = tuple[str, ...]
+"""The name of a child, and of those below it, which it starts in its turn."""
+
+_LEFT = -1
 
 
 class KeepsNames:
@@ -38,8 +46,8 @@ class KeepsNames:
 
     __slots__ = ()
 
-    def names_kept(self) -> Iterable[str]:
-        """The names of its children, by their positions."""
+    def names_kept(self) -> Sequence[NamesOfChild]:
+        """The names that come with each of its children, by their positions."""
         raise NotImplementedError
 
 
@@ -60,6 +68,10 @@ class Names:
         self._agents = agents
         # Who starts an agent of a name, and starts it again when it has ended.
         self._kept: dict[str, set[Keeper]] = {}
+        # Agents in which a supervisor runs that has not given up: they decide about their children.
+        self._supervising: set[AgentId] = set()
+        # What a supervisor has left, and who decides whether it is started again.
+        self._left: dict[AgentId, tuple[AgentId, NamesOfChild]] = {}
 
     def find(self, name: str) -> AgentId:
         """Return the id of the live agent with a name.
@@ -84,6 +96,61 @@ class Names:
         del self._kept[name]
         for wait in self.waiting.pop(name, ()):
             wait.fail(_nobody(name))
+
+    # -- supervisors ---------------------------------------------------------------------------------
+
+    def spawned(self, agent_id: AgentId, kept: Sequence[NamesOfChild]) -> None:
+        """A supervisor was spawned, which is about to start its children."""
+        # Here, and not in its first step: who sends to a child straight after the spawn waits for it.
+        for position, names in enumerate(kept):
+            for name in names:
+                self.keep(name, (agent_id, position))
+
+    def ended(self, agent_id: AgentId, kept: Sequence[NamesOfChild]) -> None:
+        """A supervisor has ended for good, be it that it never took a step."""
+        self._forget(agent_id, kept)
+        heir, _ = self._left.get(agent_id, (None, ()))
+        if heir == agent_id:
+            self.take_over(agent_id)
+
+    def begin_to_supervise(self, agent_id: AgentId) -> None:
+        """A supervisor begins to run in an agent."""
+        self._supervising.add(agent_id)
+
+    def give_up(self, agent_id: AgentId, kept: Sequence[NamesOfChild], heir: AgentId | None) -> None:
+        """A supervisor ends, and starts no child any more.
+
+        Args:
+          heir: who starts it again perhaps, so that its children come back: its own agent, if that has a
+            policy, or its parent. It counts only if a supervisor runs in it.
+        """
+        if heir == agent_id or heir in self._supervising:
+            assert heir is not None
+            left = tuple(name for names in kept for name in names)
+            self._left[agent_id] = (heir, left)
+            for name in left:
+                self.keep(name, (agent_id, _LEFT))
+        self._supervising.discard(agent_id)
+        self._forget(agent_id, kept)
+        # Of those below it, which are among its own, nobody decides any more.
+        for other in [other for other, (heir, _) in self._left.items() if heir == agent_id != other]:
+            self.take_over(other)
+
+    def take_over(self, agent_id: AgentId) -> None:
+        """It was decided about a supervisor that gave up: drop what it left, if it left anything.
+
+        Who decided that it comes back keeps its names before that.
+        """
+        _, left = self._left.pop(agent_id, (agent_id, ()))
+        for name in left:
+            self.drop(name, (agent_id, _LEFT))
+
+    def _forget(self, agent_id: AgentId, kept: Sequence[NamesOfChild]) -> None:
+        for position, names in enumerate(kept):
+            for name in names:
+                self.drop(name, (agent_id, position))
+
+    # -- who waits -----------------------------------------------------------------------------------
 
     def begin_to_reach(self, waiter: Waiter | None, name: str) -> AgentId | Wait:
         """Return the id of the agent that gets messages under a name, or a wait for it.

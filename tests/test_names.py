@@ -13,10 +13,17 @@ from pool_kit import pool_of
 
 from agentpool import (
     AgentContext,
+    AgentManifest,
     ChildSpec,
+    Completion,
+    CompletionRequest,
     DeadlockError,
+    ModelAgent,
     RestartPolicy,
+    ScriptedDriver,
     Supervisor,
+    ToolCall,
+    ToolMessage,
     UnhandledAgentErrors,
     UnknownAgentError,
     open_agent_pool,
@@ -497,6 +504,62 @@ async def test_nobody_waits_for_the_children_of_a_supervisor_that_could_not_be_c
         with pytest.raises(UnknownAgentError, match="no live agent is called 'clerk'"):
             await pool.ask("clerk", "?")
         assert "positional arguments" in str((await handle.wait()).error)
+
+
+# -- models ------------------------------------------------------------------------------------
+
+
+def model_that_uses(*calls: ToolCall) -> tuple[ModelAgent[str], ScriptedDriver]:
+    """A model that makes calls one after the other, and answers with the result of the last one."""
+    manifest = AgentManifest(name="model", capabilities=["messaging"])
+    steps = iter(calls)
+
+    def answer(request: CompletionRequest) -> Completion | str:
+        for call in steps:
+            return Completion(tool_calls=[call])
+        last = request.messages[-1]
+        assert isinstance(last, ToolMessage)
+        return last.result.content
+
+    return ModelAgent(manifest), ScriptedDriver(answer)
+
+
+async def test_a_model_sends_by_name_to_the_next_life(autojump_clock: Any) -> None:
+    got = []
+
+    async def desk(ctx: AgentContext) -> None:
+        async for message in ctx.inbox:
+            got.append((message.content, trio.current_time()))
+            if message.content == "crash":
+                raise ValueError("crashed")
+
+    children = [ChildSpec(desk), ChildSpec(slow_to_stop)]
+    model, driver = model_that_uses(ToolCall("1", "send_message", {"to": "desk", "content": "hello"}))
+    async with open_agent_pool(driver, max_concurrent=2) as pool:
+        await pool.spawn(Supervisor(children, strategy="one_for_all", max_restarts=3, within=60))
+        await pool.send("desk", "crash")
+        await trio.sleep(1)
+        answer = await (await pool.spawn(model, "Say hello.")).result()
+    assert answer.text == "sent to desk"
+    assert got == [("crash", 0), ("hello", 3)]
+
+
+async def test_a_model_that_listens_hears_from_who_waits_for_a_name(autojump_clock: Any) -> None:
+    """Who waits for a name may write once it has come: the model in `receive_message` is told nothing."""
+
+    async def teller(ctx: AgentContext) -> None:
+        await ctx.send("model", f"the clerk is {await ctx.ask('clerk', '?')}")
+
+    model, driver = model_that_uses(ToolCall("1", "receive_message", {}))
+    async with open_agent_pool(driver, max_concurrent=2) as pool:
+        await pool.spawn(slow_restart())
+        await trio.sleep(1)
+        await pool.send("clerk", "crash")
+        await trio.sleep(1)
+        handle = await pool.spawn(model, "Listen.")
+        await pool.spawn(teller)
+        assert "the clerk is 6" in (await handle.result()).text
+        assert trio.current_time() == 4
 
 
 # -- struck at any step ------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from attrs import frozen
 
 from agentpool import (
     Aborted, AgentContext, AgentHandle, AgentOutcome, AgentPool, AgentResult, SpawnConfig, AgentManifest,
-    ChildSpec, Completed, Completion, CompletionRequest, Failed, ModelAgent, ScriptedDriver, Supervisor, Verdict,
+    ChildSpec, Completed, Completion, CompletionRequest, Failed, ModelAgent, ScriptedDriver, Supervisor,
+    Verdict,
 )
 
 

@@ -103,6 +103,21 @@ async def test_a_name_that_nobody_has_or_several_have_is_refused_at_once(verb: s
             await call("clerk")
 
 
+@pytest.mark.parametrize("spelled", ["Clerk", " clerk", "'clerk'", "['clerk']", "CLERK."])
+async def test_a_name_that_is_spelled_otherwise_is_told(spelled: str) -> None:
+    async with pool_of(3) as pool:
+        await pool.spawn(clerk)
+        with pytest.raises(UnknownAgentError, match=r"no live agent is called .*\. Did you mean 'clerk'\?"):
+            await pool.send(spelled, "?")
+
+
+async def test_a_name_that_is_only_similar_is_not_offered() -> None:
+    async with pool_of(3) as pool:
+        await pool.spawn(clerk, name="clerk-2")
+        with pytest.raises(UnknownAgentError, match=r"no live agent is called 'clerk-1'$"):
+            await pool.ask("clerk-1", "?")
+
+
 async def test_a_question_to_a_name_that_closes_a_cycle_is_a_deadlock() -> None:
     async def one(ctx: AgentContext) -> None:
         message = await ctx.receive()

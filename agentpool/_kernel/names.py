@@ -11,6 +11,7 @@ children outlive it: it leaves them to whoever decides about it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain, islice
 from typing import Protocol, TypeAlias
 
 from agentpool._core.errors import UnknownAgentError
@@ -36,6 +37,9 @@ NamesOfChild: TypeAlias = tuple[str, ...]
 """The name of a child, and of those below it, which it starts in its turn."""
 
 _LEFT = -1
+
+_MOST_COMPARED = 100
+"""So many names are looked at for another spelling of one that nobody has."""
 
 
 class KeepsNames:
@@ -81,7 +85,7 @@ class Names:
         """
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, not {shown(name)}")
-        return _only_one(name, [agent.id for agent in self._agents.values() if agent.name == name])
+        return self._only_one(name, [agent.id for agent in self._agents.values() if agent.name == name])
 
     def keep(self, name: str, keeper: Keeper) -> None:
         """From now on a supervisor starts an agent of the name when none lives; harmless if repeated."""
@@ -95,7 +99,7 @@ class Names:
             return
         del self._kept[name]
         for wait in self.waiting.pop(name, ()):
-            wait.fail(_nobody(name))
+            wait.fail(self._nobody(name))
 
     # -- supervisors ---------------------------------------------------------------------------------
 
@@ -163,7 +167,7 @@ class Names:
         # Who is being cancelled itself does not wait for others to come back: the supervisor that starts
         # them may be waiting for this very agent to end.
         if ids or name not in self._kept or (waiter is not None and waiter.is_cancelled()):
-            return _only_one(name, ids)
+            return self._only_one(name, ids)
         # Anybody could start an agent of that name, so that this wait is never judged hopeless. It needs
         # no judging: a supervisor that has a child to start runs, or waits for a slot, which this wait lends.
         wait = Wait(waiter, content=name)
@@ -182,18 +186,32 @@ class Names:
         for wait in self.waiting.pop(agent.name, ()):
             wait.wake(agent.id)
 
+    # -- what is told ----------------------------------------------------------------------------------
 
-def _nobody(name: str) -> UnknownAgentError:
-    return UnknownAgentError(SUPERVISOR, f"no live agent is called {shown(name)}")
+    def _only_one(self, name: str, ids: list[AgentId]) -> AgentId:
+        if len(ids) == 1:
+            return ids[0]
+        if not ids:
+            raise self._nobody(name)
+        told = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+        raise UnknownAgentError(
+            ids[0], f"{len(ids)} live agents are called {shown(name)}: use the ids [{told}]"
+        )
+
+    def _nobody(self, name: str) -> UnknownAgentError:
+        text = f"no live agent is called {shown(name)}"
+        # Only other spellings of the same: a model that reads of a similar name would write to a stranger.
+        letters = _letters(name)
+        there = (agent.name for agent in islice(self._agents.values(), _MOST_COMPARED))
+        for other in chain(there, self._kept):
+            if other != name and _letters(other) == letters:
+                return UnknownAgentError(SUPERVISOR, f"{text}. Did you mean {shown(other)}?")
+        return UnknownAgentError(SUPERVISOR, text)
 
 
-def _only_one(name: str, ids: list[AgentId]) -> AgentId:
-    if len(ids) == 1:
-        return ids[0]
-    if not ids:
-        raise _nobody(name)
-    told = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
-    raise UnknownAgentError(ids[0], f"{len(ids)} live agents are called {shown(name)}: use the ids [{told}]")
+def _letters(name: str) -> str:
+    """A name without what models and people get wrong: capitals, spaces, dashes, quotes."""
+    return "".join(filter(str.isalnum, name)).casefold()
 
 
 protect_module(globals())

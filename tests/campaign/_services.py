@@ -27,7 +27,7 @@ from agentpool.testing._simulate import Simulation, SimulationHangError, attempt
 
 from ._trouble import Planned, leaves
 
-_NAMES = ("anna", "bert", "cleo", "dora")
+_NAMES: tuple[str, ...] = ("anna", "bert", "cleo", "dora")
 _MODES: tuple[Any, ...] = ("permanent", "permanent", "transient", "temporary")
 _STRATEGIES: tuple[Any, ...] = ("one_for_one", "one_for_all", "rest_for_one")
 _PLENTY = 1000

@@ -80,7 +80,8 @@ class FakeContext:
     handle: Any = None
     known: dict[str, int] = attrs.field(factory=dict)
 
-    async def send(self, to: int, content: Any) -> None:
+    async def send(self, to: int | str, content: Any) -> None:
+        to = self.find(to) if isinstance(to, str) else to
         if to == 99:
             raise UnknownAgentError(to)
         self.sent.append((to, content))
@@ -667,7 +668,7 @@ async def test_messages_are_sent_by_id_or_name() -> None:
     ctx = FakeContext(known={"editor": 1})
     assert await text(registry, "send_message", ctx, to=3, content="a") == "sent to agent 3"
     assert await text(registry, "send_message", ctx, to="4", content="b") == "sent to agent 4"
-    assert await text(registry, "send_message", ctx, to="editor", content="c") == "sent to agent 1"
+    assert await text(registry, "send_message", ctx, to="editor", content="c") == "sent to editor"
     assert ctx.sent == [(3, "a"), (4, "b"), (1, "c")]
     assert "no live agent is called 'nobody'" in await refusal(
         registry, "send_message", ctx, to="nobody", content=""

@@ -635,6 +635,14 @@ async def test_a_vote_stops_as_soon_as_nobody_can_win(autojump_clock: Any) -> No
     assert trio.current_time() == 4
 
 
+async def test_a_vote_for_nothing_may_win(autojump_clock: Any) -> None:
+    """`winner` is None with and without a majority: `agreed` tells."""
+    async with pool_of(5) as pool:
+        for votes, agreed in (((None, "a", None), True), (("a", None, "b"), False)):
+            verdict = await pool.vote(_voter(*votes), n=3)
+            assert (verdict.winner, verdict.agreed) == (None, agreed)
+
+
 async def test_failures_are_no_votes(autojump_clock: Any) -> None:
     async with pool_of(5) as pool:
         verdict = await pool.vote(_voter(ValueError(), ValueError(), "a"), n=3, quorum=2)

@@ -13,10 +13,17 @@ from pool_kit import pool_of
 
 from agentpool import (
     AgentContext,
+    AgentManifest,
     ChildSpec,
+    Completion,
+    CompletionRequest,
     DeadlockError,
+    ModelAgent,
     RestartPolicy,
+    ScriptedDriver,
     Supervisor,
+    ToolCall,
+    ToolMessage,
     UnhandledAgentErrors,
     UnknownAgentError,
     open_agent_pool,
@@ -94,6 +101,21 @@ async def test_a_name_that_nobody_has_or_several_have_is_refused_at_once(verb: s
             UnknownAgentError, match=r"2 live agents are called 'clerk': use the ids \[1, 2\]"
         ):
             await call("clerk")
+
+
+@pytest.mark.parametrize("spelled", ["Clerk", " clerk", "'clerk'", "['clerk']", "CLERK."])
+async def test_a_name_that_is_spelled_otherwise_is_told(spelled: str) -> None:
+    async with pool_of(3) as pool:
+        await pool.spawn(clerk)
+        with pytest.raises(UnknownAgentError, match=r"no live agent is called .*\. Did you mean 'clerk'\?"):
+            await pool.send(spelled, "?")
+
+
+async def test_a_name_that_is_only_similar_is_not_offered() -> None:
+    async with pool_of(3) as pool:
+        await pool.spawn(clerk, name="clerk-2")
+        with pytest.raises(UnknownAgentError, match=r"no live agent is called 'clerk-1'$"):
+            await pool.ask("clerk-1", "?")
 
 
 async def test_a_question_to_a_name_that_closes_a_cycle_is_a_deadlock() -> None:
@@ -370,6 +392,189 @@ async def test_the_end_of_the_work_does_not_wait_for_names(autojump_clock: Any) 
         await pool.spawn(Supervisor([clerk]))
         await pool.spawn(late)
     assert trio.current_time() == 10
+
+
+# -- supervisors below something that starts them again --------------------------------------------
+
+
+def below(supervisor: Supervisor, **options: Any) -> Supervisor:
+    return Supervisor([ChildSpec(supervisor, **options)], max_restarts=3, within=60, name="above")
+
+
+async def test_a_question_outlives_the_supervisor_of_the_service_below_another_one() -> None:
+    """One crash too many for the inner one is a restart for the outer one."""
+    inner = Supervisor([ChildSpec(crashing(2), name="clerk")], max_restarts=0)
+    async with pool_of(2) as pool:
+        await pool.spawn(below(inner))
+        client = await pool.spawn(ask, "clerk")
+        assert await pool.ask("clerk", "hello") == "hello, says 8"
+        assert await client.result() == "?, says 8"
+
+
+async def test_a_question_outlives_supervisors_three_deep() -> None:
+    inner = Supervisor([ChildSpec(crashing(3), name="clerk")], max_restarts=0)
+    middle = Supervisor([inner], max_restarts=1, within=60)
+    async with pool_of(1) as pool:
+        await pool.spawn(below(middle))
+        assert (await pool.ask("clerk", "hello")).startswith("hello")
+
+
+async def test_a_question_outlives_a_supervisor_that_a_policy_starts_again(autojump_clock: Any) -> None:
+    inner = Supervisor([ChildSpec(crashing(2), name="clerk")], max_restarts=0)
+    policy = RestartPolicy("transient", max_restarts=3, within=60, backoff=1)
+    async with pool_of(2) as pool:
+        handle = await pool.spawn(inner, restart=policy)
+        assert await pool.ask("clerk", "hello") == "hello, says 4"
+        assert trio.current_time() == 3
+    assert handle.outcome is not None
+    assert handle.outcome.restarts == 2
+
+
+async def test_a_question_outlives_a_chain_whose_top_a_policy_starts_again(autojump_clock: Any) -> None:
+    inner = Supervisor([ChildSpec(crashing(1), name="clerk"), ChildSpec(clerk, name="other")], max_restarts=0)
+    middle = Supervisor([ChildSpec(inner), ChildSpec(slow_to_stop)], max_restarts=0)
+    policy = RestartPolicy("transient", max_restarts=3, within=60, backoff=1)
+    async with pool_of(2) as pool:
+        await pool.spawn(middle, restart=policy)
+        assert await pool.ask("other", "?") == 5
+        clients = await pool.fan_out([lambda ctx: ask(ctx, "clerk")] * 3)
+        assert len({await client.result() for client in clients}) == 1
+        # What the first lives left is not kept beside what the second ones keep.
+        await pool.send("other", "crash")
+        assert (await pool.ask("clerk", "?")).startswith("?, says")
+
+
+async def test_children_below_can_be_asked_before_their_supervisor_was_started() -> None:
+    first = []
+
+    async def client(ctx: AgentContext) -> None:
+        first.append(await ctx.ask("clerk", "?"))
+
+    inner = Supervisor([clerk])
+    async with pool_of(1) as pool:
+        await pool.spawn(Supervisor([ChildSpec(client, mode="transient"), inner]))
+        assert await pool.ask("clerk", "?") == 4
+    assert first == [4]
+
+
+@pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
+async def test_children_below_are_waited_for_while_a_sibling_is_restarted(
+    strategy: Any, autojump_clock: Any
+) -> None:
+    inner = Supervisor([slow_to_stop, clerk])
+    children = [ChildSpec(clerk, name="sibling"), ChildSpec(inner)]
+    async with pool_of(2) as pool:
+        await pool.spawn(Supervisor(children, strategy=strategy, max_restarts=3, within=60))
+        first = await pool.ask("clerk", "?")
+        await pool.send("sibling", "crash")
+        await trio.sleep(1)
+        assert await pool.ask("clerk", "?") > first
+
+
+@pytest.mark.parametrize("mode", ["temporary", "transient"])
+async def test_nobody_waits_for_a_child_below_that_does_not_come_back(mode: Any) -> None:
+    """The outer supervisor would start it again only after an end of the inner one."""
+
+    async def once(ctx: AgentContext) -> None:
+        await ctx.receive()
+
+    inner = Supervisor([ChildSpec(once, mode=mode), ChildSpec(clerk)])
+    async with pool_of(2) as pool:
+        await pool.spawn(below(inner))
+        await pool.ask("clerk", "?")
+        with pytest.raises(UnknownAgentError, match="no live agent is called 'once'"):
+            await pool.ask("once", "?")
+
+
+@pytest.mark.parametrize("stopped", ["restarts", "temporary", "aborted", "drained"])
+async def test_who_waits_for_a_child_below_is_told_when_it_does_not_come(
+    stopped: str, autojump_clock: Any
+) -> None:
+    """Whoever gives up, and wherever in the tree."""
+    mode: Any = "temporary" if stopped == "temporary" else "permanent"
+    inner = Supervisor([ChildSpec(clerk), ChildSpec(slow_to_stop)], max_restarts=0)
+    with contextlib.suppress(UnhandledAgentErrors):
+        async with pool_of(3) as pool:
+            outer = await pool.spawn(Supervisor([ChildSpec(inner, mode=mode)], max_restarts=0))
+            await pool.ask("clerk", "?")
+            await pool.send("clerk", "crash")
+            await trio.sleep(1)  # the inner one waits for its slow child, for two seconds more
+            client = await pool.spawn(ask, "clerk")
+            await trio.sleep(1)
+            assert client.outcome is None
+            if stopped == "aborted":
+                outer.abort("enough")
+            elif stopped == "drained":
+                await pool.drain()
+            outcome = await client.wait()
+            assert trio.current_time() == (2 if stopped == "aborted" else 3)
+            with pytest.raises(UnknownAgentError, match="no live agent is called 'clerk'"):
+                raise outcome.error  # type: ignore[union-attr]
+
+
+async def test_nobody_waits_for_the_children_of_a_supervisor_that_could_not_be_called() -> None:
+    async with pool_of(1) as pool:
+        supervisor: Any = Supervisor([clerk])
+        handle = await pool.spawn(supervisor, "an argument too many")
+        with pytest.raises(UnknownAgentError, match="no live agent is called 'clerk'"):
+            await pool.ask("clerk", "?")
+        assert "positional arguments" in str((await handle.wait()).error)
+
+
+# -- models ------------------------------------------------------------------------------------
+
+
+def model_that_uses(*calls: ToolCall) -> tuple[ModelAgent[str], ScriptedDriver]:
+    """A model that makes calls one after the other, and answers with the result of the last one."""
+    manifest = AgentManifest(name="model", capabilities=["messaging"])
+    steps = iter(calls)
+
+    def answer(request: CompletionRequest) -> Completion | str:
+        for call in steps:
+            return Completion(tool_calls=[call])
+        last = request.messages[-1]
+        assert isinstance(last, ToolMessage)
+        return last.result.content
+
+    return ModelAgent(manifest), ScriptedDriver(answer)
+
+
+async def test_a_model_sends_by_name_to_the_next_life(autojump_clock: Any) -> None:
+    got = []
+
+    async def desk(ctx: AgentContext) -> None:
+        async for message in ctx.inbox:
+            got.append((message.content, trio.current_time()))
+            if message.content == "crash":
+                raise ValueError("crashed")
+
+    children = [ChildSpec(desk), ChildSpec(slow_to_stop)]
+    model, driver = model_that_uses(ToolCall("1", "send_message", {"to": "desk", "content": "hello"}))
+    async with open_agent_pool(driver, max_concurrent=2) as pool:
+        await pool.spawn(Supervisor(children, strategy="one_for_all", max_restarts=3, within=60))
+        await pool.send("desk", "crash")
+        await trio.sleep(1)
+        answer = await (await pool.spawn(model, "Say hello.")).result()
+    assert answer.text == "sent to desk"
+    assert got == [("crash", 0), ("hello", 3)]
+
+
+async def test_a_model_that_listens_hears_from_who_waits_for_a_name(autojump_clock: Any) -> None:
+    """Who waits for a name may write once it has come: the model in `receive_message` is told nothing."""
+
+    async def teller(ctx: AgentContext) -> None:
+        await ctx.send("model", f"the clerk is {await ctx.ask('clerk', '?')}")
+
+    model, driver = model_that_uses(ToolCall("1", "receive_message", {}))
+    async with open_agent_pool(driver, max_concurrent=2) as pool:
+        await pool.spawn(slow_restart())
+        await trio.sleep(1)
+        await pool.send("clerk", "crash")
+        await trio.sleep(1)
+        handle = await pool.spawn(model, "Listen.")
+        await pool.spawn(teller)
+        assert "the clerk is 6" in (await handle.result()).text
+        assert trio.current_time() == 4
 
 
 # -- struck at any step ------------------------------------------------------------------------

@@ -14,11 +14,20 @@ from __future__ import annotations
 
 from functools import partial
 
-from typing import assert_type
+from typing import assert_never, assert_type
+
+from attrs import frozen
 
 from agentpool import (
-    AgentContext, AgentHandle, AgentOutcome, AgentPool, AgentResult, SpawnConfig, AgentManifest, Verdict,
+    Aborted, AgentContext, AgentHandle, AgentOutcome, AgentPool, AgentResult, SpawnConfig, AgentManifest,
+    ChildSpec, Completed, Completion, CompletionRequest, Failed, ModelAgent, ScriptedDriver, Supervisor,
+    Verdict,
 )
+
+
+@frozen
+class Answer:
+    number: int
 
 
 async def no_arguments(ctx: AgentContext) -> int:
@@ -56,6 +65,42 @@ async def use(pool: AgentPool, ctx: AgentContext) -> None:
     async with ctx.as_completed(Agent(), [1]) as done:
         async for outcome in done:
             assert_type(outcome, AgentOutcome[str])
+            match outcome:
+                case Completed(value=value):
+                    assert_type(value, str)
+                case Failed(error=error):
+                    assert_type(error, BaseException)
+                case Aborted(reason=reason):
+                    assert_type(reason, str | None)
+                case _:
+                    assert_never(outcome)
+    assert_type([one.value for one in outcomes if isinstance(one, Completed)], list[str])
+    verdict = await ctx.vote(two_arguments, 1, "b", n=3, key=lambda value: value[:1])
+    if verdict.winner is not None:
+        assert_type(verdict.winner, bytes)
+    match await pool.join_next():
+        case None:
+            pass
+        case Completed() as completed:
+            print(completed.value)
+        case Failed() | Aborted() as other:
+            print(other.duration)
+    model = ModelAgent(AgentManifest(name="m"), output_type=Answer)
+    answers = await pool.map(model, ["a", "b"])
+    assert_type([one.value.output for one in answers if isinstance(one, Completed)], list[Answer])
+    voted = await pool.vote(model, "a", n=3)
+    assert_type(None if voted.winner is None else voted.winner.output, Answer | None)
+    supervisor = await pool.spawn(Supervisor([no_arguments, ChildSpec(two_arguments, (1, "b"))]))
+    assert_type(await supervisor.result(), int)
+    AgentManifest(name="m", capabilities=["messaging", {"type": "spawn", "max_depth": 2}])
+
+
+async def asynchronous(request: CompletionRequest) -> Completion:
+    return Completion("x")
+
+
+ScriptedDriver(lambda request: request.model or "x")
+ScriptedDriver(asynchronous)
 """
 
 BAD = """

@@ -82,9 +82,7 @@ def start(
     if state.names.waiting:
         state.names.came(record)
     if isinstance(work.fn, KeepsNames):
-        # Here, and not in its first step: who sends to a child straight after the spawn waits for it.
-        for position, name in enumerate(work.fn.names_kept()):
-            state.names.keep(name, (agent_id, position))
+        state.names.spawned(agent_id, work.fn.names_kept())
     if state.events.subscriptions:
         state.events.emit(AgentSpawned, agent_id, record.parent_id, record.name)
     if owner is not None and owner.aborted:
@@ -138,6 +136,8 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     # Who asked it, or waits for room in its inbox, is told before those that wait for its outcome: an
     # asker that is its parent as well gets the error of its question.
     state.router.unregister(record.id)
+    if isinstance(record.work.fn, KeepsNames):
+        state.names.ended(record.id, record.work.fn.names_kept())
     # What it left open of others' (an inner pool, a subscription) would keep them waiting for it.
     for held in record.held:
         held.holder_ended(record)

@@ -43,16 +43,19 @@ class Verdict(Generic[T]):
     """What a vote came to.
 
     Attributes:
-      winner: the first value of the choice that reached the quorum; None if none did.
+      winner: the first value of the choice that reached the quorum; None if none did. Values may be
+        None too: `agreed` tells.
       votes: how many agents voted for each choice, the choice being `key(value)`; without a key the
         value itself, or the `output` of an `AgentResult`; where outputs have no hash, the text of the
         first of those that are equal.
       outcomes: of the agents, in the order of their ends.
+      agreed: whether a choice reached the quorum.
     """
 
     winner: T | None
     votes: dict[Any, int]
     outcomes: tuple[AgentOutcome[T], ...]
+    agreed: bool
 
 
 class ManyScope:
@@ -192,6 +195,7 @@ class ManyScope:
         first: dict[Any, T] = {}
         ended: list[AgentOutcome[T]] = []
         winner: T | None = None
+        agreed = False
 
         batch = Batch(self._launcher(lambda _: (agent, args)), "the vote that started it was left")
         async with _Block(batch, range(n)) as outcomes:
@@ -202,13 +206,13 @@ class ManyScope:
                     first.setdefault(choice, outcome.value)
                     votes[choice] = votes.get(choice, 0) + 1
                     if votes[choice] >= needed:
-                        winner = first[choice]
+                        winner, agreed = first[choice], True
                         batch.decide()
                         break
                 if max(votes.values(), default=0) + n - len(ended) < needed:
                     batch.decide()
                     break
-        return Verdict(winner, votes, tuple(ended))
+        return Verdict(winner, votes, tuple(ended), agreed)
 
     def _launcher(self, call: Callable[[Any], Any], options: SpawnOptions = SpawnOptions()) -> Launcher:  # noqa: B008  (frozen)
         by_agent = current_agent() is not None

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
 from agentpool._core.errors import PoolClosedError, PoolLimitError, RestartLimitError
+from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed, Failed
 from agentpool._core.restart import Intensity, RestartMode, count_of_restarts, known_mode, mode_of, positive
 from agentpool._core.supervision import Child, Strategy, comes_back, plan_restart
 from agentpool._core.text import shown
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.names import KeepsNames
+from agentpool._kernel.names import KeepsNames, NamesOfChild
 from agentpool._kernel.options import SpawnOptions, check_agent, name_of
 from agentpool._kernel.protection import protect_module
 
@@ -101,9 +102,9 @@ class Supervisor(KeepsNames):
             raise ValueError("a supervisor needs at least one child")
         SpawnOptions(self.name).check()
 
-    def names_kept(self) -> tuple[str, ...]:
-        """The names of its children."""
-        return tuple(spec.name or name_of(spec.agent) for spec in self.children)
+    def names_kept(self) -> tuple[NamesOfChild, ...]:
+        """The names of its children, each with those of the children that it starts itself."""
+        return tuple((_name_of(spec), *_names_below(spec)) for spec in self.children)
 
     async def __call__(self, ctx: AgentContext) -> int:
         """Supervise until no child is left.
@@ -118,6 +119,16 @@ class Supervisor(KeepsNames):
             of the child that was to come back.
         """
         return await _Run(self, ctx).until_none_is_left()
+
+
+def _name_of(spec: ChildSpec) -> str:
+    return spec.name or name_of(spec.agent)
+
+
+def _names_below(spec: ChildSpec) -> Iterator[str]:
+    if isinstance(spec.agent, KeepsNames):
+        for names in spec.agent.names_kept():
+            yield from names
 
 
 class _Run:
@@ -140,17 +151,21 @@ class _Run:
 
     async def until_none_is_left(self) -> int:
         self._ctx._agent.stops_children = True
+        names = self._ctx._state.names
+        names.begin_to_supervise(self._ctx.id)
         try:
             self._keep(*range(len(self._specs)))
+            names.take_over(self._ctx.id)  # from its life before
             for position in range(len(self._specs)):
                 await self._start(position)
             while self._running:
                 outcome = await self._ctx.join_next()
                 assert outcome is not None
                 await self._ended(outcome)
+                names.take_over(outcome.agent_id)  # who comes back has its names kept
         except BaseException as error:
             # Before it waits for its children: nobody is to wait meanwhile for one that does not come.
-            self._drop(*range(len(self._specs)))
+            names.give_up(self._ctx.id, self._names, self._heir())
             reason = self._ctx._agent.abort_reason
             if reason is None:
                 cancelled = isinstance(error, trio.Cancelled)
@@ -158,6 +173,7 @@ class _Run:
             with trio.CancelScope(shield=True):
                 await self._stop(sorted(self._running, reverse=True), reason)
             raise
+        names.give_up(self._ctx.id, self._names, self._heir())
         if self._given_up is not None:
             raise self._given_up
         return self._restarts
@@ -165,19 +181,32 @@ class _Run:
     def _keep(self, *positions: int) -> None:
         """Who sends to the names of these children waits while they are not there."""
         for position in positions:
-            self._ctx._state.names.keep(self._names[position], (self._ctx.id, position))
+            for name in self._names[position]:
+                self._ctx._state.names.keep(name, (self._ctx.id, position))
 
     def _drop(self, *positions: int) -> None:
         """These children do not come any more, once they have ended."""
         for position in positions:
-            self._ctx._state.names.drop(self._names[position], (self._ctx.id, position))
+            for name in self._names[position]:
+                self._ctx._state.names.drop(name, (self._ctx.id, position))
+
+    def _heir(self) -> AgentId | None:
+        """Who may start this supervisor again: the policy of its agent, or the supervisor above it."""
+        agent = self._ctx._agent
+        if agent.work.fn is not self._supervisor:
+            return None  # an agent that calls it may do anything in its next life
+        if agent.work.options.restart is not None and not agent.aborted:
+            return agent.id
+        return agent.parent_id
 
     async def _start(self, position: int) -> None:
         spec = self._specs[position]
         agent: Any = spec.agent  # its parameters are those that `args` fit
         self._running[position] = await self._ctx.spawn(
-            agent, *spec.args, name=self._names[position], timeout=spec.timeout
+            agent, *spec.args, name=self._names[position][0], timeout=spec.timeout
         )
+        for name in self._names[position][1:]:  # from its spawn on a supervisor keeps them itself
+            self._ctx._state.names.drop(name, (self._ctx.id, position))
 
     async def _stop(self, positions: Sequence[int], reason: str) -> None:
         """Abort children one after the other; what they end with does not matter any more."""
@@ -214,6 +243,7 @@ class _Run:
         await self._stop(plan.stop, f"its sibling {outcome.name} is restarted")
         for stopped in plan.stop:  # two lives of one child never overlap, whatever its patience
             await self._running[stopped].wait()
+            self._ctx._state.names.take_over(self._running[stopped].id)
             del self._running[stopped]
         try:
             for again in plan.start:

@@ -73,17 +73,17 @@ def _memory(ctx: ToolContext) -> Memory:
 # It would hide from the pool that agents wait for each other.
 @tool(capability=MessagingCapability(), timeout=math.inf)
 async def send_message(ctx: ToolContext, to: int | str, content: str) -> str:
-    """Send a message to another agent; waits while its inbox is full.
+    """Send a message to another agent; waits while its inbox is full, or while it is started again.
 
     Args:
       to: the id of the agent, or its name.
       content: what to tell it.
     """
+    is_id = isinstance(to, int) or to.isdecimal()
     with _told_to_the_model():
-        is_id = isinstance(to, int) or to.isdecimal()
-        agent_id = int(to) if is_id else ctx.find(str(to))
-        await ctx.send(agent_id, content)
-    return f"sent to agent {agent_id}"
+        # By name and not by the id that has it now: the message reaches the next life of a service.
+        await ctx.send(int(to) if is_id else to, content)
+    return f"sent to agent {to}" if is_id else f"sent to {to}"
 
 
 @tool(capability=MessagingCapability(), timeout=math.inf)

@@ -28,9 +28,10 @@ SHARES = {
     "inner": 2,
     "readers": 2,
     "houses": 1,
+    "services": 1,
     "threads": 1,
 }
-"""How many of 31 runs are of which profile."""
+"""How many of 32 runs are of which profile."""
 
 _CHUNK = 250
 

@@ -23,6 +23,7 @@ from ._logs import PoolLogs
 from ._models import run_fleet
 from ._oracle import violations
 from ._programs import PROFILES, Program
+from ._services import run_town
 from ._threads import run_grove
 from ._world import World
 
@@ -64,6 +65,10 @@ def run_seed(profile: str, seed: int) -> Verdict:
     if profile == "threads":
         found, agents = run_grove(seed)
         return Verdict(profile, seed, tuple(found), agents=agents)
+    if profile == "services":
+        found, run, town = run_town(seed)
+        agents, messages = len(run.log.of(AgentFinished)), town.taken.total()
+        return Verdict(profile, seed, tuple(found), run.steps, agents, messages, town.alarms)
     program = draw_program(seed, PROFILES[profile])
     logs = PoolLogs()
     run, world = run_once(program, seed, logs, blow=profile == "rare")

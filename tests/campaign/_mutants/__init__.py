@@ -10,7 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from . import _capacity, _deadlocks, _ends, _houses, _messages, _outcomes, _readers, _running, _threads
+from . import (
+    _capacity,
+    _deadlocks,
+    _ends,
+    _houses,
+    _messages,
+    _outcomes,
+    _readers,
+    _running,
+    _services,
+    _threads,
+)
 from ._hunt import Catch as Catch
 from ._hunt import Mutant as Mutant
 from ._hunt import hunt as hunt
@@ -24,6 +35,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_running.MUTANTS,
     *_readers.MUTANTS,
     *_houses.MUTANTS,
+    *_services.MUTANTS,
     *_threads.MUTANTS,
 )
 

@@ -124,6 +124,12 @@ class Terminal:
         set_size(self._ours, rows, columns)
         self.screen = Screen(rows, columns)
 
+    def close(self) -> None:
+        """Close the terminal, as somebody closes its window: what is written to it fails from now on."""
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, self._ours)
+        os.close(nowhere)
+
     def _read(self) -> bool:
         if not select.select([self._ours], [], [], 60)[0]:
             raise AssertionError(f"nothing came for a minute; so far: {self.screen.text}")

@@ -79,8 +79,8 @@ def run(
 ) -> int:
     """Run the agents of a fleet file until all have ended, and tell how each ended.
 
-    The first Ctrl-C or SIGTERM starts no more agents and lets the running ones finish, the second
-    aborts them. The exit code is 0 if all completed, 1 if some failed or were aborted, 2 for bad
+    The first Ctrl-C, SIGTERM or SIGHUP starts no more agents and lets the running ones finish, the
+    second aborts them. The exit code is 0 if all completed, 1 if some failed or were aborted, 2 for bad
     input, 130 and 143 after signals.
 
     Args:

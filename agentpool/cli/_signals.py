@@ -11,12 +11,13 @@ from types import FrameType
 import attrs
 import trio
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# The terminal that is closed sends SIGHUP; Windows has no such signal.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @attrs.define(eq=False)
 class SignalCounter:
-    """Counts Ctrl-C and SIGTERM: the first drains, the second aborts, the third ends the process.
+    """Counts Ctrl-C, SIGTERM and SIGHUP: the first drains, the second aborts, the third ends the process.
 
     The third is for agents that block the event loop, where nothing gentler could be heard.
     """

@@ -156,8 +156,9 @@ def _check_means(driver: object, memory: object, tool_builder: object, limits: o
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("a pool runs on trio: start the program with trio.run(main)")
     if driver is not None and (isinstance(driver, type) or not hasattr(driver, "complete")):
-        named = isinstance(driver, str)
-        fix = "; open it with agentpool.drivers.named.open_driver" if named else "; it needs `complete`"
+        fix = "; it needs `complete`"
+        if isinstance(driver, str):
+            fix = f"; open it first: async with open_driver({shown(driver)}) as driver"
         raise TypeError(f"driver must be a model driver, not {shown(driver)}{fix}")
     if memory is not None and (isinstance(memory, type) or not hasattr(memory, "recall")):
         raise TypeError(f"memory must be a memory such as InMemory(), not {shown(memory)}")

@@ -217,9 +217,9 @@ def preamble(command: str, rounds: int, seconds: float) -> list[str]:
         f"{platform.machine()}, {os.cpu_count()} cores; {rounds} rounds in {seconds:.0f} s.",
         "",
         "Each contender runs in a fresh process, in turn, round after round. Figures are medians of CPU",
-        "time of the process, or of wall clock time where a heading says so. Compare only the ratios within one",
-        "run: the same code differs by half from run to run. The floors are written by hand in trio, each for",
-        "its one benchmark, and are in `bench/`.",
+        "time of the process, or of wall clock time where a heading says so. Compare only the ratios",
+        "within one run: the same code differs by half from run to run. The floors are written by hand in",
+        "trio, each for its one benchmark, and are in `bench/`.",
         "",
     ]
 

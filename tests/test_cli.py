@@ -159,7 +159,8 @@ def test_a_missing_extra_is_named_with_its_installation() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
     assert done.stderr == (
-        "agentpool: cyclopts is missing; run: pip install 'trio-agentpool[cli]' (in a clone: pip install '.[cli]')\n"
+        "agentpool: cyclopts is missing; run: pip install 'trio-agentpool[cli]'"
+        " (in a clone: pip install '.[cli]')\n"
     )
 
 

@@ -203,7 +203,11 @@ def preamble(command: str, rounds: int, seconds: float) -> list[str]:
     return [
         "# Performance",
         "",
-        "This page is written by the bench:",
+        "This page says how much CPU time and memory agentpool needs for its own work, beside hand-written",
+        "trio code that does the same (the *floor*). A call of a model takes much longer: compare these",
+        "microseconds with its seconds. The goals are the project's own; those that are missed are marked.",
+        "",
+        "The page is written by this command:",
         "",
         "```",
         command,
@@ -213,9 +217,9 @@ def preamble(command: str, rounds: int, seconds: float) -> list[str]:
         f"{platform.machine()}, {os.cpu_count()} cores; {rounds} rounds in {seconds:.0f} s.",
         "",
         "Each contender runs in a fresh process, in turn, round after round. Figures are medians of CPU",
-        "time of the process, but for wall clock where a heading says so. Only the ratios within one run",
-        "mean something: the same code drifts by half from run to run. The floors are written by hand in",
-        "raw trio, for their one purpose, and are found in `bench/`.",
+        "time of the process, or of wall clock time where a heading says so. Compare only the ratios",
+        "within one run: the same code differs by half from run to run. The floors are written by hand in",
+        "trio, each for its one benchmark, and are in `bench/`.",
         "",
     ]
 
@@ -237,13 +241,13 @@ Both are drawn by `python -m bench.flame`.
 
 `python -m bench.instructions` counts the instructions of one spawn, one message and one turn under
 valgrind, and fails when one of them has grown by more than 5 % against `bench/instructions.json`.
-Counts repeat within 0.1 %, whatever else the machine does, where times do not.
+Counts repeat within 0.1 %, also on a busy machine; times do not.
 
 ## Many agents alive at once
 
-What grows with the number of live agents is the work of Python's cyclic garbage collector, which
-looks at all that lives again and again. A program that holds tens of thousands of agents can take
-what it has set up out of the collector's sight once it is ready:
+The cost that grows with the number of live agents is that of Python's cyclic garbage collector, which
+visits all live objects again and again. A program that holds tens of thousands of agents can exclude
+the objects that it has set up from collection:
 
 ```python
 import gc

@@ -1,6 +1,6 @@
 """A debate: two agents argue in turns, and a judge asks each for an argument and decides.
 
-It runs on a scripted driver; give `open_agent_pool` another one, and the same debate runs on a model.
+It runs on a scripted driver. With another driver for `open_agent_pool` the same debate runs on a model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def manifest(name: str, system_prompt: str) -> AgentManifest:
 
 
 async def debater(ctx: AgentContext, side: str) -> int:
-    """Answer each question with an argument for one side, until nobody is left who asks."""
+    """Answer each question with an argument for one side, until no agent is left that could ask."""
     speaker = manifest(side, f"You argue {side} the motion, in one sentence.")
     answers = 0
     async for message in ctx.inbox:
@@ -55,7 +55,7 @@ async def main() -> None:
             "The side against the motion, by the other's own words.",
         ]
     )
-    # One slot is enough: whoever waits for an answer lends its slot to the one who gives it.
+    # One slot is enough: an agent that waits for an answer lends its slot to the agent that gives it.
     async with open_agent_pool(driver, max_concurrent=1) as pool:
         sides = [await pool.spawn(debater, side, name=side) for side in ("for", "against")]
         decision = await pool.spawn(judge, 2, sides, name="judge")

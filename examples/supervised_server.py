@@ -1,7 +1,8 @@
 """A server that is restarted when it fails: a counter, its supervisor, and clients that ask it.
 
-The counter breaks at a bad question, comes back with a new id, and is found by its name. The clients ask
-by id: who asks by name, `ctx.ask("counter", ...)`, has the bad question put to each next life as well.
+The counter fails at a bad question, is restarted with a new id, and is found by its name. The clients ask
+by id. If they asked by name, `ctx.ask("counter", ...)`, the bad question would be put to each restarted
+counter again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from agentpool import AgentContext, ChildSpec, Supervisor, UnknownAgentError, op
 
 
 async def counter(ctx: AgentContext) -> None:
-    """Add up what it is asked to, until nobody is left who could ask."""
+    """Add up the numbers that it is asked with, until no agent is left that could ask."""
     total = 0
     async for message in ctx.inbox:
         total += int(message.content)
@@ -20,7 +21,7 @@ async def counter(ctx: AgentContext) -> None:
 
 
 async def ask_again(ctx: AgentContext, server: str, question: str) -> int | None:
-    """Ask a server by its name; once more if it broke at somebody else's question."""
+    """Ask the server with this name; ask again if it failed at the question of another agent."""
     for _ in range(5):
         try:
             answer: int = await ctx.ask(ctx.find(server), question)
@@ -39,7 +40,7 @@ async def main() -> None:
     async with open_agent_pool(max_concurrent=2) as pool:
         await pool.spawn(supervisor)
         answers = await pool.spawn(client, ["1", "2", "three", "4", "5"])
-        # The counter is asked "three" five times, breaks each time, and begins again at 0.
+        # The counter is asked "three" five times, fails each time, and begins again at 0.
         print(await answers.result())  # [1, 3, None, 4, 9]
 
 

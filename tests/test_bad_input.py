@@ -179,9 +179,46 @@ async def test_an_agent_without_a_parameter_for_its_context_is_told_of_it() -> N
         outcome = await (await pool.spawn(forgot)).wait()  # type: ignore[arg-type]
     assert isinstance(outcome, Failed)
     assert "takes 0 positional arguments" in str(outcome.error)
-    assert outcome.error.__notes__ == [
-        "An agent is called with its context, and then the arguments that spawn got."
-    ]
+    assert "the first parameter of an agent is its context: `async def agent(ctx, ...)`" in str(outcome.error)
+    assert isinstance(outcome.error.__cause__, TypeError)
+
+
+async def test_an_agent_that_is_given_one_argument_too_few_is_told_of_it() -> None:
+    async def add(ctx: AgentContext, a: int, b: int) -> int:
+        return a + b
+
+    async with open_agent_pool(max_concurrent=1) as pool:
+        outcome = await (await pool.spawn(add, 1)).wait()  # type: ignore[call-arg]
+    assert isinstance(outcome, Failed)
+    assert "missing 1 required positional argument: 'b'" in str(outcome.error)
+    assert "and then come the arguments of spawn" in str(outcome.error)
+
+
+async def test_code_that_needs_asyncio_is_told_to_use_trio() -> None:
+    async def sleeps(ctx: AgentContext) -> None:
+        await asyncio.sleep(1)
+
+    async with open_agent_pool(max_concurrent=1) as pool:
+        outcome = await (await pool.spawn(sleeps)).wait()
+    assert isinstance(outcome, Failed)
+    assert type(outcome.error) is RuntimeError
+    assert "trio.sleep" in outcome.error.__notes__[0]
+
+
+async def test_the_own_runtime_errors_of_an_agent_are_left_as_they_are() -> None:
+    async def fails(ctx: AgentContext) -> None:
+        raise RuntimeError("no")
+
+    async with open_agent_pool(max_concurrent=1) as pool:
+        outcome = await (await pool.spawn(fails)).wait()
+    assert isinstance(outcome, Failed)
+    assert not hasattr(outcome.error, "__notes__")
+
+
+async def test_a_name_in_the_place_of_a_driver_is_told_how_it_is_opened() -> None:
+    with pytest.raises(TypeError, match=r"async with open_driver\('openai:m'\) as driver"):
+        async with open_agent_pool("openai:m", max_concurrent=1):  # type: ignore[arg-type]
+            pass
 
 
 async def test_the_own_type_errors_of_an_agent_are_left_as_they_are() -> None:

@@ -158,7 +158,10 @@ def test_a_missing_extra_is_named_with_its_installation() -> None:
     program = "import sys; sys.modules['cyclopts'] = None; from agentpool.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
-    assert done.stderr == "agentpool: cyclopts is missing; run: pip install 'trio-agentpool[cli]'\n"
+    assert done.stderr == (
+        "agentpool: cyclopts is missing; run: pip install 'trio-agentpool[cli]'"
+        " (in a clone: pip install '.[cli]')\n"
+    )
 
 
 # -- validate and schema ------------------------------------------------------------------

@@ -976,7 +976,7 @@ async def test_an_agent_that_takes_other_arguments_is_told_how_it_is_called() ->
     async with pool_of(1) as pool:
         outcome = await (await pool.spawn(agent)).wait()  # type: ignore[arg-type]
         assert isinstance(outcome, Failed)
-        assert "called with its context" in outcome.error.__notes__[0]
+        assert "the first parameter of an agent is its context" in str(outcome.error)
 
 
 async def test_what_a_pool_and_a_context_tell_about_their_state(autojump_clock: Any) -> None:

@@ -229,14 +229,23 @@ async def _children_ended(record: AgentRecord) -> list[Exception]:
 
 def _with_fix(record: AgentRecord, error: BaseException) -> BaseException:
     """Tell how an agent is written, if the error came from calling it or awaiting what it returned."""
+    if type(error) is RuntimeError and told(error) == "no running event loop":
+        note(
+            error,
+            "Agents run on trio, not on asyncio: use trio.sleep(...) for asyncio.sleep(...), and so on.",
+        )
+        return error
     if type(error) is not TypeError or _is_raised_inside(error):
         return error
-    if "await" not in told(error):
-        note(error, "An agent is called with its context, and then the arguments that spawn got.")
-        return error
-    fixed = TypeError(
-        f"{record.name} is no async function, and an agent has to be one: write `async def` before it"
-    )
+    text = told(error)
+    if "await" in text:
+        fix = f"{record.name} is no async function, and an agent has to be one: write `async def` before it"
+    else:
+        fix = (
+            f"{text}; the first parameter of an agent is its context: `async def agent(ctx, ...)`, "
+            "and then come the arguments of spawn"
+        )
+    fixed = TypeError(fix)
     fixed.__cause__ = error
     return fixed
 

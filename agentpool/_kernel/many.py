@@ -82,7 +82,7 @@ class ManyScope:
     ) -> list[AgentOutcome[T]]:
         """Run an agent for each item, and return the outcomes in the order of the items.
 
-        The input is pulled as slots get free.
+        Items are taken from the input as slots become free.
 
         Raises:
           PoolClosedError, PoolLimitError: as `spawn`; the agents that run are aborted first.
@@ -108,12 +108,12 @@ class ManyScope:
         name: str | None = None,
         timeout: float | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[AgentOutcome[T]]]:
-        """Run an agent for each item, and iterate over the outcomes as they come.
+        """Run an agent for each item, and iterate over the outcomes as the agents end.
 
-        The input may be endless: it is pulled as slots get free, and only so far that the agents
-        which live and the outcomes that wait to be taken are together at most twice
-        `max_concurrent`. Agents that lend their slots count, so that none should wait for an item
-        which comes later than that; `map` knows no such bound.
+        The input may be endless: items are taken from it as slots become free, and only while the
+        agents that run or wait and the outcomes that were not taken yet are together less than twice
+        `max_concurrent`. Agents that lend their slots count, so an agent should not wait for an item
+        that comes later than that; `map` has no such limit.
 
         Raises (while iterating):
           PoolClosedError, PoolLimitError: as `spawn`.
@@ -131,13 +131,13 @@ class ManyScope:
     async def race(self, *agents: Callable[[AgentContext], Awaitable[T]]) -> AgentOutcome[T]:
         """Run several agents, and return the first `Completed`; the others are aborted and awaited.
 
-        If none completes, returns a `Failed` whose `error` is an `ExceptionGroup` of what became of
-        every one of them, in the order of their ends: its exception, or an `AgentAbortedError`. The
+        If none completes, returns a `Failed` whose `error` is an `ExceptionGroup` with an exception for
+        each of them, in the order in which they ended: its own exception, or an `AgentAbortedError`. The
         other fields are those of the agent that ended last. It is a group for a single agent too.
 
-        If one completes, losers that had failed before count as looked at: to lose is part of a
-        race. What a loser raises while it is aborted is an error in its cleanup, which nobody has
-        looked at: it comes out at the end of the scope, as that of any agent would.
+        If one completes, agents that had failed before count as looked at. What an agent raises while
+        it is aborted is an error in its cleanup, which counts as not looked at: it is raised at the end
+        of the scope, as that of any agent would be.
 
         Raises:
           ValueError: if there are no agents.

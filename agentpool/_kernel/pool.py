@@ -156,8 +156,9 @@ def _check_means(driver: object, memory: object, tool_builder: object, limits: o
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("a pool runs on trio: start the program with trio.run(main)")
     if driver is not None and (isinstance(driver, type) or not hasattr(driver, "complete")):
-        named = isinstance(driver, str)
-        fix = "; open it with agentpool.drivers.named.open_driver" if named else "; it needs `complete`"
+        fix = "; it needs `complete`"
+        if isinstance(driver, str):
+            fix = f"; open it first: async with open_driver({shown(driver)}) as driver"
         raise TypeError(f"driver must be a model driver, not {shown(driver)}{fix}")
     if memory is not None and (isinstance(memory, type) or not hasattr(memory, "recall")):
         raise TypeError(f"memory must be a memory such as InMemory(), not {shown(memory)}")
@@ -197,7 +198,7 @@ def open_agent_pool(
     """Open a pool of agents; leaving the block waits for every one of them.
 
     Args:
-      driver: gives the agents access to a model; agents that are plain functions need none.
+      driver: sends the agents' requests to a model; agents that are plain functions need none.
       max_concurrent: how many agents run at once, at least 1. Agents that wait in a pool
         operation do not count, they lend their slots.
       memory: shared by the agents.
@@ -205,16 +206,16 @@ def open_agent_pool(
         that the manifest grants and its own `tools`.
       inbox_capacity: how many messages an inbox holds before senders wait.
       budget: what the model calls of the pool may use together.
-      limits: further bounds.
-      seed: of the jitter in restarts; left out, drawn by lot.
+      limits: further limits, such as on the depth of trees of agents.
+      seed: of the jitter in the pauses before restarts; random if left out.
 
     Raises:
       TypeError, ValueError: if an argument makes no sense.
-      UnhandledAgentErrors: at the end, if the block ended well and agents failed that nobody had
-        looked at. A block that raised aborts the agents, and its exception comes out as it is.
+      UnhandledAgentErrors: at the end, if the block raised nothing, and an agent failed whose outcome
+        was not looked at. A block that raised aborts the agents, and its exception is raised unchanged.
 
-    Cancellation: aborts the agents and waits for them; failures that nobody had looked at come out
-    beside it in a group.
+    Cancellation: aborts the agents and waits for them; failures that were not looked at are raised
+    together with it, in a group.
     """
     _check_means(driver, memory, tool_builder, limits)
     return _OpenPool(

@@ -111,10 +111,10 @@ class Scope(ManyScope):
 
         Args:
           agent: an async callable; it gets its context and `args`.
-          name: for people; the callable's own name if left out.
+          name: for display, and to send messages to; the callable's own name if left out.
           timeout: seconds from its start to its end; past it the outcome is
             `Failed(AgentTimeoutError)`.
-          restart: whether and how it is started afresh when it ends.
+          restart: whether and how it is restarted when it ends.
 
         Raises:
           PoolClosedError: if the pool drains or has ended, or the parent has.

@@ -14,6 +14,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("cyclopts", "rich"):
             raise
-        print(f"agentpool: {error.name} is missing; run: pip install 'trio-agentpool[cli]'", file=sys.stderr)
+        fix = "pip install 'trio-agentpool[cli]' (in a clone: pip install '.[cli]')"
+        print(f"agentpool: {error.name} is missing; run: {fix}", file=sys.stderr)
         sys.exit(2)
     sys.exit(code)

@@ -65,7 +65,7 @@ def print_outcomes(
         hidden = _counted([each for each in outcomes if not any(each is row for row in rows)])
         print(f"{ellipsis()} and {hidden} not shown: {_where(output)} has them all")
     if report.was_cut:
-        print(f"{ellipsis()} marks what was cut: {_where(output)} has it whole")
+        print(f"{ellipsis()} marks a cut: {_where(output)} has the full text")
     print(f"{_counted(outcomes) or 'no agents'} in {duration:.1f} s; {tell_usage(usage)}")
 
 

@@ -451,7 +451,8 @@ class ModelDriver(Driver):
         if importlib.util.find_spec(self.package) is None:
             raise ModuleNotFoundError(
                 f"the {self.provider} driver needs a package that is not installed:"
-                f" pip install 'trio-agentpool[{self.package}]'",
+                f" pip install 'trio-agentpool[{self.package}]'"
+                f" (in a clone: pip install '.[{self.package}]')",
                 name=self.package,
             )
         self.model = model

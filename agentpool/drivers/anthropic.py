@@ -76,7 +76,9 @@ class AnthropicDriver(StainlessDriver):
         if api_key is None:
             api_key = os.environ.get("ANTHROPIC_API_KEY")
         if not api_key and base_url.rstrip("/") == DEFAULT_URL:
-            raise ValueError("Anthropic needs a key: set ANTHROPIC_API_KEY, or hand it over as api_key")
+            raise ValueError(
+                "Anthropic needs a key: set ANTHROPIC_API_KEY, or pass api_key= to AnthropicDriver"
+            )
         self.cache = cache
         super().__init__(
             model,

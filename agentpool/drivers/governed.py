@@ -25,6 +25,7 @@ from agentpool._core.messages import (
     ToolMessage,
     UserMessage,
 )
+from agentpool._core.text import told
 from agentpool._core.usage import NO_USAGE
 from agentpool.abc import Driver, root_agent_id
 from agentpool.drivers._around import DriverAround, open_stream
@@ -189,6 +190,7 @@ class _Line:
         self._make_governor = make_governor
         self._governor: Governor | None = None
         self._sleepers: dict[GovernedCall, _Sleeper] = {}
+        self.last_failure = ""  # why the provider was unavailable; a text, so that no traceback is held
 
     @property
     def governor(self) -> Governor:
@@ -245,8 +247,8 @@ class _CallInLine:
         if self._call.state == "turned_away":
             seconds = self._line.governor.circuit_probed_in(trio.current_time())
             raise DriverUnavailableError(
-                "the provider failed several times in a row; calls are refused here without asking it"
-                f" for another {seconds:.1f} seconds"
+                f"the provider failed several times in a row ({self._line.last_failure}); calls are refused"
+                f" here without asking it for another {seconds:.1f} seconds"
             )
 
     def answered(self, completion: Completion) -> None:
@@ -263,6 +265,7 @@ class _CallInLine:
             case RateLimitedError() | OverloadedError():
                 queued = governor.refused(self._call, now, retry_after=error.retry_after, requeue=requeue)
             case DriverUnavailableError():
+                self._line.last_failure = told(error)
                 governor.unavailable(self._call, now)
             case _:
                 governor.answered(self._call, now)

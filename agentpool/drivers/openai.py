@@ -88,7 +88,7 @@ class OpenAIDriver(StainlessDriver):
         if api_key is None:
             api_key = os.environ.get("OPENAI_API_KEY")
         if not api_key and base_url.rstrip("/") == DEFAULT_URL:
-            raise ValueError("OpenAI needs a key: set OPENAI_API_KEY, or hand it over as api_key")
+            raise ValueError("OpenAI needs a key: set OPENAI_API_KEY, or pass api_key= to OpenAIDriver")
         self.api = api
         super().__init__(
             model,

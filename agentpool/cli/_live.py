@@ -103,11 +103,12 @@ class LiveView:
         from rich.console import Group
         from rich.text import Text
 
-        figures = ", ".join([*pool_parts(pool.statistics()), *provider_parts(drivers)])
+        now = pool.statistics()
+        figures = ", ".join([*pool_parts(now), *provider_parts(drivers)])
         below = [self._sums(), *folded(figures, self._console.width, LINES_OF_FIGURES)]
         # The heading, the line of what is hidden, and a line for the cursor.
         most = max(1, self._console.height - len(below) - 3)
-        lines = frame_lines(self._progress, pool.statistics(), self._console.width, most, trio.current_time())
+        lines = frame_lines(self._progress, now, self._console.width, most, trio.current_time())
         last = [Text(self._fitting(text), style=style) for text, style in zip(below, _styles(), strict=False)]
         return Group(*lines, *last)
 
@@ -207,13 +208,8 @@ def folded(text: str, width: int, most: int) -> list[str]:
     return textwrap.wrap(text, max(10, width), max_lines=most, placeholder=" ...")
 
 
-def pool_figures(pool: AgentPool) -> str:
-    """Tell in one line how many agents run, wait and for whom, and how many letters are dead."""
-    return ", ".join(pool_parts(pool.statistics()))
-
-
 def pool_parts(now: PoolStatistics) -> list[str]:
-    """Return the parts of what `pool_figures` tells."""
+    """Tell how many agents run, wait and for whom, and how many letters are dead."""
     names = {who.id: who.name for who in now.waiting}
     waits = [f"{_short(who.name)} for {_targets(who, names)}" for who in now.waiting[:WAITS_SHOWN]]
     more = len(now.waiting) - WAITS_SHOWN

@@ -57,7 +57,8 @@ class Expansion:
         for n, supervisor in enumerate(named):
             self._claim(supervisor.name, f"supervisors[{n}]")
         owners: dict[str, str] = {}
-        made = [self._supervisor(item, f"supervisors[{n}]", owners) for n, item in enumerate(named)]
+        singles = dict.fromkeys(agent for group in self.groups.values() for agent in group)
+        made = [self._supervisor(item, f"supervisors[{n}]", singles, owners) for n, item in enumerate(named)]
         return agents, made
 
     # -- agents
@@ -189,18 +190,21 @@ class Expansion:
             return UNREADABLE
         return attrs.evolve(settings, name=name, children=children)
 
-    def _supervisor(self, settings: Any, key: str, owners: dict[str, str]) -> Any:
+    def _supervisor(
+        self, settings: Any, key: str, singles: Mapping[str, object], owners: dict[str, str]
+    ) -> Any:
         children = [
             agent
             for n, child in enumerate(settings.children)
             if isinstance(child, str)
-            for agent in self._children(child, f"{key}.children[{n}]", key, owners)
+            for agent in self._children(child, f"{key}.children[{n}]", key, singles, owners)
         ]
         whole = isinstance(settings, SupervisorSettings) and children
         return attrs.evolve(settings, children=children) if whole else settings
 
-    def _children(self, name: str, key: str, owner: str, owners: dict[str, str]) -> Iterator[str]:
-        singles = list(dict.fromkeys(agent for agents in self.groups.values() for agent in agents))
+    def _children(
+        self, name: str, key: str, owner: str, singles: Mapping[str, object], owners: dict[str, str]
+    ) -> Iterator[str]:
         agents = self.groups.get(name) or ([name] if name in singles else [])
         if not agents and self.complete:
             self.report.add(key, f"there is no agent '{name}'", fix_for_name(name, [*self.groups, *singles]))

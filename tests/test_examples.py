@@ -305,6 +305,23 @@ def test_a_review_that_cannot_be_done_says_why(
     assert "Traceback" not in done.stderr
 
 
+@needs_markdown
+@pytest.mark.parametrize("report", ["notes", "notes/a.md/report.md", "notes/a.md"])
+def test_nothing_is_reviewed_if_the_report_could_not_be_written(report: str, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.md").write_text("# A\n")
+    (tmp_path / "notes/b.md").write_text("# B\n")
+    # One at a time: the editor, which comes first, has failed before the first reviewer starts.
+    options = ["--max-concurrent=1", "--var=docs=notes", f"--var=report={report}"]
+    done = review(*options, cwd=tmp_path)
+    editor, *reviewers = json.loads(done.stdout)["agents"]
+    assert (done.returncode, editor["outcome"]) == (1, "failed")
+    assert {agent["text"] for agent in reviewers} <= {
+        "not reviewed: the editor has ended",
+        "not reviewed: it is the report",
+    }
+
+
 # -- the review with a model, which here is a script --------------------------------------------
 
 

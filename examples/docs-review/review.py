@@ -114,7 +114,7 @@ def _claim(path: Path) -> None:
     """Make sure that the report can be written, and that nothing but a report is written over."""
     if not path.parent.exists():
         path.parent.mkdir(parents=True)
-    if path.exists() and not path.is_file():  # a terminal, a pipe; or a directory, which cannot be written
+    if path.exists() and not path.is_file() and not path.is_dir():  # a terminal or a pipe
         return
     with path.open("a+b") as file:
         file.seek(0)

@@ -26,7 +26,9 @@ def list_sessions(tmp_path: Path, uv: str) -> subprocess.CompletedProcess[str]:
     python = tmp_path / "python"
     python.symlink_to(sys.executable)
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("UV_", "VIRTUAL_ENV", "NOX"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("UV_", "VIRTUAL_ENV", "NOX"))
     }
     environment |= {
         "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import outcome
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
 from agentpool import Aborted, Completed, Failed, UnhandledAgentErrors, open_agent_pool
+
+INBOX = 2
 
 
 class GuestLoop:
@@ -92,7 +95,6 @@ class PoolMachine(RuleBasedStateMachine):
         self.orders: dict[int, trio.MemorySendChannel[tuple[str, Any]]] = {}
         self.handles: dict[int, Any] = {}
         self.fates: dict[int, tuple[type, Any]] = {}
-        self.busy: set[int] = set()
         self.most = 2
         self.pool: Any = None
         self.asked = 0
@@ -100,7 +102,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     async def _main(self) -> None:
         try:
-            async with open_agent_pool(max_concurrent=self.most, inbox_capacity=2) as pool:
+            async with open_agent_pool(max_concurrent=self.most, inbox_capacity=INBOX) as pool:
                 self.pool = pool
                 await self.leave.wait()
         except* UnhandledAgentErrors:
@@ -114,8 +116,8 @@ class PoolMachine(RuleBasedStateMachine):
                 case "fail":
                     raise ValueError(argument)
                 case "send":
-                    with trio.move_on_after(0):
-                        await ctx.send(*argument)
+                    with suppress(trio.WouldBlock):
+                        ctx.send_nowait(*argument)
                 case "receive":
                     await ctx.receive()
                 case _:
@@ -128,8 +130,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.handles[handle.id] = handle
 
     def _is_free(self, agent: int) -> bool:
-        """Whether the agent takes orders: it has not ended, and waits for no message."""
-        return agent in self.orders and agent not in self.fates and agent not in self.busy
+        """Whether the agent takes orders: it has not ended, waits for no message, and has a slot."""
+        return agent in self.orders and agent not in self.fates and self.handles[agent].status == "running"
 
     def _order(self, agent: int, order: str, argument: Any = None) -> None:
         self.loop.call(self.orders[agent].send_nowait, (order, argument))
@@ -157,25 +159,22 @@ class PoolMachine(RuleBasedStateMachine):
     def abort(self, agent: int) -> None:
         if agent in self.handles:
             self.fates.setdefault(agent, (Aborted, None))
-            self.busy.discard(agent)
             self.loop.call(self.handles[agent].abort, "told to")
 
     @rule(agent=agents, to=agents)
     def send(self, agent: int, to: int) -> None:
         if self._is_free(agent) and to in self.handles and to not in self.fates and to != agent:
+            before = self.loop.call(self.pool.statistics)
+            has_room = before.inboxes[to].fill < INBOX
             self._order(agent, "send", (to, "hello"))
-            self.busy.discard(to)
+            assert self.loop.call(self.pool.statistics).messages_sent == before.messages_sent + has_room
 
     @rule(agent=agents)
     def receive(self, agent: int) -> None:
         if self._is_free(agent):
-            if not self._fill(agent):
-                self.busy.add(agent)
+            fill = self.loop.call(self.pool.statistics).inboxes[agent].fill
             self._order(agent, "receive")
-
-    def _fill(self, agent: int) -> int:
-        inboxes = self.loop.call(self.pool.statistics).inboxes
-        return int(inboxes[agent].fill)
+            assert self.handles[agent].status == ("running" if fill else "waiting")
 
     @rule(most=st.integers(1, 4))
     def change_slots(self, most: int) -> None:
@@ -191,7 +190,6 @@ class PoolMachine(RuleBasedStateMachine):
     def abort_all(self) -> None:
         for agent in self.handles:
             self.fates.setdefault(agent, (Aborted, None))
-        self.busy.clear()
         self.loop.call(self.pool.abort_all, "everybody")
 
     @invariant()
@@ -214,8 +212,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.active_count == now.spawned - now.ended
         in_inboxes = sum(inbox.fill for inbox in now.inboxes.values())
         assert now.messages_sent == now.messages_received + now.dead_letters + in_inboxes
-        # Nobody waits to start while a slot is free.
-        assert not now.waiting_to_start or now.running >= self.most
+        # Nobody waits for a slot while one is free.
+        assert not (now.waiting_to_start or now.queued) or now.running >= self.most
 
     def teardown(self) -> None:
         # Spawns that still wait for a slot get one by and by: whoever lives is told to go.

@@ -20,6 +20,8 @@ from bench import flame, instructions, runner
 from bench.child import load
 from bench.plan import GROWTH, WORKLOADS, Contender, Goal, Growth, Workload
 
+pytestmark = pytest.mark.once
+
 ORDINARY = [
     pytest.param(contender, id=f"{workload.name} {contender.label}")
     for workload in WORKLOADS

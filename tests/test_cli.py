@@ -321,8 +321,13 @@ def test_the_first_agent_runs_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         if name.startswith("COVERAGE_"):  # it would make the start slower
             monkeypatch.delenv(name)
     path = fleet(tmp_path, "tell_cpu_time")
-    times = [float(json.loads(call("run", path, "--json").stdout)["agents"][0]["text"]) for _ in range(2)]
-    assert min(times) < 0.6
+    plain = [sys.executable, "-c", "import time, trio; print(time.process_time())"]
+    first_agent, trio_alone = [], []
+    for _ in range(4):  # in turn: both see the same machine, which may be slow or busy
+        trio_alone.append(float(subprocess.check_output(plain)))
+        first_agent.append(float(json.loads(call("run", path, "--json").stdout)["agents"][0]["text"]))
+    # It is about 2.6. The modules of a model's client or of a server would make it 5 and more.
+    assert min(first_agent) < 4 * min(trio_alone)
 
 
 def test_ctrl_c_while_files_are_read_ends_with_130(tmp_path: Path) -> None:

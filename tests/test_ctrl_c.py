@@ -38,7 +38,7 @@ KIT = Path(__file__).with_name("ctrl_c_kit.py")
 
 
 def test_ctrl_c_at_random_lines_of_the_library_ends_the_program_with_its_books_right() -> None:
-    command = [sys.executable, str(KIT), "--strikes", "60", "--seed", "7"]
+    command = [sys.executable, str(KIT), "--strikes", "40", "--seed", "7"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "strikes in" in done.stdout

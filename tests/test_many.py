@@ -310,6 +310,7 @@ async def test_an_endless_input_is_pulled_only_as_fast_as_outcomes_are_taken(
     await _within(scope_kind, 4, test)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("endless", [_endless, _endless_async])
 async def test_memory_stays_flat_over_an_endless_input(endless: Any) -> None:
     sizes = []

@@ -191,6 +191,19 @@ def test_a_full_disk_makes_the_exit_code_1_and_leaves_no_part_of_a_file(tmp_path
     assert document["agents"][0]["outcome"] == "completed"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
+def test_a_disk_that_is_full_at_the_start_is_told_of_before_anything_runs(tmp_path: Path) -> None:
+    path = fleet(tmp_path, "hang")  # it would write a file, and never end
+    limit = "import resource, sys, os; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
+    program = f"{limit} os.execv(sys.executable, [sys.executable, '-B', '-m', 'agentpool', *sys.argv[1:]])"
+    command = [sys.executable, "-c", program, "run", str(path), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written to: File too large. Give another directory" in done.stderr
+    assert not (tmp_path / "started").exists()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_the_directory_is_not_made_for_a_run_that_is_refused(tmp_path: Path) -> None:
     path = fleet(tmp_path, "answer")
     assert _app.call(["run", str(path), "--driver", "nope:x", "--output", str(tmp_path / "out")]) == 2
@@ -545,3 +558,17 @@ def test_output_that_cannot_be_encoded_is_replaced_on_a_pipe_too(
     assert b"ValueError: \\u65e5\\u672c \\udfff \\u2603" in done.stderr
     if not options:
         assert b"\\u65e5\\u672c \\ud800" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_the_name_of_a_valid_file_that_cannot_be_encoded_is_escaped(tmp_path: Path, encoding: str) -> None:
+    path = fleet(tmp_path, "answer").rename(tmp_path / "名.toml")
+    done = subprocess.run(
+        [*COMMAND, "validate", str(path)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\\u540d.toml" in done.stdout

@@ -192,7 +192,12 @@ BAD = [
     ('function = "agents:stream"', "function", "is an async generator", "`yield`"),
     ('function = "agents:Callable"', "function", "is a class", "Name an async function"),
     ('function = "agents:number"', "function", "is a int", "Name a function"),
-    ('function = "broken:f"', "function", "failed to import: ZeroDivisionError", "Fix the module"),
+    (
+        'function = "broken:f"',
+        "function",
+        "ZeroDivisionError: division by zero (line 2 of broken.py)",
+        "Fix the module",
+    ),
     ('function = "agents:asked"', "function", "missing a required argument: 'query'", "asked(ctx)"),
     ('function = "agents:nothing"\nquery = "q"', "function", "too many positional", "nothing(ctx, query)"),
     (
@@ -229,7 +234,7 @@ BAD = [
 def test_a_function_that_is_no_agent_is_told_of_with_place_and_fix(
     text: str, key: str, problem: str, fix: str, folder: Path
 ) -> None:
-    (folder / "broken.py").write_text("1 / 0\n")
+    (folder / "broken.py").write_text("\n1 / 0\n")
     with pytest.raises(ManifestError) as caught:
         fleet(folder, f"[[agents]]\n{text}\n")
     (finding,) = caught.value.findings

@@ -101,6 +101,12 @@ async def test_a_name_that_nobody_has_or_several_have_is_refused_at_once(verb: s
             UnknownAgentError, match=r"2 live agents are called 'clerk': use the ids \[1, 2\]"
         ):
             await call("clerk")
+        await pool.fan_out([clerk] * 8)
+        with pytest.raises(UnknownAgentError, match=r"10 live agents are .* the ids \[1, .*, 10\]$"):
+            await call("clerk")
+        await pool.spawn(clerk)
+        with pytest.raises(UnknownAgentError, match=r"11 live agents are .* the ids \[1, .*, 10, \.\.\.\]$"):
+            await call("clerk")
 
 
 @pytest.mark.parametrize("spelled", ["Clerk", " clerk", "'clerk'", "['clerk']", "CLERK."])

@@ -932,6 +932,8 @@ async def test_wrong_arguments_of_the_verbs_are_refused_with_the_fix() -> None:
         handle = await pool.spawn(server)
         with pytest.raises(TypeError, match="give an instance"):
             await pool.spawn(Agent)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="give an instance"):
+            pool.as_completed(Agent, [1])  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="SpawnConfig"):
             await pool.spawn(AgentManifest(name="m"))  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="`id`"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 pytest.importorskip("cyclopts")
 
@@ -33,9 +34,11 @@ from agentpool import (
     StreamPart,
     ToolCall,
     ToolMessage,
+    ToolRegistry,
     ToolResult,
     UserMessage,
     open_agent_pool,
+    tool,
 )
 from agentpool.cli import _app
 from agentpool.cli._errors import BadInputError
@@ -58,6 +61,7 @@ def test_each_agents_answer_and_transcript_are_written(tmp_path: Path) -> None:
     done = call("run", path, "--output", out)
     assert done.returncode == 1
     assert done.stdout.endswith(f"answers and transcripts: {out}\n")
+    assert all(line == line.rstrip() for line in done.stdout.splitlines())
     assert sorted(file.name for file in out.iterdir()) == ["1-fail.json", "2-answer.json", "2-answer.txt"]
     assert (out / "2-answer.txt").read_text() == "well\nand good"
     answered = json.loads((out / "2-answer.json").read_text())
@@ -229,6 +233,33 @@ async def test_the_conversation_of_an_agent_that_fails_later_is_kept() -> None:
         roles = [type(message).__name__ for message in conversations.take(handle.id)]
         assert roles == ["UserMessage", "AssistantMessage", "ToolMessage"]
         assert conversations.take(handle.id) == ()
+
+
+@pytest.mark.parametrize("observed", [False, True])
+async def test_an_answer_is_kept_of_an_agent_that_is_aborted_after_it(observed: bool) -> None:
+    begun = trio.Event()
+
+    @tool
+    async def look() -> str:
+        """Look for ever."""
+        begun.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    conversations = Conversations()
+    script = ScriptedDriver([Completion("I look.", tool_calls=[ToolCall("1", "look", {})])])
+    driver = ListeningDriver(script, conversations)
+    registry = ToolRegistry([look])
+    async with open_agent_pool(driver, max_concurrent=1, tool_builder=lambda _: registry) as pool:
+        async with pool.events() if observed else nullcontext():
+            handle = await pool.spawn(SpawnConfig(AgentManifest(name="a"), "?"))
+            await begun.wait()
+            handle.abort("enough")
+            await handle.wait()
+    asked, answered = conversations.take(handle.id)
+    assert isinstance(asked, UserMessage)
+    assert isinstance(answered, AssistantMessage)
+    assert (answered.text, len(answered.tool_calls)) == ("I look.", 1)
 
 
 # -- standard output that is closed, or full ------------------------------------------------------

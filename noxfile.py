@@ -26,7 +26,6 @@ OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHONS = sorted({"3.11", "3.12", "3.13", "3.14", OWN_PYTHON})
 CAMPAIGN = "tests/campaign"
 SIDE_BY_SIDE = ["-n", "auto", f"--ignore={CAMPAIGN}"]
-AGAIN = [*SIDE_BY_SIDE, "-m", "not once"]  # after the run with coverage, which runs them all
 
 # Complete branch coverage is asked of what decides and of the pool itself, 95 % of the rest.
 COMPLETE = ["_core/*", "_kernel/*"]
@@ -85,14 +84,18 @@ def _group(name: str) -> list[str]:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The test suite on every Python that is installed; on the one that runs nox with coverage."""
+    """The test suite on every Python that is installed; on the one that runs nox with coverage.
+
+    What is marked as `once` runs in `tests_core`.
+    """
     session.install("-e", ".[all]", *_group("test"))
+    chosen = session.posargs or [*SIDE_BY_SIDE, "-m", "not once"]
     if session.python != OWN_PYTHON:
-        session.run("pytest", "-q", *(session.posargs or AGAIN))
+        session.run("pytest", "-q", *chosen)
         return
     session.run("coverage", "erase")
     # Without the campaign: no line is to be covered by chance.
-    session.run("coverage", "run", "-m", "pytest", "-q", *(session.posargs or SIDE_BY_SIDE))
+    session.run("coverage", "run", "-m", "pytest", "-q", *chosen)
     session.run("coverage", "combine", "-q")
     if session.posargs:
         return
@@ -104,7 +107,7 @@ def tests(session: nox.Session) -> None:
 def tests_core(session: nox.Session) -> None:
     """The test suite with the core dependencies only, from the built package."""
     session.install(".", *_group("test"))
-    session.run("pytest", "-q", *(session.posargs or AGAIN))
+    session.run("pytest", "-q", *(session.posargs or SIDE_BY_SIDE))
 
 
 @nox.session

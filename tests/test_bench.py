@@ -20,10 +20,18 @@ from bench import flame, instructions, runner
 from bench.child import load
 from bench.plan import GROWTH, WORKLOADS, Contender, Goal, Growth, Workload
 
-pytestmark = pytest.mark.once
+
+def is_command_line(contender: Contender) -> bool:
+    """Whether it needs the extra of the command line, which the session for `once` does not have."""
+    return contender.target.endswith("command_line")
+
 
 ORDINARY = [
-    pytest.param(contender, id=f"{workload.name} {contender.label}")
+    pytest.param(
+        contender,
+        id=f"{workload.name} {contender.label}",
+        marks=[] if is_command_line(contender) else pytest.mark.once,
+    )
     for workload in WORKLOADS
     for contender in workload.contenders
     if not contender.peer
@@ -32,7 +40,7 @@ ORDINARY = [
 
 @pytest.mark.parametrize("contender", ORDINARY)
 def test_each_contender_gives_the_figures_of_its_table(contender: Contender) -> None:
-    if contender.target.endswith("command_line"):
+    if is_command_line(contender):
         pytest.importorskip("cyclopts")
     figures = load(contender.target)(contender.tiny)
     wanted = {
@@ -42,6 +50,7 @@ def test_each_contender_gives_the_figures_of_its_table(contender: Contender) -> 
     assert all(math.isfinite(figure) for figure in figures.values())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("target", "size"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "typing", "docs", "tests", "tests_core", "proof", "instructions"]
+nox.options.sessions = ["lint", "typing", "docs", "tests", "tests_core", "job", "proof", "instructions"]
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 nox.options.download_python = "never"  # what is installed is tested, nothing is fetched
@@ -108,6 +109,32 @@ def tests_core(session: nox.Session) -> None:
     """The test suite with the core dependencies only, from the built package."""
     session.install(".", *_group("test"))
     session.run("pytest", "-q", *(session.posargs or SIDE_BY_SIDE))
+
+
+@nox.session(python=PYTHONS)
+def job(session: nox.Session) -> None:
+    """The README's other command, as somebody runs it who has only Python: in a copy of the files, with
+    nothing in the environment but HOME, PATH, and how pip reaches the index."""
+    (command,) = re.findall(r"<!-- job command -->\n```sh\n(.+)\n```", Path("README.md").read_text("utf-8"))
+    here = Path(session.create_tmp()).resolve()
+    copy = here / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(".", copy, ignore=shutil.ignore_patterns(".?*", "_build", "dist", "__pycache__"))
+    python = session.run("python", "-c", "import sys; print(sys._base_executable)", silent=True)
+    found = here / "python3"
+    found.unlink(missing_ok=True)
+    found.symlink_to(str(python).strip())
+    path = os.pathsep.join([str(here), "/usr/bin", "/bin"])
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "HOME" or name.startswith(("PIP_", "SSL_CERT_")) or name.lower().endswith("_proxy")
+    }
+    with session.chdir(copy):
+        shell = ["sh", "-c", f"export PATH={shlex.quote(path)}; {command}"]
+        told = session.run(*shell, env=kept, include_outer_env=False, external=True, silent=True)
+    if "| docs/tutorial.md |" not in str(told):
+        session.error(f"the report does not have a row for the tutorial:\n{told}")
 
 
 @nox.session

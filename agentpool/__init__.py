@@ -27,6 +27,9 @@ if _TYPE_CHECKING:
     from agentpool._core.capability import RagCapability as RagCapability
     from agentpool._core.capability import ShellCapability as ShellCapability
     from agentpool._core.capability import SpawnCapability as SpawnCapability
+    from agentpool._core.content import Document as Document
+    from agentpool._core.content import Image as Image
+    from agentpool._core.content import Text as Text
     from agentpool._core.errors import AgentAbortedError as AgentAbortedError
     from agentpool._core.errors import AgentFailedError as AgentFailedError
     from agentpool._core.errors import AgentPoolError as AgentPoolError
@@ -66,6 +69,7 @@ if _TYPE_CHECKING:
     from agentpool._core.events import MessageDeadLettered as MessageDeadLettered
     from agentpool._core.events import MessageSent as MessageSent
     from agentpool._core.events import PhaseChanged as PhaseChanged
+    from agentpool._core.events import ReasoningDeltaReceived as ReasoningDeltaReceived
     from agentpool._core.events import TextDeltaReceived as TextDeltaReceived
     from agentpool._core.events import ToolFinished as ToolFinished
     from agentpool._core.events import ToolStarted as ToolStarted
@@ -85,6 +89,8 @@ if _TYPE_CHECKING:
     from agentpool._core.messages import ChatMessage as ChatMessage
     from agentpool._core.messages import Completion as Completion
     from agentpool._core.messages import CompletionRequest as CompletionRequest
+    from agentpool._core.messages import ProviderData as ProviderData
+    from agentpool._core.messages import ReasoningDelta as ReasoningDelta
     from agentpool._core.messages import StopReason as StopReason
     from agentpool._core.messages import StreamPart as StreamPart
     from agentpool._core.messages import TextDelta as TextDelta
@@ -177,6 +183,9 @@ _HOMES = {
         InferenceCapability McpCapability MemoryCapability MessagingCapability NetworkCapability PrivacyTier
         RagCapability ShellCapability SpawnCapability
     """,
+    "agentpool._core.content": """
+        Document Image Text
+    """,
     "agentpool._core.errors": """
         AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
@@ -186,8 +195,8 @@ _HOMES = {
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck BudgetWarned CompletionFinished
-        DeadlockSuspected Event GuardWarned MessageDeadLettered MessageSent PhaseChanged TextDeltaReceived
-        ToolFinished ToolStarted
+        DeadlockSuspected Event GuardWarned MessageDeadLettered MessageSent PhaseChanged
+        ReasoningDeltaReceived TextDeltaReceived ToolFinished ToolStarted
     """,
     "agentpool._core.governor": """
         GovernorPolicy
@@ -202,8 +211,9 @@ _HOMES = {
         AgentManifest McpServer ModelSettings ResourceQuota ScriptCall ScriptSettings ScriptStep
     """,
     "agentpool._core.messages": """
-        AgentId AgentMessage AssistantMessage ChatMessage Completion CompletionRequest StopReason StreamPart
-        TextDelta ToolCall ToolDefinition ToolMessage ToolResult UserMessage
+        AgentId AgentMessage AssistantMessage ChatMessage Completion CompletionRequest ProviderData
+        ReasoningDelta StopReason StreamPart TextDelta ToolCall ToolDefinition ToolMessage ToolResult
+        UserMessage
     """,
     "agentpool._core.outcomes": """
         Aborted AgentOutcome AgentResult Completed Failed

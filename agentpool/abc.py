@@ -60,7 +60,8 @@ class Driver(Protocol):
     def stream(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[StreamPart]]:
         """Ask the model, and get its answer in pieces.
 
-        The block's value iterates over `TextDelta` values and ends with the whole `Completion`.
+        The block's value iterates over `TextDelta` and `ReasoningDelta` values and ends with the
+        whole `Completion`.
         Leaving the block early closes the connection.
         """
         return _stream_of_one(self, request)

@@ -155,7 +155,7 @@ def test_what_a_file_leaves_out_has_its_default() -> None:
     manifest = AgentManifest.from_toml('name = "a"')
     assert manifest == AgentManifest(name="a")
     assert (manifest.resources.max_iterations, manifest.resources.max_tool_calls) == (20, 50)
-    assert (manifest.model.max_tokens, manifest.model.temperature) == (4096, 0.3)
+    assert (manifest.model.max_tokens, manifest.model.temperature) == (4096, None)
     assert manifest.resources.max_cost_usd is None
     assert manifest.privacy is PrivacyTier.STANDARD
     assert manifest.base is None
@@ -876,3 +876,32 @@ def test_capabilities_are_named_in_python_as_in_a_file() -> None:
         cap.RagCapability(),
         cap.MemoryCapability(),
     )
+
+
+def test_what_a_request_can_say_is_said_in_a_manifest() -> None:
+    manifest = AgentManifest.from_toml(
+        'name = "a"\n[model]\ntool_choice = "required"\nparallel_tool_calls = false\nreasoning = 2000\n'
+        'options = { seed = 7 }\n[model.output_schema]\ntype = "object"\n'
+    )
+    model = manifest.model
+    assert (model.tool_choice, model.parallel_tool_calls, model.reasoning) == ("required", False, 2000)
+    assert model.options == {"seed": 7}
+    assert model.output_schema == {"type": "object"}
+    assert AgentManifest.from_toml('name = "a"\n[model]\nreasoning = "high"\n').model.reasoning == "high"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("reasoning = true", "a boolean, not a string or a whole number"),
+        ("reasoning = 1.5", "a number, not a string or a whole number"),
+        ("reasoning = -1", "a whole number of at least 0"),
+        ('reasoning = " "', "is empty"),
+        ('parallel_tool_calls = "no"', "a string, not true or false"),
+        ("tool_choice = 3", "a whole number, not a string"),
+    ],
+)
+def test_wrong_model_settings_are_told(line: str, told: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        AgentManifest.from_toml(f'name = "a"\n[model]\n{line}\n')
+    assert told in str(caught.value.exceptions[0])

@@ -31,6 +31,7 @@ from agentpool._core.capability import (
     grants,
     inherited,
 )
+from agentpool._core.content import Image, Text
 from agentpool._core.errors import CapabilityDeniedError, ManifestError, ToolError
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
@@ -786,3 +787,16 @@ def test_declaring_tools_imports_no_pydantic() -> None:
         "else: raise AssertionError\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_of_a_result_with_pictures_only_the_texts_are_cut() -> None:
+    picture = Image(b"1234", "image/png")
+    registry = ToolRegistry([], max_result_chars=200)
+    short = ToolResult((Text("a" * 100), picture, Text("b" * 100)))
+    assert registry.shortened(short) is short
+    cut = registry.shortened(ToolResult((Text("a" * 150), picture, Text("b" * 150), Text("c" * 9)), True))
+    assert cut.is_error
+    first, second, third = cut.content
+    assert (first, second) == (Text("a" * 150), picture)
+    assert isinstance(third, Text)
+    assert third.text.endswith("[cut: the result has 309 characters, and 200 are the limit; ask for less]")

@@ -59,6 +59,13 @@ class TextDeltaReceived(_Event):
 
 
 @attrs.frozen
+class ReasoningDeltaReceived(_Event):
+    """A piece of what a model thinks before it answers arrived; not every provider tells that."""
+
+    text: str
+
+
+@attrs.frozen
 class ToolStarted(_Event):
     """A tool call began."""
 
@@ -149,6 +156,7 @@ Event: TypeAlias = (
     | AgentStarted
     | PhaseChanged
     | TextDeltaReceived
+    | ReasoningDeltaReceived
     | ToolStarted
     | ToolFinished
     | CompletionFinished

@@ -216,8 +216,13 @@ class Plan:
     system: str
     tools: tuple[ToolDefinition, ...]
     max_tokens: int
-    temperature: float
+    temperature: float | None
     stop: tuple[str, ...]
+    tool_choice: str | None
+    parallel_tool_calls: bool
+    output_schema: Mapping[str, Any] | None
+    reasoning: str | int | None
+    options: Mapping[str, Any]
     frame: int
     room: int | None
     remembers: bool
@@ -353,6 +358,11 @@ def _plan(
         max_tokens=max_tokens,
         temperature=model.temperature,
         stop=tuple(model.stop),
+        tool_choice=model.tool_choice,
+        parallel_tool_calls=model.parallel_tool_calls,
+        output_schema=None if output is None else output.schema,
+        reasoning=model.reasoning,
+        options=model.options,
         frame=frame,
         room=room,
         remembers=any(isinstance(granted, MemoryCapability) for granted in manifest.capabilities),
@@ -483,7 +493,18 @@ def _reason(state: LoopState) -> Step:
         if max_tokens < 1:
             return _halted(state, _no_room_left(guard, tokens))
     request = CompletionRequest(
-        plan.model, window.messages, plan.tools, max_tokens, plan.temperature, plan.system, plan.stop
+        plan.model,
+        window.messages,
+        plan.tools,
+        max_tokens,
+        plan.temperature,
+        plan.system,
+        plan.stop,
+        plan.tool_choice,
+        plan.parallel_tool_calls,
+        plan.output_schema,
+        plan.reasoning,
+        plan.options,
     )
     reasoning = LoopState(
         plan,
@@ -512,7 +533,7 @@ def _on_replied(state: LoopState, observation: Replied) -> Step:
     guard = state.guard.after_reason(usage)
     excess = max(0, usage.input_tokens - state.plan.frame - state.window.tokens)
     if completion.tool_calls and stop_reason != "max_tokens" and stop_reason != "refusal":
-        return _act(state, guard, excess, AssistantMessage(completion.text, completion.tool_calls))
+        return _act(state, guard, excess, completion.message)
     if trouble.squeezed:
         trouble = attrs.evolve(trouble, squeezed=False)
     # Not `attrs.evolve`, in what every agent comes by: that takes four times as long.
@@ -524,7 +545,7 @@ def _on_replied(state: LoopState, observation: Replied) -> Step:
         return _refused(state, completion)
     if stop_reason == "max_tokens":
         return _cut_off(state, completion)
-    return _answered(state, completion.text)
+    return _answered(state, completion.message)
 
 
 def _refused(state: LoopState, completion: Completion) -> Step:
@@ -539,7 +560,7 @@ def _unrun(said: Completion | AssistantMessage, reason: str) -> list[ChatMessage
     if not said.text and not said.tool_calls:
         return []
     return [
-        AssistantMessage(said.text, said.tool_calls),
+        said.message if isinstance(said, Completion) else said,
         *[ToolMessage(call.id, call.name, result) for call in said.tool_calls],
     ]
 
@@ -635,9 +656,9 @@ _TAKE_MESSAGES = Recall()  # memory was asked at the beginning
 # -- done -----------------------------------------------------------------------------
 
 
-def _answered(state: LoopState, text: str) -> Step:
-    plan, whole = state.plan, state.trouble.partial + text
-    state = _heard(state, [AssistantMessage(text)])
+def _answered(state: LoopState, said: AssistantMessage) -> Step:
+    plan, whole = state.plan, state.trouble.partial + said.text
+    state = _heard(state, [said])
     value: Any = whole
     if plan.output is not None:
         parsed = plan.output.parse(whole)

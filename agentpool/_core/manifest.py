@@ -27,9 +27,11 @@ from agentpool._core.rules import (
     Report,
     Rule,
     Schema,
+    Switch,
     Table,
     TableOf,
     Text,
+    TextOrWhole,
     Whole,
     as_texts,
     as_tuple,
@@ -74,8 +76,13 @@ class ModelSettings(Table):
     max_tokens: int = attrs.field(
         default=4096, validator=Whole("How many tokens an answer may have at the most")
     )
-    temperature: float = attrs.field(
-        default=0.3, validator=Number("How freely the model chooses its words, 0 to 2", at_most=2)
+    temperature: float | None = attrs.field(
+        default=None,
+        validator=Number(
+            "How freely the model chooses its words, 0 to 2; without it the provider decides",
+            at_most=2,
+            optional=True,
+        ),
     )
     system_prompt: str = attrs.field(
         default="", validator=Text("What the model is told before the conversation")
@@ -88,6 +95,34 @@ class ModelSettings(Table):
         default=(),
         converter=as_texts,
         validator=ListOf("Strings that end an answer", item=Text(blank=True)),
+    )
+    tool_choice: str | None = attrs.field(
+        default=None,
+        validator=Text(
+            "`auto`, `required` (until a tool was called), `none`, or the name of the tool to call first",
+            blank=False,
+            optional=True,
+        ),
+    )
+    parallel_tool_calls: bool = attrs.field(
+        default=True, validator=Switch("Whether an answer may hold several tool calls")
+    )
+    output_schema: Mapping[str, Any] | None = attrs.field(
+        default=None,
+        hash=False,
+        validator=Json("The JSON schema that the final answer has to fit", optional=True),
+    )
+    reasoning: str | int | None = attrs.field(
+        default=None,
+        validator=TextOrWhole(
+            "How much the model thinks: an effort such as `low` or `high`, or a budget in tokens, 0 for none",
+            optional=True,
+        ),
+    )
+    options: Mapping[str, Any] = attrs.field(
+        factory=dict,
+        hash=False,
+        validator=Json("What else is sent to the model, by the provider's own names, such as `seed`"),
     )
 
     @classmethod

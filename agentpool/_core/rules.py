@@ -364,6 +364,36 @@ def _any_case(letter: str) -> str:
     return f"[{letter}{letter.upper()}]"
 
 
+class Switch(Rule):
+    """True or false."""
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the boolean."""
+        return value if isinstance(value, bool) else report.add_type(key, value, "true or false")
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the schema of a boolean."""
+        return {"type": "boolean"}
+
+
+class TextOrWhole(Rule):
+    """A string, or a whole number from 0 up."""
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the string or the number."""
+        rule = self._text if isinstance(value, str) else self._whole
+        if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+            return rule.read(value, key, report)
+        return report.add_type(key, value, "a string or a whole number")
+
+    def schema(self, defs: dict[str, Schema]) -> Schema:
+        """Return the schema of both."""
+        return {"anyOf": [self._text.schema(defs), self._whole.schema(defs)]}
+
+    _text = Text(blank=False)
+    _whole = Whole(at_least=0)
+
+
 class Json(Rule):
     """A table of anything that JSON can say: strings, finite numbers, booleans, arrays, tables."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn, SupportsIndex, overload
 
+from agentpool._core.content import Content, Image, Part, Text
 from agentpool._core.messages import (
     AssistantMessage,
     ChatMessage,
@@ -24,6 +25,12 @@ UNKNOWN_RESULT = ToolResult(
 
 MESSAGE_OVERHEAD = 4
 """Tokens that a message costs beside its text: its role and its delimiters."""
+
+IMAGE_TOKENS = 1600
+"""Tokens that a picture is taken for: what the big providers count for one of about a megapixel."""
+
+BYTES_PER_DOCUMENT_TOKEN = 40
+"""A page of a PDF has some 60 KB and costs 1,500 tokens or more."""
 
 
 class Transcript(Sequence[ChatMessage]):
@@ -112,13 +119,32 @@ def text_tokens(text: str) -> int:
     return (size + 3) // 4
 
 
+def content_tokens(content: Content) -> int:
+    """Estimate how many tokens content has: its texts, and what its pictures and documents may cost."""
+    if isinstance(content, str):
+        return text_tokens(content)
+    return sum(map(_part_tokens, content))
+
+
+def _part_tokens(part: Part) -> int:
+    if isinstance(part, Text):
+        return text_tokens(part.text)
+    if isinstance(part, Image):
+        return IMAGE_TOKENS
+    if part.media_type.startswith("text/"):
+        return (len(part.data) + 3) // 4
+    return max(IMAGE_TOKENS, len(part.data) // BYTES_PER_DOCUMENT_TOKEN)
+
+
 def message_tokens(message: ChatMessage) -> int:
     """Estimate how many tokens a message has: its texts, its calls' arguments, and an overhead of 4."""
     if isinstance(message, ToolMessage):
-        return MESSAGE_OVERHEAD + text_tokens(message.result.content)
+        return MESSAGE_OVERHEAD + content_tokens(message.result.content)
     if isinstance(message, UserMessage):
-        return MESSAGE_OVERHEAD + text_tokens(message.content)
+        return MESSAGE_OVERHEAD + content_tokens(message.content)
     tokens = MESSAGE_OVERHEAD
+    if message.reasoning:
+        tokens += text_tokens(message.reasoning)
     if message.text:  # mostly there is none beside the calls
         tokens += text_tokens(message.text)
     for call in message.tool_calls:

@@ -11,11 +11,13 @@ from agentpool._core.value import value
 class TokenUsage:
     """Tokens of one or many model calls, and their price where it is known.
 
-    Cached tokens are a part of `input_tokens`, not beside them.
+    Cached tokens are a part of `input_tokens`, and reasoning tokens a part of `output_tokens`, not
+    beside them.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost_usd: float = 0.0
@@ -31,6 +33,7 @@ class TokenUsage:
         return TokenUsage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
             self.cache_read_tokens + other.cache_read_tokens,
             self.cache_write_tokens + other.cache_write_tokens,
             self.cost_usd + other.cost_usd,
@@ -46,6 +49,7 @@ class UsageSum:
 
     input_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost_usd: float = 0.0
@@ -55,6 +59,7 @@ class UsageSum:
         return UsageSum(
             self.input_tokens + usage.input_tokens,
             self.output_tokens + usage.output_tokens,
+            self.reasoning_tokens + usage.reasoning_tokens,
             self.cache_read_tokens + usage.cache_read_tokens,
             self.cache_write_tokens + usage.cache_write_tokens,
             self.cost_usd + usage.cost_usd,
@@ -71,6 +76,7 @@ class UsageSum:
         return TokenUsage(
             self.input_tokens,
             self.output_tokens,
+            self.reasoning_tokens,
             self.cache_read_tokens,
             self.cache_write_tokens,
             self.cost_usd,

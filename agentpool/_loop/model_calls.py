@@ -17,9 +17,14 @@ from agentpool._core.errors import (
     MalformedReplyError,
     PoolLimitError,
 )
-from agentpool._core.events import BudgetWarned, CompletionFinished, TextDeltaReceived
+from agentpool._core.events import (
+    BudgetWarned,
+    CompletionFinished,
+    ReasoningDeltaReceived,
+    TextDeltaReceived,
+)
 from agentpool._core.loop import DriverFailed, LoopState, Observation, Reason, Replied
-from agentpool._core.messages import Completion, CompletionRequest, TextDelta
+from agentpool._core.messages import Completion, CompletionRequest, ReasoningDelta, TextDelta
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import split_error
@@ -126,6 +131,8 @@ class ModelCalls:
             async for part in parts:
                 if isinstance(part, TextDelta):
                     self.ctx.emit(TextDeltaReceived, part.text)
+                elif isinstance(part, ReasoningDelta):
+                    self.ctx.emit(ReasoningDeltaReceived, part.text)
                 else:
                     # Now, since leaving the stream may be cancelled.
                     completion = self._booked(part, reservation)

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 import attrs
 
+from agentpool._core.content import text_of
 from agentpool._core.errors import BudgetExceededError, LoopHaltedError
 from agentpool._core.messages import AgentId, AssistantMessage, ChatMessage, ToolMessage, UserMessage
 from agentpool._core.outcomes import AgentResult, AnyOutcome, Completed, Failed
@@ -126,7 +127,7 @@ def _transcript(outcome: AnyOutcome) -> Sequence[ChatMessage]:
 def _as_json(message: ChatMessage) -> dict[str, Any]:
     match message:
         case UserMessage():
-            return {"role": "user", "kind": message.kind, "content": message.content}
+            return {"role": "user", "kind": message.kind, "content": text_of(message.content)}
         case AssistantMessage():
             calls = [{"id": call.id, "name": call.name, "input": call.input} for call in message.tool_calls]
             return {"role": "assistant", "text": message.text, "tool_calls": calls}
@@ -136,7 +137,7 @@ def _as_json(message: ChatMessage) -> dict[str, Any]:
                 "role": "tool",
                 "call_id": message.call_id,
                 "name": message.name,
-                "content": result.content,
+                "content": result.text,
                 "is_error": result.is_error,
             }
         case _:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from agentpool._core.capability import PrivacyTier
+from agentpool._core.content import text_of
 from agentpool._core.messages import (
     AssistantMessage,
     ChatMessage,
@@ -108,7 +109,7 @@ class AnthropicDriver(StainlessDriver):
         # In `extra_body`, because the newer SDKs dropped some of these, and the older ones do not
         # have them yet.
         extra: dict[str, Any] = {}
-        if self._takes_temperature(model):
+        if request.temperature is not None and self._takes_temperature(model):
             extra["temperature"] = min(request.temperature, 1.0)  # as far as Anthropic's scale goes
         if self.cache:
             extra["cache_control"] = {"type": "ephemeral"}
@@ -210,9 +211,9 @@ def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
 def _blocks(message: ChatMessage) -> tuple[str, list[dict[str, Any]]]:
     match message:
         case UserMessage(content):
-            return "user", _text(content)
+            return "user", _text(text_of(content))
         case ToolMessage(call_id, _, result):
-            block = {"type": "tool_result", "tool_use_id": call_id, "content": result.content}
+            block = {"type": "tool_result", "tool_use_id": call_id, "content": result.text}
             return "user", [{**block, "is_error": True} if result.is_error else block]
         case AssistantMessage(text, calls):
             called = [

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import attrs
 import trio
 
+from agentpool._core.content import text_of
 from agentpool._core.errors import (
     DriverError,
     DriverUnavailableError,
@@ -45,9 +46,9 @@ def worst_case_tokens(request: CompletionRequest) -> int:
 def _length(message: ChatMessage) -> int:
     match message:
         case UserMessage(content=content):
-            return len(content)
+            return len(text_of(content))
         case ToolMessage(result=result):
-            return len(result.content)
+            return len(result.text)
         case AssistantMessage(text=text, tool_calls=calls):
             return len(text) + sum(len(call.name) + len(str(call.input)) for call in calls)
 

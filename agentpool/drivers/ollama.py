@@ -122,7 +122,9 @@ class OllamaDriver(ModelDriver):
             return tuple(str(found.model) for found in (await client.list()).models)
 
     def _params(self, request: CompletionRequest) -> dict[str, Any]:
-        options: dict[str, Any] = {"num_predict": request.max_tokens, "temperature": request.temperature}
+        options: dict[str, Any] = {"num_predict": request.max_tokens}
+        if request.temperature is not None:
+            options["temperature"] = request.temperature
         if request.stop:
             options["stop"] = list(request.stop)
         if self._num_ctx is not None:
@@ -256,7 +258,7 @@ def _message(message: ChatMessage) -> dict[str, Any]:
         case UserMessage(content):
             return {"role": "user", "content": content}
         case ToolMessage(_, name, result):
-            content = f"Error: {result.content}" if result.is_error else result.content
+            content = f"Error: {result.text}" if result.is_error else result.text
             return {"role": "tool", "tool_name": name, "content": content}
         case AssistantMessage(text, ()):
             return {"role": "assistant", "content": text}

@@ -141,7 +141,7 @@ class OpenAIDriver(StainlessDriver):
             "messages": _chat_messages(request),
             limit: request.max_tokens,
         }
-        if self._takes_temperature(model):
+        if request.temperature is not None and self._takes_temperature(model):
             params["temperature"] = request.temperature
         if request.stop:
             params["stop"] = list(request.stop)
@@ -206,7 +206,7 @@ class OpenAIDriver(StainlessDriver):
             "max_output_tokens": request.max_tokens,
             "store": False,  # an agent's conversation is kept by the agent
         }
-        if self._takes_temperature(model):
+        if request.temperature is not None and self._takes_temperature(model):
             params["temperature"] = request.temperature
         if request.system:
             params["instructions"] = request.system
@@ -305,7 +305,7 @@ def _arguments(call: ToolCall) -> str:
 
 def _result(message: ToolMessage) -> str:
     """Return a tool's result; that it is an error has to be said in words here."""
-    return f"Error: {message.result.content}" if message.result.is_error else message.result.content
+    return f"Error: {message.result.text}" if message.result.is_error else message.result.text
 
 
 def _chat_messages(request: CompletionRequest) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ import trio
 
 from agentpool._blocking import run_blocking
 from agentpool._core.capability import PrivacyTier
+from agentpool._core.content import text_of
 from agentpool._core.errors import (
     ContentRefusedError,
     ContextTooLongError,
@@ -164,7 +165,7 @@ def _tool_to_data(tool: ToolDefinition) -> dict[str, Any]:
 def _message_to_data(message: ChatMessage) -> dict[str, Any]:
     match message:
         case UserMessage():
-            return {"role": "user", "content": message.content}
+            return {"role": "user", "content": text_of(message.content)}
         case AssistantMessage():
             calls = [_call_to_data(call) for call in message.tool_calls]
             return {"role": "assistant", "text": message.text, "tool_calls": calls}
@@ -173,7 +174,7 @@ def _message_to_data(message: ChatMessage) -> dict[str, Any]:
                 "role": "tool",
                 "call_id": message.call_id,
                 "name": message.name,
-                "content": message.result.content,
+                "content": message.result.text,
                 "is_error": message.result.is_error,
             }
 

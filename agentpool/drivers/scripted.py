@@ -255,7 +255,7 @@ class _Steps:
         calls_before: int,
     ) -> dict[str, str | Sequence[str]]:
         found = {
-            int(match[2]): message.result.content
+            int(match[2]): message.result.text
             for message in conversation
             if isinstance(message, ToolMessage) and (match := _CALL_ID.fullmatch(message.call_id))
         }

@@ -24,7 +24,6 @@ from agentpool._core.messages import (
     Completion,
     CompletionRequest,
     StreamPart,
-    TextDelta,
     ToolDefinition,
     ToolResult,
 )
@@ -318,7 +317,7 @@ class _FaultyParts:
             _spoil(self._fault)
         elif self._fault is not None and self._fault.kind is FaultKind.CUT:
             self._is_cut = True
-            return TextDelta(part.text[: len(part.text) // 2])
+            return type(part)(part.text[: len(part.text) // 2])
         return part
 
 

@@ -17,6 +17,7 @@ from agentpool._core.messages import (
     AgentMessage,
     Completion,
     CompletionRequest,
+    ReasoningDelta,
     TextDelta,
     ToolResult,
     UserMessage,
@@ -179,12 +180,13 @@ async def _check_stream(driver: Driver, request: CompletionRequest) -> None:
     _check_completion("the last part of stream()", last)
     for part in deltas:
         _require(
-            isinstance(part, TextDelta),
-            f"stream() gave {part!r} before its end; only TextDelta may come there",
+            isinstance(part, TextDelta | ReasoningDelta),
+            f"stream() gave {part!r} before its end; only TextDelta and ReasoningDelta may come there",
         )
-    text = "".join(delta.text for delta in deltas)
+    said = [delta.text for delta in deltas if isinstance(delta, TextDelta)]
+    text = "".join(said)
     _require(
-        not deltas or text == last.text,
+        not said or text == last.text,
         f"the deltas of stream() are {text!r} together, but its completion says {last.text!r}",
     )
 
@@ -515,9 +517,6 @@ async def _called(tool: Tool, ctx: Any, arguments: Mapping[str, Any]) -> ToolRes
     _require(repr(arguments) == before, f"{name} changed its arguments, which belong to the transcript")
     _require(isinstance(result, ToolResult), f"{name} returned {result!r} and not a ToolResult")
     assert isinstance(result, ToolResult)
-    _require(
-        isinstance(result.content, str), f"{name} returned a content of type {type(result.content).__name__}"
-    )
     return result
 
 
@@ -532,7 +531,7 @@ async def _check_good(tool: Tool, ctx: Any, arguments: Mapping[str, Any]) -> Non
             f"{name} was given the good arguments {arguments} and raised {error!r}"
         ) from error
     _require(
-        not result.is_error, f"{name} was given the good arguments {arguments} and refused: {result.content}"
+        not result.is_error, f"{name} was given the good arguments {arguments} and refused: {result.text}"
     )
 
 
@@ -553,7 +552,7 @@ async def _check_bad(tool: Tool, ctx: Any, arguments: Mapping[str, Any]) -> None
         _require(
             result.is_error, f"{name} took the bad arguments {arguments} and answered {result.content!r}"
         )
-        _require(result.content.strip(), f"{name} refused the bad arguments {arguments} without a word")
+        _require(result.text.strip(), f"{name} refused the bad arguments {arguments} without a word")
 
 
 async def _check_tool_cancelled(tool: Tool, ctx: Any, arguments: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from agentpool._core.capability import MemoryCapability, MessagingCapability, SpawnCapability, inherited
+from agentpool._core.content import text_of
 from agentpool._core.errors import AgentPoolError, DeadlockError, ToolError
 from agentpool._core.loop import perceived
 from agentpool._core.manifest import AgentManifest
@@ -107,7 +108,7 @@ async def receive_message(ctx: ToolContext, timeout: float | None = None) -> str
 
 async def _receive(message: Awaitable[AgentMessage]) -> str:
     try:
-        return perceived((), (await message,))[0].content
+        return text_of(perceived((), (await message,))[0].content)
     except trio.EndOfChannel:
         return "no more messages: the pool is ending"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentpool._core.capability import Capability, grants
+from agentpool._core.content import Part, Text, parts_of
 from agentpool._core.errors import CapabilityDeniedError, ToolError
 from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
 from agentpool.abc import Tool, ToolContext
@@ -178,9 +179,9 @@ class ToolRegistry:
 
     def shortened(self, result: ToolResult) -> ToolResult:
         """Return a result as the model is shown it: what is too long is cut."""
-        if len(result.content) > self._max_result_chars:
+        if isinstance(result.content, str):
             return _cut(result, self._max_result_chars)
-        return result
+        return _cut_parts(result, self._max_result_chars)
 
     def _unknown(self, name: str) -> str:
         names = [known for known, each in self._tools.items() if _allowed(each, self._limits)]
@@ -216,7 +217,30 @@ def _allowed(each: Tool, limits: tuple[tuple[Capability, ...], ...]) -> bool:
 
 
 def _cut(result: ToolResult, limit: int) -> ToolResult:
-    note = (
-        f"\n[cut: the result has {len(result.content)} characters, and {limit} are the limit; ask for less]"
-    )
-    return ToolResult(result.content[: limit - len(note)] + note, result.is_error)
+    text = result.text
+    if len(text) <= limit:
+        return result
+    return ToolResult(_cut_text(text, limit, len(text), limit), result.is_error)
+
+
+def _cut_text(text: str, room: int, length: int, limit: int) -> str:
+    note = f"\n[cut: the result has {length} characters, and {limit} are the limit; ask for less]"
+    return text[: max(0, room - len(note))] + note
+
+
+def _cut_parts(result: ToolResult, limit: int) -> ToolResult:
+    """Cut what is text in a result, and leave its pictures and documents as they are."""
+    parts = parts_of(result.content)
+    length = sum(len(part.text) for part in parts if isinstance(part, Text))
+    if length <= limit:
+        return result
+    kept: list[Part] = []
+    room = limit
+    for part in parts:
+        if not isinstance(part, Text):
+            kept.append(part)
+        elif room > 0:
+            is_last = len(part.text) > room
+            kept.append(Text(_cut_text(part.text, room, length, limit)) if is_last else part)
+            room -= len(part.text)
+    return ToolResult(tuple(kept), result.is_error)

@@ -36,7 +36,7 @@ from agentpool.drivers.prices import PriceTable
 for package in ("openai", "anthropic", "ollama"):
     pytest.importorskip(package, reason="the extras are not installed")
 
-REQUEST = CompletionRequest(messages=[UserMessage("hello")], max_tokens=100)
+REQUEST = CompletionRequest(messages=[UserMessage("hello")], max_tokens=100, temperature=0.5)
 
 
 def chat_chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:

@@ -179,7 +179,7 @@ class CompletionTwice(_Streaming):
         (EmptyStream, "ended without anything"),
         (Unfinished, "the last part of stream.* not a Completion"),
         (OtherWords, "deltas of stream.* are 'hel' together"),
-        (CompletionTwice, "only TextDelta may come there"),
+        (CompletionTwice, "only TextDelta and ReasoningDelta may come there"),
     ],
 )
 async def test_a_bad_driver_is_told_what_is_wrong(

@@ -38,7 +38,7 @@ def test_a_file_that_is_none_is_told_what_it_lacks(make: object, told: str) -> N
 
 
 def test_bytes_are_bytes() -> None:
-    with pytest.raises(TypeError, match="Image.data must be bytes, not str"):
+    with pytest.raises(TypeError, match=r"Image\.data must be bytes, not str"):
         Image("abc", "image/png")  # type: ignore[arg-type]
 
 

@@ -904,4 +904,4 @@ def test_what_a_request_can_say_is_said_in_a_manifest() -> None:
 def test_wrong_model_settings_are_told(line: str, told: str) -> None:
     with pytest.raises(ManifestError) as caught:
         AgentManifest.from_toml(f'name = "a"\n[model]\n{line}\n')
-    assert told in str(caught.value.exceptions[0])
+    assert told in str(caught.value)

@@ -1,0 +1,230 @@
+"""What a server refused is learned, for the model that it refused it for.
+
+A model that takes no temperature says so in a 400. The request is made once more without it, and
+later ones do without it from the start. Nothing is judged by the name of a host or a model. What
+is left out is a setting that we send; never messages, tools, or the user's own `options`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from agentpool.drivers._refusals import Refusal
+
+Trait: TypeAlias = Literal[
+    "system_in_user", "short_ids", "user_joins_tool", "plain_history", "no_strict", "no_cache_points"
+]
+"""How a model wants its conversation:
+
+* `system_in_user`: it knows no system role; the system prompt stands before the first user message
+* `short_ids`: ids of calls have nine letters and digits
+* `user_joins_tool`: what is said right after a tool's result has to stand inside of it
+* `plain_history`: messages may hold nothing of the provider's own
+* `no_strict`: it takes no `strict` beside a schema
+* `no_cache_points`: it takes no points at which to cache
+"""
+
+
+@attrs.frozen
+class Lessons:
+    """What is known of one model.
+
+    Attributes:
+      dropped: parameters that are left out.
+      renamed: parameters that have another name there.
+      capped: the most that a parameter may be.
+      traits: how its conversation has to be.
+    """
+
+    dropped: frozenset[str] = frozenset()
+    renamed: Mapping[str, str] = attrs.field(factory=dict)
+    capped: Mapping[str, int] = attrs.field(factory=dict)
+    traits: frozenset[Trait] = frozenset()
+
+    def applied(self, body: dict[str, Any], own: frozenset[str]) -> dict[str, Any]:
+        """Change the top of a request's body by what was learned, and return it.
+
+        Args:
+          body: the body.
+          own: names that the user gave by hand, which stay as they are.
+        """
+        for name in self.dropped - own:
+            body.pop(name, None)
+        for name, most in self.capped.items():
+            if isinstance(body.get(name), int) and name not in own:
+                body[name] = min(body[name], most)
+        for name, other in self.renamed.items():
+            if name in body and name not in own:
+                body[other] = body.pop(name)
+        return body
+
+
+NO_LESSONS = Lessons()
+
+_NOT_TAKEN = re.compile(
+    r"not supported|unsupported|does ?n[o']t support|not permitted|not allowed|unknown|unrecogni[sz]ed"
+    r"|unexpected|extra (?:inputs|fields)|extra_forbidden|not known|deprecated|no longer|not available"
+    r"|not accepted|does ?n[o']t accept|cannot be used|can ?not be set|not implemented|not enabled|no such"
+    r"|invalid (?:argument|field|parameter|name)|unable to|not valid|must not be|only the default|removed"
+    r"|cannot find field|not recogni[sz]ed|is not a valid|incompatible|mutually exclusive|ignored"
+)
+
+_INSTEAD = re.compile(r"use ['\"`]?(\w+)['\"`]? instead")
+_NUMBER = r"(\d[\d,_]*)"
+_MOST = (
+    re.compile(rf"max(?:_completion|_output)?_tokens['\"`]?:? {_NUMBER} ?> ?(?P<most>\d[\d,_]*)"),
+    re.compile(r"at most (?P<most>\d[\d,_]*) (?:completion|output|new)?\s*tokens"),
+    re.compile(
+        r"max(?:_completion|_output)?_?tokens.{0,80}(?:less than or equal to|<=|maximum (?:value )?(?:is|of)"
+        r"|at most|no(?:t)? (?:greater|more) than|between \d+ and|range .{0,10}\[?\d+, ?)\W{0,3}"
+        r"(?P<most>\d[\d,_]*)",
+        re.IGNORECASE,
+    ),
+)
+
+_TRAITS: tuple[tuple[Trait, re.Pattern[str]], ...] = (
+    (
+        "system_in_user",
+        re.compile(
+            r"system role|role\W{0,4}system\W{0,3}(?:is |was )?(?:not|un)"
+            r"|developer instruction is not enabled"
+            r"|unexpected role\W{0,3}system|does not support\W{0,3}(?:the )?\W?(?:system|developer)\W"
+            r"|system (?:message|prompt|instruction)s? (?:is|are) not"
+            r"|only user(?:,| and| or).{0,20}assistant roles"
+            r"|roles? must be (?:one of )?\W{0,3}user"
+        ),
+    ),
+    (
+        "short_ids",
+        re.compile(r"tool[ _]?call[ _]?id.{0,120}(?:length of 9|\{9\}|9 (?:alphanumeric )?characters)"),
+    ),
+    (
+        "user_joins_tool",
+        re.compile(
+            r"unexpected role\W{0,3}user\W{0,3}after role\W{0,3}tool"
+            r"|after .{0,12}tool.{0,30}(?:must|should) (?:be|come)"
+        ),
+    ),
+    (
+        "plain_history",
+        re.compile(
+            r"(?:reasoning_content|reasoning_details|extra_content|reasoning)\W.{0,60}"
+            r"(?:not permitted|not allowed|not supported|unknown|unrecogni[sz]ed|unexpected|forbidden)"
+            r"|(?:unknown|unrecogni[sz]ed|unexpected|extra).{0,40}"
+            r"\b(?:reasoning_content|reasoning_details|extra_content)"
+        ),
+    ),
+    (
+        "no_cache_points",
+        re.compile(r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control"),
+    ),
+    (
+        "no_strict",
+        re.compile(
+            r"\bstrict\b.{0,60}(?:not|unknown|unexpected|extra)|(?:unknown|unexpected).{0,30}\bstrict\b"
+        ),
+    ),
+)
+
+
+def learned(
+    lessons: Lessons, refusal: Refusal, body: Mapping[str, Any], droppable: frozenset[str]
+) -> Lessons | None:
+    """Return what a refusal teaches on top of what is known; None if it teaches nothing new.
+
+    Args:
+      lessons: what is known of the model.
+      refusal: what the server said.
+      body: what was sent.
+      droppable: the parameters that may be left out.
+    """
+    if refusal.status not in (400, 404, 405, 422, 500, 501):
+        return None
+    said = f"{refusal.code} {refusal.text}".lower()
+    if refusal.status in (404, 405, 500, 501) and not _NOT_TAKEN.search(said):
+        return None
+    return (
+        _trait(lessons, said, body)
+        or _cap(lessons, said, body)
+        or _rename(lessons, said, refusal, body)
+        or _drop(lessons, said, refusal, body, droppable)
+    )
+
+
+def _trait(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None:
+    for trait, pattern in _TRAITS:
+        if trait not in lessons.traits and pattern.search(said):
+            return attrs.evolve(lessons, traits=lessons.traits | {trait})
+    return None
+
+
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+def _cap(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None:
+    name = next((name for name in _LIMITS if name in body), None)
+    if name is None:
+        return None
+    name = {other: own for own, other in lessons.renamed.items()}.get(name, name)
+    for pattern in _MOST:
+        match = pattern.search(said)
+        if match is not None:
+            most = int(re.sub(r"[,_]", "", match["most"]))
+            if 0 < most < lessons.capped.get(name, _sent(lessons, name, body)):
+                return attrs.evolve(lessons, capped={**lessons.capped, name: most})
+    return None
+
+
+def _sent(lessons: Lessons, name: str, body: Mapping[str, Any]) -> int:
+    value = body.get(lessons.renamed.get(name, name))
+    return value if isinstance(value, int) else 0
+
+
+_RENAMES = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+
+
+def _rename(lessons: Lessons, said: str, refusal: Refusal, body: Mapping[str, Any]) -> Lessons | None:
+    for name, other in _RENAMES.items():
+        if name not in body or name in lessons.renamed or name in lessons.renamed.values():
+            continue
+        named = refusal.parameter == name or re.search(rf"\b{name}\b", said)
+        instead = _INSTEAD.search(said)
+        if named and ((instead is not None and instead[1] == other) or _NOT_TAKEN.search(said)):
+            return attrs.evolve(lessons, renamed={**lessons.renamed, name: other})
+    return None
+
+
+def _drop(
+    lessons: Lessons, said: str, refusal: Refusal, body: Mapping[str, Any], droppable: frozenset[str]
+) -> Lessons | None:
+    if not _NOT_TAKEN.search(said):
+        return None
+    parameter = re.split(r"[.\[]", refusal.parameter, maxsplit=1)[0]
+    candidates = sorted(
+        (name for name in droppable & body.keys() if name not in lessons.dropped), key=len, reverse=True
+    )
+    for name in candidates:
+        if name == parameter:
+            return attrs.evolve(lessons, dropped=lessons.dropped | {name})
+    for name in candidates:
+        if re.search(rf"(?<![a-z0-9_]){re.escape(name.lower())}(?![a-z0-9_])", said):
+            return attrs.evolve(lessons, dropped=lessons.dropped | {name})
+    for name, words in _ALIASES:
+        if name in candidates and re.search(words, said):
+            return attrs.evolve(lessons, dropped=lessons.dropped | {name})
+    return None
+
+
+_ALIASES = (
+    ("response_format", r"json_schema|structured output|json mode|guided"),
+    ("parallel_tool_calls", r"parallel (?:tool|function)"),
+    ("tool_choice", r"tool choice|forced (?:tool|function)"),
+    ("reasoning_effort", r"reasoning effort|\bthinking\b|\breasoning\b"),
+    ("thinking", r"thinking|extended thinking"),
+    ("stop", r"stop (?:words|sequences?|strings?)"),
+    ("temperature", r"sampling parameters?"),
+)

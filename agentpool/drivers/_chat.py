@@ -100,7 +100,7 @@ class ChatDialect:
         answer = _Answer(question)
         answer.head(data)
         answer.say(message)
-        answer.finish(choice.get("finish_reason"), whole=True)
+        answer.finish(choice.get("finish_reason"))
         answer.count(data)
         return answer.completion()
 
@@ -360,13 +360,10 @@ class _Answer:
             if name not in _KNOWN_OF_CALL and value is not None:
                 put_together.extra[name] = value
 
-    def finish(self, word: object, *, whole: bool = False) -> None:
-        """Take the finish marker, if it is one. A whole answer may lack it, a stream may not."""
-        if word is None or word == "":
-            if whole:
-                self.stop = "end_turn"
-            return
-        self.stop = reading.stop_of(word)
+    def finish(self, word: object) -> None:
+        """Take the finish marker, if it is one."""
+        if word is not None and word != "":
+            self.stop = reading.stop_of(word)
 
     def rest(self) -> list[Delta]:
         """Return what was held back of the text."""
@@ -378,7 +375,7 @@ class _Answer:
         """Return the whole answer."""
         self.rest()
         if self.stop is None:
-            raise MalformedReplyError("the stream ended without its finish marker")
+            raise MalformedReplyError("the answer ended without its finish marker")
         question = self.question
         calls = self.calls.calls(PROVIDER, question.model, truncated=self.stop in ("max_tokens", "refusal"))
         calls = reading.tidied(calls, question.tool_names, question.taken_ids()) if calls else ()

@@ -210,11 +210,13 @@ async def test_refused_content_is_told_from_a_bad_request(name: str, aimock: Aim
 
 
 @pytest.mark.parametrize("name", ["chat", "responses"])
-async def test_malformed_arguments_are_an_error_that_may_be_retried(name: str, aimock: Aimock) -> None:
+async def test_malformed_arguments_are_a_problem_that_the_model_is_told(name: str, aimock: Aimock) -> None:
     async with DRIVERS[name](aimock.url) as driver:
-        with pytest.raises(MalformedReplyError, match="look") as caught:
-            await streamed(driver, ask("malformed arguments", tools=(LOOK,)))
-        assert caught.value.retryable
+        completion = await streamed(driver, ask("malformed arguments", tools=(LOOK,)))
+        (call,) = completion.tool_calls
+        assert call.name == "look"
+        assert call.input == {}
+        assert call.problem.startswith("Not run: the arguments are not JSON")
 
 
 @pytest.mark.parametrize("where", ["cut at once", "cut in the middle"])

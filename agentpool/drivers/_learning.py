@@ -52,14 +52,14 @@ class Lessons:
           body: the body.
           own: names that the user gave by hand, which stay as they are.
         """
-        for name in self.dropped - own:
-            body.pop(name, None)
         for name, most in self.capped.items():
             if isinstance(body.get(name), int) and name not in own:
                 body[name] = min(body[name], most)
         for name, other in self.renamed.items():
             if name in body and name not in own:
                 body[other] = body.pop(name)
+        for name in self.dropped - own:
+            body.pop(name, None)
         return body
 
 
@@ -77,6 +77,7 @@ _INSTEAD = re.compile(r"use ['\"`]?(\w+)['\"`]? instead")
 _NUMBER = r"(\d[\d,_]*)"
 _MOST = (
     re.compile(rf"max(?:_completion|_output)?_tokens['\"`]?:? {_NUMBER} ?> ?(?P<most>\d[\d,_]*)"),
+    re.compile(r"range of .?max_tokens.? is \[\d+, ?(?P<most>\d+)"),
     re.compile(r"at most (?P<most>\d[\d,_]*) (?:completion|output|new)?\s*tokens"),
     re.compile(
         r"max(?:_completion|_output)?_?tokens.{0,80}(?:less than or equal to|<=|maximum (?:value )?(?:is|of)"
@@ -94,7 +95,7 @@ _TRAITS: tuple[tuple[Trait, re.Pattern[str]], ...] = (
             r"|developer instruction is not enabled"
             r"|unexpected role\W{0,3}system|does not support\W{0,3}(?:the )?\W?(?:system|developer)\W"
             r"|system (?:message|prompt|instruction)s? (?:is|are) not"
-            r"|only user(?:,| and| or).{0,20}assistant roles"
+            r"|only user.{0,40}roles? (?:are|is) (?:supported|allowed)"
             r"|roles? must be (?:one of )?\W{0,3}user"
         ),
     ),
@@ -204,19 +205,27 @@ def _drop(
     if not _NOT_TAKEN.search(said):
         return None
     parameter = re.split(r"[.\[]", refusal.parameter, maxsplit=1)[0]
-    candidates = sorted(
-        (name for name in droppable & body.keys() if name not in lessons.dropped), key=len, reverse=True
-    )
-    for name in candidates:
-        if name == parameter:
-            return attrs.evolve(lessons, dropped=lessons.dropped | {name})
-    for name in candidates:
-        if re.search(rf"(?<![a-z0-9_]){re.escape(name.lower())}(?![a-z0-9_])", said):
-            return attrs.evolve(lessons, dropped=lessons.dropped | {name})
+    candidates = droppable & body.keys() - lessons.dropped
+    if parameter in droppable or parameter in _RENAMES:
+        named: str | None = parameter
+    else:
+        named = _first_named(said, droppable)
+    if named is not None:
+        return attrs.evolve(lessons, dropped=lessons.dropped | {named}) if named in candidates else None
     for name, words in _ALIASES:
         if name in candidates and re.search(words, said):
             return attrs.evolve(lessons, dropped=lessons.dropped | {name})
     return None
+
+
+def _first_named(said: str, names: frozenset[str]) -> str | None:
+    """Return the name that comes first: servers say what they refuse, and then what they would take."""
+    places = {
+        name: match.start()
+        for name in names
+        if (match := re.search(rf"(?<![a-z0-9_]){re.escape(name.lower())}(?![a-z0-9_])", said))
+    }
+    return min(places, key=places.__getitem__, default=None)
 
 
 _ALIASES = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from agentpool._core.errors import DriverError
 from agentpool.drivers._dialect import Delta, RefusedInStreamError, StreamReader
@@ -78,10 +78,9 @@ class _LineReader:
     def __init__(self) -> None:
         self._lines = Lines()
 
-    def feed(self, chunk: bytes) -> Iterator[SseEvent]:
-        yield from (SseEvent(line) for line in self._lines.feed(chunk) if line.strip())
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        return [SseEvent(line) for line in self._lines.feed(chunk) if line.strip()]
 
-    def close(self) -> Iterator[SseEvent]:
+    def close(self) -> list[SseEvent]:
         line = self._lines.close()
-        if line.strip():
-            yield SseEvent(line)
+        return [SseEvent(line)] if line.strip() else []

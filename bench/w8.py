@@ -148,6 +148,7 @@ def _agentpool(size: int, *, streams: bool) -> dict[str, float]:
     from agentpool import (
         AgentManifest,
         Budget,
+        EventSubscription,
         GovernedDriver,
         ModelAgent,
         OpenAIDriver,
@@ -173,20 +174,21 @@ def _agentpool(size: int, *, streams: bool) -> dict[str, float]:
             budget = Budget(tokens=1_000_000_000)
             async with open_agent_pool(driver, max_concurrent=AT_ONCE, budget=budget) as pool:
 
-                async def read(*, task_status: trio.TaskStatus[None]) -> None:
+                async def read(*, task_status: trio.TaskStatus[EventSubscription]) -> None:
                     nonlocal deltas
                     async with pool.events(max_buffer=100_000) as events:
-                        task_status.started()
+                        task_status.started(events)
                         async for event in events:
                             deltas += isinstance(event, TextDeltaReceived)
 
                 deltas = 0
                 async with trio.open_nursery() as nursery:
-                    if streams:
-                        await nursery.start(read)
+                    reader = await nursery.start(read) if streams else None
                     await pool.map(agent, ["hello"] * AT_ONCE)
                     with cpu() as span:
                         outcomes = await pool.map(agent, ["hello"] * agents)
+                        while reader is not None and reader.statistics().buffered:
+                            await trio.lowlevel.checkpoint()
                     assert all(outcome.unwrap().text for outcome in outcomes)
                     nursery.cancel_scope.cancel()
                 assert deltas == (0 if not streams else 50 * TURNS * (agents + AT_ONCE))

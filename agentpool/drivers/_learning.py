@@ -65,7 +65,7 @@ class Lessons:
 
 NO_LESSONS = Lessons()
 
-_NOT_TAKEN = re.compile(
+_NOT_TAKEN = (
     r"not supported|unsupported|does ?n[o']t support|not permitted|not allowed|unknown|unrecogni[sz]ed"
     r"|unexpected|extra (?:inputs|fields)|extra_forbidden|not known|deprecated|no longer|not available"
     r"|not accepted|does ?n[o']t accept|cannot be used|can ?not be set|not implemented|not enabled|no such"
@@ -73,24 +73,23 @@ _NOT_TAKEN = re.compile(
     r"|cannot find field|not recogni[sz]ed|is not a valid|incompatible|mutually exclusive|ignored"
 )
 
-_INSTEAD = re.compile(r"use ['\"`]?(\w+)['\"`]? instead")
+_INSTEAD = r"use ['\"`]?(\w+)['\"`]? instead"
 _NUMBER = r"(\d[\d,_]*)"
 _MOST = (
-    re.compile(rf"max(?:_completion|_output)?_tokens['\"`]?:? {_NUMBER} ?> ?(?P<most>\d[\d,_]*)"),
-    re.compile(r"range of .?max_tokens.? is \[\d+, ?(?P<most>\d+)"),
-    re.compile(r"at most (?P<most>\d[\d,_]*) (?:completion|output|new)?\s*tokens"),
-    re.compile(
+    rf"max(?:_completion|_output)?_tokens['\"`]?:? {_NUMBER} ?> ?(?P<most>\d[\d,_]*)",
+    r"range of .?max_tokens.? is \[\d+, ?(?P<most>\d+)",
+    r"at most (?P<most>\d[\d,_]*) (?:completion|output|new)?\s*tokens",
+    (
         r"max(?:_completion|_output)?_?tokens.{0,80}(?:less than or equal to|<=|maximum (?:value )?(?:is|of)"
         r"|at most|no(?:t)? (?:greater|more) than|between \d+ and|range .{0,10}\[?\d+, ?)\W{0,3}"
-        r"(?P<most>\d[\d,_]*)",
-        re.IGNORECASE,
+        r"(?P<most>\d[\d,_]*)"
     ),
 )
 
-_TRAITS: tuple[tuple[Trait, re.Pattern[str]], ...] = (
+_TRAITS: tuple[tuple[Trait, str], ...] = (
     (
         "system_in_user",
-        re.compile(
+        (
             r"system role|role\W{0,4}system\W{0,3}(?:is |was )?(?:not|un)"
             r"|developer instruction is not enabled"
             r"|unexpected role\W{0,3}system|does not support\W{0,3}(?:the )?\W?(?:system|developer)\W"
@@ -101,18 +100,18 @@ _TRAITS: tuple[tuple[Trait, re.Pattern[str]], ...] = (
     ),
     (
         "short_ids",
-        re.compile(r"tool[ _]?call[ _]?id.{0,120}(?:length of 9|\{9\}|9 (?:alphanumeric )?characters)"),
+        r"tool[ _]?call[ _]?id.{0,120}(?:length of 9|\{9\}|9 (?:alphanumeric )?characters)",
     ),
     (
         "user_joins_tool",
-        re.compile(
+        (
             r"unexpected role\W{0,3}user\W{0,3}after role\W{0,3}tool"
             r"|after .{0,12}tool.{0,30}(?:must|should) (?:be|come)"
         ),
     ),
     (
         "plain_history",
-        re.compile(
+        (
             r"(?:reasoning_content|reasoning_details|extra_content|reasoning)\W.{0,60}"
             r"(?:not permitted|not allowed|not supported|unknown|unrecogni[sz]ed|unexpected|forbidden)"
             r"|(?:unknown|unrecogni[sz]ed|unexpected|extra).{0,40}"
@@ -121,13 +120,11 @@ _TRAITS: tuple[tuple[Trait, re.Pattern[str]], ...] = (
     ),
     (
         "no_cache_points",
-        re.compile(r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control"),
+        r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control",
     ),
     (
         "no_strict",
-        re.compile(
-            r"\bstrict\b.{0,60}(?:not|unknown|unexpected|extra)|(?:unknown|unexpected).{0,30}\bstrict\b"
-        ),
+        r"\bstrict\b.{0,60}(?:not|unknown|unexpected|extra)|(?:unknown|unexpected).{0,30}\bstrict\b",
     ),
 )
 
@@ -146,7 +143,7 @@ def learned(
     if refusal.status not in (400, 404, 405, 422, 500, 501):
         return None
     said = f"{refusal.code} {refusal.text}".lower()
-    if refusal.status in (404, 405, 500, 501) and not _NOT_TAKEN.search(said):
+    if refusal.status in (404, 405, 500, 501) and not re.search(_NOT_TAKEN, said):
         return None
     return (
         _trait(lessons, said, body)
@@ -158,7 +155,7 @@ def learned(
 
 def _trait(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None:
     for trait, pattern in _TRAITS:
-        if trait not in lessons.traits and pattern.search(said):
+        if trait not in lessons.traits and re.search(pattern, said):
             return attrs.evolve(lessons, traits=lessons.traits | {trait})
     return None
 
@@ -172,7 +169,7 @@ def _cap(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None
         return None
     name = {other: own for own, other in lessons.renamed.items()}.get(name, name)
     for pattern in _MOST:
-        match = pattern.search(said)
+        match = re.search(pattern, said)
         if match is not None:
             most = int(re.sub(r"[,_]", "", match["most"]))
             if 0 < most < lessons.capped.get(name, _sent(lessons, name, body)):
@@ -193,8 +190,8 @@ def _rename(lessons: Lessons, said: str, refusal: Refusal, body: Mapping[str, An
         if name not in body or name in lessons.renamed or name in lessons.renamed.values():
             continue
         named = refusal.parameter == name or re.search(rf"\b{name}\b", said)
-        instead = _INSTEAD.search(said)
-        if named and ((instead is not None and instead[1] == other) or _NOT_TAKEN.search(said)):
+        instead = re.search(_INSTEAD, said)
+        if named and ((instead is not None and instead[1] == other) or re.search(_NOT_TAKEN, said)):
             return attrs.evolve(lessons, renamed={**lessons.renamed, name: other})
     return None
 
@@ -202,7 +199,7 @@ def _rename(lessons: Lessons, said: str, refusal: Refusal, body: Mapping[str, An
 def _drop(
     lessons: Lessons, said: str, refusal: Refusal, body: Mapping[str, Any], droppable: frozenset[str]
 ) -> Lessons | None:
-    if not _NOT_TAKEN.search(said):
+    if not re.search(_NOT_TAKEN, said):
         return None
     parameter = re.split(r"[.\[]", refusal.parameter, maxsplit=1)[0]
     candidates = droppable & body.keys() - lessons.dropped

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -230,7 +230,7 @@ _JSON_NAMES: dict[type, str] = {
 
 def new_call_id() -> str:
     """Return an id for a tool call whose provider gave it none."""
-    return f"call_{uuid.uuid4().hex[:20]}"
+    return f"call_{secrets.token_hex(10)}"
 
 
 @attrs.define(eq=False)

@@ -16,7 +16,15 @@ import attrs
 from agentpool.drivers._refusals import Refusal
 
 Trait: TypeAlias = Literal[
-    "system_in_user", "short_ids", "user_joins_tool", "plain_history", "no_strict", "no_cache_points"
+    "system_in_user",
+    "short_ids",
+    "user_joins_tool",
+    "plain_history",
+    "no_strict",
+    "no_cache_points",
+    "plain_thinking",
+    "old_schemas",
+    "no_schema_with_tools",
 ]
 """How a model wants its conversation:
 
@@ -26,12 +34,17 @@ Trait: TypeAlias = Literal[
 * `plain_history`: messages may hold nothing of the provider's own
 * `no_strict`: it takes no `strict` beside a schema
 * `no_cache_points`: it takes no points at which to cache
+* `plain_thinking`: it thinks or does not, and takes no effort
+* `old_schemas`: it takes the subset of OpenAPI for schemas, and no JSON schema
+* `no_schema_with_tools`: it takes no schema for its answer where it is offered tools
 """
 
 
 @attrs.frozen
 class Lessons:
     """What is known of one model.
+
+    Names of parameters within tables are written with dots: `options.num_ctx`.
 
     Attributes:
       dropped: parameters that are left out.
@@ -46,24 +59,62 @@ class Lessons:
     traits: frozenset[Trait] = frozenset()
 
     def applied(self, body: dict[str, Any], own: frozenset[str]) -> dict[str, Any]:
-        """Change the top of a request's body by what was learned, and return it.
+        """Change a request's body by what was learned, and return it.
 
         Args:
-          body: the body.
+          body: the body; the tables within it are changed, too.
           own: names that the user gave by hand, which stay as they are.
         """
-        for name in self.dropped - own:
-            body.pop(name, None)
+        for name in self.dropped:
+            if not is_own(name, own):
+                table, last = _place(body, name)
+                table.pop(last, None)
         for name, most in self.capped.items():
-            if isinstance(body.get(name), int) and name not in own:
-                body[name] = min(body[name], most)
+            table, last = _place(body, name)
+            if isinstance(table.get(last), int) and not is_own(name, own):
+                table[last] = min(table[last], most)
         for name, other in self.renamed.items():
-            if name in body and name not in own:
+            if name in body and not is_own(name, own):
                 body[other] = body.pop(name)
         return body
 
 
 NO_LESSONS = Lessons()
+
+
+def names_in(options: Mapping[str, Any], within: str = "") -> frozenset[str]:
+    """Return the names of all that is in a table; in tables within it with dots: `options.num_ctx`."""
+    names: set[str] = set()
+    for name, value in options.items():
+        if isinstance(value, Mapping) and value:
+            names |= names_in(value, f"{within}{name}.")
+        else:
+            names.add(within + name)
+    return frozenset(names)
+
+
+def is_own(name: str, own: frozenset[str]) -> bool:
+    """Whether a user gave this parameter by hand, or something within it."""
+    return name in own or any(given.startswith(f"{name}.") for given in own)
+
+
+def _place(body: Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """Return the table that a parameter stands in, an empty one if there is none, and its name there."""
+    table: Any = body
+    *path, last = name.split(".")
+    for part in path:
+        table = table.get(part) if isinstance(table, dict) else None
+    return (table if isinstance(table, dict) else {}), last
+
+
+def _has(body: Mapping[str, Any], name: str) -> bool:
+    table, last = _place(body, name)
+    return last in table
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
 
 _NOT_TAKEN = re.compile(
     r"not supported|unsupported|does ?n[o']t support|not permitted|not allowed|unknown|unrecogni[sz]ed"
@@ -71,6 +122,7 @@ _NOT_TAKEN = re.compile(
     r"|not accepted|does ?n[o']t accept|cannot be used|can ?not be set|not implemented|not enabled|no such"
     r"|invalid (?:argument|field|parameter|name)|unable to|not valid|must not be|only the default|removed"
     r"|cannot find field|not recogni[sz]ed|is not a valid|incompatible|mutually exclusive|ignored"
+    r"|is invalid|only works in"
 )
 
 _INSTEAD = re.compile(r"use ['\"`]?(\w+)['\"`]? instead")
@@ -123,6 +175,25 @@ _TRAITS: tuple[tuple[Trait, re.Pattern[str]], ...] = (
         re.compile(r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control"),
     ),
     (
+        "plain_thinking",
+        re.compile(r"\bthink value\b.{0,40}not supported|invalid think value"),
+    ),
+    (
+        "old_schemas",
+        re.compile(
+            r"(?:parameters|response)_?json_?schema.{0,120}"
+            r"(?:cannot find field|unknown|not supported|unrecogni[sz]ed|invalid)"
+            r"|(?:unknown|unrecogni[sz]ed|invalid).{0,60}(?:parameters|response)_?json_?schema"
+        ),
+    ),
+    (
+        "no_schema_with_tools",
+        re.compile(
+            r"(?:function calling|tool use|tools?\b).{0,40}(?:response mime type|json mode|response_?schema)"
+            r".{0,60}(?:unsupported|not supported)"
+        ),
+    ),
+    (
         "no_strict",
         re.compile(
             r"\bstrict\b.{0,60}(?:not|unknown|unexpected|extra)|(?:unknown|unexpected).{0,30}\bstrict\b"
@@ -162,11 +233,11 @@ def _trait(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | No
     return None
 
 
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "generationConfig.maxOutputTokens")
 
 
 def _cap(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None:
-    name = next((name for name in _LIMITS if name in body), None)
+    name = next((name for name in _LIMITS if _has(body, name)), None)
     if name is None:
         return None
     name = {other: own for own, other in lessons.renamed.items()}.get(name, name)
@@ -180,7 +251,8 @@ def _cap(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None
 
 
 def _sent(lessons: Lessons, name: str, body: Mapping[str, Any]) -> int:
-    value = body.get(lessons.renamed.get(name, name))
+    table, last = _place(body, lessons.renamed.get(name, name))
+    value = table.get(last)
     return value if isinstance(value, int) else 0
 
 
@@ -203,20 +275,30 @@ def _drop(
 ) -> Lessons | None:
     if not _NOT_TAKEN.search(said):
         return None
-    parameter = re.split(r"[.\[]", refusal.parameter, maxsplit=1)[0]
     candidates = sorted(
-        (name for name in droppable & body.keys() if name not in lessons.dropped), key=len, reverse=True
+        (name for name in droppable if name not in lessons.dropped and _has(body, name)),
+        key=len,
+        reverse=True,
     )
+    found = (
+        _by_parameter(refusal.parameter, candidates)
+        or next((name for name in candidates if _is_named(_last(name), said)), None)
+        or next((name for name, words in _ALIASES if name in candidates and re.search(words, said)), None)
+    )
+    return None if found is None else attrs.evolve(lessons, dropped=lessons.dropped | {found})
+
+
+def _by_parameter(parameter: str, candidates: list[str]) -> str | None:
+    """Return the candidate that a server names by its place in the body: `options.stop`, `stop[0]`."""
+    first = re.split(r"[.\[]", parameter, maxsplit=1)[0]
     for name in candidates:
-        if name == parameter:
-            return attrs.evolve(lessons, dropped=lessons.dropped | {name})
-    for name in candidates:
-        if re.search(rf"(?<![a-z0-9_]){re.escape(name.lower())}(?![a-z0-9_])", said):
-            return attrs.evolve(lessons, dropped=lessons.dropped | {name})
-    for name, words in _ALIASES:
-        if name in candidates and re.search(words, said):
-            return attrs.evolve(lessons, dropped=lessons.dropped | {name})
+        if name in (parameter, first):
+            return name
     return None
+
+
+def _is_named(name: str, said: str) -> bool:
+    return bool(re.search(rf"(?<![a-z0-9_]){re.escape(name.lower())}(?![a-z0-9_])", said))
 
 
 _ALIASES = (
@@ -227,4 +309,10 @@ _ALIASES = (
     ("thinking", r"thinking|extended thinking"),
     ("stop", r"stop (?:words|sequences?|strings?)"),
     ("temperature", r"sampling parameters?"),
+    ("think", r"support thinking|thinking is not"),
+    ("generationConfig.thinkingConfig.thinkingLevel", r"thinking[ _]level"),
+    ("generationConfig.thinkingConfig.thinkingBudget", r"thinking[ _]budget|\bbudget -?\d+ is invalid"),
+    ("generationConfig.thinkingConfig", r"thinking"),
+    ("generationConfig.responseMimeType", r"json mode|response[ _]mime[ _]type|response[ _]schema"),
+    ("generationConfig.stopSequences", r"stop[ _]sequences?"),
 )

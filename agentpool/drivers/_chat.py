@@ -99,8 +99,8 @@ class ChatDialect:
         message = reading.mapping_of(choice.get("message"))
         answer = _Answer(question)
         answer.head(data)
-        answer.say(message)
-        answer.finish(choice.get("finish_reason"), whole=True)
+        answer.say(message, whole=True)
+        answer.finish(choice.get("finish_reason"))
         answer.count(data)
         return answer.completion()
 
@@ -308,8 +308,13 @@ class _Answer:
         if reading.mapping_of(usage):
             self._usage = reading.mapping_of(usage)
 
-    def say(self, message: Mapping[str, Any]) -> list[Delta]:
-        """Take a message, or a piece of one, and return what it adds."""
+    def say(self, message: Mapping[str, Any], *, whole: bool = False) -> list[Delta]:
+        """Take a message, or a piece of one, and return what it adds.
+
+        Args:
+          message: the message.
+          whole: whether it is all of it; then each of its calls is one of its own.
+        """
         deltas: list[Delta] = [ReasoningDelta(thought) for thought in self._thoughts_of(message) if thought]
         content = message.get("content")
         text = content if isinstance(content, str) else reading.text_of(content)
@@ -322,10 +327,11 @@ class _Answer:
             self._refused.append(refused)
         calls = message.get("tool_calls")
         if calls:
-            for call in reading.items_of(calls):
-                self._call(reading.mapping_of(call))
+            for position, each in enumerate(reading.items_of(calls)):
+                call = reading.mapping_of(each)
+                self._call(call, position if whole else call.get("index"))
         elif message.get("function_call"):
-            self._call({"function": message["function_call"]})
+            self._call({"function": message["function_call"]}, 0)
         return deltas
 
     def _thoughts_of(self, message: Mapping[str, Any]) -> Iterator[str]:
@@ -348,10 +354,10 @@ class _Answer:
         for delta in deltas:
             (self._text if isinstance(delta, TextDelta) else self._reasoning).append(delta.text)
 
-    def _call(self, call: Mapping[str, Any]) -> None:
+    def _call(self, call: Mapping[str, Any], index: object) -> None:
         function = reading.mapping_of(call.get("function"))
         put_together = self.calls.add(
-            call.get("index"),
+            index,
             id=reading.words(call.get("id")),
             name=reading.words(function.get("name") or call.get("name")),
             arguments=function.get("arguments", call.get("arguments")),
@@ -360,13 +366,10 @@ class _Answer:
             if name not in _KNOWN_OF_CALL and value is not None:
                 put_together.extra[name] = value
 
-    def finish(self, word: object, *, whole: bool = False) -> None:
-        """Take the finish marker, if it is one. A whole answer may lack it, a stream may not."""
-        if word is None or word == "":
-            if whole:
-                self.stop = "end_turn"
-            return
-        self.stop = reading.stop_of(word)
+    def finish(self, word: object) -> None:
+        """Take the finish marker, if it is one."""
+        if word is not None and word != "":
+            self.stop = reading.stop_of(word)
 
     def rest(self) -> list[Delta]:
         """Return what was held back of the text."""
@@ -378,7 +381,7 @@ class _Answer:
         """Return the whole answer."""
         self.rest()
         if self.stop is None:
-            raise MalformedReplyError("the stream ended without its finish marker")
+            raise MalformedReplyError("the answer ended without its finish marker")
         question = self.question
         calls = self.calls.calls(PROVIDER, question.model, truncated=self.stop in ("max_tokens", "refusal"))
         calls = reading.tidied(calls, question.tool_names, question.taken_ids()) if calls else ()

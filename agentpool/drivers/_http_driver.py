@@ -16,7 +16,7 @@ import trio
 
 from agentpool._blocking import run_blocking
 from agentpool._core.capability import PrivacyTier
-from agentpool._core.errors import DriverError, MalformedReplyError, RequestRejectedError
+from agentpool._core.errors import DriverError, MalformedReplyError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver
@@ -27,9 +27,10 @@ from agentpool.drivers._fitting import Question
 from agentpool.drivers._http import DEFAULT_TIMEOUT, LARGEST_REFUSAL, Exchange, HttpClient
 from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, names_in
 from agentpool.drivers._reading import json_of
+from agentpool.drivers._records import LineReader, Records
 from agentpool.drivers._refusals import Refusal, error_of, is_page, refusal_of
 from agentpool.drivers._secrets import Redaction, checked_key
-from agentpool.drivers._sse import Lines, SseEvent, SseReader
+from agentpool.drivers._sse import SseReader
 from agentpool.drivers.prices import ModelPrice, PriceTable
 
 if TYPE_CHECKING:
@@ -227,6 +228,15 @@ class HttpDriver(Driver):
         self._lessons[question.model] = more
         return True
 
+    def _error_of(self, refusal: Refusal) -> DriverError:
+        """Return the error that a refusal stands for, with a note on who said it, and how."""
+        error = error_of(refusal)
+        how = (
+            "in the middle of its answer" if refusal.status is None else f"with HTTP status {refusal.status}"
+        )
+        error.add_note(f"{self._address} refused {how}")
+        return error
+
     def _headers(self, *, streaming: bool) -> dict[str, str]:
         accept = "text/event-stream, application/json" if streaming else "application/json"
         return {
@@ -248,7 +258,7 @@ class HttpDriver(Driver):
         with _Contained(self._redaction):
             async with http.exchange(path, self._headers(streaming=False), None) as exchange:
                 if exchange.status >= 300:
-                    raise await _refused(exchange, self._redaction)
+                    raise self._error_of(await _refusal(exchange, self._redaction))
                 return json_of((await exchange.read()).decode("utf-8", "replace"), "the answer")
 
 
@@ -342,7 +352,7 @@ class _Call:
             return None
         refusal = await _refusal(exchange, driver._redaction)
         if is_last or not driver._learn(question, refusal, body, dialect):
-            raise error_of(refusal)
+            raise driver._error_of(refusal)
         return refusal
 
     async def __aexit__(self, *details: object) -> None:
@@ -355,10 +365,10 @@ class _Call:
             if not self.is_stream:
                 return self._finished(await self._whole())
             reader = self._dialect.reader(self._question)
-            records = Records(self._opened, reader, self._dialect.framing)
+            records = self.records(reader)
             while not records.ended:
                 await records.more()
-            return self._finished(self._ended(reader))
+            return self._finished(reader.completion())
 
     @property
     def _opened(self) -> Exchange:
@@ -389,7 +399,7 @@ class _Call:
             return self._dialect.completion(data, self._question)
         except RefusedInStreamError as refused:
             body = refused.body
-        raise self._refused_within(body, begun=False)
+        raise self.refused_within(body)
 
     def _of_text(self, text: str, split: SseReader | LineReader) -> Completion:
         """Read a stream that came as a whole, in the name of another type."""
@@ -404,17 +414,16 @@ class _Call:
                 body = refused.body
             else:
                 continue
-            raise self._refused_within(body, begun=True)
+            raise self.refused_within(body)
         return reader.completion()
 
-    def _ended(self, reader: StreamReader) -> Completion:
-        return reader.completion()
+    def records(self, reader: StreamReader) -> Records:
+        """Return the records of the answer, for a reader."""
+        return Records(self._opened, reader, self._dialect.framing, self.refused_within)
 
-    def _refused_within(self, body: object, *, begun: bool) -> DriverError:
-        refusal = refusal_of(
-            body, self._opened.status if not begun else None, self._opened.headers, begun=True
-        )
-        return error_of(refusal)
+    def refused_within(self, body: object) -> DriverError:
+        """Return the error for what a server says within an answer; a part of one may have to be paid."""
+        return self._driver._error_of(refusal_of(body, None, self._opened.headers, begun=True))
 
     def _finished(self, completion: Completion) -> Completion:
         return self._driver._priced(completion, self._question.model)
@@ -436,12 +445,12 @@ def _is_error_list(data: object) -> bool:
     return isinstance(data, list) and bool(data) and isinstance(data[0], dict) and "error" in data[0]
 
 
-def _page(text: str, address: Address) -> RequestRejectedError:
+def _page(text: str, address: Address) -> MalformedReplyError:
     told = refusal_of(text, None).text
     hint = (
         "" if address.base.endswith(("/v1", "/v1beta", "/openai")) else "; a part such as /v1 may be missing"
     )
-    return RequestRejectedError(
+    return MalformedReplyError(
         f"{address} answered with {told}, not as a model does: is the address right{hint}?"
     )
 
@@ -465,72 +474,6 @@ async def _refusal(exchange: Exchange, redaction: Redaction) -> Refusal:
     return refusal_of(body, status, exchange.headers)
 
 
-async def _refused(exchange: Exchange, redaction: Redaction) -> DriverError:
-    return error_of(await _refusal(exchange, redaction))
-
-
-class Records:
-    """The records of a streamed answer, from its bytes to what its reader makes of them."""
-
-    def __init__(self, exchange: Exchange, reader: StreamReader, framing: str) -> None:
-        self._exchange = exchange
-        self._reader = reader
-        self._split: SseReader | LineReader = SseReader() if framing == "sse" else LineReader()
-        self._begun = False
-        self.ended = False
-
-    async def more(self) -> list[Any]:
-        """Wait for the next bytes, and return the deltas that they bring; sets `ended` at the end."""
-        chunk = await self._exchange.chunk()
-        events = self._split.feed(chunk) if chunk else self._split.close()
-        deltas: list[Any] = []
-        for event in events:
-            if event.data.strip() == "[DONE]" or self._reader.is_done:
-                self.ended = True
-                break
-            deltas += self._fed(event)
-        if not chunk:
-            self.ended = True
-        elif self.ended or self._reader.is_done:
-            self.ended = True
-            await self._exchange.drain()
-        return deltas
-
-    def _fed(self, event: SseEvent) -> list[Any]:
-        try:
-            data = json.loads(event.data)
-        except (ValueError, RecursionError):
-            data = None
-        if data is None:
-            if event.name == "error":
-                data = {"error": {"message": event.data}}
-            else:
-                data = json_of(event.data, "a piece of the stream")
-        try:
-            deltas = list(self._reader.feed(data, event.name))
-        except RefusedInStreamError as refused:
-            body = refused.body
-        else:
-            self._begun = True
-            return deltas
-        raise error_of(refusal_of(body, None, self._exchange.headers, begun=True))
-
-
-class LineReader:
-    """Records that are lines of JSON."""
-
-    def __init__(self) -> None:
-        self._lines = Lines()
-
-    def feed(self, chunk: bytes) -> Iterator[SseEvent]:
-        yield from (SseEvent(line) for line in self._lines.feed(chunk) if line.strip())
-
-    def close(self) -> Iterator[SseEvent]:
-        line = self._lines.close()
-        if line.strip():
-            yield SseEvent(line)
-
-
 class _Stream:
     """The block that `HttpDriver.stream` gives, and the iterator over its parts."""
 
@@ -545,7 +488,7 @@ class _Stream:
         await self._call.__aenter__()
         if self._call.is_stream:
             self._reader = self._call._dialect.reader(self._call._question)
-            self._records = Records(self._call._opened, self._reader, self._call._dialect.framing)
+            self._records = self._call.records(self._reader)
         return self
 
     async def __aexit__(self, *details: object) -> None:

@@ -372,7 +372,7 @@ class OllamaReader:
     def completion(self) -> Completion:
         """Return the whole answer."""
         if self._stop is None:
-            raise MalformedReplyError("the answer ended without being marked as done")
+            raise MalformedReplyError("the answer ended without its finish marker (done)")
         question = self._question
         calls = self._calls.calls(PROVIDER, question.model, truncated=self._stop == "max_tokens")
         kept = {"thinking": "".join(self._kept)} if self._kept else None
@@ -396,4 +396,6 @@ def _stop_of(word: object) -> StopReason:
 
 def usage_of(data: Mapping[str, Any]) -> TokenUsage:
     """Return what an answer used. A prompt that was read before has no count with old servers."""
-    return TokenUsage(reading.count(data.get("prompt_eval_count")), reading.count(data.get("eval_count")))
+    given = reading.count(data.get("prompt_eval_count"))
+    cached = reading.count(data.get("prompt_eval_cached_count"))
+    return TokenUsage(given, reading.count(data.get("eval_count")), cache_read_tokens=min(cached, given))

@@ -391,8 +391,10 @@ class _Call:
         if self._dialect.framing == "lines" and _is_lines(text):
             return self._of_text(text, LineReader())
         data = json_of(text, "the answer")
-        if not isinstance(data, dict):
-            data = {"error": data[0]["error"]} if _is_error_list(data) else data
+        if _is_error_list(data):
+            data = {"error": data[0]["error"]}
+        elif isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
+            return self._of_text("".join(json.dumps(item) + "\n" for item in data), LineReader())
         if not isinstance(data, dict):
             raise MalformedReplyError(f"the answer is no object: {text[:200]!r}")
         try:

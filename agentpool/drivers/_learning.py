@@ -25,6 +25,8 @@ Trait: TypeAlias = Literal[
     "plain_thinking",
     "old_schemas",
     "no_schema_with_tools",
+    "unsigned_calls",
+    "plain_results",
 ]
 """How a model wants its conversation:
 
@@ -37,6 +39,9 @@ Trait: TypeAlias = Literal[
 * `plain_thinking`: it thinks or does not, and takes no effort
 * `old_schemas`: it takes the subset of OpenAPI for schemas, and no JSON schema
 * `no_schema_with_tools`: it takes no schema for its answer where it is offered tools
+* `unsigned_calls`: calls that another model made have to say that nobody signed the thoughts before
+  them
+* `plain_results`: files of a result stand behind it, not in it
 """
 
 
@@ -122,7 +127,7 @@ _NOT_TAKEN = re.compile(
     r"|not accepted|does ?n[o']t accept|cannot be used|can ?not be set|not implemented|not enabled|no such"
     r"|invalid (?:argument|field|parameter|name)|unable to|not valid|must not be|only the default|removed"
     r"|cannot find field|not recogni[sz]ed|is not a valid|incompatible|mutually exclusive|ignored"
-    r"|is invalid|only works in"
+    r"|is invalid|only works in|is only enabled"
 )
 
 _INSTEAD = re.compile(r"use ['\"`]?(\w+)['\"`]? instead")
@@ -136,6 +141,7 @@ _MOST = (
         r"(?P<most>\d[\d,_]*)",
         re.IGNORECASE,
     ),
+    re.compile(r"max_?output_?tokens.{0,80}range is from \d+.{0,14} to (?P<below>\d+) \(exclusive"),
 )
 
 _TRAITS: tuple[tuple[Trait, re.Pattern[str]], ...] = (
@@ -184,6 +190,14 @@ _TRAITS: tuple[tuple[Trait, re.Pattern[str]], ...] = (
             r"(?:parameters|response)_?json_?schema.{0,120}"
             r"(?:cannot find field|unknown|not supported|unrecogni[sz]ed|invalid)"
             r"|(?:unknown|unrecogni[sz]ed|invalid).{0,60}(?:parameters|response)_?json_?schema"
+        ),
+    ),
+    ("unsigned_calls", re.compile(r"missing a thought_?signature")),
+    (
+        "plain_results",
+        re.compile(
+            r"unknown name \W?parts\W.{0,60}function_?response"
+            r"|multi-?modal function response.{0,60}not (?:supported|enabled)"
         ),
     ),
     (
@@ -244,10 +258,15 @@ def _cap(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None
     for pattern in _MOST:
         match = pattern.search(said)
         if match is not None:
-            most = int(re.sub(r"[,_]", "", match["most"]))
+            most = _number(match)
             if 0 < most < lessons.capped.get(name, _sent(lessons, name, body)):
                 return attrs.evolve(lessons, capped={**lessons.capped, name: most})
     return None
+
+
+def _number(match: re.Match[str]) -> int:
+    below = match.groupdict().get("below")
+    return int(below) - 1 if below else int(re.sub(r"[,_]", "", match["most"]))
 
 
 def _sent(lessons: Lessons, name: str, body: Mapping[str, Any]) -> int:

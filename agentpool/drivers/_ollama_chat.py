@@ -325,7 +325,10 @@ class OllamaReader:
                 raise RefusedInStreamError(data)
             raise MalformedReplyError(f"a line of the answer has no message: {reading.shown(str(data))}")
         self._model = reading.words(data.get("model")) or self._model
-        deltas = list(self._said(reading.mapping_of(data.get("message"))))
+        message = reading.mapping_of(data.get("message"))
+        if not message and "response" in data:  # the words of /api/generate
+            message = {"content": data["response"], "thinking": data.get("thinking")}
+        deltas = list(self._said(message))
         if data.get("done") is True or data.get("done") == "true":
             self._stop = _stop_of(data.get("done_reason"))
             self._last = data

@@ -162,7 +162,7 @@ def implied_type(schema: Mapping[str, Any]) -> Any:
     return list(_ANYTHING)
 
 
-_SAID = {
+_SAID: dict[str, str] = {
     "default": "default {}",
     "minimum": "at least {}",
     "maximum": "at most {}",
@@ -218,7 +218,7 @@ _OLLAMA_DROPS = tuple(key for key in _SAID if key != "enum")
 
 def _ollama_node(node: dict[str, Any]) -> dict[str, Any]:
     node = described(node, _OLLAMA_DROPS)
-    result = {key: node[key] for key in ("description", "enum", "required") if key in node}
+    result: dict[str, Any] = {key: node[key] for key in ("description", "enum", "required") if key in node}
     variants = [_ollama_node(item) for item in node.get("anyOf", ())]
     if variants and all(item.keys() <= {"type"} for item in variants):
         types = [name for item in variants for name in _listed(item["type"])]
@@ -240,7 +240,7 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-_OPEN_API = (
+_OPEN_API: tuple[str, ...] = (
     "title",
     "description",
     "required",
@@ -254,7 +254,7 @@ _OPEN_API = (
     "maximum",
     "pattern",
 )
-_OPEN_API_DROPS = (
+_OPEN_API_DROPS: tuple[str, ...] = (
     "default",
     "exclusiveMinimum",
     "exclusiveMaximum",
@@ -278,7 +278,7 @@ def open_api_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open_api_node(node: dict[str, Any]) -> dict[str, Any]:
-    drops = list(_OPEN_API_DROPS)
+    drops: list[str] = list(_OPEN_API_DROPS)
     enum = node.get("enum")
     if isinstance(enum, list) and not all(isinstance(value, str) for value in enum):
         drops.append("enum")
@@ -286,7 +286,7 @@ def _open_api_node(node: dict[str, Any]) -> dict[str, Any]:
     if node.get("format") not in _OPEN_API_FORMATS:
         drops.append("format")
     node = described(node, drops)
-    result = {key: node[key] for key in _OPEN_API if key in node}
+    result: dict[str, Any] = {key: node[key] for key in _OPEN_API if key in node}
     if "format" in node and "format" not in drops:
         result["format"] = node["format"]
     if enum:

@@ -54,14 +54,18 @@ class SseEvent(NamedTuple):
 
 
 class SseReader:
-    """Reads server-sent events. Comments, `id`, `retry`, and events without data are passed over."""
+    """Reads server-sent events. Comments, `id`, `retry`, and events without data are passed over.
 
-    __slots__ = ("_data", "_lines", "_name")
+    JSON that stands between the events, as some servers say an error, is read as an event.
+    """
+
+    __slots__ = ("_bare", "_data", "_lines", "_name")
 
     def __init__(self) -> None:
         self._lines = Lines()
         self._data: list[str] = []
         self._name = ""
+        self._bare = False
 
     def feed(self, chunk: bytes) -> Iterator[SseEvent]:
         """Take the next bytes, and give the events that they complete."""
@@ -79,6 +83,10 @@ class SseReader:
         yield from self._event()
 
     def _field(self, line: str) -> None:
+        if self._bare or line.startswith("{"):
+            self._bare = True  # up to the next blank line
+            self._data.append(line)
+            return
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "data":
@@ -90,5 +98,6 @@ class SseReader:
         data, name = "\n".join(self._data), self._name
         self._data.clear()
         self._name = ""
+        self._bare = False
         if data.strip():
             yield SseEvent(data, name)

@@ -25,9 +25,9 @@ from agentpool.drivers._dialect import Dialect, RefusedInStreamError, StreamRead
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import Question
 from agentpool.drivers._http import DEFAULT_TIMEOUT, LARGEST_REFUSAL, Exchange, HttpClient
-from agentpool.drivers._learning import NO_LESSONS, Lessons, learned
+from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, names_in
 from agentpool.drivers._reading import json_of
-from agentpool.drivers._records import Records
+from agentpool.drivers._records import LineReader, Records
 from agentpool.drivers._refusals import Refusal, error_of, is_page, refusal_of
 from agentpool.drivers._secrets import Redaction, checked_key
 from agentpool.drivers._sse import SseReader
@@ -203,13 +203,17 @@ class HttpDriver(Driver):
 
     def _question(self, request: CompletionRequest) -> Question:
         model = request.model or self.model
-        own = frozenset(self._options) | frozenset(request.options)
+        own = names_in(self._placed(self._options)) | names_in(self._placed(request.options))
         return Question(request, model, self._lessons.get(model, NO_LESSONS), own)
+
+    def _placed(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a user's options as they stand in a body; a dialect may keep some in tables of it."""
+        return options
 
     def _body(self, dialect: Dialect, question: Question, *, streaming: bool) -> dict[str, Any]:
         body = question.lessons.applied(dialect.body(question, streaming=streaming), question.own)
         for options in (self._options, question.request.options):
-            merge(body, options)
+            merge(body, self._placed(options))
         return body
 
     def _learn(self, question: Question, refusal: Refusal, body: Mapping[str, Any], dialect: Dialect) -> bool:
@@ -217,7 +221,8 @@ class HttpDriver(Driver):
         known = self._lessons.get(question.model, NO_LESSONS)
         if known != question.lessons:
             return True  # somebody else learned meanwhile
-        more = learned(known, refusal, body, dialect.droppable - question.own)
+        droppable = frozenset(name for name in dialect.droppable if not is_own(name, question.own))
+        more = learned(known, refusal, body, droppable)
         if more is None:
             return False
         self._lessons[question.model] = more
@@ -374,9 +379,7 @@ class _Call:
     def is_stream(self) -> bool:
         """Whether the server streams its answer; one that was asked to need not."""
         kind = self._opened.headers.get("content-type", "").lower()
-        if "event-stream" in kind:
-            return True
-        return self._streaming and self._dialect.framing == "lines" and "json" in kind
+        return "event-stream" in kind or (self._dialect.framing == "lines" and "ndjson" in kind)
 
     async def _whole(self) -> Completion:
         text = (await self._opened.read()).decode("utf-8", "replace").removeprefix("\ufeff")
@@ -384,10 +387,14 @@ class _Call:
             raise _page(text, self._driver._address)
         start = text.lstrip()[:6]
         if start.startswith(("data:", "event:", ":")):
-            return self._of_text(text)
+            return self._of_text(text, SseReader())
+        if self._dialect.framing == "lines" and _is_lines(text):
+            return self._of_text(text, LineReader())
         data = json_of(text, "the answer")
-        if not isinstance(data, dict):
-            data = {"error": data[0]["error"]} if _is_error_list(data) else data
+        if _is_error_list(data):
+            data = {"error": data[0]["error"]}
+        elif isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
+            return self._of_text("".join(json.dumps(item) + "\n" for item in data), LineReader())
         if not isinstance(data, dict):
             raise MalformedReplyError(f"the answer is no object: {text[:200]!r}")
         try:
@@ -396,13 +403,20 @@ class _Call:
             body = refused.body
         raise self.refused_within(body)
 
-    def _of_text(self, text: str) -> Completion:
+    def _of_text(self, text: str, split: SseReader | LineReader) -> Completion:
         """Read a stream that came as a whole, in the name of another type."""
         reader = self._dialect.reader(self._question)
-        sse = SseReader()
-        for event in [*sse.feed(text.encode()), *sse.close()]:
-            if event.data.strip() != "[DONE]":
-                reader.feed(json_of(event.data, "a piece of the stream"), event.name)
+        for event in [*split.feed(text.encode()), *split.close()]:
+            if event.data.strip() == "[DONE]":
+                continue
+            data = json_of(event.data, "a piece of the stream")
+            try:
+                reader.feed(data, event.name)
+            except RefusedInStreamError as refused:
+                body = refused.body
+            else:
+                continue
+            raise self.refused_within(body)
         return reader.completion()
 
     def records(self, reader: StreamReader) -> Records:
@@ -415,6 +429,18 @@ class _Call:
 
     def _finished(self, completion: Completion) -> Completion:
         return self._driver._priced(completion, self._question.model)
+
+
+def _is_lines(text: str) -> bool:
+    """Whether a text is more than one line of JSON, each of them whole."""
+    first, newline, rest = text.lstrip().partition("\n")
+    if not newline or not rest.strip():
+        return False
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_error_list(data: object) -> bool:

@@ -16,7 +16,17 @@ import attrs
 from agentpool.drivers._refusals import Refusal
 
 Trait: TypeAlias = Literal[
-    "system_in_user", "short_ids", "user_joins_tool", "plain_history", "no_strict", "no_cache_points"
+    "system_in_user",
+    "short_ids",
+    "user_joins_tool",
+    "plain_history",
+    "no_strict",
+    "no_cache_points",
+    "plain_thinking",
+    "old_schemas",
+    "no_schema_with_tools",
+    "unsigned_calls",
+    "plain_results",
 ]
 """How a model wants its conversation:
 
@@ -26,12 +36,20 @@ Trait: TypeAlias = Literal[
 * `plain_history`: messages may hold nothing of the provider's own
 * `no_strict`: it takes no `strict` beside a schema
 * `no_cache_points`: it takes no points at which to cache
+* `plain_thinking`: it thinks or does not, and takes no effort
+* `old_schemas`: it takes the subset of OpenAPI for schemas, and no JSON schema
+* `no_schema_with_tools`: it takes no schema for its answer where it is offered tools
+* `unsigned_calls`: calls that another model made have to say that nobody signed the thoughts before
+  them
+* `plain_results`: files of a result stand behind it, not in it
 """
 
 
 @attrs.frozen
 class Lessons:
     """What is known of one model.
+
+    Names of parameters within tables are written with dots: `options.num_ctx`.
 
     Attributes:
       dropped: parameters that are left out.
@@ -46,24 +64,62 @@ class Lessons:
     traits: frozenset[Trait] = frozenset()
 
     def applied(self, body: dict[str, Any], own: frozenset[str]) -> dict[str, Any]:
-        """Change the top of a request's body by what was learned, and return it.
+        """Change a request's body by what was learned, and return it.
 
         Args:
-          body: the body.
+          body: the body; the tables within it are changed, too.
           own: names that the user gave by hand, which stay as they are.
         """
         for name, most in self.capped.items():
-            if isinstance(body.get(name), int) and name not in own:
-                body[name] = min(body[name], most)
+            table, last = _place(body, name)
+            if isinstance(table.get(last), int) and not is_own(name, own):
+                table[last] = min(table[last], most)
         for name, other in self.renamed.items():
-            if name in body and name not in own:
+            if name in body and not is_own(name, own):
                 body[other] = body.pop(name)
-        for name in self.dropped - own:
-            body.pop(name, None)
+        for name in self.dropped:
+            if not is_own(name, own):
+                table, last = _place(body, name)
+                table.pop(last, None)
         return body
 
 
 NO_LESSONS = Lessons()
+
+
+def names_in(options: Mapping[str, Any], within: str = "") -> frozenset[str]:
+    """Return the names of all that is in a table; in tables within it with dots: `options.num_ctx`."""
+    names: set[str] = set()
+    for name, value in options.items():
+        if isinstance(value, Mapping) and value:
+            names |= names_in(value, f"{within}{name}.")
+        else:
+            names.add(within + name)
+    return frozenset(names)
+
+
+def is_own(name: str, own: frozenset[str]) -> bool:
+    """Whether a user gave this parameter by hand, or something within it."""
+    return name in own or any(given.startswith(f"{name}.") for given in own)
+
+
+def _place(body: Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """Return the table that a parameter stands in, an empty one if there is none, and its name there."""
+    table: Any = body
+    *path, last = name.split(".")
+    for part in path:
+        table = table.get(part) if isinstance(table, dict) else None
+    return (table if isinstance(table, dict) else {}), last
+
+
+def _has(body: Mapping[str, Any], name: str) -> bool:
+    table, last = _place(body, name)
+    return last in table
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
 
 _NOT_TAKEN = (
     r"not supported|unsupported|does ?n[o']t support|not permitted|not allowed|unknown|unrecogni[sz]ed"
@@ -71,6 +127,7 @@ _NOT_TAKEN = (
     r"|not accepted|does ?n[o']t accept|cannot be used|can ?not be set|not implemented|not enabled|no such"
     r"|invalid (?:argument|field|parameter|name)|unable to|not valid|must not be|only the default|removed"
     r"|cannot find field|not recogni[sz]ed|is not a valid|incompatible|mutually exclusive|ignored"
+    r"|is invalid|only works in|is only enabled"
 )
 
 _INSTEAD = r"use ['\"`]?(\w+)['\"`]? instead"
@@ -84,6 +141,7 @@ _MOST = (
         r"|at most|no(?:t)? (?:greater|more) than|between \d+ and|range .{0,10}\[?\d+, ?)\W{0,3}"
         r"(?P<most>\d[\d,_]*)"
     ),
+    (r"max_?output_?tokens.{0,80}range is from \d+.{0,14} to (?P<below>\d+) \(exclusive"),
 )
 
 _TRAITS: tuple[tuple[Trait, str], ...] = (
@@ -123,6 +181,33 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
         r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control",
     ),
     (
+        "plain_thinking",
+        (r"\bthink value\b.{0,40}not supported|invalid think value"),
+    ),
+    (
+        "old_schemas",
+        (
+            r"(?:parameters|response)_?json_?schema.{0,120}"
+            r"(?:cannot find field|unknown|not supported|unrecogni[sz]ed|invalid)"
+            r"|(?:unknown|unrecogni[sz]ed|invalid).{0,60}(?:parameters|response)_?json_?schema"
+        ),
+    ),
+    ("unsigned_calls", (r"missing a thought_?signature")),
+    (
+        "plain_results",
+        (
+            r"unknown name \W?parts\W.{0,60}function_?response"
+            r"|multi-?modal function response.{0,60}not (?:supported|enabled)"
+        ),
+    ),
+    (
+        "no_schema_with_tools",
+        (
+            r"(?:function calling|tool use|tools?\b).{0,40}(?:response mime type|json mode|response_?schema)"
+            r".{0,60}(?:unsupported|not supported)"
+        ),
+    ),
+    (
         "no_strict",
         r"\bstrict\b.{0,60}(?:not|unknown|unexpected|extra)|(?:unknown|unexpected).{0,30}\bstrict\b",
     ),
@@ -160,25 +245,31 @@ def _trait(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | No
     return None
 
 
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "generationConfig.maxOutputTokens")
 
 
 def _cap(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None:
-    name = next((name for name in _LIMITS if name in body), None)
+    name = next((name for name in _LIMITS if _has(body, name)), None)
     if name is None:
         return None
     name = {other: own for own, other in lessons.renamed.items()}.get(name, name)
     for pattern in _MOST:
         match = re.search(pattern, said)
         if match is not None:
-            most = int(re.sub(r"[,_]", "", match["most"]))
+            most = _number(match)
             if 0 < most < lessons.capped.get(name, _sent(lessons, name, body)):
                 return attrs.evolve(lessons, capped={**lessons.capped, name: most})
     return None
 
 
+def _number(match: re.Match[str]) -> int:
+    below = match.groupdict().get("below")
+    return int(below) - 1 if below else int(re.sub(r"[,_]", "", match["most"]))
+
+
 def _sent(lessons: Lessons, name: str, body: Mapping[str, Any]) -> int:
-    value = body.get(lessons.renamed.get(name, name))
+    table, last = _place(body, lessons.renamed.get(name, name))
+    value = table.get(last)
     return value if isinstance(value, int) else 0
 
 
@@ -201,18 +292,19 @@ def _drop(
 ) -> Lessons | None:
     if not re.search(_NOT_TAKEN, said):
         return None
-    parameter = re.split(r"[.\[]", refusal.parameter, maxsplit=1)[0]
-    candidates = droppable & body.keys() - lessons.dropped
-    if parameter in droppable or parameter in _RENAMES:
-        named: str | None = parameter
-    else:
-        named = _first_named(said, droppable)
-    if named is not None:
-        return attrs.evolve(lessons, dropped=lessons.dropped | {named}) if named in candidates else None
-    for name, words in _ALIASES:
-        if name in candidates and re.search(words, said):
-            return attrs.evolve(lessons, dropped=lessons.dropped | {name})
-    return None
+    candidates = frozenset(name for name in droppable - lessons.dropped if _has(body, name))
+    named = _by_parameter(refusal.parameter, droppable) or _first_named(said, droppable)
+    if named is None:
+        named = next(
+            (name for name, words in _ALIASES if name in candidates and re.search(words, said)), None
+        )
+    return attrs.evolve(lessons, dropped=lessons.dropped | {named}) if named in candidates else None
+
+
+def _by_parameter(parameter: str, names: frozenset[str]) -> str | None:
+    """Return the name that a server gives by its place in the body: `options.stop`, `stop[0]`."""
+    first = re.split(r"[.\[]", parameter, maxsplit=1)[0]
+    return next((name for name in (parameter, first) if name in names or name in _RENAMES), None)
 
 
 def _first_named(said: str, names: frozenset[str]) -> str | None:
@@ -220,7 +312,7 @@ def _first_named(said: str, names: frozenset[str]) -> str | None:
     places = {
         name: match.start()
         for name in names
-        if (match := re.search(rf"(?<![a-z0-9_]){re.escape(name.lower())}(?![a-z0-9_])", said))
+        if (match := re.search(rf"(?<![a-z0-9_]){re.escape(_last(name).lower())}(?![a-z0-9_])", said))
     }
     return min(places, key=places.__getitem__, default=None)
 
@@ -233,4 +325,10 @@ _ALIASES = (
     ("thinking", r"thinking|extended thinking"),
     ("stop", r"stop (?:words|sequences?|strings?)"),
     ("temperature", r"sampling parameters?"),
+    ("think", r"support thinking|thinking is not"),
+    ("generationConfig.thinkingConfig.thinkingLevel", r"thinking[ _]level"),
+    ("generationConfig.thinkingConfig.thinkingBudget", r"thinking[ _]budget|\bbudget -?\d+ is invalid"),
+    ("generationConfig.thinkingConfig", r"thinking"),
+    ("generationConfig.responseMimeType", r"json mode|response[ _]mime[ _]type|response[ _]schema"),
+    ("generationConfig.stopSequences", r"stop[ _]sequences?"),
 )

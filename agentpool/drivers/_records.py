@@ -33,7 +33,7 @@ class Records:
         self._exchange = exchange
         self._reader = reader
         self._refused = refused
-        self._split: SseReader | _LineReader = SseReader() if framing == "sse" else _LineReader()
+        self._split: SseReader | LineReader = SseReader() if framing == "sse" else LineReader()
         self.ended = False
 
     async def more(self) -> list[Delta]:
@@ -72,15 +72,17 @@ class Records:
         raise self._refused(body)
 
 
-class _LineReader:
-    """Records that are lines of JSON."""
+class LineReader:
+    """Reads records that are lines of JSON; empty lines are passed over."""
 
     def __init__(self) -> None:
         self._lines = Lines()
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
+        """Take the next bytes, and return the lines that they complete."""
         return [SseEvent(line) for line in self._lines.feed(chunk) if line.strip()]
 
     def close(self) -> list[SseEvent]:
+        """Return the last line, also if its end is missing."""
         line = self._lines.close()
         return [SseEvent(line)] if line.strip() else []

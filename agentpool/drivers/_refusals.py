@@ -172,7 +172,7 @@ def _status(status: int | None, inner: object) -> int | None:
     if status is not None and status >= 300:
         return status
     found = _mapping(inner)
-    for name in ("code", "status", "status_code", "http_status"):
+    for name in ("code", "status", "status_code", "http_status", "StatusCode"):
         value = found.get(name)
         if isinstance(value, str) and value.isdecimal():
             value = int(value)

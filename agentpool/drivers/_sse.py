@@ -53,14 +53,18 @@ class SseEvent(NamedTuple):
 
 
 class SseReader:
-    """Reads server-sent events. Comments, `id`, `retry`, and events without data are passed over."""
+    """Reads server-sent events. Comments, `id`, `retry`, and events without data are passed over.
 
-    __slots__ = ("_data", "_lines", "_name")
+    JSON that stands between the events, as some servers say an error, is read as an event.
+    """
+
+    __slots__ = ("_bare", "_data", "_lines", "_name")
 
     def __init__(self) -> None:
         self._lines = Lines()
         self._data: list[str] = []
         self._name = ""
+        self._bare = False
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
         """Take the next bytes, and return the events that they complete."""
@@ -82,6 +86,10 @@ class SseReader:
         return events
 
     def _field(self, line: str) -> None:
+        if self._bare or line.startswith("{"):
+            self._bare = True  # up to the next blank line
+            self._data.append(line)
+            return
         name, _, value = line.partition(":")
         if name == "data":
             self._data.append(value.removeprefix(" "))
@@ -92,5 +100,6 @@ class SseReader:
         data, name = "\n".join(self._data), self._name
         self._data = []
         self._name = ""
+        self._bare = False
         if data and not data.isspace():
             events.append(SseEvent(data, name))

@@ -15,7 +15,7 @@ import trio
 
 from agentpool._core.errors import DriverError
 from agentpool.abc import Driver
-from agentpool.drivers._wire import ModelDriver
+from agentpool.drivers._http_driver import HttpDriver
 from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.prices import PriceTable
 from agentpool.drivers.retrying import RetryingDriver
@@ -164,7 +164,7 @@ async def open_driver(
         yield RetryingDriver(GovernedDriver(driver)) if resilient else driver
 
 
-def _make(name: DriverName, env: Mapping[str, str], prices: PriceTable | None) -> ModelDriver:
+def _make(name: DriverName, env: Mapping[str, str], prices: PriceTable | None) -> HttpDriver:
     """Make a model driver. It is given its key and address, so that it looks for none by itself."""
     key = env.get("AGENTPOOL_API_KEY" if name.base_url else f"{name.provider.upper()}_API_KEY", "")
     match name.provider:

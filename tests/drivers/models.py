@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agentpool.drivers._wire import ModelDriver
+from agentpool.drivers._http_driver import HttpDriver
 from agentpool.drivers.anthropic import AnthropicDriver
 from agentpool.drivers.ollama import OllamaDriver
 from agentpool.drivers.openai import OpenAIDriver
 
 KEY = "sk-canary-0123456789"
 
-Make = Callable[[str], ModelDriver]
+Make = Callable[[str], HttpDriver]
 
 DRIVERS: dict[str, Make] = {
     "chat": lambda url: OpenAIDriver("gpt-4o", base_url=f"{url}/v1", api_key=KEY),

@@ -344,6 +344,7 @@ _STOPS: dict[str, StopReason] = {
     "max_output_tokens": "max_tokens",
     "model_length": "max_tokens",
     "max_length": "max_tokens",
+    "model_context_window_exceeded": "max_tokens",
     "tool_calls": "tool_use",
     "tool_call": "tool_use",
     "tool_use": "tool_use",

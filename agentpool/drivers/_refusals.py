@@ -108,8 +108,11 @@ def words_of(inner: object) -> tuple[str, str, str]:
     text, parameter = _said(said)
     if isinstance(raw, str) and raw and raw not in text:
         text = f"{text} ({raw})" if text else raw  # a router hides the provider's words there
-    if isinstance(inner.get("param"), str):
-        parameter = inner["param"]
+    param = inner.get("param")
+    if isinstance(param, str) and " " in param.strip():
+        text = f"{text}: {param}" if text else param  # some servers say there what is wrong
+    elif isinstance(param, str):
+        parameter = param
     return text, " ".join(dict.fromkeys(codes)), parameter
 
 

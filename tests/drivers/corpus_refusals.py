@@ -473,6 +473,13 @@ LESSONS: tuple[Lesson, ...] = (
         dropped="tool_choice",
     ),
     Lesson(
+        "tool choice beside thinking (AutoGLM-GUI#396)",
+        {**SENT, "tool_choice": "required"},
+        400,
+        bad("tool_choice 'required' is incompatible with thinking enabled"),
+        dropped="tool_choice",
+    ),
+    Lesson(
         "the system role, Gemma (dspy#1627)",
         SENT,
         400,

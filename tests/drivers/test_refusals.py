@@ -55,6 +55,10 @@ def test_words_are_kept_as_they_are_but_not_without_end() -> None:
 
 def test_the_parameter_is_named() -> None:
     assert refusal_of({"error": {"message": "no", "param": "stop"}}, 400).parameter == "stop"
+    param = "The reasoning_content must be passed back"
+    refusal = refusal_of({"error": {"message": "Param Incorrect", "param": param}}, 400)
+    assert (refusal.text, refusal.parameter) == (f"Param Incorrect: {param}", "")
+    assert refusal_of({"error": {"param": param}}, 400).text == param
     assert refusal_of({"detail": [{"loc": ["body", "a", 0], "msg": "no"}]}, 422).parameter == "a.0"
 
 

@@ -290,6 +290,25 @@ def test_an_empty_message_of_the_model_is_not_sent() -> None:
     }
 
 
+def test_what_the_model_said_in_a_row_is_one_message() -> None:
+    kept = ProviderData("openai", "m", {"reasoning": "hm"})
+    body = sent(
+        UserMessage("a"),
+        AssistantMessage("one", (), "", kept),
+        AssistantMessage("two"),
+        AssistantMessage("", [ToolCall("1", "look")]),
+        result("1"),
+        AssistantMessage("three"),
+    )
+    assert [m["role"] for m in body["messages"]] == ["user", "assistant", "tool", "assistant"]
+    joined = body["messages"][1]
+    assert (joined["content"], joined["reasoning"], len(joined["tool_calls"])) == ("one\n\ntwo", "hm", 1)
+    assert [m["role"] for m in sent(AssistantMessage("a"), called("1"), called("2"))["messages"]] == [
+        "assistant",
+        "assistant",
+    ]
+
+
 def test_the_system_prompt_of_a_model_without_one() -> None:
     lessons = Lessons(traits=frozenset({"system_in_user"}))
     assert sent(UserMessage("a"), system="s", lessons=lessons)["messages"] == [

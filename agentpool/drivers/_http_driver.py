@@ -368,7 +368,7 @@ class _Call:
             records = self.records(reader)
             while not records.ended:
                 await records.more()
-            return self._finished(reader.completion())
+            return self.finished(reader)
 
     @property
     def _opened(self) -> Exchange:
@@ -417,7 +417,7 @@ class _Call:
             else:
                 continue
             raise self.refused_within(body)
-        return reader.completion()
+        return self._completed(reader)
 
     def records(self, reader: StreamReader) -> Records:
         """Return the records of the answer, for a reader."""
@@ -426,6 +426,17 @@ class _Call:
     def refused_within(self, body: object) -> DriverError:
         """Return the error for what a server says within an answer; a part of one may have to be paid."""
         return self._driver._error_of(refusal_of(body, None, self._opened.headers, begun=True))
+
+    def finished(self, reader: StreamReader) -> Completion:
+        """Return the answer that a reader has read, with its price."""
+        return self._finished(self._completed(reader))
+
+    def _completed(self, reader: StreamReader) -> Completion:
+        try:
+            return reader.completion()
+        except RefusedInStreamError as refused:
+            body = refused.body
+        raise self.refused_within(body)
 
     def _finished(self, completion: Completion) -> Completion:
         return self._driver._priced(completion, self._question.model)
@@ -517,7 +528,7 @@ class _Stream:
         self._ready.extend(await self._records.more())
         if self._records.ended:
             self._is_over = True
-            self._ready.append(self._call._finished(self._reader.completion()))
+            self._ready.append(self._call.finished(self._reader))
 
 
 def deltas_of(completion: Completion) -> Iterator[StreamPart]:

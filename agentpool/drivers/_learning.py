@@ -27,6 +27,8 @@ Trait: TypeAlias = Literal[
     "no_schema_with_tools",
     "unsigned_calls",
     "plain_results",
+    "budget_thinking",
+    "adaptive_thinking",
 ]
 """How a model wants its conversation:
 
@@ -42,6 +44,8 @@ Trait: TypeAlias = Literal[
 * `unsigned_calls`: calls that another model made have to say that nobody signed the thoughts before
   them
 * `plain_results`: files of a result stand behind it, not in it
+* `budget_thinking`: how much it thinks is said as a budget in tokens
+* `adaptive_thinking`: how much it thinks is left to it
 """
 
 
@@ -127,7 +131,7 @@ _NOT_TAKEN = (
     r"|not accepted|does ?n[o']t accept|cannot be used|can ?not be set|not implemented|not enabled|no such"
     r"|invalid (?:argument|field|parameter|name)|unable to|not valid|must not be|only the default|removed"
     r"|cannot find field|not recogni[sz]ed|is not a valid|incompatible|mutually exclusive|ignored"
-    r"|is invalid|only works in|is only enabled"
+    r"|is invalid|only works in|is only enabled|must be verified"
 )
 
 _INSTEAD = r"use ['\"`]?(\w+)['\"`]? instead"
@@ -175,6 +179,17 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
             r"|(?:unknown|unrecogni[sz]ed|unexpected|extra).{0,40}"
             r"\b(?:reasoning_content|reasoning_details|extra_content)"
         ),
+    ),
+    (
+        "budget_thinking",
+        r"adaptive.{0,60}(?:not supported|not available|unknown|does not support|invalid)"
+        r"|(?:not support|unsupported|unknown|invalid).{0,40}adaptive"
+        r"|input tag 'adaptive'",
+    ),
+    (
+        "adaptive_thinking",
+        r"thinking\.type[.\w]*\W{0,4}enabled.{0,40}not supported|use .{0,4}thinking\.type[.\w]*.{0,6}adaptive"
+        r"|budget_tokens.{0,60}(?:not supported|not permitted|deprecated|removed)",
     ),
     (
         "no_cache_points",

@@ -312,3 +312,38 @@ def _open_api_node(node: dict[str, Any]) -> dict[str, Any]:
             node["items"] if isinstance(node.get("items"), dict) else {"type": "string"}
         )
     return result
+
+
+def closed_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a schema whose objects have no properties but their own, as Anthropic takes it.
+
+    None if an object in it may have others.
+    """
+    closed = _closed(schema)
+    return closed if isinstance(closed, dict) and closed.get("type") == "object" else None
+
+
+def _closed(node: Any) -> Any:
+    if isinstance(node, list):
+        items = [_closed(item) for item in node]
+        return None if any(item is None for item in items) else items
+    if not isinstance(node, Mapping):
+        return node
+    result: dict[str, Any] = {}
+    for name, value in node.items():
+        if name in ("properties", "$defs", "definitions"):
+            inner = {key: _closed(item) for key, item in value.items()}
+            if any(item is None for item in inner.values()):
+                return None
+            result[name] = inner
+        elif name in ("items", "anyOf", "allOf"):
+            result[name] = _closed(value)
+            if result[name] is None:
+                return None
+        else:
+            result[name] = value
+    if "properties" in node or node.get("type") == "object":
+        if node.get("additionalProperties"):
+            return None
+        result["additionalProperties"] = False
+    return result

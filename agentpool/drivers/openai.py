@@ -12,6 +12,7 @@ from agentpool.drivers._chat import ChatDialect
 from agentpool.drivers._dialect import Dialect
 from agentpool.drivers._http import DEFAULT_TIMEOUT
 from agentpool.drivers._http_driver import HttpDriver
+from agentpool.drivers._responses import ResponsesDialect
 from agentpool.drivers.prices import PriceTable
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class OpenAIDriver(HttpDriver):
             query=query,
             options=options,
         )
-        self._spoken: Dialect = ChatDialect()
+        self._spoken: Dialect = ResponsesDialect() if api == "responses" else ChatDialect()
 
     def _dialect(self, request: CompletionRequest) -> Dialect:
         return self._spoken

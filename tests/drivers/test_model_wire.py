@@ -34,8 +34,7 @@ from agentpool.drivers.ollama import OllamaDriver
 from agentpool.drivers.openai import OpenAIDriver
 from agentpool.drivers.prices import PriceTable
 
-for package in ("openai", "anthropic", "ollama"):
-    pytest.importorskip(package, reason="the extras are not installed")
+pytest.importorskip("httpx2", reason="the extra http is not installed")
 
 REQUEST = CompletionRequest(messages=[UserMessage("hello")], max_tokens=100, temperature=0.5)
 

@@ -259,11 +259,10 @@ def document_text(part: Document) -> str:
 
 
 def _first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    choices = data.get("choices")
-    choice = next(
-        (c for c in reading.items_of(choices) if reading.mapping_of(c).get("index") in (0, None)), None
-    )
-    return reading.mapping_of(choice)
+    for choice in reading.items_of(data.get("choices")):
+        if isinstance(choice, dict) and choice.get("index") in (0, None):
+            return choice
+    return {}
 
 
 def _check_choice(data: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
@@ -292,21 +291,21 @@ class _Answer:
         self._details: list[dict[str, Any]] = []
         self._thoughts = reading.Thoughts()
         self._usage: Mapping[str, Any] = {}
-        self._id: str | None = None
-        self._model: str | None = None
+        self.id: str | None = None
+        self.model: str | None = None
 
     def head(self, data: Mapping[str, Any]) -> None:
         """Take what every piece says of the answer."""
-        if self._id is None:
-            self._id = reading.words(data.get("id")) or None
-        if self._model is None:
-            self._model = reading.words(data.get("model")) or None
+        self.id = self.id or reading.words(data.get("id")) or None
+        self.model = self.model or reading.words(data.get("model")) or None
 
     def count(self, data: Mapping[str, Any]) -> None:
         """Take what the answer used; the last counts."""
-        usage = data.get("usage") or reading.mapping_of(data.get("x_groq")).get("usage")
-        if reading.mapping_of(usage):
-            self._usage = reading.mapping_of(usage)
+        usage = data.get("usage")
+        if not usage and "x_groq" in data:
+            usage = reading.mapping_of(data["x_groq"]).get("usage")
+        if usage and isinstance(usage, dict):
+            self._usage = usage
 
     def say(self, message: Mapping[str, Any], *, whole: bool = False) -> list[Delta]:
         """Take a message, or a piece of one, and return what it adds.
@@ -315,13 +314,11 @@ class _Answer:
           message: the message.
           whole: whether it is all of it; then each of its calls is one of its own.
         """
-        deltas: list[Delta] = [ReasoningDelta(thought) for thought in self._thoughts_of(message) if thought]
         content = message.get("content")
-        text = content if isinstance(content, str) else reading.text_of(content)
-        if text:
-            deltas_of_text = list(self._thoughts.feed(text))
-            self._keep(deltas_of_text)
-            deltas += deltas_of_text
+        if len(message) == 1 and type(content) is str:  # most pieces are nothing but text
+            return self._said(content)
+        deltas: list[Delta] = [ReasoningDelta(thought) for thought in self._thoughts_of(message)]
+        deltas += self._said(content if isinstance(content, str) else reading.text_of(content))
         refused = message.get("refusal")
         if isinstance(refused, str) and refused:
             self._refused.append(refused)
@@ -332,6 +329,13 @@ class _Answer:
                 self._call(call, position if whole else call.get("index"))
         elif message.get("function_call"):
             self._call({"function": message["function_call"]}, 0)
+        return deltas
+
+    def _said(self, text: str) -> list[Delta]:
+        if not text:
+            return []
+        deltas: list[Delta] = list(self._thoughts.feed(text))
+        self._keep(deltas)
         return deltas
 
     def _thoughts_of(self, message: Mapping[str, Any]) -> Iterator[str]:
@@ -395,8 +399,8 @@ class _Answer:
             usage_of(self._usage),
             reasoning="".join(self._reasoning).strip(),
             provider_data=self._provider_data(),
-            response_id=self._id,
-            served_model=self._model,
+            response_id=self.id,
+            served_model=self.model,
         )
 
     def _provider_data(self) -> ProviderData | None:
@@ -477,18 +481,19 @@ class ChatReader:
         if data.get("error") or name == "error":
             raise RefusedInStreamError(data)
         answer = self._answer
-        answer.head(data)
+        if answer.id is None or answer.model is None:
+            answer.head(data)
         answer.count(data)
-        choices = data.get("choices")
-        if not choices:
-            return ()
         choice = _first_choice(data)
+        if not choice:
+            return ()
         if choice.get("error"):
             raise RefusedInStreamError(choice)
         delta = choice.get("delta") or choice.get("message")
         deltas: list[Delta] = answer.say(delta) if isinstance(delta, dict) else []
-        answer.finish(choice.get("finish_reason"))
-        if answer.stop is not None:
+        finish = choice.get("finish_reason")
+        if finish:
+            answer.finish(finish)
             deltas += answer.rest()
         return deltas
 

@@ -95,7 +95,7 @@ class Question:
         Args:
           ids: the form of the ids of calls.
         """
-        return list(_turns(self.request.messages, ids))
+        return list(_in_one(_turns(self.request.messages, ids)))
 
     def own_data(self, data: ProviderData | None, provider: str) -> Any:
         """Return what a provider hung on a message, if it was this one and this model; else None."""
@@ -137,6 +137,27 @@ def _turns(messages: Iterable[ChatMessage], ids: IdForm) -> Iterator[Turn]:
                     yield Turn(message=message, calls=renaming.calls(message.tool_calls))
     if said or results:
         yield Turn(tuple(said), tuple(results))
+
+
+def _in_one(turns: Iterable[Turn]) -> Iterator[Turn]:
+    """Join what the model said in two turns in a row, as an answer that went on after it was cut off.
+
+    What only the provider understands belongs to one message: the later one's is kept.
+    """
+    waiting: Turn | None = None
+    for turn in turns:
+        first, second = None if waiting is None else waiting.message, turn.message
+        if first is not None and second is not None and waiting is not None and not waiting.calls:
+            text = "\n\n".join(text for text in (first.text, second.text) if text)
+            data = second.provider_data or first.provider_data
+            message = attrs.evolve(second, text=text, provider_data=data)
+            waiting = attrs.evolve(turn, message=message)
+            continue
+        if waiting is not None:
+            yield waiting
+        waiting = turn
+    if waiting is not None:
+        yield waiting
 
 
 class _Renaming:

@@ -71,13 +71,15 @@ class HttpClient:
         """Make the client, unless the user has one.
 
         What stays on this machine takes no proxies from the environment: one could lead away from
-        it. Redirects are not followed, since they could, too.
+        it. Redirects are not followed, since they could, too. Nor does it load the certificates of
+        authorities, which takes 0.07 s, where plain HTTP is spoken to this machine.
         """
         if client is not None:
             return cls(address, client, False, timeout, redaction)
         made = httpx.AsyncClient(
             limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100),
             trust_env=not address.is_loopback,
+            verify=not (address.is_loopback and address.base.startswith("http:")),
             follow_redirects=False,
         )
         return cls(address, made, True, timeout, redaction)

@@ -70,10 +70,6 @@ class Lessons:
           body: the body; the tables within it are changed, too.
           own: names that the user gave by hand, which stay as they are.
         """
-        for name in self.dropped:
-            if not is_own(name, own):
-                table, last = _place(body, name)
-                table.pop(last, None)
         for name, most in self.capped.items():
             table, last = _place(body, name)
             if isinstance(table.get(last), int) and not is_own(name, own):
@@ -81,6 +77,10 @@ class Lessons:
         for name, other in self.renamed.items():
             if name in body and not is_own(name, own):
                 body[other] = body.pop(name)
+        for name in self.dropped:
+            if not is_own(name, own):
+                table, last = _place(body, name)
+                table.pop(last, None)
         return body
 
 
@@ -121,7 +121,7 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-_NOT_TAKEN = re.compile(
+_NOT_TAKEN = (
     r"not supported|unsupported|does ?n[o']t support|not permitted|not allowed|unknown|unrecogni[sz]ed"
     r"|unexpected|extra (?:inputs|fields)|extra_forbidden|not known|deprecated|no longer|not available"
     r"|not accepted|does ?n[o']t accept|cannot be used|can ?not be set|not implemented|not enabled|no such"
@@ -130,46 +130,46 @@ _NOT_TAKEN = re.compile(
     r"|is invalid|only works in|is only enabled"
 )
 
-_INSTEAD = re.compile(r"use ['\"`]?(\w+)['\"`]? instead")
+_INSTEAD = r"use ['\"`]?(\w+)['\"`]? instead"
 _NUMBER = r"(\d[\d,_]*)"
 _MOST = (
-    re.compile(rf"max(?:_completion|_output)?_tokens['\"`]?:? {_NUMBER} ?> ?(?P<most>\d[\d,_]*)"),
-    re.compile(r"at most (?P<most>\d[\d,_]*) (?:completion|output|new)?\s*tokens"),
-    re.compile(
+    rf"max(?:_completion|_output)?_tokens['\"`]?:? {_NUMBER} ?> ?(?P<most>\d[\d,_]*)",
+    r"range of .?max_tokens.? is \[\d+, ?(?P<most>\d+)",
+    r"at most (?P<most>\d[\d,_]*) (?:completion|output|new)?\s*tokens",
+    (
         r"max(?:_completion|_output)?_?tokens.{0,80}(?:less than or equal to|<=|maximum (?:value )?(?:is|of)"
         r"|at most|no(?:t)? (?:greater|more) than|between \d+ and|range .{0,10}\[?\d+, ?)\W{0,3}"
-        r"(?P<most>\d[\d,_]*)",
-        re.IGNORECASE,
+        r"(?P<most>\d[\d,_]*)"
     ),
-    re.compile(r"max_?output_?tokens.{0,80}range is from \d+.{0,14} to (?P<below>\d+) \(exclusive"),
+    (r"max_?output_?tokens.{0,80}range is from \d+.{0,14} to (?P<below>\d+) \(exclusive"),
 )
 
-_TRAITS: tuple[tuple[Trait, re.Pattern[str]], ...] = (
+_TRAITS: tuple[tuple[Trait, str], ...] = (
     (
         "system_in_user",
-        re.compile(
+        (
             r"system role|role\W{0,4}system\W{0,3}(?:is |was )?(?:not|un)"
             r"|developer instruction is not enabled"
             r"|unexpected role\W{0,3}system|does not support\W{0,3}(?:the )?\W?(?:system|developer)\W"
             r"|system (?:message|prompt|instruction)s? (?:is|are) not"
-            r"|only user(?:,| and| or).{0,20}assistant roles"
+            r"|only user.{0,40}roles? (?:are|is) (?:supported|allowed)"
             r"|roles? must be (?:one of )?\W{0,3}user"
         ),
     ),
     (
         "short_ids",
-        re.compile(r"tool[ _]?call[ _]?id.{0,120}(?:length of 9|\{9\}|9 (?:alphanumeric )?characters)"),
+        r"tool[ _]?call[ _]?id.{0,120}(?:length of 9|\{9\}|9 (?:alphanumeric )?characters)",
     ),
     (
         "user_joins_tool",
-        re.compile(
+        (
             r"unexpected role\W{0,3}user\W{0,3}after role\W{0,3}tool"
             r"|after .{0,12}tool.{0,30}(?:must|should) (?:be|come)"
         ),
     ),
     (
         "plain_history",
-        re.compile(
+        (
             r"(?:reasoning_content|reasoning_details|extra_content|reasoning)\W.{0,60}"
             r"(?:not permitted|not allowed|not supported|unknown|unrecogni[sz]ed|unexpected|forbidden)"
             r"|(?:unknown|unrecogni[sz]ed|unexpected|extra).{0,40}"
@@ -178,40 +178,38 @@ _TRAITS: tuple[tuple[Trait, re.Pattern[str]], ...] = (
     ),
     (
         "no_cache_points",
-        re.compile(r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control"),
+        r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control",
     ),
     (
         "plain_thinking",
-        re.compile(r"\bthink value\b.{0,40}not supported|invalid think value"),
+        (r"\bthink value\b.{0,40}not supported|invalid think value"),
     ),
     (
         "old_schemas",
-        re.compile(
+        (
             r"(?:parameters|response)_?json_?schema.{0,120}"
             r"(?:cannot find field|unknown|not supported|unrecogni[sz]ed|invalid)"
             r"|(?:unknown|unrecogni[sz]ed|invalid).{0,60}(?:parameters|response)_?json_?schema"
         ),
     ),
-    ("unsigned_calls", re.compile(r"missing a thought_?signature")),
+    ("unsigned_calls", (r"missing a thought_?signature")),
     (
         "plain_results",
-        re.compile(
+        (
             r"unknown name \W?parts\W.{0,60}function_?response"
             r"|multi-?modal function response.{0,60}not (?:supported|enabled)"
         ),
     ),
     (
         "no_schema_with_tools",
-        re.compile(
+        (
             r"(?:function calling|tool use|tools?\b).{0,40}(?:response mime type|json mode|response_?schema)"
             r".{0,60}(?:unsupported|not supported)"
         ),
     ),
     (
         "no_strict",
-        re.compile(
-            r"\bstrict\b.{0,60}(?:not|unknown|unexpected|extra)|(?:unknown|unexpected).{0,30}\bstrict\b"
-        ),
+        r"\bstrict\b.{0,60}(?:not|unknown|unexpected|extra)|(?:unknown|unexpected).{0,30}\bstrict\b",
     ),
 )
 
@@ -230,7 +228,7 @@ def learned(
     if refusal.status not in (400, 404, 405, 422, 500, 501):
         return None
     said = f"{refusal.code} {refusal.text}".lower()
-    if refusal.status in (404, 405, 500, 501) and not _NOT_TAKEN.search(said):
+    if refusal.status in (404, 405, 500, 501) and not re.search(_NOT_TAKEN, said):
         return None
     return (
         _trait(lessons, said, body)
@@ -242,7 +240,7 @@ def learned(
 
 def _trait(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None:
     for trait, pattern in _TRAITS:
-        if trait not in lessons.traits and pattern.search(said):
+        if trait not in lessons.traits and re.search(pattern, said):
             return attrs.evolve(lessons, traits=lessons.traits | {trait})
     return None
 
@@ -256,7 +254,7 @@ def _cap(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None
         return None
     name = {other: own for own, other in lessons.renamed.items()}.get(name, name)
     for pattern in _MOST:
-        match = pattern.search(said)
+        match = re.search(pattern, said)
         if match is not None:
             most = _number(match)
             if 0 < most < lessons.capped.get(name, _sent(lessons, name, body)):
@@ -283,8 +281,8 @@ def _rename(lessons: Lessons, said: str, refusal: Refusal, body: Mapping[str, An
         if name not in body or name in lessons.renamed or name in lessons.renamed.values():
             continue
         named = refusal.parameter == name or re.search(rf"\b{name}\b", said)
-        instead = _INSTEAD.search(said)
-        if named and ((instead is not None and instead[1] == other) or _NOT_TAKEN.search(said)):
+        instead = re.search(_INSTEAD, said)
+        if named and ((instead is not None and instead[1] == other) or re.search(_NOT_TAKEN, said)):
             return attrs.evolve(lessons, renamed={**lessons.renamed, name: other})
     return None
 
@@ -292,32 +290,31 @@ def _rename(lessons: Lessons, said: str, refusal: Refusal, body: Mapping[str, An
 def _drop(
     lessons: Lessons, said: str, refusal: Refusal, body: Mapping[str, Any], droppable: frozenset[str]
 ) -> Lessons | None:
-    if not _NOT_TAKEN.search(said):
+    if not re.search(_NOT_TAKEN, said):
         return None
-    candidates = sorted(
-        (name for name in droppable if name not in lessons.dropped and _has(body, name)),
-        key=len,
-        reverse=True,
-    )
-    found = (
-        _by_parameter(refusal.parameter, candidates)
-        or next((name for name in candidates if _is_named(_last(name), said)), None)
-        or next((name for name, words in _ALIASES if name in candidates and re.search(words, said)), None)
-    )
-    return None if found is None else attrs.evolve(lessons, dropped=lessons.dropped | {found})
+    candidates = frozenset(name for name in droppable - lessons.dropped if _has(body, name))
+    named = _by_parameter(refusal.parameter, droppable) or _first_named(said, droppable)
+    if named is None:
+        named = next(
+            (name for name, words in _ALIASES if name in candidates and re.search(words, said)), None
+        )
+    return attrs.evolve(lessons, dropped=lessons.dropped | {named}) if named in candidates else None
 
 
-def _by_parameter(parameter: str, candidates: list[str]) -> str | None:
-    """Return the candidate that a server names by its place in the body: `options.stop`, `stop[0]`."""
+def _by_parameter(parameter: str, names: frozenset[str]) -> str | None:
+    """Return the name that a server gives by its place in the body: `options.stop`, `stop[0]`."""
     first = re.split(r"[.\[]", parameter, maxsplit=1)[0]
-    for name in candidates:
-        if name in (parameter, first):
-            return name
-    return None
+    return next((name for name in (parameter, first) if name in names or name in _RENAMES), None)
 
 
-def _is_named(name: str, said: str) -> bool:
-    return bool(re.search(rf"(?<![a-z0-9_]){re.escape(name.lower())}(?![a-z0-9_])", said))
+def _first_named(said: str, names: frozenset[str]) -> str | None:
+    """Return the name that comes first: servers say what they refuse, and then what they would take."""
+    places = {
+        name: match.start()
+        for name in names
+        if (match := re.search(rf"(?<![a-z0-9_]){re.escape(_last(name).lower())}(?![a-z0-9_])", said))
+    }
+    return min(places, key=places.__getitem__, default=None)
 
 
 _ALIASES = (

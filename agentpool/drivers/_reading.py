@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -230,7 +230,7 @@ _JSON_NAMES: dict[type, str] = {
 
 def new_call_id() -> str:
     """Return an id for a tool call whose provider gave it none."""
-    return f"call_{uuid.uuid4().hex[:20]}"
+    return f"call_{secrets.token_hex(10)}"
 
 
 @attrs.define(eq=False)
@@ -344,6 +344,7 @@ _STOPS: dict[str, StopReason] = {
     "max_output_tokens": "max_tokens",
     "model_length": "max_tokens",
     "max_length": "max_tokens",
+    "model_context_window_exceeded": "max_tokens",
     "tool_calls": "tool_use",
     "tool_call": "tool_use",
     "tool_use": "tool_use",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from agentpool._core.errors import DriverError
 from agentpool.drivers._dialect import Delta, RefusedInStreamError, StreamReader
@@ -78,12 +78,11 @@ class LineReader:
     def __init__(self) -> None:
         self._lines = Lines()
 
-    def feed(self, chunk: bytes) -> Iterator[SseEvent]:
-        """Take the next bytes, and give the lines that they complete."""
-        yield from (SseEvent(line) for line in self._lines.feed(chunk) if line.strip())
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        """Take the next bytes, and return the lines that they complete."""
+        return [SseEvent(line) for line in self._lines.feed(chunk) if line.strip()]
 
-    def close(self) -> Iterator[SseEvent]:
-        """Give the last line, also if its end is missing."""
+    def close(self) -> list[SseEvent]:
+        """Return the last line, also if its end is missing."""
         line = self._lines.close()
-        if line.strip():
-            yield SseEvent(line)
+        return [SseEvent(line)] if line.strip() else []

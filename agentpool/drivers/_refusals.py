@@ -10,7 +10,6 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import attrs
@@ -109,8 +108,11 @@ def words_of(inner: object) -> tuple[str, str, str]:
     text, parameter = _said(said)
     if isinstance(raw, str) and raw and raw not in text:
         text = f"{text} ({raw})" if text else raw  # a router hides the provider's words there
-    if isinstance(inner.get("param"), str):
-        parameter = inner["param"]
+    param = inner.get("param")
+    if isinstance(param, str) and " " in param.strip():
+        text = f"{text}: {param}" if text else param  # some servers say there what is wrong
+    elif isinstance(param, str):
+        parameter = param
     return text, " ".join(dict.fromkeys(codes)), parameter
 
 
@@ -199,6 +201,8 @@ def retry_after_seconds(headers: Mapping[str, str], *, now: float | None = None)
     seconds = _number(text)
     if seconds is not None or text is None:
         return seconds
+    from email.utils import parsedate_to_datetime  # mostly a wait is a number
+
     try:
         moment = parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError, OverflowError):
@@ -272,13 +276,14 @@ class Rule:
     """
 
     kind: type[DriverError]
-    words: re.Pattern[str]
+    words: str
     statuses: tuple[int | None, ...] = ()
     with_hint: bool = False
 
 
-def _words(*parts: str) -> re.Pattern[str]:
-    return re.compile("|".join(parts))
+def _words(*parts: str) -> str:
+    # Compiled when the first refusal comes: that takes 5 ms, which no start should cost.
+    return "|".join(parts)
 
 
 RULES = (
@@ -408,7 +413,7 @@ def error_of(refusal: Refusal) -> DriverError:
             continue
         if rule.with_hint and refusal.retry_after is None:
             continue
-        if rule.words.search(said):
+        if re.search(rule.words, said):
             return _made(rule.kind, refusal)
     status = refusal.status
     if status is None or status >= 500:

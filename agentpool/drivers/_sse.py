@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -67,20 +66,24 @@ class SseReader:
         self._name = ""
         self._bare = False
 
-    def feed(self, chunk: bytes) -> Iterator[SseEvent]:
-        """Take the next bytes, and give the events that they complete."""
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        """Take the next bytes, and return the events that they complete."""
+        events: list[SseEvent] = []
         for line in self._lines.feed(chunk):
             if line:
                 self._field(line)
             elif self._data or self._name:
-                yield from self._event()
+                self._end(events)
+        return events
 
-    def close(self) -> Iterator[SseEvent]:
-        """Give the last event, also if the blank line behind it is missing."""
+    def close(self) -> list[SseEvent]:
+        """Return the last event, also if the blank line behind it is missing."""
+        events: list[SseEvent] = []
         line = self._lines.close()
         if line:
             self._field(line)
-        yield from self._event()
+        self._end(events)
+        return events
 
     def _field(self, line: str) -> None:
         if self._bare or line.startswith("{"):
@@ -88,16 +91,15 @@ class SseReader:
             self._data.append(line)
             return
         name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
         if name == "data":
-            self._data.append(value)
+            self._data.append(value.removeprefix(" "))
         elif name == "event":
-            self._name = value
+            self._name = value.removeprefix(" ")
 
-    def _event(self) -> Iterator[SseEvent]:
+    def _end(self, events: list[SseEvent]) -> None:
         data, name = "\n".join(self._data), self._name
-        self._data.clear()
+        self._data = []
         self._name = ""
         self._bare = False
-        if data.strip():
-            yield SseEvent(data, name)
+        if data and not data.isspace():
+            events.append(SseEvent(data, name))

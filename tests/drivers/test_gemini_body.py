@@ -375,7 +375,7 @@ async def test_a_schema_beside_tools_is_prompted_where_it_is_refused() -> None:
 
 async def test_calls_of_others_are_marked_as_unsigned_where_signatures_are_asked_for() -> None:
     words = "Function call is missing a thought_signature in functionCall parts. position 2"
-    talk = [
+    talk: list[ChatMessage] = [
         UserMessage("hi"),
         AssistantMessage("", [ToolCall("a", "look")]),
         ToolMessage("a", "look", ToolResult("x")),

@@ -73,9 +73,8 @@ class GeminiDialect:
 
     def path(self, question: Question, *, streaming: bool) -> str:
         """Return the path, which names the model."""
-        model = question.model
-        place = quote(model if "/" in model else f"models/{model}")
-        return f"/{place}:streamGenerateContent?alt=sse" if streaming else f"/{place}:generateContent"
+        place = model_path(question.model)
+        return f"{place}:streamGenerateContent?alt=sse" if streaming else f"{place}:generateContent"
 
     def body(self, question: Question, *, streaming: bool) -> dict[str, Any]:
         """Return the body of a request."""
@@ -108,6 +107,11 @@ class GeminiDialect:
     def reader(self, question: Question) -> GeminiReader:
         """Return a reader for one streamed answer."""
         return GeminiReader(question)
+
+
+def model_path(model: str) -> str:
+    """Return the path of a model; tuned ones have another first part, which their name holds."""
+    return "/" + quote(model if "/" in model else f"models/{model}")
 
 
 def placed(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import importlib.util
 import json
 from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,6 +18,7 @@ from agentpool._blocking import run_blocking
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.errors import DriverError, MalformedReplyError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
+from agentpool._core.transcript import request_tokens
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver
 from agentpool.drivers._address import Address, address_of
@@ -26,11 +27,12 @@ from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import Question
 from agentpool.drivers._http import DEFAULT_TIMEOUT, LARGEST_REFUSAL, Exchange, HttpClient
 from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, names_in
-from agentpool.drivers._reading import json_of
+from agentpool.drivers._reading import json_of, mapping_of
 from agentpool.drivers._records import LineReader, Records
 from agentpool.drivers._refusals import Refusal, error_of, is_page, refusal_of
 from agentpool.drivers._secrets import Redaction, checked_key
 from agentpool.drivers._sse import SseReader
+from agentpool.drivers._windows import ASKING_SECONDS, SHORTEST_REQUEST, Source, root_of
 from agentpool.drivers.prices import ModelPrice, PriceTable
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ class HttpDriver(Driver):
         self._options = dict(options or {})
         self.privacy: PrivacyTier = self._checked_privacy(privacy)
         self._prices = PriceTable.builtin() if prices is None else prices
-        self.context_window: int | None = context_window or self._known(model, "context_window")
+        self._window = context_window
+        self._windows: dict[str, int | None] = {}
         self._lessons: dict[str, Lessons] = {}
         self._http: HttpClient | None = None
         self._opening = trio.Lock()
@@ -94,6 +97,14 @@ class HttpDriver(Driver):
     def base_url(self) -> str:
         """Where the server is, without its query, which may hold a key."""
         return self._address.base
+
+    @property
+    def context_window(self) -> int | None:  # type: ignore[override]
+        """Tokens of a request and its answer together: as given, by the price table, or as the server says.
+
+        The server is asked before the first long request to a model; until then it is None.
+        """
+        return self._window_of(self.model)
 
     # -- what is known beforehand
 
@@ -115,6 +126,10 @@ class HttpDriver(Driver):
 
     def _known(self, model: str, attribute: str) -> Any:
         return getattr(self._price(model), attribute, None)
+
+    def _window_of(self, model: str) -> int | None:
+        own = self._window if model == self.model else None
+        return own or self._known(model, "context_window") or self._windows.get(model)
 
     def estimate_cost(self, usage: TokenUsage) -> float | None:
         """Return what one call with this usage costs in USD, by the price table; None if unknown."""
@@ -248,18 +263,56 @@ class HttpDriver(Driver):
             **self._own_headers,
         }
 
-    async def _asked(self, path: str) -> Any:
-        """Return the JSON data at a path of the server, by a GET.
+    async def _asked(self, path: str, content: bytes | None = None, *, at_root: bool = False) -> Any:
+        """Return the JSON data at a path of the server, by a GET if there is nothing to send.
 
         Raises:
           DriverError: as a call.
         """
         http = await self._ready()
+        if at_root:
+            http = attrs.evolve(http, address=attrs.evolve(http.address, base=root_of(http.address.base)))
         with _Contained(self._redaction):
-            async with http.exchange(path, self._headers(streaming=False), None) as exchange:
+            async with http.exchange(path, self._headers(streaming=False), content) as exchange:
                 if exchange.status >= 300:
                     raise self._error_of(await _refusal(exchange, self._redaction))
                 return json_of((await exchange.read()).decode("utf-8", "replace"), "the answer")
+
+    # -- how much a model can read
+
+    def _window_sources(self, model: str) -> Sequence[Source]:
+        """Return where the server may say how much a model can read, in the order of what is believed."""
+        return ()
+
+    async def _look_for_window(self, request: CompletionRequest) -> None:
+        """Ask the server once how much a model can read, if a long request is about to be made.
+
+        It is not asked what is known already, and silence of more than 2 seconds is no answer.
+
+        Checkpoint: maybe. Cancellation: it is not asked again.
+        """
+        model = request.model or self.model
+        if model in self._windows:
+            return
+        known = self._window_of(model)
+        if known is None and request_tokens(request) < SHORTEST_REQUEST:
+            return
+        self._windows[model] = None
+        if known is not None:
+            return
+        with trio.move_on_after(ASKING_SECONDS):
+            for source in self._window_sources(model):
+                try:
+                    data = mapping_of(await self._told_by(source))
+                except DriverError:
+                    return  # whoever refuses the first question is not asked the next
+                self._windows[model] = source.read(data, model) or None
+                if self._windows[model] is not None:
+                    return
+
+    async def _told_by(self, source: Source) -> Any:
+        question = None if source.question is None else encoded(source.question)
+        return await self._asked(source.path, question, at_root=source.at_root)
 
 
 def merge(body: dict[str, Any], options: Mapping[str, Any]) -> None:
@@ -332,6 +385,7 @@ class _Call:
 
     async def __aenter__(self) -> _Call:
         http = await self._driver._ready()
+        await self._driver._look_for_window(self._request)
         with self._contained:
             for attempt in range(_MOST_LESSONS + 1):
                 refusal = await self._ask(http, is_last=attempt == _MOST_LESSONS)

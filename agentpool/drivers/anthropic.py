@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.messages import CompletionRequest
@@ -12,6 +13,7 @@ from agentpool.drivers._dialect import Dialect
 from agentpool.drivers._http import DEFAULT_TIMEOUT
 from agentpool.drivers._http_driver import HttpDriver
 from agentpool.drivers._messages import MessagesDialect
+from agentpool.drivers._windows import Source, window_of_a_model
 from agentpool.drivers.prices import PriceTable
 
 if TYPE_CHECKING:
@@ -90,11 +92,14 @@ class AnthropicDriver(HttpDriver):
             query=query,
             options=options,
         )
-        prefix = "" if self._address.base.endswith("/v1") else "/v1"
-        self._spoken: Dialect = MessagesDialect(prefix, cache=cache)
+        self._prefix = "" if self._address.base.endswith("/v1") else "/v1"
+        self._spoken: Dialect = MessagesDialect(self._prefix, cache=cache)
 
     def _dialect(self, request: CompletionRequest) -> Dialect:
         return self._spoken
+
+    def _window_sources(self, model: str) -> Sequence[Source]:
+        return (Source(f"{self._prefix}/models/{quote(model, safe='')}", window_of_a_model),)
 
     def _credentials(self) -> Mapping[str, str]:
         key = self._key.reveal()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.messages import CompletionRequest
 from agentpool.drivers._dialect import Dialect
-from agentpool.drivers._gemini_chat import GeminiDialect, placed
+from agentpool.drivers._gemini_chat import GeminiDialect, model_path, placed
 from agentpool.drivers._http import DEFAULT_TIMEOUT
 from agentpool.drivers._http_driver import HttpDriver
+from agentpool.drivers._windows import Source, window_of_a_model
 from agentpool.drivers.prices import PriceTable
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ class GeminiDriver(HttpDriver):
 
     def _dialect(self, request: CompletionRequest) -> Dialect:
         return self._spoken
+
+    def _window_sources(self, model: str) -> Sequence[Source]:
+        return (Source(model_path(model), window_of_a_model),)
 
     def _credentials(self) -> Mapping[str, str]:
         return {"x-goog-api-key": self._key.reveal()} if self._key else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from agentpool.drivers._dialect import Dialect
 from agentpool.drivers._http import DEFAULT_TIMEOUT
 from agentpool.drivers._http_driver import HttpDriver
 from agentpool.drivers._ollama_chat import OllamaDialect, placed
+from agentpool.drivers._windows import Source, window_when_loaded, window_when_shown
 from agentpool.drivers.prices import ModelPrice, PriceTable
 
 if TYPE_CHECKING:
@@ -101,6 +102,12 @@ class OllamaDriver(HttpDriver):
 
     def _placed(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return placed(options)
+
+    def _window_sources(self, model: str) -> Sequence[Source]:
+        return (
+            Source("/api/ps", window_when_loaded),
+            Source("/api/show", window_when_shown, question={"model": model}),
+        )
 
     async def list_models(self) -> tuple[str, ...]:
         """Return the names of the models that the server has.

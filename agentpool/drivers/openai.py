@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.messages import CompletionRequest
@@ -13,6 +14,7 @@ from agentpool.drivers._dialect import Dialect
 from agentpool.drivers._http import DEFAULT_TIMEOUT
 from agentpool.drivers._http_driver import HttpDriver
 from agentpool.drivers._responses import ResponsesDialect
+from agentpool.drivers._windows import Source, window_in_list, window_in_props
 from agentpool.drivers.prices import PriceTable
 
 if TYPE_CHECKING:
@@ -92,6 +94,13 @@ class OpenAIDriver(HttpDriver):
 
     def _dialect(self, request: CompletionRequest) -> Dialect:
         return self._spoken
+
+    def _window_sources(self, model: str) -> Sequence[Source]:
+        return (
+            Source("/models", window_in_list),
+            Source(f"/props?model={quote(model, safe='')}", window_in_props, at_root=True),  # llama.cpp
+            Source("/api/v0/models", window_in_list, at_root=True),  # LM Studio
+        )
 
     def _credentials(self) -> Mapping[str, str]:
         return {"authorization": f"Bearer {self._key.reveal()}"} if self._key else {}

@@ -38,8 +38,7 @@ from agentpool._core.messages import (
 from agentpool.abc import Driver
 from agentpool.testing import check_driver
 
-for package in ("openai", "anthropic", "ollama"):
-    pytest.importorskip(package, reason="the extras are not installed")
+pytest.importorskip("httpx2", reason="the extra http is not installed")
 
 LOOK = ToolDefinition(
     "look",

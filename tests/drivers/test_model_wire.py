@@ -30,12 +30,12 @@ from agentpool._core.messages import Completion, CompletionRequest, TextDelta, U
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver
 from agentpool.drivers.anthropic import AnthropicDriver
+from agentpool.drivers.gemini import GeminiDriver
 from agentpool.drivers.ollama import OllamaDriver
 from agentpool.drivers.openai import OpenAIDriver
 from agentpool.drivers.prices import PriceTable
 
-for package in ("openai", "anthropic", "ollama"):
-    pytest.importorskip(package, reason="the extras are not installed")
+pytest.importorskip("httpx2", reason="the extra http is not installed")
 
 REQUEST = CompletionRequest(messages=[UserMessage("hello")], max_tokens=100, temperature=0.5)
 
@@ -87,6 +87,10 @@ def claude_end(stop: str | None) -> list[dict[str, Any]]:
     ]
 
 
+def gemini_reply(content: str, finish: str | None = None) -> dict[str, Any]:
+    return {"candidates": [{"content": {"parts": [{"text": content}]}, "finishReason": finish}]}
+
+
 def ollama_reply(content: str, done: bool = True, **message: Any) -> dict[str, Any]:
     return {"model": "m", "message": {"role": "assistant", "content": content, **message}, "done": done}
 
@@ -100,6 +104,7 @@ BEGUN: dict[str, bytes] = {
     ),
     "anthropic": sse(claude_start(), *claude_block(0, TEXT, {"type": "text_delta", "text": "Hel"})),
     "ollama": lines(ollama_reply("Hel", done=False)),
+    "gemini": sse(gemini_reply("Hel")),
 }
 """The beginning of a stream, without its end."""
 
@@ -177,7 +182,7 @@ async def test_nobody_listening_is_an_error_that_may_be_retried(make: Make) -> N
             assert caught.value.__cause__ is not None
 
 
-@pytest.mark.parametrize("kind", [OpenAIDriver, AnthropicDriver, OllamaDriver])
+@pytest.mark.parametrize("kind", [OpenAIDriver, AnthropicDriver, GeminiDriver, OllamaDriver])
 async def test_silence_is_given_up(kind: Callable[..., Driver]) -> None:
     async with raw_server(b"", stay=True) as server:
         driver = kind("m", base_url=server.url, api_key=KEY, timeout=0.2)
@@ -255,6 +260,7 @@ UNFINISHED: dict[str, Any] = {
     "responses": {"id": "r", "object": "response", "status": "in_progress", "output": []},
     "anthropic": claude_reply([{"type": "text", "text": "x"}], stop=None),
     "ollama": ollama_reply("x", done=False),
+    "gemini": gemini_reply("x"),
 }
 
 
@@ -604,7 +610,7 @@ async def test_a_server_that_is_not_known_to_be_here_is_reached_with_the_client_
 
 def test_a_key_that_no_header_can_carry_is_refused_without_being_shown() -> None:
     pasted = f"{KEY}\n{KEY}"
-    for kind in (OpenAIDriver, AnthropicDriver, OllamaDriver):
+    for kind in (OpenAIDriver, AnthropicDriver, GeminiDriver, OllamaDriver):
         with pytest.raises(ValueError, match=f"position {len(KEY)}") as caught:
             kind("m", base_url="http://127.0.0.1:9", api_key=pasted)
         assert KEY not in "".join(traceback.format_exception(caught.value))
@@ -621,7 +627,8 @@ async def test_a_line_break_behind_a_key_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "package"), [(OpenAIDriver, "http"), (AnthropicDriver, "http"), (OllamaDriver, "http")]
+    ("kind", "package"),
+    [(OpenAIDriver, "http"), (AnthropicDriver, "http"), (OllamaDriver, "http"), (GeminiDriver, "http")],
 )
 def test_a_missing_extra_names_what_to_install(
     kind: Callable[..., object], package: str, monkeypatch: pytest.MonkeyPatch
@@ -632,7 +639,12 @@ def test_a_missing_extra_names_what_to_install(
 
 
 @pytest.mark.parametrize(
-    ("kind", "variable"), [(OpenAIDriver, "OPENAI_API_KEY"), (AnthropicDriver, "ANTHROPIC_API_KEY")]
+    ("kind", "variable"),
+    [
+        (OpenAIDriver, "OPENAI_API_KEY"),
+        (AnthropicDriver, "ANTHROPIC_API_KEY"),
+        (GeminiDriver, "GEMINI_API_KEY"),
+    ],
 )
 def test_a_missing_key_names_its_variable(
     kind: Callable[..., object], variable: str, monkeypatch: pytest.MonkeyPatch
@@ -644,7 +656,7 @@ def test_a_missing_key_names_its_variable(
     assert KEY not in repr(kind("m"))
 
 
-@pytest.mark.parametrize("kind", [OpenAIDriver, AnthropicDriver, OllamaDriver])
+@pytest.mark.parametrize("kind", [OpenAIDriver, AnthropicDriver, GeminiDriver, OllamaDriver])
 def test_wrong_arguments_are_refused(kind: Callable[..., object]) -> None:
     make = partial(kind, api_key="some-key")
     with pytest.raises(ValueError, match="name of a model"):

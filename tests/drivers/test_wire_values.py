@@ -421,11 +421,25 @@ def test_a_schema_that_is_not_taken_is_asked_for_in_words() -> None:
     [
         ({"type": "string"}, False),
         ({"type": "object"}, True),
-        ({"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {}}}}, "required": ["a"]}, False),
+        (
+            {
+                "type": "object",
+                "properties": {"a": {"type": "object", "properties": {"b": {}}}},
+                "required": ["a"],
+            },
+            False,
+        ),
         ({"type": "object", "additionalProperties": {"type": "string"}}, False),
         ({"type": "object", "properties": {"a": {"allOf": [{}]}}, "required": ["a"]}, False),
-        ({"type": "object", "properties": {"a": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/b"}]}}, "required": ["a"],
-          "$defs": {"b": {"type": "array", "items": {"type": "string"}}}}, True),
+        (
+            {
+                "type": "object",
+                "properties": {"a": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/b"}]}},
+                "required": ["a"],
+                "$defs": {"b": {"type": "array", "items": {"type": "string"}}},
+            },
+            True,
+        ),
         ({"type": "object", "properties": {"a": {"items": {"not": {}}}}, "required": ["a"]}, False),
         ({"type": "object", "properties": {"a": {"anyOf": [{"not": {}}]}}, "required": ["a"]}, False),
     ],

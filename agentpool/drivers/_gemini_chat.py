@@ -24,7 +24,7 @@ from agentpool.drivers import _reading as reading
 from agentpool.drivers._chat import document_text
 from agentpool.drivers._dialect import Delta, RefusedInStreamError
 from agentpool.drivers._fitting import LOOSE_IDS, Question, Turn, joined, schema_instruction
-from agentpool.drivers._schemas import open_api_schema
+from agentpool.drivers._schemas import inlined, open_api_schema
 
 PROVIDER = "gemini"
 
@@ -162,7 +162,7 @@ def _config(question: Question, *, native: bool) -> dict[str, Any]:
         if "old_schemas" in question.lessons.traits:
             config["responseSchema"] = open_api_schema(request.output_schema)
         else:
-            config["responseJsonSchema"] = dict(request.output_schema)
+            config["responseJsonSchema"] = inlined(request.output_schema)
     if request.reasoning is not None:
         config["thinkingConfig"] = _thinking(request.reasoning, question.lessons.dropped)
     return config
@@ -198,7 +198,7 @@ def _thinking(reasoning: str | int, dropped: frozenset[str]) -> dict[str, Any]:
 def _declared(tool: Any, question: Question) -> dict[str, Any]:
     result: dict[str, Any] = {"name": tool.name, "description": tool.description}
     if "old_schemas" not in question.lessons.traits:
-        result["parametersJsonSchema"] = tool.input_schema
+        result["parametersJsonSchema"] = inlined(tool.input_schema)
     elif tool.input_schema.get("properties"):  # an object without properties is refused there
         result["parameters"] = open_api_schema(tool.input_schema)
     return result

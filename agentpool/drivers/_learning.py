@@ -131,7 +131,7 @@ _NOT_TAKEN = (
     r"|not accepted|does ?n[o']t accept|cannot be used|can ?not be set|not implemented|not enabled|no such"
     r"|invalid (?:argument|field|parameter|name)|unable to|not valid|must not be|only the default|removed"
     r"|cannot find field|not recogni[sz]ed|is not a valid|incompatible|mutually exclusive|ignored"
-    r"|is invalid|only works in|is only enabled|must be verified"
+    r"|is invalid|only works in|is only enabled|must be verified|too many states"
 )
 
 _INSTEAD = r"use ['\"`]?(\w+)['\"`]? instead"
@@ -212,6 +212,7 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
         "plain_results",
         (
             r"unknown name \W?parts\W.{0,60}function_?response"
+            r"|function_?response\W{0,3}parts\W{0,3}.{0,20}not (?:supported|enabled)"
             r"|multi-?modal function response.{0,60}not (?:supported|enabled)"
         ),
     ),
@@ -344,6 +345,7 @@ _ALIASES = (
     ("generationConfig.thinkingConfig.thinkingLevel", r"thinking[ _]level"),
     ("generationConfig.thinkingConfig.thinkingBudget", r"thinking[ _]budget|\bbudget -?\d+ is invalid"),
     ("generationConfig.thinkingConfig", r"thinking"),
+    ("generationConfig.responseJsonSchema", r"too many states"),
     ("generationConfig.responseMimeType", r"json mode|response[ _]mime[ _]type|response[ _]schema"),
     ("generationConfig.stopSequences", r"stop[ _]sequences?"),
 )

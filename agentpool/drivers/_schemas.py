@@ -73,11 +73,15 @@ def _strict(node: Any) -> Any:
 def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a schema without `$ref`: what one points to stands in its place.
 
+    Gemini takes `$ref` only where nothing stands beside it, and others drop it without a word.
     Something that contains itself is an object of any form the second time, with its name in the
     description. `oneOf` becomes `anyOf`, `const` an `enum` of one, and `allOf` of a single schema
     that schema.
     """
     return _Inliner(schema).node(schema, ())
+
+
+_OF_DOCUMENTS = ("$ref", "$defs", "definitions", "$schema", "$id", "$comment")
 
 
 class _Inliner:
@@ -89,7 +93,7 @@ class _Inliner:
         if not isinstance(node, Mapping):  # true and false are schemas, too
             return {}
         reference = node.get("$ref")
-        rest = {key: value for key, value in node.items() if key not in ("$ref", "$defs", "definitions")}
+        rest = {key: value for key, value in node.items() if key not in _OF_DOCUMENTS}
         if isinstance(reference, str):
             if reference in inside:
                 name = reference.rpartition("/")[2]

@@ -373,6 +373,48 @@ async def test_a_schema_beside_tools_is_prompted_where_it_is_refused() -> None:
     assert ["responseMimeType" in sent["generationConfig"] for sent in bodies] == [True, False, False]
 
 
+async def test_a_schema_that_is_too_large_for_a_grammar_is_prompted() -> None:
+    words = "The specified schema produces a constraint that has too many states for serving."
+    bodies, _ = await asked(refusal(words), output_schema=SCHEMA)
+    assert ["responseMimeType" in sent["generationConfig"] for sent in bodies] == [True, False, False]
+
+
+async def test_a_model_that_takes_no_files_in_results_is_given_them_behind() -> None:
+    """The words are those of google-gemini/gemini-cli#19436."""
+    words = "Unable to submit request because `function_response.parts` is not supported for this model."
+    talk: list[ChatMessage] = [
+        UserMessage("hi"),
+        AssistantMessage("", [ToolCall("a", "look")]),
+        ToolMessage("a", "look", ToolResult(Image(b"png", "image/png"))),
+    ]
+
+    def reply(head: str, sent: Any) -> bytes:
+        within = sent["contents"][2]["parts"][0]["functionResponse"]
+        return refusal(words) if "parts" in within else answer(200, DONE)
+
+    async with raw_server(reply) as server, GeminiDriver("m", base_url=server.url, api_key="") as driver:
+        assert (await driver.complete(CompletionRequest(messages=talk))).text == "ok"
+    assert len(server.requests) == 2
+
+
+def test_no_reference_is_left_in_a_schema() -> None:
+    """Gemini refuses what stands beside one (anomalyco/opencode#12295)."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": {"Unit": {"type": "string", "enum": ["c", "f"]}},
+        "type": "object",
+        "properties": {"unit": {"$ref": "#/$defs/Unit", "default": "c"}},
+    }
+    tool = ToolDefinition("look", "Look.", schema)
+    sent = body(tools=[tool], output_schema=schema)
+    plain = {
+        "type": "object",
+        "properties": {"unit": {"type": "string", "enum": ["c", "f"], "default": "c"}},
+    }
+    assert sent["tools"][0]["functionDeclarations"][0]["parametersJsonSchema"] == plain
+    assert sent["generationConfig"]["responseJsonSchema"] == plain
+
+
 async def test_calls_of_others_are_marked_as_unsigned_where_signatures_are_asked_for() -> None:
     words = "Function call is missing a thought_signature in functionCall parts. position 2"
     talk: list[ChatMessage] = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -110,7 +110,7 @@ class Exchange:
     _content: bytes | None
     _sent: _Sent = attrs.field(factory=lambda: _Sent(), init=False)
     _response: Any = attrs.field(default=None, init=False)
-    _chunks: AsyncGenerator[bytes, None] | None = attrs.field(default=None, init=False)
+    _chunks: AsyncIterator[bytes] | None = attrs.field(default=None, init=False)
     _ended: bool = attrs.field(default=False, init=False)
     _received: int = attrs.field(default=0, init=False)
     status: int = attrs.field(default=0, init=False)
@@ -167,27 +167,24 @@ class Exchange:
         """
         if self._ended:
             return b""
-        if self._chunks is None:
+        chunks = self._chunks
+        if chunks is None:
             response = self._response
             packed = "content-encoding" in response.headers
-            self._chunks = response.aiter_bytes() if packed else response.stream.__aiter__()
+            chunks = self._chunks = response.aiter_bytes() if packed else response.stream.__aiter__()
+        chunk: bytes | None = b""
         try:
-            chunk = await anext(self._chunks, b"")
-            while chunk == b"" and not self._chunks_ended():
-                chunk = await anext(self._chunks, b"")
+            while chunk == b"":  # a piece may unpack to nothing yet
+                chunk = await anext(chunks, None)
         except Exception as error:
             raise self.translated(error, begun=True) from self._http.redaction.scrub(error)
-        if not chunk:
+        if chunk is None:
             self._ended = True
             return b""
         self._received += len(chunk)
         if self._received > LARGEST_ANSWER:
             raise MalformedReplyError(f"the answer has more than {LARGEST_ANSWER:,} bytes")
         return chunk
-
-    def _chunks_ended(self) -> bool:
-        chunks: Any = self._chunks
-        return chunks.ag_frame is None
 
     async def read(self, most: int = LARGEST_ANSWER) -> bytes:
         """Return the rest of the answer, or its beginning if it has more than `most` bytes."""
@@ -216,7 +213,7 @@ class Exchange:
         if response is None:
             return
         with trio.move_on_after(CLOSE_GRACE, shield=True):
-            if chunks is not None:
+            if isinstance(chunks, AsyncGenerator):
                 await chunks.aclose()
             await response.aclose()
 

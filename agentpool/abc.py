@@ -71,6 +71,28 @@ class Driver(Protocol):
         return 0.0
 
 
+@runtime_checkable
+class WrapsDriver(Protocol):
+    """A driver that has its requests answered by others, such as one that retries or chooses.
+
+    A pool counts each call of a driver that talks to a model by itself, each attempt and each
+    fallback. A wrapper that has this method is taken apart for that; one that has not is counted
+    from outside, as if it made one call for each request.
+    """
+
+    def rewrapped(self, wrap: Callable[[Driver], Driver]) -> Driver:
+        """Return this driver around what `wrap` makes of each driver inside, at every depth.
+
+        Counters and limits are shared with this one.
+        """
+        ...
+
+
+def wrapped_inside(driver: Driver, wrap: Callable[[Driver], Driver]) -> Driver:
+    """Return a driver with each innermost one in it wrapped; itself wrapped if it holds none."""
+    return driver.rewrapped(wrap) if isinstance(driver, WrapsDriver) else wrap(driver)
+
+
 @asynccontextmanager
 async def _stream_of_one(
     driver: Driver, request: CompletionRequest

@@ -17,7 +17,7 @@ from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ChatMessage
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.transcript import checked_history
-from agentpool._loop.model_calls import ModelCalls
+from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
 from agentpool._loop.tool_calls import ToolCalls
 
@@ -128,8 +128,13 @@ class _ModelAgent(Generic[T]):
         self, ctx: AgentContext, query: str, history: tuple[ChatMessage, ...]
     ) -> AgentResult[T]:
         """Run the loop to its end."""
-        driver = _driver_for(self.manifest, ctx.driver if self.driver is None else self.driver)
         is_spawned = ctx.agent is self
+        budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
+        driver = ctx.metered(
+            _driver_for(self.manifest, ctx.driver if self.driver is None else self.driver),
+            budget,
+            MODEL_SECONDS,
+        )
         tools = ctx.tools if is_spawned else self.build_tools(ctx.tool_builder)
         allowed = None if tools is None else tools.limited_to(self.manifest)
         state, effect = begin(
@@ -140,8 +145,7 @@ class _ModelAgent(Generic[T]):
             context_window=getattr(driver, "context_window", None),
             output=self._output(),
         )
-        budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
-        run = Run(ctx, ModelCalls.of(ctx, driver, budget), ToolCalls(ctx, allowed))
+        run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed))
         return await run.to_its_end(state, effect)
 
     def _budget_below(self, above: Budget | None) -> Budget | None:

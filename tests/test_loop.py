@@ -13,8 +13,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentpool._core import loop
 from agentpool._core.capability import MemoryCapability
+from agentpool._core.effects import (
+    PHASES,
+    Act,
+    Acted,
+    DriverFailed,
+    Effect,
+    Finish,
+    Halt,
+    IllegalObservationError,
+    Observation,
+    Reason,
+    Recall,
+    Recalled,
+    Remember,
+    Remembered,
+    Replied,
+)
 from agentpool._core.errors import (
     ContentRefusedError,
     ContextTooLongError,
@@ -24,30 +40,7 @@ from agentpool._core.errors import (
     OverloadedError,
 )
 from agentpool._core.guard import GuardLimits
-from agentpool._core.loop import (
-    TRANSITIONS,
-    Act,
-    Acted,
-    DriverFailed,
-    Effect,
-    Finish,
-    Halt,
-    IllegalObservationError,
-    LoopState,
-    Observation,
-    OutputSpec,
-    Parsed,
-    Problems,
-    Reason,
-    Recall,
-    Recalled,
-    Remember,
-    Remembered,
-    Replied,
-    advance,
-    begin,
-    perceived,
-)
+from agentpool._core.loop import TRANSITIONS, advance, begin
 from agentpool._core.manifest import AgentManifest, ModelSettings, ResourceQuota
 from agentpool._core.messages import (
     AgentMessage,
@@ -61,6 +54,9 @@ from agentpool._core.messages import (
     ToolResult,
     UserMessage,
 )
+from agentpool._core.perceiving import perceived
+from agentpool._core.plan import OutputSpec, Parsed, Problems
+from agentpool._core.states import LoopState
 from agentpool._core.transcript import messages_tokens, repaired
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import MemoryFragment
@@ -136,7 +132,7 @@ SAMPLES: dict[type[Observation], Observation] = {
 
 
 def test_the_samples_are_complete() -> None:
-    assert set(STATES) == set(typing.get_args(Effect)) == set(loop.PHASES)
+    assert set(STATES) == set(typing.get_args(Effect)) == set(PHASES)
     assert set(SAMPLES) == set(typing.get_args(Observation))
 
 

@@ -12,10 +12,11 @@ import attrs
 from agentpool import abc
 from agentpool._core.budget import Budget
 from agentpool._core.errors import RequestRejectedError
-from agentpool._core.loop import OutputSpec, begin
+from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ChatMessage
 from agentpool._core.outcomes import AgentResult
+from agentpool._core.plan import OutputSpec
 from agentpool._core.transcript import checked_history
 from agentpool._loop.model_calls import ModelCalls
 from agentpool._loop.run import Run

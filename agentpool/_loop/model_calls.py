@@ -10,6 +10,7 @@ import trio
 
 from agentpool import abc
 from agentpool._core.budget import Budget, Claim, Reservation
+from agentpool._core.effects import DriverFailed, Observation, Reason, Replied
 from agentpool._core.errors import (
     BudgetExceededError,
     DriverError,
@@ -23,8 +24,8 @@ from agentpool._core.events import (
     ReasoningDeltaReceived,
     TextDeltaReceived,
 )
-from agentpool._core.loop import DriverFailed, LoopState, Observation, Reason, Replied
 from agentpool._core.messages import Completion, CompletionRequest, ReasoningDelta, TextDelta
+from agentpool._core.states import LoopState
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import split_error

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import attrs
 import pydantic
 
-from agentpool._core.loop import OutputSpec, Parsed, Problems
+from agentpool._core.plan import OutputSpec, Parsed, Problems
 
 _FENCE = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(?P<body>.*?)\n?\s*```\s*\Z", re.DOTALL)
 

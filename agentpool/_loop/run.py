@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any, NoReturn, assert_never
 import attrs
 
 from agentpool import abc
-from agentpool._core.events import PhaseChanged
-from agentpool._core.loop import (
+from agentpool._core.effects import (
     Act,
     Acted,
     Effect,
     Finish,
     Halt,
-    LoopState,
     Reason,
     Recall,
     Recalled,
     Remember,
     Remembered,
-    advance,
 )
+from agentpool._core.events import PhaseChanged
+from agentpool._core.loop import advance
 from agentpool._core.messages import AgentMessage
 from agentpool._core.outcomes import AgentResult
+from agentpool._core.states import LoopState
 from agentpool._loop.model_calls import ModelCalls
 from agentpool._loop.tool_calls import ToolCalls
 

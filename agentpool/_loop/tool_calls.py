@@ -9,9 +9,9 @@ import attrs
 import trio
 
 from agentpool import abc
+from agentpool._core.effects import Act
 from agentpool._core.errors import ToolError
 from agentpool._core.events import GuardWarned, ToolFinished, ToolStarted
-from agentpool._core.loop import Act
 from agentpool._core.messages import ToolCall, ToolResult
 from agentpool._core.text import told
 from agentpool._kernel.leftovers import close_leftovers, mark_task, run_in_context, told_of

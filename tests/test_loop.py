@@ -22,6 +22,7 @@ from agentpool._core.effects import (
     Effect,
     Finish,
     Halt,
+    Idled,
     IllegalObservationError,
     Observation,
     Reason,
@@ -127,6 +128,7 @@ SAMPLES: dict[type[Observation], Observation] = {
     Replied: saying("done"),
     DriverFailed: DriverFailed(OverloadedError()),
     Acted: acted("seen"),
+    Idled: Idled(30, [None]),
     Remembered: Remembered(),
 }
 
@@ -155,7 +157,7 @@ def test_only_what_the_table_says_is_legal(effect: type[Effect], observation: ty
 
 
 def test_an_illegal_observation_is_told_what_would_be_legal() -> None:
-    with pytest.raises(ValueError, match="in phase reason: Replied or DriverFailed is"):
+    with pytest.raises(ValueError, match="in phase reason: Replied or DriverFailed or Idled is"):
         advance(STATES[Reason], Remembered())
     with pytest.raises(ValueError, match="in phase done: nothing is"):
         advance(STATES[Finish], Remembered())
@@ -268,10 +270,45 @@ def test_a_wish_for_calls_counts_whatever_the_stop_reason() -> None:
     assert isinstance(last(PLAIN, Recalled(), saying("done", stop_reason="stop_sequence")), Finish)
 
 
-def test_an_empty_answer_is_an_answer() -> None:
-    finish = last(MINDFUL, Recalled(), saying(""))
-    assert isinstance(finish, Finish)  # and there is nothing to remember
-    assert finish.result.text == ""
+THOUGHT_ONLY = Completion(reasoning="It is 3.", usage=USAGE)
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [Completion(usage=USAGE), Completion(" \n", usage=USAGE), THOUGHT_ONLY]
+    + [Completion(stop_reason=stop, usage=USAGE) for stop in ("stop_sequence", "tool_use")],
+    ids=str,
+)
+def test_an_empty_answer_is_asked_about_once(empty: Completion) -> None:
+    request = request_after(PLAIN, Recalled(), Replied(empty))
+    assert [type(message) for message in request.messages] == [UserMessage, UserMessage]
+    note = request.messages[1]
+    assert isinstance(note, UserMessage)
+    assert note.kind == "note"
+    assert "was empty" in note.body
+    finish = last(PLAIN, Recalled(), Replied(empty), saying("three"))
+    assert isinstance(finish, Finish)
+    assert finish.result.text == "three"
+    assert finish.result.usage == USAGE + USAGE
+    halt = last(PLAIN, Recalled(), Replied(empty), Replied(empty))
+    assert isinstance(halt, Halt)
+    assert isinstance(halt.error, MalformedReplyError)
+    assert halt.usage == USAGE + USAGE
+
+
+def test_after_work_was_done_an_empty_answer_is_asked_about_again() -> None:
+    turn = [saying(""), calling(call()), acted("1"), Recalled()]
+    assert isinstance(last(PLAIN, Recalled(), *turn, saying("")), Reason)
+    # Typed answers as well: a wrong one is no empty one.
+    observations = [Recalled(), saying(""), saying("many"), saying(""), saying("42")]
+    assert isinstance(last(PLAIN, *observations, output=NUMBER), Finish)
+
+
+def test_nothing_more_is_the_end_of_an_answer_that_was_cut_off() -> None:
+    finish = last(PLAIN, Recalled(), saying("one, ", stop_reason="max_tokens"), saying(""))
+    assert isinstance(finish, Finish)
+    assert finish.result.text == "one, "
+    assert all(message != AssistantMessage("") for message in finish.result.transcript)
 
 
 def test_an_older_conversation_comes_first() -> None:

@@ -111,12 +111,25 @@ class Acted:
     results: Sequence[ToolResult]
 
 
+@value
+class Idled:
+    """For so many seconds nothing was heard of what was to be done, and it was cancelled.
+
+    Attributes:
+      seconds: the limit.
+      results: the results of the calls that had ended; None for each that had not. Empty after `Reason`.
+    """
+
+    seconds: float
+    results: Sequence[ToolResult | None] = ()
+
+
 @attrs.frozen
 class Remembered:
     """The answer was kept."""
 
 
-Observation: TypeAlias = Recalled | Replied | DriverFailed | Acted | Remembered
+Observation: TypeAlias = Recalled | Replied | DriverFailed | Acted | Idled | Remembered
 
 
 class IllegalObservationError(ValueError):

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from agentpool._core.acting import on_acted
+from agentpool._core.acting import on_acted, on_idle_calls
 from agentpool._core.asking import ask
+from agentpool._core.content import Content
 from agentpool._core.effects import (
     PHASES,
     Act,
@@ -33,6 +34,7 @@ from agentpool._core.effects import (
     Effect,
     Finish,
     Halt,
+    Idled,
     IllegalObservationError,
     Observation,
     Reason,
@@ -42,12 +44,13 @@ from agentpool._core.effects import (
     Remembered,
     Replied,
 )
+from agentpool._core.encoding import encodable_content, encodable_message
 from agentpool._core.events import Phase
 from agentpool._core.guard import GuardLimits, LoopGuard
 from agentpool._core.messages import ChatMessage, ToolDefinition, UserMessage
 from agentpool._core.perceiving import perceived
-from agentpool._core.plan import OutputSpec, plan_of
-from agentpool._core.replies import on_driver_failed, on_replied
+from agentpool._core.plan import OutputSpec, Price, plan_of
+from agentpool._core.replies import on_driver_failed, on_idle_model, on_replied
 from agentpool._core.states import TAKE_MESSAGES, LoopState, Step, finished, heard
 from agentpool._core.transcript import Transcript, Window, messages_tokens, repaired
 
@@ -57,19 +60,20 @@ if TYPE_CHECKING:
 
 def begin(
     manifest: AgentManifest,
-    query: str,
+    query: Content,
     history: Iterable[ChatMessage] = (),
     *,
     tools: Iterable[ToolDefinition] = (),
     context_window: int | None = None,
     output: OutputSpec | None = None,
     limits: GuardLimits | None = None,
+    price: Price | None = None,
 ) -> Step:
     """Return the first state and the first effect of a run.
 
     Args:
       manifest: who the agent is.
-      query: what it is asked.
+      query: what it is asked; text or parts.
       history: a conversation that came before. Calls in it that have no result get one that says
         that their result is unknown.
       tools: what the model may call.
@@ -77,18 +81,21 @@ def begin(
         not say so itself; None for no bound.
       output: what a typed answer has to be.
       limits: the guard's bounds, in the place of the manifest's `[resources]`.
+      price: what a usage costs; an agent that lands keeps money back for its last turn by it.
 
     Raises:
       ValueError: if a result in `history` belongs to no call.
+      ManifestError: if the manifest's `tool_choice` is for a tool that is none of `tools`.
     """
-    plan = plan_of(manifest, tuple(tools), context_window, output)
-    before = repaired(history)
-    messages = [*before, UserMessage(query)]
+    limits = limits or GuardLimits.of(manifest.resources)
+    plan = plan_of(manifest, tuple(tools), context_window, output, limits, price)
+    before = list(map(encodable_message, repaired(history)))
+    asked = UserMessage(encodable_content(query))
+    messages = [*before, asked]
     transcript = Transcript(messages)
     window = Window(transcript, messages_tokens(messages), len(before))
-    guard = LoopGuard(limits or GuardLimits.of(manifest.resources))
-    effect = Recall(query) if plan.remembers else TAKE_MESSAGES
-    return LoopState(plan, Recall, transcript, window, guard), effect
+    effect = Recall(asked.body) if plan.remembers else TAKE_MESSAGES
+    return LoopState(plan, Recall, transcript, window, LoopGuard(limits)), effect
 
 
 def advance(state: LoopState, observation: Observation) -> Step:
@@ -145,7 +152,9 @@ TRANSITIONS = (
     Transition(Recall, Recalled, (Reason, Halt), on_recalled),
     Transition(Reason, Replied, (Act, Recall, Reason, Remember, Finish, Halt), on_replied),
     Transition(Reason, DriverFailed, (Reason, Halt), on_driver_failed),
+    Transition(Reason, Idled, (Reason, Halt), on_idle_model),
     Transition(Act, Acted, (Recall,), on_acted),
+    Transition(Act, Idled, (Reason, Halt), on_idle_calls),
     Transition(Remember, Remembered, (Finish,), on_remembered),
 )
 """Every legal pair; nothing answers `Finish` and `Halt`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from agentpool._core.effects import Fragment
 from agentpool._core.messages import AgentMessage, UserMessage
+from agentpool._core.text import encodable
 
 
 def perceived(fragments: Iterable[Fragment], messages: Iterable[AgentMessage]) -> list[UserMessage]:
@@ -30,12 +31,12 @@ def perceived(fragments: Iterable[Fragment], messages: Iterable[AgentMessage]) -
     is written as `&lt;`.
     """
     news: list[UserMessage] = []
-    recalled = [fragment.content for fragment in fragments]
+    recalled = [encodable(fragment.content) for fragment in fragments]
     if recalled:
         lines = "\n".join(f"- {_harmless(text)}" for text in recalled)
         news.append(UserMessage(f"<memory>\n{lines}\n</memory>", "recall", "\n".join(recalled)))
     for message in messages:
-        body = _text_of(message.content)
+        body = encodable(_text_of(message.content))
         topic = "" if message.topic is None else f" topic={json.dumps(message.topic)}"
         start = f'<message from="{message.sender}" id="{message.id}"{topic}>'
         news.append(UserMessage(f"{start}\n{_harmless(body)}\n</message>", "message", body))
@@ -59,4 +60,5 @@ def _text_of(content: Any) -> str:
 
 
 def as_note(text: str) -> UserMessage:
+    """Return a remark of the loop itself."""
     return UserMessage(f"<note>\n{text}\n</note>", "note", text)

@@ -10,7 +10,8 @@ import attrs
 from agentpool._core.effects import PHASES, Effect, Finish, Halt, Reason, Recall
 from agentpool._core.errors import LoopHaltedError
 from agentpool._core.events import Phase
-from agentpool._core.guard import LoopGuard
+from agentpool._core.guard import Limit, LoopGuard
+from agentpool._core.landing import Landing
 from agentpool._core.messages import AssistantMessage, ChatMessage
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.plan import Plan
@@ -28,12 +29,14 @@ class Trouble:
       truncations: how many answers in a row were cut off.
       retries: how many typed answers were given back.
       squeezed: whether the window was halved for the request that is under way.
+      emptied: whether the last answer was empty.
     """
 
     partial: str = ""
     truncations: int = 0
     retries: int = 0
     squeezed: bool = False
+    emptied: bool = False
 
 
 NO_TROUBLE = Trouble()
@@ -54,6 +57,7 @@ class LoopState:
       trouble: cut off answers and the like.
       excess: by how many tokens the last request was longer than its estimate.
       result: the result, until it is remembered.
+      landing: the limit at which it lands, once its last turn is under way.
     """
 
     plan: Plan
@@ -66,6 +70,7 @@ class LoopState:
     trouble: Trouble = NO_TROUBLE
     excess: int = 0
     result: AgentResult[Any] | None = None
+    landing: Landing | None = None
 
     @property
     def phase(self) -> Phase:
@@ -88,6 +93,7 @@ Step: TypeAlias = tuple[LoopState, Effect]
 
 
 def heard(state: LoopState, messages: Sequence[ChatMessage]) -> LoopState:
+    """Return the state with more messages."""
     transcript, window = grown(state, messages)
     return LoopState(
         state.plan,
@@ -100,10 +106,12 @@ def heard(state: LoopState, messages: Sequence[ChatMessage]) -> LoopState:
         state.trouble,
         state.excess,
         state.result,
+        state.landing,
     )
 
 
 def grown(state: LoopState, messages: Sequence[ChatMessage]) -> tuple[Transcript, Window]:
+    """Return the transcript and the window with more messages."""
     transcript, window = state.transcript.extended(messages), state.window
     # As long as nothing was dropped from it, the window is the transcript.
     shown = transcript if window.messages is state.transcript else window.messages.extended(messages)
@@ -111,16 +119,20 @@ def grown(state: LoopState, messages: Sequence[ChatMessage]) -> tuple[Transcript
 
 
 def finished(state: LoopState, result: AgentResult[Any]) -> Step:
+    """End well."""
     plan, transcript, window, guard = state.plan, state.transcript, state.window, state.guard
     done = LoopState(plan, Finish, transcript, window, guard, None, "", state.trouble, state.excess, result)
     return done, Finish(result)
 
 
-def halted(state: LoopState, reason: str) -> Step:
-    return failed(state, LoopHaltedError(reason, usage=state.usage, transcript=state.transcript))
+def halted(state: LoopState, reason: str, limit: Limit | None = None) -> Step:
+    """Fail for a reason of the loop's own."""
+    error = LoopHaltedError(reason, limit=limit, usage=state.usage, transcript=state.transcript)
+    return failed(state, error)
 
 
 def failed(state: LoopState, error: Exception) -> Step:
+    """Fail."""
     return attrs.evolve(state, awaiting=Halt), Halt(error, state.usage, state.transcript)
 
 

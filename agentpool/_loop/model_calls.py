@@ -27,6 +27,7 @@ from agentpool._core.events import (
 from agentpool._core.messages import Completion, CompletionRequest, ReasoningDelta, TextDelta
 from agentpool._core.states import LoopState
 from agentpool._core.usage import TokenUsage
+from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import split_error
 from agentpool._loop.budgets import decision_on, waking
@@ -69,14 +70,19 @@ class ModelCalls:
             metered=getattr(driver, "metered", True),
         )
 
-    async def reason(self, state: LoopState, effect: Reason) -> Observation:
+    async def reason(self, state: LoopState, effect: Reason, idle: IdleLimit | None = None) -> Observation:
         """Ask the model; what goes wrong is an observation too, unless it is fatal.
 
         Waits for room in the budget, then for the answer. Cancellation: the worst case of a call
         that was under way counts as used.
+
+        Args:
+          state: where the run stands.
+          effect: what to ask.
+          idle: is told of each piece of the answer; so the answer is streamed, if the driver can.
         """
         try:
-            return Replied(await self._within_budget(effect))
+            return Replied(await self._within_budget(effect, idle))
         except BudgetExceededError as error:
             error.usage, error.transcript = state.usage, state.transcript
             self.ctx.emit(BudgetWarned, str(error))
@@ -86,15 +92,15 @@ class ModelCalls:
                 raise
             return DriverFailed(error)
 
-    async def _within_budget(self, effect: Reason) -> Completion:
+    async def _within_budget(self, effect: Reason, idle: IdleLimit | None) -> Completion:
         if self.budget is None:
-            return await self._within_limit(effect.request, None)
+            return await self._within_limit(effect.request, None, idle)
         claim = self._claim(self.budget, effect)
         # The wait for room is no part of the call's time limit.
         reservation = claim if isinstance(claim, Reservation) else await decision_on(claim)
         with reservation:
             await trio.lowlevel.checkpoint_if_cancelled()  # nothing was sent: it costs nothing
-            return await self._within_limit(effect.request, reservation)
+            return await self._within_limit(effect.request, reservation, idle)
 
     def _claim(self, budget: Budget, effect: Reason) -> Reservation | Claim:
         most = TokenUsage(effect.input_tokens, effect.request.max_tokens)
@@ -102,34 +108,42 @@ class ModelCalls:
         decided = waking(trio.lowlevel.current_task())
         return budget.claim(decided, tokens=most.total_tokens, cost_usd=cost)
 
-    async def _within_limit(self, request: CompletionRequest, reservation: Reservation | None) -> Completion:
+    async def _within_limit(
+        self, request: CompletionRequest, reservation: Reservation | None, idle: IdleLimit | None
+    ) -> Completion:
         started = trio.current_time()
         with trio.CancelScope(deadline=started + MODEL_SECONDS):
-            completion = await self._complete(request, reservation)
+            completion = await self._complete(request, reservation, idle)
             if self.ctx.observed:
                 self.ctx.emit(CompletionFinished, completion.usage, trio.current_time() - started)
             return completion
         raise DriverUnavailableError(f"the model did not answer within {MODEL_SECONDS:g} s")
 
-    async def _complete(self, request: CompletionRequest, reservation: Reservation | None) -> Completion:
+    async def _complete(
+        self, request: CompletionRequest, reservation: Reservation | None, idle: IdleLimit | None
+    ) -> Completion:
         """Make a call, and forget no money that it may have cost when it fails or is cancelled.
 
         What such a call used is not known, so it is booked with its worst case.
         """
         try:
             with self.ctx.in_flight("model_calls"):
-                if self.streams and self.ctx.observed:
-                    return await self._stream(request, reservation)
+                if self.streams and (idle is not None or self.ctx.observed):
+                    return await self._stream(request, reservation, idle)
                 return self._booked(await self.driver.complete(request), reservation)
         except BaseException as error:
             if reservation is not None and _may_have_cost(error):
                 reservation.settle()
             raise
 
-    async def _stream(self, request: CompletionRequest, reservation: Reservation | None) -> Completion:
+    async def _stream(
+        self, request: CompletionRequest, reservation: Reservation | None, idle: IdleLimit | None
+    ) -> Completion:
         completion: Completion | None = None
         async with self.driver.stream(request) as parts:
             async for part in parts:
+                if idle is not None:
+                    idle.heard()
                 if isinstance(part, TextDelta):
                     self.ctx.emit(TextDeltaReceived, part.text)
                 elif isinstance(part, ReasoningDelta):

@@ -37,7 +37,7 @@ def perceived(fragments: Iterable[Fragment], messages: Iterable[AgentMessage]) -
         news.append(UserMessage(f"<memory>\n{lines}\n</memory>", "recall", "\n".join(recalled)))
     for message in messages:
         body = encodable(_text_of(message.content))
-        topic = "" if message.topic is None else f" topic={json.dumps(message.topic)}"
+        topic = "" if message.topic is None else f" topic={json.dumps(encodable(message.topic))}"
         start = f'<message from="{message.sender}" id="{message.id}"{topic}>'
         news.append(UserMessage(f"{start}\n{_harmless(body)}\n</message>", "message", body))
     return news

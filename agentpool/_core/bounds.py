@@ -23,7 +23,7 @@ from agentpool._core.messages import (
     ToolDefinition,
     ToolMessage,
 )
-from agentpool._core.transcript import IMAGE_TOKENS, Transcript
+from agentpool._core.transcript import IMAGE_TOKENS, Transcript, message_tokens, request_tokens
 
 PER_REQUEST = 16
 """Tokens that a request may have beside all that is in it: its delimiters, a date."""
@@ -94,49 +94,67 @@ def input_bound(request: CompletionRequest) -> int:
     return frame_bound(request) + messages_bound(request.messages)
 
 
+@attrs.frozen
+class InputTokens:
+    """How many tokens a request has.
+
+    Attributes:
+      bound: at the most.
+      estimate: about; never more than the bound.
+    """
+
+    bound: int
+    estimate: int
+
+
 @attrs.define(eq=False)
 class InputBounds:
     """The bounds of one agent's requests to one driver, which mostly go on with the last one.
 
     A request goes on with another if its conversation is the same transcript, grown, and all else
-    that is sent is the same. Then only what was added is looked at.
+    that is sent is the same, or less. Then only what was added is looked at.
     """
 
     _last: CompletionRequest | None = None
-    _messages: Sequence[ChatMessage] = ()
-    _tokens: int = 0  # of the last request, up to `_messages`
-    _answer: int | None = None  # of the answer to it, which the next request begins with
+    _bound: int = 0
+    _estimate: int = 0
+    _answer: int | None = None  # tokens of the answer to it, which the next request begins with
 
-    def of(self, request: CompletionRequest) -> int:
-        """Return how many tokens a request can have at the most, without its answer."""
-        messages = request.messages
-        if self._last is None or not _goes_on(self._last, request, self._messages):
-            self._tokens = input_bound(request)
+    def of(self, request: CompletionRequest) -> InputTokens:
+        """Return how many tokens a request has, without its answer."""
+        last = self._last
+        if last is None or not _goes_on(last, request):
+            self._bound, self._estimate = input_bound(request), request_tokens(request)
         else:
-            start = len(self._messages)
-            grown = start < len(messages)
-            if self._answer is not None and grown and isinstance(messages[start], AssistantMessage):
-                self._tokens += self._answer + PER_MESSAGE
-                start += 1
-            self._tokens += sum(message_bound(messages[index]) for index in range(start, len(messages)))
-        self._last, self._messages, self._answer = request, messages, None
-        return self._tokens
+            self._add(request.messages, len(last.messages))
+        self._last, self._answer = request, None
+        return InputTokens(self._bound, min(self._bound, self._estimate))
+
+    def _add(self, messages: Sequence[ChatMessage], start: int) -> None:
+        """Add the messages from `start` on; of the answer it is known how many tokens it has."""
+        for index in range(start, len(messages)):
+            message = messages[index]
+            bound, estimate = message_bound(message), message_tokens(message)
+            if index == start and self._answer is not None and isinstance(message, AssistantMessage):
+                # Thoughts that are not sent again are counted in the answer, too.
+                bound, estimate = min(bound, self._answer + PER_MESSAGE), min(estimate, self._answer)
+            self._bound += bound
+            self._estimate += estimate
 
     def counted(self, request: CompletionRequest, completion: Completion) -> None:
         """Take in what the provider counted for a request, if it was the last one and it counts."""
-        usage = completion.usage
-        if request.messages is self._messages and usage.input_tokens:
-            self._tokens = usage.input_tokens
-            if usage.output_tokens:
-                self._answer = usage.output_tokens
+        usage, last = completion.usage, self._last
+        if last is not None and request.messages is last.messages and usage.input_tokens:
+            self._bound = self._estimate = usage.input_tokens
+            self._answer = usage.output_tokens or None
 
 
-def _goes_on(last: CompletionRequest, request: CompletionRequest, messages: Sequence[ChatMessage]) -> bool:
+def _goes_on(last: CompletionRequest, request: CompletionRequest) -> bool:
     return (
         isinstance(request.messages, Transcript)
-        and isinstance(messages, Transcript)
-        and request.messages.goes_on_with(messages)
-        and request.tools is last.tools
+        and isinstance(last.messages, Transcript)
+        and request.messages.goes_on_with(last.messages)
+        and (request.tools is last.tools or not request.tools)
         and request.system is last.system
         and request.model == last.model
         and request.output_schema is last.output_schema

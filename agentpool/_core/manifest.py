@@ -6,6 +6,7 @@ as the validators of the fields below.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from agentpool._core.rules import (
     Whole,
     as_texts,
     as_tuple,
+    choice,
     fix_for_name,
     fold_name,
     join_key,
@@ -42,7 +44,27 @@ from agentpool._core.rules import (
     read_table,
     table_schema,
 )
+from agentpool._core.schemas import schema_problems
 from agentpool._core.templates import Placeholder, TemplateError, parse_template
+
+# -- schemas --------------------------------------------------------------------
+
+
+class JsonSchema(Json):
+    """A JSON schema, with no keyword that would be ignored."""
+
+    takes_null = True  # not in a file: TOML has none
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the schema as it is."""
+        before = len(report.problems)
+        schema = super().read(value, key, report)
+        if len(report.problems) == before:
+            for path, text in schema_problems(schema):
+                fix = "Write it with the keywords that agentpool checks; docs/guide/loop.md lists them"
+                report.add(functools.reduce(join_key, path, key), text, fix)
+        return schema
+
 
 # -- model and quota ------------------------------------------------------------
 
@@ -110,7 +132,7 @@ class ModelSettings(Table):
     output_schema: Mapping[str, Any] | None = attrs.field(
         default=None,
         hash=False,
-        validator=Json("The JSON schema that the final answer has to fit", optional=True),
+        validator=JsonSchema("The JSON schema that the final answer has to fit", optional=True),
     )
     reasoning: str | int | None = attrs.field(
         default=None,
@@ -150,6 +172,23 @@ class ResourceQuota(Table):
     max_tokens_budget: int | None = attrs.field(
         default=None,
         validator=Whole("How many tokens its model calls may use, in and out together", optional=True),
+    )
+    idle: float | None = attrs.field(
+        default=None,
+        validator=Number(
+            "How many seconds it may go without any event: a piece of an answer, a tool call that begins"
+            " or ends, a message",
+            above=0,
+            optional=True,
+        ),
+    )
+    on_limit: Literal["fail", "answer"] = attrs.field(
+        default="fail",
+        validator=Choice(
+            "What happens at one of these limits: it fails, or it gives its answer in one last turn"
+            " without tools",
+            values=choice("fail", "answer"),
+        ),
     )
 
 

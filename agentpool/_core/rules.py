@@ -397,6 +397,8 @@ class TextOrWhole(Rule):
 class Json(Rule):
     """A table of anything that JSON can say: strings, finite numbers, booleans, arrays, tables."""
 
+    takes_null = False
+
     def read(self, value: Any, key: str, report: Report) -> Any:
         """Return the table as it is."""
         if not isinstance(value, Mapping):
@@ -413,7 +415,7 @@ class Json(Rule):
         elif isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 self._check(item, join_key(key, index), report)
-        elif not isinstance(value, str | int | float):
+        elif not (isinstance(value, str | int | float) or (value is None and self.takes_null)):
             report.add_type(key, value, "a string, number, boolean, array or table")
 
     def schema(self, defs: dict[str, Schema]) -> Schema:

@@ -15,6 +15,7 @@ from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
 from agentpool._kernel.handle import AgentHandle
+from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.metering import Meter
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
@@ -288,6 +289,15 @@ class AgentContext(Scope):
             if left:
                 asked_for[root_id] = left
             raise
+
+    # -- time ----------------------------------------------------------------------------------------
+
+    def open_idle_limit(self, seconds: float) -> IdleLimit:
+        """Return a `with` block that is cancelled once nothing was heard of the agent for so long.
+
+        What is heard is told by `heard()` of its value, and are the messages that the agent receives.
+        """
+        return IdleLimit(self._agent, seconds)
 
     # -- tasks and events ----------------------------------------------------------------------------
 

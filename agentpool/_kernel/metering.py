@@ -12,6 +12,7 @@ aside while a call waits in a queue or pauses before it is tried again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -27,6 +28,7 @@ from agentpool._core.errors import (
     DriverUnavailableError,
     MalformedReplyError,
     PoolLimitError,
+    PriceUnknownError,
 )
 from agentpool._core.events import BudgetWarned
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
@@ -34,7 +36,7 @@ from agentpool._core.usage import TokenUsage
 from agentpool._kernel.protection import await_unprotected, protect_module
 
 if TYPE_CHECKING:
-    from agentpool._core.bounds import InputBounds
+    from agentpool._core.bounds import InputBounds, InputTokens
     from agentpool._core.budget import Budget, Reservation
     from agentpool._core.capability import PrivacyTier
     from agentpool._core.manifest import AgentManifest
@@ -135,9 +137,10 @@ class MeteredDriver(abc.Driver):
 
     def estimate_cost(self, usage: TokenUsage) -> float | None:
         """Return what the driver inside estimates; 0 for one without prices."""
-        return self._cost("", usage)
+        return self.cost_of("", usage)
 
-    def _cost(self, model: str, usage: TokenUsage) -> float | None:
+    def cost_of(self, model: str, usage: TokenUsage) -> float | None:
+        """As `estimate_cost`, for a request that names a model."""
         by_model = getattr(self.inner, "estimate_cost_of", None)
         if by_model is not None and model:
             cost: float | None = by_model(model, usage)
@@ -165,8 +168,8 @@ class MeteredDriver(abc.Driver):
             return super().stream(request)
         return _MeteredStream(self, request)
 
-    def bound(self, request: CompletionRequest) -> int:
-        """Return how many tokens of input a request can have at the most."""
+    def input_tokens(self, request: CompletionRequest) -> InputTokens:
+        """Return how many tokens of input a request has."""
         if self._bounds is None:
             from agentpool._core.bounds import InputBounds  # who has no budget needs none
 
@@ -185,7 +188,7 @@ class MeteredDriver(abc.Driver):
         usage = completion.usage
         if usage.cost_usd:
             return completion
-        cost = self._cost(model, usage)
+        cost = self.cost_of(model, usage)
         if not cost:
             return completion
         return attrs.evolve(completion, usage=attrs.evolve(usage, cost_usd=cost))
@@ -197,19 +200,24 @@ class _Call:
     The block is left silently when the time is over; whoever uses it then raises `too_slow`.
     """
 
-    __slots__ = ("_driver", "_limit", "_reservation", "_settled", "request")
+    __slots__ = ("_driver", "_limit", "_reservation", "_settled", "_slack", "request")
 
     def __init__(self, driver: MeteredDriver, request: CompletionRequest) -> None:
         self._driver = driver
         self.request = request
         self._reservation: Reservation | None = None
+        self._slack: Reservation | None = None
         self._limit: trio.CancelScope | None = None
         self._settled = False
 
     async def __aenter__(self) -> _Call:
         meter = self._driver.meter
         if meter.budget is not None:
-            self._reservation = await self._room(meter.budget)
+            try:
+                self._reservation = await self._room(meter.budget)
+            except BudgetExceededError as error:
+                meter.refused(error, self.request)
+                raise
         try:
             if self._reservation is not None:
                 await trio.lowlevel.checkpoint_if_cancelled()  # nothing was sent: it costs nothing
@@ -224,26 +232,62 @@ class _Call:
 
     async def _room(self, budget: Budget) -> Reservation:
         """Wait until the call's worst case is set aside."""
-        driver = self._driver
-        tokens = driver.bound(self.request) if budget.measures_calls else 0
+        if not budget.measures_calls:
+            return await self._claimed(budget, None)
+        tokens = self._driver.input_tokens(self.request)
         while True:
-            self._shorten(budget, tokens)
+            self._shorten(budget, tokens.bound)
             try:
-                return await self._claimed(budget, tokens)
+                return await self._claimed(budget, tokens.bound)
             except BudgetExceededError as error:
                 # While it waited, others may have used what a shorter answer does not need.
-                if not self._shorten(budget, tokens):
-                    driver.meter.refused(error, self.request)
+                if self._shorten(budget, tokens.bound):
+                    continue
+                if not self._is_own(budget, error):
                     raise
+            self._shorten(budget, tokens.estimate)
+            reservation = await self._claimed(budget, tokens.estimate)
+            self._set_slack_aside(budget, reservation, tokens)
+            return reservation
 
-    async def _claimed(self, budget: Budget, tokens: int) -> Reservation:
+    def _is_own(self, budget: Budget, error: BudgetExceededError) -> bool:
+        """Whether it was the agent's own quota that had no room, and not a budget that others share."""
+        if budget is self._driver.meter._record.pool_budget or isinstance(error, PriceUnknownError):
+            return False
+        limit = getattr(budget.limit, error.resource)
+        return limit is not None and math.isclose(limit, error.limit)
+
+    def _set_slack_aside(self, budget: Budget, reservation: Reservation, tokens: InputTokens) -> None:
+        """Have the budgets above keep the bound, where the agent's own quota keeps to the estimate.
+
+        So an agent can use its own quota to its end, and nobody else's is passed by it. It does not
+        wait: whoever holds a reservation must not.
+        """
+        if budget.parent is None:
+            return
+        most = self.request.max_tokens
+        whole = self._cost_of(tokens.bound, most)
+        part = self._cost_of(tokens.estimate, most)
+        cost = None if whole is None or part is None else max(0.0, whole - part)
+        try:
+            self._slack = budget.parent.reserve(tokens=tokens.bound - tokens.estimate, cost_usd=cost, calls=0)
+        except BudgetExceededError:
+            reservation.release()
+            raise
+
+    def _cost_of(self, given: int, taken: int) -> float | None:
+        return self._driver.cost_of(self.request.model, TokenUsage(given, taken))
+
+    async def _claimed(self, budget: Budget, tokens: int | None) -> Reservation:
         from agentpool._core.budget import Claim  # who has no budget needs neither
         from agentpool._kernel.budgets import decision_on, waking
 
-        most = TokenUsage(tokens, self.request.max_tokens if budget.measures_calls else 0)
-        cost = self._driver._cost(self.request.model, most)
         decided = waking(trio.lowlevel.current_task())
-        claim = budget.claim(decided, tokens=most.total_tokens, cost_usd=cost)
+        if tokens is None:
+            claim = budget.claim(decided)
+        else:
+            most = self.request.max_tokens
+            claim = budget.claim(decided, tokens=tokens + most, cost_usd=self._cost_of(tokens, most))
         # The wait for room is no part of the call's time limit.
         return await decision_on(claim) if isinstance(claim, Claim) else claim
 
@@ -282,18 +326,20 @@ class _Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._driver.meter.in_flight.__exit__(kind, error, trace)
-        if not self._settled and self._reservation is not None:
-            if error is None or _may_have_cost(error):
-                self._reservation.settle()
-            self._give_back()
+        if not self._settled and (error is None or _may_have_cost(error)):
+            for reservation in (self._reservation, self._slack):
+                if reservation is not None:
+                    reservation.settle()
+        self._give_back()
         if self._limit is None:
             return False
         self._limit.__exit__(kind, error, trace)
         return self._limit.cancelled_caught
 
     def _give_back(self) -> None:
-        if self._reservation is not None:
-            self._reservation.release()
+        for reservation in (self._reservation, self._slack):
+            if reservation is not None:
+                reservation.release()
 
 
 def _may_have_cost(error: BaseException) -> bool:

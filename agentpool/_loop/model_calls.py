@@ -8,10 +8,12 @@ import attrs
 import trio
 
 from agentpool import abc
+from agentpool._core.effects import DriverFailed, Observation, Reason, Replied
 from agentpool._core.errors import BudgetExceededError, MalformedReplyError
 from agentpool._core.events import CompletionFinished, ReasoningDeltaReceived, TextDeltaReceived
-from agentpool._core.loop import DriverFailed, LoopState, Observation, Reason, Replied
 from agentpool._core.messages import Completion, CompletionRequest, ReasoningDelta, TextDelta
+from agentpool._core.states import LoopState
+from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import split_error
 
@@ -33,14 +35,19 @@ class ModelCalls:
     ctx: AgentContext
     driver: abc.Driver
 
-    async def reason(self, state: LoopState, effect: Reason) -> Observation:
+    async def reason(self, state: LoopState, effect: Reason, idle: IdleLimit | None = None) -> Observation:
         """Ask the model; what goes wrong is an observation too, unless it is fatal.
 
         Waits for room in the budget, then for the answer. Cancellation: the worst case of a call
         that was under way counts as used.
+
+        Args:
+          state: where the run stands.
+          effect: what to ask.
+          idle: is told of each piece of the answer; so the answer is streamed, if the driver can.
         """
         try:
-            return Replied(await self._completed(effect.request))
+            return Replied(await self._completed(effect.request, idle))
         except BudgetExceededError as error:
             error.usage, error.transcript = state.usage, state.transcript
             return DriverFailed(error)
@@ -49,13 +56,17 @@ class ModelCalls:
                 raise
             return DriverFailed(error)
 
-    async def _completed(self, request: CompletionRequest) -> Completion:
+    async def _completed(self, request: CompletionRequest, idle: IdleLimit | None) -> Completion:
         ctx = self.ctx
-        if not ctx.observed:
+        if idle is None and not ctx.observed:
             return await self.driver.complete(request)
         started = trio.current_time()
-        completion = await (self._stream(request) if self._streams() else self.driver.complete(request))
-        ctx.emit(CompletionFinished, completion.usage, trio.current_time() - started)
+        if self._streams():
+            completion = await self._stream(request, idle)
+        else:
+            completion = await self.driver.complete(request)
+        if ctx.observed:
+            ctx.emit(CompletionFinished, completion.usage, trio.current_time() - started)
         return completion
 
     def _streams(self) -> bool:
@@ -63,10 +74,12 @@ class ModelCalls:
         streams: bool | None = getattr(self.driver, "streams", None)
         return type(self.driver).stream is not abc.Driver.stream if streams is None else streams
 
-    async def _stream(self, request: CompletionRequest) -> Completion:
+    async def _stream(self, request: CompletionRequest, idle: IdleLimit | None) -> Completion:
         completion: Completion | None = None
         async with self.driver.stream(request) as parts:
             async for part in parts:
+                if idle is not None:
+                    idle.heard()
                 if isinstance(part, TextDelta):
                     self.ctx.emit(TextDeltaReceived, part.text)
                 elif isinstance(part, ReasoningDelta):

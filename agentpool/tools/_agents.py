@@ -13,10 +13,10 @@ import trio
 from agentpool._core.capability import MemoryCapability, MessagingCapability, SpawnCapability, inherited
 from agentpool._core.content import text_of
 from agentpool._core.errors import AgentPoolError, DeadlockError, ToolError
-from agentpool._core.loop import perceived
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentMessage, ToolResult
 from agentpool._core.outcomes import Aborted, AgentOutcome, AgentResult, Completed, Failed
+from agentpool._core.perceiving import perceived
 from agentpool.abc import Memory, ToolContext
 from agentpool.tools._function import tool
 

@@ -120,7 +120,8 @@ class _Declaration:
         fields = {
             p.name: _schema.Parameter(hints[p.name], p.default is p.empty, p.default) for p in self.parameters
         }
-        compiled = _schema.compile_tool(self.name, fields, inspect.getdoc(_innermost(self.function)))
+        hidden = _innermost_names(self.function) - fields.keys()
+        compiled = _schema.compile_tool(self.name, fields, _doc(self.function), hidden)
         self.compiled = compiled
         return compiled
 
@@ -323,6 +324,19 @@ def _innermost(fn: Callable[..., Any]) -> Callable[..., Any]:
     while isinstance(fn, functools.partial):
         fn = fn.func
     return fn
+
+
+def _innermost_names(fn: Callable[..., Any]) -> set[str]:
+    """Return the names of all parameters, also of those that a partial has given."""
+    return set(_signature(_innermost(fn)).parameters)
+
+
+def _doc(fn: Callable[..., Any]) -> str | None:
+    """Return the docstring; of a callable object that of its `__call__`, else that of its class."""
+    inner = _innermost(fn)
+    call = _callables(fn)[-1]
+    said = inspect.getdoc(call) if isinstance(call, types.FunctionType) else None
+    return said or inspect.getdoc(inner)
 
 
 def _callables(fn: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:

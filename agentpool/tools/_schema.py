@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NotRequired
 
 import attrs
-import docstring_parser
 import pydantic
 import pydantic_core
 from typing_extensions import TypedDict
+
+from agentpool.tools._docstring import Described, read_docstring
 
 _typed_dict: Any = TypedDict  # type checkers want its fields to be written out
 _MAX_PROBLEMS = 20
@@ -45,13 +46,21 @@ class Compiled:
     invalid: type[pydantic.ValidationError] = pydantic.ValidationError
 
 
-def compile_tool(name: str, parameters: Mapping[str, Parameter], doc: str | None) -> Compiled:
+def compile_tool(
+    name: str, parameters: Mapping[str, Parameter], doc: str | None, hidden: Collection[str] = ()
+) -> Compiled:
     """Build the schema and the check for a tool's arguments, once per tool.
+
+    Args:
+      name: the tool's name.
+      parameters: what the model may give.
+      doc: the docstring, if there is one.
+      hidden: the function's other parameters, which the docstring may describe.
 
     Raises:
       TypeError: if a hint has no JSON schema.
     """
-    description, described = _read_docstring(doc)
+    said = read_docstring(doc, parameters, hidden) if doc else Described("", {})
     fields = {key: p.hint if p.required else NotRequired[p.hint] for key, p in parameters.items()}
     shape = _typed_dict("Arguments", fields)
     shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -67,19 +76,8 @@ def compile_tool(name: str, parameters: Mapping[str, Parameter], doc: str | None
     def explain(error: pydantic.ValidationError) -> str:
         return _explain(name, list(parameters), error)
 
-    _complete(schema, parameters, described)
-    return Compiled(description, schema, adapter.validator.validate_python, explain)
-
-
-def _read_docstring(doc: str | None) -> tuple[str, dict[str, str]]:
-    if not doc:
-        return "", {}
-    try:
-        parsed = docstring_parser.parse(doc)
-    except docstring_parser.ParseError:
-        return doc.strip(), {}
-    texts = [text.strip() for text in (parsed.short_description, parsed.long_description) if text]
-    return "\n\n".join(texts), {p.arg_name: p.description for p in parsed.params if p.description}
+    _complete(schema, parameters, said.arguments)
+    return Compiled(said.text, schema, adapter.validator.validate_python, explain)
 
 
 def _complete(

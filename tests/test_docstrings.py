@@ -197,7 +197,7 @@ def test_a_docstring_may_begin_with_its_arguments() -> None:
                     2
             """,
             {
-                "sort": 'One of:\n    - "green": mild\n    - cups: no argument here\ncontinued: here',
+                "sort": 'One of:\n    - "green": mild\n- cups: no argument here\ncontinued: here',
                 "cups": "1\n\n2",
             },
         ),

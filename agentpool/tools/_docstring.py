@@ -15,7 +15,10 @@ from typing import TypeAlias
 
 import attrs
 
-_ARGUMENTS = "args|arguments|arg|argument|params|parameters|parameter|kwargs|keyword args|keyword arguments|other parameters"
+_ARGUMENTS = (
+    "args|arguments|arg|argument|params|parameters|parameter|kwargs"
+    "|keyword args|keyword arguments|other parameters"
+)
 _SECTIONS = (
     "returns?|yields?|receives|raises|warns|warnings?|see also|notes?|references|examples?|attributes|methods"
 )
@@ -29,10 +32,10 @@ _FIELD = re.compile(
 _NO_SUBJECT = ("rtype", "raise", "raises", "except", "exception")  # a model is told nothing of these
 _EXCEPTION = re.compile(r"[\w.]+( *:.*)?")
 
-# In the entries of Google's style: a bullet, quotes of Markdown, stars; then a type in brackets and a colon or dash.
+# An entry of Google's style: a bullet, names in Markdown's marks; after a type in brackets, a colon or dash.
 _NAME = r"[`*]*[^\W\d]\w*[`*]*"
 _NAMES = re.compile(rf"(?:[-*+•] +)?({_NAME}(?: *[,/] *{_NAME})*)")
-_SEPARATOR = re.compile(r"[`*]* *(?::|(?<= )[-–—]{1,2}(?= |$)|$)[`*]* *")
+_SEPARATOR = re.compile(r"[`*]* *(?::|(?<= )[-–—]{1,2}(?= |$)|$)[`*]* *")  # noqa: RUF001
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 Entry: TypeAlias = Callable[[str], bool]

@@ -19,6 +19,7 @@ from agentpool._blocking import run_blocking
 from agentpool._core.capability import CAPABILITY_TYPES, Capability
 from agentpool._core.messages import ToolDefinition, ToolResult
 from agentpool.abc import ToolContext
+from agentpool.tools._results import as_result, listed
 
 if TYPE_CHECKING:
     from agentpool.tools._schema import Compiled
@@ -70,8 +71,10 @@ def tool(
     calling agent and is not shown. The decorated function can still be called as before; methods,
     partials and callable objects work too.
 
-    A `str` or a `ToolResult` goes to the model as it is, `None` as "ok", anything else as JSON. An
-    exception is told to the model as an error; raise `ToolError` where only its text should be.
+    A `str`, a `ToolResult`, or a `Text`, `Image` or `Document` goes to the model as it is, and so does
+    a list that holds such parts; `None` goes as "ok", anything else as JSON, with the pictures and
+    documents in it behind it. Of a generator the items are told, up to 10,000. An exception is told
+    to the model as an error; raise `ToolError` where only its text should be.
 
     A function that is not async runs in a worker thread, and cannot be interrupted there. It must
     not call the context's methods from that thread (but through `trio.from_thread`).
@@ -201,32 +204,20 @@ class FunctionTool(Generic[P, R]):
             function: Callable[..., Any] = self._function
             await trio.lowlevel.checkpoint_if_cancelled()
             value = function(**values)
-            return _as_result(await value if isinstance(value, CoroutineType) else value)
-        return _as_result(await self._run(values))
+            value = await value if isinstance(value, CoroutineType) else value
+            return as_result(value if isinstance(value, str) else listed(value))
+        return as_result(await self._run(values))
 
     async def _run(self, values: dict[str, Any]) -> Any:
         function: Callable[..., Any] = self._function
         if self._declaration.is_method and not self._bound:
             raise TypeError(f"tool {self.name!r} is a method: take it from an instance")
         if self._declaration.is_async:
-            return await function(**values)
-        value = await run_blocking(functools.partial(function, **values))
+            return listed(await function(**values))
+        # In the thread, because what comes out of a generator may block too.
+        value = await run_blocking(lambda: listed(function(**values)))
         # A plain function may return a coroutine, as a decorated async one does.
-        return await value if isinstance(value, CoroutineType) else value
-
-
-def _as_result(value: Any) -> ToolResult:
-    if isinstance(value, str):
-        return ToolResult(str(value))
-    if isinstance(value, ToolResult):
-        return value
-    if value is None:
-        return ToolResult("ok")
-    if type(value) is int:  # needs no pydantic, which takes 1.2 µs
-        return ToolResult(str(value))
-    from agentpool.tools import _schema
-
-    return ToolResult(_schema.to_text(value))
+        return listed(await value) if isinstance(value, CoroutineType) else value
 
 
 # -- the declaration ----------------------------------------------------------------
@@ -294,7 +285,7 @@ def _check_parameter(tool_name: str, parameter: inspect.Parameter) -> None:
 
 def _find_context(tool_name: str, parameters: list[inspect.Parameter]) -> str | None:
     found = [p.name for p in parameters if _is_context(p.annotation)]
-    if not found and parameters and parameters[0].name == "ctx":
+    if not found and parameters and parameters[0].name == "ctx" and not _is_plain(parameters[0].annotation):
         found = ["ctx"]
     if len(found) > 1:
         raise TypeError(f"tool {tool_name!r} asks for the context twice ({', '.join(found)}); once is enough")
@@ -314,6 +305,12 @@ def _is_context(annotation: Any) -> bool:
         return True
     module = getattr(annotation, "__module__", None) or ""
     return module.partition(".")[0] == "agentpool" and getattr(annotation, "__name__", "") in _CONTEXTS
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Tell whether it is a type of JSON's, which no context has."""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return re.split(r"\W", text.strip("'\" "))[0] in ("str", "int", "float", "bool", "list", "dict")
 
 
 def _is_self(parameter: inspect.Parameter) -> bool:

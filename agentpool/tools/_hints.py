@@ -106,10 +106,7 @@ class _Rewriting:
         """Leave it to pydantic, unless a field holds what pydantic does not know."""
         if cls not in self._shapes:
             self._shapes[cls] = None
-            try:
-                hints, optional = _dataclass_fields(cls)
-            except NameError:
-                return cls  # pydantic knows more places where a name may be, and says which one it is
+            hints, optional = _dataclass_fields(cls)
             told = {key: self.of(hint) for key, hint in hints.items()}
             self._shapes[cls] = None if told == hints else table(cls.__name__, told, optional)
         return cls if self._shapes[cls] is None else Annotated[cls, _Shape(cls, self._shapes, cls)]

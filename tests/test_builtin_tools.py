@@ -532,7 +532,11 @@ async def test_what_is_listed_and_found_is_bounded(
         min_size=1,
         max_size=4,
     ),
-    names=st.lists(st.text("ab.", min_size=1, max_size=4), min_size=1, max_size=4),
+    names=st.lists(
+        st.text("ab.", min_size=1, max_size=4).filter(lambda name: not name.startswith(".")),
+        min_size=1,
+        max_size=4,
+    ),
 )
 def test_a_pattern_without_double_stars_fits_part_by_part(parts: list[str], names: list[str]) -> None:
     fits = files.glob_matcher("/".join(parts))("/".join(names))
@@ -574,6 +578,13 @@ def test_a_pattern_without_double_stars_fits_part_by_part(parts: list[str], name
         ("", "x/a.md", True),
         (".", "x/a.md", True),
         ("../*", "a.md", False),
+        (".env", ".env", True),
+        (".github/**", ".github/x/a.yml", True),
+        (".github/**", ".github/.x/a.yml", False),
+        ("{.github,src}/*.yml", ".github/a.yml", True),
+        ("*", ".env", False),
+        ("**/a.yml", ".github/a.yml", False),
+        (".*/a.yml", ".github/a.yml", True),
         ("*" + "a*" * 40 + "b", "a" * 200, False),  # ends, although a naive pattern would not
     ],
 )
@@ -592,6 +603,17 @@ async def test_patterns_may_begin_with_the_directory_or_the_root(reader: ToolReg
     assert await text(reader, "list_files", path="guide", pattern="guide/*.md") == listed
     absolute = str((tree / "root" / "guide").resolve())
     assert await text(reader, "list_files", path="guide", pattern=f"{absolute}/*.md") == listed
+
+
+async def test_hidden_files_are_listed_where_the_pattern_names_their_dot(
+    reader: ToolRegistry, tree: Path
+) -> None:
+    assert await text(reader, "list_files", pattern=".git/*") == ".git/d.md"
+    assert await text(reader, "list_files", pattern=".hidden") == ".hidden"
+    assert await text(reader, "list_files", pattern="{.git,guide}/*.md") == ".git/d.md\nguide/b.md"
+    assert await text(reader, "list_files", path=".git") == ".git/d.md"
+    assert await text(reader, "list_files", pattern="d.md") == "no files fit 'd.md' in '.'"
+    assert await text(reader, "search_text", text="TODO", pattern=".git/**") == ".git/d.md:1: TODO"
 
 
 ODD_NAMES = ["line\nbreak.md", "tab\tcr\r.md", "\u202egnp.md", "sep\u2028.md", os.fsdecode(b"bad\xff.md")]

@@ -269,6 +269,28 @@ async def test_all_kinds_of_values_are_made_as_the_hints_want_them() -> None:
     assert await told(go, **given) == expected
 
 
+# -- habits of models ----------------------------------------------------------------
+
+
+async def test_null_for_what_may_be_left_out_is_left_out() -> None:
+    def go(a: int, b: str = "b", c: bool = False, d: int | None = 4) -> str:
+        return f"{a}{b}{c}{d}"
+
+    assert await told(go, a=1, b=None, c=None, d=None) == "1bFalseNone"
+    assert "a: should be a valid integer" in await told(go, a=None, b=None)
+
+
+async def test_arrays_and_objects_may_be_written_as_texts() -> None:
+    def go(stops: list[Stop], table: dict[str, int], text: str = "") -> str:
+        return f"{[stop.city for stop in stops]} {table} {text}"
+
+    given: dict[str, Any] = {"stops": '[{"city": "Ulm"}]', "table": ' {"a": 1}', "text": "[1]"}
+    assert await told(go, **given) == "['Ulm'] {'a': 1} [1]"
+    for broken in ("[1", "[" * 100_000, "[1]", "x"):
+        assert "stops" in await told(go, **{**given, "stops": broken})
+    assert "is no argument" in await told(go, **given, more="[1]")
+
+
 # -- names --------------------------------------------------------------------------
 
 
@@ -292,12 +314,14 @@ async def test_a_plain_argument_may_be_called_ctx() -> None:
 async def test_names_that_others_use_for_themselves_are_taken() -> None:
     def go(
         name: str, type: str, properties: str, model_config: str, schema: str, copy: str, dict: str, loc: str,
+        model_dump: str, json: str, validate: str, model_fields: str, model_post_init: str,
         values: str, fn: str, function: str, arguments: str, compiled: str, __x: str = "x", _y: str = "y",
     ) -> str:  # fmt: skip
         return name + type + properties + loc + values + fn + arguments + __x + _y
 
     names = [name for name in entry_names(go) if not name.startswith("_")]
     assert await told(go, **{name: name[0] for name in names}) == "ntplvfaxy"
+    assert len(names) == 18
 
 
 def entry_names(function: Any) -> list[str]:

@@ -7,7 +7,6 @@ class of fields with rules is a table of a file.
 
 from __future__ import annotations
 
-import datetime
 import functools
 import math
 import re
@@ -180,7 +179,7 @@ _SURROGATES = re.compile(r"[\ud800-\udfff]")
 def _fix_for_text(value: object, report: Report) -> str:
     """Say how a date, a number or a boolean of a file becomes the text that was meant."""
     written = "true" if value is True else "false" if value is False else str(_brief(value))
-    is_scalar = isinstance(value, bool | int | float | datetime.date | datetime.time)
+    is_scalar = isinstance(value, bool | int | float) or hasattr(value, "isoformat")  # a date or a time
     return f'Give a string: "{written}"' if is_scalar and report.from_file else ""
 
 

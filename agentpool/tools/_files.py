@@ -299,24 +299,24 @@ def _mode(target: str, fd: int | None) -> int | None:
 # -- walking ---------------------------------------------------------------------------
 
 
-def _walk(roots: Roots, place: _Place) -> Iterator[_Place]:
+def _walk(roots: Roots, place: _Place, hidden: bool) -> Iterator[_Place]:
     """Yield the files of a directory, by name; links to directories are not followed.
 
-    What is hidden (a name that begins with a dot) is left out. A link to a file counts if its
-    target lies below a root.
+    What is hidden (a name that begins with a dot) is left out, unless `hidden`. A link to a file
+    counts if its target lies below a root.
     """
     if os.path.isfile(place.path):
         yield place
         return
     visited = 0
     for directory, folders, files in os.walk(place.path):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        folders[:] = sorted(folder for folder in folders if hidden or not folder.startswith("."))
         below = _below(directory, place.path) or ()
         for file in sorted(files):
             visited += 1
             if visited > MAX_VISITED:
                 raise ToolError(f"{place.name!r} holds more than {MAX_VISITED} files; look further below it")
-            found = None if file.startswith(".") else _file(roots, place, (*below, file))
+            found = None if file.startswith(".") and not hidden else _file(roots, place, (*below, file))
             if found is not None:
                 yield found
 
@@ -334,9 +334,10 @@ def glob_matcher(pattern: str) -> Callable[[str], bool]:
     """Return what tells whether a name fits a glob.
 
     `*`, `?` and `[...]` stay within one part of the name, `**` is any number of parts, and
-    `{a,b}` is either. A pattern without a slash fits the last part, in every directory; one that ends
-    with a slash fits all that is below. A pattern fits the name that is written like it, too. Takes
-    time in proportion to the length of name and pattern, whatever they are.
+    `{a,b}` is either. A pattern without a slash fits the last part, in every directory; one that
+    ends with a slash fits all that is below. A part that begins with a dot is fitted only by one that
+    does. The name that is written like the pattern fits, too. Takes time in proportion to the length
+    of name and pattern, whatever they are.
 
     Raises:
       ToolError: if braces stand for more than `MAX_ALTERNATIVES` patterns.
@@ -391,6 +392,8 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
         for part in name.split("/"):
             after = set()
             for state in states:
+                if part[0:1] == "." and not (state < len(parts) and parts[state][0:1] == "."):
+                    continue
                 check = fits[state] if state < len(fits) else _never
                 if check is None:
                     after.add(state)
@@ -433,7 +436,7 @@ class FileReader:
 
     @tool(capability=FileReadCapability(()))
     def list_files(self, path: str = ".", pattern: str = "**") -> str:
-        """List the files below a directory, one name a line; hidden ones are left out.
+        """List the files below a directory, one name a line; hidden ones only if the pattern names their dot.
 
         Args:
           path: the directory; "." is everything.
@@ -468,12 +471,13 @@ class FileReader:
         return "\n".join(found) or f"no line has {text!r}"
 
     def _files(self, path: str, pattern: str) -> Iterator[_Place]:
+        hidden = re.search(r"(^|[/{,\\])\.[^./\\]", pattern) is not None
         for place in self._roots.find_all(path):
             fits = glob_matcher(pattern.removeprefix(place.path + os.sep))
             if not os.path.lexists(place.path):
                 raise ToolError(f"there is no directory {place.name!r}")
             skipped = 0 if place.name == "." else len(place.name) + 1
-            for file in _walk(self._roots, place):
+            for file in _walk(self._roots, place, hidden):
                 # Models write patterns below the directory, and below the root.
                 if file == place or fits(file.name[skipped:]) or fits(file.name):
                     yield file

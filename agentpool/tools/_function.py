@@ -22,6 +22,8 @@ from agentpool.abc import ToolContext
 from agentpool.tools._results import as_result, listed
 
 if TYPE_CHECKING:
+    import pydantic
+
     from agentpool.tools._schema import Compiled
 
 P = ParamSpec("P")
@@ -66,10 +68,11 @@ def tool(
     """Make a function into a tool that a model may call.
 
     The model sees the function's name, its docstring, and a JSON schema of its arguments made from
-    the type hints. What the model gives is checked before the function runs. A parameter annotated
-    with `AgentContext` (or `ToolContext`), or a first one named `ctx`, receives the context of the
-    calling agent and is not shown. The decorated function can still be called as before; methods,
-    partials and callable objects work too.
+    the type hints. What the model gives is checked before the function runs; `null` for an argument
+    that may be left out, and JSON in a text where an array or object is wanted, are understood. A
+    parameter annotated with `AgentContext` (or `ToolContext`), or a first one named `ctx`, receives the
+    context of the calling agent and is not shown. The decorated function can still be called as
+    before; methods, partials and callable objects work too.
 
     A `str`, a `ToolResult`, or a `Text`, `Image` or `Document` goes to the model as it is, and so does
     a list that holds such parts; `None` goes as "ok", anything else as JSON, with the pictures and
@@ -197,7 +200,10 @@ class FunctionTool(Generic[P, R]):
         try:
             values = compiled.validate(arguments)
         except compiled.invalid as error:
-            return ToolResult(compiled.explain(error), is_error=True)
+            told = _mended(compiled, arguments, error)
+            if told is None:
+                return ToolResult(compiled.explain(error), is_error=True)
+            values = told
         if declaration.context is not None:
             values[declaration.context] = ctx
         if self._runs_inline:  # as `_run` would, without a coroutine: 0.5 µs
@@ -218,6 +224,17 @@ class FunctionTool(Generic[P, R]):
         value = await run_blocking(lambda: listed(function(**values)))
         # A plain function may return a coroutine, as a decorated async one does.
         return listed(await value) if isinstance(value, CoroutineType) else value
+
+
+def _mended(
+    compiled: Compiled, arguments: Mapping[str, Any], error: pydantic.ValidationError
+) -> dict[str, Any] | None:
+    """Return what was meant by wrong arguments; None if that is not clear, or wrong too."""
+    mended = compiled.mended(arguments, error) if isinstance(arguments, Mapping) else None
+    try:
+        return None if mended is None else compiled.validate(mended)
+    except compiled.invalid:
+        return None
 
 
 # -- the declaration ----------------------------------------------------------------

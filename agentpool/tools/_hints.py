@@ -87,7 +87,7 @@ class _Rewriting:
         if hasattr(cls, "__get_pydantic_core_schema__") or hasattr(cls, "__pydantic_validator__"):
             return cls
         if attrs.has(cls):
-            return self._shaped(cls, self._attrs_fields, cls)
+            return self._shaped(cls, _attrs_fields, cls)
         if sys.version_info < (3, 12) and typing.is_typeddict(cls):
             return self._shaped(cls, _typed_dict_fields, dict)
         return self._dataclass(cls) if dataclasses.is_dataclass(cls) else cls
@@ -111,17 +111,17 @@ class _Rewriting:
             self._shapes[cls] = None if told == hints else table(cls.__name__, told, optional)
         return cls if self._shapes[cls] is None else Annotated[cls, _Shape(cls, self._shapes, cls)]
 
-    @staticmethod
-    def _attrs_fields(cls: type) -> tuple[dict[str, Any], frozenset[str]]:
-        hints = typing.get_type_hints(cls, include_extras=True)
-        fields = [field for field in attrs.fields(cls) if field.init]
-        optional = frozenset(field.alias or "" for field in fields if field.default is not attrs.NOTHING)
-        return {field.alias or "": hints.get(field.name, Any) for field in fields}, optional
+
+def _attrs_fields(cls: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = [field for field in attrs.fields(cls) if field.init]
+    optional = frozenset(field.alias or "" for field in fields if field.default is not attrs.NOTHING)
+    return {field.alias or "": hints.get(field.name, Any) for field in fields}, optional
 
 
 def _typed_dict_fields(cls: type) -> tuple[dict[str, Any], frozenset[str]]:
     hints = typing.get_type_hints(cls, include_extras=True)
-    optional = set(getattr(cls, "__optional_keys__", ()))
+    optional: set[str] = set(getattr(cls, "__optional_keys__", ()))
     for key, hint in hints.items():  # where hints are texts, Python did not see these words
         if get_origin(hint) in (NotRequired, Required):
             hints[key] = get_args(hint)[0]

@@ -39,8 +39,9 @@ def as_result(value: Any) -> ToolResult:
         return ToolResult(f"{type(value).__name__}: {told(value)}".rstrip(": "), is_error=True)
     if isinstance(value, list | tuple) and any(isinstance(item, _PARTS) for item in value):
         return ToolResult(tuple(part for item in value for part in _as_parts(item)))
-    parts = _as_parts(value)
-    return ToolResult(parts if len(parts) > 1 else _text(parts[0]))
+    files: list[Part] = []
+    text = _to_json(value, files)
+    return ToolResult((Text(text), *files) if files else text)
 
 
 def listed(value: Any) -> Any:
@@ -62,11 +63,6 @@ def listed(value: Any) -> Any:
         f"a tool returned a {type(value).__name__} with more than {MAX_ITEMS:,} items, perhaps without end; "
         "return a list of those that matter"
     )
-
-
-def _text(part: Part) -> str:
-    assert isinstance(part, Text)
-    return part.text
 
 
 def _as_parts(value: Any) -> tuple[Part, ...]:

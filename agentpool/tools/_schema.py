@@ -36,12 +36,14 @@ class Compiled:
       description: the docstring without its arguments.
       input_schema: the JSON schema of the arguments.
       validate: returns the arguments as the hints want them, or raises `invalid`.
+      mended: returns the arguments as they were meant, if an `invalid` shows a habit of models.
       explain: says in words what an `invalid` found.
     """
 
     description: str
     input_schema: Mapping[str, Any]
     validate: Callable[[Mapping[str, Any]], dict[str, Any]]
+    mended: Callable[[Mapping[str, Any], pydantic.ValidationError], dict[str, Any] | None]
     explain: Callable[[pydantic.ValidationError], str]
     invalid: type[pydantic.ValidationError] = pydantic.ValidationError
 
@@ -78,9 +80,12 @@ def compile_tool(
     def explain(error: pydantic.ValidationError) -> str:
         return _explain(name, list(parameters), error)
 
+    def mended(arguments: Mapping[str, Any], error: pydantic.ValidationError) -> dict[str, Any] | None:
+        return _mended(arguments, error, optional)
+
     _complete(schema, parameters, said.arguments)
     _check_defaults(schema)
-    return Compiled(said.text, schema, adapter.validator.validate_python, explain)
+    return Compiled(said.text, schema, adapter.validator.validate_python, mended, explain)
 
 
 def _complete(
@@ -122,6 +127,35 @@ def _is_json(value: object) -> bool:
     except (TypeError, ValueError, RecursionError):
         return False
     return True
+
+
+# -- habits of models ----------------------------------------------------------------
+
+
+def _mended(
+    arguments: Mapping[str, Any], error: pydantic.ValidationError, optional: Collection[str]
+) -> dict[str, Any] | None:
+    """Return the arguments without two habits of models, None if they have neither.
+
+    `null` for what may be left out is left out, if the hint does not want it. An array or an object
+    that was written as a text is read.
+    """
+    wrong = {problem["loc"][0] for problem in error.errors(include_url=False) if problem["loc"]}
+    mended = {
+        key: _unwrapped(value) if key in wrong else value
+        for key, value in arguments.items()
+        if not (key in wrong and key in optional and value is None)
+    }
+    return None if mended == arguments else mended
+
+
+def _unwrapped(value: object) -> object:
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 # -- problems, in words -------------------------------------------------------------

@@ -61,6 +61,18 @@ STYLES = {
         - sort: Which sort.
         - cups: How many.
         """,
+    "a colon of Chinese": """Order tea.
+
+        Args:
+            sort\uff1aWhich sort.
+            cups\uff1a How many.
+        """,
+    "fields below a header": """Order tea.
+
+        Args:
+            :param sort: Which sort.
+            :param cups: How many.
+        """,
     "names alone": """Order tea.
 
         Parameters:
@@ -266,6 +278,8 @@ def test_nothing_of_an_argument_is_lost(doc: str, said: dict[str, str]) -> None:
         ("Order.\n\n:return: tea", "Order.\n\nReturns: tea"),
         ("Order.\n\nArgs:\n    sort (unclosed: x", "Order.\n\nArgs:\n    sort (unclosed: x"),
         ("Order.\n\nExample:\n    sort: 1", "Order.\n\nExample:\n    sort: 1"),
+        ("Order.\n\nExample:\n    Args:\n        sort: 1", "Order.\n\nExample:\n    Args:\n        sort: 1"),
+        ("As in::\n\n    :param sort: x\n\nEnd.", "As in::\n\n    :param sort: x\n\nEnd."),
         ("Order.\n\nRaises: nothing", "Order.\n\nRaises: nothing"),
     ],
 )

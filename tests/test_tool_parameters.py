@@ -291,6 +291,32 @@ async def test_arrays_and_objects_may_be_written_as_texts() -> None:
     assert "is no argument" in await told(go, **given, more="[1]")
 
 
+async def test_hints_may_name_what_is_local_to_a_function() -> None:
+    @dataclasses.dataclass
+    class Local:
+        city: str
+
+    class Inner(pydantic.BaseModel):
+        local: Local
+
+    def go(inner: Inner, more: list[Local] | None = None) -> str:
+        return inner.local.city
+
+    @tool
+    def decorated(local: Local) -> str:
+        return local.city
+
+    async def outer() -> ToolRegistry:
+        return ToolRegistry([go, decorated])
+
+    registry = await outer()
+    for name, arguments in [
+        ("go", {"inner": {"local": {"city": "Ulm"}}}),
+        ("decorated", {"local": {"city": "Ulm"}}),
+    ]:
+        assert (await registry.call(CTX, ToolCall("1", name, arguments))).content == "Ulm"
+
+
 # -- names --------------------------------------------------------------------------
 
 

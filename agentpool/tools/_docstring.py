@@ -35,7 +35,7 @@ _EXCEPTION = re.compile(r"[\w.]+( *:.*)?")
 # An entry of Google's style: a bullet, names in Markdown's marks; after a type in brackets, a colon or dash.
 _NAME = r"[`*]*[^\W\d]\w*[`*]*"
 _NAMES = re.compile(rf"(?:[-*+•] +)?({_NAME}(?: *[,/] *{_NAME})*)")
-_SEPARATOR = re.compile(r"[`*]* *(?::|(?<= )[-–—]{1,2}(?= |$)|$)[`*]* *")  # noqa: RUF001
+_SEPARATOR = re.compile(r"[`*]* *(?:[:：]|(?<= )[-–—]{1,2}(?= |$)|$)[`*]* *")  # noqa: RUF001
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 Entry: TypeAlias = Callable[[str], bool]
@@ -85,9 +85,16 @@ class _Reader:
     def read(self) -> None:
         sections = (self._field, self._numpy, self._google)
         while self.at < len(self.lines):
-            if not any(section(self.lines[self.at]) for section in sections):
+            if self._is_nested() or not any(section(self.lines[self.at]) for section in sections):
                 self.text.append(self.lines[self.at])
                 self.at += 1
+
+    def _is_nested(self) -> bool:
+        """Tell whether the line belongs to an example or a note, whose header stands above it."""
+        indent = _indent(self.lines[self.at])
+        above = (line for line in reversed(self.lines[: self.at]) if line.strip() and _indent(line) < indent)
+        header = next(above, "").rstrip() if indent else ""
+        return header.endswith(":") and _HEADER.fullmatch(header) is None
 
     def arguments(self) -> dict[str, str]:
         fields = [pair for mark, lines in self.fields.items() for pair in _parsed("\n".join(lines), mark)]
@@ -157,6 +164,8 @@ class _Reader:
             return False
         if match[2].lower() == "raises":
             self._taken(self.at + 1, _indent(line), lambda other: False, loose=False)
+        elif _FIELD.fullmatch(_first(self.lines[self.at + 1 :])):
+            self.at += 1  # it stands above fields, which describe themselves
         elif self._has_entry(self.at + 1):
             self._take_google(self.at + 1, _indent(line))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
 import re
@@ -115,6 +116,7 @@ class _Declaration:
     is_method: bool
     context: str | None  # the parameter that receives the context
     parameters: tuple[inspect.Parameter, ...]  # those that the model gives
+    names: Mapping[str, Any]  # what hints refer to that is local to a function around it
     compiled: Compiled | None = None
     definition: ToolDefinition | None = None
 
@@ -268,7 +270,17 @@ def _declare(
         _check_parameter(name, parameter)
     is_async = any(inspect.iscoroutinefunction(target) for target in _callables(fn))
     return _Declaration(
-        fn, name, description, capability, timeout, quick, is_async, is_method, context, given
+        fn,
+        name,
+        description,
+        capability,
+        timeout,
+        quick,
+        is_async,
+        is_method,
+        context,
+        given,
+        _local_names(fn, given),
     )
 
 
@@ -369,6 +381,32 @@ def _signature(fn: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(fn)
 
 
+def _local_names(fn: Callable[..., Any], parameters: tuple[inspect.Parameter, ...]) -> dict[str, Any]:
+    """Return what the texts of hints refer to in the functions of its module that are running.
+
+    Under `from __future__ import annotations` that is lost when they have returned.
+    """
+    texts = " ".join(p.annotation for p in parameters if isinstance(p.annotation, str))
+    known = _globals(fn)
+    missing = {
+        word for word in re.findall(r"[^\W\d]\w*", texts) if word not in known and not hasattr(builtins, word)
+    }
+    found: dict[str, Any] = {}
+    frame = sys._getframe(1) if missing else None
+    while frame is not None and missing - found.keys():
+        if frame.f_globals is known:
+            found = {**{word: frame.f_locals[word] for word in missing & frame.f_locals.keys()}, **found}
+        frame = frame.f_back
+    return found
+
+
+def _globals(fn: Callable[..., Any]) -> dict[str, Any]:
+    inner = inspect.unwrap(_innermost(fn))
+    if not hasattr(inner, "__globals__"):
+        inner = inspect.unwrap(type(inner).__call__)
+    return getattr(inner, "__globals__", {})
+
+
 def _resolve(declaration: _Declaration) -> dict[str, Any]:
     """Evaluate the hints of the model's parameters, and of those only.
 
@@ -378,11 +416,9 @@ def _resolve(declaration: _Declaration) -> dict[str, Any]:
     def carrier() -> None: ...
 
     carrier.__annotations__ = {p.name: p.annotation for p in declaration.parameters}
-    inner = inspect.unwrap(_innermost(declaration.function))
-    if not hasattr(inner, "__globals__"):
-        inner = inspect.unwrap(type(inner).__call__)
+    names = _globals(declaration.function)
     try:
-        return typing.get_type_hints(carrier, getattr(inner, "__globals__", {}), include_extras=True)
+        return typing.get_type_hints(carrier, names, dict(declaration.names), include_extras=True)
     except Exception as error:
         raise TypeError(
             f"the type hints of tool {declaration.name!r} cannot be evaluated: {error}; "

@@ -647,7 +647,7 @@ def _take(
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
-    """Parse TOML text.
+    """Parse TOML text, with or without a byte order mark.
 
     Raises:
       ManifestError: with one finding that names line and column.
@@ -655,13 +655,49 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     import tomllib  # only files need it
 
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix("\ufeff"))
     except RecursionError:
-        problem = "is nested too deeply"
-    except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python takes
-        line = f"line {1 + text.count(chr(10))}, the end of the text"
-        problem = f"is not TOML: {str(error).replace('end of document', line)}"
-    raise ManifestError([Finding(source, "", problem, "Fix the syntax there; see https://toml.io")])
+        problem, fix = "is nested too deeply", "Fix the syntax: write fewer brackets"
+    except tomllib.TOMLDecodeError as error:
+        end = f"(at line {1 + text.count(chr(10))}, the end of the text)"
+        problem = f"is not TOML: {str(error).replace('(at end of document)', end)}"
+        fix = _fix_for_syntax(text, str(error))
+    except ValueError as error:  # a number of more digits than Python takes
+        problem, fix = _unreadable_value(text, error)
+    raise ManifestError([Finding(source, "", problem, fix)])
+
+
+def _fix_for_syntax(text: str, problem: str) -> str:
+    if "Cannot overwrite" in problem or "Duplicate" in problem:
+        return "The key, or a part of it, is there already: keep one of them"
+    if "twice" in problem:
+        return "The table is there already: write all of its keys below one header"
+    marks = [at for at in range(1, len(text)) if text[at] == "\ufeff"]
+    if marks:
+        line, column = _position(text, marks[0])
+        return f"There is an invisible byte order mark at line {line}, column {column}: take it out"
+    found = re.search(r"at line (\d+)", problem)
+    line_text = text.split("\n")[int(found[1]) - 1] if found else ""
+    if "\\" in line_text:
+        return "In double quotes a backslash is written twice; in single quotes, or with / in a path, once"
+    if re.search("[\u201c-\u201e\u2018-\u201a\u00ab\u00bb]", line_text):
+        return "Write straight quotes"
+    return "Fix the syntax there; see https://toml.io"
+
+
+def _unreadable_value(text: str, error: ValueError) -> tuple[str, str]:
+    found = re.search(r"[\d_]{4301,}", text)
+    if found is None:
+        return f"is not TOML: {error}", "Fix the value"
+    line, column = _position(text, found.start())
+    problem = (
+        f"is not TOML: Exceeds the limit of 4,300 digits by one number (at line {line}, column {column})"
+    )
+    return problem, "Fix the syntax there: give a smaller number, or write it in quotes"
+
+
+def _position(text: str, at: int) -> tuple[int, int]:
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
 
 
 def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes]) -> str:
@@ -680,7 +716,12 @@ def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes]) -> st
         problem, fix = "is a directory", "Give the path of a file in it"
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        problem, fix = f"is not UTF-8 (line {line}, byte {error.start})", "Save it in the encoding UTF-8"
+        where = (
+            "it is UTF-16"
+            if error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+            else f"line {line}, byte {error.start}"
+        )
+        problem, fix = f"is not UTF-8 ({where})", "Save it in the encoding UTF-8"
     except (OSError, ValueError) as error:
         problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         fix = "Check its path and permissions"

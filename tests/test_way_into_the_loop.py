@@ -176,8 +176,8 @@ def test_answers_and_results_are_made_fit() -> None:
 
 
 def test_what_is_fit_already_is_left_as_it_is() -> None:
-    result = ToolResult((Text("ä"), PICTURE))
-    assert encodable_result(result) is result
+    for result in (ToolResult("a"), ToolResult("ä"), ToolResult((Text("ä"), PICTURE))):
+        assert encodable_result(result) == result
     for message in (
         AssistantMessage("a", (ToolCall("1", "b", {"c": "ä"}),)),
         AssistantMessage("ä\\ud83d", (ToolCall("1", "b", {"c": "\\ud83d"}),)),
@@ -251,6 +251,18 @@ async def test_calls_that_can_never_be_read_are_stopped_by_the_guard(autojump_cl
     assert isinstance(outcome.error, LoopHaltedError)
     assert "repeats the same call of write" in outcome.error.reason
     assert len(driver.requests) == 6
+
+
+async def test_the_call_that_is_right_at_last_is_no_repetition_of_the_mistakes(autojump_clock: Any) -> None:
+    @tool
+    async def write() -> str:
+        """Write."""
+        return "written"
+
+    mistakes = [calling(attrs.evolve(BAD_CALL, id=str(n))) for n in range(4)]
+    driver = ScriptedDriver([*mistakes, calling(ToolCall("5", "write")), "done"])
+    result = await result_of(SpawnConfig(PLAIN, "go", tools=[write]), driver)
+    assert answer_of(result.transcript[-2]) == ToolResult("written")
 
 
 async def test_different_mistakes_are_no_repetition(autojump_clock: Any) -> None:

@@ -67,9 +67,11 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
         raise IllegalObservationError(
             f"{len(calls)} calls were to be run, but there are {len(results)} results"
         )
-    results = list(map(encodable_result, results))
     news: list[ChatMessage] = [said]
-    news += [ToolMessage(call.id, call.name, result) for call, result in zip(calls, results, strict=True)]
+    news += [
+        ToolMessage(call.id, call.name, encodable_result(result))
+        for call, result in zip(calls, results, strict=True)
+    ]
     if state.note:
         news.append(as_note(state.note))
     transcript, window = grown(state, news)

@@ -29,7 +29,8 @@ def ask(state: LoopState) -> Step:
         # A quarter more than needed goes, so that this work is not done in every turn.
         window = window.trimmed(plan.room * 3 // 4)
     tokens = plan.frame + window.tokens + state.excess
-    longest = longest_answer(plan, guard, tokens)
+    is_free = guard.limits.max_tokens is None and not plan.lands
+    longest = plan.max_tokens if is_free else longest_answer(plan, guard, tokens)
     if isinstance(longest, guards.Halt):
         return at_limit(state, longest)
     request = CompletionRequest(

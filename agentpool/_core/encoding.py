@@ -31,30 +31,29 @@ def _part(part: Part) -> Part:
 
 
 def encodable_result(result: ToolResult) -> ToolResult:
-    """Return a result whose content can be encoded; itself if it can."""
-    content = encodable_content(result.content)
-    return result if content == result.content else ToolResult(content, result.is_error)
+    """Return a result whose content can be encoded; itself if it is plain."""
+    content = result.content
+    if isinstance(content, str) and content.isascii():
+        return result
+    return ToolResult(encodable_content(content), result.is_error)
 
 
 def encodable_answer(message: AssistantMessage) -> AssistantMessage:
-    """Return an answer whose texts, and whose calls' arguments, can be encoded; itself if they can."""
-    text, reasoning, calls = message.text, message.reasoning, message.tool_calls
-    if text.isascii() and reasoning.isascii() and (not calls or all(map(_is_plain, calls))):
-        return message
-    return AssistantMessage(
-        encodable(text), tuple(map(_call, calls)), encodable(reasoning), message.provider_data
-    )
-
-
-def _is_plain(call: ToolCall) -> bool:
-    # `repr` writes half of a pair as \\ud83d, at any depth, and costs a twentieth of a walk in Python.
-    names = call.name.isascii() and call.id.isascii() and call.problem.isascii()
-    return names and "\\ud" not in repr(call.input)
+    """Return an answer whose texts, and whose calls' arguments, can be encoded; itself if it is plain."""
+    text, reasoning = message.text, message.reasoning
+    # Every turn comes by here: what is plain is seen without a call of another function.
+    if text.isascii() and reasoning.isascii():
+        for call in message.tool_calls:
+            # `repr` writes half of a pair as \ud83d, at any depth.
+            if call.problem or not call.name.isascii() or not call.id.isascii() or "\\ud" in repr(call.input):
+                break
+        else:
+            return message
+    calls = tuple(map(_call, message.tool_calls))
+    return AssistantMessage(encodable(text), calls, encodable(reasoning), message.provider_data)
 
 
 def _call(call: ToolCall) -> ToolCall:
-    if _is_plain(call):
-        return call
     call_id, name, problem = map(encodable, (call.id, call.name, call.problem))
     return attrs.evolve(call, id=call_id, name=name, input=_data(call.input), problem=problem)
 

@@ -22,7 +22,7 @@ from agentpool._core.transcript import (
     messages_tokens,
     text_tokens,
 )
-from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool._core.usage import TokenUsage
 from agentpool._core.value import value
 
 
@@ -122,9 +122,8 @@ def _no_money_left(guard: LoopGuard) -> str:
 def worst_case(plan: Plan, guard: LoopGuard, tokens: int) -> TokenUsage:
     """Return what a request that brought no answer may have used."""
     longest = longest_answer(plan, guard, tokens)
-    if isinstance(longest, Halt):
-        return NO_USAGE
-    return TokenUsage(tokens, longest, cost_usd=plan.cost(TokenUsage(tokens, longest)))
+    answer = plan.max_tokens if isinstance(longest, Halt) else longest  # prices may have changed
+    return TokenUsage(tokens, answer, cost_usd=plan.cost(TokenUsage(tokens, answer)))
 
 
 # -- the last request ---------------------------------------------------------------

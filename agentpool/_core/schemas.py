@@ -255,10 +255,11 @@ def resolved(root: Any, reference: str) -> Any:
     """
     if reference != "#" and not reference.startswith("#/"):
         raise LookupError(reference)
-    found = root
+    found: Any = root
     for step in reference.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
-        found = found[int(name)] if isinstance(found, list | tuple) and name.isdecimal() else found[name]
+        at: Any = int(name) if isinstance(found, list | tuple) and name.isdecimal() else name
+        found = found[at]
     return found
 
 

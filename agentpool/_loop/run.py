@@ -57,9 +57,18 @@ class Run:
                 await self._announce(state)
             match effect:
                 case Reason():
-                    observation = await self._reason(state, effect)
+                    observation = await (
+                        self._model.reason(state, effect)
+                        if self._idle is None
+                        else self._reason(state, effect, self._idle)
+                    )
                 case Act():
-                    observation = await self._act(effect)
+                    results: list[ToolResult | None] = [None] * len(effect.calls)
+                    observation = (
+                        Acted(await self._tools.act(effect, results))
+                        if self._idle is None
+                        else await self._act(effect, results, self._idle)
+                    )
                 case Recall():
                     observation = await self._perceive(effect)
                 case Remember():
@@ -72,20 +81,15 @@ class Run:
                     assert_never(effect)
             state, effect = advance(state, observation)
 
-    async def _reason(self, state: LoopState, effect: Reason) -> Observation:
-        if self._idle is None:
-            return await self._model.reason(state, effect)
-        with self._ctx.open_idle_limit(self._idle) as limit:
+    async def _reason(self, state: LoopState, effect: Reason, seconds: float) -> Observation:
+        with self._ctx.open_idle_limit(seconds) as limit:
             return await self._model.reason(state, effect, limit)
-        return Idled(self._idle)
+        return Idled(seconds)
 
-    async def _act(self, effect: Act) -> Observation:
-        results: list[ToolResult | None] = [None] * len(effect.calls)
-        if self._idle is None:
-            return Acted(await self._tools.act(effect, results))
-        with self._ctx.open_idle_limit(self._idle) as limit:
+    async def _act(self, effect: Act, results: list[ToolResult | None], seconds: float) -> Observation:
+        with self._ctx.open_idle_limit(seconds) as limit:
             return Acted(await self._tools.act(effect, results, limit))
-        return Idled(self._idle, results)
+        return Idled(seconds, results)
 
     async def _announce(self, state: LoopState) -> None:
         ctx = self._ctx

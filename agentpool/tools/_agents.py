@@ -155,8 +155,11 @@ class AgentSpawner:
 def _result_of(outcome: AgentOutcome[Any]) -> ToolResult:
     who = f"agent {outcome.agent_id} ({outcome.name})"
     match outcome:
-        case Completed(value=AgentResult(text)):
+        case Completed(value=AgentResult(text, stopped_by=None)):
             return ToolResult(text)
+        case Completed(value=AgentResult(text, stopped_by=limit)):
+            # Else what is unfinished would look like a whole answer.
+            return ToolResult(f"{text}\n\n({who} was stopped at its limit ({limit}): it may be incomplete.)")
         case Completed():
             return ToolResult(str(outcome.value))
         case Failed():

@@ -305,7 +305,7 @@ class _Call:
     def booked(self, completion: Completion) -> Completion:
         """Count what an answer used, as soon as it is there."""
         driver = self._driver
-        completion = driver.priced(completion, self.request.model)
+        completion = driver.priced(completion, getattr(self.request, "model", ""))
         usage = completion.usage
         driver.meter.count(usage)
         driver.counted(self.request, completion)

@@ -183,7 +183,8 @@ async def modelled(ctx: AgentContext) -> None:
 async def parent(ctx: AgentContext) -> None:
     for _ in range(ROUNDS):
         quota = {"max_tokens_budget": random.randint(300, 2000)}
-        handles = await ctx.fan_out([SpawnConfig(_manifest(**quota), "Help."), plain])
+        children: list[Any] = [SpawnConfig(_manifest(**quota), "Help."), plain]
+        handles = await ctx.fan_out(children)
         await trio.sleep(random.uniform(1, 10))
         handles[1].abort("enough")
         for handle in handles:
@@ -253,7 +254,9 @@ async def _campaign() -> Bill:
 
 def run_seed(seed: int) -> Bill:
     """Run one seed on virtual time."""
-    return simulate(_campaign, seed, max_seconds=10**6, max_steps=10**7).value
+    bill = simulate(_campaign, seed, max_seconds=10**6, max_steps=10**7).value
+    assert bill is not None
+    return bill
 
 
 # -- the gate -----------------------------------------------------------------------------------
@@ -303,7 +306,7 @@ def caught(name: str, seeds: int = 60) -> str | None:
 
 def main() -> int:
     """Run the campaign from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--gate", action="store_true")

@@ -1,0 +1,52 @@
+"""Refusals: how long a provider asks to wait, and what is said where that is too long."""
+
+from __future__ import annotations
+
+import math
+
+from agentpool._core.errors import DriverError, OverloadedError, RateLimitedError
+from agentpool._core.text import told
+
+_ASKS = "the provider asks for a wait of"
+
+
+def wanted_wait(error: DriverError) -> float | None:
+    """Return the seconds that the provider asks to wait; None where it says nothing or makes no sense."""
+    return sensible_wait(getattr(error, "retry_after", None))
+
+
+def sensible_wait(seconds: float | None) -> float | None:
+    """Return the seconds, or None if they are less than zero or no number; infinity is one."""
+    return seconds if seconds is not None and seconds >= 0 else None
+
+
+def wait_too_long(error: DriverError, seconds: float, longest: float) -> DriverError:
+    """Return the error to raise instead of waiting: of the same kind, its text naming the wait.
+
+    Args:
+      error: the refusal, which becomes the cause; returned itself if its text names a wait already.
+      seconds: the wait; what is left of it, if the refusal was an earlier one.
+      longest: seconds, the longest wait that is accepted.
+    """
+    text = told(error)
+    if _ASKS in text:
+        return error
+    kind = OverloadedError if isinstance(error, OverloadedError) else RateLimitedError
+    refusal = kind(
+        f"{text}: {_ASKS} {in_words(seconds)}, and calls wait {longest:g} seconds at the most",
+        retry_after=seconds,
+    )
+    refusal.may_have_cost = error.may_have_cost
+    refusal.__cause__ = error
+    return refusal
+
+
+def in_words(seconds: float) -> str:
+    """Return a time as people say it: `90 seconds`, `86400 seconds (24 hours)`."""
+    if math.isinf(seconds):
+        return "an unlimited time"
+    text = f"{seconds:.0f} seconds"
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{text} ({seconds / unit:.3g} {name})"
+    return text

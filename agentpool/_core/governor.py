@@ -34,6 +34,7 @@ from agentpool._core.refusals import sensible_wait
 CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
 
 _ASKED_AGAIN = 3600.0  # seconds: a provider that wants a longer pause is asked again after that
+_NOT_SENT = Sent(-math.inf, 0)
 _ROUNDING = 1e-6  # a bucket that lacks less than this is full enough; clocks are floats
 
 
@@ -111,7 +112,7 @@ class GovernedCall:
     key: tuple[float, int, int]
     tokens: int
     state: Literal["waiting", "started", "turned_away", "ended"] = "waiting"
-    sent: Sent = Sent(0.0, 0)  # once it is started
+    sent: Sent = _NOT_SENT
     refusals: int = 0
 
 

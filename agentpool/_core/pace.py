@@ -30,10 +30,14 @@ _CYCLE_REQUESTS = 20  # ... or with fewer requests measures too little, and take
 _LEAST_CUT = 0.98  # of the rate remains at the most after a refusal ...
 _DEEPEST_CUT = 0.8  # ... and this at the least; half of it after a second one in a row, and so on
 _UNSURE = 0.85  # of the rate: what is cut below is a guess
+_ROOM = 0.99  # of a known quota that was refused: requests do not arrive as evenly as they are sent;
+_MOST_ROOM = 0.97  # and this at the least: what is refused at that rate has other reasons
 _CREEP = 0.01  # of the rate after the cut, per minute at full load ...
 _SURGE = 0.1  # ... and this, times the cube of the seconds since the cut, divided by
 _SURGE_SECONDS = 120.0  # these
-_SURGE_SECONDS_UNSURE = 30.0  # or these
+_SURGE_SECONDS_UNSURE = 30.0  # or these, after a deep cut
+_SURGE_SECONDS_FIRST = 15.0  # or these, after the first one
+_FIRST_GUESS = 0.5  # requests per second, at least: others may have used the quota up before us
 _SLOWEST = 0.02  # requests per second: what is slower is left to the pauses
 
 
@@ -54,13 +58,15 @@ class Pace:
     """The rate that is allowed, in requests per second; infinity while nothing bounds it.
 
     Attributes:
-      ceiling: the quota, where it is known; the rate never passes it.
+      ceiling: the quota, where it is known, or a little less, once it was refused; the rate never
+        passes it.
       rate: what is allowed now.
       refusals_in_a_row: overloads without a success between.
     """
 
     ceiling: float
     rate: float
+    _quota: float  # the ceiling as it was told
     refusals_in_a_row: int = 0
     _taken: int = 0  # sent, less what was refused
     _marks: deque[Sent] = attrs.field(factory=deque)  # of this cycle, a second apart
@@ -75,7 +81,7 @@ class Pace:
     @classmethod
     def of(cls, ceiling: float) -> Pace:
         """Return one that allows the ceiling."""
-        return cls(ceiling, ceiling)
+        return cls(ceiling, ceiling, ceiling)
 
     def send(self, now: float) -> Sent:
         """A request is sent."""
@@ -112,13 +118,15 @@ class Pace:
             self._overloaded = True
             self._refused_at = now
             self._refused_rate = self.rate
+            if self.rate >= self.ceiling:
+                self.ceiling = max(self.ceiling * _ROOM, self._quota * _MOST_ROOM)
 
     def slow_down(self, paused_until: float) -> None:
         """Take the rate down to what was measured in the cycle that ends with the pause."""
         measured = self._per_second(_LONGEST_CYCLE, paused_until)
         if self._refused_rate == math.inf:
             # Nothing was held back, so it may have been quiet until the moment before.
-            measured = max(measured, self._per_second(_LAST_SECONDS, paused_until))
+            measured = max(measured, self._per_second(_LAST_SECONDS, paused_until), _FIRST_GUESS)
         else:
             part = _DEEPEST_CUT * 0.5 ** min(self.refusals_in_a_row - 1, 100)
             measured = max(measured, self._refused_rate * part)
@@ -143,7 +151,11 @@ class Pace:
         if self.rate >= self.ceiling:
             return
         self._load += 1 / self.rate  # at full load `rate` answers come every second
-        unsure = self._base < self._refused_rate * _UNSURE
-        part = self._load / (_SURGE_SECONDS_UNSURE if unsure else _SURGE_SECONDS)
-        growth = _CREEP * self._load / 60 + _SURGE * part**3
+        growth = _CREEP * self._load / 60 + _SURGE * (self._load / self._surge_seconds()) ** 3
         self.rate = min(self._base * (1 + growth), self.ceiling)
+
+    def _surge_seconds(self) -> float:
+        if self._refused_rate == math.inf:
+            return _SURGE_SECONDS_FIRST
+        unsure = self._base < self._refused_rate * _UNSURE
+        return _SURGE_SECONDS_UNSURE if unsure else _SURGE_SECONDS

@@ -20,24 +20,34 @@ def sensible_wait(seconds: float | None) -> float | None:
     return seconds if seconds is not None and seconds >= 0 else None
 
 
-def wait_too_long(error: DriverError, seconds: float, longest: float) -> DriverError:
-    """Return the error to raise instead of waiting: of the same kind, its text naming the wait.
+def check_wait(error: DriverError, longest: float) -> None:
+    """Raise what is raised instead of waiting, if the provider asks for a wait longer than that.
+
+    Raises:
+      DriverError: `wait_too_long`; the error itself if its text names a wait already.
+    """
+    wait = wanted_wait(error)
+    if wait is None or wait <= longest:
+        return
+    if _ASKS in told(error):
+        raise error
+    raise wait_too_long(error, wait, longest) from error
+
+
+def wait_too_long(error: DriverError, seconds: float, longest: float) -> RateLimitedError | OverloadedError:
+    """Return an error like this refusal whose text names the wait.
 
     Args:
-      error: the refusal, which becomes the cause; returned itself if its text names a wait already.
+      error: the refusal.
       seconds: the wait; what is left of it, if the refusal was an earlier one.
       longest: seconds, the longest wait that is accepted.
     """
-    text = told(error)
-    if _ASKS in text:
-        return error
     kind = OverloadedError if isinstance(error, OverloadedError) else RateLimitedError
     refusal = kind(
-        f"{text}: {_ASKS} {in_words(seconds)}, and calls wait {longest:g} seconds at the most",
+        f"{told(error)}: {_ASKS} {in_words(seconds)}, and calls wait {longest:g} seconds at the most",
         retry_after=seconds,
     )
     refusal.may_have_cost = error.may_have_cost
-    refusal.__cause__ = error
     return refusal
 
 

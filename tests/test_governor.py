@@ -179,10 +179,10 @@ def test_refusals_cut_the_rate_once_per_overload_and_successes_bring_it_back() -
     batch = started(governor, now + 1, 10)
     governor.refused(batch[0], now + 1.1, retry_after=0, requeue=False)
     cut = rate(governor, now + 1.1)
-    assert cut == pytest.approx(0.98 * 600)
+    assert 0.9 * 600 < cut <= 0.98 * 600
     governor.refused(batch[1], now + 1.2, retry_after=0, requeue=False)
-    assert rate(governor, now + 1.2) > 0.98 * cut  # the same overload
-    (late,) = started(governor, now + 2, 1)
+    assert rate(governor, now + 1.2) > 0.95 * cut  # the same overload
+    (late,) = started(governor, now + 3, 1)
     governor.refused(late, now + 12, retry_after=10, requeue=False)
     assert rate(governor, now + 12) < 0.8 * cut  # little was taken all that time
     for _ in range(4000):
@@ -246,6 +246,14 @@ def test_the_rest_of_a_long_wait_is_waited_for_when_it_is_short_enough() -> None
     assert governor.decide(303) == [waiting]
 
 
+def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
+    governor = Governor(now=0)
+    first, second = started(governor, 0, 2)
+    governor.refused(first, 1, retry_after=50)
+    governor.refused(second, 2, retry_after=5)
+    assert governor.statistics(2).paused_until == 51
+
+
 def test_a_short_pause_after_a_long_one_does_not_bring_the_long_one_back() -> None:
     governor = Governor(now=0)
     (call,) = started(governor, 0, 1)
@@ -270,7 +278,7 @@ def test_our_own_pauses_are_never_too_long_to_wait() -> None:
         now = governor.next_at(now)
 
 
-@pytest.mark.parametrize("senseless", [-1.0, math.nan, -math.inf])
+@pytest.mark.parametrize("senseless", [0.0, -1.0, math.nan, -math.inf])
 def test_a_wait_that_makes_no_sense_counts_as_none_told(senseless: float) -> None:
     governor = Governor(now=0, policy=GovernorPolicy(backoff=2))
     (call,) = started(governor, 0, 1)

@@ -14,7 +14,7 @@ from agentpool._core.refusals import check_wait, in_words, sensible_wait, wait_t
     ("told", "understood"),
     [
         (None, None),
-        (0.0, 0.0),
+        (0.0, None),
         (1.5, 1.5),
         (-1.0, None),
         (-math.inf, None),
@@ -22,7 +22,7 @@ from agentpool._core.refusals import check_wait, in_words, sensible_wait, wait_t
         (math.inf, math.inf),
     ],
 )
-def test_a_wait_is_zero_or_more_seconds(told: float | None, understood: float | None) -> None:
+def test_a_wait_is_a_number_of_seconds_above_zero(told: float | None, understood: float | None) -> None:
     assert sensible_wait(told) == understood
     assert wanted_wait(RateLimitedError(retry_after=told)) == understood
 

@@ -36,7 +36,7 @@ _CREEP = 0.01  # of the rate after the cut, per minute at full load ...
 _SURGE = 0.1  # ... and this, times the cube of the seconds since the cut, divided by
 _SURGE_SECONDS = 120.0  # these
 _SURGE_SECONDS_UNSURE = 30.0  # or these, after a deep cut
-_SURGE_SECONDS_FIRST = 15.0  # or these, after the first one
+_SURGE_SECONDS_FIRST = 10.0  # or these, after the first one
 _FIRST_GUESS = 0.5  # requests per second, at least: others may have used the quota up before us
 _SLOWEST = 0.02  # requests per second: what is slower is left to the pauses
 

@@ -16,8 +16,11 @@ def wanted_wait(error: DriverError) -> float | None:
 
 
 def sensible_wait(seconds: float | None) -> float | None:
-    """Return the seconds, or None if they are less than zero or no number; infinity is one."""
-    return seconds if seconds is not None and seconds >= 0 else None
+    """Return the seconds, or None if they are not above zero; infinity is.
+
+    Zero tells nothing: it is what remains of a fraction of a second, or of a date that has passed.
+    """
+    return seconds if seconds is not None and seconds > 0 else None
 
 
 def check_wait(error: DriverError, longest: float) -> None:

@@ -92,6 +92,18 @@ def test_an_answer_to_what_was_sent_before_the_refusal_is_no_sign_that_it_is_ove
     assert pace.rate == rate
 
 
+def test_a_refusal_that_comes_late_changes_nothing_once_the_provider_takes_requests_again() -> None:
+    pace = slowed()
+    late, refused = send(pace, 90, 91, every=0.5)
+    refuse(pace, refused, 92, pause=1)
+    refuse(pace, pace.send(93), 94, pause=1)
+    pace.take(pace.send(95))
+    rate = pace.rate
+    refuse(pace, late, 96, pause=1)
+    assert pace.refusals_in_a_row == 0
+    assert pace.rate == rate
+
+
 def growth(pace: Pace, seconds: float) -> float:
     """Return by what factor the rate grows in so much time at full load."""
     before, load, now = pace.rate, 0.0, 1000.0

@@ -123,6 +123,8 @@ class Pace:
 
     def slow_down(self, paused_until: float) -> None:
         """Take the rate down to what was measured in the cycle that ends with the pause."""
+        if not self._overloaded:
+            return
         measured = self._per_second(_LONGEST_CYCLE, paused_until)
         if self._refused_rate == math.inf:
             # Nothing was held back, so it may have been quiet until the moment before.

@@ -26,7 +26,7 @@ _LONGEST_CYCLE = 60.0  # seconds before a refusal that are looked at: quotas are
 _LAST_SECONDS = 5.0  # before the first refusal: it may have been quiet before them
 _LEAST_SPAN = 1.0  # seconds: a burst at the start is not a rate
 _CYCLE_SECONDS = 5.0  # a cycle shorter than this ...
-_CYCLE_REQUESTS = 20  # ... or with fewer requests measures too little, and takes in the next one
+_CYCLE_REQUESTS = 20  # ... or with fewer requests measures too little: the one before is added
 _LEAST_CUT = 0.98  # of the rate remains at the most after a refusal ...
 _DEEPEST_CUT = 0.8  # ... and this at the least; half of it after a second one in a row, and so on
 _UNSURE = 0.85  # of the rate: what is cut below is a guess
@@ -71,6 +71,7 @@ class Pace:
     _taken: int = 0  # sent, less what was refused
     _marks: deque[Sent] = attrs.field(factory=deque)  # of this cycle, a second apart
     _first_cycle: bool = True
+    _recovered: Sent | None = None  # the first request that was taken after the last overload
     _slowed_at: float = -math.inf
     _overloaded: bool = False  # refused, and nothing taken since
     _refused_at: float = 0.0  # when that began
@@ -100,7 +101,7 @@ class Pace:
         self.refusals_in_a_row = 0
         if self._overloaded:
             self._overloaded = False
-            self._begin_cycle(sent)
+            self._recovered = sent
         self._grow()
 
     def refuse(self, sent: Sent, now: float) -> None:
@@ -118,6 +119,7 @@ class Pace:
             self._overloaded = True
             self._refused_at = now
             self._refused_rate = self.rate
+            self._begin_cycle(now)
             if self.rate >= self.ceiling:
                 self.ceiling = max(self.ceiling * _ROOM, self._quota * _MOST_ROOM)
 
@@ -141,12 +143,14 @@ class Pace:
         first = next((mark for mark in self._marks if mark.time >= since), self._marks[-1])
         return max(0, self._taken - first.taken) / max(_LEAST_SPAN, until - first.time)
 
-    def _begin_cycle(self, sent: Sent) -> None:
-        begin = self._marks[0]
-        short = sent.time < begin.time + _CYCLE_SECONDS or sent.taken < begin.taken + _CYCLE_REQUESTS
+    def _begin_cycle(self, now: float) -> None:
+        begin = self._recovered
+        if begin is None:
+            return
+        long = now >= begin.time + _CYCLE_SECONDS and self._taken >= begin.taken + _CYCLE_REQUESTS
         # The first one began with whatever the provider had saved up, so it never measures well.
-        if self._first_cycle or not short:
-            self._marks = deque([sent])
+        if long or self._first_cycle:
+            self._marks = deque([begin, *(mark for mark in self._marks if mark.time > begin.time)])
             self._first_cycle = False
 
     def _grow(self) -> None:

@@ -1,0 +1,393 @@
+"""Takes secrets out of texts, and puts them back.
+
+Ordinary words are never taken out. Either the text around a value says that it is a secret (the value
+of an authorization header, of `password=`, of `?key=`), or a known prefix does (`sk-`, `ghp_`); both
+ways it must look random as well: `sk-learn-pipeline` and `authorization: required` stay. What does
+nothing but look random, such as a hash or the base64 of a picture, stays too. The values of known
+secrets (given ones, and those of the environment) go wherever they stand.
+
+Each secret has a placeholder of its own, numbered in the order in which they appear: `[redacted-1]`,
+`[redacted-2]`. So texts that say the same of other secrets become the same text, and no two secrets of
+one text become one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+
+# -- what looks random -------------------------------------------------------------
+
+_LONGEST_WORD = 24
+_LETTERS_A_HUMP = 2.5  # of `camelCase`: 4; of base64: about 1.5
+_SHORTEST_SECRET = 8
+_SHORTEST_PASSWORD = 6
+_PHRASE_OF_WORDS = 5
+
+_HUMP = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_NO_VOWEL = re.compile(r"(?i)[b-df-hj-np-tv-xz]{7,}")
+_WORD_WITH_NUMBER = re.compile(
+    r"""(?x)
+      [A-Za-z]{2,}(?:\d{1,2}|(?:19|20)\d\d) # python3, june2026
+    | \d{1,4}[A-Za-z]{1,2}                  # 70b, 128k, 30s, 2nd
+    | [A-Za-z]\d{1,4}[A-Za-z]?              # v2, k8s, i18n, b200
+    | v\d+[a-z]{1,5}\d*                     # v1beta1
+    | \d{1,4}[A-Za-z]\d{1,2}                # 8x7
+    | \d{8}T\d{4,6}Z?                       # 20260131T235959Z
+    """
+)
+_NAME_WITH_NUMBER = re.compile(
+    r"""(?xi)
+      aes(?:128|192|256) | argon2(?:d|i|id)? | base(?:16|32|58|64)(?:url)? | blake2[bs] | pbkdf2 | pkcs\d+
+    | chacha20(?:poly1305)? | crc32 | curve25519 | poly1305 | ed(?:25519|448) | x25519 | x509 | md5
+    | secp(?:256|384|521)[kr]1 | p(?:256|384|521) | rsa(?:1024|2048|3072|4096)
+    | (?:es|hs|ps|rs|sha)(?:1|224|256|384|512)k? | u?int(?:8|16|32|64) | float(?:16|32|64)
+    | utf(?:8|16|32) | latin1 | iso8601 | rfc\d{3,4} | win(?:32|64) | x86 | log4(?:j|shell) | oauth[12]
+    """
+)
+_DATE = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
+_UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def _is_word(piece: str, with_number: bool) -> bool:
+    """Return whether letters and digits without a break are a word, a number, or such as `v2`."""
+    if piece.isdigit() or _NAME_WITH_NUMBER.fullmatch(piece):
+        return True
+    if not piece.isascii():
+        return piece.isalpha()
+    if not piece.isalpha():
+        return with_number and _WORD_WITH_NUMBER.fullmatch(piece) is not None
+    humps = _HUMP.findall(piece)
+    return (
+        max(map(len, humps)) <= _LONGEST_WORD
+        and (len(humps) == 1 or len(piece) >= _LETTERS_A_HUMP * len(humps))
+        and _NO_VOWEL.search(piece) is None
+    )
+
+
+def looks_random(value: str, *, shortest: int = _SHORTEST_SECRET, with_number: bool = True) -> bool:
+    """Return whether a value is no text of words and numbers.
+
+    Args:
+      value: a text without white space.
+      shortest: fewer characters are never a secret.
+      with_number: whether a word may end in a number, as in `python3`.
+    """
+    if len(value) < shortest:
+        return False
+    pieces = re.findall(r"[^\W_]+", value)
+    return not all(_is_word(piece, with_number) for piece in pieces)
+
+
+def _looks_like_password(value: str) -> bool:
+    return looks_random(value, shortest=_SHORTEST_PASSWORD, with_number=False)
+
+
+def _is_basic_credential(value: str) -> bool:
+    """Return whether a value is the base64 of `user:password`; few words are."""
+    try:
+        told = base64.b64decode(value + "=" * (-len(value) % 4), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return False
+    return ":" in told and told.isprintable()
+
+
+# -- where secrets stand -----------------------------------------------------------
+
+_START = r"(?<![A-Za-z0-9_-])"
+_START_OF_WORD = r"(?<![A-Za-z0-9+/=_-])"  # not in the middle of base64
+_VALUE = r"""(?P<value>[^\s"'`,;&|<>(){}\[\]\\$*]+)"""
+_PASSWORD_NAME = r"(?:pass(?:word|wd|phrase)|pwd)"
+_NAME = rf"""(?: (?: api | access | secret | private | account | subscription | signing | encryption
+        | master ) [-_\ ]? key (?:[-_]?id)?
+      | (?<!page)(?<!page[-_])(?<!next)(?<!next[-_])(?<!continuation[-_])(?<!sync[-_])token
+      | secret | authorization | credentials? | {_PASSWORD_NAME} )"""
+_IS = r"""\\?["']?\]?\s{0,3}(?:=>|:=|[:=]|\s+is:?\s)\s{0,3}\\?["']?"""
+_SCHEME = r"(?:(?:bearer|basic|token|apikey|bot|key)\s+)?"
+
+_SHAPES = re.compile(
+    rf"""(?x)
+      {_START} (?:sk|pk|rk)[-_] (?P<value>[A-Za-z0-9_-]{{10,}})            # OpenAI, Stripe, ...
+    | {_START} (?: gh[pousr]_ | glpat- | gl[a-z]{{2,5}}- | hf_ | gsk_ | r8_ | npm_ | pypi- | pplx- | tvly-
+        | xai- | nvapi- | fw_ | dop_v1_ | shp(?:at|ca|pa|ss)_ | lin_api_ | ntn_ | dckr_pat_ | hvs\. | whsec_
+        | ya29\. | co_ | jina_ | voyage- | csk- | lsv2_pt_ | lsv2_sk_ | key- | apify_api_ | figd_ | rnd_
+      ) (?P<other>[A-Za-z0-9_.-]{{12,}})
+    """
+)
+_CERTAIN = re.compile(
+    rf"""(?x)
+      {_START} (?: sk-ant-[a-z]+\d\d- | github_pat_ ) [A-Za-z0-9_-]{{8,}}
+    | {_START} xox[abeprs]-(?=[A-Za-z-]*\d)[A-Za-z0-9-]{{8,}} | {_START} xapp-\d-[A-Za-z0-9-]{{8,}}
+    | {_START_OF_WORD} A[KS]IA[A-Z0-9]{{16}} (?![A-Za-z0-9])                 # Amazon
+    | {_START} AIza[A-Za-z0-9_-]{{30,}}                                      # Google
+    | {_START} SG\.[A-Za-z0-9_-]{{16,}}\.[A-Za-z0-9_-]{{16,}}                # SendGrid
+    | {_START} AGE-SECRET-KEY-1[A-Z0-9]{{20,}}
+    | {_START} \d{{8,10}}:AA[A-Za-z0-9_-]{{30,}}                             # Telegram
+    | {_START} eyJ[A-Za-z0-9_-]{{8,}}\.[A-Za-z0-9_-]{{4,}}\.[A-Za-z0-9_.-]{{4,}}   # JSON web tokens
+    | (?<=hooks\.slack\.com/services/) [A-Z0-9]{{6,}}/[A-Z0-9]{{6,}}/[A-Za-z0-9]{{8,}}
+    | (?<=-----) BEGIN\ (?:[A-Z0-9]+\ )*PRIVATE\ KEY----- .*? -----END\ (?:[A-Z0-9]+\ )*PRIVATE\ KEY (?=-----)
+    | (?<=Signature=) [0-9a-f]{{64}} \b                                      # Amazon's signed requests
+    """,
+    re.DOTALL,
+)
+_PLACES = re.compile(
+    rf"""(?xi)
+      {_NAME} {_IS} {_SCHEME} {_VALUE}
+    | (?<!\w) -- [\w-]{{0,40}} {_NAME} [\s=]\s* {_VALUE.replace("<value>", "<flag>")}
+    | \b bearer \s+ {_VALUE.replace("<value>", "<bearer>")}
+    | [?&] (?: [\w.-]{{0,30}}[_.-] )? (?: api_?key | key | token | secret | sig | signature | auth
+        | {_PASSWORD_NAME} ) = (?P<query>[^\s"'`&\#<>()\\]+)
+    """
+)
+_PASSWORDS = re.compile(
+    rf"""(?xi)
+      {_PASSWORD_NAME} {_IS} {_VALUE}
+    | [a-z][a-z0-9+.-]{{0,30}} :// [^\s/:@"'<>]{{0,100}} : (?P<userinfo>[^\s/@"'<>]{{1,200}}) @
+    | (?<!\S) (?: -u | --user ) [\s=]\s* ["']? [^\s:"']+ : (?P<user>[^\s"']+)
+    """
+)
+_BASIC = re.compile(r"(?i)\bbasic\s+(?P<value>[A-Za-z0-9+/_-]{6,}={0,2})")
+_COOKIES = re.compile(r"""(?i)(?<![\w-])(?:set-)?cookie["']?\s*[:=]\s*["']?(?P<value>[^\r\n"']+)""")
+_COOKIE = re.compile(r"=\s*([^\s;=]+)")
+_PLACEHOLDER = re.compile(r"\[redacted(?:-\d+)?\]")
+_NAMES_SECRET = re.compile(rf"(?xi) {_NAME} $")
+
+_Span = tuple[int, int]
+
+
+def _matched(pattern: re.Pattern[str], text: str, is_secret: Callable[[str], bool]) -> Iterator[_Span]:
+    """Yield where the pattern's group stands, if what it holds looks like a secret."""
+    for match in pattern.finditer(text):
+        name = match.lastgroup or 0
+        start, end = match.span(name)
+        value = match[name].rstrip(".:!?")
+        if is_secret(value):
+            yield start, start + len(value) if value else end
+
+
+def _cookies(text: str) -> Iterator[_Span]:
+    for line in _COOKIES.finditer(text):
+        start = line.start("value")
+        for match in _COOKIE.finditer(line["value"]):
+            if looks_random(match[1]):
+                yield start + match.start(1), start + match.end(1)
+
+
+# A pattern is tried on those texts only that hold one of its words: most hold none.
+_OF_CERTAIN = (
+    "sk-ant-", "github_pat_", "xox", "xapp-", "AKIA", "ASIA", "AIza", "SG.", "AGE-SECRET-KEY-", ":AA", "eyJ",
+    "hooks.slack.com", "PRIVATE KEY", "Signature=",
+)  # fmt: skip
+_OF_PLACES = ("key", "token", "secret", "credential", "pass", "pwd", "auth", "sig", "bearer")
+_OF_PASSWORDS = ("pass", "pwd", "://", "-u", "--user")
+
+
+def _holds(text: str, words: Iterable[str]) -> bool:
+    return any(word in text for word in words)
+
+
+def _spans(text: str) -> Iterator[_Span]:
+    lower = text.lower()
+    for match in _PLACEHOLDER.finditer(text):
+        yield match.span()
+    if _holds(text, _OF_CERTAIN):
+        for match in _CERTAIN.finditer(text):
+            yield match.span()
+    for match in _SHAPES.finditer(text):
+        if looks_random(match["value"] or match["other"]):
+            yield match.span()
+    if _holds(lower, _OF_PLACES):
+        yield from _matched(_PLACES, text, looks_random)
+    if _holds(lower, _OF_PASSWORDS):
+        yield from _matched(_PASSWORDS, text, _looks_like_password)
+    if "basic" in lower:
+        yield from _matched(_BASIC, text, lambda value: _is_basic_credential(value) or looks_random(value))
+    if "cookie" in lower:
+        yield from _cookies(text)
+
+
+# -- known secrets -----------------------------------------------------------------
+
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|_)(?:AUTH|PAT|PASS|PWD)(?:_|$)|KEY(?=_|S?$)|TOKEN(?!IZ)|SECRET|PASSW|PASSPHRASE|CREDENTIAL"
+)
+_PLACE_OF_FILE = re.compile(r"(?:~|\.{1,2})?/[^/]*/|~/|\.{1,2}/|[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]*://")
+_HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}")
+
+
+def secrets_of_environment() -> dict[str, str]:
+    """Return the values of environment variables that are named like secrets and look like some.
+
+    Words, numbers, paths, addresses and switches do not, such as `true` and `production`.
+
+    Returns:
+      The names of the variables by their values.
+    """
+    return {
+        value: name
+        for name, value in sorted(os.environ.items(), reverse=True)
+        if _SECRET_NAME.search(name) and _is_secret_of_environment(value)
+    }
+
+
+def _is_secret_of_environment(value: str) -> bool:
+    if "PRIVATE KEY-----" in value:
+        return True
+    if len(value) < _SHORTEST_SECRET or re.search(r"\s", value):
+        return False
+    if _PLACE_OF_FILE.match(value) or _HOST_AND_PORT.fullmatch(value):
+        return False
+    if looks_random(value):
+        return True
+    # A long number among words, or a phrase of many: nobody names a server or a model that way.
+    pieces = re.findall(r"[^\W_]+", value)
+    numbers = [piece for piece in pieces if piece.isdigit()]
+    if len(numbers) < len(pieces):
+        long = [number for number in numbers if len(number) >= 4 and _DATE.fullmatch(number) is None]
+        words = sum(piece.isalpha() for piece in pieces)
+        return bool(long) or (words >= _PHRASE_OF_WORDS and len(value) >= 3 * _SHORTEST_SECRET)
+    return False
+
+
+def _forms_of(secret: str) -> set[str]:
+    """Return how a secret stands in a text, in JSON and in an address."""
+    return {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], _quoted(secret)}
+
+
+def _quoted(secret: str) -> str:
+    return quote(secret, safe="", errors="replace")
+
+
+def _anywhere(secret: str) -> str:
+    """Return a pattern of a secret: what could be a word is found as a whole word only."""
+    pattern = re.escape(secret)
+    if len(secret) >= 2 * _SHORTEST_SECRET and looks_random(secret):
+        return pattern
+    before = r"(?<![A-Za-z0-9])" if secret[0].isalnum() else ""
+    after = r"(?![A-Za-z0-9])" if secret[-1].isalnum() else ""
+    return f"{before}{pattern}{after}"
+
+
+@attrs.frozen
+class KnownSecrets:
+    """Secrets whose values are known, with the names of the environment variables that hold them."""
+
+    names: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    _pattern: re.Pattern[str] | None = attrs.field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, given: Iterable[str] = (), named: Mapping[str, str] | None = None) -> KnownSecrets:
+        """Return what was given, and what the environment holds."""
+        names = secrets_of_environment() if named is None else named
+        forms = {form for secret in (*given, *names) if secret for form in _forms_of(secret)}
+        longest_first = sorted(forms, key=lambda form: (-len(form), form))
+        pattern = re.compile("|".join(map(_anywhere, longest_first))) if forms else None
+        return cls(names, pattern)
+
+    def spans(self, text: str) -> Iterator[_Span]:
+        """Yield where known secrets stand in a text."""
+        if self._pattern is not None:
+            for match in self._pattern.finditer(text):
+                yield match.span()
+
+
+# -- redacting ---------------------------------------------------------------------
+
+
+def _merged(spans: Iterable[_Span]) -> Iterator[_Span]:
+    """Yield spans in their order; those that overlap are one."""
+    last: _Span | None = None
+    for start, end in sorted(spans):
+        if last is not None and start < last[1]:
+            last = last[0], max(last[1], end)
+            continue
+        if last is not None:
+            yield last
+        last = start, end
+    if last is not None:
+        yield last
+
+
+def _placeholder(number: int) -> str:
+    return f"[redacted-{number}]"
+
+
+@attrs.define(eq=False)
+class Redaction:
+    """Takes the secrets out of what belongs together, such as a request and its answer.
+
+    A placeholder that stands in a text already counts as a secret, whose text it is: so the numbers
+    stay in the order of appearance when an answer that was played back is a part of a request.
+    """
+
+    _known: KnownSecrets
+    _numbers: dict[str, int] = attrs.field(factory=dict, init=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What was taken out until now; the first is number 1."""
+        return tuple(self._numbers)
+
+    def text(self, text: str, *, is_secret: bool = False) -> str:
+        """Return a text with placeholders for its secrets; `is_secret` if it is one as a whole."""
+        found = [(0, len(text))] if is_secret else [*_spans(text), *self._known.spans(text)]
+        pieces, done = [], 0
+        for start, end in _merged(found):
+            pieces += [text[done:start], _placeholder(self._number(text[start:end]))]
+            done = end
+        return "".join(pieces) + text[done:]
+
+    def data(self, data: Any, *, name: str = "") -> Any:
+        """Return JSON data with placeholders for its secrets; bytes in it are not looked at.
+
+        Args:
+          data: what `_data.to_data` returns.
+          name: the key under which it stands: `password` tells what its value is.
+        """
+        if isinstance(data, str):
+            return self.text(data, is_secret=_is_secret_under(name, data))
+        if isinstance(data, list):
+            return [self.data(item, name=name) for item in data]
+        if isinstance(data, dict) and list(data) != ["$bytes"]:
+            # Equal dicts have equal numbers, in whatever order they were made.
+            clean = {key: (self.text(key), self.data(data[key], name=key)) for key in sorted(data)}
+            return dict(clean[key] for key in data)
+        return data
+
+    def _number(self, secret: str) -> int:
+        return self._numbers.setdefault(secret, len(self._numbers) + 1)
+
+
+def _is_secret_under(name: str, value: str) -> bool:
+    if not name or re.search(r"\s", value) or _NAMES_SECRET.search(name) is None:
+        return False
+    return _looks_like_password(value) and _PLACEHOLDER.search(value) is None
+
+
+def restored(data: Any, secrets: tuple[str, ...]) -> Any:
+    """Return redacted data with these secrets in the place of their placeholders."""
+
+    def secret_of(match: re.Match[str]) -> str:
+        number = int(match[0].strip("[]").rpartition("-")[2])
+        return secrets[number - 1] if number <= len(secrets) else match[0]
+
+    if isinstance(data, str):
+        return re.sub(r"\[redacted-[1-9]\d{0,8}\]", secret_of, data)
+    if isinstance(data, list):
+        return [restored(item, secrets) for item in data]
+    if isinstance(data, dict):
+        return {restored(key, secrets): restored(value, secrets) for key, value in data.items()}
+    return data
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return a text without these secrets, those of the environment, and what looks like one."""
+    return Redaction(KnownSecrets.of(secrets)).text(text)

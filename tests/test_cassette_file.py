@@ -186,6 +186,36 @@ async def test_answers_of_many_recorders_that_come_together_are_all_written(path
     await played(path, "abcde" * 10)
 
 
+async def test_recorders_that_were_made_before_either_has_written_take_nothing_from_each_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in two programs: they know nothing of each other."""
+    await RecordingDriver(Echo(), path).complete(ask("o"))
+    one = RecordingDriver(Echo(), path)
+    monkeypatch.setattr(_tape, "_tapes", {})
+    two = RecordingDriver(Echo(), path)
+    for text in "ab":
+        await one.complete(ask(text))
+        await two.complete(ask(text))
+    await played(path, "aabb")
+
+
+async def test_recorders_in_several_threads_take_nothing_from_each_other(path: Path) -> None:
+    recorders = [RecordingDriver(Echo(), path) for _ in range(5)]
+
+    def record(recorder: RecordingDriver, text: str) -> None:
+        async def main() -> None:
+            for _ in range(5):
+                await recorder.complete(ask(text))
+
+        trio.run(main)
+
+    async with trio.open_nursery() as nursery:
+        for recorder, text in zip(recorders, "abcde", strict=True):
+            nursery.start_soon(trio.to_thread.run_sync, record, recorder, text)
+    await played(path, "abcde" * 5)
+
+
 CHILD = """
 import sys, trio
 from agentpool import CompletionRequest, RecordingDriver, ScriptedDriver, UserMessage

@@ -293,16 +293,25 @@ async def test_elsewhere_secrets_are_told_apart_from_their_first_use_on(path: Pa
     for secret in (ONE, TWO, TWO, ONE):
         await recorder.complete(ask(f"whose is {secret}?"))
     lines = [json.loads(line) for line in (await trio.Path(path).read_text()).splitlines()]
-    foreign = {lines[1]["secrets"][0]: "A", lines[2]["secrets"][0]: "B"}
-    for line in lines[1:]:
-        line["secrets"] = [foreign[line["secrets"][0]]]
+    # The first two were recorded by one program, the others by another.
+    for line, foreign in zip(lines[1:], ["p:1", "p:2", "q:1", "q:2"], strict=True):
+        line["secrets"] = [foreign]
     await trio.Path(path).write_text("".join(json.dumps(line) + "\n" for line in lines))
     replay = ReplayDriver(path)
     mine, yours = "sk-eeee5555ffff6666", "sk-gggg7777hhhh8888"
     numbers = [
         (await replay.complete(ask(f"whose is {secret}?"))).text[-1] for secret in (mine, mine, yours, yours)
     ]
-    assert numbers == ["1", "4", "2", "3"]
+    assert numbers == ["1", "3", "2", "4"]
+
+
+async def test_requests_that_speak_of_placeholders_differ_by_them(path: Path) -> None:
+    recorder = RecordingDriver(Echo(), path)
+    for text in ("what is [redacted]?", "what is [redacted-2]?"):
+        await recorder.complete(ask(text))
+    replay = ReplayDriver(path)
+    assert (await replay.complete(ask("what is [redacted-2]?"))).text == "what is [redacted-2]? 2"
+    assert (await replay.complete(ask("what is [redacted]?"))).text == "what is [redacted]? 1"
 
 
 async def test_a_secret_of_the_environment_is_found_by_the_name_of_its_variable(

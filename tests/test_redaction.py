@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 import time
 
 import pytest
@@ -57,6 +58,8 @@ secret: recallNoticesRecallBusinessUnits-validation-group-1297083594-1
 token: callFunctionCheckOf; secret: Passwort-ändern
 basic YWJj and basic stuff====
 cookie: accept=all; theme=dark-mode2
+TOKEN = r.json()["tenant_access_token"]; sk_bulk = MAX_TOKENS; CREDENTIAL_PATH = None
+if key := lookup(token := next(tokens)): sk-image-processing
 20260131T235959Z signing key: see the vault
 """.strip().splitlines()
 
@@ -82,6 +85,9 @@ SECRETS = [
     ("https://api.example/v1/sk-a1b2c3d4e5f6g7h8/x", "a1b2c3"),
     ("https://hooks.slack.com/services/T01ABCDEF/B02GHIJKL/a1B2c3D4e5F6g7H8", "a1B2c3"),
     ("-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nabc\n-----END RSA PRIVATE KEY-----", "MIIEow"),
+    ("q=a%3Dsk-a1b2c3d4e5f6g7h8%26", "a1b2c3"),
+    (r'{"log": "first\nsk-a1b2c3d4e5f6g7h8\tand\nAKIAABCDEFGHIJKLMNOP"}', "a1b2c3"),
+    ("sk-abcdefghijklmnop", "abcdefgh"),
     # by the place of a header
     (f"curl -H 'Authorization: Bearer {RANDOM}' https://x.example", RANDOM),
     (f"curl -H 'X-Api-Key: {RANDOM}' https://x.example", RANDOM),
@@ -138,6 +144,22 @@ def test_what_stands_around_a_secret_stays() -> None:
     assert redact(f"curl -H 'Authorization: Bearer {RANDOM}' https://x?key={RANDOM}9&a=1.") == (
         "curl -H 'Authorization: Bearer [redacted-1]' https://x?key=[redacted-2]&a=1."
     )
+
+
+def test_letters_that_grow_when_they_are_made_small_move_nothing() -> None:
+    assert redact("İİİ API_KEY=a1b2c3d4e5 İ") == "İİİ API_KEY=[redacted-1] İ"
+
+
+def test_lines_between_an_address_and_a_later_at_sign_stay() -> None:
+    text = "url = 'postgres://app:\n    pass3word9\n@decorator\ndef f(): ...\nhttp://a:b1c2d3e4f5 @x"
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("alphabet", [b"+/", b"-_"])
+def test_base64_stays(alphabet: bytes) -> None:
+    picture = base64.b64encode(random.Random(9).randbytes(300_000), alphabet).decode()
+    assert redact(picture) == picture
+    assert redact(f"data:image/png;base64,{picture}") == f"data:image/png;base64,{picture}"
 
 
 def test_long_texts_take_no_longer_than_their_length() -> None:
@@ -239,6 +261,12 @@ def test_a_key_of_many_lines_in_the_environment_is_a_secret(monkeypatch: pytest.
     assert redact("one two three 4711") == "one two three 4711"
 
 
+def test_a_password_of_the_environment_may_be_a_word_with_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "hunter2-secret")
+    monkeypatch.setenv("DB_TOKEN", "hunter3-secret")
+    assert redact("hunter2-secret hunter3-secret") == "[redacted-1] hunter3-secret"
+
+
 def test_the_name_of_a_secret_that_two_variables_hold_is_always_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -297,6 +325,7 @@ def test_the_key_under_which_a_value_stands_tells_what_it_is() -> None:
         "signature": RANDOM,
         "encrypted_content": RANDOM,
         "properties": {"password": {"type": "string"}, "token": "string"},
+        "next_page_token": "CAUQAA1234567",
         "secret": "two words3 or more4",
         "api_key": "[redacted-9]",
     }

@@ -4,6 +4,10 @@ A request is found by what it says, without its secrets: two that differ in anyt
 a key. Two that differ in a secret alone have one key, so that a cassette plays where the secrets are
 others. They are told apart by ids: a recorded secret has one, and a secret of the playing program is
 taken for the same one from its first use on.
+
+The id of a secret is the name of the environment variable that holds it, or `program:number`. Such
+an id cannot be told from another program's for the same secret, so each program's are matched by
+themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import attrs
 from agentpool._core.errors import DriverError
 from agentpool._core.messages import Completion, CompletionRequest
 from agentpool.drivers._data import canonical, completion_from_data, to_data
-from agentpool.drivers._redaction import KnownSecrets, Redaction, restored
+from agentpool.drivers._redaction import KnownSecrets, Redaction, is_placeholder, restored
 
 _OF_THIS_PROGRAM = random.token_bytes(16)
 _SHOWN = 60
@@ -27,16 +31,19 @@ _MOST_DIFFERENCES = 3
 
 
 def id_of(secret: str, known: KnownSecrets) -> str:
-    """Return what stands in a cassette for a secret: nobody can find the secret by it.
+    """Return what stands in a cassette for a secret: nobody can find the secret by it."""
+    if is_placeholder(secret):
+        return secret
+    return known.names.get(secret) or f"{_digest('')}:{_digest(secret)}"
 
-    It is the name of the environment variable that holds it, else a number that means something in
-    this program only.
-    """
-    name = known.names.get(secret)
-    if name is not None:
-        return name
-    given = secret.encode("utf-8", "surrogatepass")
+
+def _digest(text: str) -> str:
+    given = text.encode("utf-8", "surrogatepass")
     return hashlib.blake2b(given, key=_OF_THIS_PROGRAM, digest_size=6).hexdigest()
+
+
+def _program_of(recorded_id: str) -> str:
+    return recorded_id.rpartition(":")[0]
 
 
 @attrs.frozen
@@ -94,7 +101,8 @@ class Shelf:
             self._left.setdefault(canonical(entry.data), []).append(entry)
         self._recorded = {key: len(entries) for key, entries in self._left.items()}
         self._all_ids = {recorded for entry in self._entries for recorded in entry.ids}
-        self._same: dict[str, str] = {}  # the recorded id of an id of this program; no two have one
+        # The recorded id of an id of ours, for each program that recorded; no two of ours have one.
+        self._same: dict[tuple[str, str], str] = {}
 
     @property
     def remaining(self) -> int:
@@ -111,17 +119,22 @@ class Shelf:
                 return left.pop(position).answer
         return None
 
-    def _same_secrets(self, live: tuple[str, ...], recorded: tuple[str, ...]) -> dict[str, str] | None:
+    def _same_secrets(
+        self, live: tuple[str, ...], recorded: tuple[str, ...]
+    ) -> dict[tuple[str, str], str] | None:
         """Return which secret would be which, if an entry were the answer; None if it cannot be."""
-        same: dict[str, str] = {}
+        same: dict[tuple[str, str], str] = {}
         taken = set(self._same.values())
         for ours, theirs in zip(live, recorded, strict=False):
-            meant = self._same.get(ours) or (ours if ours in self._all_ids else None)
+            program = _program_of(theirs)
+            meant = self._same.get((ours, program))
+            if meant is None and _program_of(ours) == program and ours in self._all_ids:
+                meant = ours
             if meant is None and theirs not in taken:
                 meant = theirs
             if meant != theirs:
                 return None
-            same[ours] = theirs
+            same[ours, program] = theirs
         return same
 
     def missing(self, asked: Asked) -> str:

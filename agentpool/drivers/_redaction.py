@@ -33,7 +33,9 @@ _SHORTEST_PASSWORD = 6
 _PHRASE_OF_WORDS = 5
 
 _HUMP = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_NO_VOWEL = re.compile(r"(?i)[b-df-hj-np-tv-xz]{7,}")
+_NO_WORD = re.compile(
+    r"(?i)[b-df-hj-np-tv-xz]{7}|abcdef|bcdefg|cdefgh|defghi|efghij|fghijk|ghijkl|ijklmn|klmnop|nopqrs|uvwxyz"
+)
 _WORD_WITH_NUMBER = re.compile(
     r"""(?x)
       [A-Za-z]{2,}(?:\d{1,2}|(?:19|20)\d\d) # python3, june2026
@@ -54,7 +56,6 @@ _NAME_WITH_NUMBER = re.compile(
     """
 )
 _DATE = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
-_UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def _is_word(piece: str, with_number: bool) -> bool:
@@ -69,7 +70,7 @@ def _is_word(piece: str, with_number: bool) -> bool:
     return (
         max(map(len, humps)) <= _LONGEST_WORD
         and (len(humps) == 1 or len(piece) >= _LETTERS_A_HUMP * len(humps))
-        and _NO_VOWEL.search(piece) is None
+        and _NO_WORD.search(piece) is None
     )
 
 
@@ -102,116 +103,128 @@ def _is_basic_credential(value: str) -> bool:
 
 # -- where secrets stand -----------------------------------------------------------
 
-_START = r"(?<![A-Za-z0-9_-])"
-_START_OF_WORD = r"(?<![A-Za-z0-9+/=_-])"  # not in the middle of base64
-_VALUE = r"""(?P<value>[^\s"'`,;&|<>(){}\[\]\\$*]+)"""
-_PASSWORD_NAME = r"(?:pass(?:word|wd|phrase)|pwd)"
-_NAME = rf"""(?: (?: api | access | secret | private | account | subscription | signing | encryption
-        | master ) [-_\ ]? key (?:[-_]?id)?
-      | (?<!page)(?<!page[-_])(?<!next)(?<!next[-_])(?<!continuation[-_])(?<!sync[-_])token
-      | secret | authorization | credentials? | {_PASSWORD_NAME} )"""
+# Before a key stands nothing of which it could be the middle; %3D does in an address, \\n in JSON.
+_BEGINS = re.compile(r"(?<![A-Za-z0-9_-])|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt])")
+# The names of secrets, in small letters. Each begins with a letter that is no group: the search is then
+# quick, as it looks at those places only that have one of the letters.
+_PASSWORD_NAME = r"password|passwd|passphrase|pwd"
+_KEYS = ("api", "access", "secret", "private", "account", "subscription", "signing", "encryption", "master")
+_NAME = "|".join(
+    [
+        *(rf"{kind}[-_ ]?key(?:[-_]?id)?" for kind in _KEYS),
+        *(r"token", r"secret", r"authorization", r"credentials?", _PASSWORD_NAME),
+    ]
+)
+_OF_PAGES = re.compile(r"(?:page|next|continuation|sync)[-_]?$")  # before `token`
 _IS = r"""\\?["']?\]?\s{0,3}(?:=>|:=|[:=]|\s+is:?\s)\s{0,3}\\?["']?"""
 _SCHEME = r"(?:(?:bearer|basic|token|apikey|bot|key)\s+)?"
+_VALUE = r"""([^\s"'`,;&|<>(){}\[\]\\$*]+)"""
 
+# What begins so is a key if it looks random.
 _SHAPES = re.compile(
-    rf"""(?x)
-      {_START} (?:sk|pk|rk)[-_] (?P<value>[A-Za-z0-9_-]{{10,}})            # OpenAI, Stripe, ...
-    | {_START} (?: gh[pousr]_ | glpat- | gl[a-z]{{2,5}}- | hf_ | gsk_ | r8_ | npm_ | pypi- | pplx- | tvly-
-        | xai- | nvapi- | fw_ | dop_v1_ | shp(?:at|ca|pa|ss)_ | lin_api_ | ntn_ | dckr_pat_ | hvs\. | whsec_
-        | ya29\. | co_ | jina_ | voyage- | csk- | lsv2_pt_ | lsv2_sk_ | key- | apify_api_ | figd_ | rnd_
-      ) (?P<other>[A-Za-z0-9_.-]{{12,}})
+    r"""(?x)
+      (?:sk|pk|rk)[-_] (?P<value>[A-Za-z0-9_-]{10,})            # OpenAI, Stripe, ...
+    | (?: gh[pousr]_ | glpat- | gl[a-z]{2,5}- | hf_ | gsk_ | r8_ | npm_ | pypi- | pplx- | tvly- | xai-
+        | nvapi- | fw_ | dop_v1_ | shp(?:at|ca|pa|ss)_ | lin_api_ | ntn_ | dckr_pat_ | hvs\. | whsec_ | ya29\.
+        | co_ | jina_ | voyage- | csk- | lsv2_(?:pt|sk)_ | key- | apify_api_ | figd_ | rnd_
+      ) (?P<other>[A-Za-z0-9_.-]{12,})
     """
 )
-_CERTAIN = re.compile(
-    rf"""(?x)
-      {_START} (?: sk-ant-[a-z]+\d\d- | github_pat_ ) [A-Za-z0-9_-]{{8,}}
-    | {_START} xox[abeprs]-(?=[A-Za-z-]*\d)[A-Za-z0-9-]{{8,}} | {_START} xapp-\d-[A-Za-z0-9-]{{8,}}
-    | {_START_OF_WORD} A[KS]IA[A-Z0-9]{{16}} (?![A-Za-z0-9])                 # Amazon
-    | {_START} AIza[A-Za-z0-9_-]{{30,}}                                      # Google
-    | {_START} SG\.[A-Za-z0-9_-]{{16,}}\.[A-Za-z0-9_-]{{16,}}                # SendGrid
-    | {_START} AGE-SECRET-KEY-1[A-Z0-9]{{20,}}
-    | {_START} \d{{8,10}}:AA[A-Za-z0-9_-]{{30,}}                             # Telegram
-    | {_START} eyJ[A-Za-z0-9_-]{{8,}}\.[A-Za-z0-9_-]{{4,}}\.[A-Za-z0-9_.-]{{4,}}   # JSON web tokens
-    | (?<=hooks\.slack\.com/services/) [A-Z0-9]{{6,}}/[A-Z0-9]{{6,}}/[A-Za-z0-9]{{8,}}
-    | (?<=-----) BEGIN\ (?:[A-Z0-9]+\ )*PRIVATE\ KEY----- .*? -----END\ (?:[A-Z0-9]+\ )*PRIVATE\ KEY (?=-----)
-    | (?<=Signature=) [0-9a-f]{{64}} \b                                      # Amazon's signed requests
-    """,
-    re.DOTALL,
+# What has such a form is a key. Before each: a text without which there is none, as that is soon seen.
+_CERTAIN = {
+    "sk-ant-": re.compile(r"sk-ant-[a-z]+\d\d-[A-Za-z0-9_-]{8,}"),
+    "github_pat_": re.compile(r"github_pat_[A-Za-z0-9_-]{8,}"),
+    "xox": re.compile(r"xox[abeprs]-(?=[A-Za-z-]*\d)[A-Za-z0-9-]{8,}"),
+    "xapp-": re.compile(r"xapp-\d-[A-Za-z0-9-]{8,}"),
+    "AKIA": re.compile(r"(?<![+/])AKIA[A-Z0-9]{16}(?![A-Za-z0-9+/])"),  # not in base64
+    "ASIA": re.compile(r"(?<![+/])ASIA[A-Z0-9]{16}(?![A-Za-z0-9+/])"),
+    "AIza": re.compile(r"AIza[A-Za-z0-9_-]{30,}"),
+    "SG.": re.compile(r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"),
+    "AGE-SECRET-KEY-1": re.compile(r"AGE-SECRET-KEY-1[A-Z0-9]{20,}"),
+    ":AA": re.compile(r"\d{8,10}:AA[A-Za-z0-9_-]{30,}"),  # Telegram
+    "eyJ": re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_.-]{4,}"),  # JSON web tokens
+    "hooks.slack.com": re.compile(r"(?<=services/)[A-Z0-9]{6,}/[A-Z0-9]{6,}/[A-Za-z0-9]{8,}"),
+    "PRIVATE KEY": re.compile(
+        r"(?s)(?<=-----BEGIN )(?:[A-Z0-9]+ )*PRIVATE KEY-----.*?-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?=-----)"
+    ),
+    "Signature=": re.compile(r"(?<=Signature=)[0-9a-f]{64}\b"),  # Amazon's signed requests
+}
+# Where a secret stands, in a text of small letters, as its only group.
+_NAMED = re.compile(rf"(?:{_NAME}){_IS}{_SCHEME}{_VALUE}")
+_FLAG = re.compile(rf"--(?<!\w--)[\w-]{{0,40}}(?:{_NAME})[\s=]\s*{_VALUE}")
+_BEARER = re.compile(rf"bearer(?<!\wbearer)\s+{_VALUE}")
+_QUERY = re.compile(
+    rf"[?&](?:[\w.-]{{0,30}}[_.-])?(?:api_?key|key|token|secret|sig|signature|auth|{_PASSWORD_NAME})"
+    r"""=([^\s"'`&#<>()\\]+)"""
 )
-_PLACES = re.compile(
-    rf"""(?xi)
-      {_NAME} {_IS} {_SCHEME} {_VALUE}
-    | (?<!\w) -- [\w-]{{0,40}} {_NAME} [\s=]\s* {_VALUE.replace("<value>", "<flag>")}
-    | \b bearer \s+ {_VALUE.replace("<value>", "<bearer>")}
-    | [?&] (?: [\w.-]{{0,30}}[_.-] )? (?: api_?key | key | token | secret | sig | signature | auth
-        | {_PASSWORD_NAME} ) = (?P<query>[^\s"'`&\#<>()\\]+)
-    """
-)
-_PASSWORDS = re.compile(
-    rf"""(?xi)
-      {_PASSWORD_NAME} {_IS} {_VALUE}
-    | [a-z][a-z0-9+.-]{{0,30}} :// [^\s/:@"'<>]{{0,100}} : (?P<userinfo>[^\s/@"'<>]{{1,200}}) @
-    | (?<!\S) (?: -u | --user ) [\s=]\s* ["']? [^\s:"']+ : (?P<user>[^\s"']+)
-    """
-)
-_BASIC = re.compile(r"(?i)\bbasic\s+(?P<value>[A-Za-z0-9+/_-]{6,}={0,2})")
-_COOKIES = re.compile(r"""(?i)(?<![\w-])(?:set-)?cookie["']?\s*[:=]\s*["']?(?P<value>[^\r\n"']+)""")
+_PASSWORD = re.compile(rf"(?:{_PASSWORD_NAME}){_IS}{_VALUE}")
+_USER_INFO = re.compile(r"""://[^\s/:@"'<>]{0,100}:([^\s/@"'<>]{1,200})@""")
+_USER_FLAG = re.compile(r"""-(?<!\S-)(?:u|-user)[\s=]\s*["']?[^\s:"']+:([^\s"']+)""")
+_BASIC = re.compile(r"basic(?<!\wbasic)\s+([a-z0-9+/_-]{6,}={0,2})")
+_COOKIES = re.compile(r"""cookie["']?\s*[:=]\s*["']?([^\r\n"']+)""")
 _COOKIE = re.compile(r"=\s*([^\s;=]+)")
 _PLACEHOLDER = re.compile(r"\[redacted(?:-\d+)?\]")
-_NAMES_SECRET = re.compile(rf"(?xi) {_NAME} $")
+_NAMES_SECRET = re.compile(rf"(?:{_NAME})$")
 
 _Span = tuple[int, int]
 
 
-def _matched(pattern: re.Pattern[str], text: str, is_secret: Callable[[str], bool]) -> Iterator[_Span]:
-    """Yield where the pattern's group stands, if what it holds looks like a secret."""
+def _keys(pattern: re.Pattern[str], text: str) -> Iterator[_Span]:
+    """Yield where keys stand; only what follows a prefix in a group has to look random."""
     for match in pattern.finditer(text):
-        name = match.lastgroup or 0
-        start, end = match.span(name)
-        value = match[name].rstrip(".:!?")
-        if is_secret(value):
-            yield start, start + len(value) if value else end
+        if _BEGINS.match(text, match.start()) and all(map(looks_random, filter(None, match.groups()))):
+            yield match.span()
 
 
-def _cookies(text: str) -> Iterator[_Span]:
-    for line in _COOKIES.finditer(text):
-        start = line.start("value")
-        for match in _COOKIE.finditer(line["value"]):
-            if looks_random(match[1]):
-                yield start + match.start(1), start + match.end(1)
+def _is_basic(value: str) -> bool:
+    return _is_basic_credential(value) or looks_random(value)
 
 
-# A pattern is tried on those texts only that hold one of its words: most hold none.
-_OF_CERTAIN = (
-    "sk-ant-", "github_pat_", "xox", "xapp-", "AKIA", "ASIA", "AIza", "SG.", "AGE-SECRET-KEY-", ":AA", "eyJ",
-    "hooks.slack.com", "PRIVATE KEY", "Signature=",
-)  # fmt: skip
-_OF_PLACES = ("key", "token", "secret", "credential", "pass", "pwd", "auth", "sig", "bearer")
-_OF_PASSWORDS = ("pass", "pwd", "://", "-u", "--user")
+# What a text has to hold in small letters; where a secret stands there; what it looks like.
+_PLACES: list[tuple[str, re.Pattern[str], Callable[[str], bool]]] = [
+    ("", _NAMED, looks_random),
+    ("--", _FLAG, looks_random),
+    ("bearer", _BEARER, looks_random),
+    ("=", _QUERY, looks_random),
+    ("pass", _PASSWORD, _looks_like_password),
+    ("pwd", _PASSWORD, _looks_like_password),
+    ("://", _USER_INFO, _looks_like_password),
+    ("-u", _USER_FLAG, _looks_like_password),
+    ("basic", _BASIC, _is_basic),
+]
 
 
-def _holds(text: str, words: Iterable[str]) -> bool:
-    return any(word in text for word in words)
+def _places(text: str) -> Iterator[_Span]:
+    """Yield where secrets stand whose place tells what they are."""
+    lower = text.lower()
+    if len(lower) != len(text):  # a few letters become two
+        lower = "".join(letter.lower() if letter.isascii() else letter for letter in text)
+    for part, pattern, is_secret in _PLACES:
+        for match in pattern.finditer(lower) if part in lower else ():
+            start, end = match.span(1)
+            value = text[start:end].rstrip(".:!?")
+            if is_secret(value) and not _is_of_pages(lower, match):
+                yield start, start + len(value)
+    for match in _COOKIES.finditer(lower) if "cookie" in lower else ():
+        for cookie in _COOKIE.finditer(text, *match.span(1)):
+            if looks_random(cookie[1]):
+                yield cookie.span(1)
+
+
+def _is_of_pages(lower: str, match: re.Match[str]) -> bool:
+    """Return whether it is a `next_page_token`, which is none of a secret."""
+    start = match.start()
+    return match[0].startswith("token") and _OF_PAGES.search(lower, max(0, start - 14), start) is not None
 
 
 def _spans(text: str) -> Iterator[_Span]:
-    lower = text.lower()
     for match in _PLACEHOLDER.finditer(text):
         yield match.span()
-    if _holds(text, _OF_CERTAIN):
-        for match in _CERTAIN.finditer(text):
-            yield match.span()
-    for match in _SHAPES.finditer(text):
-        if looks_random(match["value"] or match["other"]):
-            yield match.span()
-    if _holds(lower, _OF_PLACES):
-        yield from _matched(_PLACES, text, looks_random)
-    if _holds(lower, _OF_PASSWORDS):
-        yield from _matched(_PASSWORDS, text, _looks_like_password)
-    if "basic" in lower:
-        yield from _matched(_BASIC, text, lambda value: _is_basic_credential(value) or looks_random(value))
-    if "cookie" in lower:
-        yield from _cookies(text)
+    for part, pattern in _CERTAIN.items():
+        if part in text:
+            yield from _keys(pattern, text)
+    yield from _keys(_SHAPES, text)
+    yield from _places(text)
 
 
 # -- known secrets -----------------------------------------------------------------
@@ -219,6 +232,7 @@ def _spans(text: str) -> Iterator[_Span]:
 _SECRET_NAME = re.compile(
     r"(?i)(?:^|_)(?:AUTH|PAT|PASS|PWD)(?:_|$)|KEY(?=_|S?$)|TOKEN(?!IZ)|SECRET|PASSW|PASSPHRASE|CREDENTIAL"
 )
+_NAME_OF_PASSWORD = re.compile(r"(?i)(?:^|_)(?:PASS|PWD)(?:_|$)|PASSW|PASSPHRASE|SECRET$")
 _PLACE_OF_FILE = re.compile(r"(?:~|\.{1,2})?/[^/]*/|~/|\.{1,2}/|[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}")
 
@@ -234,18 +248,18 @@ def secrets_of_environment() -> dict[str, str]:
     return {
         value: name
         for name, value in sorted(os.environ.items(), reverse=True)
-        if _SECRET_NAME.search(name) and _is_secret_of_environment(value)
+        if _SECRET_NAME.search(name) and _is_secret_of_environment(name, value)
     }
 
 
-def _is_secret_of_environment(value: str) -> bool:
+def _is_secret_of_environment(name: str, value: str) -> bool:
     if "PRIVATE KEY-----" in value:
         return True
     if len(value) < _SHORTEST_SECRET or re.search(r"\s", value):
         return False
     if _PLACE_OF_FILE.match(value) or _HOST_AND_PORT.fullmatch(value):
         return False
-    if looks_random(value):
+    if looks_random(value, with_number=_NAME_OF_PASSWORD.search(name) is None):
         return True
     # A long number among words, or a phrase of many: nobody names a server or a model that way.
     pieces = re.findall(r"[^\W_]+", value)
@@ -320,6 +334,11 @@ def _placeholder(number: int) -> str:
     return f"[redacted-{number}]"
 
 
+def is_placeholder(text: str) -> bool:
+    """Return whether a text is what stands in the place of a secret."""
+    return _PLACEHOLDER.fullmatch(text) is not None
+
+
 @attrs.define(eq=False)
 class Redaction:
     """Takes the secrets out of what belongs together, such as a request and its answer.
@@ -367,7 +386,8 @@ class Redaction:
 
 
 def _is_secret_under(name: str, value: str) -> bool:
-    if not name or re.search(r"\s", value) or _NAMES_SECRET.search(name) is None:
+    found = _NAMES_SECRET.search(name.lower())
+    if found is None or re.search(r"\s", value) or _is_of_pages(name.lower(), found):
         return False
     return _looks_like_password(value) and _PLACEHOLDER.search(value) is None
 

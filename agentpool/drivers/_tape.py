@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import SEEK_END, FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 VERSION = 1
@@ -50,6 +51,10 @@ else:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
+FileState: TypeAlias = tuple[int, int, int] | None
+"""What tells whether a file was written to: which one it is, its size, and when. None if there is none."""
+
+
 class Tape:
     """A file to which all recorders of a program that write to it belong; `of` finds it.
 
@@ -65,21 +70,30 @@ class Tape:
     def of(path: Path) -> Tape:
         """Return the tape of a file: the one that is there, or a new one."""
         whole = Path(os.path.realpath(path))
-        return _tapes.setdefault(whole, Tape(whole))
+        with _tapes_lock:
+            return _tapes.setdefault(whole, Tape(whole))
 
-    def append(self, line: str, *, anew: bool) -> None:
+    def state(self) -> FileState:
+        """Return what tells later whether somebody has written to the file."""
+        try:
+            return _state(self.path.stat())
+        except FileNotFoundError:
+            return None
+
+    def append(self, line: str, *, replaced: FileState = None) -> None:
         """Write a line; blocks while another writer has the file.
 
         Args:
           line: a line of a cassette, without its line break.
-          anew: drop what the file holds, if no recorder of this program has written to it yet.
+          replaced: drop what the file holds, if it is still in this state, and no recorder of this
+            program has written to it.
 
         Raises:
           OSError: if the file cannot be written; then nothing of the line is in it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(self.path) as file:
-            if anew and not self._begun:
+            if not self._begun and _state(os.fstat(file.fileno())) == replaced:
                 file.truncate(0)
             self._begun = True
             _mend(file)
@@ -94,6 +108,11 @@ class Tape:
 
 
 _tapes: WeakValueDictionary[Path, Tape] = WeakValueDictionary()
+_tapes_lock = threading.Lock()
+
+
+def _state(of: os.stat_result) -> FileState:
+    return of.st_ino, of.st_size, of.st_mtime_ns
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from agentpool.drivers._around import DriverAround, open_stream
 from agentpool.drivers._data import completion_from_data, error_from_data, error_to_data, to_data
 from agentpool.drivers._matching import Asked, Recorded, Shelf, with_secrets
 from agentpool.drivers._redaction import KnownSecrets, Redaction
-from agentpool.drivers._tape import Tape, lines_of, told_line
+from agentpool.drivers._tape import FileState, Tape, lines_of, told_line
 from agentpool.drivers._tape import whole_lines as _whole_lines
 
 
@@ -55,7 +55,7 @@ class RecordingDriver(DriverAround):
 
     An answer is in the file when its caller gets it. What was cancelled is not recorded, nor is a
     stream that was left before its end. Several recorders may write to one file, in one program and
-    in several; those of other programs have to `append`.
+    in several.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class RecordingDriver(DriverAround):
 
         Args:
           driver: answers.
-          path: the cassette; it is made by the first answer, in the place of an older one, unless
-            another recorder of this program that is still there has written to it.
+          path: the cassette. The first answer takes the place of what the file holds now, unless
+            another recorder has written to it meanwhile, or one of this program that still exists.
           append: keep what an older cassette holds, and add to it.
           secrets: texts that must not get into the cassette, beside those that are found.
         """
@@ -137,8 +137,12 @@ class _Recorder:
     _tape: Tape
     _append: bool
     _secrets: frozenset[str] = attrs.field(repr=False)
-    _is_checked: bool = False
+    _is_checked: bool = attrs.field(default=False, init=False)
+    _replaced: FileState = attrs.field(init=False)
     _one_at_a_time: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._replaced = None if self._append else self._tape.state()
 
     async def check(self) -> None:
         """See that a file that is to be added to is a cassette, before anything is asked of a model."""
@@ -154,7 +158,7 @@ class _Recorder:
                 await run_blocking(self._write, request, answer)
 
     def _write(self, request: CompletionRequest, answer: Completion | DriverError) -> None:
-        self._tape.append(self._line(request, answer), anew=not self._append)
+        self._tape.append(self._line(request, answer), replaced=self._replaced)
 
     def _line(self, request: CompletionRequest, answer: Completion | DriverError) -> str:
         known = KnownSecrets.of(self._secrets)

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from agentpool.drivers._redaction import KnownSecrets, Redaction, redact, restored, secrets_of_environment
+from agentpool.drivers._redaction import Redaction, redact, restored
+from agentpool.drivers._secrets import KnownSecrets, secrets_of_environment
 
 WORDS = """
 I have a basic understanding of trio.
@@ -308,7 +309,7 @@ def test_secrets_are_numbered_in_the_order_in_which_they_appear() -> None:
 
 def test_a_placeholder_that_is_there_already_is_one_of_the_secrets() -> None:
     redaction = nothing_known()
-    told = redaction.text(f"[redacted-7] {ONE} [redacted-1] [redacted]")
+    told = redaction.data(f"[redacted-7] {ONE} [redacted-1] [redacted]")
     assert told == "[redacted-1] [redacted-2] [redacted-3] [redacted-4]"
     assert restored(told, redaction.secrets) == f"[redacted-7] {ONE} [redacted-1] [redacted]"
 
@@ -322,8 +323,8 @@ def test_the_key_under_which_a_value_stands_tells_what_it_is() -> None:
     data = {
         "headers": {"Authorization": "abcd1234", "X-Api-Key": [RANDOM]},
         "password": "hunter2",
-        "signature": RANDOM,
-        "encrypted_content": RANDOM,
+        "signature": "9" + RANDOM,
+        "encrypted_content": "8" + RANDOM,
         "properties": {"password": {"type": "string"}, "token": "string"},
         "next_page_token": "CAUQAA1234567",
         "secret": "two words3 or more4",
@@ -335,6 +336,19 @@ def test_the_key_under_which_a_value_stands_tells_what_it_is() -> None:
         "password": "[redacted-4]",
         "api_key": "[redacted-1]",
     }
+
+
+def test_what_is_a_secret_at_one_place_is_one_everywhere() -> None:
+    redaction = nothing_known()
+    data = {"a": f"{RANDOM} is mine: ({RANDOM})", "b": [f"https://x?key={RANDOM}", "hunter2 hunter22"]}
+    assert redaction.data({**data, "password": "hunter2"}) == {
+        "a": "[redacted-1] is mine: ([redacted-1])",
+        "b": ["https://x?key=[redacted-1]", "[redacted-2] hunter22"],
+        "password": "[redacted-2]",
+    }
+    assert redaction.data(f"so {RANDOM}, and {ONE}") == "so [redacted-1], and [redacted-3]"
+    assert redaction.data({ONE: "hunter2", "a": TWO[3:]}) == {"[redacted-3]": "[redacted-2]", "a": TWO[3:]}
+    assert redaction.secrets == (RANDOM, "hunter2", ONE)
 
 
 def test_bytes_are_not_looked_at() -> None:

@@ -11,6 +11,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -101,6 +102,15 @@ def from_data(data: Any) -> Any:
         case {"$dict": pairs} if len(data) == 1:
             return {from_data(key): from_data(item) for key, item in pairs}
     return {key: from_data(item) for key, item in data.items()}
+
+
+def text_of_bytes(data: Any) -> str | None:
+    """Return the text that bytes hold of which `to_data` made this; None if it is no text, or no bytes."""
+    match data:
+        case {"$bytes": str(text)} if len(data) == 1:
+            with suppress(ValueError):
+                return base64.b64decode(text, validate=True).decode()
+    return None
 
 
 def completion_from_data(data: Any) -> Completion:

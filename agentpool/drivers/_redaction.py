@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from agentpool.drivers._data import text_of_bytes, to_data
 from agentpool.drivers._secrets import PLACEHOLDER, KnownSecrets, Span, is_secret_under, spans_of
 
 
@@ -41,7 +42,7 @@ class Redaction:
         return tuple(self._numbers)
 
     def data(self, data: Any) -> Any:
-        """Return JSON data with placeholders for its secrets; bytes in it are not looked at.
+        """Return JSON data with placeholders for its secrets; of bytes those are looked at that are text.
 
         Args:
           data: what `_data.to_data` returns.
@@ -61,7 +62,9 @@ class Redaction:
         elif isinstance(data, list):
             for item in data:
                 yield from self._secrets_in(item, name)
-        elif _is_open(data):
+        elif (content := text_of_bytes(data)) is not None:
+            yield from self._secrets_in(content, name)
+        elif isinstance(data, dict):
             for key, value in data.items():
                 yield from self._secrets_in(key, "")
                 yield from self._secrets_in(value, key)
@@ -79,7 +82,9 @@ class Redaction:
             return self._replaced(data, _merged([*self._spans_in(data, name), *known, *again]))
         if isinstance(data, list):
             return [self._clean(item, name) for item in data]
-        if _is_open(data):
+        if (content := text_of_bytes(data)) is not None:
+            return to_data(self._clean(content, name).encode())
+        if isinstance(data, dict):
             # Equal dicts have equal numbers, in whatever order they were made.
             clean = {key: (self._clean(key, ""), self._clean(data[key], key)) for key in sorted(data)}
             return dict(clean[key] for key in data)
@@ -92,11 +97,6 @@ class Redaction:
             pieces += [text[done:start], f"[redacted-{number}]"]
             done = end
         return "".join(pieces) + text[done:]
-
-
-def _is_open(data: object) -> bool:
-    """Return whether this is a dict that may hold secrets: not one that stands for bytes."""
-    return isinstance(data, dict) and list(data) != ["$bytes"]
 
 
 def _merged(spans: Iterable[Span]) -> Iterator[Span]:

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from agentpool.drivers._detection import KnownSecrets, secrets_of_environment
 from agentpool.drivers._redaction import Redaction, redact, restored
-from agentpool.drivers._secrets import KnownSecrets, secrets_of_environment
 
 WORDS = """
 I have a basic understanding of trio.

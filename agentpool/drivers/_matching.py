@@ -23,8 +23,8 @@ import attrs
 from agentpool._core.errors import DriverError
 from agentpool._core.messages import Completion, CompletionRequest
 from agentpool.drivers._data import canonical, completion_from_data, to_data
+from agentpool.drivers._detection import KnownSecrets
 from agentpool.drivers._redaction import Redaction, is_placeholder, restored
-from agentpool.drivers._secrets import KnownSecrets
 
 _OF_THIS_PROGRAM = random.token_bytes(16)
 _SHOWN = 60

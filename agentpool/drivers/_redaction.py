@@ -2,7 +2,7 @@
 
 Each secret has a placeholder of its own, numbered in the order in which they appear: `[redacted-1]`,
 `[redacted-2]`. So texts that say the same of other secrets become the same text, and no two secrets of
-one text become one. What is a secret, `_secrets.py` says; what is one at one place is one everywhere.
+one text become one. What is a secret, `_detection.py` says; what is one at one place is one everywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from agentpool.drivers._data import text_of_bytes, to_data
-from agentpool.drivers._secrets import PLACEHOLDER, KnownSecrets, Span, is_secret_under, spans_of
+from agentpool.drivers._detection import PLACEHOLDER, KnownSecrets, Span, is_secret_under, spans_of
 
 
 def is_placeholder(text: str) -> bool:

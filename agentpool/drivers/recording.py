@@ -27,9 +27,9 @@ from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool.abc import Driver
 from agentpool.drivers._around import DriverAround, open_stream
 from agentpool.drivers._data import completion_from_data, error_from_data, error_to_data, to_data
+from agentpool.drivers._detection import KnownSecrets
 from agentpool.drivers._matching import Asked, Recorded, Shelf, with_secrets
 from agentpool.drivers._redaction import Redaction
-from agentpool.drivers._secrets import KnownSecrets
 from agentpool.drivers._tape import FileState, Tape, lines_of, told_line
 from agentpool.drivers._tape import whole_lines as _whole_lines
 

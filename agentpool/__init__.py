@@ -138,6 +138,7 @@ if _TYPE_CHECKING:
     from agentpool.abc import Tool as Tool
     from agentpool.abc import ToolContext as ToolContext
     from agentpool.drivers.anthropic import AnthropicDriver as AnthropicDriver
+    from agentpool.drivers.gemini import GeminiDriver as GeminiDriver
     from agentpool.drivers.governed import GovernedDriver as GovernedDriver
     from agentpool.drivers.named import ChosenDriver as ChosenDriver
     from agentpool.drivers.named import DriverName as DriverName
@@ -265,6 +266,9 @@ _HOMES = {
     """,
     "agentpool.drivers.named": """
         ChosenDriver DriverName choose_driver open_driver parse_driver_name
+    """,
+    "agentpool.drivers.gemini": """
+        GeminiDriver
     """,
     "agentpool.drivers.ollama": """
         OllamaDriver

@@ -328,8 +328,8 @@ import resource, signal, sys, trio
 from agentpool import CompletionRequest, RecordingDriver, ScriptedDriver, UserMessage
 
 async def main(path):
-    driver = RecordingDriver(ScriptedDriver(["one", "y" * 100_000, "two"]), path)
-    for text in "abc":
+    driver = RecordingDriver(ScriptedDriver(["one", "y" * 100_000]), path)
+    for text in "ab":
         try:
             await driver.complete(CompletionRequest(model="m", messages=[UserMessage(text)]))
         except OSError as error:
@@ -346,8 +346,21 @@ async def test_a_line_for_which_there_is_no_room_is_an_error_and_leaves_nothing_
         pytest.skip("there is no limit to set")
     done = await trio.run_process([sys.executable, "-c", FULL, str(path)], capture_stdout=True)
     assert done.stdout.split() == [b"b", b"OSError"]
-    assert len((await trio.Path(path).read_bytes()).splitlines()) == 3
+    content = await trio.Path(path).read_bytes()
+    assert (len(content.splitlines()), content[-1:]) == (2, b"\n")
+    await RecordingDriver(Echo(), path, append=True).complete(ask("c"))
     await played(path, "ac")
+
+
+def test_who_writes_has_the_file_for_itself(path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("the lock is another one")
+    path.parent.mkdir()
+    with path.open("wb") as other:
+        with _tape._locked(path):
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 async def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:

@@ -327,6 +327,8 @@ def test_the_key_under_which_a_value_stands_tells_what_it_is() -> None:
         "encrypted_content": RANDOM[::-1],
         "properties": {"password": {"type": "string"}, "token": "string"},
         "next_page_token": "CAUQAA1234567",
+        "token": "python3",
+        "credentials": ["read2", "write-all4"],
         "secret": "two words3 or more4",
         "api_key": "[redacted-9]",
     }

@@ -230,7 +230,8 @@ def is_secret_under(name: str, value: str) -> bool:
     found = _NAMES_SECRET.search(name.lower())
     if found is None or re.search(r"\s", value) or _is_of_pages(name.lower(), found):
         return False
-    return _looks_like_password(value) and PLACEHOLDER.search(value) is None
+    is_secret = _looks_like_password if re.search(_PASSWORD_NAME, found[0]) else looks_random
+    return is_secret(value) and PLACEHOLDER.search(value) is None
 
 
 # -- known secrets -----------------------------------------------------------------

@@ -16,6 +16,7 @@ from agentpool._core.messages import (
     AgentMessage,
     Completion,
     CompletionRequest,
+    ReasoningDelta,
     StreamPart,
     TextDelta,
     ToolCall,
@@ -100,6 +101,8 @@ async def _stream_of_one(
     completion = await driver.complete(request)
 
     async def parts() -> AsyncIterator[StreamPart]:
+        if completion.reasoning:
+            yield ReasoningDelta(completion.reasoning)
         if completion.text:
             yield TextDelta(completion.text)
         yield completion

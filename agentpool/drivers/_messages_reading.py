@@ -22,7 +22,9 @@ class MessagesAnswer:
 
     def __init__(self, question: Question) -> None:
         self._question = question
-        self._blocks: dict[int, dict[str, Any]] = {}
+        self._blocks: list[dict[str, Any]] = []
+        self._at: dict[int, int] = {}  # from the server's number of a block, which may come twice
+        self._inputs: dict[int, list[str]] = {}  # of calls that the provider runs itself
         self._calls = reading.CallAssembler()
         self._thoughts = reading.Thoughts()
         self._text: list[str] = []
@@ -54,16 +56,22 @@ class MessagesAnswer:
         self.count(message.get("usage"))
 
     def count(self, usage: object) -> None:
-        """Take what the answer used; later numbers stand for the whole answer, too."""
+        """Take what the answer used; later numbers stand for the whole answer, too.
+
+        Gateways that count at one end of the stream only send 0 at the other.
+        """
         for name, value in reading.mapping_of(usage).items():
-            if value is not None:
+            if value is not None and (value or name not in self._usage):
                 self._usage[name] = value
 
     def begin(self, index: int, block: Mapping[str, Any]) -> list[Delta]:
         """Take the beginning of a block, which may be all of it, and return what it adds."""
         kept = dict(block)
-        self._blocks[index] = kept
         kind = kept.get("type")
+        position = self._at.get(index)
+        if kind != "tool_use" or position is None or not self._is_same_call(position, kept):
+            position = self._at[index] = len(self._blocks)
+            self._blocks.append(kept)
         if kind == "text":
             kept["text"] = ""
             return self.say(index, reading.words(block.get("text")))
@@ -71,20 +79,21 @@ class MessagesAnswer:
             kept["thinking"] = ""
             return self.think(index, reading.words(block.get("thinking")))
         if kind == "tool_use":
-            self._calls.add(
-                index,
-                id=reading.words(block.get("id")),
-                name=reading.words(block.get("name")),
-                arguments=block.get("input"),
+            call = self._calls.add(
+                position, id=reading.words(block.get("id")), name=reading.words(block.get("name"))
             )
+            call.whole = block.get("input")  # stands for the arguments only if no piece of them comes
         return []
+
+    def _is_same_call(self, position: int, block: Mapping[str, Any]) -> bool:
+        known = self._blocks[position]
+        return known.get("type") == "tool_use" and bool(block.get("id")) and known.get("id") == block["id"]
 
     def say(self, index: int, text: str) -> list[Delta]:
         """Take a piece of text."""
         if not text:
             return []
-        self._block(index, "text").setdefault("text", "")
-        self._blocks[index]["text"] += text
+        self._block(index, "text")["text"] += text
         return self._told(self._thoughts.feed(text))
 
     def _told(self, deltas: Iterable[Delta]) -> list[Delta]:
@@ -97,23 +106,48 @@ class MessagesAnswer:
         """Take a piece of what the model thinks."""
         if not thought:
             return []
-        block = self._block(index, "thinking")
-        block["thinking"] = block.get("thinking", "") + thought
+        self._block(index, "thinking")["thinking"] += thought
         self._reasoning.append(thought)
         return [ReasoningDelta(thought)]
 
     def sign(self, index: int, signature: str) -> None:
         """Take a piece of the signature of what was thought."""
         block = self._block(index, "thinking")
-        block["signature"] = block.get("signature", "") + signature
+        block["signature"] = reading.words(block.get("signature")) + signature
+
+    def cite(self, index: int, citation: object) -> None:
+        """Take a citation of a text."""
+        block = self._block(index, "text")
+        block["citations"] = [*reading.items_of(block.get("citations")), citation]
 
     def call(self, index: int, arguments: str) -> None:
-        """Take a piece of a call's arguments."""
-        self._block(index, "tool_use")
-        self._calls.add(index, arguments=arguments)
+        """Take a piece of the arguments of a call, ours or one that the provider runs itself."""
+        position = self._at.get(index)
+        if position is None or self._blocks[position].get("type") in ("text", "thinking"):
+            self.begin(index, {"type": "tool_use"})
+            position = self._at[index]
+        if self._blocks[position].get("type") == "tool_use":
+            self._calls.add(position, arguments=arguments)
+        else:
+            self._inputs.setdefault(position, []).append(arguments)
+
+    def extend(self, index: int, delta: Mapping[str, Any]) -> None:
+        """Take a piece of a kind that is not known: its texts go on those of its block."""
+        position = self._at.get(index)
+        if position is None or self._blocks[position].get("type") in (*_PLAIN, "thinking"):
+            return
+        block = self._blocks[position]
+        for name, value in delta.items():
+            if name != "type" and isinstance(value, str):
+                block[name] = reading.words(block.get(name)) + value
 
     def _block(self, index: int, kind: str) -> dict[str, Any]:
-        return self._blocks.setdefault(index, {"type": kind})
+        """Return the block of a piece; where that is of another kind, or was never begun, a new one."""
+        position = self._at.get(index)
+        if position is None or self._blocks[position].get("type") != kind:
+            self.begin(index, {"type": kind})
+            position = self._at[index]
+        return self._blocks[position]
 
     def finish(self, word: object) -> None:
         """Take why the answer stopped, if it says so."""
@@ -150,7 +184,11 @@ class MessagesAnswer:
 
         Of calls only the place is kept: the message has them.
         """
-        blocks = [self._blocks[index] for index in sorted(self._blocks)]
+        blocks = self._blocks
+        for position, pieces in self._inputs.items():
+            given, problem = reading.arguments_of("".join(pieces))
+            if not problem:
+                blocks[position]["input"] = given
         if all(block.get("type") in _PLAIN for block in blocks):
             return None
         kept = [{"type": "tool_use"} if block.get("type") == "tool_use" else block for block in blocks]
@@ -209,6 +247,10 @@ class MessagesReader:
             answer.sign(index, reading.words(delta.get("signature")))
         elif kind == "input_json_delta":
             answer.call(index, reading.words(delta.get("partial_json")))
+        elif kind == "citations_delta":
+            answer.cite(index, delta.get("citation"))
+        else:
+            answer.extend(index, delta)
         return ()
 
     def completion(self) -> Completion:

@@ -20,6 +20,7 @@ from agentpool import (
     RequestRejectedError,
     Text,
     ToolCall,
+    ToolDefinition,
     ToolMessage,
     ToolResult,
     UserMessage,
@@ -27,8 +28,9 @@ from agentpool import (
 from agentpool._core.messages import TextDelta
 from agentpool.drivers._dialect import Dialect
 from agentpool.drivers._fitting import Question, schema_instruction
-from agentpool.drivers._learning import Lessons
+from agentpool.drivers._learning import Lessons, learned
 from agentpool.drivers._messages import MessagesDialect
+from agentpool.drivers._refusals import Refusal
 from agentpool.drivers._responses import ResponsesDialect
 from agentpool.drivers._schemas import closed_schema
 
@@ -149,15 +151,318 @@ def test_claude_gets_results_before_what_is_said_and_no_empty_text() -> None:
         UserMessage(" "),
         called("1", "2"),
         result("1", (Text("one"), PICTURE)),
-        result("2", "", is_error=True),
+        result("2", " "),
         UserMessage("b"),
     )
     first, _, last = body["messages"]
     assert [block["text"] for block in first["content"]] == ["a"]
     assert [block["type"] for block in last["content"]] == ["tool_result", "tool_result", "text"]
     assert [block["type"] for block in last["content"][0]["content"]] == ["text", "image"]
-    assert last["content"][1]["is_error"]
-    assert "content" not in last["content"][1]
+    assert last["content"][1] == {"type": "tool_result", "tool_use_id": "2"}
+
+
+@pytest.mark.parametrize("content", ["", " ", (Text(" "),), (Text(""), Text(""))])
+def test_a_result_that_is_an_error_says_something(content: Any) -> None:
+    """The API refuses an error with an empty content (sample-multi-agent-orchestration#15 at Bedrock)."""
+    body = sent(MessagesDialect(cache=False), called("1"), result("1", content, is_error=True))
+    assert body["messages"][-1]["content"][0]["content"] == "an error without words"
+    body = sent(MessagesDialect(cache=False), called("1"), result("1", content))
+    assert "content" not in body["messages"][-1]["content"][0]
+
+
+def test_a_system_prompt_of_white_space_is_none_for_claude() -> None:
+    assert "system" not in sent(CLAUDE, UserMessage("a"), system=" \n")
+
+
+def test_what_claude_goes_on_from_does_not_end_in_white_space() -> None:
+    """langchain#35071, opencode#1295."""
+    kept = [THOUGHT, {"type": "text", "text": "so far \n"}]
+    signed = AssistantMessage("so far \n", (), "hm", ProviderData("anthropic", "m", kept))
+    for message in (AssistantMessage("so far \n"), signed):
+        said = sent(CLAUDE, UserMessage("a"), message)["messages"][-1]["content"]
+        assert said[-1] == {"type": "text", "text": "so far"}
+        between = sent(CLAUDE, UserMessage("a"), message, UserMessage("b"))["messages"][1]["content"]
+        assert between[-1]["text"] == "so far \n"
+    assert kept[1]["text"] == "so far \n"
+
+
+def test_no_budget_for_thoughts_within_calls_of_another_model() -> None:
+    """opencode#3077, kilocode#5219: the API wants a thought before the last calls."""
+    unthought = [UserMessage("a"), called("1"), result("1")]
+    thought = [UserMessage("a"), called("1", data=[THOUGHT, {"type": "tool_use"}]), result("1")]
+    lost = Lessons(traits=frozenset({"no_thoughts"}))
+    for messages, lessons, thinks in (
+        (unthought, None, False),
+        ([*unthought, UserMessage("b")], None, False),
+        (thought, None, True),
+        (thought, lost, False),
+        ([*unthought, AssistantMessage("done"), UserMessage("b")], None, True),
+        ([UserMessage("a"), AssistantMessage("so")], None, False),
+        ([result("1")], None, False),
+    ):
+        body = sent(CLAUDE, *messages, reasoning=2000, temperature=0.5, lessons=lessons)
+        assert ("thinking" in body) is thinks
+        assert ("temperature" in body) is not thinks
+    assert sent(CLAUDE, *unthought, reasoning="low")["thinking"] == {"type": "adaptive"}
+
+
+def test_thoughts_that_the_server_does_not_take_back_are_left_out() -> None:
+    """opencode#48637, claude-code#10627; openai/codex#8145, bifrost#5892."""
+    lost = Lessons(traits=frozenset({"no_thoughts"}))
+    search = corpus_messages.SEARCH
+    kept = [THOUGHT, search, corpus_messages.HIDDEN, {"type": "tool_use"}]
+    said = sent(CLAUDE, UserMessage("q"), called("1", data=kept), result("1"), lessons=lost)["messages"][1]
+    assert [block["type"] for block in said["content"]] == ["server_tool_use", "tool_use"]
+    data = [corpus_responses.THOUGHT, {"type": "function_call"}]
+    message = called("1", data=data, provider="openai-responses")
+    items = sent(RESPONSES, UserMessage("q"), message, result("1"), lessons=lost)["input"]
+    assert [item.get("type") for item in items] == [None, "function_call", "function_call_output"]
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]}
+
+UNION = {
+    "description": "Look.",
+    "anyOf": [
+        {
+            "type": "object",
+            "properties": {"kind": {"const": "a"}, "x": {"type": "string"}},
+            "required": ["kind", "x"],
+        },
+        {
+            "type": "object",
+            "properties": {"kind": {"const": "b"}, "y": {"type": "string"}},
+            "required": ["kind", "y"],
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("dialect", [CLAUDE, RESPONSES], ids=name_of)
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "object"}, {"type": "object"}),
+        ({"properties": {}}, {"type": "object", "properties": {}}),
+        (
+            UNION,
+            {
+                "type": "object",
+                "description": 'Look. (give one of these sets of properties: [["x"], ["y"]])',
+                "properties": {
+                    "kind": {"anyOf": [{"enum": ["a"]}, {"enum": ["b"]}]},
+                    "x": {"type": "string"},
+                    "y": {"type": "string"},
+                },
+                "required": ["kind"],
+            },
+        ),
+        (
+            {
+                "$ref": "#/$defs/A",
+                "$defs": {"A": {"type": "object", "properties": {"a": {}}, "required": ["a"]}},
+            },
+            {"type": "object", "properties": {"a": {}}, "required": ["a"]},
+        ),
+        (
+            {
+                "type": "object",
+                "properties": {"a": {}, "b": {}},
+                "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
+            },
+            {
+                "type": "object",
+                "description": '(give one of these sets of properties: [["a"], ["b"]])',
+                "properties": {"a": {}, "b": {}},
+            },
+        ),
+        (
+            {"oneOf": [{"properties": {"a": {"const": value}}} for value in (1, 2, 3, 3)]},
+            {"type": "object", "properties": {"a": {"anyOf": [{"enum": [1]}, {"enum": [2]}, {"enum": [3]}]}}},
+        ),
+        ({"type": "object", "not": {}, "properties": {}}, {"type": "object", "properties": {}}),
+    ],
+)
+def test_no_alternatives_on_top_of_the_schema_of_a_tool(dialect: Dialect, schema: Any, expected: Any) -> None:
+    """opencode#38616, cantinarr#497: one such tool, and the whole request is refused."""
+    body = sent(dialect, UserMessage("a"), tools=[ToolDefinition("look", "Look.", schema)])
+    tool = body["tools"][0]
+    assert tool.get("input_schema", tool.get("parameters")) == expected
+
+
+def test_what_claude_takes_of_a_schema_is_told_in_words_else() -> None:
+    """req_llm#302, laravel/ai#715, memorize-everything#93: such keywords are refused."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "score": {"type": "integer", "minimum": 1, "maximum": 10, "description": "How good."},
+            "tags": {"type": "array", "items": {"type": "string", "minLength": 2}, "minItems": 3},
+            "some": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            "day": {"type": "string", "format": "date"},
+            "color": {"type": "string", "format": "color"},
+            "code": {"type": "string", "pattern": "[a-z]+"},
+            "word": {"type": "string", "pattern": "(?=a)b"},
+            "either": {"oneOf": [{"type": "string"}, {"type": "null"}]},
+        },
+    }
+    body = sent(CLAUDE, UserMessage("a"), output_schema=schema)
+    assert body["output_config"]["format"]["schema"]["properties"] == {
+        "score": {"type": "integer", "description": "How good. (at least 1, at most 10)"},
+        "tags": {
+            "type": "array",
+            "items": {"type": "string", "description": "(at least 2 characters)"},
+            "description": "(at least 3 items)",
+        },
+        "some": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        "day": {"type": "string", "format": "date"},
+        "color": {"type": "string", "description": '(format "color")'},
+        "code": {"type": "string", "pattern": "[a-z]+"},
+        "word": {"type": "string", "description": '(matches "(?=a)b")'},
+        "either": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    }
+
+
+# -- what is learned ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dialect", "said", "parameter", "asked", "dropped", "trait"),
+    [
+        (  # jetbrains-cc-gui#1003
+            CLAUDE,
+            '"thinking.type.enabled" is not supported for this model. Use "thinking.type.adaptive" and'
+            ' "output_config.effort" to control thinking behavior.',
+            "",
+            {"reasoning": 2000},
+            None,
+            "adaptive_thinking",
+        ),
+        (
+            CLAUDE,
+            "adaptive thinking is not supported on this model",
+            "",
+            {"reasoning": "low"},
+            None,
+            "budget_thinking",
+        ),
+        (  # litellm#27074
+            CLAUDE,
+            "output_config.effort: Input should be 'low', 'medium', 'high' or 'max'",
+            "",
+            {"reasoning": "xhigh", "output_schema": SCHEMA},
+            "output_config.effort",
+            None,
+        ),
+        (
+            CLAUDE,
+            "output_config.format: Extra inputs are not permitted",
+            "",
+            {"reasoning": "low", "output_schema": SCHEMA},
+            "output_config.format",
+            None,
+        ),
+        (
+            CLAUDE,
+            "output_config: Extra inputs are not permitted",
+            "",
+            {"reasoning": "low", "output_schema": SCHEMA},
+            "output_config",
+            None,
+        ),
+        (  # anthropic-sdk-python#1185
+            CLAUDE,
+            "The compiled grammar is too large, which would cause performance issues. Simplify your tool"
+            " schemas or reduce the number of strict tools.",
+            "",
+            {"output_schema": SCHEMA},
+            "output_config.format",
+            None,
+        ),
+        (  # TanStack/ai#686
+            CLAUDE,
+            "Schema is too complex for compilation.",
+            "",
+            {"output_schema": SCHEMA},
+            "output_config.format",
+            None,
+        ),
+        (
+            CLAUDE,
+            "`temperature` may only be set to 1 when thinking is enabled or in adaptive mode.",
+            "",
+            {"temperature": 0.5},
+            "temperature",
+            None,
+        ),
+        (
+            CLAUDE,
+            "messages.1.content.0: Invalid `signature` in `thinking` block",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (
+            CLAUDE,
+            "messages.5.content.1: `thinking` or `redacted_thinking` blocks in the latest assistant message"
+            " cannot be modified.",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (
+            RESPONSES,
+            "The encrypted content gAAA...DQ== could not be verified.",
+            "",
+            {"reasoning": "low"},
+            None,
+            "no_thoughts",
+        ),
+        (
+            RESPONSES,
+            "Item 'rs_1' of type 'reasoning' was provided without its required following item.",
+            "input",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (  # llama.cpp#29159
+            RESPONSES,
+            "Cannot determine type of 'item'",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (RESPONSES, "Encrypted content is not supported with this model.", "", {}, "include", None),
+        (
+            RESPONSES,
+            "Unsupported parameter: 'reasoning.effort' is not supported with this model.",
+            "reasoning.effort",
+            {"reasoning": "low"},
+            "reasoning.effort",
+            None,
+        ),
+        (
+            RESPONSES,
+            "Invalid schema for response_format 'answer': 'allOf' is not permitted.",
+            "text.format.schema",
+            {"output_schema": SCHEMA},
+            "text.format",
+            None,
+        ),
+    ],
+)
+def test_what_a_refusal_teaches(
+    dialect: Dialect, said: str, parameter: str, asked: Any, dropped: str | None, trait: str | None
+) -> None:
+    body = sent(dialect, UserMessage("a"), **asked)
+    refusal = Refusal(400, said, "invalid_request_error", parameter)
+    lessons = learned(Lessons(), refusal, body, dialect.droppable)
+    assert lessons is not None
+    assert lessons.dropped == ({dropped} if dropped else set())
+    assert lessons.traits == ({trait} if trait else set())
 
 
 def test_a_conversation_that_claude_began_gets_a_beginning() -> None:
@@ -217,7 +522,7 @@ def test_how_much_claude_thinks() -> None:
     adaptive = {"type": "adaptive"}
     assert thinking(None) == (None, None)
     assert thinking(0) == thinking("none") == ({"type": "disabled"}, None)
-    assert thinking("low") == (adaptive, {"effort": "low"})
+    assert thinking("low") == thinking("minimal") == (adaptive, {"effort": "low"})
     assert thinking(2000) == ({"type": "enabled", "budget_tokens": 2000}, None)
     assert thinking(10, max_tokens=4096) == ({"type": "enabled", "budget_tokens": 1024}, None)
     # Thoughts are output, and output is bounded by max_tokens.
@@ -230,9 +535,6 @@ def test_how_much_claude_thinks() -> None:
     }
     assert thinking(2000, "adaptive_thinking") == (adaptive, None)
     assert thinking("low", tool_choice="required") == (None, None)
-
-
-SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]}
 
 
 def test_a_schema_for_claude() -> None:
@@ -349,8 +651,8 @@ def test_files_of_a_response() -> None:
     content = sent(RESPONSES, UserMessage(FILES))["input"][0]["content"]
     assert content == [
         {"type": "input_text", "text": "see"},
-        {"type": "input_image", "image_url": "data:image/png;base64,eA=="},
-        {"type": "input_image", "image_url": "https://h/a.png"},
+        {"type": "input_image", "detail": "auto", "image_url": "data:image/png;base64,eA=="},
+        {"type": "input_image", "detail": "auto", "image_url": "https://h/a.png"},
         {"type": "input_text", "text": "a.txt:\ntext"},
         {
             "type": "input_file",
@@ -369,6 +671,6 @@ def test_files_of_a_response() -> None:
         UserMessage("b"),
     )["input"]
     assert items[0] == {"role": "user", "content": ""}
-    assert items[3]["output"] == [{"type": "input_image", "image_url": "data:image/png;base64,eA=="}]
+    assert items[3]["output"] == [content[1]]
     assert items[4]["output"] == "Error: no"
     assert items[5] == {"role": "user", "content": "b"}

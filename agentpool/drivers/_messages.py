@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from agentpool._core.messages import Completion, ToolCall, ToolMessage
 from agentpool.drivers._dialect import RefusedInStreamError
 from agentpool.drivers._fitting import STRICT_IDS, Question, Turn, is_text, schema_instruction
 from agentpool.drivers._messages_reading import PROVIDER, MessagesAnswer, MessagesReader
-from agentpool.drivers._schemas import closed_schema, object_schema
+from agentpool.drivers._schemas import closed_schema, named_schema
 
 _CACHE = {"type": "ephemeral"}
 
@@ -113,7 +114,11 @@ def _system(system: str, *, caches: bool) -> Any:
 
 def _tools(question: Question, *, caches: bool) -> list[dict[str, Any]]:
     tools: list[dict[str, Any]] = [
-        {"name": tool.name, "description": tool.description, "input_schema": object_schema(tool.input_schema)}
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "input_schema": named_schema(tool.input_schema)[0],
+        }
         for tool in question.request.tools
     ]
     if caches:
@@ -249,15 +254,39 @@ def _some_blocks(parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
                 if text.strip():  # the API takes no block that is empty
                     yield {"type": "text", "text": text}
             case Image():
-                yield {"type": "image", "source": _source(part)}
+                yield _picture(part)
             case Document():
                 yield _document(part)
 
 
-def _source(part: Image | Document) -> dict[str, Any]:
+_PICTURES = {
+    "image/jpeg": rb"\xff\xd8\xff",
+    "image/png": rb"\x89PNG",
+    "image/gif": rb"GIF8",
+    "image/webp": rb"RIFF....WEBP",
+}
+_JPEGS = ("image/jpg", "image/jpe", "image/jfif", "image/pjpeg")
+
+
+def _picture(part: Image) -> dict[str, Any]:
+    """Return a picture; one of a kind that the API does not take as a line of text.
+
+    The API looks into a picture, and refuses one that is something else than its media type says.
+    """
+    if part.url:
+        return {"type": "image", "source": _source(part)}
+    given = "image/jpeg" if part.media_type in _JPEGS else part.media_type
+    kind = next((kind for kind, start in _PICTURES.items() if re.match(start, part.data, re.DOTALL)), given)
+    if kind not in _PICTURES:
+        return {"type": "text", "text": told_of_file(part)}
+    return {"type": "image", "source": _source(part, kind)}
+
+
+def _source(part: Image | Document, kind: str = "") -> dict[str, Any]:
     if part.url:
         return {"type": "url", "url": part.url}
-    return {"type": "base64", "media_type": part.media_type, "data": base64.b64encode(part.data).decode()}
+    data = base64.b64encode(part.data).decode()
+    return {"type": "base64", "media_type": kind or part.media_type, "data": data}
 
 
 def _document(part: Document) -> dict[str, Any]:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import attrs
+
 from agentpool._core.errors import MalformedReplyError
-from agentpool._core.messages import Completion, ProviderData, ReasoningDelta, StopReason, TextDelta
+from agentpool._core.messages import (
+    Completion,
+    ProviderData,
+    ReasoningDelta,
+    StopReason,
+    TextDelta,
+    ToolCall,
+)
 from agentpool._core.usage import TokenUsage
 from agentpool.drivers import _reading as reading
 from agentpool.drivers._dialect import Delta, RefusedInStreamError
 from agentpool.drivers._fitting import Question
+from agentpool.drivers._schemas import named_schema
 
 PROVIDER = "anthropic"
 
@@ -170,7 +180,7 @@ class MessagesAnswer:
         calls = reading.tidied(calls, question.tool_names, question.taken_ids()) if calls else ()
         return reading.completion_of(
             "".join(self._text),
-            calls,
+            tuple(_with_own_names(call, question) for call in calls),
             self.stop,
             usage_of(self._usage),
             reasoning="".join(self._reasoning).strip(),
@@ -194,6 +204,15 @@ class MessagesAnswer:
         kept = [{"type": "tool_use"} if block.get("type") == "tool_use" else block for block in blocks]
         kept = [block for block in kept if block.get("type") != "text" or block["text"].strip()]
         return ProviderData(PROVIDER, self._question.model, kept)
+
+
+def _with_own_names(call: ToolCall, question: Question) -> ToolCall:
+    """Return a call whose arguments have the names that the tool gave them."""
+    tool = next((tool for tool in question.request.tools if tool.name == call.name), None)
+    own = {} if tool is None else named_schema(tool.input_schema)[1]
+    if not own.keys() & call.input.keys():
+        return call
+    return attrs.evolve(call, input={own.get(name, name): value for name, value in call.input.items()})
 
 
 def usage_of(usage: Mapping[str, Any]) -> TokenUsage:

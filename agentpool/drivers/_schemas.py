@@ -438,3 +438,35 @@ def object_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 def _either(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     known = one["anyOf"] if one.keys() == {"anyOf"} else [one]
     return {"anyOf": known if other in known else [*known, other]}
+
+
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+
+
+def named_schema(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """Return the schema of a tool's arguments as one object whose properties have names that Anthropic takes.
+
+    Returns:
+      The schema, and of the properties that have another name there, by that name, their own one.
+    """
+    schema = object_schema(schema)
+    names: Mapping[str, Any] = schema.get("properties", {})
+    own: dict[str, str] = {}
+    for name in names:
+        if not _NAME.fullmatch(name):
+            safe = short = re.sub(r"[^a-zA-Z0-9_.-]", "_", name)[:56] or "_"
+            number = 1
+            while safe in names or safe in own:
+                number += 1
+                safe = f"{short}_{number}"
+            own[safe] = name
+    if not own:
+        return schema, own
+    safes = {name: safe for safe, name in own.items()}
+    renamed: dict[str, Any] = {
+        **schema,
+        "properties": {safes.get(name, name): item for name, item in names.items()},
+    }
+    if "required" in schema:
+        renamed["required"] = [safes.get(name, name) for name in schema["required"]]
+    return renamed, own

@@ -290,6 +290,77 @@ def test_no_alternatives_on_top_of_the_schema_of_a_tool(dialect: Dialect, schema
     assert tool.get("input_schema", tool.get("parameters")) == expected
 
 
+def test_names_of_properties_that_claude_does_not_take_are_replaced_on_the_way() -> None:
+    """appstore-connect-mcp#2, composio#3500, n8n#30590: one such name, and the whole request is refused."""
+    long = "x" * 70
+    names = ["filter[id]", "filter(id)", "filter_id_", "$top", long, "плохо", "fine"]
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "string", "description": name} for name in names},
+        "required": ["$top", "fine"],
+    }
+    tools = [
+        ToolDefinition("look", "Look.", schema),
+        ToolDefinition("other", "Other.", {"properties": {"$": {}}}),
+    ]
+    request = CompletionRequest(messages=[UserMessage("a")], tools=tools)
+    question = Question(request, "m", Lessons())
+    sent_tools = MessagesDialect(cache=False).body(question, streaming=False)["tools"]
+    properties = sent_tools[0]["input_schema"]["properties"]
+    safe = {item["description"]: name for name, item in properties.items()}
+    assert list(safe.values()) == [
+        "filter_id__2",
+        "filter_id__3",
+        "filter_id_",
+        "_top",
+        "x" * 56,
+        "_____",
+        "fine",
+    ]
+    assert sent_tools[0]["input_schema"]["required"] == ["_top", "fine"]
+    assert sent_tools[1]["input_schema"] == {"type": "object", "properties": {"_": {}}}
+    given = {name: f"for {own}" for own, name in safe.items()}
+    came = corpus_messages.whole([corpus_messages.use({**given, "odd": 1})], "tool_use")
+    (call,) = CLAUDE.completion(came, question).tool_calls
+    assert dict(call.input) == {**{name: f"for {name}" for name in names}, "odd": 1}
+
+
+def test_pictures_for_claude_are_what_they_are() -> None:
+    """hermes-agent#55432, claude-code#8184, home-assistant/core#167208."""
+    jpeg, webp = b"\xff\xd8\xff\xe0", b"RIFF\n\x00\x00\x00WEBPVP8 "
+    pictures = (
+        Image(jpeg, "image/jpg"),
+        Image(jpeg, "image/png"),
+        Image(b"?", "image/jpg"),
+        Image(b"\x89PNG\r\n", "image/x-icon"),
+        Image(b"GIF89a", "image/gif"),
+        Image(webp, "application/octet-stream"),
+        Image(b"BM", "image/bmp"),
+        Image(b"<svg/>", "image/svg+xml"),
+    )
+    for results in (False, True):
+        messages = [called("1"), result("1", pictures)] if results else [UserMessage(pictures)]
+        blocks = sent(MessagesDialect(cache=False), *messages)["messages"][-1]["content"]
+        blocks = blocks[0]["content"] if results else blocks
+        assert [block.get("source", {}).get("media_type", block.get("text")) for block in blocks] == [
+            *["image/jpeg"] * 3,
+            "image/png",
+            "image/gif",
+            "image/webp",
+            "[image/bmp, 2 bytes]",
+            "[image/svg+xml, 6 bytes]",
+        ]
+
+
+def test_ids_of_calls_for_a_response_are_short_and_its_items_have_none_of_theirs() -> None:
+    """9router#393, dsh-plugin-subscriptions#29; nodetool#4252."""
+    long = "codex_mcp__" + "x" * 80
+    call, output = sent(RESPONSES, UserMessage("a"), called(long), result(long))["input"][1:]
+    assert call["call_id"] == output["call_id"]
+    assert len(call["call_id"]) <= 64
+    assert "id" not in call
+
+
 def test_what_claude_takes_of_a_schema_is_told_in_words_else() -> None:
     """req_llm#302, laravel/ai#715, memorize-everything#93: such keywords are refused."""
     schema = {

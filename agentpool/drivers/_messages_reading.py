@@ -56,7 +56,7 @@ class MessagesAnswer:
             raise MalformedReplyError(f"the answer has no content: {reading.shown(str(dict(data)))}")
         for index, block in enumerate(content):
             answer.begin(index, reading.mapping_of(block))
-        answer.finish(data.get("stop_reason"))
+        answer.finish(data)
         return answer.completion()
 
     def head(self, message: Mapping[str, Any]) -> None:
@@ -159,12 +159,17 @@ class MessagesAnswer:
             position = self._at[index]
         return self._blocks[position]
 
-    def finish(self, word: object) -> None:
-        """Take why the answer stopped, if it says so."""
+    def finish(self, told: Mapping[str, Any]) -> list[Delta]:
+        """Take why the answer stopped, if it says so; of a refusal without a word, why it refuses."""
+        word = told.get("stop_reason")
         if word == "pause_turn":
             raise MalformedReplyError("the provider paused in the middle of the answer (pause_turn)")
         if word is not None and word != "":
             self.stop = reading.stop_of(word)
+        why = reading.words(reading.mapping_of(told.get("stop_details")).get("explanation"))
+        if self.stop != "refusal" or self._text or not why:
+            return []
+        return self._told([*self._thoughts.close(), TextDelta(why)])
 
     def rest(self) -> list[Delta]:
         """Return what was held back of the text."""
@@ -219,9 +224,11 @@ def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
     """Return what an answer used. Anthropic counts what was cached apart from other input."""
     read = reading.count(usage.get("cache_read_input_tokens"))
     written = reading.count(usage.get("cache_creation_input_tokens"))
+    details = reading.mapping_of(usage.get("output_tokens_details"))
     return TokenUsage(
         input_tokens=reading.first_count(usage, "input_tokens", "prompt_tokens") + read + written,
         output_tokens=reading.first_count(usage, "output_tokens", "completion_tokens"),
+        reasoning_tokens=reading.count(details.get("thinking_tokens")),
         cache_read_tokens=read,
         cache_write_tokens=written,
     )
@@ -250,7 +257,7 @@ class MessagesReader:
             answer.head(reading.mapping_of(data.get("message")))
         elif kind == "message_delta":
             answer.count(data.get("usage"))
-            answer.finish(reading.mapping_of(data.get("delta")).get("stop_reason"))
+            return answer.finish(reading.mapping_of(data.get("delta")))
         elif kind == "message_stop":
             self.is_done = True
             return answer.rest()

@@ -165,6 +165,33 @@ WHOLE: tuple[Odd, ...] = (
         {"kept": [THOUGHT, SEARCH, FOUND, THOUGHT, {"type": "tool_use"}]},
     ),
     Odd(
+        "a refusal that only says beside its content why (pi#5666, tidebreak#555)",
+        whole(
+            [], "refusal", stop_details={"type": "refusal", "category": "cyber", "explanation": "It harms."}
+        ),
+        {"text": "It harms.", "stop": "refusal"},
+    ),
+    Odd(
+        "a refusal with words, and why",
+        whole([text("I cannot.")], "refusal", stop_details={"explanation": "It harms."}),
+        {"text": "I cannot.", "stop": "refusal"},
+    ),
+    Odd(
+        "a refusal that says nothing of why (Switchyard#370)",
+        whole([], "refusal", stop_details={"type": "refusal", "category": None, "explanation": None}),
+        {"text": "", "stop": "refusal"},
+    ),
+    Odd(
+        "details of an answer that is no refusal",
+        whole([text("a")], "end_turn", stop_details=None),
+        {"text": "a", "stop": "end_turn"},
+    ),
+    Odd(
+        "tokens of thinking (vercel/ai#17923, laravel/ai#1006)",
+        whole([text("a")], usage={**USAGE, "output_tokens_details": {"thinking_tokens": 4}}),
+        {"usage": (10, 5, 4, 0)},
+    ),
+    Odd(
         "thinking before a refusal",
         whole([THOUGHT, text("I cannot.")], "refusal"),
         {"text": "I cannot.", "stop": "refusal"},
@@ -333,6 +360,24 @@ STREAMS: tuple[Odd, ...] = (
             STOP,
         ],
         {"calls": [], "stop": "max_tokens", "kept": [{**SEARCH, "input": {}}]},
+    ),
+    Odd(
+        "tokens of thinking are counted at the end (vscode#319185)",
+        [START, *HELLO, end(output_tokens_details={"thinking_tokens": 4}), STOP],
+        {"usage": (10, 9, 4, 0)},
+    ),
+    Odd(
+        "a refusal in a stream that only says beside its content why (pi#5666)",
+        [
+            START,
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "refusal", "stop_details": {"explanation": "It harms."}},
+                "usage": {"output_tokens": 1},
+            },
+            STOP,
+        ],
+        {"text": "It harms.", "stop": "refusal", "usage": (10, 1, 0, 0)},
     ),
     Odd(
         "zeros at the end in the place of what was counted at the beginning (envoyproxy/ai-gateway#1631)",

@@ -30,6 +30,7 @@ Trait: TypeAlias = Literal[
     "budget_thinking",
     "adaptive_thinking",
     "no_thoughts",
+    "user_last",
 ]
 """How a model wants its conversation:
 
@@ -48,6 +49,7 @@ Trait: TypeAlias = Literal[
 * `budget_thinking`: how much it thinks is said as a budget in tokens
 * `adaptive_thinking`: how much it thinks is left to it
 * `no_thoughts`: what was thought in earlier turns does not go back, signed or encrypted as it may be
+* `user_last`: it does not go on from its own words, a conversation ends with the user's
 """
 
 
@@ -195,6 +197,7 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
         r"|(?:not support|unsupported|unknown|invalid).{0,40}adaptive"
         r"|input tag 'adaptive'",
     ),
+    ("user_last", r"assistant message prefill|must end with a user message"),
     (
         "no_thoughts",
         r"invalid \W?signature|thinking\.signature\W.{0,20}(?:required|invalid)"

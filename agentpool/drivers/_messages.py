@@ -192,7 +192,9 @@ def _messages(question: Question, *, caches: bool) -> list[dict[str, Any]]:
             0, {"role": "user", "content": [{"type": "text", "text": "(The conversation goes on.)"}]}
         )
     last = messages[-1]["content"][-1]
-    if messages[-1]["role"] == "assistant" and last["type"] == "text":
+    if messages[-1]["role"] == "assistant" and "user_last" in question.lessons.traits:
+        messages.append({"role": "user", "content": [{"type": "text", "text": "Go on."}]})
+    elif messages[-1]["role"] == "assistant" and last["type"] == "text":
         # What the model is to go on from may not end in white space.
         messages[-1]["content"][-1] = {**last, "text": last["text"].rstrip()}
     if caches:

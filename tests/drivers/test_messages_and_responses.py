@@ -186,6 +186,15 @@ def test_what_claude_goes_on_from_does_not_end_in_white_space() -> None:
     assert kept[1]["text"] == "so far \n"
 
 
+def test_a_model_that_does_not_go_on_from_its_own_words_is_asked_to() -> None:
+    """ericc-ch/copilot-api#261, llxprt-code#3695."""
+    lessons = Lessons(traits=frozenset({"user_last"}))
+    messages = sent(CLAUDE, UserMessage("a"), AssistantMessage("so "), lessons=lessons)["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[1]["content"] == [{"type": "text", "text": "so "}]
+    assert len(sent(CLAUDE, UserMessage("a"), lessons=lessons)["messages"]) == 1
+
+
 def test_no_budget_for_thoughts_within_calls_of_another_model() -> None:
     """opencode#3077, kilocode#5219: the API wants a thought before the last calls."""
     unthought = [UserMessage("a"), called("1"), result("1")]
@@ -464,6 +473,15 @@ def test_what_claude_takes_of_a_schema_is_told_in_words_else() -> None:
             {"temperature": 0.5},
             "temperature",
             None,
+        ),
+        (
+            CLAUDE,
+            "This model does not support assistant message prefill. The conversation must end with a user"
+            " message.",
+            "",
+            {},
+            None,
+            "user_last",
         ),
         (
             CLAUDE,

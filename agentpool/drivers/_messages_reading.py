@@ -199,11 +199,11 @@ class MessagesAnswer:
 
         Of calls only the place is kept: the message has them.
         """
-        blocks = self._blocks
         for position, pieces in self._inputs.items():
             given, problem = reading.arguments_of("".join(pieces))
             if not problem:
-                blocks[position]["input"] = given
+                self._blocks[position]["input"] = given
+        blocks = [block for block in self._blocks if reading.words(block.get("type"))]
         if all(block.get("type") in _PLAIN for block in blocks):
             return None
         kept = [{"type": "tool_use"} if block.get("type") == "tool_use" else block for block in blocks]

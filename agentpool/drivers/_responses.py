@@ -19,7 +19,7 @@ from agentpool.drivers._fitting import (
     schema_instruction,
     told_result,
 )
-from agentpool.drivers._responses_reading import PROVIDER, ResponsesReader, read_response
+from agentpool.drivers._responses_reading import PROVIDER, ResponsesReader, read_response, text_of_item
 from agentpool.drivers._schemas import object_schema, strict_schema
 
 
@@ -146,12 +146,7 @@ def _said(turn: Turn, question: Question) -> Iterator[dict[str, Any]]:
 def _fits(kept: list[Any], turn: Turn) -> bool:
     assert turn.message is not None
     calls = sum(item.get("type") == "function_call" for item in kept)
-    texts = [
-        part.get("text") or part.get("refusal") or ""
-        for item in kept
-        if item.get("type") == "message"
-        for part in item.get("content", ())
-    ]
+    texts = [text_of_item(item)[0] for item in kept if item.get("type") == "message"]
     return calls == len(turn.calls) and "".join(texts) == turn.message.text
 
 

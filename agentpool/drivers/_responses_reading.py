@@ -50,7 +50,7 @@ def read_response(
     for index, item in enumerate(items):
         match item.get("type"):
             case "message":
-                text, refused = _message(item)
+                text, refused = text_of_item(item)
                 texts.append(text)
                 stop = "refusal" if refused else stop
             case "function_call":
@@ -94,7 +94,7 @@ def _stop(response: Mapping[str, Any]) -> StopReason:
     )
 
 
-def _message(item: Mapping[str, Any]) -> tuple[str, bool]:
+def text_of_item(item: Mapping[str, Any]) -> tuple[str, bool]:
     """Return the text of a message, and whether it is a refusal."""
     content = item.get("content")
     if isinstance(content, str):
@@ -128,7 +128,9 @@ def _kept(items: list[Mapping[str, Any]], question: Question) -> ProviderData | 
     """
     kept: list[dict[str, Any]] = []
     for item in items:
-        kind = item.get("type")
+        kind = reading.words(item.get("type"))
+        if not kind:
+            continue
         if kind == "function_call":
             kept.append({"type": kind})
         elif kind != "reasoning":
@@ -186,9 +188,11 @@ class Streamed:
         numbered = dict(enumerate(found)) or dict(sorted(self._items.items()))
         for number, item in numbered.items():
             if item.get("type") == "function_call" and not item.get("arguments"):
-                item["arguments"] = self._arguments.get(item.get("id")) or self._arguments.get(number)
+                item["arguments"] = self._arguments.get(reading.words(item.get("id"))) or self._arguments.get(
+                    number
+                )
         whole: list[Mapping[str, Any]] = list(numbered.values())
-        if self._said and not any(_message(item)[0] for item in whole if item.get("type") == "message"):
+        if self._said and not any(text_of_item(item)[0] for item in whole if item.get("type") == "message"):
             place = next((at for at, item in enumerate(whole) if item.get("type") in _PLAIN), len(whole))
             parts = [
                 {"type": "refusal", "refusal": text}

@@ -48,6 +48,11 @@ WHOLE: tuple[Odd, ...] = (
     Odd("no content at all: nothing was said", whole([]), {"text": "", "stop": "end_turn"}),
     Odd("content null", whole(None), MalformedReplyError),
     Odd("a block that is no object", whole(["odd", text("a")]), {"text": "a"}),
+    Odd(
+        "a block without a type says nothing, and is not kept",
+        whole([{"text": "?"}, {"type": 7}, HIDDEN, text("a")]),
+        {"text": "a", "kept": [HIDDEN, text("a")]},
+    ),
     Odd("a text that is null", whole([text(None), text("a")]), {"text": "a"}),
     Odd(
         "a block of a kind that nobody knows is kept",

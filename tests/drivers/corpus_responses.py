@@ -50,6 +50,11 @@ WHOLE: tuple[Odd, ...] = (
     Odd("as documented", whole(said("hi")), {"text": "hi", "stop": "end_turn", "id": "resp", "model": "m"}),
     Odd("several parts and messages", whole(said("a", "b"), said("c")), {"text": "abc"}),
     Odd("content as a text", whole({"type": "message", "content": "hi"}), {"text": "hi"}),
+    Odd(
+        "an item without a type says nothing, and is not kept",
+        whole({"content": "?"}, {"type": 7}, THOUGHT, said("a")),
+        {"text": "a", "kept": [THOUGHT, said("a")]},
+    ),
     Odd("content null", whole({"type": "message", "content": None}), {"text": ""}),
     Odd("nothing was said", whole(), {"text": "", "stop": "end_turn"}),
     Odd("output null", {**whole(), "output": None}, {"text": ""}),
@@ -303,6 +308,15 @@ STREAMS: tuple[Odd, ...] = (
             piece("output_item.added", output_index=0, item=call("")),
             piece("output_item.done", output_index=0, item=call('{"a": 1}')),
             piece("function_call_arguments.delta", output_index=0, item_id="fc", delta="}"),
+            done(whole()),
+        ],
+        {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "the id of an item is no text",
+        [
+            piece("output_item.added", output_index=0, item={**call(""), "id": {}}),
+            piece("function_call_arguments.delta", output_index=0, item_id=[], delta='{"a": 1}'),
             done(whole()),
         ],
         {"calls": [("a", "look", {"a": 1})]},

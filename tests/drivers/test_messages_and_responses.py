@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from typing import Any
 
 import corpus_messages
@@ -16,6 +18,7 @@ from agentpool import (
     CompletionRequest,
     Document,
     Image,
+    MalformedReplyError,
     ProviderData,
     RequestRejectedError,
     Text,
@@ -26,7 +29,8 @@ from agentpool import (
     UserMessage,
 )
 from agentpool._core.messages import TextDelta
-from agentpool.drivers._dialect import Dialect
+from agentpool.drivers._dialect import Dialect, RefusedInStreamError
+from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import Question, schema_instruction
 from agentpool.drivers._learning import Lessons, learned
 from agentpool.drivers._messages import MessagesDialect
@@ -67,6 +71,77 @@ def test_a_stream(dialect: Dialect, odd: Odd) -> None:
     completion = check(odd, read)
     if completion is not None and deltas:
         assert "".join(deltas) == completion.text
+
+
+# -- answers changed at random ----------------------------------------------------------------------
+
+WRONG = (None, "", 0, -1, 1.5, True, [], {}, "x", [None], ["x"], {"a": 1}, [[]], [{}], {"type": "text"})
+
+
+def places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the places of all that is in a value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [place for key, item in inner for place in places(item, (*here, key))]
+    return [here, *found] if here else found
+
+
+def changed(value: Any, chance: random.Random) -> Any:
+    """Return a value of which some parts are missing, doubled, or something else."""
+    value = copy.deepcopy(value)
+    for _ in range(chance.randint(1, 3)):
+        somewhere = places(value)
+        if not somewhere:
+            break
+        *way, last = chance.choice(somewhere)
+        table = value
+        for key in way:
+            table = table[key]
+        change = chance.random()
+        if change < 0.2:
+            del table[last]
+        elif change < 0.4 and isinstance(table, list):
+            table.insert(last, copy.deepcopy(table[last]))
+        else:
+            table[last] = copy.deepcopy(chance.choice(WRONG))
+    return value
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("dialect", [CLAUDE, RESPONSES], ids=name_of)
+def test_whatever_comes_is_an_answer_that_can_go_back_or_an_error(dialect: Dialect, seed: int) -> None:
+    chance = random.Random(seed)
+    whole = [odd for of, odd in WHOLE if of is dialect]
+    streams = [odd for of, odd in STREAMS if of is dialect]
+    for _ in range(500):
+        came = changed(chance.choice(streams if chance.random() < 0.5 else whole).came, chance)
+        try:
+            if isinstance(came, list):
+                reader = dialect.reader(QUESTION)
+                for piece in came:
+                    list(reader.feed(piece, ""))
+                completion = reader.completion()
+            else:
+                completion = dialect.completion(came, QUESTION)
+        except (MalformedReplyError, RefusedInStreamError):
+            continue
+        results = [result(call.id) for call in completion.tool_calls]
+        body = sent(
+            dialect,
+            UserMessage("a"),
+            completion.message,
+            *results,
+            UserMessage("b"),
+            tools=[LOOK],
+            reasoning=2000,
+        )
+        encoded(body)
+
+
+def test_a_text_of_a_response_in_the_place_of_its_parts_goes_back() -> None:
+    item = {"type": "message", "content": "hi"}
+    came = RESPONSES.completion(corpus_responses.whole(corpus_responses.THOUGHT, item), QUESTION)
+    items = sent(RESPONSES, UserMessage("a"), came.message, UserMessage("b"))["input"]
+    assert items[1:3] == [corpus_responses.THOUGHT, item]
 
 
 # -- what is sent -------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Driver(Protocol):
         """Ask the model, and return its whole answer.
 
         Raises:
-          DriverError: one of its kinds, with the provider's own exception as the cause.
+          DriverError: one of its kinds; what the HTTP library raised, if that is why, is its cause.
 
         Checkpoint: always. Cancellation: the connection is closed, nothing is left behind.
         """

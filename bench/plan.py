@@ -262,6 +262,70 @@ def _w7() -> Workload:
     )
 
 
+def _w8() -> tuple[Workload, ...]:
+    floor = "httpx2 alone (floor)"
+    peers = {
+        "OpenAI's SDK alone": ("openai", "sdk"),
+        "pydantic-ai": ("pydantic-ai-slim[openai]", "pydantic_ai"),
+        "langchain-openai": ("langchain-openai", "langchain"),
+    }
+
+    def others(kind: str, size: int) -> tuple[Contender, ...]:
+        return tuple(
+            Contender(label, f"peer_w8:{name}_{kind}", size, 0, 20, requirements, peer=True)
+            for label, (requirements, name) in peers.items()
+        )
+
+    return (
+        Workload(
+            "W8 plain",
+            "A call over the wire: CPU of the client on loopback, 20 at once, with retries, a governor and a"
+            " budget",
+            {"ms": "ms per call"},
+            (
+                Contender(floor, "w8:floor_plain", 1_000, 0, 20),
+                Contender("agentpool", "w8:agentpool_plain", 1_000, 0, 20),
+                Contender("agentpool: model agents of ten turns", "w8:agentpool_turns", 1_000, 0, 20),
+                *others("plain", 400),
+            ),
+            floor=floor,
+            goals=(Goal("agentpool", "ms", 1.5, floor),),
+        ),
+        Workload(
+            "W8 stream",
+            "The same, streamed in 50 pieces; agentpool: model agents of ten turns, each piece an event that"
+            " is read",
+            {"ms": "ms per call"},
+            (
+                Contender(floor, "w8:floor_stream", 400, 0, 20),
+                Contender("agentpool", "w8:agentpool_stream", 400, 0, 20),
+                *others("stream", 100),
+            ),
+            floor=floor,
+            goals=(Goal("agentpool", "ms", 1.6, floor),),
+        ),
+        Workload(
+            "W8 setup",
+            "Import, first client, first answer",
+            {"s": "s"},
+            (Contender(floor, "w8:floor_setup", 1), Contender("agentpool", "w8:agentpool_setup", 1)),
+            floor=floor,
+            goals=(Goal("agentpool", "s", 0.25),),
+        ),
+        Workload(
+            "W8 crowd",
+            "1,000 agents of 10 calls each over real connections; no socket is left",
+            {"ms": "ms per call"},
+            (
+                Contender(floor, "w8:floor_crowd", 1_000, 0, 20, once=True),
+                Contender("agentpool", "w8:agentpool_crowd", 1_000, 0, 20, once=True),
+            ),
+            floor=floor,
+            goals=(Goal("agentpool", "ms", 1.5, floor),),
+        ),
+    )
+
+
 WORKLOADS: tuple[Workload, ...] = (
     _w1(),
     _w2("two agents in ping-pong", "ping_pong"),
@@ -272,6 +336,7 @@ WORKLOADS: tuple[Workload, ...] = (
     _w5(),
     _w6(),
     _w7(),
+    *_w8(),
 )
 
 

@@ -311,7 +311,7 @@ async def test_a_model_without_a_price_is_refused_by_a_budget_in_money() -> None
 
 
 async def test_a_quota_in_money_refuses_it_too() -> None:
-    pytest.importorskip("openai")
+    pytest.importorskip("httpx2")
     from agentpool import OpenAIDriver
 
     manifest = attrs.evolve(WORKER, resources=ResourceQuota(max_cost_usd=0.5))

@@ -406,7 +406,7 @@ def test_functions_ask_the_driver_of_the_command_line(tmp_path: Path) -> None:
 
 
 async def test_the_chosen_driver_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openai")
+    pytest.importorskip("httpx2")
     name = "openai+http://127.0.0.1:9/v1:m"
     async with AsyncExitStack() as stack:
         drivers = Drivers(stack, name, None, lambda line: None)
@@ -422,7 +422,7 @@ async def test_the_chosen_driver_is_opened_once(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_models_of_one_server_share_its_governor() -> None:
-    pytest.importorskip("openai")
+    pytest.importorskip("httpx2")
     told: list[str] = []
     manifests = [
         AgentManifest(name=model, model=ModelSettings(driver=f"openai+http://127.0.0.1:9/v1:{model}"))

@@ -49,7 +49,7 @@ def look_at(path: Path) -> ModelFile:
         with path.open("rb") as file:
             return ModelFile(path, _context_length(_entries(file)))
     except OSError as error:
-        raise NoModelError(f"{path}: {error.strerror or error}") from None
+        raise NoModelError(f"no model can be read from {path}: {error.strerror or error}") from None
     except (EOFError, struct.error):
         raise NoModelError(f"{path} ends within its header: it was not copied whole") from None
     except _NotGguf as problem:

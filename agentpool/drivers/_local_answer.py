@@ -4,183 +4,121 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
-from agentpool._core.errors import (
-    ContextTooLongError,
-    DriverError,
-    MalformedReplyError,
-    OverloadedError,
-    RequestRejectedError,
-)
-from agentpool._core.messages import (
-    Completion,
-    ReasoningDelta,
-    StopReason,
-    StreamPart,
-    TextDelta,
-    ToolCall,
-)
-from agentpool._core.usage import TokenUsage
+from agentpool._core.errors import RequestRejectedError
+from agentpool._core.messages import Completion, StreamPart, TextDelta, ToolCall
+from agentpool.drivers._chat import ChatReader
+from agentpool.drivers._dialect import Delta, RefusedInStreamError
 from agentpool.drivers._grammar import CLOSE, OPEN
+from agentpool.drivers._local_prompt import Prompt
+from agentpool.drivers._reading import arguments_of, completion_of, new_call_id, tidied
+from agentpool.drivers._refusals import error_of, refusal_of
 
-_STOPS: Mapping[str, StopReason] = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}
 _CALL = re.compile(rf"{OPEN}(?P<body>.*?)(?:{CLOSE}|(?P<open>\Z))", re.DOTALL)
-_NAME = re.compile(r'\{\s*"name"\s*:\s*(?P<name>"(?:\\.|[^"\\])+")')
+_NAME = re.compile(r'\{\s*"name"\s*:\s*"(?P<name>[^"\\]+)"')
 
 
-def error_of(told: Mapping[str, Any]) -> DriverError:
-    """Return the error of our tree for one that llama.cpp tells of."""
-    text = str(told.get("message") or told)
-    kind = str(told.get("type"))
-    if kind == "exceed_context_size_error" or "context size has been exceeded" in text.lower():
-        return ContextTooLongError(text)
-    if kind == "unavailable_error":
-        return OverloadedError(text)
-    if kind == "server_error":
-        return MalformedReplyError(text)  # mostly: its parser could not read what the model said
-    return RequestRejectedError(text)
-
-
-@attrs.define(eq=False)
 class Answer:
-    """Collects an answer from the chunks of a stream.
+    """Collects an answer from the chunks of a stream."""
 
-    Args:
-      told_tools: whether calls stand in the text, in our own form.
-      forced: whether it has to hold a call.
-    """
+    def __init__(self, prompt: Prompt) -> None:
+        self._prompt = prompt
+        self._reader = ChatReader(prompt.question)
+        self._text = _HeldText() if prompt.told_tools else None
 
-    _told_tools: bool = False
-    _forced: bool = False
-    _text: str = attrs.field(default="", init=False)
-    _shown: int = attrs.field(default=0, init=False)
-    _reasoning: list[str] = attrs.field(factory=list, init=False)
-    _calls: dict[int, _Fragments] = attrs.field(factory=dict, init=False)
-    _stop: StopReason | None = attrs.field(default=None, init=False)
-    _usage: TokenUsage = attrs.field(factory=TokenUsage, init=False)
-    _id: str | None = attrs.field(default=None, init=False)
-
-    def read(self, chunk: Mapping[str, Any]) -> Iterator[TextDelta | ReasoningDelta]:
+    def read(self, chunk: Mapping[str, Any]) -> Iterator[Delta]:
         """Take the next chunk, and yield the deltas that it makes.
 
         Raises:
           DriverError: the one that it tells of.
         """
-        if "error" in chunk:
-            raise error_of(chunk["error"])
-        self._id = chunk.get("id") or self._id
-        if chunk.get("usage"):
-            self._usage = _usage(chunk["usage"])
-        for choice in chunk.get("choices", ()):
-            delta = choice["delta"]
-            if delta.get("reasoning_content"):
-                self._reasoning.append(delta["reasoning_content"])
-                yield ReasoningDelta(delta["reasoning_content"])
-            for call in delta.get("tool_calls") or ():
-                self._calls.setdefault(call["index"], _Fragments()).add(call)
-            self._text += delta.get("content") or ""
-            yield from self._show(choice["finish_reason"] is not None)
-            if choice["finish_reason"] is not None:
-                self._stop = _stop(choice["finish_reason"])
+        try:
+            deltas = self._reader.feed(chunk, "")
+        except RefusedInStreamError as refused:
+            raise error_of(refusal_of(refused.body, None)) from None
+        yield from deltas if self._text is None else self._text.show(deltas)
 
-    def _show(self, is_whole: bool) -> Iterator[TextDelta]:
-        """Yield what has come of the text and may be shown: nothing that is, or may become, a call."""
-        end = len(self._text)
-        if self._told_tools:
-            found = self._text.find(OPEN)
-            end = found if found >= 0 else end if is_whole else _before_part_of(OPEN, self._text)
-        if end > self._shown:
-            yield TextDelta(self._text[self._shown : end])
-            self._shown = end
-
-    def end(self, model: str) -> Iterator[StreamPart]:
+    def end(self) -> Iterator[StreamPart]:
         """Yield what was held back of the text, and the whole answer.
-
-        Args:
-          model: the name of the model that gave it.
 
         Raises:
           MalformedReplyError: if it has no end.
           RequestRejectedError: if it had to be a call, and is none.
         """
-        if self._stop is None:
-            raise MalformedReplyError("the answer ended without its finish marker")
-        is_cut = self._stop == "max_tokens"
-        text, calls = self._text, tuple(_calls_of(self._calls.values(), is_cut))
-        if self._told_tools:
-            rest, calls = _split(text[self._shown :], is_cut)
-            text = text[: self._shown] + rest
+        whole = self._reader.completion()
+        if self._text is not None:
+            rest, calls = split_calls(self._text.held, is_cut=whole.stop_reason == "max_tokens")
             if rest:
                 yield TextDelta(rest)
-        if self._forced and not calls and not is_cut:
+            whole = self._with_calls(whole, self._text.shown + rest, calls)
+        yield whole
+
+    def _with_calls(self, whole: Completion, text: str, calls: tuple[ToolCall, ...]) -> Completion:
+        if self._prompt.forced and not calls and whole.stop_reason != "max_tokens":
             raise RequestRejectedError(
                 "llama.cpp did not hold the answer to a tool call: it cannot read the schema of a tool"
             )
-        stop = self._stop
-        if not is_cut:
-            stop = "tool_use" if calls else "end_turn"
-        yield Completion(
-            text=text,
-            tool_calls=calls,
-            stop_reason=stop,
-            usage=self._usage,
-            reasoning="".join(self._reasoning),
-            response_id=self._id,
-            served_model=model,
+        question = self._prompt.question
+        calls = tidied(calls, question.tool_names, question.taken_ids())
+        return completion_of(
+            text,
+            calls,
+            whole.stop_reason,
+            whole.usage,
+            reasoning=whole.reasoning,
+            provider_data=whole.provider_data,
+            response_id=whole.response_id,
+            served_model=whole.served_model,
         )
 
 
 @attrs.define(eq=False)
-class _Fragments:
-    id: str = ""
-    name: str = ""
-    arguments: str = ""
+class _HeldText:
+    """Text that is shown as it comes, but for what is, or may become, a call.
 
-    def add(self, call: Mapping[str, Any]) -> None:
-        function = call.get("function") or {}
-        self.id = self.id or call.get("id") or ""
-        self.name = self.name or function.get("name") or ""
-        self.arguments += function.get("arguments") or ""
+    Attributes:
+      shown: what was shown.
+      held: what was not.
+    """
 
+    shown: str = ""
+    held: str = ""
 
-def _stop(word: str) -> StopReason:
-    try:
-        return _STOPS[word]
-    except KeyError:
-        raise MalformedReplyError(f"llama.cpp ended the answer with the unknown word {word!r}") from None
-
-
-def _usage(told: Mapping[str, Any]) -> TokenUsage:
-    details = told.get("prompt_tokens_details") or {}
-    return TokenUsage(
-        input_tokens=told.get("prompt_tokens") or 0,
-        output_tokens=told.get("completion_tokens") or 0,
-        cache_read_tokens=details.get("cached_tokens") or 0,
-    )
+    def show(self, deltas: Iterable[Delta]) -> Iterator[Delta]:
+        for delta in deltas:
+            if not isinstance(delta, TextDelta):
+                yield delta
+                continue
+            self.held += delta.text
+            end = _end_of_text(self.held)
+            if end:
+                yield TextDelta(self.held[:end])
+                self.shown, self.held = self.shown + self.held[:end], self.held[end:]
 
 
-# -- calls
+def _end_of_text(text: str) -> int:
+    """Return where a call begins in a text, or may begin with what comes next."""
+    found = text.find(OPEN)
+    if found >= 0:
+        return found
+    for length in range(min(len(OPEN) - 1, len(text)), 0, -1):
+        if text.endswith(OPEN[:length]):
+            return len(text) - length
+    return len(text)
 
 
-def _calls_of(fragments: Iterable[_Fragments], is_cut: bool) -> Iterator[ToolCall]:
-    """Yield the calls that llama.cpp read; the last one not, if the answer was cut off within it."""
-    whole = list(fragments)
-    for call in whole:
-        arguments, problem = _arguments(call.arguments)
-        if problem and is_cut and call is whole[-1]:
-            return
-        yield ToolCall(call.id or _new_id(), call.name, arguments, problem=problem)
-
-
-def _split(text: str, is_cut: bool) -> tuple[str, tuple[ToolCall, ...]]:
+def split_calls(text: str, *, is_cut: bool) -> tuple[str, tuple[ToolCall, ...]]:
     """Return a text without the calls in it, and the calls.
 
-    What cannot be read as a call stays text. A last call that was cut off is left out.
+    What cannot be read as a call stays text.
+
+    Args:
+      text: of an answer.
+      is_cut: whether it was cut off; then a last call without an end is left out.
     """
     rest: list[str] = []
     calls: list[ToolCall] = []
@@ -202,33 +140,12 @@ def _split(text: str, is_cut: bool) -> tuple[str, tuple[ToolCall, ...]]:
 def _call_in(body: str) -> ToolCall | None:
     try:
         value = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError):
         name = _NAME.match(body.strip())
-        return name and ToolCall(_new_id(), json.loads(name["name"]), problem=f"the call is no JSON: {error}")
+        if name is None:
+            return None
+        value = {"name": name["name"], "arguments": body}
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
-    arguments = value.get("arguments", {})
-    if isinstance(arguments, dict):
-        return ToolCall(_new_id(), value["name"], arguments)
-    return ToolCall(_new_id(), value["name"], problem="the arguments are no JSON object")
-
-
-def _arguments(text: str) -> tuple[Mapping[str, Any], str]:
-    """Return the arguments of a call, and what is wrong with them."""
-    try:
-        value = json.loads(text or "{}")
-    except ValueError as error:
-        return {}, f"the arguments are no JSON: {error}"
-    return (value, "") if isinstance(value, dict) else ({}, "the arguments are no JSON object")
-
-
-def _before_part_of(word: str, text: str) -> int:
-    """Return where the longest beginning of `word` starts that `text` ends with; else its length."""
-    for length in range(min(len(word) - 1, len(text)), 0, -1):
-        if text.endswith(word[:length]):
-            return len(text) - length
-    return len(text)
-
-
-def _new_id() -> str:
-    return f"call_{uuid.uuid4().hex[:20]}"
+    arguments, problem = arguments_of(value.get("arguments"))
+    return ToolCall(new_call_id(), value["name"], arguments, problem=problem)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def load(settings: Settings) -> Any:
         xllamacpp = _import()
         params = xllamacpp.CommonParams()
         params.model.path = str(settings.path)
+        params.model_alias = {settings.path.stem}
         params.offline = True
         # Each slot has its own part, so that what fits the window of one call always finds room.
         params.n_ctx = settings.context_window * settings.slots
@@ -102,11 +104,10 @@ def _import() -> Any:
     before = os.environ.get(name)
     os.environ.setdefault(name, "passive")
     try:
-        import xllamacpp
+        return import_module(PACKAGE)
     finally:
         if before is None:
             del os.environ[name]  # the program's own processes keep their environment
-    return xllamacpp
 
 
 def _read_ahead(path: Path) -> None:
@@ -127,7 +128,9 @@ def _own_signals() -> Iterator[None]:
         yield
         return
     libc = ctypes.CDLL(None)
-    actions = {number: ctypes.create_string_buffer(_ACTION_BYTES) for number in (signal.SIGINT, signal.SIGTERM)}
+    actions = {
+        number: ctypes.create_string_buffer(_ACTION_BYTES) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     for number, action in actions.items():
         libc.sigaction(number, None, action)
     try:

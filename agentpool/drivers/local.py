@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import trio
 
@@ -15,6 +15,7 @@ from agentpool._core.capability import PrivacyTier
 from agentpool._core.errors import MalformedReplyError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool.abc import Driver
+from agentpool.drivers._dialect import Delta
 from agentpool.drivers._gguf import look_at
 from agentpool.drivers._local_answer import Answer
 from agentpool.drivers._local_engine import PACKAGE, Call, Engine, Settings
@@ -62,14 +63,14 @@ class LocalDriver(Driver):
                 _check(name, value)
         _check("slots", slots)
         _check("batch", batch)
+        # Made absolute at once: the program may go to another directory before the first call.
+        file = look_at(Path(os.path.abspath(Path(path).expanduser())))
         if find_spec(PACKAGE) is None:
             raise ModuleNotFoundError(
                 "a model in the process needs a package that is not installed:"
                 " pip install 'trio-agentpool[local]' (in a clone: pip install '.[local]')",
                 name=PACKAGE,
             )
-        # Made absolute at once: the program may go to another directory before the first call.
-        file = look_at(Path(os.path.abspath(Path(path).expanduser())))
         most = file.context_length
         if context_window is not None and most is not None and context_window > most:
             raise ValueError(f"context_window must be at most {most}, for which the model was made")
@@ -143,30 +144,27 @@ class LocalDriver(Driver):
         Checkpoint: always. Cancellation: as `complete`.
         """
         engine = await self._ready()
-        prompt = prompt_of(request, knows_tools=engine.knows_tools)
-        answer = Answer(prompt.told_tools, prompt.forced)
+        prompt = prompt_of(request, self.path.stem, knows_tools=engine.knows_tools)
+        answer = Answer(prompt)
         async with engine.ask(prompt.body) as call:
             first = await call.receive()
-            begun = list(answer.read(first or {}))
-            parts = self._parts(call, answer, begun)
+            begun = [] if first is None else list(answer.read(first))
+            parts = _parts(call, answer, begun)
             try:
                 yield parts
             finally:
                 with trio.CancelScope(shield=True):  # closing the generator does not wait
                     await parts.aclose()
 
-    async def _parts(
-        self, call: Call, answer: Answer, begun: list[Any]
-    ) -> AsyncGenerator[StreamPart, None]:
-        for part in begun:
-            yield part
-        chunk: Mapping[str, Any] | None = await call.receive()
-        while chunk is not None:
-            for part in answer.read(chunk):
-                yield part
-            chunk = await call.receive()
-        for part in answer.end(self.path.stem):
-            yield part
+
+async def _parts(call: Call, answer: Answer, begun: list[Delta]) -> AsyncGenerator[StreamPart, None]:
+    for delta in begun:
+        yield delta
+    while (chunk := await call.receive()) is not None:
+        for delta in answer.read(chunk):
+            yield delta
+    for part in answer.end():
+        yield part
 
 
 def _check(name: str, value: int) -> None:

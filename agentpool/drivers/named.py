@@ -20,17 +20,23 @@ from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.prices import PriceTable
 from agentpool.drivers.retrying import RetryingDriver
 
-Provider: TypeAlias = Literal["openai", "anthropic", "ollama", "local", "scripted", "auto"]
+Provider: TypeAlias = Literal["openai", "anthropic", "gemini", "ollama", "local", "scripted", "auto"]
 
-DEFAULT_MODELS: Mapping[str, str] = {"openai": "gpt-6-luna", "anthropic": "claude-haiku-5-5"}
+DEFAULT_MODELS: Mapping[str, str] = {
+    "openai": "gpt-6-luna",
+    "anthropic": "claude-haiku-5-5",
+    "gemini": "gemini-3.5-flash-lite",
+}
 """The models that `auto` takes where only a key says which provider it is: small and cheap ones."""
 
 PROBE_SECONDS = 1.0
 """How long `auto` waits for a local server to answer."""
 
+_NEEDS = "model drivers need pip install 'trio-agentpool[http]'"
+
 _FORMS = (
-    "openai:MODEL, anthropic:MODEL, ollama:MODEL, openai+http://HOST:PORT/PATH:MODEL"
-    " (the same for anthropic and ollama), local:FILE.gguf, scripted or auto"
+    "openai:MODEL, anthropic:MODEL, gemini:MODEL, ollama:MODEL, openai+http://HOST:PORT/PATH:MODEL"
+    " (the same for the others), local:FILE.gguf, scripted or auto"
 )
 # The address ends at the colon in front of the model: the first one behind the port or the path. A
 # port is taken whole, so that `http://host:8080` alone is not a model of the name 8080. (Not by `?+`:
@@ -48,7 +54,7 @@ class DriverName:
     """A driver's name, taken apart.
 
     Attributes:
-      provider: `openai`, `anthropic`, `ollama`, `local`, `scripted` or `auto`.
+      provider: `openai`, `anthropic`, `gemini`, `ollama`, `local`, `scripted` or `auto`.
       model: the model; empty for `scripted` and `auto`; for `local` the path of its file.
       base_url: the address of the server, where the name has one.
     """
@@ -95,11 +101,6 @@ def parse_driver_name(name: str) -> DriverName:
     return DriverName(provider, found["model"], found.get("url"))
 
 
-def local_driver_name(path: str) -> str:
-    """Return the name of the driver for the model in a file."""
-    return f"local:{path}"
-
-
 def placed_driver_name(name: str, base: Path | None) -> str:
     """Return a driver's name as it stands in a file, with a model's path that is relative to that file.
 
@@ -111,7 +112,7 @@ def placed_driver_name(name: str, base: Path | None) -> str:
     path = path.strip()
     if provider != "local" or base is None or not path or path.startswith("~"):
         return name
-    return local_driver_name(str(base / path))
+    return f"local:{base / path}"
 
 
 def _local_name(text: str) -> DriverName:
@@ -126,6 +127,8 @@ def _provider(word: str, text: str) -> Provider:
         return "openai"
     if word == "anthropic":
         return "anthropic"
+    if word == "gemini":
+        return "gemini"
     if word == "ollama":
         return "ollama"
     raise ValueError(_why_not(text))
@@ -158,15 +161,16 @@ async def open_driver(
     env: Mapping[str, str] | None = None,
     prices: PriceTable | None = None,
     resilient: bool = False,
+    context_window: int | None = None,
 ) -> AsyncIterator[Driver | None]:
-    """Open the driver of a name; leaving the block closes its connections.
+    """Open the driver of a name; leaving the block closes its connections, or lets its model go.
 
     The value is None for `scripted`: then each agent follows the script of its own manifest. To
     tell the user what `auto` came to, ask `choose_driver` first, and open the name that it gives.
 
-    Keys are read from `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` and `OLLAMA_API_KEY`, and go to the
-    provider that they are named after only. A server whose address is in the name is given
-    `AGENTPOOL_API_KEY`, if that is set.
+    Keys are read from `OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, `GEMINI_API_KEY` (else `GOOGLE_API_KEY`)
+    and `OLLAMA_API_KEY`, and go to the provider that they are named after only. A server whose address
+    is in the name is given `AGENTPOOL_API_KEY`, if that is set.
 
     Args:
       name: of the driver.
@@ -174,10 +178,12 @@ async def open_driver(
       prices: left out, the file that `AGENTPOOL_PRICES` names on top of the table of the package.
       resilient: whether to put a `GovernedDriver` and a `RetryingDriver` with their defaults around
         it, as `agentpool run` does, so that many agents can share it.
+      context_window: tokens that one call of a `local` model may have; left out, as `LocalDriver`.
 
     Raises:
       ValueError: if the name is wrong, or the key that it needs is not set.
-      ModuleNotFoundError: if the provider's SDK is not installed.
+      ModuleNotFoundError: if httpx2 is not installed, or xllamacpp for a `local` one; it names the
+        `pip install`.
       ManifestError: if the file of prices is wrong.
     """
     env = os.environ if env is None else env
@@ -190,12 +196,12 @@ async def open_driver(
         return
     if prices is None and env.get("AGENTPOOL_PRICES"):
         prices = PriceTable.load(env["AGENTPOOL_PRICES"])
-    async with _make(name, env, prices) as driver:
+    async with _make(name, env, prices, context_window) as driver:
         yield RetryingDriver(GovernedDriver(driver)) if resilient else driver
 
 
 def _make(
-    name: DriverName, env: Mapping[str, str], prices: PriceTable | None
+    name: DriverName, env: Mapping[str, str], prices: PriceTable | None, context_window: int | None
 ) -> AbstractAsyncContextManager[Driver]:
     """Make a model driver. It is given its key and address, so that it looks for none by itself."""
     key = env.get("AGENTPOOL_API_KEY" if name.base_url else f"{name.provider.upper()}_API_KEY", "")
@@ -210,6 +216,12 @@ def _make(
 
             url = name.base_url or env.get("ANTHROPIC_BASE_URL") or anthropic.DEFAULT_URL
             return anthropic.AnthropicDriver(name.model, base_url=url, api_key=key, prices=prices)
+        case "gemini":
+            from agentpool.drivers import gemini
+
+            url = name.base_url or env.get("GOOGLE_GEMINI_BASE_URL") or gemini.DEFAULT_URL
+            key = key if name.base_url else gemini.gemini_key(env)
+            return gemini.GeminiDriver(name.model, base_url=url, api_key=key, prices=prices)
         case "ollama":
             from agentpool.drivers import ollama
 
@@ -218,7 +230,7 @@ def _make(
         case "local":
             from agentpool.drivers import local
 
-            return local.LocalDriver(name.model)
+            return local.LocalDriver(name.model, context_window=context_window)
         case _:
             raise ValueError(f"{name} is no model driver")
 
@@ -226,7 +238,7 @@ def _make(
 async def choose_driver(*, env: Mapping[str, str] | None = None) -> ChosenDriver:
     """Choose the driver that `auto` stands for.
 
-    The first of these: OpenAI or Anthropic, if its key is set; Ollama, if it answers (at
+    The first of these: OpenAI, Anthropic or Gemini, if its key is set; Ollama, if it answers (at
     `OLLAMA_HOST` or its usual port, within a second) and has a model; else `scripted`.
 
     Args:
@@ -236,14 +248,15 @@ async def choose_driver(*, env: Mapping[str, str] | None = None) -> ChosenDriver
     """
     env = os.environ if env is None else env
     passed_over: list[str] = []
-    for provider, key in (("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY")):
+    for provider, model in DEFAULT_MODELS.items():
+        key = f"{provider.upper()}_API_KEY"
         if not env.get(key):
             continue
-        if find_spec(provider) is not None:
+        if find_spec("httpx2") is not None:
             await trio.lowlevel.checkpoint()
-            name = parse_driver_name(f"{provider}:{DEFAULT_MODELS[provider]}")
-            return ChosenDriver(name, _because(f"{key} is set", passed_over))
-        passed_over.append(f"{key} is set too, but needs pip install 'trio-agentpool[{provider}]'")
+            return ChosenDriver(parse_driver_name(f"{provider}:{model}"), f"{key} is set")
+        passed_over.append(f"{key} is set, but {_NEEDS}")
+        break  # the others need it as well
     found = await _local_server(env, passed_over)
     if found is not None:
         return found
@@ -261,18 +274,18 @@ async def _local_server(env: Mapping[str, str], passed_over: list[str]) -> Chose
     url = ollama_url(env)
     if not await _listens(url):
         return None
-    if find_spec("ollama") is None:
-        passed_over.append(f"Ollama answers at {url}, but needs pip install 'trio-agentpool[ollama]'")
+    if find_spec("httpx2") is None:
+        passed_over.append(f"Ollama answers at {url}, but {_NEEDS}")
         return None
     models = await _models(url, env)
     if not models:
         passed_over.append(f"something listens at {url}, but offers no model")
         return None
-    return ChosenDriver(DriverName("ollama", models[0]), _because(f"Ollama answers at {url}", passed_over))
+    return ChosenDriver(DriverName("ollama", models[0]), f"Ollama answers at {url}")
 
 
 async def _listens(url: str) -> bool:
-    """Return whether somebody takes connections, before an SDK is loaded to find out the same."""
+    """Return whether somebody takes connections, before httpx2 is loaded to find out the same."""
     parts = urlsplit(url)
     with trio.move_on_after(PROBE_SECONDS):
         try:

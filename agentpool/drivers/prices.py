@@ -47,7 +47,6 @@ class ModelPrice:
       cache_read, cache_write: the price of an input token that came from, or went into, the
         provider's prompt cache; None means that it costs as much as any other.
       context_window: tokens of a request and its answer together; None if unknown.
-      temperature: whether the model takes a temperature.
       long: the surcharge on long inputs, if there is one.
     """
 
@@ -56,7 +55,6 @@ class ModelPrice:
     cache_read: float | None = None
     cache_write: float | None = None
     context_window: int | None = None
-    temperature: bool = True
     long: LongContext | None = None
 
     def cost(self, usage: TokenUsage) -> float:
@@ -189,8 +187,6 @@ class _Reader:
             return self.number(key, value)
         if name == "context_window":
             return self.whole(key, value)
-        if name == "temperature":
-            return self.flag(key, value)
         if name == "long":
             return self.long(key, value)
         known = ", ".join(attribute.name for attribute in attrs.fields(ModelPrice))
@@ -207,12 +203,6 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             self.wrong(key, f"{value!r} is not a number of tokens", "Write a whole number, 1 or more.")
             return 1
-        return value
-
-    def flag(self, key: str, value: object) -> bool:
-        if not isinstance(value, bool):
-            self.wrong(key, f"{value!r} is neither true nor false", "Write true or false.")
-            return True
         return value
 
     def long(self, key: str, value: object) -> LongContext | None:

@@ -151,7 +151,7 @@ async def _tool(ctx: Any, node: Node) -> int:
     if result.is_error:
         _forest.get().problems.append(f"the tool of agent {ctx.id} said {result.content}")
         return 0
-    return int(result.content)
+    return int(result.text)
 
 
 async def _deep(ctx: Any, node: Node) -> int:

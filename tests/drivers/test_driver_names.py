@@ -10,12 +10,12 @@ from rawserver import answer, raw_server
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.messages import CompletionRequest, UserMessage
 from agentpool.drivers.anthropic import AnthropicDriver
+from agentpool.drivers.gemini import GeminiDriver
 from agentpool.drivers.named import ChosenDriver, DriverName, choose_driver, open_driver, parse_driver_name
 from agentpool.drivers.ollama import OllamaDriver, ollama_url
 from agentpool.drivers.openai import OpenAIDriver
 
-for package in ("openai", "anthropic", "ollama"):
-    pytest.importorskip(package, reason="the extras are not installed")
+pytest.importorskip("httpx2", reason="the extra http is not installed")
 
 NOBODY = {"OLLAMA_HOST": "127.0.0.1:9"}
 """An environment without keys, and without a local server that this machine may have."""
@@ -28,6 +28,8 @@ KEY = "sk-canary-0123456789"
         ("openai:gpt-5", DriverName("openai", "gpt-5")),
         ("anthropic:claude-haiku-4-5", DriverName("anthropic", "claude-haiku-4-5")),
         ("ollama:llama3.2:3b", DriverName("ollama", "llama3.2:3b")),
+        ("gemini:gemini-3.5-flash", DriverName("gemini", "gemini-3.5-flash")),
+        ("gemini+http://h:80/v1beta:m", DriverName("gemini", "m", "http://h:80/v1beta")),
         ("openai+http://127.0.0.1:8080/v1:m", DriverName("openai", "m", "http://127.0.0.1:8080/v1")),
         ("openai+http://h:80/v1:llama3.2:3b", DriverName("openai", "llama3.2:3b", "http://h:80/v1")),
         ("openai+https://h/a/b:Qwen/Q-2", DriverName("openai", "Qwen/Q-2", "https://h/a/b")),
@@ -48,8 +50,8 @@ def test_a_name_is_taken_apart_and_put_together_again(text: str, name: DriverNam
     [
         ("", "openai:MODEL"),
         ("gpt-5", "openai:MODEL"),
-        ("gemini:pro", "anthropic:MODEL"),
-        ("gemini+http://h/v1:pro", "anthropic:MODEL"),
+        ("palm:pro", "anthropic:MODEL"),
+        ("palm+http://h/v1:pro", "gemini:MODEL"),
         ("openai", "write openai:MODEL"),
         ("openai:", "write openai:MODEL"),
         ("openai:two words", "write openai:MODEL"),
@@ -85,6 +87,11 @@ async def test_a_name_opens_its_driver_with_the_key_from_the_environment() -> No
     async with open_driver("anthropic:claude-opus-5", env={"ANTHROPIC_API_KEY": KEY}) as driver:
         assert isinstance(driver, AnthropicDriver)
         assert driver.context_window == 1_000_000
+    for env in ({"GEMINI_API_KEY": KEY, "GOOGLE_API_KEY": "another"}, {"GOOGLE_API_KEY": KEY}):
+        async with open_driver("gemini:gemini-3.5-flash-lite", env=env) as driver:
+            assert isinstance(driver, GeminiDriver)
+            assert driver.base_url == "https://generativelanguage.googleapis.com/v1beta"
+            assert driver._credentials() == {"x-goog-api-key": KEY}
     async with open_driver("ollama:m", env={"OLLAMA_HOST": "0.0.0.0:80"}) as driver:
         assert isinstance(driver, OllamaDriver)
         assert driver.base_url == "http://127.0.0.1:80"
@@ -112,11 +119,15 @@ async def test_a_server_that_a_name_points_to_is_not_given_the_key_of_a_provider
     )
     env = {"OPENAI_API_KEY": KEY}
     async with raw_server(reply) as server:
-        for extra, expected in (({}, "none"), ({"AGENTPOOL_API_KEY": "sk-mine-01"}, "sk-mine-01")):
+        for extra, expected in (
+            ({}, ""),
+            ({"AGENTPOOL_API_KEY": "sk-mine-01"}, "authorization: bearer sk-mine-01\r\n"),
+        ):
             async with open_driver(f"openai+{server.url}/v1:m", env={**env, **extra}) as driver:
                 assert driver is not None
                 await driver.complete(CompletionRequest(messages=[UserMessage("x")]))
-            assert f"authorization: bearer {expected}\r\n" in server.requests[-1][0].lower()
+            head = server.requests[-1][0].lower()
+            assert expected in head if expected else "authorization" not in head
 
 
 async def test_scripted_leaves_each_agent_to_its_own_script() -> None:
@@ -140,16 +151,24 @@ async def test_auto_takes_the_provider_whose_key_is_set() -> None:
     chosen = await choose_driver(env={"ANTHROPIC_API_KEY": KEY})
     assert chosen.name.provider == "anthropic"
     assert "ANTHROPIC_API_KEY" in chosen.reason
-    chosen = await choose_driver(env={"ANTHROPIC_API_KEY": KEY, "OPENAI_API_KEY": KEY})
+    chosen = await choose_driver(env={"GEMINI_API_KEY": KEY})
+    assert chosen.name.provider == "gemini"
+    everything = {"ANTHROPIC_API_KEY": KEY, "OPENAI_API_KEY": KEY, "GEMINI_API_KEY": KEY}
+    chosen = await choose_driver(env=everything)
     assert chosen.name.provider == "openai"
     assert KEY not in str(chosen)
 
 
-async def test_auto_passes_over_a_provider_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openai", None)
-    chosen = await choose_driver(env={"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY})
-    assert chosen.name.provider == "anthropic"
-    assert "pip install 'trio-agentpool[openai]'" in chosen.reason
+async def test_auto_says_what_is_missing_for_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    chosen = await choose_driver(env={**NOBODY, "OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY})
+    assert chosen.name == DriverName("scripted")
+    assert chosen.reason.count("pip install 'trio-agentpool[http]'") == 1
+    assert "OPENAI_API_KEY is set" in chosen.reason
+
+
+async def test_auto_takes_no_key_that_may_be_for_something_else() -> None:
+    assert (await choose_driver(env={**NOBODY, "GOOGLE_API_KEY": KEY})).name == DriverName("scripted")
 
 
 async def test_auto_takes_a_local_server_that_answers() -> None:
@@ -187,10 +206,10 @@ async def test_auto_falls_back_to_scripts_if_nobody_listens() -> None:
 
 
 async def test_auto_says_what_is_missing_for_a_local_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ollama", None)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
     async with raw_server(b"") as server:
         chosen = await choose_driver(env={"OLLAMA_HOST": server.url})
-    assert "pip install 'trio-agentpool[ollama]'" in chosen.reason
+    assert "pip install 'trio-agentpool[http]'" in chosen.reason
 
 
 @pytest.mark.parametrize(

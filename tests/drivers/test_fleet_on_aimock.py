@@ -50,8 +50,7 @@ from agentpool import (
     open_agent_pool,
 )
 
-for package in ("openai", "anthropic", "ollama"):
-    pytest.importorskip(package, reason="the extras are not installed")
+pytest.importorskip("httpx2", reason="the extra http is not installed")
 
 TOOL_FLEET = Path(__file__).with_name("tool_fleet")
 REVIEW = Path(__file__).parents[2] / "examples" / "docs-review"

@@ -87,7 +87,7 @@ def test_every_mistake_of_a_file_is_told_at_once_with_its_place() -> None:
     [anthropic]
     a = 1
     b = { input = -1, output = true, speed = 3 }
-    c = { input = 1, output = 2, context_window = 0, temperature = "no", long = { over = 1 } }
+    c = { input = 1, output = 2, context_window = 0, long = { over = 1 } }
     d = { input = 1, output = 2, long = { above = 1.5, input = nan } }
     """
     with pytest.raises(ManifestError) as caught:
@@ -101,7 +101,6 @@ def test_every_mistake_of_a_file_is_told_at_once_with_its_place() -> None:
         "anthropic.'b'.output",
         "anthropic.'b'.speed",
         "anthropic.'c'.context_window",
-        "anthropic.'c'.temperature",
         "anthropic.'c'.long",
         "anthropic.'d'.long.above",
         "anthropic.'d'.long.input",

@@ -26,8 +26,7 @@ from agentpool import (
 )
 from agentpool.drivers.named import DriverName
 
-for package in ("openai", "anthropic", "ollama"):
-    pytest.importorskip(package, reason="the extras are not installed")
+pytest.importorskip("httpx2", reason="the extra http is not installed")
 
 CANARY = "sk-canary-5b1d0c7e9f2a"
 PLAIN = AgentManifest(name="plain")
@@ -35,7 +34,13 @@ PLAIN = AgentManifest(name="plain")
 
 @pytest.fixture(autouse=True)
 def _canary(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OLLAMA_API_KEY", "AGENTPOOL_API_KEY"):
+    for name in (
+        "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+        "GEMINI_API_KEY",
+        "OLLAMA_API_KEY",
+        "AGENTPOOL_API_KEY",
+    ):
         monkeypatch.setenv(name, CANARY)
 
 
@@ -109,7 +114,7 @@ def told_of(value: Any) -> str:
 
 
 @pytest.mark.parametrize("kind", list(REPLIES))
-@pytest.mark.parametrize("provider", ["openai", "anthropic", "ollama"])
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini", "ollama"])
 async def test_a_key_comes_out_nowhere(
     provider: Any, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -36,8 +36,7 @@ from agentpool import (
 )
 from agentpool.drivers.openai import OpenAIDriver
 
-for package in ("openai", "anthropic", "ollama"):
-    pytest.importorskip(package, reason="the extras are not installed")
+pytest.importorskip("httpx2", reason="the extra http is not installed")
 
 HI = CompletionRequest(messages=[UserMessage("hi")])
 PLAIN = AgentManifest(name="plain", model=ModelSettings(max_tokens=100))

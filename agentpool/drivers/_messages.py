@@ -1,0 +1,249 @@
+"""Anthropic's messages: `POST /v1/messages`, also as Bedrock, Vertex and gateways speak it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from agentpool._core.content import Content, Document, Image, Part, Text, parts_of, told_of_file
+from agentpool._core.messages import Completion, ToolCall, ToolMessage
+from agentpool.drivers._dialect import RefusedInStreamError
+from agentpool.drivers._fitting import STRICT_IDS, Question, Turn, is_text, schema_instruction
+from agentpool.drivers._messages_reading import PROVIDER, MessagesAnswer, MessagesReader
+from agentpool.drivers._schemas import closed_schema
+
+_CACHE = {"type": "ephemeral"}
+
+_LEAST_THINKING = 1024  # what the API takes at the least
+_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16_384, "xhigh": 32_768, "max": 32_768}
+
+
+class MessagesDialect:
+    """Anthropic's messages.
+
+    Args:
+      prefix: what stands between the server's address and `/messages`.
+      cache: whether to set points at which the provider caches what came before.
+    """
+
+    framing: Literal["sse", "lines"] = "sse"
+    droppable = frozenset(
+        {
+            "temperature",
+            "stop_sequences",
+            "tool_choice",
+            "thinking",
+            "output_config",
+            "output_config.format",
+            "output_config.effort",
+        }
+    )
+
+    def __init__(self, prefix: str = "/v1", *, cache: bool = True) -> None:
+        self._path = f"{prefix}/messages"
+        self._cache = cache
+
+    def path(self, question: Question, *, streaming: bool) -> str:
+        """Return the path."""
+        return self._path
+
+    def body(self, question: Question, *, streaming: bool) -> dict[str, Any]:
+        """Return the body of a request."""
+        request = question.request
+        caches = self._cache and "no_cache_points" not in question.lessons.traits
+        schema = _native_schema(question)
+        system = request.system
+        if request.output_schema is not None and schema is None:
+            system = schema_instruction(system, request.output_schema)
+        body: dict[str, Any] = {
+            "model": question.model,
+            "max_tokens": request.max_tokens,
+            "messages": _messages(question, caches=caches),
+        }
+        if system:
+            body["system"] = _system(system, caches=caches)
+        if request.tools:
+            body["tools"] = _tools(question, caches=caches)
+            body.update(_choice(request.tool_choice, parallel=request.parallel_tool_calls))
+        if request.stop:
+            # The API takes no stop string that is white space.
+            stops = [text for text in request.stop if text.strip()]
+            if stops:
+                body["stop_sequences"] = stops
+        body.update(_thinking(question, forced=_is_forced(request.tool_choice) and bool(request.tools)))
+        if schema is not None:
+            body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": schema}
+        if request.temperature is not None and body.get("thinking", {}).get("type") not in _THINKS:
+            body["temperature"] = min(request.temperature, 1.0)  # as far as Anthropic's scale goes
+        if streaming:
+            body["stream"] = True
+        return body
+
+    def completion(self, data: Mapping[str, Any], question: Question) -> Completion:
+        """Read a whole answer."""
+        if data.get("type") == "error" or data.get("error"):
+            raise RefusedInStreamError(data)
+        return MessagesAnswer.read(data, question)
+
+    def reader(self, question: Question) -> MessagesReader:
+        """Return a reader for one streamed answer."""
+        return MessagesReader(question)
+
+
+_THINKS = ("enabled", "adaptive")
+
+
+def _native_schema(question: Question) -> dict[str, Any] | None:
+    schema = question.request.output_schema
+    dropped = question.lessons.dropped
+    if schema is None or "output_config.format" in dropped or "output_config" in dropped:
+        return None
+    return closed_schema(schema)
+
+
+def _system(system: str, *, caches: bool) -> Any:
+    if not caches:
+        return system
+    return [{"type": "text", "text": system, "cache_control": _CACHE}]
+
+
+def _tools(question: Question, *, caches: bool) -> list[dict[str, Any]]:
+    tools: list[dict[str, Any]] = [
+        {"name": tool.name, "description": tool.description, "input_schema": tool.input_schema}
+        for tool in question.request.tools
+    ]
+    if caches:
+        tools[-1] = {**tools[-1], "cache_control": _CACHE}
+    return tools
+
+
+_CHOICES = {"auto": "auto", "required": "any", "none": "none"}
+
+
+def _choice(choice: str | None, *, parallel: bool) -> dict[str, Any]:
+    if choice is None and parallel:
+        return {}
+    if choice is None or choice in _CHOICES:
+        said: dict[str, Any] = {"type": _CHOICES[choice or "auto"]}
+    else:
+        said = {"type": "tool", "name": choice}
+    if not parallel and said["type"] != "none":
+        said["disable_parallel_tool_use"] = True
+    return {"tool_choice": said}
+
+
+def _is_forced(choice: str | None) -> bool:
+    return choice is not None and choice not in ("auto", "none")
+
+
+def _thinking(question: Question, *, forced: bool) -> dict[str, Any]:
+    """Return how much the model thinks.
+
+    Thinking and a call that is forced exclude each other: then it does not think. Thoughts count as
+    output, so that a budget for them stays below `max_tokens`, which a budget in money relies on.
+    """
+    reasoning, traits = question.request.reasoning, question.lessons.traits
+    if reasoning is None or (forced and reasoning != 0):
+        return {}
+    if reasoning == 0 or reasoning == "none":
+        return {"thinking": {"type": "disabled"}}
+    if isinstance(reasoning, str) and "budget_thinking" not in traits:
+        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": reasoning}}
+    if "adaptive_thinking" in traits:
+        return {"thinking": {"type": "adaptive"}}
+    wished = _BUDGETS.get(reasoning, 8192) if isinstance(reasoning, str) else reasoning
+    budget = min(max(wished, _LEAST_THINKING), question.request.max_tokens - 1)
+    if budget < _LEAST_THINKING:
+        return {}
+    return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+# -- the conversation ---------------------------------------------------------------------
+
+
+def _messages(question: Question, *, caches: bool) -> list[dict[str, Any]]:
+    messages = [_message(turn, question) for turn in question.turns(STRICT_IDS)]
+    messages = [message for message in messages if message["content"]]
+    if not messages or messages[0]["role"] != "user":
+        messages.insert(
+            0, {"role": "user", "content": [{"type": "text", "text": "(The conversation goes on.)"}]}
+        )
+    if caches:
+        for message in [message for message in messages if message["role"] == "user"][-2:]:
+            message["content"][-1] = {**message["content"][-1], "cache_control": _CACHE}
+    return messages
+
+
+def _message(turn: Turn, question: Question) -> dict[str, Any]:
+    if turn.message is not None:
+        return {"role": "assistant", "content": _said(turn, question)}
+    content: list[dict[str, Any]] = [_result(message) for message in turn.results]
+    for said in turn.said:
+        content += _blocks(said)
+    return {"role": "user", "content": content}
+
+
+def _said(turn: Turn, question: Question) -> list[dict[str, Any]]:
+    """Return what the model said, with what only the provider understands in the place where it was."""
+    message = turn.message
+    assert message is not None
+    data = question.own_data(message.provider_data, PROVIDER)
+    kept: Sequence[Any] = data if isinstance(data, list) else []
+    told = [block for block in kept if block.get("type") == "text"]
+    calls = [block for block in kept if block.get("type") == "tool_use"]
+    if kept and len(calls) == len(turn.calls) and "".join(block["text"] for block in told) == message.text:
+        rest = iter(turn.calls)
+        return [_call(next(rest)) if block.get("type") == "tool_use" else block for block in kept]
+    special = [block for block in kept if block.get("type") not in ("text", "tool_use")]
+    return [*special, *_blocks(message.text), *map(_call, turn.calls)]
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": call.input}
+
+
+def _result(message: ToolMessage) -> dict[str, Any]:
+    content = message.result.content
+    block: dict[str, Any] = {"type": "tool_result", "tool_use_id": message.call_id}
+    # An empty content is left out: the API takes no empty block.
+    if is_text(content):
+        if message.result.text:
+            block["content"] = message.result.text
+    else:
+        block["content"] = _blocks(content)
+    return {**block, "is_error": True} if message.result.is_error else block
+
+
+def _blocks(content: Content) -> list[dict[str, Any]]:
+    return list(_some_blocks(parts_of(content)))
+
+
+def _some_blocks(parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        match part:
+            case Text(text):
+                if text.strip():  # the API takes no block that is empty
+                    yield {"type": "text", "text": text}
+            case Image():
+                yield {"type": "image", "source": _source(part)}
+            case Document():
+                yield _document(part)
+
+
+def _source(part: Image | Document) -> dict[str, Any]:
+    if part.url:
+        return {"type": "url", "url": part.url}
+    return {"type": "base64", "media_type": part.media_type, "data": base64.b64encode(part.data).decode()}
+
+
+def _document(part: Document) -> dict[str, Any]:
+    if part.data and part.media_type.startswith("text/"):
+        text = part.data.decode("utf-8", "replace")
+        source: dict[str, Any] = {"type": "text", "media_type": "text/plain", "data": text}
+    elif part.url or part.media_type == "application/pdf":
+        source = _source(part)
+    else:
+        return {"type": "text", "text": told_of_file(part)}
+    block: dict[str, Any] = {"type": "document", "source": source}
+    return {**block, "title": part.name} if part.name else block

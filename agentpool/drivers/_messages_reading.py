@@ -1,0 +1,218 @@
+"""Reading the answers of Anthropic's messages: from blocks, at once or in pieces, to a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from agentpool._core.errors import MalformedReplyError
+from agentpool._core.messages import Completion, ProviderData, ReasoningDelta, StopReason, TextDelta
+from agentpool._core.usage import TokenUsage
+from agentpool.drivers import _reading as reading
+from agentpool.drivers._dialect import Delta, RefusedInStreamError
+from agentpool.drivers._fitting import Question
+
+PROVIDER = "anthropic"
+
+_PLAIN = ("text", "tool_use")
+
+
+class MessagesAnswer:
+    """Collects an answer block by block."""
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._calls = reading.CallAssembler()
+        self._thoughts = reading.Thoughts()
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._usage: dict[str, Any] = {}
+        self._id: str | None = None
+        self._model: str | None = None
+        self.stop: StopReason | None = None
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any], question: Question) -> Completion:
+        """Read a whole answer."""
+        answer = cls(question)
+        answer.head(data)
+        content = data.get("content")
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        if not isinstance(content, list):
+            raise MalformedReplyError(f"the answer has no content: {reading.shown(str(dict(data)))}")
+        for index, block in enumerate(content):
+            answer.begin(index, reading.mapping_of(block))
+        answer.finish(data.get("stop_reason"))
+        return answer.completion()
+
+    def head(self, message: Mapping[str, Any]) -> None:
+        """Take what a message says of itself."""
+        self._id = reading.words(message.get("id")) or self._id
+        self._model = reading.words(message.get("model")) or self._model
+        self.count(message.get("usage"))
+
+    def count(self, usage: object) -> None:
+        """Take what the answer used; later numbers stand for the whole answer, too."""
+        for name, value in reading.mapping_of(usage).items():
+            if value is not None:
+                self._usage[name] = value
+
+    def begin(self, index: int, block: Mapping[str, Any]) -> list[Delta]:
+        """Take the beginning of a block, which may be all of it, and return what it adds."""
+        kept = dict(block)
+        self._blocks[index] = kept
+        kind = kept.get("type")
+        if kind == "text":
+            kept["text"] = ""
+            return self.say(index, reading.words(block.get("text")))
+        if kind == "thinking":
+            kept["thinking"] = ""
+            return self.think(index, reading.words(block.get("thinking")))
+        if kind == "tool_use":
+            self._calls.add(
+                index,
+                id=reading.words(block.get("id")),
+                name=reading.words(block.get("name")),
+                arguments=block.get("input"),
+            )
+        return []
+
+    def say(self, index: int, text: str) -> list[Delta]:
+        """Take a piece of text."""
+        if not text:
+            return []
+        self._block(index, "text").setdefault("text", "")
+        self._blocks[index]["text"] += text
+        return self._told(self._thoughts.feed(text))
+
+    def _told(self, deltas: Iterable[Delta]) -> list[Delta]:
+        told = list(deltas)
+        for delta in told:
+            (self._text if isinstance(delta, TextDelta) else self._reasoning).append(delta.text)
+        return told
+
+    def think(self, index: int, thought: str) -> list[Delta]:
+        """Take a piece of what the model thinks."""
+        if not thought:
+            return []
+        block = self._block(index, "thinking")
+        block["thinking"] = block.get("thinking", "") + thought
+        self._reasoning.append(thought)
+        return [ReasoningDelta(thought)]
+
+    def sign(self, index: int, signature: str) -> None:
+        """Take a piece of the signature of what was thought."""
+        block = self._block(index, "thinking")
+        block["signature"] = block.get("signature", "") + signature
+
+    def call(self, index: int, arguments: str) -> None:
+        """Take a piece of a call's arguments."""
+        self._block(index, "tool_use")
+        self._calls.add(index, arguments=arguments)
+
+    def _block(self, index: int, kind: str) -> dict[str, Any]:
+        return self._blocks.setdefault(index, {"type": kind})
+
+    def finish(self, word: object) -> None:
+        """Take why the answer stopped, if it says so."""
+        if word == "pause_turn":
+            raise MalformedReplyError("the provider paused in the middle of the answer (pause_turn)")
+        if word is not None and word != "":
+            self.stop = reading.stop_of(word)
+
+    def rest(self) -> list[Delta]:
+        """Return what was held back of the text."""
+        return self._told(self._thoughts.close())
+
+    def completion(self) -> Completion:
+        """Return the whole answer."""
+        self.rest()
+        if self.stop is None:
+            raise MalformedReplyError("the answer ended without its finish marker (stop_reason)")
+        question = self._question
+        calls = self._calls.calls(PROVIDER, question.model, truncated=self.stop in ("max_tokens", "refusal"))
+        calls = reading.tidied(calls, question.tool_names, question.taken_ids()) if calls else ()
+        return reading.completion_of(
+            "".join(self._text),
+            calls,
+            self.stop,
+            usage_of(self._usage),
+            reasoning="".join(self._reasoning).strip(),
+            provider_data=self._kept(),
+            response_id=self._id,
+            served_model=self._model,
+        )
+
+    def _kept(self) -> ProviderData | None:
+        """Return all blocks in their order, if some are more than text and calls.
+
+        Of calls only the place is kept: the message has them.
+        """
+        blocks = [self._blocks[index] for index in sorted(self._blocks)]
+        if all(block.get("type") in _PLAIN for block in blocks):
+            return None
+        kept = [{"type": "tool_use"} if block.get("type") == "tool_use" else block for block in blocks]
+        kept = [block for block in kept if block.get("type") != "text" or block["text"].strip()]
+        return ProviderData(PROVIDER, self._question.model, kept)
+
+
+def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
+    """Return what an answer used. Anthropic counts what was cached apart from other input."""
+    read = reading.count(usage.get("cache_read_input_tokens"))
+    written = reading.count(usage.get("cache_creation_input_tokens"))
+    return TokenUsage(
+        input_tokens=reading.first_count(usage, "input_tokens", "prompt_tokens") + read + written,
+        output_tokens=reading.first_count(usage, "output_tokens", "completion_tokens"),
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+    )
+
+
+class MessagesReader:
+    """Reads the events of a streamed answer."""
+
+    def __init__(self, question: Question) -> None:
+        self._answer = MessagesAnswer(question)
+        self.is_done = False
+
+    def feed(self, data: Any, name: str) -> Iterable[Delta]:
+        """Take one event."""
+        if not isinstance(data, dict):
+            raise MalformedReplyError(f"an event of the stream is no object: {reading.shown(str(data))}")
+        kind = data.get("type") or name
+        if kind == "error" or data.get("error"):
+            raise RefusedInStreamError(data)
+        answer, index = self._answer, reading.count(data.get("index"))
+        if kind == "content_block_delta":
+            return self._delta(index, reading.mapping_of(data.get("delta")))
+        if kind == "content_block_start":
+            return answer.begin(index, reading.mapping_of(data.get("content_block")))
+        if kind == "message_start":
+            answer.head(reading.mapping_of(data.get("message")))
+        elif kind == "message_delta":
+            answer.count(data.get("usage"))
+            answer.finish(reading.mapping_of(data.get("delta")).get("stop_reason"))
+        elif kind == "message_stop":
+            self.is_done = True
+            return answer.rest()
+        return ()
+
+    def _delta(self, index: int, delta: Mapping[str, Any]) -> Iterable[Delta]:
+        kind, answer = delta.get("type"), self._answer
+        if kind == "text_delta":
+            return answer.say(index, reading.words(delta.get("text")))
+        if kind == "thinking_delta":
+            return answer.think(index, reading.words(delta.get("thinking")))
+        if kind == "signature_delta":
+            answer.sign(index, reading.words(delta.get("signature")))
+        elif kind == "input_json_delta":
+            answer.call(index, reading.words(delta.get("partial_json")))
+        return ()
+
+    def completion(self) -> Completion:
+        """Return the whole answer."""
+        if not self.is_done:
+            raise MalformedReplyError("the stream ended without its finish marker (message_stop)")
+        return self._answer.completion()

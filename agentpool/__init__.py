@@ -140,6 +140,7 @@ if _TYPE_CHECKING:
     from agentpool.drivers.anthropic import AnthropicDriver as AnthropicDriver
     from agentpool.drivers.gemini import GeminiDriver as GeminiDriver
     from agentpool.drivers.governed import GovernedDriver as GovernedDriver
+    from agentpool.drivers.local import LocalDriver as LocalDriver
     from agentpool.drivers.named import ChosenDriver as ChosenDriver
     from agentpool.drivers.named import DriverName as DriverName
     from agentpool.drivers.named import choose_driver as choose_driver
@@ -263,6 +264,9 @@ _HOMES = {
     """,
     "agentpool.drivers.governed": """
         GovernedDriver
+    """,
+    "agentpool.drivers.local": """
+        LocalDriver
     """,
     "agentpool.drivers.named": """
         ChosenDriver DriverName choose_driver open_driver parse_driver_name

@@ -146,3 +146,28 @@ async def _run_in_thread(fn: Callable[[*Ts], T], *args: *Ts) -> T:
         else:
             thread_calls[task] = outer
             await outer.take_back()  # noqa: ASYNC102  (ends when it is cancelled, and never raises that)
+
+
+async def start_blocking(fn: Callable[[], object], ended: Callable[[], object]) -> None:
+    """Have a blocking function called in a thread of trio's, beside the calling task.
+
+    For what tells of its progress while it runs, and is stopped by a flag of its own: no task waits
+    for it, so that nothing is left open on the caller's. It takes no token of trio's thread limiter;
+    whoever starts threads so has to bound how many there are. In a simulation it runs inline,
+    before this returns.
+
+    Args:
+      fn: must not raise.
+      ended: called in trio's thread once `fn` has returned, after everything that `fn` had run there
+        by `run_sync_soon`; must not raise.
+
+    Checkpoint: in a simulation only. Cancellation: not while `fn` runs inline.
+    """
+    token = trio.lowlevel.current_trio_token()
+    try:
+        runner = _runner.get()
+    except LookupError:
+        trio.lowlevel.start_thread_soon(fn, lambda _: token.run_sync_soon(ended))
+    else:
+        await runner(fn)
+        token.run_sync_soon(ended)

@@ -350,7 +350,11 @@ BAD = {
     ),
     "local": (
         '[model]\nmodel_path = "m.gguf"\n[script]\nsteps = [{text = "x"}]',
-        "model.model_path: of the manifest 'a': no driver of the command line loads a model from a file",
+        "m.gguf: No such file or directory",
+    ),
+    "fetched": (
+        '[model]\nmodel_repo = "org/m"\n[script]\nsteps = [{text = "x"}]',
+        "model.model_repo: of the manifest 'a': no driver of the command line fetches a model",
     ),
     "mcp": (
         '[[mcp_servers]]\nname = "x"\ntransport = "http"\nurl = "http://127.0.0.1"\n'

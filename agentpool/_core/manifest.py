@@ -82,7 +82,12 @@ class ModelSettings(Table):
         ),
     )
     model_path: str | None = attrs.field(
-        default=None, validator=FilePath("The file of a local model", optional=True)
+        default=None,
+        validator=FilePath(
+            "The GGUF file of a model that runs in the process and is asked where no `driver` is named",
+            optional=True,
+            home=True,
+        ),
     )
     remote_model: str | None = attrs.field(
         default=None,

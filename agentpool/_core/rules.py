@@ -228,7 +228,16 @@ _ANY_TEXT = Text()
 
 
 class FilePath(Rule):
-    """A path; in a file it is relative to that file."""
+    """A path; in a file it is relative to that file.
+
+    Args:
+      doc, optional: as for every rule.
+      home: whether `~` at its beginning is kept, for whoever opens the file: the home directory.
+    """
+
+    def __init__(self, doc: str = "", *, optional: bool = False, home: bool = False) -> None:
+        super().__init__(doc, optional=optional)
+        self.home = home
 
     def read(self, value: Any, key: str, report: Report) -> Any:
         """Return the path, made absolute if it comes from a file in a known place."""
@@ -236,7 +245,9 @@ class FilePath(Rule):
             return report.add_type(key, value, "a path")
         if not value or "\0" in value:
             return report.add(key, f"{value!r} is no path", "Give the path of a file or directory")
-        return value if report.base is None else str(report.base / value)
+        if report.base is None or (self.home and value.startswith("~")):
+            return value
+        return str(report.base / value)
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
         """Return the schema of a path."""

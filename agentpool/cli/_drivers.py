@@ -17,9 +17,16 @@ from agentpool.abc import Driver
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._listening import Conversations, ListeningDriver
 from agentpool.drivers.governed import GovernedDriver
-from agentpool.drivers.named import DriverName, choose_driver, open_driver, parse_driver_name
+from agentpool.drivers.named import (
+    DriverName,
+    choose_driver,
+    open_driver,
+    parse_driver_name,
+    placed_driver_name,
+)
 from agentpool.drivers.retrying import Retry, RetryingDriver
 from agentpool.drivers.scripted import EmbeddedDriver
+from agentpool.fleet.file import FleetFile
 
 
 def _nothing(agent_id: AgentId, why: str, seconds: float) -> None:
@@ -46,6 +53,7 @@ class Drivers:
     retrying: Callable[[AgentId, str, float], None] = _nothing
     conversations: Conversations | None = None
     _opened: dict[str, Driver | None] = attrs.field(factory=dict)
+    _windows: dict[str, int] = attrs.field(factory=dict)
     _governors: dict[tuple[str, str | None], GovernedDriver] = attrs.field(factory=dict)
     _embedded: EmbeddedDriver = attrs.field(factory=EmbeddedDriver)
 
@@ -63,7 +71,9 @@ class Drivers:
         findings: list[Finding] = []
         problems: dict[str, str] = {}
         # Each manifest once, also if a thousand agents have it.
-        for manifest in {id(manifest): manifest for manifest in manifests}.values():
+        distinct = list({id(manifest): manifest for manifest in manifests}.values())
+        self._note_windows(distinct)
+        for manifest in distinct:
             name = self._name_for(manifest)
             await self._try_to_open(name, problems)
             if manifest.script is None and (name is None or self._opened.get(name, self) is None):
@@ -74,6 +84,13 @@ class Drivers:
             raise BadInputError(*problems.values(), *map(str, findings))
         if findings:
             raise ManifestError(findings)
+
+    def _note_windows(self, manifests: Iterable[AgentManifest]) -> None:
+        """Note how much the agents of a local model want to give it to read: it is loaded once for all."""
+        for manifest in manifests:
+            name, window = self._name_for(manifest), manifest.model.context_window
+            if name is not None and window is not None:
+                self._windows[name] = max(window, self._windows.get(name, 0))
 
     async def _try_to_open(self, name: str | None, problems: dict[str, str]) -> None:
         if name is None or name in self._opened or name in problems:
@@ -98,7 +115,7 @@ class Drivers:
         return driver if self.conversations is None else ListeningDriver(driver, self.conversations)
 
     def _name_for(self, manifest: AgentManifest) -> str | None:
-        return self.chosen or manifest.model.driver or self.default
+        return self.chosen or driver_name_in(manifest) or self.default
 
     async def _open(self, text: str) -> Driver | None:
         name = parse_driver_name(text)
@@ -106,7 +123,9 @@ class Drivers:
             choice = await choose_driver()
             self.tell(f"driver: {choice}")
             name = choice.name
-        driver = await self.stack.enter_async_context(open_driver(name))
+        driver = await self.stack.enter_async_context(
+            open_driver(name, context_window=self._windows.get(text))
+        )
         if driver is None:
             return None
         return RetryingDriver(self._governed(name, driver), on_retry=self._note_retry)
@@ -131,6 +150,19 @@ class Drivers:
             return self._governors[account].share(driver)
         self._governors[account] = governed = GovernedDriver(driver)
         return governed
+
+
+def driver_name_in(manifest: AgentManifest) -> str | None:
+    """Return the driver that a manifest names; None if it names none."""
+    model = manifest.model
+    if model.driver is not None:
+        return placed_driver_name(model.driver, manifest.base)
+    return None if model.model_path is None else f"local:{model.model_path}"
+
+
+def pool_driver_name(fleet: FleetFile) -> str | None:
+    """Return the driver that a fleet names for its pool; None if it names none."""
+    return None if fleet.pool.driver is None else placed_driver_name(fleet.pool.driver, fleet.base)
 
 
 def _nothing_to_follow(manifest: AgentManifest) -> Finding:

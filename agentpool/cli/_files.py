@@ -14,15 +14,15 @@ from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text
 from agentpool._loading import LoadProblem, load_callable
 from agentpool._loop.model_agent import SpawnConfig
-from agentpool.cli._drivers import Drivers
-from agentpool.cli._idle import idle_settings, idle_steps
+from agentpool.cli._drivers import Drivers, driver_name_in, pool_driver_name
+from agentpool.cli._idle import idle_model, idle_settings, idle_steps
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.schema import fleet_schema, manifest_schema
 from agentpool.tools import ToolRegistry, build_tools
 
 SCHEMAS = {"manifest": manifest_schema, "fleet": fleet_schema}
 FLEET_KEYS = {"agents", "pool", "supervisors", "vars"}
-_LOCAL_MODEL = ("model_path", "model_repo", "model_quantization")
+_LOCAL_MODEL = ("model_repo", "model_quantization")
 
 
 @attrs.frozen
@@ -72,15 +72,16 @@ def check_file(path: Path, driver: str | None, vars: Mapping[str, str]) -> Check
     table = parse_toml(read_text(path, Path.read_bytes), str(path))
     if FLEET_KEYS & table.keys():
         fleet = load_fleet(path, vars)
-        trio.run(_try_drivers, fleet.manifests, bool(fleet.functions), driver, fleet.pool.driver)
+        trio.run(_try_drivers, fleet.manifests, bool(fleet.functions), driver, pool_driver_name(fleet))
         warnings = [*idle_settings(fleet, driver, str(path)), *_idle_steps(fleet.manifests, str(path))]
         return CheckedFile("fleet", tuple(map(str, warnings)))
     manifest = AgentManifest.load(path)
     if findings := list(_manifest_findings(manifest, str(path))):
         raise ManifestError(findings)
-    if driver is not None or manifest.model.driver is not None:  # else that is the fleet's choice
+    if driver is not None or driver_name_in(manifest) is not None:  # else that is the fleet's choice
         trio.run(_try_drivers, [manifest], False, driver, None)
-    return CheckedFile("manifest", tuple(map(str, _idle_steps([manifest], str(path)))))
+    warnings = [*idle_model(manifest, str(path)), *_idle_steps([manifest], str(path))]
+    return CheckedFile("manifest", tuple(map(str, warnings)))
 
 
 async def _try_drivers(
@@ -127,8 +128,8 @@ def _capability_problems(manifest: AgentManifest, tools: ToolRegistry) -> Iterat
 def _local_model_problems(manifest: AgentManifest) -> Iterator[tuple[str, str, str]]:
     for key in _LOCAL_MODEL:
         if getattr(manifest.model, key) is not None:
-            problem = "no driver of the command line loads a model from a file"
-            fix = 'Remove it; name a server that has the model, such as driver = "ollama:MODEL"'
+            problem = "no driver of the command line fetches a model"
+            fix = "Remove it; fetch the model's GGUF file yourself, and name it as 'model_path'"
             yield f"model.{key}", problem, fix
 
 

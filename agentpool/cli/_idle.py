@@ -12,6 +12,7 @@ import attrs
 from agentpool._core.errors import Finding
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.rules import fix_for_name
+from agentpool.cli._drivers import driver_name_in
 from agentpool.fleet.file import AnyFleetAgent, FleetFile, RestartSettings
 
 _WITHOUT_MODEL = ("scripted", "auto")
@@ -27,11 +28,12 @@ def idle_settings(fleet: FleetFile, driver: str | None, source: str) -> Iterator
       source: the name of the file.
     """
     default = fleet.pool.driver
-    named = all(manifest.model.driver for manifest in fleet.manifests)
+    named = all(driver_name_in(manifest) for manifest in fleet.manifests)
     if default is not None and named and not fleet.functions:
         yield Finding(source, "pool.driver", "has no effect: every manifest names a driver", "Remove one")
     for manifest in fleet.manifests:
-        yield from _idle_script(manifest, driver or manifest.model.driver or default, source)
+        yield from _idle_script(manifest, driver or driver_name_in(manifest) or default, source)
+        yield from idle_model(manifest, source)
     for agent in fleet.agents:
         yield from _idle_restart(agent, fleet, source)
 
@@ -40,6 +42,13 @@ def _idle_script(manifest: AgentManifest, driver: str | None, source: str) -> It
     if manifest.script is not None and driver is not None and driver.strip() not in _WITHOUT_MODEL:
         problem = f"of the manifest '{manifest.name}': has no effect: {driver} is asked"
         yield Finding(source, "script", problem, "Remove the script or the driver")
+
+
+def idle_model(manifest: AgentManifest, source: str) -> Iterator[Finding]:
+    """Yield a local model that is not asked."""
+    if manifest.model.model_path is not None and manifest.model.driver is not None:
+        problem = f"of the manifest '{manifest.name}': has no effect: {manifest.model.driver} is asked"
+        yield Finding(source, "model.model_path", problem, "Remove it or the driver")
 
 
 def _idle_restart(agent: AnyFleetAgent, fleet: FleetFile, source: str) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.pool import AgentPool, open_agent_pool
 from agentpool._loop.model_agent import SpawnConfig
-from agentpool.cli._drivers import Drivers
+from agentpool.cli._drivers import Drivers, pool_driver_name
 from agentpool.cli._files import load_fleet
 from agentpool.cli._output import OutputDirectory
 from agentpool.cli._progress import describe
@@ -96,7 +96,7 @@ def run_fleet(path: Path, options: RunOptions) -> int:
 async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
     started = trio.current_time()
     async with AsyncExitStack() as stack:
-        drivers = Drivers(stack, options.driver, fleet.pool.driver, view.tell, view.retrying)
+        drivers = Drivers(stack, options.driver, pool_driver_name(fleet), view.tell, view.retrying)
         await drivers.open_for(fleet.manifests, functions=bool(fleet.functions))
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
@@ -15,12 +16,11 @@ import trio
 
 from agentpool._core.errors import DriverError
 from agentpool.abc import Driver
-from agentpool.drivers._http_driver import HttpDriver
 from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.prices import PriceTable
 from agentpool.drivers.retrying import RetryingDriver
 
-Provider: TypeAlias = Literal["openai", "anthropic", "gemini", "ollama", "scripted", "auto"]
+Provider: TypeAlias = Literal["openai", "anthropic", "gemini", "ollama", "local", "scripted", "auto"]
 
 DEFAULT_MODELS: Mapping[str, str] = {
     "openai": "gpt-6-luna",
@@ -36,7 +36,7 @@ _NEEDS = "model drivers need pip install 'trio-agentpool[http]'"
 
 _FORMS = (
     "openai:MODEL, anthropic:MODEL, gemini:MODEL, ollama:MODEL, openai+http://HOST:PORT/PATH:MODEL"
-    " (the same for the others), scripted or auto"
+    " (the same for the others), local:FILE.gguf, scripted or auto"
 )
 # The address ends at the colon in front of the model: the first one behind the port or the path. A
 # port is taken whole, so that `http://host:8080` alone is not a model of the name 8080. (Not by `?+`:
@@ -54,8 +54,8 @@ class DriverName:
     """A driver's name, taken apart.
 
     Attributes:
-      provider: `openai`, `anthropic`, `gemini`, `ollama`, `scripted` or `auto`.
-      model: the model; empty for `scripted` and `auto`.
+      provider: `openai`, `anthropic`, `gemini`, `ollama`, `local`, `scripted` or `auto`.
+      model: the model; empty for `scripted` and `auto`; for `local` the path of its file.
       base_url: the address of the server, where the name has one.
     """
 
@@ -91,12 +91,35 @@ def parse_driver_name(name: str) -> DriverName:
         return DriverName("auto")
     if text == "scripted":
         return DriverName("scripted")
+    if text.startswith("local:"):
+        return _local_name(text)
     match = None if _has_password(text) else _WITH_URL.fullmatch(text) or _PLAIN.fullmatch(text)
     if match is None or match["model"].startswith(("http://", "https://")):
         raise ValueError(_why_not(text))
     found = match.groupdict()
     provider = _provider(found["provider"], text)
     return DriverName(provider, found["model"], found.get("url"))
+
+
+def placed_driver_name(name: str, base: Path | None) -> str:
+    """Return a driver's name as it stands in a file, with a model's path that is relative to that file.
+
+    Args:
+      name: the name; one that is wrong is left as it is, for `parse_driver_name` to tell.
+      base: the directory of the file; None if it came from none.
+    """
+    provider, _, path = name.strip().partition(":")
+    path = path.strip()
+    if provider != "local" or base is None or not path or path.startswith("~"):
+        return name
+    return f"local:{base / path}"
+
+
+def _local_name(text: str) -> DriverName:
+    path = text.removeprefix("local:").strip()
+    if not path or "\0" in path:
+        raise ValueError(f"{text!r} names no file: write local:FILE.gguf")
+    return DriverName("local", path)
 
 
 def _provider(word: str, text: str) -> Provider:
@@ -120,6 +143,8 @@ def _why_not(text: str) -> str:
     if _has_password(text):
         return "a driver's name must not hold a user name or a password: set AGENTPOOL_API_KEY instead"
     first = re.split(r"[:+]", text, maxsplit=1)[0]
+    if first == "local":
+        return f"{text!r} names no file of a model: write local:FILE.gguf"
     if first in ("scripted", "auto"):
         return f"{text!r} is not the name of a driver: write {first!r} alone"
     if first not in get_args(Provider):
@@ -136,8 +161,9 @@ async def open_driver(
     env: Mapping[str, str] | None = None,
     prices: PriceTable | None = None,
     resilient: bool = False,
+    context_window: int | None = None,
 ) -> AsyncIterator[Driver | None]:
-    """Open the driver of a name; leaving the block closes its connections.
+    """Open the driver of a name; leaving the block closes its connections, or lets its model go.
 
     The value is None for `scripted`: then each agent follows the script of its own manifest. To
     tell the user what `auto` came to, ask `choose_driver` first, and open the name that it gives.
@@ -152,10 +178,12 @@ async def open_driver(
       prices: left out, the file that `AGENTPOOL_PRICES` names on top of the table of the package.
       resilient: whether to put a `GovernedDriver` and a `RetryingDriver` with their defaults around
         it, as `agentpool run` does, so that many agents can share it.
+      context_window: tokens that one call of a `local` model may have; left out, as `LocalDriver`.
 
     Raises:
       ValueError: if the name is wrong, or the key that it needs is not set.
-      ModuleNotFoundError: if httpx2 is not installed; it names the `pip install`.
+      ModuleNotFoundError: if httpx2 is not installed, or xllamacpp for a `local` one; it names the
+        `pip install`.
       ManifestError: if the file of prices is wrong.
     """
     env = os.environ if env is None else env
@@ -168,11 +196,13 @@ async def open_driver(
         return
     if prices is None and env.get("AGENTPOOL_PRICES"):
         prices = PriceTable.load(env["AGENTPOOL_PRICES"])
-    async with _make(name, env, prices) as driver:
+    async with _make(name, env, prices, context_window) as driver:
         yield RetryingDriver(GovernedDriver(driver)) if resilient else driver
 
 
-def _make(name: DriverName, env: Mapping[str, str], prices: PriceTable | None) -> HttpDriver:
+def _make(
+    name: DriverName, env: Mapping[str, str], prices: PriceTable | None, context_window: int | None
+) -> AbstractAsyncContextManager[Driver]:
     """Make a model driver. It is given its key and address, so that it looks for none by itself."""
     key = env.get("AGENTPOOL_API_KEY" if name.base_url else f"{name.provider.upper()}_API_KEY", "")
     match name.provider:
@@ -197,6 +227,10 @@ def _make(name: DriverName, env: Mapping[str, str], prices: PriceTable | None) -
 
             url = name.base_url or ollama.ollama_url(env)
             return ollama.OllamaDriver(name.model, base_url=url, api_key=key, prices=prices)
+        case "local":
+            from agentpool.drivers import local
+
+            return local.LocalDriver(name.model, context_window=context_window)
         case _:
             raise ValueError(f"{name} is no model driver")
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
+from pool_kit import pool_of
 
+from agentpool import AgentContext, Driver, SpawnConfig, tool
 from agentpool._core.effects import (
     Act,
     Acted,
@@ -355,7 +358,7 @@ def test_money_is_kept_back_for_the_last_turn() -> None:
     spent = calling(call(), usage=TokenUsage(1000, 1000, cost_usd=0.012))
     tight = request_after(manifest, Recalled(), spent, acted("1"), Recalled(), price=price)
     assert tight.tools == (LOOK,)
-    assert tight.max_tokens == 500  # with the last answer of 1000: 0.005 + 0.01 + what both read
+    assert 530 < tight.max_tokens < 550  # what is left when the last turn has read it and says 1000
     nearly = calling(call(), usage=TokenUsage(1000, 1000, cost_usd=0.02))
     end = request_after(manifest, Recalled(), nearly, acted("1"), Recalled(), price=price)
     assert_last(end)
@@ -469,4 +472,58 @@ def _wish(dice: random.Random, turn: int, most: int) -> Completion:
     room = most - messages_tokens([AssistantMessage("", tuple(calls))])
     return Completion(
         "x" * 4 * dice.choice([0, room // 2, room]) or ("" if calls else "x"), calls, "tool_use"
+    )
+
+
+# -- in a pool
+
+
+class Honest(Driver):
+    """Counts as we do; calls tools for as long as it has some, and then needs 60 tokens for its answer."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.turns = 0
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        await trio.lowlevel.checkpoint()
+        self.turns += 1
+        if request.tools:
+            said = _wish(self.dice, self.turns, request.max_tokens)
+        elif request.max_tokens < 60:
+            said = Completion("x" * 4 * max(0, request.max_tokens - 4), stop_reason="max_tokens")
+        else:
+            said = Completion("final " * 37)
+        usage = TokenUsage(request_tokens(request), messages_tokens([said.message]))
+        return attrs.evolve(said, usage=usage)
+
+    def estimate_cost(self, usage: TokenUsage) -> float:
+        return price(usage)
+
+
+@tool(name="look")
+async def look(ctx: AgentContext, n: int = 0) -> str:
+    """Bring something of a length that only it knows."""
+    return "y" * random.Random(n).choice([10, 1000, 30_000])
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("resource", ["tokens", "cost"])
+async def test_in_a_pool_the_last_turn_has_room_in_the_agents_own_budget(
+    resource: str, seed: int, autojump_clock: Any
+) -> None:
+    tokens = [1000, 3000, 20_000][seed % 3]
+    quota: dict[str, Any] = (
+        {"max_tokens_budget": tokens} if resource == "tokens" else {"max_cost_usd": tokens * 1e-5}
+    )
+    manifest = landing(400, max_iterations=1000, max_tool_calls=10_000, **quota)
+    async with pool_of(1, driver=Honest(seed)) as pool:
+        handle = await pool.spawn(SpawnConfig(manifest, "do it", tools=[look]))
+        result = await handle.result()
+    assert result.stopped_by == resource
+    assert result.text.startswith("final")
+    assert (
+        result.usage.total_tokens <= tokens
+        if resource == "tokens"
+        else result.usage.cost_usd <= tokens * 1e-5
     )

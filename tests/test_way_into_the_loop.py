@@ -109,7 +109,7 @@ def test_a_picture_in_a_query_is_counted() -> None:
 
 @pytest.mark.parametrize("query", [None, 3, b"bytes", {"text": "a"}, ["a", 3], [b"a"]])
 async def test_what_is_neither_text_nor_parts_is_no_query(query: Any, autojump_clock: Any) -> None:
-    with pytest.raises(TypeError, match="query must be a string or parts"):
+    with pytest.raises(TypeError, match=r"query must be a string, not .*; or parts"):
         SpawnConfig(PLAIN, query)
     async with pool_of(1, driver=ScriptedDriver(["x"])) as pool:
         outcome = await (await pool.spawn(ModelAgent(PLAIN), query)).wait()

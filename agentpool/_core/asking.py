@@ -6,14 +6,7 @@ import attrs
 
 from agentpool._core import guard as guards
 from agentpool._core.effects import Reason
-from agentpool._core.landing import (
-    Landing,
-    fitted,
-    landing_note,
-    landing_room,
-    last_answer,
-    longest_answer,
-)
+from agentpool._core.landing import Landing, landing_note, last_request, longest_answer
 from agentpool._core.messages import CompletionRequest
 from agentpool._core.states import LoopState, Step, halted, heard
 from agentpool._core.usage import NO_USAGE, TokenUsage
@@ -75,11 +68,7 @@ def at_limit(state: LoopState, halt: guards.Halt, lost: TokenUsage = NO_USAGE) -
     if limit is None or not plan.lands:
         return halted(state, halt.reason, limit)
     state = heard(state, [landing_note(limit)])
-    window, room = state.window, landing_room(plan, guard, lost)
-    if room is not None:
-        window = fitted(window, room - state.excess)
-    tokens = plan.bare_frame + window.tokens + state.excess
-    longest = last_answer(plan, guard, tokens, lost)
+    window, longest = last_request(plan, guard, state.window, state.excess, lost)
     if longest < 1:
         return halted(state, f"{halt.reason}; and a last answer found no room", limit)
     landing = Landing(limit, halt.reason, longest)

@@ -7,6 +7,7 @@ much: a turn that does not is not begun, and the last one takes its place.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 
 from agentpool._core.content import text_of
@@ -100,9 +101,10 @@ def longest_answer(plan: Plan, guard: LoopGuard, tokens: int) -> int | Halt:
 
 
 def _affordable(most: int, cost: Callable[[int], float], money: float) -> int:
-    while most and cost(most) > money:
-        most //= 2
-    return most
+    """Return how long an answer may be, up to `most`, for this money; a longer one costs more."""
+    if cost(most) <= money:
+        return most
+    return max(0, bisect_right(range(most), money, key=cost) - 1)
 
 
 def _no_tokens_left(guard: LoopGuard, tokens: int) -> str:
@@ -152,6 +154,30 @@ def last_answer(plan: Plan, guard: LoopGuard, tokens: int, lost: TokenUsage) -> 
         money = guard.cost_left - lost.cost_usd
         most = _affordable(most, lambda answer: plan.cost(TokenUsage(tokens, answer)), money)
     return most
+
+
+def last_request(
+    plan: Plan, guard: LoopGuard, window: Window, excess: int, lost: TokenUsage
+) -> tuple[Window, int]:
+    """Return what the last request shows, and how long its answer may be; less than 1 if there is no room.
+
+    Args:
+      window: what it would show if there were room for all.
+      excess: by how many tokens the requests are longer than their estimates.
+      lost: what a call may have used of which nothing is known.
+    """
+    room = landing_room(plan, guard, lost)
+    if room is not None:
+        window = fitted(window, room - excess)
+    while True:
+        longest = last_answer(plan, guard, plan.bare_frame + window.tokens + excess, lost)
+        if longest >= plan.last_answer:
+            return window, longest
+        # What is read costs as well.
+        shorter = fitted(window, window.tokens // 2)
+        if shorter.tokens >= window.tokens:
+            return window, longest
+        window = shorter
 
 
 _CUT = " [...]"

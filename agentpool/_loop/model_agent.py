@@ -56,9 +56,8 @@ def _as_query(query: Query) -> Content:
     try:
         return as_content(query)
     except TypeError as error:
-        raise TypeError(
-            f"query must be a string or parts (Text, Image, Document), not {shown(query)}"
-        ) from error
+        told = f"query must be a string, not {shown(query)}; or parts of content: Text, Image, Document"
+        raise TypeError(told) from error
 
 
 def _is_count(_: object, attribute: attrs.Attribute[int], value: object) -> None:

@@ -50,7 +50,7 @@ def look_at(path: Path) -> ModelFile:
             return ModelFile(path, _context_length(_entries(file)))
     except OSError as error:
         raise NoModelError(f"no model can be read from {path}: {error.strerror or error}") from None
-    except (EOFError, struct.error):
+    except (EOFError, OverflowError, RecursionError, struct.error):
         raise NoModelError(f"{path} ends within its header: it was not copied whole") from None
     except _NotGguf as problem:
         raise NoModelError(f"{path} is no GGUF file: {problem}") from None

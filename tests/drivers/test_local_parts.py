@@ -82,7 +82,11 @@ def test_a_file_tells_how_much_its_model_can_read(tmp_path: Path) -> None:
         (header(ARCHITECTURE, WINDOW)[:-2], "ends within its header"),
         (header(version=1), "its version is 1, and only 2 and 3 are known"),
         (header(entry("a", 99, b"")), "a value of the unknown type 99"),
-        (header(text("a" * 8)[:-4] + b"\xff" * 9), "ends within its header"),
+        (header(text("a") + struct.pack("<IIQ", 9, 10, 2**64 - 1)), "ends within its header"),
+        (
+            header(text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 2000),
+            "ends within its header",
+        ),
         (header(struct.pack("<Q", 2**60)), "ends within its header"),
         (header(entry("general.type", 8, text("mmproj"))), r"no model but a part for one \(mmproj\)"),
     ],
@@ -99,7 +103,7 @@ def test_a_file_that_is_no_model_is_told_before_any_work(tmp_path: Path, data: b
 def test_a_path_that_leads_to_no_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"nothing\.gguf: No such file"):
         LocalDriver(tmp_path / "nothing.gguf")
-    with pytest.raises(ValueError, match="is a directory: name the .gguf file in it"):
+    with pytest.raises(ValueError, match="is a directory: name the"):
         LocalDriver(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path}/nothing.gguf")):

@@ -13,6 +13,8 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # 1 had shorter lengths, and is from the first month of the format
 _MOST_TEXT = 64 * 1024 * 1024  # bytes; a longer one means that the file is no good
 
+_MOST_ITEMS = 2**40
+
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT = 8
 _ARRAY = 9
@@ -50,7 +52,7 @@ def look_at(path: Path) -> ModelFile:
             return ModelFile(path, _context_length(_entries(file)))
     except OSError as error:
         raise NoModelError(f"no model can be read from {path}: {error.strerror or error}") from None
-    except (EOFError, struct.error):
+    except (EOFError, RecursionError, struct.error):
         raise NoModelError(f"{path} ends within its header: it was not copied whole") from None
     except _NotGguf as problem:
         raise NoModelError(f"{path} is no GGUF file: {problem}") from None
@@ -108,6 +110,8 @@ def _value(file: BinaryIO, kind: int) -> Value:
 def _skip_array(file: BinaryIO) -> None:
     kind = _number(file, "I")
     count = _number(file, "Q")
+    if count > _MOST_ITEMS:
+        raise EOFError
     if kind in _SCALARS:
         file.seek(count * _size(kind), 1)
         return

@@ -54,7 +54,7 @@ from agentpool._core.transcript import Transcript
 from agentpool.abc import AgentQuota
 
 REQUEST = CompletionRequest(messages=[UserMessage("hi")], max_tokens=100)
-BOUND = 16 + 8 + 2
+BOUND, ESTIMATE = 16 + 8 + 2, 4 + 4 + 1  # of the input of REQUEST
 USAGE = TokenUsage(10, 20)
 PLAIN = AgentManifest(name="m", model=ModelSettings(max_tokens=100))
 
@@ -234,8 +234,8 @@ async def test_a_model_agent_that_plain_code_calls_keeps_to_a_quota_of_its_own(a
     outcome = await run(agent, provider, budget)
     assert outcome.unwrap() == ["answer 1", "answer 2", "answer 3"]
     assert budget.spent.tokens == outcome.usage.total_tokens == 90
-    # The bound of the input and the longest answer fit into the quota together.
-    assert all(BOUND + request.max_tokens <= 60 for request in provider.asked)
+    # The input, as it is estimated, and the longest answer fit into the quota together.
+    assert all(ESTIMATE + request.max_tokens <= 60 for request in provider.asked)
 
 
 async def test_children_draw_on_their_parents_quota(autojump_clock: Any) -> None:
@@ -501,7 +501,48 @@ async def test_a_shorter_answer_is_asked_for_when_others_used_the_quota_meanwhil
 
     outcome = await run(Parent(), provider)
     outcome.unwrap()
-    assert [request.max_tokens for request in provider.asked] == [100, 180 - 90 - BOUND]
+    assert [request.max_tokens for request in provider.asked] == [100, 180 - 90 - ESTIMATE]
+
+
+async def test_an_answer_gets_shorter_as_often_as_others_use_the_quota(autojump_clock: Any) -> None:
+    provider = Provider([TokenUsage(10, 30)] * 3, seconds=5)
+
+    async def child(ctx: AgentContext) -> None:
+        assert ctx.driver is not None
+        await ctx.driver.complete(REQUEST)
+
+    class Parent:
+        name, quota = "parent", AgentQuota(tokens=130)
+
+        def build_tools(self, builder: Any) -> None:
+            return None
+
+        async def __call__(self, ctx: AgentContext) -> None:
+            await ctx.fan_out([child] * 3)
+            for outcome in (await ctx.join_all()).values():
+                outcome.unwrap()
+
+    async with open_agent_pool(provider, max_concurrent=4) as pool:
+        (await (await pool.spawn(Parent())).wait()).unwrap()
+    assert [request.max_tokens for request in provider.asked] == [100, 90 - ESTIMATE, 50 - ESTIMATE]
+
+
+async def test_an_answer_gets_shorter_as_the_agents_own_money_does(autojump_clock: Any) -> None:
+    provider = Provider([TokenUsage(10, 80)])
+
+    class Agent:
+        name, quota = "a", AgentQuota(cost_usd=0.150)
+
+        def build_tools(self, builder: Any) -> None:
+            return None
+
+        async def __call__(self, ctx: AgentContext) -> None:
+            assert ctx.driver is not None
+            for _ in range(2):
+                await ctx.driver.complete(REQUEST)
+
+    (await run(Agent(), provider)).unwrap()
+    assert [request.max_tokens for request in provider.asked] == [100, 150 - 90 - ESTIMATE]
 
 
 async def test_a_budget_of_calls_alone_measures_nothing(autojump_clock: Any) -> None:

@@ -193,10 +193,13 @@ class Budget:
         """Whether it, or an ancestor, limits tokens or money, and so has to know what a call can use."""
         return self._measured
 
-    def tokens_unspent(self) -> int | None:
-        """Return how many tokens of this budget's own limit are not spent; None without such a limit."""
-        limit = self._limit[0]
-        return None if limit is None else max(0, limit - self._spent[0])
+    def unspent(self) -> BudgetLimits:
+        """Return what is not spent of this budget's own limits, set aside or not; None where it has none."""
+        left = [
+            None if limit is None else max(0, limit - spent)
+            for limit, spent in zip(self._limit, self._spent, strict=True)
+        ]
+        return _limits((left[0], left[1], left[2]))
 
     # -- reserving
 

@@ -12,7 +12,7 @@ aside while a call waits in a queue or pauses before it is tried again.
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_right
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -28,7 +28,6 @@ from agentpool._core.errors import (
     DriverUnavailableError,
     MalformedReplyError,
     PoolLimitError,
-    PriceUnknownError,
 )
 from agentpool._core.events import BudgetWarned
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
@@ -236,26 +235,39 @@ class _Call:
             return await self._claimed(budget, None)
         tokens = self._driver.input_tokens(self.request)
         while True:
-            self._shorten(budget, tokens.bound)
+            # Near the end of its own quota an agent keeps to the estimate of what is sent.
+            exact = self._fits(budget, tokens.bound)
+            if not exact:
+                self._shorten(budget, tokens.estimate)
             try:
-                return await self._claimed(budget, tokens.bound)
-            except BudgetExceededError as error:
+                reservation = await self._claimed(budget, tokens.bound if exact else tokens.estimate)
+            except BudgetExceededError:
                 # While it waited, others may have used what a shorter answer does not need.
-                if self._shorten(budget, tokens.bound):
+                if exact and not self._fits(budget, tokens.bound):
                     continue
-                if not self._is_own(budget, error):
-                    raise
-            self._shorten(budget, tokens.estimate)
-            reservation = await self._claimed(budget, tokens.estimate)
-            self._set_slack_aside(budget, reservation, tokens)
+                if not exact and self._shorten(budget, tokens.estimate):
+                    continue
+                raise
+            if not exact:
+                self._set_slack_aside(budget, reservation, tokens)
             return reservation
 
-    def _is_own(self, budget: Budget, error: BudgetExceededError) -> bool:
-        """Whether it was the agent's own quota that had no room, and not a budget that others share."""
-        if budget is self._driver.meter._record.pool_budget or isinstance(error, PriceUnknownError):
-            return False
-        limit = getattr(budget.limit, error.resource)
-        return limit is not None and math.isclose(limit, error.limit)
+    def _fits(self, budget: Budget, tokens: int) -> bool:
+        """Whether so much input and the longest answer fit into what is left of the agent's own quota."""
+        return self._longest(budget, tokens) >= self.request.max_tokens
+
+    def _longest(self, budget: Budget, tokens: int) -> int:
+        """Return how long an answer may be by the agent's own quota; that of a shared budget is any."""
+        most = self.request.max_tokens
+        if budget is self._driver.meter._record.pool_budget:
+            return most
+        unspent = budget.unspent()
+        if unspent.tokens is not None:
+            most = min(most, unspent.tokens - tokens)
+        money = unspent.cost_usd
+        if money is not None and most > 0 and (self._cost_of(tokens, most) or 0.0) > money:
+            most = bisect_right(range(most), money, key=lambda n: self._cost_of(tokens, n) or 0.0) - 1
+        return most
 
     def _set_slack_aside(self, budget: Budget, reservation: Reservation, tokens: InputTokens) -> None:
         """Have the budgets above keep the bound, where the agent's own quota keeps to the estimate.
@@ -292,14 +304,11 @@ class _Call:
         return await decision_on(claim) if isinstance(claim, Claim) else claim
 
     def _shorten(self, budget: Budget, tokens: int) -> bool:
-        """Ask for a shorter answer where only that fits into the agent's own quota of tokens."""
-        left = budget.tokens_unspent()
-        if left is None or budget is self._driver.meter._record.pool_budget:
+        """Ask for a shorter answer where only that fits into the agent's own quota."""
+        longest = self._longest(budget, tokens)
+        if not 0 < longest < self.request.max_tokens:
             return False
-        room = left - tokens
-        if not 0 < room < self.request.max_tokens:
-            return False
-        self.request = attrs.evolve(self.request, max_tokens=room)
+        self.request = attrs.evolve(self.request, max_tokens=longest)
         return True
 
     def booked(self, completion: Completion) -> Completion:

@@ -306,7 +306,7 @@ def caught(name: str, seeds: int = 60) -> str | None:
 
 def main() -> int:
     """Run the campaign from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--gate", action="store_true")

@@ -389,7 +389,11 @@ def test_it_lands_where_its_children_used_its_own_budget_up() -> None:
     assert isinstance(finish, Finish)
     assert finish.result.stopped_by == "tokens"
     again = refused("tokens", 10_000, 300)
-    assert error_after(manifest, Recalled(), refused("tokens", 10_000, 500), again) is again.error
+    shorter = request_after(manifest, Recalled(), refused("tokens", 10_000, 500), again)
+    assert shorter.max_tokens == request.max_tokens // 2
+    assert_last(shorter)
+    assert isinstance(last(manifest, Recalled(), refused("tokens", 10_000, 500), *[again] * 3), Reason)
+    assert error_after(manifest, Recalled(), refused("tokens", 10_000, 500), *[again] * 4) is again.error
     money = landing(max_cost_usd=0.5)
     request = request_after(money, Recalled(), refused("cost_usd", 0.5, 0.001), price=price)
     assert_last(request)

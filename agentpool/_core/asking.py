@@ -90,5 +90,5 @@ def ask_last(state: LoopState, landing: Landing) -> Step:
         reasoning=plan.reasoning,
         options=plan.options,
     )
-    tokens = plan.bare_frame + state.window.tokens + state.excess
+    tokens = plan.frame + state.window.tokens + state.excess
     return attrs.evolve(state, awaiting=Reason), Reason(request, tokens)

@@ -13,7 +13,6 @@ from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.guard import GuardLimits
 from agentpool._core.messages import ToolCall, ToolDefinition
 from agentpool._core.rules import fix_for_name
-from agentpool._core.text import encodable
 from agentpool._core.transcript import frame_tokens
 from agentpool._core.usage import TokenUsage
 from agentpool._core.value import value
@@ -74,7 +73,6 @@ class Plan:
       tool_choice: what requests say. `required` or the name of a tool is what the agent begins with:
         once such a tool was called, it is `auto`.
       frame: the estimated tokens of the system prompt and the tools.
-      bare_frame: those of the system prompt alone.
       room: how many tokens the messages may have; None if the context window is not known.
       lands: whether the agent gives its answer at a limit, in one last turn, and does not fail.
       last_answer: how many tokens are kept back for the answer of that turn.
@@ -94,7 +92,6 @@ class Plan:
     reasoning: str | int | None
     options: Mapping[str, Any]
     frame: int
-    bare_frame: int
     room: int | None
     remembers: bool
     output: OutputSpec | None
@@ -132,10 +129,10 @@ def plan_of(
       ManifestError: if the manifest's `tool_choice` is for a tool that the agent does not have.
     """
     model = manifest.model
-    system = encodable(model.system_prompt)
+    system = model.system_prompt
     if output is not None:
         system = f"{system}\n\n{output.instruction}" if system else output.instruction
-    frame, bare_frame = frame_tokens(system, tools), frame_tokens(system, ())
+    frame = frame_tokens(system, tools)
     max_tokens = model.max_tokens
     size = model.context_window or context_window
     room = None
@@ -158,7 +155,6 @@ def plan_of(
         reasoning=model.reasoning,
         options=model.options,
         frame=frame,
-        bare_frame=bare_frame,
         room=room,
         remembers=any(isinstance(granted, MemoryCapability) for granted in manifest.capabilities),
         output=output,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -141,9 +140,8 @@ def test_text_becomes_fit_to_be_encoded(text: str, fit: str) -> None:
 
 def encoded(request: CompletionRequest) -> None:
     """Whatever is said in a request can be encoded."""
-    json.dumps(
-        [attrs.asdict(message) for message in request.messages], ensure_ascii=False, default=str
-    ).encode()
+    repr(request.messages).encode()
+    assert "\\ud" not in repr(tuple(request.messages))
 
 
 def test_queries_history_memory_and_messages_are_made_fit() -> None:
@@ -154,9 +152,11 @@ def test_queries_history_memory_and_messages_are_made_fit() -> None:
         ToolMessage("\ud83d", LONE, ToolResult((Text(LONE), PICTURE), is_error=True)),
     ]
     messages = [AgentMessage(3, 4, LONE, 1), AgentMessage(3, 4, {"a": LONE}, 2, topic=LONE)]
+    manifest = attrs.evolve(MINDFUL, model=ModelSettings(system_prompt=LONE))
     heard = Recalled([MemoryFragment(1, LONE)], messages)
-    request = request_after(MINDFUL, heard, query=LONE, history=history)
+    request = request_after(manifest, heard, query=LONE, history=history)
     encoded(request)
+    assert request.system == FIT
     assert request.messages[1] == AssistantMessage(
         FIT, (ToolCall("\ufffd", FIT, {FIT: [FIT, 1, {"a": FIT}]}),), FIT, data
     )
@@ -209,11 +209,12 @@ async def test_half_an_emoji_ends_no_agent(strange: Path) -> None:
     memory = InMemory()
     result = await result_of(SpawnConfig(manifest, LONE, tools=[cut, fails]), driver, memory=memory)
     assert result.text == FIT
-    json.dumps(attrs.asdict(result), ensure_ascii=False, default=str).encode()
+    repr(result).encode()
+    assert "\\ud" not in repr(result)
     results = [message.result.text for message in result.transcript if isinstance(message, ToolMessage)]
     assert results[0] == FIT
     assert FIT in results[1]
-    assert "caf" in results[2]
+    assert "caf\ufffd.txt" in results[2]
     (kept,) = await memory.recall("smile")
     assert kept.content == FIT
 

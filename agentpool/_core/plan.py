@@ -13,6 +13,7 @@ from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.guard import GuardLimits
 from agentpool._core.messages import ToolCall, ToolDefinition
 from agentpool._core.rules import fix_for_name
+from agentpool._core.text import encodable
 from agentpool._core.transcript import frame_tokens
 from agentpool._core.usage import TokenUsage
 from agentpool._core.value import value
@@ -129,7 +130,7 @@ def plan_of(
       ManifestError: if the manifest's `tool_choice` is for a tool that the agent does not have.
     """
     model = manifest.model
-    system = model.system_prompt
+    system = encodable(model.system_prompt)
     if output is not None:
         system = f"{system}\n\n{output.instruction}" if system else output.instruction
     frame = frame_tokens(system, tools)

@@ -330,6 +330,19 @@ def test_results_are_cut_where_dropping_turns_is_not_enough() -> None:
 # -- money and tokens
 
 
+@pytest.mark.parametrize("reasoning", ["high", 2000, None])
+def test_where_there_is_little_room_the_model_does_not_think_first(reasoning: str | int | None) -> None:
+    model = ModelSettings(reasoning=reasoning, max_tokens=400)
+    tokens, observations = AT_TOKENS
+    tight = request_after(attrs.evolve(tokens, model=model), *observations)
+    assert tight.max_tokens < 400
+    assert tight.reasoning == (None if reasoning is None else 0)
+    iterations, observations = AT_ITERATIONS
+    roomy = request_after(attrs.evolve(iterations, model=model), *observations)
+    assert roomy.max_tokens == 400
+    assert roomy.reasoning == reasoning
+
+
 def test_small_answers_come_before_the_last_one() -> None:
     manifest = landing(max_tokens_budget=2000)
     first = request_after(manifest, Recalled())

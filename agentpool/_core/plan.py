@@ -108,7 +108,7 @@ class Plan:
     def once_called(self, calls: Sequence[ToolCall]) -> Plan:
         """Return the plan after these calls: who had to call a tool and did need not do so again."""
         forced = self.tool_choice
-        if forced is None or forced == "auto" or forced == "none":
+        if forced == "auto" or forced == "none":
             return self
         called = {call.name for call in calls if not call.problem}
         if called if forced == "required" else forced in called:

@@ -330,6 +330,19 @@ def test_results_are_cut_where_dropping_turns_is_not_enough() -> None:
 # -- money and tokens
 
 
+@pytest.mark.parametrize("reasoning", ["high", 2000, None])
+def test_where_there_is_little_room_the_model_does_not_think_first(reasoning: str | int | None) -> None:
+    model = ModelSettings(reasoning=reasoning, max_tokens=400)
+    tokens, observations = AT_TOKENS
+    tight = request_after(attrs.evolve(tokens, model=model), *observations)
+    assert tight.max_tokens < 400
+    assert tight.reasoning == (None if reasoning is None else 0)
+    iterations, observations = AT_ITERATIONS
+    roomy = request_after(attrs.evolve(iterations, model=model), *observations)
+    assert roomy.max_tokens == 400
+    assert roomy.reasoning == reasoning
+
+
 def test_small_answers_come_before_the_last_one() -> None:
     manifest = landing(max_tokens_budget=2000)
     first = request_after(manifest, Recalled())
@@ -389,7 +402,11 @@ def test_it_lands_where_its_children_used_its_own_budget_up() -> None:
     assert isinstance(finish, Finish)
     assert finish.result.stopped_by == "tokens"
     again = refused("tokens", 10_000, 300)
-    assert error_after(manifest, Recalled(), refused("tokens", 10_000, 500), again) is again.error
+    shorter = request_after(manifest, Recalled(), refused("tokens", 10_000, 500), again)
+    assert shorter.max_tokens == request.max_tokens // 2
+    assert_last(shorter)
+    assert isinstance(last(manifest, Recalled(), refused("tokens", 10_000, 500), *[again] * 3), Reason)
+    assert error_after(manifest, Recalled(), refused("tokens", 10_000, 500), *[again] * 4) is again.error
     money = landing(max_cost_usd=0.5)
     request = request_after(money, Recalled(), refused("cost_usd", 0.5, 0.001), price=price)
     assert_last(request)

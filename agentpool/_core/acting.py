@@ -60,7 +60,7 @@ def idle_halt(whom: str, seconds: float) -> guards.Halt:
 
 def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
     """Return the state that perceives next, with the results of the calls."""
-    said = state.said
+    plan, said = state.plan, state.said
     assert said is not None
     calls = said.tool_calls
     if len(results) != len(calls):
@@ -76,7 +76,7 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
         news.append(as_note(state.note))
     transcript, window = grown(state, news)
     return LoopState(
-        state.plan.once_called(calls),
+        plan if plan.tool_choice is None else plan.once_called(calls),
         Recall,
         transcript,
         window,

@@ -78,6 +78,8 @@ def at_limit(state: LoopState, halt: guards.Halt, lost: TokenUsage = NO_USAGE) -
 def ask_last(state: LoopState, landing: Landing) -> Step:
     """Ask the model for its answer, without tools."""
     plan = state.plan
+    # Thoughts count as output: where there is less room than usual, all of it is for the answer.
+    is_tight = landing.max_tokens < plan.max_tokens and plan.reasoning is not None
     request = CompletionRequest(
         plan.model,
         state.window.messages,
@@ -87,8 +89,8 @@ def ask_last(state: LoopState, landing: Landing) -> Step:
         plan.system,
         plan.stop,
         output_schema=plan.output_schema,
-        reasoning=plan.reasoning,
+        reasoning=0 if is_tight else plan.reasoning,
         options=plan.options,
     )
-    tokens = plan.bare_frame + state.window.tokens + state.excess
+    tokens = plan.frame + state.window.tokens + state.excess
     return attrs.evolve(state, awaiting=Reason), Reason(request, tokens)

@@ -45,7 +45,7 @@ def encodable_answer(message: AssistantMessage) -> AssistantMessage:
     if text.isascii() and reasoning.isascii():
         for call in message.tool_calls:
             # `repr` writes half of a pair as \ud83d, at any depth.
-            if call.problem or not call.name.isascii() or not call.id.isascii() or "\\ud" in repr(call.input):
+            if call.problem or not (call.name + call.id).isascii() or "\\ud" in repr(call.input):
                 break
         else:
             return message

@@ -65,12 +65,13 @@ NOTE_TOKENS = max(message_tokens(landing_note(limit)) for limit in _WHY)
 def kept_back(plan: Plan, tokens: int, max_tokens: int) -> TokenUsage:
     """Return what the last turn may use if it comes after a turn of so many tokens.
 
+    The tools are counted as if they were sent again: that is a little to spare.
+
     Args:
-      tokens: what that turn reads, with the tools.
+      tokens: what that turn reads.
       max_tokens: what that turn says at the most.
     """
-    read = tokens - plan.frame + plan.bare_frame + max_tokens + NOTE_TOKENS
-    return TokenUsage(read, plan.last_answer)
+    return TokenUsage(tokens + max_tokens + NOTE_TOKENS, plan.last_answer)
 
 
 def longest_answer(plan: Plan, guard: LoopGuard, tokens: int) -> int | Halt:
@@ -133,9 +134,9 @@ def worst_case(plan: Plan, guard: LoopGuard, tokens: int) -> TokenUsage:
 
 def landing_room(plan: Plan, guard: LoopGuard, lost: TokenUsage) -> int | None:
     """Return how many tokens the messages of the last request may have; None for no bound."""
-    room = None if plan.room is None else plan.room + plan.frame - plan.bare_frame
+    room = plan.room
     if guard.tokens_left is not None:
-        left = guard.tokens_left - lost.total_tokens - plan.last_answer - plan.bare_frame
+        left = guard.tokens_left - lost.total_tokens - plan.last_answer - plan.frame
         room = left if room is None else min(room, left)
     return room
 
@@ -170,7 +171,7 @@ def last_request(
     if room is not None:
         window = fitted(window, room - excess)
     while True:
-        longest = last_answer(plan, guard, plan.bare_frame + window.tokens + excess, lost)
+        longest = last_answer(plan, guard, plan.frame + window.tokens + excess, lost)
         if longest >= plan.last_answer:
             return window, longest
         # What is read costs as well.

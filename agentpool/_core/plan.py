@@ -74,7 +74,6 @@ class Plan:
       tool_choice: what requests say. `required` or the name of a tool is what the agent begins with:
         once such a tool was called, it is `auto`.
       frame: the estimated tokens of the system prompt and the tools.
-      bare_frame: those of the system prompt alone.
       room: how many tokens the messages may have; None if the context window is not known.
       lands: whether the agent gives its answer at a limit, in one last turn, and does not fail.
       last_answer: how many tokens are kept back for the answer of that turn.
@@ -94,7 +93,6 @@ class Plan:
     reasoning: str | int | None
     options: Mapping[str, Any]
     frame: int
-    bare_frame: int
     room: int | None
     remembers: bool
     output: OutputSpec | None
@@ -110,7 +108,7 @@ class Plan:
     def once_called(self, calls: Sequence[ToolCall]) -> Plan:
         """Return the plan after these calls: who had to call a tool and did need not do so again."""
         forced = self.tool_choice
-        if forced is None or forced == "auto" or forced == "none":
+        if forced == "auto" or forced == "none":
             return self
         called = {call.name for call in calls if not call.problem}
         if called if forced == "required" else forced in called:
@@ -135,7 +133,7 @@ def plan_of(
     system = encodable(model.system_prompt)
     if output is not None:
         system = f"{system}\n\n{output.instruction}" if system else output.instruction
-    frame, bare_frame = frame_tokens(system, tools), frame_tokens(system, ())
+    frame = frame_tokens(system, tools)
     max_tokens = model.max_tokens
     size = model.context_window or context_window
     room = None
@@ -158,7 +156,6 @@ def plan_of(
         reasoning=model.reasoning,
         options=model.options,
         frame=frame,
-        bare_frame=bare_frame,
         room=room,
         remembers=any(isinstance(granted, MemoryCapability) for granted in manifest.capabilities),
         output=output,

@@ -194,9 +194,21 @@ def on_driver_failed(state: LoopState, observation: DriverFailed) -> Step:
 def _no_budget(state: LoopState, error: BudgetExceededError) -> Step:
     """Land if it was the agent's own budget that refused a call, which others may have drawn on as well."""
     limit = _own_limit(state.guard.limits, error)
-    if limit is None or not state.plan.lands or state.landing is not None:
+    if limit is None or not state.plan.lands:
         return failed(state, error)
+    if state.landing is not None:
+        # Nothing was sent: a budget may count more for a request than is estimated here.
+        return _shorter(state, state.landing, error)
     return at_limit(state, guards.Halt(str(error), limit), _spent_by_others(state.guard, limit, error))
+
+
+def _shorter(state: LoopState, landing: Landing, error: BudgetExceededError) -> Step:
+    """Ask for a shorter last answer, down to one that would say nothing."""
+    longest = landing.max_tokens // 2
+    if longest < max(1, state.plan.shortest_answer // 8):
+        return failed(state, error)
+    landing = attrs.evolve(landing, max_tokens=longest)
+    return ask_last(attrs.evolve(state, landing=landing), landing)
 
 
 def _own_limit(limits: GuardLimits, error: BudgetExceededError) -> Limit | None:

@@ -91,7 +91,9 @@ class WrapsDriver(Protocol):
 
 def wrapped_inside(driver: Driver, wrap: Callable[[Driver], Driver]) -> Driver:
     """Return a driver with each innermost one in it wrapped; itself wrapped if it holds none."""
-    return driver.rewrapped(wrap) if isinstance(driver, WrapsDriver) else wrap(driver)
+    # Not `isinstance`, which takes 20 µs with a protocol, for each agent.
+    rewrapped: Callable[[Callable[[Driver], Driver]], Driver] | None = getattr(driver, "rewrapped", None)
+    return wrap(driver) if rewrapped is None else rewrapped(wrap)
 
 
 @asynccontextmanager

@@ -674,15 +674,16 @@ def grown(request: CompletionRequest, *messages: Any, **changes: Any) -> Complet
 def test_of_a_conversation_that_goes_on_only_what_was_added_is_bounded() -> None:
     bounds = InputBounds()
     first = CompletionRequest(messages=Transcript([UserMessage("x" * 1000)]), system="s")
-    assert bounds.of(first).bound == input_bound(first) == 16 + 1 + 8 + 1000
+    assert bounds.of(first) == input_bound(first) == 16 + 1 + 8 + 1000
     second = grown(first, AssistantMessage("y" * 100), UserMessage("z"))
     bounds.counted(first, Completion("y" * 100, usage=TokenUsage(250, 30)))
-    assert bounds.of(second).bound == 250 + (30 + 8) + (8 + 1)
-    assert bounds.of(second).estimate == 250 + 29 + 5  # asked again, nothing was added
+    assert bounds.of(second) == 250 + (30 + 8) + (8 + 1)
+    assert bounds.estimate() == 250 + 29 + 5  # asked again, nothing was added
     third = grown(second, AssistantMessage("y"), UserMessage("z"))
     bounds.counted(second, Completion("y", usage=TokenUsage(300, 5000)))  # it thought
-    assert bounds.of(third).bound == 300 + (8 + 1) + (8 + 1)
-    assert bounds.of(grown(third, UserMessage("q"), tools=())).bound == 318 + 9
+    assert bounds.of(third) == 300 + (5000 + 8) + (8 + 1)
+    assert bounds.estimate() == 300 + 5 + 5  # what it thought is not sent again
+    assert bounds.of(grown(third, UserMessage("q"), tools=())) == 5317 + 9
 
 
 @pytest.mark.parametrize("change", [{"system": "other"}, {"model": "m"}, {"output_schema": {}}])
@@ -692,7 +693,7 @@ def test_another_request_is_bounded_as_a_whole(change: dict[str, Any]) -> None:
     bounds.of(first)
     bounds.counted(first, Completion("y", usage=TokenUsage(250, 30)))
     other = grown(first, UserMessage("z"), **change)
-    assert bounds.of(other).bound == input_bound(other)
+    assert bounds.of(other) == input_bound(other)
 
 
 def test_counts_of_other_requests_and_of_servers_that_do_not_count_are_left() -> None:
@@ -702,9 +703,9 @@ def test_counts_of_other_requests_and_of_servers_that_do_not_count_are_left() ->
     bounds.of(first)
     bounds.counted(first, Completion("y"))
     bounds.counted(attrs.evolve(first, messages=()), Completion("y", usage=TokenUsage(1, 1)))
-    assert bounds.of(grown(first, UserMessage("z"))).bound == input_bound(first) + 9
+    assert bounds.of(grown(first, UserMessage("z"))) == input_bound(first) + 9
     plain = CompletionRequest(messages=[UserMessage("x")])
-    assert bounds.of(plain).bound == bounds.of(plain).bound == input_bound(plain)
+    assert bounds.of(plain) == bounds.of(plain) == input_bound(plain)
 
 
 def test_a_transcript_knows_what_it_goes_on_with() -> None:

@@ -94,19 +94,6 @@ def input_bound(request: CompletionRequest) -> int:
     return frame_bound(request) + messages_bound(request.messages)
 
 
-@attrs.frozen
-class InputTokens:
-    """How many tokens a request has.
-
-    Attributes:
-      bound: at the most.
-      estimate: about; never more than the bound.
-    """
-
-    bound: int
-    estimate: int
-
-
 @attrs.define(eq=False)
 class InputBounds:
     """The bounds of one agent's requests to one driver, which mostly go on with the last one.
@@ -117,36 +104,53 @@ class InputBounds:
 
     _last: CompletionRequest | None = None
     _bound: int = 0
-    _estimate: int = 0
-    _answer: int | None = None  # tokens of the answer to it, which the next request begins with
+    _counted: tuple[int, int, int] | None = None  # (messages, tokens, tokens of the answer to them)
 
-    def of(self, request: CompletionRequest) -> InputTokens:
-        """Return how many tokens a request has, without its answer."""
-        last = self._last
+    def of(self, request: CompletionRequest) -> int:
+        """Return how many tokens a request can have at the most, without its answer."""
+        last, messages = self._last, request.messages
         if last is None or not _goes_on(last, request):
-            self._bound, self._estimate = input_bound(request), request_tokens(request)
+            self._bound, self._counted = input_bound(request), None
         else:
-            self._add(request.messages, len(last.messages))
-        self._last, self._answer = request, None
-        return InputTokens(self._bound, min(self._bound, self._estimate))
+            start, bound = len(last.messages), self._bound
+            answer = self._answer_at(start, messages)
+            if answer is not None:
+                bound += answer + PER_MESSAGE
+                start += 1
+            for index in range(start, len(messages)):
+                bound += message_bound(messages[index])
+            self._bound = bound
+        self._last = request
+        return self._bound
 
-    def _add(self, messages: Sequence[ChatMessage], start: int) -> None:
-        """Add the messages from `start` on; of the answer it is known how many tokens it has."""
+    def _answer_at(self, index: int, messages: Sequence[ChatMessage]) -> int | None:
+        """Return how many tokens the message there has, if it is the answer that was counted."""
+        counted = self._counted
+        if counted is None or index != counted[0] or not counted[2] or index >= len(messages):
+            return None
+        return counted[2] if isinstance(messages[index], AssistantMessage) else None
+
+    def estimate(self) -> int:
+        """Return about how many tokens the last request has; never more than its bound."""
+        assert self._last is not None
+        if self._counted is None:
+            return min(self._bound, request_tokens(self._last))
+        messages, (start, tokens, _) = self._last.messages, self._counted
+        answer = self._answer_at(start, messages)
+        if answer is not None:
+            # Thoughts that are not sent again were counted, too.
+            tokens += min(answer, message_tokens(messages[start]))
+            start += 1
         for index in range(start, len(messages)):
-            message = messages[index]
-            bound, estimate = message_bound(message), message_tokens(message)
-            if index == start and self._answer is not None and isinstance(message, AssistantMessage):
-                # Thoughts that are not sent again are counted in the answer, too.
-                bound, estimate = min(bound, self._answer + PER_MESSAGE), min(estimate, self._answer)
-            self._bound += bound
-            self._estimate += estimate
+            tokens += message_tokens(messages[index])
+        return min(self._bound, tokens)
 
     def counted(self, request: CompletionRequest, completion: Completion) -> None:
         """Take in what the provider counted for a request, if it was the last one and it counts."""
         usage, last = completion.usage, self._last
         if last is not None and request.messages is last.messages and usage.input_tokens:
-            self._bound = self._estimate = usage.input_tokens
-            self._answer = usage.output_tokens or None
+            self._bound = usage.input_tokens
+            self._counted = (len(request.messages), usage.input_tokens, usage.output_tokens)
 
 
 def _goes_on(last: CompletionRequest, request: CompletionRequest) -> bool:

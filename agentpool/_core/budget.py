@@ -193,6 +193,11 @@ class Budget:
         """Whether it, or an ancestor, limits tokens or money, and so has to know what a call can use."""
         return self._measured
 
+    @property
+    def limits_money(self) -> bool:
+        """Whether it, or an ancestor, limits money, and so has to know what a call can cost."""
+        return self._priced
+
     def unspent(self) -> BudgetLimits:
         """Return what is not spent of this budget's own limits, set aside or not; None where it has none."""
         left = [

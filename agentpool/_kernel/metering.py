@@ -35,7 +35,7 @@ from agentpool._core.usage import TokenUsage
 from agentpool._kernel.protection import await_unprotected, protect_module
 
 if TYPE_CHECKING:
-    from agentpool._core.bounds import InputBounds, InputTokens
+    from agentpool._core.bounds import InputBounds
     from agentpool._core.budget import Budget, Reservation
     from agentpool._core.capability import PrivacyTier
     from agentpool._core.manifest import AgentManifest
@@ -92,6 +92,8 @@ class MeteredDriver(abc.Driver):
         self.inner = inner
         self.meter = meter
         self._bounds: InputBounds | None = None
+        self._estimate: Any = getattr(inner, "estimate_cost", None)
+        self._estimate_of: Any = getattr(inner, "estimate_cost_of", None)
 
     def __repr__(self) -> str:
         return repr(self.inner)
@@ -140,12 +142,12 @@ class MeteredDriver(abc.Driver):
 
     def cost_of(self, model: str, usage: TokenUsage) -> float | None:
         """As `estimate_cost`, for a request that names a model."""
-        by_model = getattr(self.inner, "estimate_cost_of", None)
-        if by_model is not None and model:
-            cost: float | None = by_model(model, usage)
-            return cost
-        estimate = getattr(self.inner, "estimate_cost", None)
-        return 0.0 if estimate is None else estimate(usage)
+        cost: float | None = 0.0
+        if self._estimate_of is not None and model:
+            cost = self._estimate_of(model, usage)
+        elif self._estimate is not None:
+            cost = self._estimate(usage)
+        return cost
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Wait for room in the budget, then ask the driver inside, and book what it used.
@@ -157,8 +159,18 @@ class MeteredDriver(abc.Driver):
 
         Checkpoint: always. Cancellation: the worst case of a call that was under way is booked.
         """
-        async with _Call(self, request) as call:
-            return call.booked(await await_unprotected(self.inner.complete, call.request))
+        call = _Call(self, request)
+        if self.meter.budget is not None:
+            await call.set_aside(self.meter.budget)
+        call.begin()
+        try:
+            completion = call.booked(await await_unprotected(self.inner.complete, call.request))
+        except BaseException as error:
+            if not call.end(error):
+                raise
+        else:
+            call.end(None)
+            return completion
         raise call.too_slow()
 
     def stream(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[StreamPart]]:
@@ -167,13 +179,13 @@ class MeteredDriver(abc.Driver):
             return super().stream(request)
         return _MeteredStream(self, request)
 
-    def input_tokens(self, request: CompletionRequest) -> InputTokens:
-        """Return how many tokens of input a request has."""
+    def bounds(self) -> InputBounds:
+        """What is known of the input of its requests."""
         if self._bounds is None:
             from agentpool._core.bounds import InputBounds  # who has no budget needs none
 
             self._bounds = InputBounds()
-        return self._bounds.of(request)
+        return self._bounds
 
     def counted(self, request: CompletionRequest, completion: Completion) -> None:
         """Take in what the provider counted."""
@@ -194,10 +206,7 @@ class MeteredDriver(abc.Driver):
 
 
 class _Call:
-    """One call, for an `async with` block: its room, its time, and what it used.
-
-    The block is left silently when the time is over; whoever uses it then raises `too_slow`.
-    """
+    """One call: its room, its time, and what it used. After `begin` comes `end`, whatever happens."""
 
     __slots__ = ("_driver", "_limit", "_reservation", "_settled", "_slack", "request")
 
@@ -209,17 +218,23 @@ class _Call:
         self._limit: trio.CancelScope | None = None
         self._settled = False
 
-    async def __aenter__(self) -> _Call:
-        meter = self._driver.meter
-        if meter.budget is not None:
-            try:
-                self._reservation = await self._room(meter.budget)
-            except BudgetExceededError as error:
-                meter.refused(error, self.request)
-                raise
+    async def set_aside(self, budget: Budget) -> None:
+        """Wait for room for its worst case."""
         try:
-            if self._reservation is not None:
-                await trio.lowlevel.checkpoint_if_cancelled()  # nothing was sent: it costs nothing
+            self._reservation = await self._room(budget)
+        except BudgetExceededError as error:
+            self._driver.meter.refused(error, self.request)
+            raise
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # nothing was sent: it costs nothing
+        except BaseException:
+            self._give_back()
+            raise
+
+    def begin(self) -> None:
+        """Count it among those in flight, and begin its time."""
+        meter = self._driver.meter
+        try:
             meter.in_flight.__enter__()
         except BaseException:
             self._give_back()
@@ -227,29 +242,32 @@ class _Call:
         if meter.seconds is not None:
             self._limit = trio.CancelScope(deadline=trio.current_time() + meter.seconds)
             self._limit.__enter__()
-        return self
 
     async def _room(self, budget: Budget) -> Reservation:
         """Wait until the call's worst case is set aside."""
         if not budget.measures_calls:
             return await self._claimed(budget, None)
-        tokens = self._driver.input_tokens(self.request)
+        bounds = self._driver.bounds()
+        bound = bounds.of(self.request)
+        if budget is self._driver.meter._record.pool_budget:
+            return await self._claimed(budget, bound)  # no quota of its own
         while True:
             # Near the end of its own quota an agent keeps to the estimate of what is sent.
-            exact = self._fits(budget, tokens.bound)
+            exact = self._fits(budget, bound)
+            tokens = bound if exact else bounds.estimate()
             if not exact:
-                self._shorten(budget, tokens.estimate)
+                self._shorten(budget, tokens)
             try:
-                reservation = await self._claimed(budget, tokens.bound if exact else tokens.estimate)
+                reservation = await self._claimed(budget, tokens)
             except BudgetExceededError:
                 # While it waited, others may have used what a shorter answer does not need.
-                if exact and not self._fits(budget, tokens.bound):
+                if exact and not self._fits(budget, bound):
                     continue
-                if not exact and self._shorten(budget, tokens.estimate):
+                if not exact and self._shorten(budget, tokens):
                     continue
                 raise
             if not exact:
-                self._set_slack_aside(budget, reservation, tokens)
+                self._set_slack_aside(budget, reservation, bound, tokens)
             return reservation
 
     def _fits(self, budget: Budget, tokens: int) -> bool:
@@ -257,10 +275,8 @@ class _Call:
         return self._longest(budget, tokens) >= self.request.max_tokens
 
     def _longest(self, budget: Budget, tokens: int) -> int:
-        """Return how long an answer may be by the agent's own quota; that of a shared budget is any."""
+        """Return how long an answer may be by the agent's own quota."""
         most = self.request.max_tokens
-        if budget is self._driver.meter._record.pool_budget:
-            return most
         unspent = budget.unspent()
         if unspent.tokens is not None:
             most = min(most, unspent.tokens - tokens)
@@ -269,7 +285,7 @@ class _Call:
             most = bisect_right(range(most), money, key=lambda n: self._cost_of(tokens, n) or 0.0) - 1
         return most
 
-    def _set_slack_aside(self, budget: Budget, reservation: Reservation, tokens: InputTokens) -> None:
+    def _set_slack_aside(self, budget: Budget, reservation: Reservation, bound: int, estimate: int) -> None:
         """Have the budgets above keep the bound, where the agent's own quota keeps to the estimate.
 
         So an agent can use its own quota to its end, and nobody else's is passed by it. It does not
@@ -278,11 +294,11 @@ class _Call:
         if budget.parent is None:
             return
         most = self.request.max_tokens
-        whole = self._cost_of(tokens.bound, most)
-        part = self._cost_of(tokens.estimate, most)
+        whole = self._cost_of(bound, most)
+        part = self._cost_of(estimate, most)
         cost = None if whole is None or part is None else max(0.0, whole - part)
         try:
-            self._slack = budget.parent.reserve(tokens=tokens.bound - tokens.estimate, cost_usd=cost, calls=0)
+            self._slack = budget.parent.reserve(tokens=bound - estimate, cost_usd=cost, calls=0)
         except BudgetExceededError:
             reservation.release()
             raise
@@ -291,17 +307,19 @@ class _Call:
         return self._driver.cost_of(self.request.model, TokenUsage(given, taken))
 
     async def _claimed(self, budget: Budget, tokens: int | None) -> Reservation:
-        from agentpool._core.budget import Claim  # who has no budget needs neither
-        from agentpool._kernel.budgets import decision_on, waking
-
-        decided = waking(trio.lowlevel.current_task())
+        budgets = _budgets()
+        decided = budgets.waking(trio.lowlevel.current_task())
         if tokens is None:
             claim = budget.claim(decided)
         else:
             most = self.request.max_tokens
-            claim = budget.claim(decided, tokens=tokens + most, cost_usd=self._cost_of(tokens, most))
+            cost = self._cost_of(tokens, most) if budget.limits_money else None
+            claim = budget.claim(decided, tokens=tokens + most, cost_usd=cost)
         # The wait for room is no part of the call's time limit.
-        return await decision_on(claim) if isinstance(claim, Claim) else claim
+        if not isinstance(claim, budgets.Reservation):
+            claim = await budgets.decision_on(claim)
+        reservation: Reservation = claim
+        return reservation
 
     def _shorten(self, budget: Budget, tokens: int) -> bool:
         """Ask for a shorter answer where only that fits into the agent's own quota."""
@@ -331,24 +349,40 @@ class _Call:
         seconds = self._driver.meter.seconds
         return DriverUnavailableError(f"the model did not answer within {seconds:g} s", may_have_cost=True)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self._driver.meter.in_flight.__exit__(kind, error, trace)
-        if not self._settled and (error is None or _may_have_cost(error)):
-            for reservation in (self._reservation, self._slack):
-                if reservation is not None:
-                    reservation.settle()
-        self._give_back()
-        if self._limit is None:
+    def end(self, error: BaseException | None) -> bool:
+        """Book or give back what is set aside; return whether it was ended because its time was over."""
+        self._driver.meter.in_flight.__exit__()
+        if self._reservation is not None:
+            if not self._settled and (error is None or _may_have_cost(error)):
+                for reservation in (self._reservation, self._slack):
+                    if reservation is not None:
+                        reservation.settle()
+            self._give_back()
+        limit = self._limit
+        if limit is None:
             return False
-        self._limit.__exit__(kind, error, trace)
-        return self._limit.cancelled_caught
+        limit.__exit__(
+            None if error is None else type(error), error, None if error is None else error.__traceback__
+        )
+        return limit.cancelled_caught
 
     def _give_back(self) -> None:
         for reservation in (self._reservation, self._slack):
             if reservation is not None:
                 reservation.release()
+
+
+_loaded: Any = None
+
+
+def _budgets() -> Any:
+    """Return what waits for room; it is loaded when the first budget is asked, and not before."""
+    global _loaded
+    if _loaded is None:
+        from agentpool._kernel import budgets
+
+        _loaded = budgets
+    return _loaded
 
 
 def _may_have_cost(error: BaseException) -> bool:
@@ -368,13 +402,16 @@ class _MeteredStream:
         self._parts: Any = None
 
     async def __aenter__(self) -> _MeteredStream:
-        await self._call.__aenter__()
+        call, meter = self._call, self._driver.meter
+        if meter.budget is not None:
+            await call.set_aside(meter.budget)
+        call.begin()
         try:
-            self._block = self._driver.inner.stream(self._call.request)
+            self._block = self._driver.inner.stream(call.request)
             self._parts = await await_unprotected(self._block.__aenter__)
         except BaseException as error:
-            if await self._call.__aexit__(type(error), error, error.__traceback__):
-                raise self._call.too_slow() from None
+            if call.end(error):
+                raise call.too_slow() from None
             raise
         return self
 
@@ -390,15 +427,13 @@ class _MeteredStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        silenced = False
         try:
             silenced = bool(await await_unprotected(self._block.__aexit__, kind, error, trace))
         except BaseException as raised:
-            kind, error, trace = type(raised), raised, raised.__traceback__
-            if await self._call.__aexit__(kind, error, trace):
+            if self._call.end(raised):
                 raise self._call.too_slow() from None
             raise
-        if await self._call.__aexit__(kind, error, trace):
+        if self._call.end(error):
             raise self._call.too_slow() from None
         return silenced
 

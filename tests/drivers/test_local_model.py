@@ -36,6 +36,7 @@ from agentpool import (
     open_agent_pool,
     open_driver,
 )
+from agentpool.drivers._grammar import answer_grammar
 from agentpool.testing import check_driver
 
 WEIGHTS = weights()
@@ -211,6 +212,17 @@ async def test_several_calls_side_by_side() -> None:
         assert len(answer.tool_calls) > 1
         assert len({call.id for call in answer.tool_calls}) == len(answer.tool_calls)
         assert answer.stop_reason == "max_tokens"  # the last one was cut off, and is not there
+
+
+async def test_a_grammar_of_many_tools_is_kept() -> None:
+    """llama.cpp's own grammars end at 60 tools or so."""
+    schema = {"properties": {f"p{n}": {"enum": [f"value {n} {k}" for k in range(9)]} for n in range(9)}}
+    many = tuple(ToolDefinition(f"tool_{n}", "Does it.", schema) for n in range(120))
+    grammar = {"grammar": answer_grammar(many, forced=True, parallel=False)}
+    assert len(grammar["grammar"]) > 100_000
+    async with open_model() as driver:
+        answer = await driver.complete(ask("?", options=grammar, max_tokens=12))
+    assert answer.text.startswith('<tool_call>\n{"name": "tool_')
 
 
 async def test_schemas_that_the_grammar_cannot_say_do_not_lift_it() -> None:

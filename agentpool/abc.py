@@ -16,6 +16,7 @@ from agentpool._core.messages import (
     AgentMessage,
     Completion,
     CompletionRequest,
+    ReasoningDelta,
     StreamPart,
     TextDelta,
     ToolCall,
@@ -71,6 +72,28 @@ class Driver(Protocol):
         return 0.0
 
 
+@runtime_checkable
+class WrapsDriver(Protocol):
+    """A driver that has its requests answered by others, such as one that retries or chooses.
+
+    A pool counts each call of a driver that talks to a model by itself, each attempt and each
+    fallback. A wrapper that has this method is taken apart for that; one that has not is counted
+    from outside, as if it made one call for each request.
+    """
+
+    def rewrapped(self, wrap: Callable[[Driver], Driver]) -> Driver:
+        """Return this driver around what `wrap` makes of each driver inside, at every depth.
+
+        Counters and limits are shared with this one.
+        """
+        ...
+
+
+def wrapped_inside(driver: Driver, wrap: Callable[[Driver], Driver]) -> Driver:
+    """Return a driver with each innermost one in it wrapped; itself wrapped if it holds none."""
+    return driver.rewrapped(wrap) if isinstance(driver, WrapsDriver) else wrap(driver)
+
+
 @asynccontextmanager
 async def _stream_of_one(
     driver: Driver, request: CompletionRequest
@@ -78,6 +101,8 @@ async def _stream_of_one(
     completion = await driver.complete(request)
 
     async def parts() -> AsyncIterator[StreamPart]:
+        if completion.reasoning:
+            yield ReasoningDelta(completion.reasoning)
         if completion.text:
             yield TextDelta(completion.text)
         yield completion

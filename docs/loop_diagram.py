@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from drawing import Box, arrow, circle, page
 
-from agentpool._core.loop import PHASES, TRANSITIONS, Effect
+from agentpool._core.effects import PHASES, Effect
+from agentpool._core.loop import TRANSITIONS
 
 LEFT, TOP = 20, 74
 PLACES: dict[str, tuple[int, int]] = {

@@ -34,7 +34,7 @@ from agentpool._core.budget import (
     Reservation,
 )
 from agentpool._core.errors import BudgetExceededError, PriceUnknownError
-from agentpool._loop.budgets import reserve_when_room
+from agentpool._kernel.budgets import reserve_when_room
 
 # -- one budget ---------------------------------------------------------------
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import itertools
+import json
 import math
 import os
 import stat
@@ -526,15 +527,19 @@ async def test_what_is_listed_and_found_is_bounded(
 
 
 @given(
-    pattern=st.text("ab*?[]/.", max_size=12),
-    name=st.lists(st.text("ab.", min_size=1, max_size=4), min_size=1, max_size=4).map("/".join),
+    parts=st.lists(
+        st.text("ab*?[]", min_size=1, max_size=6).filter(lambda part: not part.startswith("**")),
+        min_size=1,
+        max_size=4,
+    ),
+    names=st.lists(
+        st.text("ab.", min_size=1, max_size=4).filter(lambda name: not name.startswith(".")),
+        min_size=1,
+        max_size=4,
+    ),
 )
-def test_a_pattern_without_double_stars_fits_part_by_part(pattern: str, name: str) -> None:
-    parts = pattern.removeprefix("./").split("/")
-    if "**" in parts:
-        return
-    fits = files.glob_matcher(pattern)(name)
-    names = name.split("/")
+def test_a_pattern_without_double_stars_fits_part_by_part(parts: list[str], names: list[str]) -> None:
+    fits = files.glob_matcher("/".join(parts))("/".join(names))
     if len(parts) == 1:
         assert fits == fnmatch.fnmatchcase(names[-1], parts[0])
     else:
@@ -553,11 +558,102 @@ def test_a_pattern_without_double_stars_fits_part_by_part(pattern: str, name: st
         ("a/**", "a/b/c", True),
         ("a/**/b/**/c", "a/x/b/b/y/c", True),
         ("a/**/b/**/c", "a/x/c", False),
+        ("*.{ts,js}", "x/a.js", True),
+        ("*.{ts,js}", "a.md", False),
+        ("{src,lib/{a,b}}/*.py", "lib/b/x.py", True),
+        ("{src,lib/{a,b}}/*.py", "lib/x.py", False),
+        ("{kind}*.md", "{kind} x.md", True),
+        ("{a,b}.md", "{a,b}.md", True),
+        ("a[1].md", "a[1].md", True),
+        ("[^a].md", "b.md", True),
+        ("[^a].md", "a.md", False),
+        ("**.md", "x/y/a.md", True),
+        ("docs/**.md", "docs/x/a.md", True),
+        ("docs/", "docs/x/a.md", True),
+        ("docs/", "x/docs/a.md", False),
+        ("./docs/./*.md", "docs/a.md", True),
+        ("/docs/*.md", "docs/a.md", True),
+        ("docs\\*.md", "docs/a.md", True),
+        (" *.md\n", "a.md", True),
+        ("", "x/a.md", True),
+        (".", "x/a.md", True),
+        ("../*", "a.md", False),
+        (".env", ".env", True),
+        (".github/**", ".github/x/a.yml", True),
+        (".github/**", ".github/.x/a.yml", False),
+        ("{.github,src}/*.yml", ".github/a.yml", True),
+        ("*", ".env", False),
+        ("**/a.yml", ".github/a.yml", False),
+        (".*/a.yml", ".github/a.yml", True),
         ("*" + "a*" * 40 + "b", "a" * 200, False),  # ends, although a naive pattern would not
     ],
 )
 def test_double_stars_are_any_number_of_directories(pattern: str, name: str, fits: bool) -> None:
     assert files.glob_matcher(pattern)(name) is fits
+
+
+def test_braces_that_stand_for_very_many_patterns_are_refused() -> None:
+    with pytest.raises(ToolError, match="more than 64 patterns"):
+        files.glob_matcher("{a,b}" * 40)
+
+
+async def test_patterns_may_begin_with_the_directory_or_the_root(reader: ToolRegistry, tree: Path) -> None:
+    listed = await text(reader, "list_files", path="guide", pattern="*.md")
+    assert listed
+    assert await text(reader, "list_files", path="guide", pattern="guide/*.md") == listed
+    absolute = str((tree / "root" / "guide").resolve())
+    assert await text(reader, "list_files", path="guide", pattern=f"{absolute}/*.md") == listed
+
+
+async def test_hidden_files_are_listed_where_the_pattern_names_their_dot(
+    reader: ToolRegistry, tree: Path
+) -> None:
+    assert await text(reader, "list_files", pattern=".git/*") == ".git/d.md"
+    assert await text(reader, "list_files", pattern=".hidden") == ".hidden"
+    assert await text(reader, "list_files", pattern="{.git,guide}/*.md") == ".git/d.md\nguide/b.md"
+    assert await text(reader, "list_files", path=".git") == ".git/d.md"
+    assert await text(reader, "list_files", pattern="d.md") == "no files fit 'd.md' in '.'"
+    assert await text(reader, "search_text", text="TODO", pattern=".git/**") == ".git/d.md:1: TODO"
+
+
+ODD_NAMES = ["line\nbreak.md", "tab\tcr\r.md", "\u202egnp.md", "sep\u2028.md", os.fsdecode(b"bad\xff.md")]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+async def test_an_odd_name_is_listed_on_one_line_and_read_by_it(
+    reader: ToolRegistry, tree: Path, name: str
+) -> None:
+    (tree / "root" / name).write_text("needle")
+    listed = await text(reader, "list_files", pattern=f"*{name[-4:]}" if name.isprintable() else name)
+    assert listed == json.dumps(name)
+    assert await text(reader, "read_file", path=listed) == "needle"
+    assert await text(reader, "read_file", path=name) == "needle"
+    assert await text(reader, "search_text", text="needle") == f"{listed}:1: needle"
+
+
+async def test_a_path_may_be_in_quotes_or_end_with_a_line_break(reader: ToolRegistry, tree: Path) -> None:
+    (tree / "root" / "plain.txt").write_text("plain")
+    for path in ('"plain.txt"', "`plain.txt`", "plain.txt\n", " 'plain.txt' "):
+        assert await text(reader, "read_file", path=path) == "plain"
+    (tree / "root" / '"plain.txt"').write_text("quoted")
+    assert await text(reader, "read_file", path='"plain.txt"') == "quoted"
+    assert "no file" in await refusal(reader, "read_file", path='"../secret/key.md"')
+    assert "no file" in await refusal(reader, "read_file", path='"unclosed')
+    assert "no file" in await refusal(reader, "read_file", path='"nowhere"')
+
+
+async def test_lines_are_those_of_editors_and_grep(reader: ToolRegistry, tree: Path) -> None:
+    (tree / "root" / "feed.py").write_bytes("a\r\n\f\nb\x0b\x85\u2028c\rd\nneedle".encode())
+    assert await text(reader, "search_text", text="needle") == "feed.py:4: needle"
+    assert await text(reader, "read_file", path="feed.py", start_line=4) == "needle"
+
+
+async def test_text_of_windows_is_read(reader: ToolRegistry, tree: Path) -> None:
+    (tree / "root" / "wide.txt").write_bytes("grün\n".encode("utf-16"))
+    assert await text(reader, "read_file", path="wide.txt") == "grün\n"
+    for data in (b"\xff\xfe\x00", b"\xff\xfe\x00\x00a\x00\x00\x00"):
+        (tree / "root" / "wide.txt").write_bytes(data)
+        assert "binary" in await refusal(reader, "read_file", path="wide.txt")
 
 
 # -- writing ------------------------------------------------------------------------

@@ -235,6 +235,27 @@ def test_a_hanging_agent_fails_when_its_time_is_over(tmp_path: Path) -> None:
     assert answered["outcome"] == "completed"
 
 
+def test_the_limit_at_which_an_agent_gave_its_answer_is_told(tmp_path: Path) -> None:
+    (tmp_path / "noter.toml").write_text(
+        """
+name = "noter"
+capabilities = ["memory"]
+[resources]
+max_iterations = 1
+on_limit = "answer"
+[script]
+steps = [{ calls = [{ tool = "remember", input = { content = "one" } }] }, { text = "I came to one." }]
+"""
+    )
+    path = tmp_path / "fleet.toml"
+    path.write_text('[pool]\nmax_concurrent = 1\n[[agents]]\nmanifest = "noter.toml"\nquery = "Note all."\n')
+    done = call("run", path)
+    assert done.returncode == 0, done.stderr
+    assert "(at its limit: iterations) I came to one." in done.stdout
+    (noter,) = json.loads(call("run", path, "--json").stdout)["agents"]
+    assert (noter["text"], noter["stopped_by"]) == ("I came to one.", "iterations")
+
+
 def test_the_option_timeout_shortens_what_the_file_allows(tmp_path: Path) -> None:
     done = call("run", fleet(tmp_path, "hang", extra="timeout = 20"), "--timeout", "0.1", "--json")
     assert done.returncode == 1

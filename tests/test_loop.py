@@ -13,8 +13,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentpool._core import loop
 from agentpool._core.capability import MemoryCapability
+from agentpool._core.effects import (
+    PHASES,
+    Act,
+    Acted,
+    DriverFailed,
+    Effect,
+    Finish,
+    Halt,
+    Idled,
+    IllegalObservationError,
+    Observation,
+    Reason,
+    Recall,
+    Recalled,
+    Remember,
+    Remembered,
+    Replied,
+)
 from agentpool._core.errors import (
     ContentRefusedError,
     ContextTooLongError,
@@ -24,30 +41,7 @@ from agentpool._core.errors import (
     OverloadedError,
 )
 from agentpool._core.guard import GuardLimits
-from agentpool._core.loop import (
-    TRANSITIONS,
-    Act,
-    Acted,
-    DriverFailed,
-    Effect,
-    Finish,
-    Halt,
-    IllegalObservationError,
-    LoopState,
-    Observation,
-    OutputSpec,
-    Parsed,
-    Problems,
-    Reason,
-    Recall,
-    Recalled,
-    Remember,
-    Remembered,
-    Replied,
-    advance,
-    begin,
-    perceived,
-)
+from agentpool._core.loop import TRANSITIONS, advance, begin
 from agentpool._core.manifest import AgentManifest, ModelSettings, ResourceQuota
 from agentpool._core.messages import (
     AgentMessage,
@@ -61,6 +55,9 @@ from agentpool._core.messages import (
     ToolResult,
     UserMessage,
 )
+from agentpool._core.perceiving import perceived
+from agentpool._core.plan import OutputSpec, Parsed, Problems
+from agentpool._core.states import LoopState
 from agentpool._core.transcript import messages_tokens, repaired
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import MemoryFragment
@@ -131,12 +128,13 @@ SAMPLES: dict[type[Observation], Observation] = {
     Replied: saying("done"),
     DriverFailed: DriverFailed(OverloadedError()),
     Acted: acted("seen"),
+    Idled: Idled(30, [None]),
     Remembered: Remembered(),
 }
 
 
 def test_the_samples_are_complete() -> None:
-    assert set(STATES) == set(typing.get_args(Effect)) == set(loop.PHASES)
+    assert set(STATES) == set(typing.get_args(Effect)) == set(PHASES)
     assert set(SAMPLES) == set(typing.get_args(Observation))
 
 
@@ -159,7 +157,7 @@ def test_only_what_the_table_says_is_legal(effect: type[Effect], observation: ty
 
 
 def test_an_illegal_observation_is_told_what_would_be_legal() -> None:
-    with pytest.raises(ValueError, match="in phase reason: Replied or DriverFailed is"):
+    with pytest.raises(ValueError, match="in phase reason: Replied or DriverFailed or Idled is"):
         advance(STATES[Reason], Remembered())
     with pytest.raises(ValueError, match="in phase done: nothing is"):
         advance(STATES[Finish], Remembered())
@@ -272,10 +270,45 @@ def test_a_wish_for_calls_counts_whatever_the_stop_reason() -> None:
     assert isinstance(last(PLAIN, Recalled(), saying("done", stop_reason="stop_sequence")), Finish)
 
 
-def test_an_empty_answer_is_an_answer() -> None:
-    finish = last(MINDFUL, Recalled(), saying(""))
-    assert isinstance(finish, Finish)  # and there is nothing to remember
-    assert finish.result.text == ""
+THOUGHT_ONLY = Completion(reasoning="It is 3.", usage=USAGE)
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [Completion(usage=USAGE), Completion(" \n", usage=USAGE), THOUGHT_ONLY]
+    + [Completion(stop_reason=stop, usage=USAGE) for stop in ("stop_sequence", "tool_use")],
+    ids=str,
+)
+def test_an_empty_answer_is_asked_about_once(empty: Completion) -> None:
+    request = request_after(PLAIN, Recalled(), Replied(empty))
+    assert [type(message) for message in request.messages] == [UserMessage, UserMessage]
+    note = request.messages[1]
+    assert isinstance(note, UserMessage)
+    assert note.kind == "note"
+    assert "was empty" in note.body
+    finish = last(PLAIN, Recalled(), Replied(empty), saying("three"))
+    assert isinstance(finish, Finish)
+    assert finish.result.text == "three"
+    assert finish.result.usage == USAGE + USAGE
+    halt = last(PLAIN, Recalled(), Replied(empty), Replied(empty))
+    assert isinstance(halt, Halt)
+    assert isinstance(halt.error, MalformedReplyError)
+    assert halt.usage == USAGE + USAGE
+
+
+def test_after_work_was_done_an_empty_answer_is_asked_about_again() -> None:
+    turn = [saying(""), calling(call()), acted("1"), Recalled()]
+    assert isinstance(last(PLAIN, Recalled(), *turn, saying("")), Reason)
+    # Typed answers as well: a wrong one is no empty one.
+    observations = [Recalled(), saying(""), saying("many"), saying(""), saying("42")]
+    assert isinstance(last(PLAIN, *observations, output=NUMBER), Finish)
+
+
+def test_nothing_more_is_the_end_of_an_answer_that_was_cut_off() -> None:
+    finish = last(PLAIN, Recalled(), saying("one, ", stop_reason="max_tokens"), saying(""))
+    assert isinstance(finish, Finish)
+    assert finish.result.text == "one, "
+    assert all(message != AssistantMessage("") for message in finish.result.transcript)
 
 
 def test_an_older_conversation_comes_first() -> None:

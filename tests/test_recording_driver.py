@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import trio
 import trio.testing
 
 from agentpool._core.capability import PrivacyTier
+from agentpool._core.content import text_of
 from agentpool._core.errors import (
     ContentRefusedError,
     ContextTooLongError,
@@ -23,21 +25,19 @@ from agentpool._core.errors import (
     RequestRejectedError,
 )
 from agentpool._core.messages import (
-    AssistantMessage,
+    ChatMessage,
     Completion,
     CompletionRequest,
+    ReasoningDelta,
     StreamPart,
     TextDelta,
-    ToolCall,
-    ToolDefinition,
-    ToolMessage,
-    ToolResult,
     UserMessage,
 )
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver
-from agentpool.drivers.recording import RecordingDriver, ReplayDriver, redact
+from agentpool.drivers.recording import RecordingDriver, ReplayDriver
 from agentpool.drivers.retrying import RetryingDriver
+from agentpool.drivers.scripted import ScriptedDriver
 
 CANARY = "canary-4711-do-not-print"
 
@@ -72,7 +72,8 @@ class Echo(Driver):
 
 def words(request: CompletionRequest) -> str:
     last = request.messages[-1]
-    return last.content if isinstance(last, UserMessage) else ""
+    assert isinstance(last, UserMessage)
+    return text_of(last.content)
 
 
 def ask(text: str) -> CompletionRequest:
@@ -93,32 +94,6 @@ def canary(monkeypatch: pytest.MonkeyPatch) -> str:
 async def streamed(driver: Driver, request: CompletionRequest) -> list[StreamPart]:
     async with driver.stream(request) as parts:
         return [part async for part in parts]
-
-
-RICH_REQUEST = CompletionRequest(
-    model="m",
-    system="be brief",
-    messages=[
-        UserMessage("hello"),
-        AssistantMessage("let me see", (ToolCall("1", "look", {"at": ["a", 1, None]}),)),
-        ToolMessage("1", "look", ToolResult("nothing", is_error=True)),
-    ],
-    tools=(ToolDefinition("look", "looks", {"type": "object"}),),
-    stop=("END",),
-)
-RICH_COMPLETION = Completion(
-    "done", (ToolCall("2", "look", {"deep": {"er": True}}),), "tool_use", TokenUsage(1, 2, 3, 4, 0.125)
-)
-
-
-async def test_what_was_recorded_is_played_back_as_it_was(path: Path) -> None:
-    class Rich(Driver):
-        async def complete(self, request: CompletionRequest) -> Completion:
-            return RICH_COMPLETION
-
-    recorder = RecordingDriver(Rich(), path)
-    assert await recorder.complete(RICH_REQUEST) == RICH_COMPLETION
-    assert await ReplayDriver(path).complete(RICH_REQUEST) == RICH_COMPLETION
 
 
 async def test_the_order_of_asking_does_not_matter_but_for_equal_requests(path: Path) -> None:
@@ -142,10 +117,27 @@ async def test_a_stream_is_recorded_whole_and_played_back(path: Path) -> None:
     assert replayed == [TextDelta("abc 1"), Completion("abc 1", usage=TokenUsage(3, 2, cost_usd=0.25))]
 
 
+async def test_reasoning_streams_before_the_text_in_a_replay(path: Path) -> None:
+    answer = Completion("done", reasoning="let me see", usage=TokenUsage(3, 2, 1))
+    await RecordingDriver(ScriptedDriver([answer]), path).complete(ask("a"))
+    assert await streamed(ReplayDriver(path), ask("a")) == [
+        ReasoningDelta("let me see"),
+        TextDelta("done"),
+        answer,
+    ]
+
+
+async def test_a_stream_that_is_left_early_is_not_recorded(path: Path) -> None:
+    async with RecordingDriver(Echo(), path).stream(ask("a")) as parts:
+        await anext(parts)
+    assert not await trio.Path(path).exists()
+
+
 @pytest.mark.parametrize(
     "error",
     [
         RateLimitedError("slow", retry_after=2.5),
+        DriverUnavailableError("cut", may_have_cost=True),
         OverloadedError("busy"),
         DriverUnavailableError("down"),
         RequestRejectedError("bad"),
@@ -166,7 +158,8 @@ async def test_errors_are_recorded_and_raised_again(path: Path, error: DriverErr
         with pytest.raises(type(error)) as caught:
             await replay.complete(ask("a"))
         assert str(caught.value) == str(error)
-        assert getattr(caught.value, "retry_after", None) == getattr(error, "retry_after", None)
+        assert vars(caught.value) == vars(error)
+        assert caught.value.may_have_cost is error.may_have_cost
 
 
 async def test_an_error_in_the_middle_of_a_stream_is_recorded(path: Path) -> None:
@@ -202,141 +195,15 @@ async def test_retries_around_a_recorder_are_played_back_in_their_order(
 async def test_a_request_that_was_not_recorded_is_an_error_that_tells_the_fix(path: Path) -> None:
     await RecordingDriver(Echo(), path).complete(ask("a"))
     replay = ReplayDriver(path)
-    with pytest.raises(RequestRejectedError, match=r"holds no answer to this .*other.*record it again"):
+    with pytest.raises(
+        RequestRejectedError, match=r"holds no answer to this request; .*other.*record it again"
+    ):
         await replay.complete(ask("other"))
     await replay.complete(ask("a"))
-    with pytest.raises(RequestRejectedError, match="holds only 1 answers"):
+    with pytest.raises(
+        RequestRejectedError, match="holds only 1 answer to this request, and it has been given"
+    ):
         await replay.complete(ask("a"))
-
-
-# -- secrets ----------------------------------------------------------------------
-
-
-async def test_no_secret_gets_into_a_cassette_and_it_plays_where_there_are_others(
-    path: Path, canary: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    error = RequestRejectedError(f"the key {canary} is wrong")
-    recorder = RecordingDriver(Echo(error), path, secrets=["hunter22"])
-    request = ask(f"my key is {canary}, hunter22, sk-abcdefghij1234")
-    with pytest.raises(RequestRejectedError):
-        await recorder.complete(request)
-    await recorder.complete(request)
-    content = await trio.Path(path).read_text()
-    for secret in (canary, "hunter22", "sk-abcdefghij1234"):
-        assert secret not in content
-    monkeypatch.setenv("SOME_PROVIDER_API_KEY", "another-key-of-another-machine")
-    replay = ReplayDriver(path, secrets=["hunter22"])
-    elsewhere = ask("my key is another-key-of-another-machine, hunter22, sk-zzzzzzzzzzzzzz")
-    with pytest.raises(RequestRejectedError):
-        await replay.complete(elsewhere)
-    assert "[redacted]" in (await replay.complete(elsewhere)).text
-    with pytest.raises(RequestRejectedError) as caught:
-        await replay.complete(ask("another-key-of-another-machine"))
-    assert "another-key" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "secret",
-    [
-        "sk-proj-abcdefgh12345678",
-        "sk-ant-api03-abcdefgh_1234",
-        "ghp_abcdefghijklmnop1234",
-        "github_pat_abcdefghijklmnop1234",
-        "xoxb-1234-abcdefgh",
-        "AKIAABCDEFGHIJKLMNOP",
-        "AIzaabcdefghijklmnopqrstuvwxyz0123456",
-        "hf_abcdefghijklmnop1234",
-        "eyJhbGciOiJI.eyJzdWIiOiIx.abcdef",
-        "Bearer abcdefgh12345678",
-        "Authorization: abcd1234",
-        'x-api-key": "abcd1234',
-        "password=abcd1234",
-    ],
-)
-def test_what_looks_like_a_secret_is_redacted(secret: str) -> None:
-    text = redact(f"before {secret} after")
-    assert secret not in text
-    assert "abcd" not in text
-    assert text.startswith("before ")
-    assert text.endswith(" after")
-
-
-def test_ordinary_text_is_not_redacted() -> None:
-    text = "The basic idea: a risk-free task-oriented desk, keys and tokens, 1024 of them."
-    assert redact(text) == text
-
-
-# -- the file ----------------------------------------------------------------------
-
-
-async def test_a_new_recording_takes_the_place_of_an_older_one(path: Path) -> None:
-    await RecordingDriver(Echo(), path).complete(ask("a"))
-    await RecordingDriver(Echo(), path).complete(ask("b"))
-    replay = ReplayDriver(path)
-    await replay.complete(ask("b"))
-    assert replay.remaining == 0
-
-
-async def test_append_adds_to_an_older_recording_and_cuts_a_torn_tail(path: Path) -> None:
-    await RecordingDriver(Echo(), path, append=True).complete(ask("a"))
-    with path.open("a") as file:
-        file.write('{"key": "tor')
-    await RecordingDriver(Echo(), path, append=True).complete(ask("b"))
-    replay = ReplayDriver(path)
-    for text in "ab":
-        await replay.complete(ask(text))
-    assert replay.remaining == 0
-
-
-async def test_a_torn_tail_is_left_out(path: Path) -> None:
-    recorder = RecordingDriver(Echo(), path)
-    for text in "ab":
-        await recorder.complete(ask(text))
-    whole = await trio.Path(path).read_bytes()
-    last = whole.rindex(b"\n", 0, -1) + 1
-    for cut in (last, last + 1, len(whole) - 1):
-        await trio.Path(path).write_bytes(whole[:cut])
-        replay = ReplayDriver(path)
-        await replay.complete(ask("a"))
-        assert replay.remaining == 0
-
-
-@pytest.mark.parametrize(
-    ("content", "line"),
-    [
-        ("", 0),
-        ("{", 1),
-        ("hello\n", 1),
-        ('{"agentpool_cassette": 99}\n', 1),
-        ("[]\n", 1),
-        ('{"agentpool_cassette": 1}\nnonsense\n', 2),
-        ('{"agentpool_cassette": 1}\n{"key": "a"}\n', 2),
-        ('{"agentpool_cassette": 1}\n{"key": "a", "completion": {"text": ""}}\n', 2),
-        ('{"agentpool_cassette": 1}\n{"key": "a", "error": {"kind": "Odd"}}\n', 2),
-    ],
-)
-async def test_what_is_no_cassette_is_an_error_with_its_line(tmp_path: Path, content: str, line: int) -> None:
-    path = tmp_path / "odd.jsonl"
-    path.write_text(content)
-    if not content:
-        with pytest.raises(RequestRejectedError, match="no answer"):
-            await ReplayDriver(path).complete(ask("a"))
-        return
-    with pytest.raises(ValueError, match=rf"odd.jsonl, line {line}: not a"):
-        await ReplayDriver(path).complete(ask("a"))
-
-
-async def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        await ReplayDriver(tmp_path / "nowhere").complete(ask("a"))
-
-
-async def test_a_cassette_is_json_lines_that_people_can_read(path: Path) -> None:
-    await RecordingDriver(Echo(), path).complete(ask("hello"))
-    header, entry = map(json.loads, (await trio.Path(path).read_text()).splitlines())
-    assert header == {"agentpool_cassette": 1}
-    assert entry["request"]["messages"] == [{"role": "user", "content": "hello"}]
-    assert entry["completion"]["text"] == "hello 1"
 
 
 async def test_an_answer_that_came_is_written_and_returned_despite_a_cancellation(path: Path) -> None:
@@ -360,12 +227,128 @@ async def test_a_cancelled_replay_takes_no_answer(path: Path) -> None:
     await replay.complete(ask("a"))
 
 
-async def test_answers_that_come_together_are_all_written(path: Path) -> None:
+# -- secrets ----------------------------------------------------------------------
+
+
+async def test_no_secret_gets_into_a_cassette_and_it_plays_where_there_are_others(
+    path: Path, canary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RequestRejectedError(f"the key {canary} is wrong")
+    recorder = RecordingDriver(Echo(error), path, secrets=["hunter22"])
+    request = ask(f"my key is {canary}, hunter22, sk-abcdefghij1234")
+    with pytest.raises(RequestRejectedError):
+        await recorder.complete(request)
+    assert (await recorder.complete(request)).text == f"{words(request)} 1"
+    content = await trio.Path(path).read_text()
+    for secret in (canary, "hunter22", "sk-abcdefghij1234"):
+        assert secret not in content
+    monkeypatch.setenv("SOME_PROVIDER_API_KEY", "another-key-of-another-machine")
+    replay = ReplayDriver(path, secrets=["hunter22"])
+    elsewhere = ask("my key is another-key-of-another-machine, hunter22, sk-zzzzzzzz9zzzzz")
+    with pytest.raises(RequestRejectedError, match=re.escape("the key [redacted-1] is wrong")):
+        await replay.complete(elsewhere)
+    assert (await replay.complete(elsewhere)).text == f"{words(elsewhere)} 1"
+    with pytest.raises(RequestRejectedError) as caught:
+        await replay.complete(ask("another-key-of-another-machine"))
+    assert "another-key" not in str(caught.value)
+
+
+async def test_ordinary_words_stay_what_they_are(path: Path) -> None:
+    texts = ["Explain pk_customer_id", "Explain pk_invoice_number", "I have a basic understanding of trio."]
     recorder = RecordingDriver(Echo(), path)
-    async with trio.open_nursery() as nursery:
-        for number in range(50):
-            nursery.start_soon(recorder.complete, ask(str(number)))
-    assert len((await trio.Path(path).read_text()).splitlines()) == 51
+    for text in texts:
+        await recorder.complete(ask(text))
+    replay = ReplayDriver(path)
+    for number, text in reversed(list(enumerate(texts, 1))):
+        assert (await replay.complete(ask(text))).text == f"{text} {number}"
+
+
+ONE, TWO = "sk-aaaa1111bbbb2222", "sk-cccc3333dddd4444"
+
+
+async def test_requests_that_differ_in_a_secret_only_have_answers_of_their_own(path: Path) -> None:
+    recorder = RecordingDriver(Echo(), path)
+    for secret in (ONE, TWO, ONE):
+        await recorder.complete(ask(f"whose is {secret}?"))
+    replay = ReplayDriver(path)
+    answers = [(await replay.complete(ask(f"whose is {secret}?"))).text for secret in (TWO, ONE, ONE)]
+    assert answers == [f"whose is {TWO}? 2", f"whose is {ONE}? 1", f"whose is {ONE}? 3"]
+    with pytest.raises(RequestRejectedError, match="holds only 3 answers to this request"):
+        await replay.complete(ask(f"whose is {TWO}?"))
+
+
+async def test_an_answer_to_a_request_with_another_secret_is_not_given(path: Path) -> None:
+    recorder = RecordingDriver(Echo(), path)
+    for secret in (ONE, ONE):
+        await recorder.complete(ask(f"whose is {secret}?"))
+    replay = ReplayDriver(path)
+    await replay.complete(ask(f"whose is {ONE}?"))
+    with pytest.raises(RequestRejectedError, match="with another secret only"):
+        await replay.complete(ask(f"whose is {TWO}?"))
+
+
+async def test_elsewhere_secrets_are_told_apart_from_their_first_use_on(path: Path) -> None:
+    """What another program recorded, with ids that mean nothing here."""
+    recorder = RecordingDriver(Echo(), path)
+    for secret in (ONE, TWO, TWO, ONE):
+        await recorder.complete(ask(f"whose is {secret}?"))
+    lines = [json.loads(line) for line in (await trio.Path(path).read_text()).splitlines()]
+    # The first two were recorded by one program, the others by another.
+    for line, foreign in zip(lines[1:], ["p:1", "p:2", "q:1", "q:2"], strict=True):
+        line["secrets"] = [foreign]
+    await trio.Path(path).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    replay = ReplayDriver(path)
+    mine, yours = "sk-eeee5555ffff6666", "sk-gggg7777hhhh8888"
+    numbers = [
+        (await replay.complete(ask(f"whose is {secret}?"))).text[-1] for secret in (mine, mine, yours, yours)
+    ]
+    assert numbers == ["1", "3", "2", "4"]
+
+
+async def test_requests_that_speak_of_placeholders_differ_by_them(path: Path) -> None:
+    recorder = RecordingDriver(Echo(), path)
+    for text in ("what is [redacted]?", "what is [redacted-2]?"):
+        await recorder.complete(ask(text))
+    replay = ReplayDriver(path)
+    assert (await replay.complete(ask("what is [redacted-2]?"))).text == "what is [redacted-2]? 2"
+    assert (await replay.complete(ask("what is [redacted]?"))).text == "what is [redacted]? 1"
+
+
+async def test_a_secret_of_the_environment_is_found_by_the_name_of_its_variable(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIRST_TOKEN", "first0first1")
+    monkeypatch.setenv("OTHER_TOKEN", "other0other1")
+    recorder = RecordingDriver(Echo(), path)
+    await recorder.complete(ask("of first0first1"))
+    await recorder.complete(ask("of other0other1"))
+    monkeypatch.setenv("FIRST_TOKEN", "once9again8")
+    monkeypatch.setenv("OTHER_TOKEN", "and7another6")
+    replay = ReplayDriver(path)
+    assert (await replay.complete(ask("of and7another6"))).text == "of and7another6 2"
+    assert (await replay.complete(ask("of once9again8"))).text == "of once9again8 1"
+
+
+async def test_a_conversation_with_secrets_plays_where_there_are_others(path: Path) -> None:
+    """The model makes a secret up, which then stands in the requests, before one that the user tells."""
+
+    async def converse(driver: Driver, told: str) -> list[str]:
+        messages: list[ChatMessage] = [UserMessage("make me a key")]
+        texts = []
+        for text in ("mine is " + told, "which are equal?"):
+            answer = await driver.complete(CompletionRequest(messages=messages))
+            texts.append(answer.text)
+            messages += [answer.message, UserMessage(text)]
+        return [*texts, (await driver.complete(CompletionRequest(messages=messages))).text]
+
+    answers = [f"take {ONE}", f"{TWO} is not {ONE}", f"{ONE}, {TWO}"]
+    assert await converse(RecordingDriver(ScriptedDriver(answers), path), TWO) == answers
+    other = "sk-eeee5555ffff6666"
+    assert await converse(ReplayDriver(path), other) == [
+        "take [redacted-1]",
+        f"{other} is not [redacted-1]",
+        f"[redacted-1], {other}",
+    ]
 
 
 def test_a_replay_stays_on_this_machine(path: Path) -> None:

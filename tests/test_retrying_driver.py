@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -22,6 +23,7 @@ from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart, TextDelta
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver
+from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.retrying import Retry, RetryingDriver
 
 REQUEST = CompletionRequest(model="m")
@@ -142,6 +144,61 @@ async def test_a_pause_is_at_least_what_the_provider_asked_for(
     first, second = inside.pauses()
     assert 20 <= first <= 20.5
     assert 3 <= second <= 3.5
+
+
+@pytest.mark.parametrize("ask", [lambda driver: driver.complete(REQUEST), lambda driver: streamed(driver)])
+async def test_a_wait_of_a_day_is_an_error_at_once_that_tells_it(
+    ask: Callable[[Driver], Awaitable[object]], autojump_clock: trio.testing.MockClock
+) -> None:
+    error = RateLimitedError("daily quota", retry_after=86400)
+    inside = Faulty(DriverUnavailableError("cut", may_have_cost=True), error)
+    told: list[Retry] = []
+    start = trio.current_time()
+    with pytest.raises(RateLimitedError, match=r"daily quota: .* 86400 seconds \(24 hours\)") as caught:
+        await ask(RetryingDriver(inside, base=0, deadline=60, on_retry=told.append))
+    assert trio.current_time() == start
+    assert caught.value.retry_after == 86400
+    assert caught.value.__cause__ is error
+    assert caught.value.may_have_cost  # the attempt before
+    assert len(told) == 1
+    assert len(inside.asked_at) == 2
+
+
+async def test_the_longest_wait_may_be_set(autojump_clock: trio.testing.MockClock) -> None:
+    inside = Faulty(RateLimitedError(retry_after=600), OverloadedError(retry_after=600))
+    await RetryingDriver(inside, base=0, max_wait=600).complete(REQUEST)
+    assert inside.pauses() == [600, 600]
+    with pytest.raises(RateLimitedError, match="30 seconds"):
+        await RetryingDriver(Faulty(RateLimitedError(retry_after=30)), max_wait=0).complete(REQUEST)
+
+
+@pytest.mark.parametrize("senseless", [0.0, -1.0, math.nan, -math.inf])
+async def test_a_wait_that_makes_no_sense_counts_as_none_told(
+    senseless: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    inside = Faulty(RateLimitedError(retry_after=senseless))
+    inside.errors *= 20
+    await RetryingDriver(inside, attempts=30, base=1, cap=20, seed=1).complete(REQUEST)
+    assert max(inside.pauses()) > 10  # our own pauses, which grow
+
+
+@pytest.mark.parametrize("huge", [1e9, 1e300, math.inf])
+async def test_a_wait_without_an_end_is_an_error(huge: float) -> None:
+    with pytest.raises(RateLimitedError, match="asks for a wait"):
+        await RetryingDriver(Faulty(RateLimitedError(retry_after=huge))).complete(REQUEST)
+
+
+async def test_around_a_governor_the_wait_is_told_once(autojump_clock: trio.testing.MockClock) -> None:
+    inside = Faulty(RateLimitedError("daily quota", retry_after=86400))
+    driver = RetryingDriver(GovernedDriver(inside))
+    start = trio.current_time()
+    for _ in range(2):
+        with pytest.raises(RateLimitedError) as caught:
+            await driver.complete(REQUEST)
+        assert str(caught.value).count("asks for a wait") == 1
+        assert caught.value.retry_after == 86400
+    assert trio.current_time() == start
+    assert len(inside.asked_at) == 1
 
 
 async def test_the_deadline_ends_an_attempt_and_tells_the_last_error(
@@ -273,9 +330,11 @@ async def test_binding_binds_the_driver_inside_and_keeps_the_rest(
         ({"attempts": 0}, "attempts"),
         ({"base": -1}, "base"),
         ({"cap": -1}, "cap"),
+        ({"max_wait": -1}, "max_wait"),
+        ({"max_wait": math.nan}, "max_wait"),
         ({"deadline": 0}, "deadline"),
     ],
 )
-def test_a_number_out_of_its_range_is_refused(arguments: dict[str, int], named: str) -> None:
+def test_a_number_out_of_its_range_is_refused(arguments: dict[str, float], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         RetryingDriver(Faulty(), **arguments)  # type: ignore[arg-type]

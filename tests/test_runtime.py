@@ -665,17 +665,17 @@ async def test_a_call_reserves_its_worst_case_and_settles_what_it_used() -> None
         return Completion("done", usage=USAGE)
 
     await run(SpawnConfig(PLAIN, "hi"), Watched(Priced([reply]), budget=budget))
-    assert held[0].tokens == 4096 + 4 + 5
+    assert held[0].tokens == WORST
     assert held[0].cost_usd == pytest.approx(held[0].tokens / 1000)
     assert (budget.spent.tokens, budget.spent.cost_usd, budget.spent.calls) == (15, 0.015, 1)
     assert budget.reserved.tokens == 0
 
 
 async def test_a_refused_call_says_what_was_done_so_far() -> None:
-    budget = Budget(tokens=4200)
+    budget = Budget(tokens=4300)
     replies = [calling(ask("add", a=1, b=1), usage=TokenUsage(100, 50))]
     ctx = Watched(ScriptedDriver(replies), tools=ToolRegistry([add]), budget=budget)
-    with pytest.raises(BudgetExceededError, match="budget of 4200 tokens") as caught:
+    with pytest.raises(BudgetExceededError, match="budget of 4300 tokens") as caught:
         await run(SpawnConfig(PLAIN, "hi"), ctx)
     assert caught.value.usage == TokenUsage(100, 50)
     assert len(caught.value.transcript) == 3
@@ -700,7 +700,7 @@ async def test_an_unknown_price_is_refused_under_a_budget_of_money_only() -> Non
     assert (await run(SpawnConfig(PLAIN, "hi"), ctx)).usage == USAGE
 
 
-WORST = 4096 + 4 + 5  # of a call of PLAIN with "hi"
+WORST = 4096 + 16 + 8 + 2  # of a call of PLAIN with "hi"
 
 
 async def test_a_call_that_was_refused_costs_nothing() -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, Literal
 
 import attrs
-import docstring_parser
 import pydantic
 import pytest
 import trio
@@ -149,19 +148,6 @@ def test_a_tool_without_docstring_or_arguments_is_described_too() -> None:
 
     schema = {"type": "object", "properties": {}, "additionalProperties": False}
     assert ping.definition == ToolDefinition("ping", "", schema)
-
-
-def test_a_docstring_that_cannot_be_parsed_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(text: str) -> None:
-        raise docstring_parser.ParseError
-
-    monkeypatch.setattr(docstring_parser, "parse", fail)
-
-    @tool
-    def odd(a: int) -> None:
-        """Odd, indeed."""
-
-    assert odd.definition.description == "Odd, indeed."
 
 
 # -- the context --------------------------------------------------------------------

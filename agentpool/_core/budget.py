@@ -92,6 +92,7 @@ class Budget:
     _queue: list[tuple[int, Claim]]  # a heap of (ticket, claim); decided ones are dropped late
     _tickets: Iterator[int]  # shared by the whole tree
     _priced: bool  # whether it or an ancestor limits money
+    _measured: bool  # whether it or an ancestor limits tokens or money
 
     def __init__(
         self, *, tokens: int | None = None, cost_usd: float | None = None, calls: int | None = None
@@ -124,6 +125,8 @@ class Budget:
         self._queue = []
         self._tickets = itertools.count(1) if parent is None else parent._tickets
         self._priced = self._limit[1] is not None or (parent is not None and parent._priced)
+        limits_tokens = self._limit[0] is not None
+        self._measured = limits_tokens or self._priced or (parent is not None and parent._measured)
 
     def child(
         self, *, tokens: int | None = None, cost_usd: float | None = None, calls: int | None = None
@@ -184,6 +187,19 @@ class Budget:
             for name, spent, limit in zip(RESOURCES, self._spent, self._limit, strict=True)
             if limit is not None and spent >= threshold * limit
         )
+
+    @property
+    def measures_calls(self) -> bool:
+        """Whether it, or an ancestor, limits tokens or money, and so has to know what a call can use."""
+        return self._measured
+
+    def unspent(self) -> BudgetLimits:
+        """Return what is not spent of this budget's own limits, set aside or not; None where it has none."""
+        left = [
+            None if limit is None else max(0, limit - spent)
+            for limit, spent in zip(self._limit, self._spent, strict=True)
+        ]
+        return _limits((left[0], left[1], left[2]))
 
     # -- reserving
 

@@ -233,14 +233,22 @@ class LoopHaltedError(AgentPoolError):
 
     Attributes:
       reason: which bound was reached or which repetition was seen.
+      limit: the limit that was reached: `iterations`, `tool_calls`, `tokens`, `cost` or `idle`; None
+        if it was none of these.
       usage: what the agent had used until then.
       transcript: the conversation so far, every tool call with its result.
     """
 
     def __init__(
-        self, reason: str, *, usage: TokenUsage | None = None, transcript: Sequence[ChatMessage] = ()
+        self,
+        reason: str,
+        *,
+        limit: str | None = None,
+        usage: TokenUsage | None = None,
+        transcript: Sequence[ChatMessage] = (),
     ) -> None:
         self.reason = reason
+        self.limit = limit
         self.usage = usage
         self.transcript = transcript
         super().__init__(reason)

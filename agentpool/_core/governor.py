@@ -8,9 +8,12 @@ starts a call when
     calls in flight < max_in_flight, and
     the buckets of requests and of tokens hold what the call needs.
 
-The rate of requests is the one that is controlled: a refusal (429, 529) takes it down to a part
-of what the provider really accepted, each success adds a little. So an unknown quota is found,
-and a known one is a ceiling.
+The rate of requests is the one that is controlled (`pace.py`): a refusal (429, 529) takes it down
+to what the provider really accepted, each success adds a little. So an unknown quota is found, and
+a known one is a ceiling.
+
+A provider that asks for a longer pause than callers shall wait (a daily quota) closes the gate for
+all: until then calls are turned away at once.
 
 Order: time is cut into epochs of `aging` seconds. Calls of an earlier epoch come first; within
 one, those of older root agents, so that what was begun is finished. So a call is never overtaken
@@ -25,15 +28,13 @@ from typing import Literal, TypeAlias
 
 import attrs
 
+from agentpool._core.pace import Pace, Sent
+from agentpool._core.refusals import sensible_wait
+
 CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
 
-_HALF_LIFE = 10.0  # seconds over which the accepted rate is measured
-_LEAST_SPAN = 1.0  # seconds: a burst at the start is not a rate
-_FIRST_CUT = 0.9  # of the accepted rate, at the first refusal after a success
-_NEXT_CUT = 0.5  # at further ones without a success between
-_GROWTH = 0.005  # of the ceiling, or of the rate after the last cut, per second of full load;
-_GROWTH_DOUBLES = 20.0  # twice that after so many seconds without a cut, three times after twice ...
-_SLOWEST = 0.5  # requests per second: what is slower is left to the pauses
+_ASKED_AGAIN = 3600.0  # seconds: a provider that wants a longer pause is asked again after that
+_NOT_SENT = Sent(-math.inf, 0)
 _ROUNDING = 1e-6  # a bucket that lacks less than this is full enough; clocks are floats
 
 
@@ -49,20 +50,23 @@ class GovernorPolicy:
       backoff: seconds for which all calls pause after a refusal that does not say how long;
         doubled for each further one without a success between.
       longest_backoff: seconds, the bound of that.
+      longest_wait: seconds; a provider that asks for more gives an error at once, to all calls,
+        instead of a wait.
       failures: so many failures in a row (unavailable) open the circuit.
       cooldown: seconds until an open circuit is probed by one call.
     """
 
     burst: float = 0.25
     aging: float = 1.0
-    requeue: int = 4
+    requeue: int = 6
     backoff: float = 1.0
-    longest_backoff: float = 60.0
+    longest_backoff: float = 15.0
+    longest_wait: float = 120.0
     failures: int = 5
     cooldown: float = 30.0
 
     def __attrs_post_init__(self) -> None:
-        for name in ("burst", "aging", "backoff", "longest_backoff", "cooldown"):
+        for name in ("burst", "aging", "backoff", "longest_backoff", "longest_wait", "cooldown"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be more than 0 seconds, but is {getattr(self, name)}")
         if self.failures < 1:
@@ -84,6 +88,7 @@ class GovernorStatistics:
       unavailable: calls that found no provider.
       requests_per_minute: the rate that is allowed now; None while nothing bounds it.
       pause: seconds until the back-off gate opens, 0 if it is open.
+      paused_until: the time at which it opens; None if it is open.
       circuit: `closed` (calls go through), `open` (calls are refused here), `half_open` (one call
         probes).
     """
@@ -96,6 +101,7 @@ class GovernorStatistics:
     unavailable: int
     requests_per_minute: float | None
     pause: float
+    paused_until: float | None = None
     circuit: CircuitState
 
 
@@ -106,7 +112,7 @@ class GovernedCall:
     key: tuple[float, int, int]
     tokens: int
     state: Literal["waiting", "started", "turned_away", "ended"] = "waiting"
-    started_at: float = 0.0
+    sent: Sent = _NOT_SENT
     refusals: int = 0
 
 
@@ -164,33 +170,6 @@ class _Bucket:
             self.level = min(self.capacity, self.level + amount)
 
 
-@attrs.define(eq=False)
-class _AcceptedRate:
-    """How many requests a second the provider took lately, while the gate was open."""
-
-    updated: float
-    accepted: float = 0.0
-    seconds: float = 0.0
-
-    def advance(self, now: float, open_since: float) -> None:
-        elapsed = max(0.0, now - max(self.updated, open_since))
-        fading = _fading(elapsed)
-        self.accepted *= fading
-        self.seconds = self.seconds * fading + elapsed
-        self.updated = max(self.updated, now)
-
-    def take_back(self, age: float) -> None:
-        """Count a request out again that was counted so many seconds ago."""
-        self.accepted -= _fading(age)
-
-    def per_second(self) -> float:
-        return max(0.0, self.accepted) / max(_LEAST_SPAN, self.seconds)
-
-
-def _fading(seconds: float) -> float:
-    return float(0.5 ** (seconds / _HALF_LIFE))
-
-
 class Governor:
     """Decides which call goes to the provider when."""
 
@@ -225,17 +204,14 @@ class Governor:
         self.policy = policy
         self._requests = _Bucket.of(requests_per_minute, policy.burst, now)
         self._tokens = _Bucket.of(tokens_per_minute, policy.burst, now)
-        self._ceiling = self._requests.rate
-        self._growth = _GROWTH * self._ceiling  # per second, per second
+        self._pace = Pace.of(self._requests.rate)
         self._most_in_flight = math.inf if max_in_flight is None else max_in_flight
-        self._accepted = _AcceptedRate(now)
         self._queue: list[tuple[tuple[float, int, int], GovernedCall]] = []  # a heap; some have left
         self._arrivals = 0
         self._waiting = 0
         self._in_flight = 0
         self._gate = now  # opens at this time
-        self._slowed_at = -math.inf
-        self._refusals_in_a_row = 0
+        self._promised = now  # by the provider; the gate may open earlier, to ask again
         self._failures_in_a_row = 0
         self._circuit_opened_until: float | None = None  # None: closed
         self._probe: GovernedCall | None = None
@@ -251,6 +227,7 @@ class Governor:
             in_flight=self._in_flight,
             requests_per_minute=None if rate == math.inf else rate * 60,
             pause=max(0.0, self._gate - now),
+            paused_until=self._gate if self._gate > now else None,
             circuit=self.circuit(now),
             **self._counts,
         )
@@ -264,6 +241,11 @@ class Governor:
     def circuit_probed_in(self, now: float) -> float:
         """Return the seconds until an open circuit is probed, 0 if it is not open."""
         return 0.0 if self._circuit_opened_until is None else max(0.0, self._circuit_opened_until - now)
+
+    def barred_for(self, now: float) -> float:
+        """Return the seconds until the provider will take calls again, 0 if that is not too long to wait."""
+        left = self._promised - now
+        return left if now < self._gate and left > self.policy.longest_wait else 0.0
 
     def first(self) -> GovernedCall | None:
         """Return the call that is to be started next."""
@@ -292,10 +274,10 @@ class Governor:
         return call
 
     def decide(self, now: float) -> list[GovernedCall]:
-        """Start what may start now, turn all away if the circuit is open; return these calls."""
+        """Start what may start now, turn all away if there is no hope; return these calls."""
         decided: list[GovernedCall] = []
         while (call := self.first()) is not None:
-            if self.circuit(now) == "open":
+            if self.circuit(now) == "open" or self.barred_for(now) > 0:
                 call.state = "turned_away"
             elif self.next_at(now) <= now:
                 self._start(call, now)
@@ -314,14 +296,8 @@ class Governor:
         self._close_circuit()
         if tokens is not None:
             self._tokens.give_back(call.tokens - tokens)
-        if call.started_at >= self._slowed_at:
-            self._refusals_in_a_row = 0
-        rate = self._requests.rate
-        if rate < self._ceiling:
-            # At full load `rate` of these come every second.
-            calm = max(0.0, now - self._gate) / _GROWTH_DOUBLES
-            more = self._growth * (1 + calm) / rate
-            self._requests.change_rate(min(self._ceiling, rate + more), now)
+        self._pace.take(call.sent)
+        self._requests.change_rate(self._pace.rate, now)
 
     def refused(
         self, call: GovernedCall, now: float, *, retry_after: float | None = None, requeue: bool = True
@@ -332,14 +308,14 @@ class Governor:
         self._counts["refused"] += 1
         self._close_circuit()
         self._tokens.give_back(call.tokens)
-        self._accepted.advance(now, self._gate)
-        self._accepted.take_back(now - call.started_at)
-        self._slow_down(call, now)
-        pause = self._backoff() if retry_after is None else retry_after
-        self._gate = max(self._gate, now + pause)
+        self._pace.refuse(call.sent, now)
+        wait = self._wait(sensible_wait(retry_after))
+        self._close_gate(now, wait)
+        self._pace.slow_down(self._gate)
+        self._requests.change_rate(self._pace.rate, now)
         self._requests.empty_until(self._gate)
         call.refusals += 1
-        if not requeue or call.refusals > self.policy.requeue:
+        if not requeue or wait > self.policy.longest_wait or call.refusals > self.policy.requeue:
             return False
         call.state = "waiting"
         self._queue_up(call)
@@ -374,13 +350,11 @@ class Governor:
 
     def _start(self, call: GovernedCall, now: float) -> None:
         call.state = "started"
-        call.started_at = now
         self._in_flight += 1
         self._counts["started"] += 1
         self._requests.take(1)
         self._tokens.take(call.tokens)
-        self._accepted.advance(now, self._gate)
-        self._accepted.accepted += 1
+        call.sent = self._pace.send(now)
         if self._circuit_opened_until is not None:
             self._probe = call
 
@@ -399,22 +373,19 @@ class Governor:
         self._circuit_opened_until = None
         self._probe = None
 
-    def _slow_down(self, call: GovernedCall, now: float) -> None:
-        accepted = self._accepted.per_second()
-        rate = min(self._requests.rate, accepted * _FIRST_CUT)
-        # Refusals of calls that were sent before the last cut belong to the same overload: they
-        # make the measure better, but are no reason for another cut.
-        if call.started_at >= self._slowed_at:
-            self._slowed_at = now
-            self._refusals_in_a_row += 1
-            if self._refusals_in_a_row > 1:
-                rate = self._requests.rate * _NEXT_CUT
-            else:
-                rate = min(self._requests.rate * _FIRST_CUT, rate)
-        self._requests.change_rate(max(_SLOWEST, min(rate, self._ceiling)), now)
-        if self._ceiling == math.inf:
-            self._growth = _GROWTH * self._requests.rate
+    def _wait(self, wanted: float | None) -> float:
+        """Return the seconds to pause: what the provider wants, or what we think if that was not enough."""
+        in_a_row = self._pace.refusals_in_a_row
+        if wanted is None:
+            return self._backoff(in_a_row)
+        return max(wanted, self._backoff(in_a_row - 1)) if in_a_row > 1 else wanted
 
-    def _backoff(self) -> float:
-        doublings = min(self._refusals_in_a_row - 1, 60)
-        return min(self.policy.longest_backoff, self.policy.backoff * 2.0**doublings)
+    def _backoff(self, refusals: int) -> float:
+        policy = self.policy
+        return min(policy.longest_backoff, policy.longest_wait, policy.backoff * 2.0 ** min(refusals - 1, 60))
+
+    def _close_gate(self, now: float, wait: float) -> None:
+        until = now + min(wait, _ASKED_AGAIN)
+        if until >= self._gate:
+            self._gate = until
+            self._promised = now + wait

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 from attrs.validators import ge, optional
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 LONGEST_CYCLE = 4
 """Cycles of up to this many turns are seen: A-A, A-B-A-B, up to A-B-C-D-A-B-C-D."""
+
+
+Limit: TypeAlias = Literal["iterations", "tool_calls", "tokens", "cost", "idle"]
+"""What bounds one run of an agent, and may end it."""
 
 
 # -- verdicts ------------------------------------------------------------------
@@ -47,9 +51,15 @@ class Block:
 
 @attrs.frozen
 class Halt:
-    """Stop the agent."""
+    """Stop the agent.
+
+    Attributes:
+      reason: why, and what to do about it.
+      limit: the limit that was reached; None if it is none, but the agent goes in circles.
+    """
 
     reason: str
+    limit: Limit | None = None
 
 
 Verdict: TypeAlias = Allow | Warn | Block | Halt
@@ -59,8 +69,8 @@ ALLOW = Allow()
 
 # -- what a turn did -----------------------------------------------------------
 
-_Wish: TypeAlias = tuple[tuple[str, Mapping[str, Any]], ...]
-"""(tool, arguments) of each call of a turn, in order."""
+_Wish: TypeAlias = tuple[tuple[str, Mapping[str, Any] | str], ...]
+"""(tool, arguments, or what is wrong with them) of each call of a turn, in order."""
 
 _Turn: TypeAlias = tuple[_Wish, tuple[ToolResult, ...]]
 """What a turn's calls were, and what they came to."""
@@ -70,7 +80,7 @@ _NO_RUNS = (0,) * LONGEST_CYCLE
 
 
 def _wish(calls: Sequence[ToolCall]) -> _Wish:
-    return tuple([(call.name, call.input) for call in calls])
+    return tuple([(call.name, call.problem or call.input) for call in calls])
 
 
 @attrs.frozen(kw_only=True)
@@ -145,18 +155,21 @@ class LoopGuard:
         if self.iterations >= limits.max_iterations:
             return Halt(
                 f"{self.iterations} turns brought no final answer, and more are not allowed:"
-                " raise max_iterations under [resources] if the task needs them"
+                " raise max_iterations under [resources] if the task needs them",
+                "iterations",
             )
         if limits.max_tokens is not None and used.total_tokens >= limits.max_tokens:
             return Halt(
                 f"{used.total_tokens} tokens were used of {limits.max_tokens}:"
-                " raise max_tokens_budget under [resources] if the task needs more"
+                " raise max_tokens_budget under [resources] if the task needs more",
+                "tokens",
             )
         # A bound of 0 allows models that are free.
         if limits.max_cost_usd is not None and 0 < used.cost_usd >= limits.max_cost_usd:
             return Halt(
                 f"{used.cost_usd:g} USD were spent of {limits.max_cost_usd:g}:"
-                " raise max_cost_usd under [resources] if the task is worth more"
+                " raise max_cost_usd under [resources] if the task is worth more",
+                "cost",
             )
         return ALLOW
 
@@ -166,7 +179,8 @@ class LoopGuard:
         if self.tool_calls + len(calls) > limits.max_tool_calls:
             return Halt(
                 f"{self.tool_calls} tool calls were made and {len(calls)} more wished for, of"
-                f" {limits.max_tool_calls}: raise max_tool_calls under [resources] if the task needs them"
+                f" {limits.max_tool_calls}: raise max_tool_calls under [resources] if the task needs them",
+                "tool_calls",
             )
         period, covered = self._cycle(calls)
         rounds = covered // period
@@ -193,6 +207,12 @@ class LoopGuard:
         if self.limits.max_tokens is None:
             return None
         return max(0, self.limits.max_tokens - self._used.total_tokens)
+
+    @property
+    def cost_left(self) -> float | None:
+        """How many US dollars the model calls may still cost; None for no bound."""
+        limit = self.limits.max_cost_usd
+        return None if limit is None else max(0.0, limit - self._used.cost_usd)
 
     # -- what happened ---------------------------------------------------------
 

@@ -6,6 +6,7 @@ as the validators of the fields below.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from agentpool._core.rules import (
     Whole,
     as_texts,
     as_tuple,
+    choice,
     fix_for_name,
     fold_name,
     join_key,
@@ -42,7 +44,27 @@ from agentpool._core.rules import (
     read_table,
     table_schema,
 )
+from agentpool._core.schemas import schema_problems
 from agentpool._core.templates import Placeholder, TemplateError, parse_template
+
+# -- schemas --------------------------------------------------------------------
+
+
+class JsonSchema(Json):
+    """A JSON schema, with no keyword that would be ignored."""
+
+    takes_null = True  # not in a file: TOML has none
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the schema as it is."""
+        before = len(report.problems)
+        schema = super().read(value, key, report)
+        if len(report.problems) == before:
+            for path, text in schema_problems(schema):
+                fix = "Write it with the keywords that agentpool checks; docs/guide/loop.md lists them"
+                report.add(functools.reduce(join_key, path, key), text, fix)
+        return schema
+
 
 # -- model and quota ------------------------------------------------------------
 
@@ -115,7 +137,7 @@ class ModelSettings(Table):
     output_schema: Mapping[str, Any] | None = attrs.field(
         default=None,
         hash=False,
-        validator=Json("The JSON schema that the final answer has to fit", optional=True),
+        validator=JsonSchema("The JSON schema that the final answer has to fit", optional=True),
     )
     reasoning: str | int | None = attrs.field(
         default=None,
@@ -155,6 +177,23 @@ class ResourceQuota(Table):
     max_tokens_budget: int | None = attrs.field(
         default=None,
         validator=Whole("How many tokens its model calls may use, in and out together", optional=True),
+    )
+    idle: float | None = attrs.field(
+        default=None,
+        validator=Number(
+            "How many seconds it may go without any event: a piece of an answer, a tool call that begins"
+            " or ends, a message",
+            above=0,
+            optional=True,
+        ),
+    )
+    on_limit: Literal["fail", "answer"] = attrs.field(
+        default="fail",
+        validator=Choice(
+            "What happens at one of these limits: it fails, or it gives its answer in one last turn"
+            " without tools",
+            values=choice("fail", "answer"),
+        ),
     )
 
 
@@ -613,7 +652,7 @@ def _take(
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
-    """Parse TOML text.
+    """Parse TOML text, with or without a byte order mark.
 
     Raises:
       ManifestError: with one finding that names line and column.
@@ -621,13 +660,49 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     import tomllib  # only files need it
 
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix("\ufeff"))
     except RecursionError:
-        problem = "is nested too deeply"
-    except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python takes
-        line = f"line {1 + text.count(chr(10))}, the end of the text"
-        problem = f"is not TOML: {str(error).replace('end of document', line)}"
-    raise ManifestError([Finding(source, "", problem, "Fix the syntax there; see https://toml.io")])
+        problem, fix = "is nested too deeply", "Fix the syntax: write fewer brackets"
+    except tomllib.TOMLDecodeError as error:
+        end = f"(at line {1 + text.count(chr(10))}, the end of the text)"
+        problem = f"is not TOML: {str(error).replace('(at end of document)', end)}"
+        fix = _fix_for_syntax(text, str(error))
+    except ValueError as error:  # a number of more digits than Python takes
+        problem, fix = _unreadable_value(text, error)
+    raise ManifestError([Finding(source, "", problem, fix)])
+
+
+def _fix_for_syntax(text: str, problem: str) -> str:
+    if "Cannot overwrite" in problem or "Duplicate" in problem:
+        return "The key, or a part of it, is there already: keep one of them"
+    if "twice" in problem:
+        return "The table is there already: write all of its keys below one header"
+    marks = [at for at in range(1, len(text)) if text[at] == "\ufeff"]
+    if marks:
+        line, column = _position(text, marks[0])
+        return f"There is an invisible byte order mark at line {line}, column {column}: take it out"
+    found = re.search(r"at line (\d+)", problem)
+    line_text = text.split("\n")[int(found[1]) - 1] if found else ""
+    if "\\" in line_text:
+        return "In double quotes a backslash is written twice; in single quotes, or with / in a path, once"
+    if re.search("[\u201c-\u201e\u2018-\u201a\u00ab\u00bb]", line_text):
+        return "Write straight quotes"
+    return "Fix the syntax there; see https://toml.io"
+
+
+def _unreadable_value(text: str, error: ValueError) -> tuple[str, str]:
+    found = re.search(r"[\d_]{4301,}", text)
+    if found is None:
+        return f"is not TOML: {error}", "Fix the value"
+    line, column = _position(text, found.start())
+    problem = (
+        f"is not TOML: Exceeds the limit of 4,300 digits by one number (at line {line}, column {column})"
+    )
+    return problem, "Fix the syntax there: give a smaller number, or write it in quotes"
+
+
+def _position(text: str, at: int) -> tuple[int, int]:
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
 
 
 def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes]) -> str:
@@ -646,7 +721,12 @@ def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes]) -> st
         problem, fix = "is a directory", "Give the path of a file in it"
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        problem, fix = f"is not UTF-8 (line {line}, byte {error.start})", "Save it in the encoding UTF-8"
+        where = (
+            "it is UTF-16"
+            if error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+            else f"line {line}, byte {error.start}"
+        )
+        problem, fix = f"is not UTF-8 ({where})", "Save it in the encoding UTF-8"
     except (OSError, ValueError) as error:
         problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         fix = "Check its path and permissions"

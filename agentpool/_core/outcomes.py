@@ -81,11 +81,14 @@ class AgentResult(Generic[T_co]):
 
     Attributes:
       text: the model's last text.
-      output: the typed answer, where `SpawnConfig.output_type` asked for one, else `text`.
+      output: the typed answer, where `SpawnConfig.output_type` asked for one; the data of its JSON,
+        where the manifest has an `output_schema`; else `text`.
       usage: the sum over the model calls.
       iterations: how many turns it took.
       tool_calls: how many tools were called.
       transcript: the whole conversation; each tool call has exactly one result.
+      stopped_by: the limit at which the agent gave its answer, with `[resources] on_limit = "answer"`:
+        `iterations`, `tool_calls`, `tokens`, `cost` or `idle`; None if it ended by itself.
     """
 
     text: str
@@ -94,6 +97,7 @@ class AgentResult(Generic[T_co]):
     iterations: int
     tool_calls: int
     transcript: Sequence[ChatMessage]
+    stopped_by: str | None = None
 
 
 AnyOutcome: TypeAlias = AgentOutcome[Any]

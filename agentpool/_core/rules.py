@@ -21,6 +21,9 @@ from agentpool._core.errors import Finding
 Schema: TypeAlias = dict[str, Any]
 
 
+MOST_WHOLE = 2**63 - 1
+"""The largest whole number that TOML promises; databases and servers have no larger ones either."""
+
 NAMES_SHOWN = 30
 """So many known names are told to whoever wrote an unknown one; a fleet may have thousands."""
 
@@ -66,10 +69,10 @@ class Report:
         self.problems.append(Problem(key, text, fix))
         return UNREADABLE
 
-    def add_type(self, key: str, value: object, wanted: str) -> Any:
+    def add_type(self, key: str, value: object, wanted: str, fix: str = "") -> Any:
         """Note that a value is of the wrong type; return what stands for it from now on."""
         text = f"is {_type_name(value)}, not {wanted}"
-        self.problems.append(Problem(key, text, f"Give {wanted}", TypeError))
+        self.problems.append(Problem(key, text, fix or f"Give {wanted}", TypeError))
         return UNREADABLE
 
     def findings(self, source: str) -> list[Finding]:
@@ -168,6 +171,22 @@ class Rule:
         raise NotImplementedError
 
 
+# Line breaks and controls of terminals; scripts need the other format characters, as emoji do.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+
+
+def _fix_for_text(value: object, report: Report) -> str:
+    """Say how a date, a number or a boolean of a file becomes the text that was meant."""
+    written = "true" if value is True else "false" if value is False else str(_brief(value))
+    is_scalar = isinstance(value, bool | int | float) or hasattr(value, "isoformat")  # a date or a time
+    return f'Give a string: "{written}"' if is_scalar and report.from_file else ""
+
+
+def _brief(value: object) -> object:
+    return "..." if isinstance(value, int) and value.bit_length() > 128 else value
+
+
 class Text(Rule):
     """A string.
 
@@ -188,16 +207,24 @@ class Text(Rule):
     def read(self, value: Any, key: str, report: Report) -> Any:
         """Return the string."""
         if not isinstance(value, str):
-            return report.add_type(key, value, "a string")
+            return report.add_type(key, value, "a string", _fix_for_text(value, report))
         if not self.blank and not value.strip():
             return report.add(key, "is empty", "Give at least one character, or leave the key out")
-        if self.one_line and not value.isprintable():
+        if self.one_line and _CONTROLS.search(value):
             return report.add(key, "holds a line break or control character", "Write it on one line")
+        if broken := _SURROGATES.search(value):
+            problem = (
+                f"holds half of a character ({ascii(broken[0])[1:-1]}), which no file and no request can"
+            )
+            return report.add(key, problem, "Write the whole character, or take it out")
         return value
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
         """Return the schema of a string."""
         return {"type": "string"} if self.blank else {"type": "string", "pattern": r"\S"}
+
+
+_ANY_TEXT = Text()
 
 
 class FilePath(Rule):
@@ -258,8 +285,9 @@ class Whole(Rule):
         """Return the number; a boolean is none."""
         if not isinstance(value, int) or isinstance(value, bool):
             return report.add_type(key, value, "a whole number")
-        if self.at_most is not None and value > self.at_most:
-            return report.add(key, f"is {_shown(value)}", f"Give a whole number of at most {self.at_most}")
+        most = MOST_WHOLE if self.at_most is None else self.at_most
+        if value > most:
+            return report.add(key, f"is {_shown(value)}", f"Give a whole number of at most {most}")
         if value < self.at_least:
             return report.add(key, f"is {_shown(value)}", f"Give a whole number of at least {self.at_least}")
         return value
@@ -408,6 +436,8 @@ class TextOrWhole(Rule):
 class Json(Rule):
     """A table of anything that JSON can say: strings, finite numbers, booleans, arrays, tables."""
 
+    takes_null = False
+
     def read(self, value: Any, key: str, report: Report) -> Any:
         """Return the table as it is."""
         if not isinstance(value, Mapping):
@@ -418,14 +448,20 @@ class Json(Rule):
     def _check(self, value: Any, key: str, report: Report) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             report.add(key, f"is {value}", "Give a finite number")
+        elif isinstance(value, int) and abs(value) > MOST_WHOLE:
+            fix = f"Give a whole number of at most {MOST_WHOLE}, or write it in quotes"
+            report.add(key, f"is {_shown(value)}", fix)
+        elif isinstance(value, str) and _SURROGATES.search(value):
+            _ANY_TEXT.read(value, key, report)
         elif isinstance(value, Mapping):
             for name, item in value.items():
                 self._check(item, join_key(key, str(name)), report)
         elif isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 self._check(item, join_key(key, index), report)
-        elif not isinstance(value, str | int | float):
-            report.add_type(key, value, "a string, number, boolean, array or table")
+        elif not (isinstance(value, str | int | float) or (value is None and self.takes_null)):
+            wanted = "a string, number, boolean, array or table"
+            report.add_type(key, value, wanted, _fix_for_text(value, report))
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
         """Return the schema of any table."""
@@ -443,10 +479,16 @@ class ListOf(Rule):
     def read(self, value: Any, key: str, report: Report) -> Any:
         """Return the items as a tuple."""
         if not isinstance(value, list | tuple):
-            return report.add_type(key, value, "an array")
+            return report.add_type(key, value, "an array", self._fix_for(value, key, report))
         if len(value) < self.at_least:
             return report.add(key, "is empty", f"Give at least {self.at_least}")
         return tuple(self.item.read(item, join_key(key, n), report) for n, item in enumerate(value))
+
+    @staticmethod
+    def _fix_for(value: object, key: str, report: Report) -> str:
+        if isinstance(value, Mapping) and report.from_file:
+            return f"Give an array: write [[{key}]] for [{key}]"
+        return "Give an array: put it in brackets" if isinstance(value, str) and report.from_file else ""
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
         """Return the schema of the array."""
@@ -548,7 +590,9 @@ def fields_with_rules(cls: type) -> Mapping[str, tuple[attrs.Attribute[Any], Rul
 def read_table(cls: type, value: Any, key: str, report: Report) -> Any:
     """Return the `cls` that a file's table stands for; report everything that is wrong with it."""
     if not isinstance(value, Mapping):
-        return report.add_type(key, value, "a table")
+        is_array = isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+        fix = f"Give a table: write [{key}] for [[{key}]]" if is_array and report.from_file else ""
+        return report.add_type(key, value, "a table", fix)
     before = len(report.problems)
     table, moved = cls.prepare(value) if issubclass(cls, Table) else (value, {})
     values = _read_keys(cls, table, moved, key, report)

@@ -1,7 +1,8 @@
-"""Text about values of strangers: it may not raise, and has a length that can be read.
+"""Text of strangers: what is told about their values, and what can be encoded of their words.
 
-The functions here catch everything, also what is no `Exception`: a pool calls them in the middle of
-its bookkeeping, where they are kept from Ctrl-C (see `_kernel/protection.py`).
+What is told about a value may not raise, and has a length that can be read. `shown`, `note` and `told`
+catch everything, also what is no `Exception`: a pool calls them in the middle of its bookkeeping,
+where they are kept from Ctrl-C (see `_kernel/protection.py`).
 """
 
 from __future__ import annotations
@@ -47,3 +48,17 @@ def told(error: BaseException) -> str:
         return str(error)
     except BaseException as raised:
         return f"<{type(error).__name__} whose text raises {type(raised).__name__}>"
+
+
+def encodable(text: str) -> str:
+    """Return text that can be encoded as UTF-8: two halves of a pair are joined, a lone one is U+FFFD.
+
+    Halves come out of JSON (`"\\ud83d"`) that was cut, and out of names of files that are no UTF-8.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

@@ -63,6 +63,10 @@ class Transcript(Sequence[ChatMessage]):
         longer._length = len(log)
         return longer
 
+    def goes_on_with(self, earlier: Transcript) -> bool:
+        """Whether this was made by extending `earlier`, or is the same; it costs the same for any length."""
+        return self._log is earlier._log and self._length >= earlier._length
+
     def __len__(self) -> int:
         return self._length
 

@@ -18,6 +18,7 @@ import trio
 
 from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._kernel._trio_private import effective_deadline_in
+from agentpool._kernel.idleness import is_idle_deadline
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.log import EventLog
 from agentpool._kernel.protection import protect_module
@@ -376,7 +377,9 @@ class Activity:
 
     def is_narrowed(self, deadline: float) -> bool:
         """Whether a deadline is narrower than the agent's own, and than those around the pool."""
-        return deadline < self.deadline and deadline < effective_deadline_in(self.pool.nursery)
+        if deadline >= self.deadline or is_idle_deadline(self, deadline):
+            return False
+        return deadline < effective_deadline_in(self.pool.nursery)
 
     def unwind(self) -> None:
         """The agent is being cancelled: from here on its tasks need no slot."""

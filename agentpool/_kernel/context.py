@@ -15,7 +15,9 @@ from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
 from agentpool._kernel.handle import AgentHandle
+from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.inbox import Inbox
+from agentpool._kernel.metering import Meter
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import is_described
 from agentpool._kernel.protection import call_unprotected, protect_module
@@ -55,12 +57,13 @@ class AgentContext(Scope):
     its tool calls, and what it starts in `open_nursery()`.
     """
 
-    __slots__ = ("_agent", "_tools", "_tools_built")
+    __slots__ = ("_agent", "_driver", "_tools", "_tools_built")
     __agentpool_context__: ClassVar[bool] = True
 
     def __init__(self, state: PoolState, record: AgentRecord) -> None:
         super().__init__(state, record)
         self._agent = record
+        self._driver: Driver | None = None
         self._tools: ToolSet | None = None
         self._tools_built = False
 
@@ -98,8 +101,16 @@ class AgentContext(Scope):
 
     @property
     def driver(self) -> Driver | None:
-        """The pool's driver."""
-        return self._state.means.driver
+        """The pool's driver; None for a pool without one.
+
+        What its calls use is counted on the agent, and kept within its budget: before each call its
+        worst case is set aside, waiting for room, and afterwards what it used is booked. Each
+        attempt of a retry and each fallback is a call by itself. A call for which there is no room
+        raises `BudgetExceededError`.
+        """
+        if self._driver is None and self._state.means.driver is not None:
+            self._driver = self.metered(self._state.means.driver, self._agent.budget)
+        return self._driver
 
     @property
     def memory(self) -> Memory | None:
@@ -135,8 +146,18 @@ class AgentContext(Scope):
         """What its model calls have used so far."""
         return self._agent.usage
 
+    def metered(self, driver: Driver, budget: Budget | None, seconds: float | None = None) -> Driver:
+        """Return a driver whose calls are counted on this agent, and kept within a budget.
+
+        Args:
+          driver: makes the calls; another driver than the pool's is counted as the pool's is.
+          budget: `budget`, or one below it; None for no limit.
+          seconds: how long one call may take, without its wait for room; None for no limit.
+        """
+        return Meter(self._state, self._agent, budget, seconds).around(driver)
+
     def add_usage(self, usage: TokenUsage) -> None:
-        """Count what a model call used; the agent's outcome carries the sum, however it ends."""
+        """Count what a model call used that went past `driver`; the outcome carries the sum."""
         self._agent.used = self._agent.used.plus(usage)
         self._state.counts.used = self._state.counts.used.plus(usage)
 
@@ -268,6 +289,15 @@ class AgentContext(Scope):
             if left:
                 asked_for[root_id] = left
             raise
+
+    # -- time ----------------------------------------------------------------------------------------
+
+    def open_idle_limit(self, seconds: float) -> IdleLimit:
+        """Return a `with` block that is cancelled once nothing was heard of the agent for so long.
+
+        What is heard is told by `heard()` of its value, and are the messages that the agent receives.
+        """
+        return IdleLimit(self._agent, seconds)
 
     # -- tasks and events ----------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from agentpool._core.errors import UnknownAgentError
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.idleness import heard_of
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
 
@@ -153,6 +154,7 @@ class Inbox:
         message = self._channel[1].receive_nowait()
         self.fill -= 1
         self._post.taken(message)
+        heard_of(self.owner)
         if self._senders:
             self._admit(self._senders.popleft())
         return message
@@ -164,6 +166,7 @@ class Inbox:
         if self._waiting:
             self._post.sent += 1
             self._post.taken(message)
+            heard_of(self.owner)
             # Handed over in this step, past the channel: no other task can take it between now and its turn.
             self._waiting.popleft().wake(message)
             return True

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 import attrs
 
 from agentpool import abc
 from agentpool._core.budget import Budget
+from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
-from agentpool._core.loop import OutputSpec, begin
+from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ChatMessage
 from agentpool._core.outcomes import AgentResult
+from agentpool._core.plan import OutputSpec
+from agentpool._core.schemas import schema_output
+from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history
-from agentpool._loop.model_calls import ModelCalls
+from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
 from agentpool._loop.tool_calls import ToolCalls
 
@@ -44,13 +48,16 @@ def _is_manifest(_: object, __: attrs.Attribute[Any], value: Any) -> None:
     raise TypeError(f"manifest must be an AgentManifest, not {value!r}{fix}")
 
 
-def _check_query(query: object) -> None:
-    if not isinstance(query, str):
-        raise TypeError(f"query must be a string, not {query!r}")
+Query: TypeAlias = str | Part | Iterable[str | Part]
+"""What an agent may be asked: a text, a part, or several of both."""
 
 
-def _is_query(_: object, __: attrs.Attribute[Any], value: object) -> None:
-    _check_query(value)
+def _as_query(query: Query) -> Content:
+    try:
+        return as_content(query)
+    except TypeError as error:
+        told = f"query must be a string, not {shown(query)}; or parts of content: Text, Image, Document"
+        raise TypeError(told) from error
 
 
 def _is_count(_: object, attribute: attrs.Attribute[int], value: object) -> None:
@@ -125,11 +132,16 @@ class _ModelAgent(Generic[T]):
         return build_tools(manifest, make_agent=partial(SpawnConfig, tools=self.tools, driver=self.driver))
 
     async def _answer(
-        self, ctx: AgentContext, query: str, history: tuple[ChatMessage, ...]
+        self, ctx: AgentContext, query: Content, history: tuple[ChatMessage, ...]
     ) -> AgentResult[T]:
         """Run the loop to its end."""
-        driver = _driver_for(self.manifest, ctx.driver if self.driver is None else self.driver)
         is_spawned = ctx.agent is self
+        budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
+        driver = ctx.metered(
+            _driver_for(self.manifest, ctx.driver if self.driver is None else self.driver),
+            budget,
+            MODEL_SECONDS,
+        )
         tools = ctx.tools if is_spawned else self.build_tools(ctx.tool_builder)
         allowed = None if tools is None else tools.limited_to(self.manifest)
         state, effect = begin(
@@ -139,9 +151,10 @@ class _ModelAgent(Generic[T]):
             tools=() if allowed is None else allowed.definitions(),
             context_window=getattr(driver, "context_window", None),
             output=self._output(),
+            price=getattr(driver, "estimate_cost", None),
         )
-        budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
-        run = Run(ctx, ModelCalls.of(ctx, driver, budget), ToolCalls(ctx, allowed))
+        idle = self.manifest.resources.idle
+        run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed), idle)
         return await run.to_its_end(state, effect)
 
     def _budget_below(self, above: Budget | None) -> Budget | None:
@@ -153,6 +166,9 @@ class _ModelAgent(Generic[T]):
         return above.child(tokens=quota.tokens, cost_usd=quota.cost_usd)
 
     def _output(self) -> OutputSpec | None:
+        schema = self.manifest.model.output_schema
+        if self.output_type is None and schema is not None:
+            return schema_output(schema, self.output_retries)
         if self.output_type is None or self.output_type is str:
             return None
         from agentpool._loop.output import output_spec  # needs pydantic
@@ -174,7 +190,8 @@ class ModelAgent(_ModelAgent[T]):
       tools: functions, tools or a `ToolRegistry`, on top of what the manifest names. A tool that
         needs a capability is used only if the manifest grants it. Kept as a tuple of tools.
       output_type: what the answer has to be: a pydantic model, an attrs class, a dataclass, or any
-        type that pydantic knows. Without it the answer is text.
+        type that pydantic knows. Without it the answer is text, or JSON data that fits the manifest's
+        `output_schema`; `str` asks for text also where the manifest has one.
       output_retries: how many answers that do not fit are given back to the model.
       driver: whom to ask instead of the pool's driver.
 
@@ -184,7 +201,7 @@ class ModelAgent(_ModelAgent[T]):
     """
 
     async def __call__(
-        self, ctx: AgentContext, query: str, history: Sequence[ChatMessage] = ()
+        self, ctx: AgentContext, query: Query, history: Sequence[ChatMessage] = ()
     ) -> AgentResult[T]:
         """Run the loop to its end.
 
@@ -193,7 +210,7 @@ class ModelAgent(_ModelAgent[T]):
 
         Args:
           ctx: the agent on whose behalf it works.
-          query: what it is asked.
+          query: what it is asked: a text, a part (`Text`, `Image`, `Document`), or several of them.
           history: an earlier `transcript`, which the query goes on with. It is a part of the
             result's transcript.
 
@@ -201,8 +218,9 @@ class ModelAgent(_ModelAgent[T]):
           LoopHaltedError: if the guard stopped it.
           BudgetExceededError: if a model call found no room in the budget.
           DriverError: if the model could not be asked, or its answers were of no use.
-          ManifestError: if a tool that the manifest names cannot be loaded.
-          TypeError: if `query` is no string, or `history` no sequence of messages.
+          ManifestError: if a tool that the manifest names cannot be loaded, or its `tool_choice` is
+            for a tool that the agent does not have.
+          TypeError: if `query` is neither text nor parts, or `history` no sequence of messages.
           ValueError: if `history` holds a tool call without its result, or a result without its
             call; or if a tool of `tools` has the name of another one.
 
@@ -210,8 +228,7 @@ class ModelAgent(_ModelAgent[T]):
         running model and tool calls are cancelled; what was used is counted, and in a budget the
         worst case of a model call that was under way.
         """
-        _check_query(query)
-        return await self._answer(ctx, query, checked_history(history))
+        return await self._answer(ctx, _as_query(query), checked_history(history))
 
 
 @attrs.frozen
@@ -220,7 +237,7 @@ class SpawnConfig(_ModelAgent[T]):
 
     Attributes:
       manifest: who the agent is, and what it may use.
-      query: what it is asked.
+      query: what it is asked: a text, a part (`Text`, `Image`, `Document`), or several of them.
       history: an earlier `transcript`, which the query goes on with. It is a part of the result's
         transcript.
       tools, output_type, output_retries, driver: as for `ModelAgent`.
@@ -231,7 +248,7 @@ class SpawnConfig(_ModelAgent[T]):
         holds a tool call without its result or a result without its call.
     """
 
-    query: str = attrs.field(validator=_is_query)
+    query: Content = attrs.field(converter=_as_query)
     history: tuple[ChatMessage, ...] = attrs.field(default=(), kw_only=True, converter=checked_history)
 
     async def __call__(self, ctx: AgentContext) -> AgentResult[T]:

@@ -6,16 +6,14 @@ Loaded when the first typed answer is asked for, since it needs pydantic.
 from __future__ import annotations
 
 import functools
-import re
 import types
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import attrs
 import pydantic
 
-from agentpool._core.loop import OutputSpec, Parsed, Problems
-
-_FENCE = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(?P<body>.*?)\n?\s*```\s*\Z", re.DOTALL)
+from agentpool._core.answers import first_fit
+from agentpool._core.plan import OutputSpec, Parsed, Problems
 
 
 def output_spec(output_type: Any, retries: int) -> OutputSpec:
@@ -31,14 +29,13 @@ def output_spec(output_type: Any, retries: int) -> OutputSpec:
     else:
         adapter, schema = _read_once(output_type)
 
-    def parse(text: str) -> Parsed | Problems:
-        fenced = _FENCE.match(text)
+    def read(text: str) -> Parsed | Problems:
         try:
-            return Parsed(adapter.validate_json(fenced["body"] if fenced else text))
+            return Parsed(adapter.validate_json(text))
         except pydantic.ValidationError as error:
             return Problems(tuple(_told(problem) for problem in error.errors(include_url=False)))
 
-    return OutputSpec(schema, parse, retries)
+    return OutputSpec(schema, lambda text: first_fit(text, read), retries)
 
 
 def _read(output_type: Any) -> tuple[pydantic.TypeAdapter[Any], dict[str, Any]]:

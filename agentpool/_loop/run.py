@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING, Any, NoReturn, assert_never
 import attrs
 
 from agentpool import abc
-from agentpool._core.events import PhaseChanged
-from agentpool._core.loop import (
+from agentpool._core.effects import (
     Act,
     Acted,
     Effect,
     Finish,
     Halt,
-    LoopState,
+    Idled,
+    Observation,
     Reason,
     Recall,
     Recalled,
     Remember,
     Remembered,
-    advance,
 )
-from agentpool._core.messages import AgentMessage
+from agentpool._core.events import PhaseChanged
+from agentpool._core.loop import advance
+from agentpool._core.messages import AgentMessage, ToolResult
 from agentpool._core.outcomes import AgentResult
+from agentpool._core.states import LoopState
 from agentpool._loop.model_calls import ModelCalls
 from agentpool._loop.tool_calls import ToolCalls
 
@@ -38,12 +40,14 @@ class Run:
 
     Each call of a model or a tool has a cancel scope of its own for its time limit. What else may
     take long (memory, room in a budget, a subscriber that is slow) happens outside of these scopes
-    and takes nothing from a limit.
+    and takes nothing from a limit. Where the manifest has an `idle` limit, it is around each call of
+    the model and around all tool calls of a turn.
     """
 
     _ctx: AgentContext
     _model: ModelCalls
     _tools: ToolCalls
+    _idle: float | None = None
     _announced: tuple[str, int] | None = None
 
     async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
@@ -53,9 +57,18 @@ class Run:
                 await self._announce(state)
             match effect:
                 case Reason():
-                    observation = await self._model.reason(state, effect)
+                    observation = await (
+                        self._model.reason(state, effect)
+                        if self._idle is None
+                        else self._reason(state, effect, self._idle)
+                    )
                 case Act():
-                    observation = Acted(await self._tools.act(effect))
+                    results: list[ToolResult | None] = [None] * len(effect.calls)
+                    observation = (
+                        Acted(await self._tools.act(effect, results))
+                        if self._idle is None
+                        else await self._act(effect, results, self._idle)
+                    )
                 case Recall():
                     observation = await self._perceive(effect)
                 case Remember():
@@ -67,6 +80,16 @@ class Run:
                 case _:
                     assert_never(effect)
             state, effect = advance(state, observation)
+
+    async def _reason(self, state: LoopState, effect: Reason, seconds: float) -> Observation:
+        with self._ctx.open_idle_limit(seconds) as limit:
+            return await self._model.reason(state, effect, limit)
+        return Idled(seconds)
+
+    async def _act(self, effect: Act, results: list[ToolResult | None], seconds: float) -> Observation:
+        with self._ctx.open_idle_limit(seconds) as limit:
+            return Acted(await self._tools.act(effect, results, limit))
+        return Idled(seconds, results)
 
     async def _announce(self, state: LoopState) -> None:
         ctx = self._ctx

@@ -9,11 +9,12 @@ import attrs
 import trio
 
 from agentpool import abc
+from agentpool._core.effects import Act
 from agentpool._core.errors import ToolError
 from agentpool._core.events import GuardWarned, ToolFinished, ToolStarted
-from agentpool._core.loop import Act
 from agentpool._core.messages import ToolCall, ToolResult
 from agentpool._core.text import told
+from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.leftovers import close_leftovers, mark_task, run_in_context, told_of
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
@@ -34,25 +35,35 @@ class ToolCalls:
     ctx: AgentContext
     tools: abc.ToolSet | None
 
-    async def act(self, effect: Act) -> tuple[ToolResult, ...]:
+    async def act(
+        self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
+    ) -> tuple[ToolResult, ...]:
         """Run the calls side by side, and return their results in the order of the calls.
 
         What goes wrong in a call is its result, unless it is fatal. Cancellation: the calls are
-        cancelled, and their results are lost with them.
+        cancelled; the results of those that had ended are in `results`.
+
+        Args:
+          effect: the calls.
+          results: a None for each call; each result takes its place there.
+          idle: is told when a call begins or ends.
         """
         if effect.warning:
             self.ctx.emit(GuardWarned, effect.warning)
         if len(effect.calls) == 1:
             return (await self._run(effect.calls[0]),)
-        results = [_NOT_RUN] * len(effect.calls)
 
         async def run(index: int, call: ToolCall) -> None:
+            if idle is not None:
+                idle.heard()
             results[index] = await self._run(call)
+            if idle is not None:
+                idle.heard()
 
         async with self.ctx.open_nursery() as nursery:
             for index, call in enumerate(effect.calls):
                 nursery.start_soon(run, index, call)
-        return tuple(results)
+        return tuple([_NOT_RUN if result is None else result for result in results])
 
     async def _run(self, call: ToolCall) -> ToolResult:
         started = trio.current_time()
@@ -103,6 +114,8 @@ class ToolCalls:
             del raised  # its traceback holds this frame
 
     async def _called(self, call: ToolCall) -> ToolResult:
+        if call.problem:
+            raise ToolError(call.problem)
         if self.tools is None:
             raise ToolError(f"there is no tool {call.name!r}; this agent has no tools")
         with self.ctx.in_flight("tool_calls"):

@@ -149,7 +149,7 @@ class _Table:
     def _answer_lines(self, outcome: AnyOutcome) -> list[str]:
         if not isinstance(outcome, Completed):
             return self._cut_lines(encodable(one_line(reason_of(outcome))), self._answer, LINES_OF_REASON)
-        text = result_text(outcome).strip()
+        text = f"{_stop_of(outcome)}{result_text(outcome).strip()}"
         first, more, _ = text.partition("\n")
         # A whole answer of many megabytes is not looked at for the sake of a line.
         line = encodable(one_line(first[: 4 * self._answer + 4]))
@@ -165,6 +165,12 @@ class _Table:
             self.was_cut = True
             lines = [*lines[: most - 1], cut("".join(lines[most - 1 : most + 1]), width)]
         return lines
+
+
+def _stop_of(outcome: Completed[Any]) -> str:
+    """Tell the limit at which an agent gave its answer, if it was one."""
+    limit = outcome.value.stopped_by if isinstance(outcome.value, AgentResult) else None
+    return "" if limit is None else f"(at its limit: {limit}) "
 
 
 def _usages(outcomes: Sequence[AnyOutcome]) -> list[TokenUsage]:
@@ -205,4 +211,5 @@ def outcome_as_json(outcome: AnyOutcome) -> dict[str, Any]:
     value = outcome.value if isinstance(outcome, Completed) else None
     if isinstance(value, AgentResult):
         document |= {"iterations": value.iterations, "tool_calls": value.tool_calls}
+        document["stopped_by"] = value.stopped_by
     return document

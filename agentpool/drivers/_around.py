@@ -13,7 +13,7 @@ from agentpool._core.capability import PrivacyTier
 from agentpool._core.errors import MalformedReplyError
 from agentpool._core.messages import CompletionRequest, StreamPart
 from agentpool._core.usage import TokenUsage
-from agentpool.abc import Driver
+from agentpool.abc import Driver, wrapped_inside
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
@@ -74,6 +74,10 @@ class DriverAround(Driver):
         """
         inner = bind_driver(self._driver, manifest)
         return self if inner is self._driver else self._put_around(inner)
+
+    def rewrapped(self, wrap: Callable[[Driver], Driver]) -> Driver:
+        """Return this driver around what `wrap` makes of the innermost ones; the rest is shared."""
+        return self._put_around(wrapped_inside(self._driver, wrap))
 
     def _put_around(self: _A, driver: Driver) -> _A:
         twin = copy.copy(self)

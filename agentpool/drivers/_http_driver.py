@@ -135,6 +135,10 @@ class HttpDriver(Driver):
         """Return what one call with this usage costs in USD, by the price table; None if unknown."""
         return self._cost(self.model, usage)
 
+    def estimate_cost_of(self, model: str, usage: TokenUsage) -> float | None:
+        """As `estimate_cost`, for a request that names another model."""
+        return self._cost(model, usage)
+
     def _cost(self, model: str, usage: TokenUsage) -> float | None:
         price = self._price(model)
         return None if price is None else price.cost(usage)

@@ -29,6 +29,8 @@ Trait: TypeAlias = Literal[
     "plain_results",
     "budget_thinking",
     "adaptive_thinking",
+    "no_thoughts",
+    "user_last",
 ]
 """How a model wants its conversation:
 
@@ -46,6 +48,8 @@ Trait: TypeAlias = Literal[
 * `plain_results`: files of a result stand behind it, not in it
 * `budget_thinking`: how much it thinks is said as a budget in tokens
 * `adaptive_thinking`: how much it thinks is left to it
+* `no_thoughts`: what was thought in earlier turns does not go back, signed or encrypted as it may be
+* `user_last`: it does not go on from its own words, a conversation ends with the user's
 """
 
 
@@ -131,7 +135,9 @@ _NOT_TAKEN = (
     r"|not accepted|does ?n[o']t accept|cannot be used|can ?not be set|not implemented|not enabled|no such"
     r"|invalid (?:argument|field|parameter|name)|unable to|not valid|must not be|only the default|removed"
     r"|cannot find field|not recogni[sz]ed|is not a valid|incompatible|mutually exclusive|ignored"
-    r"|is invalid|only works in|is only enabled|must be verified|too many states"
+    r"|is invalid|only works in|is only enabled|must be verified|too many states|not compatible"
+    r"|may only be set|cannot both be|grammar is too large|too complex for compilation"
+    r"|input should be \W?(?:none|minimal|low|medium|high)\b"
 )
 
 _INSTEAD = r"use ['\"`]?(\w+)['\"`]? instead"
@@ -174,11 +180,16 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
     (
         "plain_history",
         (
-            r"(?:reasoning_content|reasoning_details|extra_content|reasoning)\W.{0,60}"
+            r"(?:reasoning_content|reasoning_details|extra_content|reasoning(?!\.))\W.{0,60}"
             r"(?:not permitted|not allowed|not supported|unknown|unrecogni[sz]ed|unexpected|forbidden)"
             r"|(?:unknown|unrecogni[sz]ed|unexpected|extra).{0,40}"
             r"\b(?:reasoning_content|reasoning_details|extra_content)"
         ),
+    ),
+    (
+        "adaptive_thinking",  # before the other, which its words could be taken for
+        r"thinking\.type[.\w]*\W{0,4}enabled.{0,40}not supported|use .{0,4}thinking\.type[.\w]*.{0,6}adaptive"
+        r"|budget_tokens.{0,60}(?:not supported|not permitted|deprecated|removed)",
     ),
     (
         "budget_thinking",
@@ -186,10 +197,13 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
         r"|(?:not support|unsupported|unknown|invalid).{0,40}adaptive"
         r"|input tag 'adaptive'",
     ),
+    ("user_last", r"assistant message prefill|must end with a user message"),
     (
-        "adaptive_thinking",
-        r"thinking\.type[.\w]*\W{0,4}enabled.{0,40}not supported|use .{0,4}thinking\.type[.\w]*.{0,6}adaptive"
-        r"|budget_tokens.{0,60}(?:not supported|not permitted|deprecated|removed)",
+        "no_thoughts",
+        r"invalid \W?signature|thinking\.signature\W.{0,20}(?:required|invalid)"
+        r"|redacted_thinking\W{1,3}blocks .{0,60}cannot be modified"
+        r"|encrypted content .{0,200}(?:could not|cannot) be (?:verified|decrypted)|invalid_encrypted_content"
+        r"|\breasoning\W{1,3}was provided without|cannot determine type of \W?item",
     ),
     (
         "no_cache_points",
@@ -319,18 +333,26 @@ def _drop(
 
 def _by_parameter(parameter: str, names: frozenset[str]) -> str | None:
     """Return the name that a server gives by its place in the body: `options.stop`, `stop[0]`."""
-    first = re.split(r"[.\[]", parameter, maxsplit=1)[0]
-    return next((name for name in (parameter, first) if name in names or name in _RENAMES), None)
+    parts = re.split(r"[.\[]", parameter)
+    places = [parameter, *(".".join(parts[:end]) for end in range(len(parts), 0, -1))]
+    return next((name for name in places if name in names or name in _RENAMES), None)
 
 
 def _first_named(said: str, names: frozenset[str]) -> str | None:
-    """Return the name that comes first: servers say what they refuse, and then what they would take."""
+    """Return the name that comes first: servers say what they refuse, and then what they would take.
+
+    Of a table and what is in it, `text` and `text.format`, the closer one.
+    """
     places = {
-        name: match.start()
+        name: (match.start(), -len(name))
         for name in names
-        if (match := re.search(rf"(?<![a-z0-9_]){re.escape(_last(name).lower())}(?![a-z0-9_])", said))
+        if (match := re.search(_named(name.lower()), said))
     }
     return min(places, key=places.__getitem__, default=None)
+
+
+def _named(name: str) -> str:
+    return rf"(?<![a-z0-9_])(?:{re.escape(name)}|{re.escape(_last(name))})(?![a-z0-9_])"
 
 
 _ALIASES = (
@@ -339,6 +361,8 @@ _ALIASES = (
     ("tool_choice", r"tool choice|forced (?:tool|function)"),
     ("reasoning_effort", r"reasoning effort|\bthinking\b|\breasoning\b"),
     ("thinking", r"thinking|extended thinking"),
+    ("output_config.format", r"grammar is too large|too complex for compilation"),
+    ("include", r"encrypted content is not supported"),
     ("stop", r"stop (?:words|sequences?|strings?)"),
     ("temperature", r"sampling parameters?"),
     ("think", r"support thinking|thinking is not"),

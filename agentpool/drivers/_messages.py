@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from agentpool._core.messages import Completion, ToolCall, ToolMessage
 from agentpool.drivers._dialect import RefusedInStreamError
 from agentpool.drivers._fitting import STRICT_IDS, Question, Turn, is_text, schema_instruction
 from agentpool.drivers._messages_reading import PROVIDER, MessagesAnswer, MessagesReader
-from agentpool.drivers._schemas import closed_schema
+from agentpool.drivers._schemas import closed_schema, named_schema
 
 _CACHE = {"type": "ephemeral"}
 
@@ -61,7 +62,7 @@ class MessagesDialect:
             "max_tokens": request.max_tokens,
             "messages": _messages(question, caches=caches),
         }
-        if system:
+        if system.strip():
             body["system"] = _system(system, caches=caches)
         if request.tools:
             body["tools"] = _tools(question, caches=caches)
@@ -71,7 +72,9 @@ class MessagesDialect:
             stops = [text for text in request.stop if text.strip()]
             if stops:
                 body["stop_sequences"] = stops
-        body.update(_thinking(question, forced=_is_forced(request.tool_choice) and bool(request.tools)))
+        thinking = _thinking(question, forced=_is_forced(request.tool_choice) and bool(request.tools))
+        if thinking.get("thinking", {}).get("type") != "enabled" or _may_think(body["messages"]):
+            body.update(thinking)
         if schema is not None:
             body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": schema}
         if request.temperature is not None and body.get("thinking", {}).get("type") not in _THINKS:
@@ -92,6 +95,7 @@ class MessagesDialect:
 
 
 _THINKS = ("enabled", "adaptive")
+_THOUGHTS = ("thinking", "redacted_thinking")
 
 
 def _native_schema(question: Question) -> dict[str, Any] | None:
@@ -110,7 +114,11 @@ def _system(system: str, *, caches: bool) -> Any:
 
 def _tools(question: Question, *, caches: bool) -> list[dict[str, Any]]:
     tools: list[dict[str, Any]] = [
-        {"name": tool.name, "description": tool.description, "input_schema": tool.input_schema}
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "input_schema": named_schema(tool.input_schema)[0],
+        }
         for tool in question.request.tools
     ]
     if caches:
@@ -149,7 +157,8 @@ def _thinking(question: Question, *, forced: bool) -> dict[str, Any]:
     if reasoning == 0 or reasoning == "none":
         return {"thinking": {"type": "disabled"}}
     if isinstance(reasoning, str) and "budget_thinking" not in traits:
-        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": reasoning}}
+        effort = "low" if reasoning == "minimal" else reasoning
+        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
     if "adaptive_thinking" in traits:
         return {"thinking": {"type": "adaptive"}}
     wished = _BUDGETS.get(reasoning, 8192) if isinstance(reasoning, str) else reasoning
@@ -157,6 +166,19 @@ def _thinking(question: Question, *, forced: bool) -> dict[str, Any]:
     if budget < _LEAST_THINKING:
         return {}
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _may_think(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a budget for thoughts may be given.
+
+    It may not while results are given to calls before which nothing was thought: another model made
+    them, or thoughts were left out.
+    """
+    if messages[-1]["role"] == "assistant":
+        return False
+    if messages[-1]["content"][0]["type"] != "tool_result":
+        return True
+    return len(messages) > 1 and messages[-2]["content"][0]["type"] in _THOUGHTS
 
 
 # -- the conversation ---------------------------------------------------------------------
@@ -169,6 +191,12 @@ def _messages(question: Question, *, caches: bool) -> list[dict[str, Any]]:
         messages.insert(
             0, {"role": "user", "content": [{"type": "text", "text": "(The conversation goes on.)"}]}
         )
+    last = messages[-1]["content"][-1]
+    if messages[-1]["role"] == "assistant" and "user_last" in question.lessons.traits:
+        messages.append({"role": "user", "content": [{"type": "text", "text": "Go on."}]})
+    elif messages[-1]["role"] == "assistant" and last["type"] == "text":
+        # What the model is to go on from may not end in white space.
+        messages[-1]["content"][-1] = {**last, "text": last["text"].rstrip()}
     if caches:
         for message in [message for message in messages if message["role"] == "user"][-2:]:
             message["content"][-1] = {**message["content"][-1], "cache_control": _CACHE}
@@ -190,6 +218,8 @@ def _said(turn: Turn, question: Question) -> list[dict[str, Any]]:
     assert message is not None
     data = question.own_data(message.provider_data, PROVIDER)
     kept: Sequence[Any] = data if isinstance(data, list) else []
+    if "no_thoughts" in question.lessons.traits:
+        kept = [block for block in kept if block.get("type") not in _THOUGHTS]
     told = [block for block in kept if block.get("type") == "text"]
     calls = [block for block in kept if block.get("type") == "tool_use"]
     if kept and len(calls) == len(turn.calls) and "".join(block["text"] for block in told) == message.text:
@@ -206,12 +236,12 @@ def _call(call: ToolCall) -> dict[str, Any]:
 def _result(message: ToolMessage) -> dict[str, Any]:
     content = message.result.content
     block: dict[str, Any] = {"type": "tool_result", "tool_use_id": message.call_id}
-    # An empty content is left out: the API takes no empty block.
-    if is_text(content):
-        if message.result.text:
-            block["content"] = message.result.text
-    else:
-        block["content"] = _blocks(content)
+    # An empty content is left out: the API takes no empty block. But an error has to say something.
+    told: Any = message.result.text if is_text(content) else _blocks(content)
+    if told if isinstance(told, list) else told.strip():
+        block["content"] = told
+    elif message.result.is_error:
+        block["content"] = "an error without words"
     return {**block, "is_error": True} if message.result.is_error else block
 
 
@@ -226,15 +256,39 @@ def _some_blocks(parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
                 if text.strip():  # the API takes no block that is empty
                     yield {"type": "text", "text": text}
             case Image():
-                yield {"type": "image", "source": _source(part)}
+                yield _picture(part)
             case Document():
                 yield _document(part)
 
 
-def _source(part: Image | Document) -> dict[str, Any]:
+_PICTURES = {
+    "image/jpeg": rb"\xff\xd8\xff",
+    "image/png": rb"\x89PNG",
+    "image/gif": rb"GIF8",
+    "image/webp": rb"RIFF....WEBP",
+}
+_JPEGS = ("image/jpg", "image/jpe", "image/jfif", "image/pjpeg")
+
+
+def _picture(part: Image) -> dict[str, Any]:
+    """Return a picture; one of a kind that the API does not take as a line of text.
+
+    The API looks into a picture, and refuses one that is something else than its media type says.
+    """
+    if part.url:
+        return {"type": "image", "source": _source(part)}
+    given = "image/jpeg" if part.media_type in _JPEGS else part.media_type
+    kind = next((kind for kind, start in _PICTURES.items() if re.match(start, part.data, re.DOTALL)), given)
+    if kind not in _PICTURES:
+        return {"type": "text", "text": told_of_file(part)}
+    return {"type": "image", "source": _source(part, kind)}
+
+
+def _source(part: Image | Document, kind: str = "") -> dict[str, Any]:
     if part.url:
         return {"type": "url", "url": part.url}
-    return {"type": "base64", "media_type": part.media_type, "data": base64.b64encode(part.data).decode()}
+    data = base64.b64encode(part.data).decode()
+    return {"type": "base64", "media_type": kind or part.media_type, "data": data}
 
 
 def _document(part: Document) -> dict[str, Any]:

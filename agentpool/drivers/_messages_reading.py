@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import attrs
+
 from agentpool._core.errors import MalformedReplyError
-from agentpool._core.messages import Completion, ProviderData, ReasoningDelta, StopReason, TextDelta
+from agentpool._core.messages import (
+    Completion,
+    ProviderData,
+    ReasoningDelta,
+    StopReason,
+    TextDelta,
+    ToolCall,
+)
 from agentpool._core.usage import TokenUsage
 from agentpool.drivers import _reading as reading
 from agentpool.drivers._dialect import Delta, RefusedInStreamError
 from agentpool.drivers._fitting import Question
+from agentpool.drivers._schemas import named_schema
 
 PROVIDER = "anthropic"
 
@@ -22,7 +32,9 @@ class MessagesAnswer:
 
     def __init__(self, question: Question) -> None:
         self._question = question
-        self._blocks: dict[int, dict[str, Any]] = {}
+        self._blocks: list[dict[str, Any]] = []
+        self._at: dict[int, int] = {}  # from the server's number of a block, which may come twice
+        self._inputs: dict[int, list[str]] = {}  # of calls that the provider runs itself
         self._calls = reading.CallAssembler()
         self._thoughts = reading.Thoughts()
         self._text: list[str] = []
@@ -44,7 +56,7 @@ class MessagesAnswer:
             raise MalformedReplyError(f"the answer has no content: {reading.shown(str(dict(data)))}")
         for index, block in enumerate(content):
             answer.begin(index, reading.mapping_of(block))
-        answer.finish(data.get("stop_reason"))
+        answer.finish(data)
         return answer.completion()
 
     def head(self, message: Mapping[str, Any]) -> None:
@@ -54,16 +66,22 @@ class MessagesAnswer:
         self.count(message.get("usage"))
 
     def count(self, usage: object) -> None:
-        """Take what the answer used; later numbers stand for the whole answer, too."""
+        """Take what the answer used; later numbers stand for the whole answer, too.
+
+        Gateways that count at one end of the stream only send 0 at the other.
+        """
         for name, value in reading.mapping_of(usage).items():
-            if value is not None:
+            if value is not None and (value or name not in self._usage):
                 self._usage[name] = value
 
     def begin(self, index: int, block: Mapping[str, Any]) -> list[Delta]:
         """Take the beginning of a block, which may be all of it, and return what it adds."""
         kept = dict(block)
-        self._blocks[index] = kept
         kind = kept.get("type")
+        position = self._at.get(index)
+        if kind != "tool_use" or position is None or not self._is_same_call(position, kept):
+            position = self._at[index] = len(self._blocks)
+            self._blocks.append(kept)
         if kind == "text":
             kept["text"] = ""
             return self.say(index, reading.words(block.get("text")))
@@ -71,20 +89,21 @@ class MessagesAnswer:
             kept["thinking"] = ""
             return self.think(index, reading.words(block.get("thinking")))
         if kind == "tool_use":
-            self._calls.add(
-                index,
-                id=reading.words(block.get("id")),
-                name=reading.words(block.get("name")),
-                arguments=block.get("input"),
+            call = self._calls.add(
+                position, id=reading.words(block.get("id")), name=reading.words(block.get("name"))
             )
+            call.whole = block.get("input")  # stands for the arguments only if no piece of them comes
         return []
+
+    def _is_same_call(self, position: int, block: Mapping[str, Any]) -> bool:
+        known = self._blocks[position]
+        return known.get("type") == "tool_use" and bool(block.get("id")) and known.get("id") == block["id"]
 
     def say(self, index: int, text: str) -> list[Delta]:
         """Take a piece of text."""
         if not text:
             return []
-        self._block(index, "text").setdefault("text", "")
-        self._blocks[index]["text"] += text
+        self._block(index, "text")["text"] += text
         return self._told(self._thoughts.feed(text))
 
     def _told(self, deltas: Iterable[Delta]) -> list[Delta]:
@@ -97,30 +116,60 @@ class MessagesAnswer:
         """Take a piece of what the model thinks."""
         if not thought:
             return []
-        block = self._block(index, "thinking")
-        block["thinking"] = block.get("thinking", "") + thought
+        self._block(index, "thinking")["thinking"] += thought
         self._reasoning.append(thought)
         return [ReasoningDelta(thought)]
 
     def sign(self, index: int, signature: str) -> None:
         """Take a piece of the signature of what was thought."""
         block = self._block(index, "thinking")
-        block["signature"] = block.get("signature", "") + signature
+        block["signature"] = reading.words(block.get("signature")) + signature
+
+    def cite(self, index: int, citation: object) -> None:
+        """Take a citation of a text."""
+        block = self._block(index, "text")
+        block["citations"] = [*reading.items_of(block.get("citations")), citation]
 
     def call(self, index: int, arguments: str) -> None:
-        """Take a piece of a call's arguments."""
-        self._block(index, "tool_use")
-        self._calls.add(index, arguments=arguments)
+        """Take a piece of the arguments of a call, ours or one that the provider runs itself."""
+        position = self._at.get(index)
+        if position is None or self._blocks[position].get("type") in ("text", "thinking"):
+            self.begin(index, {"type": "tool_use"})
+            position = self._at[index]
+        if self._blocks[position].get("type") == "tool_use":
+            self._calls.add(position, arguments=arguments)
+        else:
+            self._inputs.setdefault(position, []).append(arguments)
+
+    def extend(self, index: int, delta: Mapping[str, Any]) -> None:
+        """Take a piece of a kind that is not known: its texts go on those of its block."""
+        position = self._at.get(index)
+        if position is None or self._blocks[position].get("type") in (*_PLAIN, "thinking"):
+            return
+        block = self._blocks[position]
+        for name, value in delta.items():
+            if name != "type" and isinstance(value, str):
+                block[name] = reading.words(block.get(name)) + value
 
     def _block(self, index: int, kind: str) -> dict[str, Any]:
-        return self._blocks.setdefault(index, {"type": kind})
+        """Return the block of a piece; where that is of another kind, or was never begun, a new one."""
+        position = self._at.get(index)
+        if position is None or self._blocks[position].get("type") != kind:
+            self.begin(index, {"type": kind})
+            position = self._at[index]
+        return self._blocks[position]
 
-    def finish(self, word: object) -> None:
-        """Take why the answer stopped, if it says so."""
+    def finish(self, told: Mapping[str, Any]) -> list[Delta]:
+        """Take why the answer stopped, if it says so; of a refusal without a word, why it refuses."""
+        word = told.get("stop_reason")
         if word == "pause_turn":
             raise MalformedReplyError("the provider paused in the middle of the answer (pause_turn)")
         if word is not None and word != "":
             self.stop = reading.stop_of(word)
+        why = reading.words(reading.mapping_of(told.get("stop_details")).get("explanation"))
+        if self.stop != "refusal" or self._text or not why:
+            return []
+        return self._told([*self._thoughts.close(), TextDelta(why)])
 
     def rest(self) -> list[Delta]:
         """Return what was held back of the text."""
@@ -136,7 +185,7 @@ class MessagesAnswer:
         calls = reading.tidied(calls, question.tool_names, question.taken_ids()) if calls else ()
         return reading.completion_of(
             "".join(self._text),
-            calls,
+            tuple(_with_own_names(call, question) for call in calls),
             self.stop,
             usage_of(self._usage),
             reasoning="".join(self._reasoning).strip(),
@@ -150,7 +199,11 @@ class MessagesAnswer:
 
         Of calls only the place is kept: the message has them.
         """
-        blocks = [self._blocks[index] for index in sorted(self._blocks)]
+        for position, pieces in self._inputs.items():
+            given, problem = reading.arguments_of("".join(pieces))
+            if not problem:
+                self._blocks[position]["input"] = given
+        blocks = [block for block in self._blocks if reading.words(block.get("type"))]
         if all(block.get("type") in _PLAIN for block in blocks):
             return None
         kept = [{"type": "tool_use"} if block.get("type") == "tool_use" else block for block in blocks]
@@ -158,13 +211,24 @@ class MessagesAnswer:
         return ProviderData(PROVIDER, self._question.model, kept)
 
 
+def _with_own_names(call: ToolCall, question: Question) -> ToolCall:
+    """Return a call whose arguments have the names that the tool gave them."""
+    tool = next((tool for tool in question.request.tools if tool.name == call.name), None)
+    own = {} if tool is None else named_schema(tool.input_schema)[1]
+    if not own.keys() & call.input.keys():
+        return call
+    return attrs.evolve(call, input={own.get(name, name): value for name, value in call.input.items()})
+
+
 def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
     """Return what an answer used. Anthropic counts what was cached apart from other input."""
     read = reading.count(usage.get("cache_read_input_tokens"))
     written = reading.count(usage.get("cache_creation_input_tokens"))
+    details = reading.mapping_of(usage.get("output_tokens_details"))
     return TokenUsage(
         input_tokens=reading.first_count(usage, "input_tokens", "prompt_tokens") + read + written,
         output_tokens=reading.first_count(usage, "output_tokens", "completion_tokens"),
+        reasoning_tokens=reading.count(details.get("thinking_tokens")),
         cache_read_tokens=read,
         cache_write_tokens=written,
     )
@@ -193,7 +257,7 @@ class MessagesReader:
             answer.head(reading.mapping_of(data.get("message")))
         elif kind == "message_delta":
             answer.count(data.get("usage"))
-            answer.finish(reading.mapping_of(data.get("delta")).get("stop_reason"))
+            return answer.finish(reading.mapping_of(data.get("delta")))
         elif kind == "message_stop":
             self.is_done = True
             return answer.rest()
@@ -209,6 +273,10 @@ class MessagesReader:
             answer.sign(index, reading.words(delta.get("signature")))
         elif kind == "input_json_delta":
             answer.call(index, reading.words(delta.get("partial_json")))
+        elif kind == "citations_delta":
+            answer.cite(index, delta.get("citation"))
+        else:
+            answer.extend(index, delta)
         return ()
 
     def completion(self) -> Completion:

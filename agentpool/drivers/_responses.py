@@ -19,8 +19,8 @@ from agentpool.drivers._fitting import (
     schema_instruction,
     told_result,
 )
-from agentpool.drivers._responses_reading import PROVIDER, ResponsesReader, read_response
-from agentpool.drivers._schemas import strict_schema
+from agentpool.drivers._responses_reading import PROVIDER, ResponsesReader, read_response, text_of_item
+from agentpool.drivers._schemas import object_schema, strict_schema
 
 
 class ResponsesDialect:
@@ -76,7 +76,7 @@ class ResponsesDialect:
                     "type": "function",
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": tool.input_schema,
+                    "parameters": object_schema(tool.input_schema),
                     "strict": False,
                 }
                 for tool in request.tools
@@ -133,7 +133,7 @@ def _said(turn: Turn, question: Question) -> Iterator[dict[str, Any]]:
     message = turn.message
     assert message is not None
     kept = question.own_data(message.provider_data, PROVIDER)
-    if isinstance(kept, list) and _fits(kept, turn):
+    if isinstance(kept, list) and "no_thoughts" not in question.lessons.traits and _fits(kept, turn):
         calls = iter(turn.calls)
         for item in kept:
             yield _call(next(calls)) if item.get("type") == "function_call" else item
@@ -146,12 +146,7 @@ def _said(turn: Turn, question: Question) -> Iterator[dict[str, Any]]:
 def _fits(kept: list[Any], turn: Turn) -> bool:
     assert turn.message is not None
     calls = sum(item.get("type") == "function_call" for item in kept)
-    texts = [
-        part.get("text") or part.get("refusal") or ""
-        for item in kept
-        if item.get("type") == "message"
-        for part in item.get("content", ())
-    ]
+    texts = [text_of_item(item)[0] for item in kept if item.get("type") == "message"]
     return calls == len(turn.calls) and "".join(texts) == turn.message.text
 
 
@@ -178,7 +173,8 @@ def _part(part: Part) -> dict[str, Any]:
         case Text(text):
             return {"type": "input_text", "text": text}
         case Image():
-            return {"type": "input_image", "image_url": part.url or data_url(part)}
+            # vLLM takes none without `detail`.
+            return {"type": "input_image", "detail": "auto", "image_url": part.url or data_url(part)}
         case Document():
             if part.url:
                 return {"type": "input_file", "file_url": part.url}

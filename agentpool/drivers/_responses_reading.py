@@ -23,14 +23,14 @@ _INCOMPLETE: Mapping[str, StopReason] = {
 
 
 def read_response(
-    response: Mapping[str, Any], question: Question, streamed: list[Mapping[str, Any]] | None = None
+    response: Mapping[str, Any], question: Question, streamed: Streamed | None = None
 ) -> Completion:
     """Read a response.
 
     Args:
       response: the response.
       question: what was asked.
-      streamed: its items as they were streamed, which count if the response itself holds none.
+      streamed: what was streamed of it, which counts where the response itself holds nothing.
 
     Raises:
       RefusedInStreamError: if it failed.
@@ -41,7 +41,8 @@ def read_response(
     if response.get("status") == "failed":
         raise RefusedInStreamError({"message": "the response failed, and does not say why"})
     items = [reading.mapping_of(item) for item in reading.items_of(response.get("output"))]
-    items = items or streamed or []
+    if streamed is not None:
+        items = streamed.completed(items)
     stop = _stop(response)
     calls = reading.CallAssembler()
     texts: list[str] = []
@@ -49,7 +50,7 @@ def read_response(
     for index, item in enumerate(items):
         match item.get("type"):
             case "message":
-                text, refused = _message(item)
+                text, refused = text_of_item(item)
                 texts.append(text)
                 stop = "refusal" if refused else stop
             case "function_call":
@@ -93,7 +94,7 @@ def _stop(response: Mapping[str, Any]) -> StopReason:
     )
 
 
-def _message(item: Mapping[str, Any]) -> tuple[str, bool]:
+def text_of_item(item: Mapping[str, Any]) -> tuple[str, bool]:
     """Return the text of a message, and whether it is a refusal."""
     content = item.get("content")
     if isinstance(content, str):
@@ -121,24 +122,98 @@ def _thought(item: Mapping[str, Any]) -> str:
 def _kept(items: list[Mapping[str, Any]], question: Question) -> ProviderData | None:
     """Return all items in their order, if some are more than text and calls.
 
-    Thoughts that nobody can read again without the provider's store are left out, and of calls
-    only the place is kept: the message has them.
+    Thoughts that nobody can read again without the provider's store are left out, and so are
+    thoughts that nothing follows, which the API does not take; of calls only the place is kept: the
+    message has them.
     """
     kept: list[dict[str, Any]] = []
     for item in items:
-        kind = item.get("type")
+        kind = reading.words(item.get("type"))
+        if not kind:
+            continue
         if kind == "function_call":
             kept.append({"type": kind})
-        elif kind != "reasoning" or item.get("encrypted_content"):
-            kept.append({name: value for name, value in item.items() if value is not None})
-    if all(item.get("type") in _PLAIN for item in kept):
+        elif kind != "reasoning":
+            kept.append(_without_nulls(item))
+        elif item.get("encrypted_content") or item.get("content"):
+            kept.append({"summary": [], **_without_nulls(item)})  # has to be there, also if empty
+    while kept and kept[-1].get("type") == "reasoning":
+        kept.pop()
+    # A message that says in which phase it was said has to say so again.
+    if all(item.get("type") in _PLAIN and not item.get("phase") for item in kept):
         return None
     return ProviderData(PROVIDER, question.model, kept)
 
 
-_SAID = ("response.output_text.delta", "response.refusal.delta")
+def _without_nulls(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in item.items() if value is not None}
+
+
+class Streamed:
+    """What was streamed of a response, for servers whose last event holds less than that."""
+
+    def __init__(self) -> None:
+        self._items: dict[int, dict[str, Any]] = {}
+        self._arguments: dict[object, str] = {}
+        self._said: dict[str, str] = {}
+
+    def begin(self, data: Mapping[str, Any]) -> None:
+        """Take an item that begins; without its number nobody could tell when it ends."""
+        if isinstance(data.get("output_index"), int):
+            self._items[data["output_index"]] = dict(reading.mapping_of(data.get("item")))
+
+    def end(self, data: Mapping[str, Any]) -> None:
+        """Take an item that is whole."""
+        number = data.get("output_index")
+        index = number if isinstance(number, int) else max(self._items, default=-1) + 1
+        self._items[index] = dict(reading.mapping_of(data.get("item")))
+
+    def say(self, kind: str, text: str) -> None:
+        """Take a piece of text, or of a refusal."""
+        self._said[kind] = self._said.get(kind, "") + text
+
+    def argue(self, data: Mapping[str, Any], piece: str) -> None:
+        """Take a piece of a call's arguments."""
+        for key in _keys(data):
+            self._arguments[key] = self._arguments.get(key, "") + piece
+
+    def argued(self, data: Mapping[str, Any], arguments: str) -> None:
+        """Take a call's arguments as a whole."""
+        for key in _keys(data) if arguments else ():
+            self._arguments[key] = arguments
+
+    def completed(self, items: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return the items of a response, with what only was streamed put in."""
+        found: list[dict[str, Any]] = [dict(item) for item in items]
+        numbered = dict(enumerate(found)) or dict(sorted(self._items.items()))
+        for number, item in numbered.items():
+            if item.get("type") == "function_call" and not item.get("arguments"):
+                item["arguments"] = self._arguments.get(reading.words(item.get("id"))) or self._arguments.get(
+                    number
+                )
+        whole: list[Mapping[str, Any]] = list(numbered.values())
+        if self._said and not any(text_of_item(item)[0] for item in whole if item.get("type") == "message"):
+            place = next((at for at, item in enumerate(whole) if item.get("type") in _PLAIN), len(whole))
+            parts = [
+                {"type": "refusal", "refusal": text}
+                if kind in _REFUSED
+                else {"type": "output_text", "text": text}
+                for kind, text in self._said.items()
+            ]
+            whole.insert(place, {"type": "message", "role": "assistant", "content": parts})
+        return whole
+
+
+def _keys(data: Mapping[str, Any]) -> list[object]:
+    """Return by what an event says to which item it belongs."""
+    return [data[name] for name in ("item_id", "output_index") if isinstance(data.get(name), str | int)]
+
+
+_REFUSED = ("response.refusal.delta",)
+_SAID = ("response.output_text.delta", *_REFUSED)
 _THOUGHT = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
 _ENDS = ("response.completed", "response.incomplete", "response.failed", "response.done")
+_UNENDED = (None, "in_progress", "queued")
 
 
 class ResponsesReader:
@@ -146,7 +221,7 @@ class ResponsesReader:
 
     def __init__(self, question: Question) -> None:
         self._question = question
-        self._items: list[Mapping[str, Any]] = []
+        self._streamed = Streamed()
         self._final: Mapping[str, Any] | None = None
         self.is_done = False
 
@@ -157,16 +232,29 @@ class ResponsesReader:
         kind = data.get("type") or name
         if kind == "error" or data.get("error"):
             raise RefusedInStreamError(data)
+        streamed = self._streamed
         if kind in _SAID:
             text = reading.words(data.get("delta"))
-            return (TextDelta(text),) if text else ()
+            if not text:
+                return ()
+            streamed.say(kind, text)
+            return (TextDelta(text),)
         if kind in _THOUGHT:
             text = reading.words(data.get("delta"))
             return (ReasoningDelta(text),) if text else ()
-        if kind == "response.output_item.done":
-            self._items.append(reading.mapping_of(data.get("item")))
+        if kind == "response.output_item.added":
+            streamed.begin(data)
+        elif kind == "response.output_item.done":
+            streamed.end(data)
+        elif kind == "response.function_call_arguments.delta":
+            streamed.argue(data, reading.words(data.get("delta")))
+        elif kind == "response.function_call_arguments.done":
+            streamed.argued(data, reading.words(data.get("arguments")))
         elif kind in _ENDS:
-            self._final = reading.mapping_of(data.get("response"))
+            final = reading.mapping_of(data.get("response"))
+            if final.get("status") in _UNENDED and kind != "response.done":
+                final = {**final, "status": kind.removeprefix("response.")}
+            self._final = final
             self.is_done = True
         return ()
 
@@ -174,4 +262,4 @@ class ResponsesReader:
         """Return the whole answer."""
         if self._final is None:
             raise MalformedReplyError("the stream ended without its finish marker (response.completed)")
-        return read_response(self._final, self._question, self._items)
+        return read_response(self._final, self._question, self._streamed)

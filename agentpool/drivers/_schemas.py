@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 _LOOSE = frozenset(
@@ -175,6 +176,8 @@ _SAID: dict[str, str] = {
     "multipleOf": "a multiple of {}",
     "minLength": "at least {} characters",
     "maxLength": "at most {} characters",
+    "minProperties": "at least {} properties",
+    "maxProperties": "at most {} properties",
     "minItems": "at least {} items",
     "maxItems": "at most {} items",
     "pattern": "matches {}",
@@ -321,7 +324,8 @@ def _open_api_node(node: dict[str, Any]) -> dict[str, Any]:
 def closed_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a schema whose objects have no properties but their own, as Anthropic takes it.
 
-    None if an object in it may have others.
+    What it does not take, such as `minimum`, is said in the description. None if an object in it may
+    have other properties.
     """
     closed = _closed(schema)
     return closed if isinstance(closed, dict) and closed.get("type") == "object" else None
@@ -333,8 +337,14 @@ def _closed(node: Any) -> Any:
         return None if any(item is None for item in items) else items
     if not isinstance(node, Mapping):
         return node
+    drops = list(_unclosable(node))
+    node = described(dict(node), drops)
     result: dict[str, Any] = {}
     for name, value in node.items():
+        if name in drops:
+            continue
+        if name == "oneOf":
+            name = "anyOf"
         if name in ("properties", "$defs", "definitions"):
             inner = {key: _closed(item) for key, item in value.items()}
             if any(item is None for item in inner.values()):
@@ -351,3 +361,112 @@ def _closed(node: Any) -> Any:
             return None
         result["additionalProperties"] = False
     return result
+
+
+_CLOSED_DROPS = (
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+)
+_CLOSED_FORMATS = (
+    "date-time",
+    "time",
+    "date",
+    "duration",
+    "email",
+    "hostname",
+    "uri",
+    "ipv4",
+    "ipv6",
+    "uuid",
+)
+
+
+def _unclosable(node: Mapping[str, Any]) -> Iterator[str]:
+    """Give the keywords of a schema that Anthropic does not take."""
+    yield from (name for name in _CLOSED_DROPS if name in node)
+    if node.get("minItems", 0) not in (0, 1):
+        yield "minItems"
+    if node.get("format", "date") not in _CLOSED_FORMATS:
+        yield "format"
+    if re.search(r"\(\?|\\[bB1-9]", str(node.get("pattern", ""))):  # looks around, or back
+        yield "pattern"
+
+
+# -- for tools ------------------------------------------------------------------------------------
+
+_NOT_ON_TOP = frozenset({"anyOf", "oneOf", "allOf", "$ref", "enum", "not"})
+
+
+def object_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema of a tool's arguments as that of one object.
+
+    Anthropic and OpenAI take neither alternatives nor a reference on top of it, and refuse the whole
+    request for one such tool. The object has the properties of all alternatives, and needs what all of
+    them need; what each of them needs is said in the description.
+    """
+    if not schema.keys() & _NOT_ON_TOP:
+        return schema if schema.get("type") == "object" else {**schema, "type": "object"}
+    whole = inlined(schema)
+    variants: list[dict[str, Any]] = whole.pop("anyOf", [])
+    whole = {name: value for name, value in whole.items() if name not in _NOT_ON_TOP}
+    properties = dict(whole.get("properties", {}))
+    for variant in variants:
+        for name, item in variant.get("properties", {}).items():
+            known = properties.get(name, item)
+            properties[name] = item if known == item else _either(known, item)
+    needs = [set(variant.get("required", ())) for variant in variants]
+    common = set.intersection(*needs) if needs else set()
+    required = [name for name in properties if name in {*whole.get("required", ()), *common}]
+    whole.update(type="object", properties=properties)
+    if required:
+        whole["required"] = required
+    choices = [sorted(need - common) for need in needs if need - common]
+    if choices:
+        told = f"(give one of these sets of properties: {json.dumps(choices, ensure_ascii=False)})"
+        whole["description"] = f"{whole['description']} {told}" if whole.get("description") else told
+    return whole
+
+
+def _either(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    known = one["anyOf"] if one.keys() == {"anyOf"} else [one]
+    return {"anyOf": known if other in known else [*known, other]}
+
+
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+
+
+def named_schema(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """Return the schema of a tool's arguments as one object whose properties have names that Anthropic takes.
+
+    Returns:
+      The schema, and of the properties that have another name there, by that name, their own one.
+    """
+    schema = object_schema(schema)
+    names: Mapping[str, Any] = schema.get("properties", {})
+    own: dict[str, str] = {}
+    for name in names:
+        if not _NAME.fullmatch(name):
+            safe = short = re.sub(r"[^a-zA-Z0-9_.-]", "_", name)[:56] or "_"
+            number = 1
+            while safe in names or safe in own:
+                number += 1
+                safe = f"{short}_{number}"
+            own[safe] = name
+    if not own:
+        return schema, own
+    safes = {name: safe for safe, name in own.items()}
+    renamed: dict[str, Any] = {
+        **schema,
+        "properties": {safes.get(name, name): item for name, item in names.items()},
+    }
+    if "required" in schema:
+        renamed["required"] = [safes.get(name, name) for name in schema["required"]]
+    return renamed, own

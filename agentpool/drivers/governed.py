@@ -26,6 +26,7 @@ from agentpool._core.messages import (
     ToolMessage,
     UserMessage,
 )
+from agentpool._core.refusals import check_wait, wait_too_long
 from agentpool._core.text import told
 from agentpool._core.usage import NO_USAGE
 from agentpool.abc import Driver, root_agent_id
@@ -65,10 +66,12 @@ class GovernedDriver(DriverAround):
     `share` puts the same governor around another model of the same key.
 
     Calls wait here for requests and tokens per minute and for calls in flight. When the provider
-    refuses one (429, 529), all pause together for as long as it says, the rate goes down to a part
-    of what was accepted lately, and comes up again step by step; the refused call goes back to its
-    place in the queue. After several failures in a row (unavailable) the circuit opens: calls are
-    refused at once, until one of them probes the provider again.
+    refuses one (429, 529), all pause together for as long as it says, the rate goes down to what
+    was accepted lately, and comes up again step by step; the refused call goes back to its place in
+    the queue. If it asks for more than `GovernorPolicy.longest_wait` seconds, as for a daily quota,
+    the refused call and all that wait get the error at once. After several failures in a row
+    (unavailable) the circuit opens: calls are refused at once, until one of them probes the
+    provider again.
 
     Calls of older root agents come first, so that what was begun is finished; no call is overtaken
     by one that came more than `GovernorPolicy.aging` seconds later.
@@ -127,7 +130,9 @@ class GovernedDriver(DriverAround):
 
         Raises:
           DriverUnavailableError: at once while the circuit is open; or from the driver inside.
-          DriverError: what the driver inside raises; 429 and 529 after several tries only.
+          RateLimitedError, OverloadedError: after several tries; at once while the provider wants a
+            wait of more than `longest_wait`, with what is left of it as `retry_after`.
+          DriverError: what else the driver inside raises.
 
         Checkpoint: as the driver inside. Cancellation: leaves the queue, or ends the call; the
           quota of a call that was sent counts as used.
@@ -139,6 +144,7 @@ class GovernedDriver(DriverAround):
                     completion = await self._driver.complete(request)
                 except DriverError as error:
                     if not call.failed(error):
+                        call.check_wait(error)
                         raise
                 else:
                     call.answered(completion)
@@ -161,6 +167,7 @@ class GovernedDriver(DriverAround):
                         )
                     except DriverError as error:
                         if not call.failed(error):
+                            call.check_wait(error)
                             raise
                     else:
                         yield parts
@@ -192,6 +199,7 @@ class _Line:
         self._governor: Governor | None = None
         self._sleepers: dict[GovernedCall, _Sleeper] = {}
         self.last_failure = ""  # why the provider was unavailable; a text, so that no traceback is held
+        self.last_refusal: DriverError = RateLimitedError()  # likewise: never raised
 
     @property
     def governor(self) -> Governor:
@@ -246,11 +254,16 @@ class _CallInLine:
         """Wait until the call may be made."""
         await self._line.wait_turn(self._call)
         if self._call.state == "turned_away":
-            seconds = self._line.governor.circuit_probed_in(trio.current_time())
-            raise DriverUnavailableError(
-                f"the provider failed several times in a row ({self._line.last_failure}); calls are refused"
-                f" here without asking it for another {seconds:.1f} seconds"
-            )
+            raise self._why_turned_away(trio.current_time())
+
+    def _why_turned_away(self, now: float) -> DriverError:
+        governor = self._line.governor
+        if left := governor.barred_for(now):
+            return wait_too_long(self._line.last_refusal, left, governor.policy.longest_wait)
+        return DriverUnavailableError(
+            f"the provider failed several times in a row ({self._line.last_failure}); calls are refused"
+            f" here without asking it for another {governor.circuit_probed_in(now):.1f} seconds"
+        )
 
     def answered(self, completion: Completion) -> None:
         """Book that the provider took the call."""
@@ -264,6 +277,8 @@ class _CallInLine:
         queued = False
         match error:
             case RateLimitedError() | OverloadedError():
+                kind = OverloadedError if isinstance(error, OverloadedError) else RateLimitedError
+                self._line.last_refusal = kind(told(error))
                 queued = governor.refused(self._call, now, retry_after=error.retry_after, requeue=requeue)
             case DriverUnavailableError():
                 self._line.last_failure = told(error)
@@ -271,6 +286,10 @@ class _CallInLine:
             case _:
                 governor.answered(self._call, now)
         return queued
+
+    def check_wait(self, error: DriverError) -> None:
+        """Raise the error in words that tell the wait, if it asks for one that is too long."""
+        check_wait(error, self._line.governor.policy.longest_wait)
 
     def broke(self, error: Exception) -> None:
         """Book an error in the middle of a stream; no other attempt can take its place."""

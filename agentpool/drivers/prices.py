@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from datetime import date
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any
 import attrs
 
 from agentpool._core.errors import Finding, ManifestError
+from agentpool._core.manifest import parse_toml, read_text
 from agentpool._core.usage import TokenUsage
 
 _PER_TOKEN = 1e-6  # prices are written down for a million tokens
@@ -96,13 +96,7 @@ class PriceTable:
         Raises:
           ManifestError: if something in it is wrong; it names every place at once.
         """
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ManifestError(
-                [Finding(source, "", f"this is not TOML: {error}", "Fix the syntax.")]
-            ) from None
-        return _Reader(source).table(data)
+        return _Reader(source).table(parse_toml(text, source))
 
     @classmethod
     def load(cls, path: str | Path) -> PriceTable:
@@ -113,13 +107,7 @@ class PriceTable:
         Raises:
           ManifestError: if the file cannot be read, or something in it is wrong.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            problem = Finding(
-                str(path), "", f"the file cannot be read: {error}", "Name a TOML file in UTF-8."
-            )
-            raise ManifestError([problem]) from None
+        text = read_text(path, Path.read_bytes)
         return cls.builtin().overridden_by(cls.from_toml(text, source=str(path)))
 
     def overridden_by(self, other: PriceTable) -> PriceTable:

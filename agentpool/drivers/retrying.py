@@ -12,6 +12,7 @@ import trio
 
 from agentpool._core.errors import DriverError, DriverUnavailableError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
+from agentpool._core.refusals import check_wait, wanted_wait
 from agentpool.abc import Driver
 from agentpool.drivers._around import DriverAround, open_stream
 
@@ -39,7 +40,8 @@ class RetryingDriver(DriverAround):
     Retryable errors are those whose `retryable` is true: rate limited, overloaded, unavailable,
     malformed reply. The pause before attempt n + 1 is drawn from 0 to `base * 2**(n-1)` seconds,
     at most `cap` (full jitter, so that agents that failed together do not come back together); if
-    the provider said how long to wait, it is at least that.
+    the provider said how long to wait, it is at least that; if it wants more than `max_wait`, as
+    for a daily quota, there is no other attempt, and the error says how long.
 
     A stream is tried again until its first part has arrived. After that its errors are raised:
     what was handed out cannot be taken back.
@@ -54,6 +56,7 @@ class RetryingDriver(DriverAround):
         attempts: int = 5,
         base: float = 0.5,
         cap: float = 30.0,
+        max_wait: float = 120.0,
         deadline: float | None = None,
         seed: int | None = None,
         on_retry: Callable[[Retry], None] | None = None,
@@ -65,6 +68,7 @@ class RetryingDriver(DriverAround):
           attempts: how many calls at the most, the first one included.
           base: seconds, the bound of the first pause.
           cap: seconds, the bound of every pause that we draw ourselves.
+          max_wait: seconds; a provider that asks for more than that gives an error at once.
           deadline: seconds for a call with all its attempts and pauses, and for reading the whole
             stream; None for no limit.
           seed: makes the pauses repeatable; None draws a new sequence.
@@ -78,11 +82,14 @@ class RetryingDriver(DriverAround):
             raise ValueError(f"attempts must be at least 1, but is {attempts}")
         if base < 0 or cap < 0:
             raise ValueError(f"base and cap must not be negative, but are {base} and {cap}")
+        if not max_wait >= 0:
+            raise ValueError(f"max_wait must not be negative, but is {max_wait}")
         if deadline is not None and deadline <= 0:
             raise ValueError(f"deadline must be more than 0 seconds, but is {deadline}")
         self._attempts = attempts
         self._base = base
         self._cap = cap
+        self._max_wait = max_wait
         self._deadline = deadline
         self._random = random.Random(seed)
         self._on_retry = on_retry
@@ -93,6 +100,8 @@ class RetryingDriver(DriverAround):
         Raises:
           DriverUnavailableError: if the deadline passed, or would pass in the next pause; the last
             attempt's error is its cause.
+          RateLimitedError, OverloadedError: at once if the provider asks for a wait of more than
+            `max_wait`, which the text and `retry_after` tell.
           DriverError: what the last attempt raised, or what none can fix.
 
         Checkpoint: as the driver inside. Cancellation: ends the call or the pause at once.
@@ -131,7 +140,7 @@ class RetryingDriver(DriverAround):
     def _pause(self, attempt: int, error: DriverError) -> float:
         # 2.0**1000 is still a float; nobody tries that often.
         drawn = self._random.uniform(0, min(self._cap, self._base * 2.0 ** min(attempt - 1, 1000)))
-        wanted: float | None = getattr(error, "retry_after", None)
+        wanted = wanted_wait(error)
         # A part of the jitter stays on top of what the provider said, or all would come at once.
         return drawn if wanted is None else wanted + min(drawn, self._base)
 
@@ -153,9 +162,10 @@ class _Call:
         self._attempt += 1
         self._may_have_cost = self._may_have_cost or error.may_have_cost
         self._last = error
+        error.may_have_cost = self._may_have_cost  # of all attempts
         if not error.retryable or self._attempt >= self._driver._attempts:
-            error.may_have_cost = self._may_have_cost  # of all attempts
             raise error
+        check_wait(error, self._driver._max_wait)
         delay = self._driver._pause(self._attempt, error)
         if trio.current_time() + delay >= self.deadline:
             raise self.out_of_time(may_have_cost=self._may_have_cost)

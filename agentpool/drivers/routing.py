@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from agentpool._core.capability import PrivacyTier
 from agentpool._core.errors import DriverError, RequestRejectedError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool._core.usage import TokenUsage
-from agentpool.abc import Driver
+from agentpool.abc import Driver, wrapped_inside
 from agentpool.drivers._around import bind_driver, is_metered, open_stream
 
 if TYPE_CHECKING:
@@ -159,6 +159,12 @@ class RoutingDriver(Driver):
         twin = copy.copy(self)
         twin._drivers = permitted
         twin._tier = tier
+        return twin
+
+    def rewrapped(self, wrap: Callable[[Driver], Driver]) -> Driver:
+        """Return this driver with what `wrap` makes of its routes; the statistics are shared."""
+        twin = copy.copy(self)
+        twin._drivers = [(route, wrapped_inside(driver, wrap)) for route, driver in self._drivers]
         return twin
 
     def statistics(self) -> tuple[RouteStatistics, ...]:

@@ -13,10 +13,10 @@ import trio
 from agentpool._core.capability import MemoryCapability, MessagingCapability, SpawnCapability, inherited
 from agentpool._core.content import text_of
 from agentpool._core.errors import AgentPoolError, DeadlockError, ToolError
-from agentpool._core.loop import perceived
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentMessage, ToolResult
 from agentpool._core.outcomes import Aborted, AgentOutcome, AgentResult, Completed, Failed
+from agentpool._core.perceiving import perceived
 from agentpool.abc import Memory, ToolContext
 from agentpool.tools._function import tool
 
@@ -155,8 +155,11 @@ class AgentSpawner:
 def _result_of(outcome: AgentOutcome[Any]) -> ToolResult:
     who = f"agent {outcome.agent_id} ({outcome.name})"
     match outcome:
-        case Completed(value=AgentResult(text)):
+        case Completed(value=AgentResult(text, stopped_by=None)):
             return ToolResult(text)
+        case Completed(value=AgentResult(text, stopped_by=limit)):
+            # Else what is unfinished would look like a whole answer.
+            return ToolResult(f"{text}\n\n({who} was stopped at its limit ({limit}): it may be incomplete.)")
         case Completed():
             return ToolResult(str(outcome.value))
         case Failed():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
+import json
 import os
 import re
 import stat
@@ -24,6 +26,10 @@ MAX_NAMES = 1_000
 MAX_MATCHES = 200
 MAX_LINE_CHARS = 300
 MAX_VISITED = 100_000  # entries that a walk looks at, granted or not
+MAX_ALTERNATIVES = 64  # that the braces of a pattern may stand for
+
+# What would break a list of names, or hide in it: controls, separators of lines, undecodable bytes.
+_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # Windows has none of these; there a path is checked and then opened by its name.
 _NOFOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
@@ -75,6 +81,18 @@ class Roots:
             leads out.
           ToolError: if it cannot be a path.
         """
+        readings = _readings(path)
+        if len(readings) > 1:
+            path = next(filter(self._exists, readings), path)
+        return self._find(path)
+
+    def _exists(self, path: str) -> bool:
+        try:
+            return os.path.lexists(self._find(path).path)
+        except (CapabilityDeniedError, ToolError):
+            return False
+
+    def _find(self, path: str) -> _Place:
         if "\0" in path:
             raise ToolError("a path cannot hold a NUL character")
         try:
@@ -137,6 +155,21 @@ def _below(path: str, root: str) -> tuple[str, ...] | None:
         return ()
     prefix = root if root.endswith(os.sep) else root + os.sep
     return tuple(path[len(prefix) :].split(os.sep)) if path.startswith(prefix) else None
+
+
+def shown(name: str) -> str:
+    """Return a name as the model is told it: on one line, as a string of JSON where it is odd."""
+    return json.dumps(name) if _ODD.search(name) else name
+
+
+def _readings(path: str) -> list[str]:
+    """Return what a path may mean: as it is written, as `shown` writes odd names, without white space."""
+    bare = path.strip()
+    readings = [path, bare, bare.strip("`'\"")]
+    if bare.startswith('"'):
+        with suppress(ValueError):
+            readings.insert(1, json.loads(bare))
+    return [reading for reading in dict.fromkeys(readings) if reading]
 
 
 # -- opening what was found -----------------------------------------------------------
@@ -208,6 +241,11 @@ def _read_bytes(place: _Place) -> bytes:
 
 
 def _decode(data: bytes, name: str) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # what Windows calls Unicode
+        with suppress(UnicodeDecodeError):
+            text = data.decode("utf-16")
+            if "\0" not in text:
+                return text
     if b"\0" in data[:8192]:
         raise ToolError(f"{name!r} is a binary file, not text")
     try:
@@ -261,24 +299,24 @@ def _mode(target: str, fd: int | None) -> int | None:
 # -- walking ---------------------------------------------------------------------------
 
 
-def _walk(roots: Roots, place: _Place) -> Iterator[_Place]:
+def _walk(roots: Roots, place: _Place, hidden: bool) -> Iterator[_Place]:
     """Yield the files of a directory, by name; links to directories are not followed.
 
-    What is hidden (a name that begins with a dot) is left out. A link to a file counts if its
-    target lies below a root.
+    What is hidden (a name that begins with a dot) is left out, unless `hidden`. A link to a file
+    counts if its target lies below a root.
     """
     if os.path.isfile(place.path):
         yield place
         return
     visited = 0
     for directory, folders, files in os.walk(place.path):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        folders[:] = sorted(folder for folder in folders if hidden or not folder.startswith("."))
         below = _below(directory, place.path) or ()
         for file in sorted(files):
             visited += 1
             if visited > MAX_VISITED:
                 raise ToolError(f"{place.name!r} holds more than {MAX_VISITED} files; look further below it")
-            found = None if file.startswith(".") else _file(roots, place, (*below, file))
+            found = None if file.startswith(".") and not hidden else _file(roots, place, (*below, file))
             if found is not None:
                 yield found
 
@@ -295,13 +333,52 @@ def _file(roots: Roots, place: _Place, below: tuple[str, ...]) -> _Place | None:
 def glob_matcher(pattern: str) -> Callable[[str], bool]:
     """Return what tells whether a name fits a glob.
 
-    `*`, `?` and `[...]` stay within one part of the name, `**` is any number of parts. A pattern
-    without a slash fits the last part, in every directory. Takes time in proportion to the length
+    `*`, `?` and `[...]` stay within one part of the name, `**` is any number of parts, and
+    `{a,b}` is either. A pattern without a slash fits the last part, in every directory; one that
+    ends with a slash fits all that is below. A part that begins with a dot is fitted only by one that
+    does. The name that is written like the pattern fits, too. Takes time in proportion to the length
     of name and pattern, whatever they are.
+
+    Raises:
+      ToolError: if braces stand for more than `MAX_ALTERNATIVES` patterns.
     """
-    parts = pattern.removeprefix("./").split("/")
+    pattern = pattern.strip().replace("\\", "/") or "**"
+    whole = pattern.removeprefix("./").lstrip("/")
+    fits = [_matcher(each) for each in dict.fromkeys((whole, *_alternatives(whole)))]
+    return lambda name: name == whole or any(match(name) for match in fits)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """Return the patterns that braces stand for: `*.{ts,js}` is `*.ts` and `*.js`."""
+    done: list[str] = []
+    todo = [pattern]
+    while todo:
+        each = todo.pop()
+        found = _BRACES.search(each)
+        if found is None:
+            done.append(each)
+        else:
+            todo += [each[: found.start()] + part + each[found.end() :] for part in found[1].split(",")]
+        if len(done) + len(todo) > MAX_ALTERNATIVES:
+            raise ToolError(
+                f"{pattern!r} stands for more than {MAX_ALTERNATIVES} patterns; write fewer braces"
+            )
+    return done
+
+
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")  # the innermost; without a comma they are letters of a name
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    parts = [part for part in pattern.split("/") if part != "."] or ["**"]
     parts = ["**", *parts] if len(parts) == 1 else parts
-    fits = [None if part == "**" else re.compile(fnmatch.translate(part)).match for part in parts]
+    parts = [*parts[:-1], "**"] if parts[-1] == "" else parts
+    # `**.md` is `**/*.md`, as people mean it; `[^a]` is `[!a]`, as shells have it.
+    parts = [new for part in parts for new in (("**", part) if part[:2] == "**" != part else (part,))]
+    fits = [
+        None if part == "**" else re.compile(fnmatch.translate(part.replace("[^", "[!"))).match
+        for part in parts
+    ]
 
     def reachable(states: set[int]) -> set[int]:
         for state in sorted(states):
@@ -315,6 +392,8 @@ def glob_matcher(pattern: str) -> Callable[[str], bool]:
         for part in name.split("/"):
             after = set()
             for state in states:
+                if part[0:1] == "." and not (state < len(parts) and parts[state][0:1] == "."):
+                    continue
                 check = fits[state] if state < len(fits) else _never
                 if check is None:
                     after.add(state)
@@ -357,18 +436,18 @@ class FileReader:
 
     @tool(capability=FileReadCapability(()))
     def list_files(self, path: str = ".", pattern: str = "**") -> str:
-        """List the files below a directory, one name a line; hidden ones are left out.
+        """List the files below a directory, one name a line; hidden ones only if the pattern names their dot.
 
         Args:
           path: the directory; "." is everything.
-          pattern: only files whose path below the directory fits, such as "*.md" or "guide/**/*.md".
+          pattern: only files whose path below the directory fits, such as "*.{md,txt}" or "guide/**/*.md".
         """
         names: list[str] = []
         for file in self._files(path, pattern):
             if len(names) == MAX_NAMES:
                 names.append(f"[cut: only the first {MAX_NAMES} files; ask for less]")
                 break
-            names.append(file.name)
+            names.append(shown(file.name))
         return "\n".join(names) or f"no files fit {pattern!r} in {path!r}"
 
     @tool(capability=FileReadCapability(()))
@@ -392,13 +471,15 @@ class FileReader:
         return "\n".join(found) or f"no line has {text!r}"
 
     def _files(self, path: str, pattern: str) -> Iterator[_Place]:
-        fits = glob_matcher(pattern)
+        hidden = re.search(r"(^|[/{,\\])\.[^./\\]", pattern) is not None
         for place in self._roots.find_all(path):
+            fits = glob_matcher(pattern.removeprefix(place.path + os.sep))
             if not os.path.lexists(place.path):
                 raise ToolError(f"there is no directory {place.name!r}")
             skipped = 0 if place.name == "." else len(place.name) + 1
-            for file in _walk(self._roots, place):
-                if file == place or fits(file.name[skipped:]):
+            for file in _walk(self._roots, place, hidden):
+                # Models write patterns below the directory, and below the root.
+                if file == place or fits(file.name[skipped:]) or fits(file.name):
                     yield file
 
     def _matching_lines(self, text: str, path: str, pattern: str, ignore_case: bool) -> Iterator[str]:
@@ -408,15 +489,20 @@ class FileReader:
                 content = _decode(_read_bytes(file), file.name)
             except (ToolError, OSError):
                 continue  # binary, too large, gone: there is no text to search
-            for number, line in enumerate(content.splitlines(), 1):
+            for number, line in enumerate(_lines(content), 1):
                 if wanted in (line.casefold() if ignore_case else line):
-                    yield f"{file.name}:{number}: {line.strip()[:MAX_LINE_CHARS]}"
+                    yield f"{shown(file.name)}:{number}: {line.strip()[:MAX_LINE_CHARS]}"
+
+
+def _lines(text: str) -> list[str]:
+    """Split a text where editors and grep do, and not at form feeds and separators as `splitlines`."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def _excerpt(text: str, start: int, count: int | None) -> str:
     if start == 1 and count is None and len(text) <= MAX_READ_CHARS:
         return text
-    lines = text.splitlines(keepends=True)
+    lines = _lines(text)
     if start > max(len(lines), 1):
         raise ToolError(f"the file has {len(lines)} lines, so that there is no line {start}")
     shown: list[str] = []
@@ -462,4 +548,4 @@ class FileWriter:
             raise ToolError(f"{path!r} names a directory; give the name of a file")
         with _errors(place.name):
             _write_bytes(place, data)
-        return f"wrote {place.name} ({len(data)} bytes)"
+        return f"wrote {shown(place.name)} ({len(data)} bytes)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
 import re
@@ -19,8 +20,11 @@ from agentpool._blocking import run_blocking
 from agentpool._core.capability import CAPABILITY_TYPES, Capability
 from agentpool._core.messages import ToolDefinition, ToolResult
 from agentpool.abc import ToolContext
+from agentpool.tools._results import as_result, listed
 
 if TYPE_CHECKING:
+    import pydantic
+
     from agentpool.tools._schema import Compiled
 
 P = ParamSpec("P")
@@ -65,13 +69,16 @@ def tool(
     """Make a function into a tool that a model may call.
 
     The model sees the function's name, its docstring, and a JSON schema of its arguments made from
-    the type hints. What the model gives is checked before the function runs. A parameter annotated
-    with `AgentContext` (or `ToolContext`), or a first one named `ctx`, receives the context of the
-    calling agent and is not shown. The decorated function can still be called as before; methods,
-    partials and callable objects work too.
+    the type hints. What the model gives is checked before the function runs; `null` for an argument
+    that may be left out, and JSON in a text where an array or object is wanted, are understood. A
+    parameter annotated with `AgentContext` (or `ToolContext`), or a first one named `ctx`, receives the
+    context of the calling agent and is not shown. The decorated function can still be called as
+    before; methods, partials and callable objects work too.
 
-    A `str` or a `ToolResult` goes to the model as it is, `None` as "ok", anything else as JSON. An
-    exception is told to the model as an error; raise `ToolError` where only its text should be.
+    A `str`, a `ToolResult`, or a `Text`, `Image` or `Document` goes to the model as it is, and so does
+    a list that holds such parts; `None` goes as "ok", anything else as JSON, with the pictures and
+    documents in it behind it. Of a generator the items are told, up to 10,000. An exception is told
+    to the model as an error; raise `ToolError` where only its text should be.
 
     A function that is not async runs in a worker thread, and cannot be interrupted there. It must
     not call the context's methods from that thread (but through `trio.from_thread`).
@@ -109,6 +116,7 @@ class _Declaration:
     is_method: bool
     context: str | None  # the parameter that receives the context
     parameters: tuple[inspect.Parameter, ...]  # those that the model gives
+    names: Mapping[str, Any]  # what hints refer to that is local to a function around it
     compiled: Compiled | None = None
     definition: ToolDefinition | None = None
 
@@ -120,7 +128,8 @@ class _Declaration:
         fields = {
             p.name: _schema.Parameter(hints[p.name], p.default is p.empty, p.default) for p in self.parameters
         }
-        compiled = _schema.compile_tool(self.name, fields, inspect.getdoc(_innermost(self.function)))
+        hidden = _innermost_names(self.function) - fields.keys()
+        compiled = _schema.compile_tool(self.name, fields, _doc(self.function), hidden)
         self.compiled = compiled
         return compiled
 
@@ -193,39 +202,41 @@ class FunctionTool(Generic[P, R]):
         try:
             values = compiled.validate(arguments)
         except compiled.invalid as error:
-            return ToolResult(compiled.explain(error), is_error=True)
+            told = _mended(compiled, arguments, error)
+            if told is None:
+                return ToolResult(compiled.explain(error), is_error=True)
+            values = told
         if declaration.context is not None:
             values[declaration.context] = ctx
         if self._runs_inline:  # as `_run` would, without a coroutine: 0.5 µs
             function: Callable[..., Any] = self._function
             await trio.lowlevel.checkpoint_if_cancelled()
             value = function(**values)
-            return _as_result(await value if isinstance(value, CoroutineType) else value)
-        return _as_result(await self._run(values))
+            value = await value if isinstance(value, CoroutineType) else value
+            return as_result(value if isinstance(value, str) else listed(value))
+        return as_result(await self._run(values))
 
     async def _run(self, values: dict[str, Any]) -> Any:
         function: Callable[..., Any] = self._function
         if self._declaration.is_method and not self._bound:
             raise TypeError(f"tool {self.name!r} is a method: take it from an instance")
         if self._declaration.is_async:
-            return await function(**values)
-        value = await run_blocking(functools.partial(function, **values))
+            return listed(await function(**values))
+        # In the thread, because what comes out of a generator may block too.
+        value = await run_blocking(lambda: listed(function(**values)))
         # A plain function may return a coroutine, as a decorated async one does.
-        return await value if isinstance(value, CoroutineType) else value
+        return listed(await value) if isinstance(value, CoroutineType) else value
 
 
-def _as_result(value: Any) -> ToolResult:
-    if isinstance(value, str):
-        return ToolResult(str(value))
-    if isinstance(value, ToolResult):
-        return value
-    if value is None:
-        return ToolResult("ok")
-    if type(value) is int:  # needs no pydantic, which takes 1.2 µs
-        return ToolResult(str(value))
-    from agentpool.tools import _schema
-
-    return ToolResult(_schema.to_text(value))
+def _mended(
+    compiled: Compiled, arguments: Mapping[str, Any], error: pydantic.ValidationError
+) -> dict[str, Any] | None:
+    """Return what was meant by wrong arguments; None if that is not clear, or wrong too."""
+    mended = compiled.mended(arguments, error) if isinstance(arguments, Mapping) else None
+    try:
+        return None if mended is None else compiled.validate(mended)
+    except compiled.invalid:
+        return None
 
 
 # -- the declaration ----------------------------------------------------------------
@@ -259,7 +270,17 @@ def _declare(
         _check_parameter(name, parameter)
     is_async = any(inspect.iscoroutinefunction(target) for target in _callables(fn))
     return _Declaration(
-        fn, name, description, capability, timeout, quick, is_async, is_method, context, given
+        fn,
+        name,
+        description,
+        capability,
+        timeout,
+        quick,
+        is_async,
+        is_method,
+        context,
+        given,
+        _local_names(fn, given),
     )
 
 
@@ -293,7 +314,7 @@ def _check_parameter(tool_name: str, parameter: inspect.Parameter) -> None:
 
 def _find_context(tool_name: str, parameters: list[inspect.Parameter]) -> str | None:
     found = [p.name for p in parameters if _is_context(p.annotation)]
-    if not found and parameters and parameters[0].name == "ctx":
+    if not found and parameters and parameters[0].name == "ctx" and not _is_plain(parameters[0].annotation):
         found = ["ctx"]
     if len(found) > 1:
         raise TypeError(f"tool {tool_name!r} asks for the context twice ({', '.join(found)}); once is enough")
@@ -315,6 +336,12 @@ def _is_context(annotation: Any) -> bool:
     return module.partition(".")[0] == "agentpool" and getattr(annotation, "__name__", "") in _CONTEXTS
 
 
+def _is_plain(annotation: Any) -> bool:
+    """Tell whether it is a type of JSON's, which no context has."""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return re.split(r"\W", text.strip("'\" "))[0] in ("str", "int", "float", "bool", "list", "dict")
+
+
 def _is_self(parameter: inspect.Parameter) -> bool:
     return parameter.name in ("self", "cls") and parameter.annotation is parameter.empty
 
@@ -323,6 +350,19 @@ def _innermost(fn: Callable[..., Any]) -> Callable[..., Any]:
     while isinstance(fn, functools.partial):
         fn = fn.func
     return fn
+
+
+def _innermost_names(fn: Callable[..., Any]) -> set[str]:
+    """Return the names of all parameters, also of those that a partial has given."""
+    return set(_signature(_innermost(fn)).parameters)
+
+
+def _doc(fn: Callable[..., Any]) -> str | None:
+    """Return the docstring; of a callable object that of its `__call__`, else that of its class."""
+    inner = _innermost(fn)
+    call = _callables(fn)[-1]
+    said = inspect.getdoc(call) if isinstance(call, types.FunctionType) else None
+    return said or inspect.getdoc(inner)
 
 
 def _callables(fn: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
@@ -341,6 +381,32 @@ def _signature(fn: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(fn)
 
 
+def _local_names(fn: Callable[..., Any], parameters: tuple[inspect.Parameter, ...]) -> dict[str, Any]:
+    """Return what the texts of hints refer to in the functions of its module that are running.
+
+    Under `from __future__ import annotations` that is lost when they have returned.
+    """
+    texts = " ".join(p.annotation for p in parameters if isinstance(p.annotation, str))
+    known = _globals(fn)
+    missing = {
+        word for word in re.findall(r"[^\W\d]\w*", texts) if word not in known and not hasattr(builtins, word)
+    }
+    found: dict[str, Any] = {}
+    frame = sys._getframe(1) if missing else None
+    while frame is not None and missing - found.keys():
+        if frame.f_globals is known:
+            found = {**{word: frame.f_locals[word] for word in missing & frame.f_locals.keys()}, **found}
+        frame = frame.f_back
+    return found
+
+
+def _globals(fn: Callable[..., Any]) -> dict[str, Any]:
+    inner = inspect.unwrap(_innermost(fn))
+    if not hasattr(inner, "__globals__"):
+        inner = inspect.unwrap(type(inner).__call__)
+    return getattr(inner, "__globals__", {})
+
+
 def _resolve(declaration: _Declaration) -> dict[str, Any]:
     """Evaluate the hints of the model's parameters, and of those only.
 
@@ -350,11 +416,9 @@ def _resolve(declaration: _Declaration) -> dict[str, Any]:
     def carrier() -> None: ...
 
     carrier.__annotations__ = {p.name: p.annotation for p in declaration.parameters}
-    inner = inspect.unwrap(_innermost(declaration.function))
-    if not hasattr(inner, "__globals__"):
-        inner = inspect.unwrap(type(inner).__call__)
+    names = _globals(declaration.function)
     try:
-        return typing.get_type_hints(carrier, getattr(inner, "__globals__", {}), include_extras=True)
+        return typing.get_type_hints(carrier, names, dict(declaration.names), include_extras=True)
     except Exception as error:
         raise TypeError(
             f"the type hints of tool {declaration.name!r} cannot be evaluated: {error}; "

@@ -178,7 +178,15 @@ class ToolRegistry:
         return found
 
     def shortened(self, result: ToolResult) -> ToolResult:
-        """Return a result as the model is shown it: what is too long is cut."""
+        """Return a result as the model is shown it: what is too long is cut.
+
+        Raises:
+          TypeError: if it is no `ToolResult`, which a tool's `call` returns.
+        """
+        if not isinstance(result, ToolResult):
+            raise TypeError(
+                f"the tool's call returned a {type(result).__name__}; it has to return a ToolResult"
+            )
         if isinstance(result.content, str):
             return _cut(result, self._max_result_chars)
         return _cut_parts(result, self._max_result_chars)

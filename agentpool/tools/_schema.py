@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, NotRequired
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import attrs
-import docstring_parser
 import pydantic
 import pydantic_core
-from typing_extensions import TypedDict
+from pydantic.json_schema import GenerateJsonSchema
 
-_typed_dict: Any = TypedDict  # type checkers want its fields to be written out
+from agentpool.tools._docstring import Described, read_docstring
+from agentpool.tools._hints import described, table
+
 _MAX_PROBLEMS = 20
 _MAX_SHOWN = 80  # characters of a wrong value that are shown to the model
 
@@ -24,7 +25,7 @@ class Parameter:
 
     hint: Any
     required: bool
-    default: Any = None
+    default: Any = ...  # there is none
 
 
 @attrs.frozen
@@ -35,51 +36,56 @@ class Compiled:
       description: the docstring without its arguments.
       input_schema: the JSON schema of the arguments.
       validate: returns the arguments as the hints want them, or raises `invalid`.
+      mended: returns the arguments as they were meant, if an `invalid` shows a habit of models.
       explain: says in words what an `invalid` found.
     """
 
     description: str
     input_schema: Mapping[str, Any]
     validate: Callable[[Mapping[str, Any]], dict[str, Any]]
+    mended: Callable[[Mapping[str, Any], pydantic.ValidationError], dict[str, Any] | None]
     explain: Callable[[pydantic.ValidationError], str]
     invalid: type[pydantic.ValidationError] = pydantic.ValidationError
 
 
-def compile_tool(name: str, parameters: Mapping[str, Parameter], doc: str | None) -> Compiled:
+def compile_tool(
+    name: str, parameters: Mapping[str, Parameter], doc: str | None, hidden: Collection[str] = ()
+) -> Compiled:
     """Build the schema and the check for a tool's arguments, once per tool.
+
+    Args:
+      name: the tool's name.
+      parameters: what the model may give.
+      doc: the docstring, if there is one.
+      hidden: the function's other parameters, which the docstring may describe.
 
     Raises:
       TypeError: if a hint has no JSON schema.
     """
-    description, described = _read_docstring(doc)
-    fields = {key: p.hint if p.required else NotRequired[p.hint] for key, p in parameters.items()}
-    shape = _typed_dict("Arguments", fields)
-    shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    said = read_docstring(doc, parameters, hidden) if doc else Described("", {})
     try:
-        adapter: pydantic.TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(shape)
-        schema = adapter.json_schema()
-    except pydantic.errors.PydanticUserError as error:
+        fields = {key: described(p.hint, default=p.default) for key, p in parameters.items()}
+        optional = frozenset(key for key, p in parameters.items() if not p.required)
+        adapter: pydantic.TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(
+            table("Arguments", fields, optional)
+        )
+        schema = adapter.json_schema(schema_generator=_JsonSchema)
+    except Exception as error:  # a hint may be of any class, whose hooks run here
         raise TypeError(
-            f"tool {name!r} has an argument that cannot be described to a model: {error.message}; "
+            f"tool {name!r} has an argument that cannot be described to a model: "
+            f"{getattr(error, 'message', error)}; "
             "use types that JSON can carry (a context is recognised by its annotation or the name `ctx`)"
         ) from error
 
     def explain(error: pydantic.ValidationError) -> str:
         return _explain(name, list(parameters), error)
 
-    _complete(schema, parameters, described)
-    return Compiled(description, schema, adapter.validator.validate_python, explain)
+    def mended(arguments: Mapping[str, Any], error: pydantic.ValidationError) -> dict[str, Any] | None:
+        return _mended(arguments, error, optional)
 
-
-def _read_docstring(doc: str | None) -> tuple[str, dict[str, str]]:
-    if not doc:
-        return "", {}
-    try:
-        parsed = docstring_parser.parse(doc)
-    except docstring_parser.ParseError:
-        return doc.strip(), {}
-    texts = [text.strip() for text in (parsed.short_description, parsed.long_description) if text]
-    return "\n\n".join(texts), {p.arg_name: p.description for p in parsed.params if p.description}
+    _complete(schema, parameters, said.arguments)
+    _check_defaults(schema)
+    return Compiled(said.text, schema, adapter.validator.validate_python, mended, explain)
 
 
 def _complete(
@@ -95,8 +101,61 @@ def _complete(
         if not parameter.required and parameter.default is not None:
             try:
                 entry.setdefault("default", pydantic_core.to_jsonable_python(parameter.default))
-            except pydantic_core.PydanticSerializationError:
+            except (pydantic_core.PydanticSerializationError, ValueError):
                 pass  # the schema only shows it; Python's own default is what counts
+
+
+class _JsonSchema(GenerateJsonSchema):
+    """A default that JSON cannot carry is not shown, and nobody has to be warned of that."""
+
+    ignored_warning_kinds = frozenset({"skipped-choice", "non-serializable-default"})  # type: ignore[assignment]
+
+
+def _check_defaults(node: Any) -> None:
+    """Take out, everywhere in a schema, the defaults that are no JSON: NaN, infinity, huge numbers."""
+    if isinstance(node, dict):
+        if "default" in node and not _is_json(node["default"]):
+            del node["default"]
+        node = list(node.values())
+    for below in node if isinstance(node, list) else ():
+        _check_defaults(below)
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+# -- habits of models ----------------------------------------------------------------
+
+
+def _mended(
+    arguments: Mapping[str, Any], error: pydantic.ValidationError, optional: Collection[str]
+) -> dict[str, Any] | None:
+    """Return the arguments without two habits of models, None if they have neither.
+
+    `null` for what may be left out is left out, if the hint does not want it. An array or an object
+    that was written as a text is read.
+    """
+    wrong = {problem["loc"][0] for problem in error.errors(include_url=False) if problem["loc"]}
+    mended = {
+        key: _unwrapped(value) if key in wrong else value
+        for key, value in arguments.items()
+        if not (key in wrong and key in optional and value is None)
+    }
+    return None if mended == arguments else mended
+
+
+def _unwrapped(value: object) -> object:
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 # -- problems, in words -------------------------------------------------------------
@@ -135,27 +194,3 @@ def _suggest(given: str, names: list[str]) -> str:
 def _shown(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
-
-
-# -- results ------------------------------------------------------------------------
-
-
-def to_text(value: object) -> str:
-    """Write a tool's result as JSON.
-
-    Raises:
-      TypeError: if it holds something that JSON cannot carry.
-    """
-    try:
-        return pydantic_core.to_json(value, fallback=_fields, bytes_mode="base64").decode()
-    except pydantic_core.PydanticSerializationError as error:
-        raise TypeError(
-            f"a tool returned a {type(value).__name__} that JSON cannot carry ({error}); return a str, "
-            "a ToolResult, or what JSON has"
-        ) from error
-
-
-def _fields(value: object) -> Any:
-    if attrs.has(type(value)):
-        return attrs.asdict(value, recurse=False)  # type: ignore[arg-type]
-    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -61,6 +61,8 @@ class Fleet:
       tokens, calls: the pool's budget.
       eager: how likely the model is to call tools.
       tools: the names that it calls.
+      lands: whether an agent gives its answer at a limit.
+      idle: for how many seconds an agent may go without a sign of life.
     """
 
     agents: int
@@ -69,6 +71,8 @@ class Fleet:
     calls: int | None
     eager: float
     tools: tuple[str, ...]
+    lands: bool
+    idle: float | None
 
 
 def draw_fleet(seed: int, *, untidy: bool = False) -> Fleet:
@@ -81,6 +85,8 @@ def draw_fleet(seed: int, *, untidy: bool = False) -> Fleet:
         calls=rng.choice([None, None, 6, 20]),
         eager=rng.choice([0.3, 0.6, 0.8]),
         tools=(*_TOOL_NAMES, "leave", "leave") if untidy else _TOOL_NAMES,
+        lands=rng.random() < 0.5,
+        idle=rng.choice([None, None, 1.0, 30.0]),
     )
 
 
@@ -105,7 +111,12 @@ async def _run(fleet: Fleet, sim: SimulationContext) -> None:
     manifest = AgentManifest(
         name="model",
         model=ModelSettings(max_tokens=1000),
-        resources=ResourceQuota(max_iterations=6, max_tool_calls=12),
+        resources=ResourceQuota(
+            max_iterations=6,
+            max_tool_calls=12,
+            idle=fleet.idle,
+            on_limit="answer" if fleet.lands else "fail",
+        ),
     )
 
     def answer(request: CompletionRequest) -> Completion:

@@ -38,6 +38,9 @@ def use(given: Any, name: Any = "look", id: Any = "a") -> dict[str, Any]:
 THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "sig"}
 HIDDEN = {"type": "redacted_thinking", "data": "x"}
 
+SEARCH = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}}
+FOUND = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
+
 WHOLE: tuple[Odd, ...] = (
     Odd("as documented", whole([text("hi")]), {"text": "hi", "stop": "end_turn", "usage": (10, 5, 0, 0)}),
     Odd("several blocks of text", whole([text("a"), text("b")]), {"text": "ab"}),
@@ -45,6 +48,11 @@ WHOLE: tuple[Odd, ...] = (
     Odd("no content at all: nothing was said", whole([]), {"text": "", "stop": "end_turn"}),
     Odd("content null", whole(None), MalformedReplyError),
     Odd("a block that is no object", whole(["odd", text("a")]), {"text": "a"}),
+    Odd(
+        "a block without a type says nothing, and is not kept",
+        whole([{"text": "?"}, {"type": 7}, HIDDEN, text("a")]),
+        {"text": "a", "kept": [HIDDEN, text("a")]},
+    ),
     Odd("a text that is null", whole([text(None), text("a")]), {"text": "a"}),
     Odd(
         "a block of a kind that nobody knows is kept",
@@ -138,6 +146,60 @@ WHOLE: tuple[Odd, ...] = (
         "usage with nulls",
         whole([text("a")], usage={"input_tokens": 3, "output_tokens": None}),
         {"usage": (3, 0, 0, 0)},
+    ),
+    Odd(
+        "a gateway's zeros of the cache beside its count (envoyproxy/ai-gateway#2290)",
+        whole(
+            [text("a")], usage={**USAGE, "cache_creation_input_tokens": 0, "cache_read_input_tokens": None}
+        ),
+        {"usage": (10, 5, 0, 0)},
+    ),
+    Odd(
+        "calls that the provider runs keep what they were given, with their results (gsd-pi#269)",
+        whole([SEARCH, FOUND, text("a"), use({})], "tool_use"),
+        {"calls": [("a", "look", {})], "kept": [SEARCH, FOUND, text("a"), {"type": "tool_use"}]},
+    ),
+    Odd(
+        "citations of a search stay on their text",
+        whole([SEARCH, FOUND, {**text("a"), "citations": [{"encrypted_index": "x"}]}]),
+        {"text": "a", "kept": [SEARCH, FOUND, {**text("a"), "citations": [{"encrypted_index": "x"}]}]},
+    ),
+    Odd(
+        "thinking between calls that the provider runs (anthropic-sdk-csharp#242)",
+        whole([THOUGHT, SEARCH, FOUND, THOUGHT, use({})], "tool_use"),
+        {"kept": [THOUGHT, SEARCH, FOUND, THOUGHT, {"type": "tool_use"}]},
+    ),
+    Odd(
+        "a refusal that only says beside its content why (pi#5666, tidebreak#555)",
+        whole(
+            [], "refusal", stop_details={"type": "refusal", "category": "cyber", "explanation": "It harms."}
+        ),
+        {"text": "It harms.", "stop": "refusal"},
+    ),
+    Odd(
+        "a refusal with words, and why",
+        whole([text("I cannot.")], "refusal", stop_details={"explanation": "It harms."}),
+        {"text": "I cannot.", "stop": "refusal"},
+    ),
+    Odd(
+        "a refusal that says nothing of why (Switchyard#370)",
+        whole([], "refusal", stop_details={"type": "refusal", "category": None, "explanation": None}),
+        {"text": "", "stop": "refusal"},
+    ),
+    Odd(
+        "details of an answer that is no refusal",
+        whole([text("a")], "end_turn", stop_details=None),
+        {"text": "a", "stop": "end_turn"},
+    ),
+    Odd(
+        "tokens of thinking (vercel/ai#17923, laravel/ai#1006)",
+        whole([text("a")], usage={**USAGE, "output_tokens_details": {"thinking_tokens": 4}}),
+        {"usage": (10, 5, 4, 0)},
+    ),
+    Odd(
+        "thinking before a refusal",
+        whole([THOUGHT, text("I cannot.")], "refusal"),
+        {"text": "I cannot.", "stop": "refusal"},
     ),
     Odd("who answered", whole([text("a")]), {"id": "msg", "model": "m"}),
 )
@@ -249,9 +311,205 @@ STREAMS: tuple[Odd, ...] = (
         {"kept": [HIDDEN, text("a")]},
     ),
     Odd(
-        "citations are passed over",
+        "citations of a plain text are passed over",
         [START, *HELLO, delta("citations_delta", citation={}), end(), STOP],
-        {"text": "Hello"},
+        {"text": "Hello", "kept": None},
+    ),
+    Odd(
+        "citations of a search stay on their text",
+        [
+            START,
+            begin(FOUND),
+            begin(text(""), 1),
+            delta("citations_delta", 1, citation={"encrypted_index": "x"}),
+            delta("text_delta", 1, text="a"),
+            delta("citations_delta", 1, citation={"encrypted_index": "y"}),
+            end(),
+            STOP,
+        ],
+        {
+            "kept": [
+                FOUND,
+                {**text("a"), "citations": [{"encrypted_index": "x"}, {"encrypted_index": "y"}]},
+            ]
+        },
+    ),
+    Odd(
+        "what a call that the provider runs is given comes in pieces (anthropic-sdk-python#954, laravel/ai#558)",
+        [
+            START,
+            begin({**SEARCH, "input": {}}),
+            delta("input_json_delta", partial_json=""),
+            delta("input_json_delta", partial_json='{"query"'),
+            delta("input_json_delta", partial_json=': "x"}'),
+            begin(FOUND, 1),
+            begin(text("a"), 2),
+            begin(use({}), 3),
+            delta("input_json_delta", 3, partial_json='{"b": 2}'),
+            end("tool_use"),
+            STOP,
+        ],
+        {
+            "text": "a",
+            "calls": [("a", "look", {"b": 2})],
+            "kept": [SEARCH, FOUND, text("a"), {"type": "tool_use"}],
+        },
+    ),
+    Odd(
+        "a call that the provider runs was cut",
+        [
+            START,
+            begin({**SEARCH, "input": {}}),
+            delta("input_json_delta", partial_json='{"que'),
+            end("max_tokens"),
+            STOP,
+        ],
+        {"calls": [], "stop": "max_tokens", "kept": [{**SEARCH, "input": {}}]},
+    ),
+    Odd(
+        "tokens of thinking are counted at the end (vscode#319185)",
+        [START, *HELLO, end(output_tokens_details={"thinking_tokens": 4}), STOP],
+        {"usage": (10, 9, 4, 0)},
+    ),
+    Odd(
+        "a refusal in a stream that only says beside its content why (pi#5666)",
+        [
+            START,
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "refusal", "stop_details": {"explanation": "It harms."}},
+                "usage": {"output_tokens": 1},
+            },
+            STOP,
+        ],
+        {"text": "It harms.", "stop": "refusal", "usage": (10, 1, 0, 0)},
+    ),
+    Odd(
+        "zeros at the end in the place of what was counted at the beginning (envoyproxy/ai-gateway#1631)",
+        [START, *HELLO, end(input_tokens=0, cache_read_input_tokens=0), STOP],
+        {"usage": (10, 9, 0, 0)},
+    ),
+    Odd(
+        "zeros at the beginning, the count at the end (vercel/ai#17326)",
+        [
+            {
+                "type": "message_start",
+                "message": whole(
+                    [], None, {"input_tokens": 0, "output_tokens": 0, "cache_read_input_tokens": 0}
+                ),
+            },
+            *HELLO,
+            end(input_tokens=7, cache_read_input_tokens=3),
+            STOP,
+        ],
+        {"usage": (10, 9, 0, 3)},
+    ),
+    Odd(
+        "each block has the number 0 (sglang#25876 tells why pieces can miss their block)",
+        [
+            START,
+            begin({"type": "thinking", "thinking": "", "signature": ""}),
+            delta("thinking_delta", thinking="hm"),
+            delta("signature_delta", signature="sig"),
+            begin(text("")),
+            delta("text_delta", text="a"),
+            begin(use({})),
+            delta("input_json_delta", partial_json='{"a": 1}'),
+            begin(use({}, id="b")),
+            delta("input_json_delta", partial_json='{"a": 2}'),
+            end("tool_use"),
+            STOP,
+        ],
+        {
+            "text": "a",
+            "reasoning": "hm",
+            "calls": [("a", "look", {"a": 1}), ("b", "look", {"a": 2})],
+            "kept": [THOUGHT, text("a"), {"type": "tool_use"}, {"type": "tool_use"}],
+        },
+    ),
+    Odd(
+        "a text in the block of thoughts, which nobody closed (sglang#25876)",
+        [
+            START,
+            begin({"type": "thinking", "thinking": ""}),
+            delta("thinking_delta", thinking="hm"),
+            delta("text_delta", text="a"),
+            delta("signature_delta", signature="sig"),
+            end(),
+            STOP,
+        ],
+        {"text": "a", "reasoning": "hm"},
+    ),
+    Odd(
+        "a signature that is null at first",
+        [
+            START,
+            begin({"type": "thinking", "thinking": "hm", "signature": None}),
+            delta("signature_delta", signature="sig"),
+            begin(text("a"), 1),
+            end(),
+            STOP,
+        ],
+        {"kept": [THOUGHT, text("a")]},
+    ),
+    Odd(
+        "the beginning of a call comes twice",
+        [
+            START,
+            begin(use({})),
+            begin(use({})),
+            delta("input_json_delta", partial_json='{"a": 1}'),
+            end("tool_use"),
+            STOP,
+        ],
+        {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "the beginning of a call holds its arguments as text, and they come in pieces, too",
+        [
+            START,
+            begin(use("{}")),
+            delta("input_json_delta", partial_json='{"a": 1}'),
+            end("tool_use"),
+            STOP,
+        ],
+        {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "arguments of a call that never began",
+        [START, delta("input_json_delta", partial_json="{}"), end("tool_use"), STOP],
+        MalformedReplyError,
+    ),
+    Odd(
+        "arguments in the block of a text",
+        [START, begin(text("a")), delta("input_json_delta", partial_json="{}"), end("tool_use"), STOP],
+        MalformedReplyError,
+    ),
+    Odd(
+        "a summary of the conversation, in pieces of a kind of their own",
+        [
+            START,
+            begin({"type": "compaction", "content": None}),
+            delta("compaction_delta", content="so "),
+            delta("compaction_delta", content="far", tokens=7),
+            begin(text("a"), 1),
+            delta("odd_delta", 1, text="?"),
+            delta("odd_delta", 7, text="?"),
+            end(),
+            STOP,
+        ],
+        {"text": "a", "kept": [{"type": "compaction", "content": "so far"}, text("a")]},
+    ),
+    Odd(
+        "a call at whose end the reason is null once more",
+        [
+            START,
+            begin(use({"a": 1})),
+            end("tool_use"),
+            {"type": "message_delta", "delta": {"stop_reason": None}, "usage": {"output_tokens": 9}},
+            STOP,
+        ],
+        {"calls": [("a", "look", {"a": 1})], "stop": "tool_use"},
     ),
     Odd(
         "think marks in the text of a stream",

@@ -38,12 +38,23 @@ THOUGHT = {
     "summary": [{"type": "summary_text", "text": "hm"}],
     "encrypted_content": "x",
 }
+OPEN = {
+    "type": "reasoning",
+    "id": "rs",
+    "summary": [],
+    "content": [{"type": "reasoning_text", "text": "hm"}],
+}
 FLEETING = {"type": "reasoning", "id": "rs", "summary": []}
 
 WHOLE: tuple[Odd, ...] = (
     Odd("as documented", whole(said("hi")), {"text": "hi", "stop": "end_turn", "id": "resp", "model": "m"}),
     Odd("several parts and messages", whole(said("a", "b"), said("c")), {"text": "abc"}),
     Odd("content as a text", whole({"type": "message", "content": "hi"}), {"text": "hi"}),
+    Odd(
+        "an item without a type says nothing, and is not kept",
+        whole({"content": "?"}, {"type": 7}, THOUGHT, said("a")),
+        {"text": "a", "kept": [THOUGHT, said("a")]},
+    ),
     Odd("content null", whole({"type": "message", "content": None}), {"text": ""}),
     Odd("nothing was said", whole(), {"text": "", "stop": "end_turn"}),
     Odd("output null", {**whole(), "output": None}, {"text": ""}),
@@ -141,6 +152,42 @@ WHOLE: tuple[Odd, ...] = (
         ),
         {"usage": (10, 5, 3, 4)},
     ),
+    Odd(
+        "thoughts that hold all they need go back (rikkahub#1690)",
+        whole(OPEN, call()),
+        {"reasoning": "hm", "kept": [OPEN, {"type": "function_call"}]},
+    ),
+    Odd(
+        "thoughts go back with a summary, also if that is null (Agora#141)",
+        whole({**THOUGHT, "summary": None}, said("a")),
+        {"kept": [{**THOUGHT, "summary": []}, said("a")]},
+    ),
+    Odd(
+        "thoughts that nothing follows are not sent back (openai-node#1567, continue#8933)",
+        whole(said("a"), THOUGHT, status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        {"text": "a", "kept": None, "reasoning": "hm"},
+    ),
+    Odd(
+        "thoughts between calls keep their place, the last ones not (openai-node#1567)",
+        whole(THOUGHT, call(), THOUGHT, call(call_id="b"), THOUGHT),
+        {"kept": [THOUGHT, {"type": "function_call"}, THOUGHT, {"type": "function_call"}]},
+    ),
+    Odd(
+        "a message says in which phase it was said (vercel/ai#12860, vllm#50975)",
+        whole(said("a", phase="commentary"), call()),
+        {"text": "a", "kept": [said("a", phase="commentary"), {"type": "function_call"}]},
+    ),
+    Odd("a phase that is null", whole(said("a", phase=None)), {"kept": None}),
+    Odd(
+        "arguments missing",
+        whole({**call(), "arguments": None}),
+        {"calls": [("a", "look", {})], "stop": "tool_use"},
+    ),
+    Odd(
+        "usage without details",
+        whole(said("a"), usage={"input_tokens": 3, "output_tokens": 2, "input_tokens_details": None}),
+        {"usage": (3, 2, 0, 0)},
+    ),
     Odd("no usage", whole(said("a"), usage=None), {"usage": (0, 0, 0, 0)}),
 )
 
@@ -191,6 +238,127 @@ STREAMS: tuple[Odd, ...] = (
         "pieces without anything",
         [piece("output_text.delta"), piece("reasoning_text.delta"), *TEXT, done(whole(said("Hello")))],
         {"text": "Hello"},
+    ),
+    Odd(
+        "nothing but pieces of the text, and an end without items (vllm#30223, new-api#4362)",
+        [piece("created", response={}), *TEXT, done(whole())],
+        {"text": "Hello", "stop": "end_turn", "kept": None},
+    ),
+    Odd(
+        "an item that ends without its text, and an end without items (agentgateway#2281)",
+        [
+            piece("output_item.added", output_index=0, item={**said(), "status": "in_progress"}),
+            *TEXT,
+            piece("output_item.done", output_index=0, item=said()),
+            done(whole()),
+        ],
+        {"text": "Hello"},
+    ),
+    Odd(
+        "a text only at the end (TanStack/ai#937)",
+        [piece("content_part.added", part={"type": "output_text", "text": ""}), done(whole(said("Hello")))],
+        {"text": "Hello"},
+    ),
+    Odd(
+        "a refusal of which only the pieces come",
+        [piece("refusal.delta", delta="I can"), piece("refusal.delta", delta="not."), done(whole())],
+        {"text": "I cannot.", "stop": "refusal"},
+    ),
+    Odd(
+        "pieces of a text before a call, and an end with the call alone",
+        [*TEXT, done(whole(THOUGHT, call()))],
+        {"text": "Hello", "calls": [("a", "look", {})], "stop": "tool_use"},
+    ),
+    Odd(
+        "a call of which only the pieces come (vllm#29947)",
+        [
+            piece("output_item.added", output_index=0, item=call("")),
+            piece("function_call_arguments.delta", output_index=0, item_id="fc", delta='{"a"'),
+            piece("function_call_arguments.delta", output_index=0, item_id="fc", delta=": 1}"),
+            done(whole()),
+        ],
+        {"calls": [("a", "look", {"a": 1})], "stop": "tool_use"},
+    ),
+    Odd(
+        "arguments only in the event that ends them (sub2api#6629, opencode#44862)",
+        [
+            piece("output_item.added", output_index=0, item=call("")),
+            piece("function_call_arguments.done", output_index=0, item_id="fc", arguments='{"a": 1}'),
+            piece("output_item.done", output_index=0, item=call("")),
+            done(whole(call(""))),
+        ],
+        {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "what ends the arguments stands for their pieces; an empty one does not",
+        [
+            piece("output_item.added", output_index=0, item=call("")),
+            piece("function_call_arguments.delta", output_index=0, delta='{"a": 1'),
+            piece("function_call_arguments.done", output_index=0, arguments='{"a": 2}'),
+            piece("output_item.added", output_index=1, item=call("", call_id="b", id="fd")),
+            piece("function_call_arguments.delta", output_index=1, delta='{"b": 3}'),
+            piece("function_call_arguments.done", output_index=1, arguments=""),
+            done(whole()),
+        ],
+        {"calls": [("a", "look", {"a": 2}), ("b", "look", {"b": 3})]},
+    ),
+    Odd(
+        "a piece of arguments after they ended is not heard, where the item has them (pydantic-ai#5763)",
+        [
+            piece("output_item.added", output_index=0, item=call("")),
+            piece("output_item.done", output_index=0, item=call('{"a": 1}')),
+            piece("function_call_arguments.delta", output_index=0, item_id="fc", delta="}"),
+            done(whole()),
+        ],
+        {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "the id of an item is no text",
+        [
+            piece("output_item.added", output_index=0, item={**call(""), "id": {}}),
+            piece("function_call_arguments.delta", output_index=0, item_id=[], delta='{"a": 1}'),
+            done(whole()),
+        ],
+        {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "items that end in another order than they began",
+        [
+            piece("output_item.added", output_index=0, item=call("", call_id="a")),
+            piece("output_item.added", output_index=1, item=call("", call_id="b")),
+            piece("output_item.done", output_index=1, item=call(call_id="b")),
+            piece("output_item.done", output_index=0, item=call(call_id="a")),
+            done(whole()),
+        ],
+        {"calls": [("a", "look", {}), ("b", "look", {})]},
+    ),
+    Odd(
+        "items without numbers count when they end",
+        [
+            piece("output_item.added", item=call("")),
+            piece("output_item.done", item=call()),
+            piece("output_item.done", item=call(call_id="b")),
+            done(whole()),
+        ],
+        {"calls": [("a", "look", {}), ("b", "look", {})]},
+    ),
+    Odd(
+        "the end without a status: the event says it (opencodex#2639)",
+        [*TEXT, piece("completed", response=whole(said("Hello"), status=None))],
+        {"text": "Hello", "stop": "end_turn"},
+    ),
+    Odd(
+        "the end says that it goes on, the event that it is over (opencodex#2639)",
+        [*TEXT, piece("incomplete", response=whole(said("Hello"), status="in_progress"))],
+        {"text": "Hello", "stop": "max_tokens"},
+    ),
+    Odd("the end without a response", [*TEXT, piece("completed")], {"text": "Hello"}),
+    Odd("failed without a response", [*TEXT, piece("failed")], REFUSED),
+    Odd("another end without a status", [*TEXT, piece("done", response={})], MalformedReplyError),
+    Odd(
+        "the bill of a failed response is no answer",
+        [*TEXT, piece("failed", response=whole(said("Hello"), status="in_progress", error={"message": "x"}))],
+        REFUSED,
     ),
     Odd("no end", [*TEXT], MalformedReplyError),
     Odd("nothing", [], MalformedReplyError),

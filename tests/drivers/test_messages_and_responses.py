@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from typing import Any
 
 import corpus_messages
@@ -16,19 +18,23 @@ from agentpool import (
     CompletionRequest,
     Document,
     Image,
+    MalformedReplyError,
     ProviderData,
     RequestRejectedError,
     Text,
     ToolCall,
+    ToolDefinition,
     ToolMessage,
     ToolResult,
     UserMessage,
 )
 from agentpool._core.messages import TextDelta
-from agentpool.drivers._dialect import Dialect
+from agentpool.drivers._dialect import Dialect, RefusedInStreamError
+from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import Question, schema_instruction
-from agentpool.drivers._learning import Lessons
+from agentpool.drivers._learning import Lessons, learned
 from agentpool.drivers._messages import MessagesDialect
+from agentpool.drivers._refusals import Refusal
 from agentpool.drivers._responses import ResponsesDialect
 from agentpool.drivers._schemas import closed_schema
 
@@ -65,6 +71,77 @@ def test_a_stream(dialect: Dialect, odd: Odd) -> None:
     completion = check(odd, read)
     if completion is not None and deltas:
         assert "".join(deltas) == completion.text
+
+
+# -- answers changed at random ----------------------------------------------------------------------
+
+WRONG = (None, "", 0, -1, 1.5, True, [], {}, "x", [None], ["x"], {"a": 1}, [[]], [{}], {"type": "text"})
+
+
+def places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the places of all that is in a value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [place for key, item in inner for place in places(item, (*here, key))]
+    return [here, *found] if here else found
+
+
+def changed(value: Any, chance: random.Random) -> Any:
+    """Return a value of which some parts are missing, doubled, or something else."""
+    value = copy.deepcopy(value)
+    for _ in range(chance.randint(1, 3)):
+        somewhere = places(value)
+        if not somewhere:
+            break
+        *way, last = chance.choice(somewhere)
+        table = value
+        for key in way:
+            table = table[key]
+        change = chance.random()
+        if change < 0.2:
+            del table[last]
+        elif change < 0.4 and isinstance(table, list):
+            table.insert(last, copy.deepcopy(table[last]))
+        else:
+            table[last] = copy.deepcopy(chance.choice(WRONG))
+    return value
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("dialect", [CLAUDE, RESPONSES], ids=name_of)
+def test_whatever_comes_is_an_answer_that_can_go_back_or_an_error(dialect: Dialect, seed: int) -> None:
+    chance = random.Random(seed)
+    whole = [odd for of, odd in WHOLE if of is dialect]
+    streams = [odd for of, odd in STREAMS if of is dialect]
+    for _ in range(500):
+        came = changed(chance.choice(streams if chance.random() < 0.5 else whole).came, chance)
+        try:
+            if isinstance(came, list):
+                reader = dialect.reader(QUESTION)
+                for piece in came:
+                    list(reader.feed(piece, ""))
+                completion = reader.completion()
+            else:
+                completion = dialect.completion(came, QUESTION)
+        except (MalformedReplyError, RefusedInStreamError):
+            continue
+        results = [result(call.id) for call in completion.tool_calls]
+        body = sent(
+            dialect,
+            UserMessage("a"),
+            completion.message,
+            *results,
+            UserMessage("b"),
+            tools=[LOOK],
+            reasoning=2000,
+        )
+        encoded(body)
+
+
+def test_a_text_of_a_response_in_the_place_of_its_parts_goes_back() -> None:
+    item = {"type": "message", "content": "hi"}
+    came = RESPONSES.completion(corpus_responses.whole(corpus_responses.THOUGHT, item), QUESTION)
+    items = sent(RESPONSES, UserMessage("a"), came.message, UserMessage("b"))["input"]
+    assert items[1:3] == [corpus_responses.THOUGHT, item]
 
 
 # -- what is sent -------------------------------------------------------------------------------
@@ -149,15 +226,407 @@ def test_claude_gets_results_before_what_is_said_and_no_empty_text() -> None:
         UserMessage(" "),
         called("1", "2"),
         result("1", (Text("one"), PICTURE)),
-        result("2", "", is_error=True),
+        result("2", " "),
         UserMessage("b"),
     )
     first, _, last = body["messages"]
     assert [block["text"] for block in first["content"]] == ["a"]
     assert [block["type"] for block in last["content"]] == ["tool_result", "tool_result", "text"]
     assert [block["type"] for block in last["content"][0]["content"]] == ["text", "image"]
-    assert last["content"][1]["is_error"]
-    assert "content" not in last["content"][1]
+    assert last["content"][1] == {"type": "tool_result", "tool_use_id": "2"}
+
+
+@pytest.mark.parametrize("content", ["", " ", (Text(" "),), (Text(""), Text(""))])
+def test_a_result_that_is_an_error_says_something(content: Any) -> None:
+    """The API refuses an error with an empty content (sample-multi-agent-orchestration#15 at Bedrock)."""
+    body = sent(MessagesDialect(cache=False), called("1"), result("1", content, is_error=True))
+    assert body["messages"][-1]["content"][0]["content"] == "an error without words"
+    body = sent(MessagesDialect(cache=False), called("1"), result("1", content))
+    assert "content" not in body["messages"][-1]["content"][0]
+
+
+def test_a_system_prompt_of_white_space_is_none_for_claude() -> None:
+    assert "system" not in sent(CLAUDE, UserMessage("a"), system=" \n")
+
+
+def test_what_claude_goes_on_from_does_not_end_in_white_space() -> None:
+    """langchain#35071, opencode#1295."""
+    kept = [THOUGHT, {"type": "text", "text": "so far \n"}]
+    signed = AssistantMessage("so far \n", (), "hm", ProviderData("anthropic", "m", kept))
+    for message in (AssistantMessage("so far \n"), signed):
+        said = sent(CLAUDE, UserMessage("a"), message)["messages"][-1]["content"]
+        assert said[-1] == {"type": "text", "text": "so far"}
+        between = sent(CLAUDE, UserMessage("a"), message, UserMessage("b"))["messages"][1]["content"]
+        assert between[-1]["text"] == "so far \n"
+    assert kept[1]["text"] == "so far \n"
+
+
+def test_a_model_that_does_not_go_on_from_its_own_words_is_asked_to() -> None:
+    """ericc-ch/copilot-api#261, llxprt-code#3695."""
+    lessons = Lessons(traits=frozenset({"user_last"}))
+    messages = sent(CLAUDE, UserMessage("a"), AssistantMessage("so "), lessons=lessons)["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[1]["content"] == [{"type": "text", "text": "so "}]
+    assert len(sent(CLAUDE, UserMessage("a"), lessons=lessons)["messages"]) == 1
+
+
+def test_no_budget_for_thoughts_within_calls_of_another_model() -> None:
+    """opencode#3077, kilocode#5219: the API wants a thought before the last calls."""
+    unthought = [UserMessage("a"), called("1"), result("1")]
+    thought = [UserMessage("a"), called("1", data=[THOUGHT, {"type": "tool_use"}]), result("1")]
+    lost = Lessons(traits=frozenset({"no_thoughts"}))
+    for messages, lessons, thinks in (
+        (unthought, None, False),
+        ([*unthought, UserMessage("b")], None, False),
+        (thought, None, True),
+        (thought, lost, False),
+        ([*unthought, AssistantMessage("done"), UserMessage("b")], None, True),
+        ([UserMessage("a"), AssistantMessage("so")], None, False),
+        ([result("1")], None, False),
+    ):
+        body = sent(CLAUDE, *messages, reasoning=2000, temperature=0.5, lessons=lessons)
+        assert ("thinking" in body) is thinks
+        assert ("temperature" in body) is not thinks
+    assert sent(CLAUDE, *unthought, reasoning="low")["thinking"] == {"type": "adaptive"}
+
+
+def test_thoughts_that_the_server_does_not_take_back_are_left_out() -> None:
+    """opencode#48637, claude-code#10627; openai/codex#8145, bifrost#5892."""
+    lost = Lessons(traits=frozenset({"no_thoughts"}))
+    search = corpus_messages.SEARCH
+    kept = [THOUGHT, search, corpus_messages.HIDDEN, {"type": "tool_use"}]
+    said = sent(CLAUDE, UserMessage("q"), called("1", data=kept), result("1"), lessons=lost)["messages"][1]
+    assert [block["type"] for block in said["content"]] == ["server_tool_use", "tool_use"]
+    data = [corpus_responses.THOUGHT, {"type": "function_call"}]
+    message = called("1", data=data, provider="openai-responses")
+    items = sent(RESPONSES, UserMessage("q"), message, result("1"), lessons=lost)["input"]
+    assert [item.get("type") for item in items] == [None, "function_call", "function_call_output"]
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]}
+
+UNION = {
+    "description": "Look.",
+    "anyOf": [
+        {
+            "type": "object",
+            "properties": {"kind": {"const": "a"}, "x": {"type": "string"}},
+            "required": ["kind", "x"],
+        },
+        {
+            "type": "object",
+            "properties": {"kind": {"const": "b"}, "y": {"type": "string"}},
+            "required": ["kind", "y"],
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("dialect", [CLAUDE, RESPONSES], ids=name_of)
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "object"}, {"type": "object"}),
+        ({"properties": {}}, {"type": "object", "properties": {}}),
+        (
+            UNION,
+            {
+                "type": "object",
+                "description": 'Look. (give one of these sets of properties: [["x"], ["y"]])',
+                "properties": {
+                    "kind": {"anyOf": [{"enum": ["a"]}, {"enum": ["b"]}]},
+                    "x": {"type": "string"},
+                    "y": {"type": "string"},
+                },
+                "required": ["kind"],
+            },
+        ),
+        (
+            {
+                "$ref": "#/$defs/A",
+                "$defs": {"A": {"type": "object", "properties": {"a": {}}, "required": ["a"]}},
+            },
+            {"type": "object", "properties": {"a": {}}, "required": ["a"]},
+        ),
+        (
+            {
+                "type": "object",
+                "properties": {"a": {}, "b": {}},
+                "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
+            },
+            {
+                "type": "object",
+                "description": '(give one of these sets of properties: [["a"], ["b"]])',
+                "properties": {"a": {}, "b": {}},
+            },
+        ),
+        (
+            {"oneOf": [{"properties": {"a": {"const": value}}} for value in (1, 2, 3, 3)]},
+            {"type": "object", "properties": {"a": {"anyOf": [{"enum": [1]}, {"enum": [2]}, {"enum": [3]}]}}},
+        ),
+        ({"type": "object", "not": {}, "properties": {}}, {"type": "object", "properties": {}}),
+    ],
+)
+def test_no_alternatives_on_top_of_the_schema_of_a_tool(dialect: Dialect, schema: Any, expected: Any) -> None:
+    """opencode#38616, cantinarr#497: one such tool, and the whole request is refused."""
+    body = sent(dialect, UserMessage("a"), tools=[ToolDefinition("look", "Look.", schema)])
+    tool = body["tools"][0]
+    assert tool.get("input_schema", tool.get("parameters")) == expected
+
+
+def test_names_of_properties_that_claude_does_not_take_are_replaced_on_the_way() -> None:
+    """appstore-connect-mcp#2, composio#3500, n8n#30590: one such name, and the whole request is refused."""
+    long = "x" * 70
+    names = ["filter[id]", "filter(id)", "filter_id_", "$top", long, "плохо", "fine"]
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "string", "description": name} for name in names},
+        "required": ["$top", "fine"],
+    }
+    tools = [
+        ToolDefinition("look", "Look.", schema),
+        ToolDefinition("other", "Other.", {"properties": {"$": {}}}),
+    ]
+    request = CompletionRequest(messages=[UserMessage("a")], tools=tools)
+    question = Question(request, "m", Lessons())
+    sent_tools = MessagesDialect(cache=False).body(question, streaming=False)["tools"]
+    properties = sent_tools[0]["input_schema"]["properties"]
+    safe = {item["description"]: name for name, item in properties.items()}
+    assert list(safe.values()) == [
+        "filter_id__2",
+        "filter_id__3",
+        "filter_id_",
+        "_top",
+        "x" * 56,
+        "_____",
+        "fine",
+    ]
+    assert sent_tools[0]["input_schema"]["required"] == ["_top", "fine"]
+    assert sent_tools[1]["input_schema"] == {"type": "object", "properties": {"_": {}}}
+    given = {name: f"for {own}" for own, name in safe.items()}
+    came = corpus_messages.whole([corpus_messages.use({**given, "odd": 1})], "tool_use")
+    (call,) = CLAUDE.completion(came, question).tool_calls
+    assert dict(call.input) == {**{name: f"for {name}" for name in names}, "odd": 1}
+
+
+def test_pictures_for_claude_are_what_they_are() -> None:
+    """hermes-agent#55432, claude-code#8184, home-assistant/core#167208."""
+    jpeg, webp = b"\xff\xd8\xff\xe0", b"RIFF\n\x00\x00\x00WEBPVP8 "
+    pictures = (
+        Image(jpeg, "image/jpg"),
+        Image(jpeg, "image/png"),
+        Image(b"?", "image/jpg"),
+        Image(b"\x89PNG\r\n", "image/x-icon"),
+        Image(b"GIF89a", "image/gif"),
+        Image(webp, "application/octet-stream"),
+        Image(b"BM", "image/bmp"),
+        Image(b"<svg/>", "image/svg+xml"),
+    )
+    for results in (False, True):
+        messages = [called("1"), result("1", pictures)] if results else [UserMessage(pictures)]
+        blocks = sent(MessagesDialect(cache=False), *messages)["messages"][-1]["content"]
+        blocks = blocks[0]["content"] if results else blocks
+        assert [block.get("source", {}).get("media_type", block.get("text")) for block in blocks] == [
+            *["image/jpeg"] * 3,
+            "image/png",
+            "image/gif",
+            "image/webp",
+            "[image/bmp, 2 bytes]",
+            "[image/svg+xml, 6 bytes]",
+        ]
+
+
+def test_ids_of_calls_for_a_response_are_short_and_its_items_have_none_of_theirs() -> None:
+    """9router#393, dsh-plugin-subscriptions#29; nodetool#4252."""
+    long = "codex_mcp__" + "x" * 80
+    call, output = sent(RESPONSES, UserMessage("a"), called(long), result(long))["input"][1:]
+    assert call["call_id"] == output["call_id"]
+    assert len(call["call_id"]) <= 64
+    assert "id" not in call
+
+
+def test_what_claude_takes_of_a_schema_is_told_in_words_else() -> None:
+    """req_llm#302, laravel/ai#715, memorize-everything#93: such keywords are refused."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "score": {"type": "integer", "minimum": 1, "maximum": 10, "description": "How good."},
+            "tags": {"type": "array", "items": {"type": "string", "minLength": 2}, "minItems": 3},
+            "some": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            "day": {"type": "string", "format": "date"},
+            "color": {"type": "string", "format": "color"},
+            "code": {"type": "string", "pattern": "[a-z]+"},
+            "word": {"type": "string", "pattern": "(?=a)b"},
+            "either": {"oneOf": [{"type": "string"}, {"type": "null"}]},
+        },
+    }
+    body = sent(CLAUDE, UserMessage("a"), output_schema=schema)
+    assert body["output_config"]["format"]["schema"]["properties"] == {
+        "score": {"type": "integer", "description": "How good. (at least 1, at most 10)"},
+        "tags": {
+            "type": "array",
+            "items": {"type": "string", "description": "(at least 2 characters)"},
+            "description": "(at least 3 items)",
+        },
+        "some": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        "day": {"type": "string", "format": "date"},
+        "color": {"type": "string", "description": '(format "color")'},
+        "code": {"type": "string", "pattern": "[a-z]+"},
+        "word": {"type": "string", "description": '(matches "(?=a)b")'},
+        "either": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    }
+
+
+# -- what is learned ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dialect", "said", "parameter", "asked", "dropped", "trait"),
+    [
+        (  # jetbrains-cc-gui#1003
+            CLAUDE,
+            '"thinking.type.enabled" is not supported for this model. Use "thinking.type.adaptive" and'
+            ' "output_config.effort" to control thinking behavior.',
+            "",
+            {"reasoning": 2000},
+            None,
+            "adaptive_thinking",
+        ),
+        (
+            CLAUDE,
+            "adaptive thinking is not supported on this model",
+            "",
+            {"reasoning": "low"},
+            None,
+            "budget_thinking",
+        ),
+        (  # litellm#27074
+            CLAUDE,
+            "output_config.effort: Input should be 'low', 'medium', 'high' or 'max'",
+            "",
+            {"reasoning": "xhigh", "output_schema": SCHEMA},
+            "output_config.effort",
+            None,
+        ),
+        (
+            CLAUDE,
+            "output_config.format: Extra inputs are not permitted",
+            "",
+            {"reasoning": "low", "output_schema": SCHEMA},
+            "output_config.format",
+            None,
+        ),
+        (
+            CLAUDE,
+            "output_config: Extra inputs are not permitted",
+            "",
+            {"reasoning": "low", "output_schema": SCHEMA},
+            "output_config",
+            None,
+        ),
+        (  # anthropic-sdk-python#1185
+            CLAUDE,
+            "The compiled grammar is too large, which would cause performance issues. Simplify your tool"
+            " schemas or reduce the number of strict tools.",
+            "",
+            {"output_schema": SCHEMA},
+            "output_config.format",
+            None,
+        ),
+        (  # TanStack/ai#686
+            CLAUDE,
+            "Schema is too complex for compilation.",
+            "",
+            {"output_schema": SCHEMA},
+            "output_config.format",
+            None,
+        ),
+        (
+            CLAUDE,
+            "`temperature` may only be set to 1 when thinking is enabled or in adaptive mode.",
+            "",
+            {"temperature": 0.5},
+            "temperature",
+            None,
+        ),
+        (
+            CLAUDE,
+            "This model does not support assistant message prefill. The conversation must end with a user"
+            " message.",
+            "",
+            {},
+            None,
+            "user_last",
+        ),
+        (
+            CLAUDE,
+            "messages.1.content.0: Invalid `signature` in `thinking` block",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (
+            CLAUDE,
+            "messages.5.content.1: `thinking` or `redacted_thinking` blocks in the latest assistant message"
+            " cannot be modified.",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (
+            RESPONSES,
+            "The encrypted content gAAA...DQ== could not be verified.",
+            "",
+            {"reasoning": "low"},
+            None,
+            "no_thoughts",
+        ),
+        (
+            RESPONSES,
+            "Item 'rs_1' of type 'reasoning' was provided without its required following item.",
+            "input",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (  # llama.cpp#29159
+            RESPONSES,
+            "Cannot determine type of 'item'",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (RESPONSES, "Encrypted content is not supported with this model.", "", {}, "include", None),
+        (
+            RESPONSES,
+            "Unsupported parameter: 'reasoning.effort' is not supported with this model.",
+            "reasoning.effort",
+            {"reasoning": "low"},
+            "reasoning.effort",
+            None,
+        ),
+        (
+            RESPONSES,
+            "Invalid schema for response_format 'answer': 'allOf' is not permitted.",
+            "text.format.schema",
+            {"output_schema": SCHEMA},
+            "text.format",
+            None,
+        ),
+    ],
+)
+def test_what_a_refusal_teaches(
+    dialect: Dialect, said: str, parameter: str, asked: Any, dropped: str | None, trait: str | None
+) -> None:
+    body = sent(dialect, UserMessage("a"), **asked)
+    refusal = Refusal(400, said, "invalid_request_error", parameter)
+    lessons = learned(Lessons(), refusal, body, dialect.droppable)
+    assert lessons is not None
+    assert lessons.dropped == ({dropped} if dropped else set())
+    assert lessons.traits == ({trait} if trait else set())
 
 
 def test_a_conversation_that_claude_began_gets_a_beginning() -> None:
@@ -217,7 +686,7 @@ def test_how_much_claude_thinks() -> None:
     adaptive = {"type": "adaptive"}
     assert thinking(None) == (None, None)
     assert thinking(0) == thinking("none") == ({"type": "disabled"}, None)
-    assert thinking("low") == (adaptive, {"effort": "low"})
+    assert thinking("low") == thinking("minimal") == (adaptive, {"effort": "low"})
     assert thinking(2000) == ({"type": "enabled", "budget_tokens": 2000}, None)
     assert thinking(10, max_tokens=4096) == ({"type": "enabled", "budget_tokens": 1024}, None)
     # Thoughts are output, and output is bounded by max_tokens.
@@ -230,9 +699,6 @@ def test_how_much_claude_thinks() -> None:
     }
     assert thinking(2000, "adaptive_thinking") == (adaptive, None)
     assert thinking("low", tool_choice="required") == (None, None)
-
-
-SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]}
 
 
 def test_a_schema_for_claude() -> None:
@@ -349,8 +815,8 @@ def test_files_of_a_response() -> None:
     content = sent(RESPONSES, UserMessage(FILES))["input"][0]["content"]
     assert content == [
         {"type": "input_text", "text": "see"},
-        {"type": "input_image", "image_url": "data:image/png;base64,eA=="},
-        {"type": "input_image", "image_url": "https://h/a.png"},
+        {"type": "input_image", "detail": "auto", "image_url": "data:image/png;base64,eA=="},
+        {"type": "input_image", "detail": "auto", "image_url": "https://h/a.png"},
         {"type": "input_text", "text": "a.txt:\ntext"},
         {
             "type": "input_file",
@@ -369,6 +835,6 @@ def test_files_of_a_response() -> None:
         UserMessage("b"),
     )["input"]
     assert items[0] == {"role": "user", "content": ""}
-    assert items[3]["output"] == [{"type": "input_image", "image_url": "data:image/png;base64,eA=="}]
+    assert items[3]["output"] == [content[1]]
     assert items[4]["output"] == "Error: no"
     assert items[5] == {"role": "user", "content": "b"}

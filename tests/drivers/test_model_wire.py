@@ -26,7 +26,14 @@ from agentpool._core.errors import (
     RateLimitedError,
     RequestRejectedError,
 )
-from agentpool._core.messages import Completion, CompletionRequest, TextDelta, UserMessage
+from agentpool._core.messages import (
+    AssistantMessage,
+    Completion,
+    CompletionRequest,
+    ProviderData,
+    TextDelta,
+    UserMessage,
+)
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver
 from agentpool.drivers.anthropic import AnthropicDriver
@@ -540,6 +547,34 @@ async def test_a_model_that_takes_no_temperature_is_asked_without(name: str) -> 
         assert len(server.requests) == 2
         await completed(driver)
         assert len(server.requests) == 3  # it is not tried again
+
+
+@pytest.mark.parametrize("name", ["anthropic", "responses"])
+async def test_thoughts_that_a_server_does_not_take_back_stay_behind(name: str) -> None:
+    """opencode#48637, openai/codex#8145: the conversation goes on without them."""
+    if name == "anthropic":
+        said = "messages.1.content.0: Invalid `signature` in `thinking` block"
+        thought: dict[str, Any] = {"type": "thinking", "thinking": "hm", "signature": "odd"}
+        told: dict[str, Any] = {"type": "text", "text": "x"}
+        good, provider = claude_reply([told]), "anthropic"
+    else:
+        said = "The encrypted content gAAA...DQ== could not be verified."
+        thought = {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "odd"}
+        told = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x"}]}
+        good, provider = {"status": "completed", "output": [told]}, "openai-responses"
+
+    def pick(head: str, body: Any) -> bytes:
+        refusal = {"error": {"message": said, "type": "invalid_request_error"}}
+        return answer(400, refusal) if "odd" in str(body) else answer(200, good)
+
+    async with raw_server(pick) as server, DRIVERS[name](server.url) as driver:
+        data = ProviderData(provider, driver.model, [thought, told])
+        earlier = AssistantMessage("x", (), "hm", data)
+        request = CompletionRequest(messages=[UserMessage("a"), earlier, UserMessage("b")])
+        for requests in (2, 3):
+            completion = await driver.complete(request)
+            assert completion.text == "x"
+            assert len(server.requests) == requests
 
 
 async def test_other_bad_requests_are_not_made_twice() -> None:

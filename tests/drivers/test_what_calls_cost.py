@@ -40,7 +40,7 @@ pytest.importorskip("httpx2", reason="the extra http is not installed")
 
 HI = CompletionRequest(messages=[UserMessage("hi")])
 PLAIN = AgentManifest(name="plain", model=ModelSettings(max_tokens=100))
-WORST = 100 + 4 + 5
+WORST = 100 + 16 + 8 + 2
 
 
 async def error_of(driver: Driver) -> DriverError:

@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
+from agentpool._core import acting, restart
 from agentpool._core import budget as budget_module
-from agentpool._core import loop, restart
 from agentpool._kernel import agent as _agent
 from agentpool._kernel import scope as _scope
 from agentpool._loop import tool_calls as _tool_calls
@@ -108,7 +108,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "every tool call has its result",
-        loop,
+        acting,
         "ToolMessage",
         _wrong_call,
         r"agent \d+: ",

@@ -1,0 +1,96 @@
+"""The tool calls of an answer: whether they may run, and what they came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from agentpool._core import guard as guards
+from agentpool._core.asking import at_limit
+from agentpool._core.effects import Act, Acted, Idled, IllegalObservationError, Recall
+from agentpool._core.encoding import encodable_result
+from agentpool._core.guard import LoopGuard
+from agentpool._core.messages import AssistantMessage, ChatMessage, ToolMessage, ToolResult
+from agentpool._core.perceiving import as_note
+from agentpool._core.states import NO_TROUBLE, TAKE_MESSAGES, LoopState, Step, Trouble, grown, heard
+
+
+def act(state: LoopState, guard: LoopGuard, excess: int, said: AssistantMessage) -> Step:
+    """Have the calls of an answer run, if the guard allows it."""
+    calls, trouble = said.tool_calls, _recovered(state.trouble)
+    verdict = guard.before_act(calls)
+    if isinstance(verdict, guards.Halt):
+        state = attrs.evolve(state, guard=guard, trouble=trouble, excess=excess)
+        return at_limit(heard(state, unrun(said, "Not run: the agent was stopped.")), verdict)
+    if isinstance(verdict, guards.Block):
+        guard = guard.after_block(calls)
+        state = attrs.evolve(state, awaiting=Recall, guard=guard, trouble=trouble, excess=excess)
+        return heard(state, unrun(said, verdict.reason)), TAKE_MESSAGES
+    note = verdict.reason if isinstance(verdict, guards.Warn) else ""
+    acting = LoopState(state.plan, Act, state.transcript, state.window, guard, said, note, trouble, excess)
+    return acting, Act(calls, note)
+
+
+def _recovered(trouble: Trouble) -> Trouble:
+    """Forget what a good answer has fixed; wrong typed answers stay counted."""
+    return NO_TROUBLE if trouble is NO_TROUBLE else Trouble(retries=trouble.retries)
+
+
+def on_acted(state: LoopState, observation: Acted) -> Step:
+    """Tell the model what its calls came to, when what arrived meanwhile was perceived."""
+    return _acted(state, observation.results), TAKE_MESSAGES
+
+
+def on_idle_calls(state: LoopState, observation: Idled) -> Step:
+    """Nothing was heard of the calls for too long: those that had not ended were stopped."""
+    stopped = ToolResult(
+        f"Stopped: nothing was heard for {observation.seconds:g} s. How far it came is not known.",
+        is_error=True,
+    )
+    state = _acted(state, [stopped if result is None else result for result in observation.results])
+    return at_limit(state, idle_halt("the tools", observation.seconds))
+
+
+def idle_halt(whom: str, seconds: float) -> guards.Halt:
+    """Return what stops an agent of which nothing was heard."""
+    reason = f"nothing was heard of {whom} for {seconds:g} s: raise idle under [resources] if that is normal"
+    return guards.Halt(reason, "idle")
+
+
+def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
+    """Return the state that perceives next, with the results of the calls."""
+    plan, said = state.plan, state.said
+    assert said is not None
+    calls = said.tool_calls
+    if len(results) != len(calls):
+        raise IllegalObservationError(
+            f"{len(calls)} calls were to be run, but there are {len(results)} results"
+        )
+    news: list[ChatMessage] = [said]
+    news += [
+        ToolMessage(call.id, call.name, encodable_result(result))
+        for call, result in zip(calls, results, strict=True)
+    ]
+    if state.note:
+        news.append(as_note(state.note))
+    transcript, window = grown(state, news)
+    return LoopState(
+        plan if plan.tool_choice is None else plan.once_called(calls),
+        Recall,
+        transcript,
+        window,
+        state.guard.after_act(calls, results),
+        None,
+        "",
+        state.trouble,
+        state.excess,
+    )
+
+
+def unrun(said: AssistantMessage, reason: str) -> list[ChatMessage]:
+    """Return what the model said, with `reason` as the result of each of its calls."""
+    result = ToolResult(reason, is_error=True)
+    if not said.text.strip() and not said.tool_calls:
+        return []
+    return [said, *[ToolMessage(call.id, call.name, result) for call in said.tool_calls]]

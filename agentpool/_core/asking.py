@@ -1,0 +1,96 @@
+"""Asking the model: what is sent, whether there is room for it, and what happens at a limit."""
+
+from __future__ import annotations
+
+import attrs
+
+from agentpool._core import guard as guards
+from agentpool._core.effects import Reason
+from agentpool._core.landing import Landing, landing_note, last_request, longest_answer
+from agentpool._core.messages import CompletionRequest
+from agentpool._core.states import LoopState, Step, halted, heard
+from agentpool._core.usage import NO_USAGE, TokenUsage
+
+
+def ask(state: LoopState) -> Step:
+    """Ask the model, unless a limit was reached or the request would pass one."""
+    plan, guard, window = state.plan, state.guard, state.window
+    verdict = guard.before_reason()
+    if isinstance(verdict, guards.Halt):
+        return at_limit(state, verdict)
+    if plan.room is not None and window.tokens > plan.room:
+        # A quarter more than needed goes, so that this work is not done in every turn.
+        window = window.trimmed(plan.room * 3 // 4)
+    tokens = plan.frame + window.tokens + state.excess
+    is_free = guard.limits.max_tokens is None and not plan.lands
+    longest = plan.max_tokens if is_free else longest_answer(plan, guard, tokens)
+    if isinstance(longest, guards.Halt):
+        return at_limit(state, longest)
+    request = CompletionRequest(
+        plan.model,
+        window.messages,
+        plan.tools,
+        longest,
+        plan.temperature,
+        plan.system,
+        plan.stop,
+        plan.tool_choice,
+        plan.parallel_tool_calls,
+        plan.output_schema,
+        plan.reasoning,
+        plan.options,
+    )
+    reasoning = LoopState(
+        plan,
+        Reason,
+        state.transcript,
+        window,
+        guard,
+        None,
+        "",
+        state.trouble,
+        state.excess,
+    )
+    return reasoning, Reason(request, tokens)
+
+
+# -- at a limit ---------------------------------------------------------------------
+
+
+def at_limit(state: LoopState, halt: guards.Halt, lost: TokenUsage = NO_USAGE) -> Step:
+    """Fail, or have the model give its answer in a last turn.
+
+    Args:
+      halt: what stops the agent.
+      lost: what a call may have used of which nothing is known.
+    """
+    plan, guard, limit = state.plan, state.guard, halt.limit
+    if limit is None or not plan.lands:
+        return halted(state, halt.reason, limit)
+    state = heard(state, [landing_note(limit)])
+    window, longest = last_request(plan, guard, state.window, state.excess, lost)
+    if longest < 1:
+        return halted(state, f"{halt.reason}; and a last answer found no room", limit)
+    landing = Landing(limit, halt.reason, longest)
+    return ask_last(attrs.evolve(state, window=window, landing=landing, said=None, note=""), landing)
+
+
+def ask_last(state: LoopState, landing: Landing) -> Step:
+    """Ask the model for its answer, without tools."""
+    plan = state.plan
+    # Thoughts count as output: where there is less room than usual, all of it is for the answer.
+    is_tight = landing.max_tokens < plan.max_tokens and plan.reasoning is not None
+    request = CompletionRequest(
+        plan.model,
+        state.window.messages,
+        (),
+        landing.max_tokens,
+        plan.temperature,
+        plan.system,
+        plan.stop,
+        output_schema=plan.output_schema,
+        reasoning=0 if is_tight else plan.reasoning,
+        options=plan.options,
+    )
+    tokens = plan.frame + state.window.tokens + state.excess
+    return attrs.evolve(state, awaiting=Reason), Reason(request, tokens)

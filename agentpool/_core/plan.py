@@ -1,0 +1,193 @@
+"""What stays the same through a run of the agent loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+
+from agentpool._core.capability import MemoryCapability
+from agentpool._core.errors import Finding, ManifestError
+from agentpool._core.guard import GuardLimits
+from agentpool._core.messages import ToolCall, ToolDefinition
+from agentpool._core.rules import fix_for_name
+from agentpool._core.text import encodable
+from agentpool._core.transcript import frame_tokens
+from agentpool._core.usage import TokenUsage
+from agentpool._core.value import value
+
+if TYPE_CHECKING:
+    from agentpool._core.manifest import AgentManifest
+
+# -- typed answers ----------------------------------------------------------------
+
+
+@attrs.frozen
+class Parsed:
+    """An answer's value."""
+
+    value: Any
+
+
+@attrs.frozen
+class Problems:
+    """Why an answer has no value; the model is told all of it."""
+
+    texts: tuple[str, ...]
+
+
+@attrs.frozen
+class OutputSpec:
+    """What a typed answer has to be.
+
+    Attributes:
+      schema: the JSON schema; the model is told it at the end of its system prompt.
+      parse: reads an answer; a pure function.
+      retries: how many wrong answers are given back to the model, before the agent fails.
+    """
+
+    schema: Mapping[str, Any]
+    parse: Callable[[str], Parsed | Problems]
+    retries: int = 2
+
+    @property
+    def instruction(self) -> str:
+        """What the model is told."""
+        schema = json.dumps(self.schema, ensure_ascii=False)
+        return f"Give your final answer as JSON that fits this schema, without other text:\n{schema}"
+
+
+# -- the plan ---------------------------------------------------------------------
+
+
+Price: TypeAlias = Callable[[TokenUsage], float | None]
+"""What a usage costs in US dollars; None where nobody knows."""
+
+
+@value
+class Plan:
+    """What stays the same through a run.
+
+    Attributes:
+      tool_choice: what requests say. `required` or the name of a tool is what the agent begins with:
+        once such a tool was called, it is `auto`.
+      frame: the estimated tokens of the system prompt and the tools.
+      room: how many tokens the messages may have; None if the context window is not known.
+      lands: whether the agent gives its answer at a limit, in one last turn, and does not fail.
+      last_answer: how many tokens are kept back for the answer of that turn.
+      shortest_answer: with less room than this for its answer, a turn is not begun.
+      price: what a usage costs; None if nobody knows.
+    """
+
+    model: str
+    system: str
+    tools: tuple[ToolDefinition, ...]
+    max_tokens: int
+    temperature: float | None
+    stop: tuple[str, ...]
+    tool_choice: str | None
+    parallel_tool_calls: bool
+    output_schema: Mapping[str, Any] | None
+    reasoning: str | int | None
+    options: Mapping[str, Any]
+    frame: int
+    room: int | None
+    remembers: bool
+    output: OutputSpec | None
+    lands: bool
+    last_answer: int
+    shortest_answer: int
+    price: Price | None
+
+    def cost(self, usage: TokenUsage) -> float:
+        """Return what a usage costs; 0 if nobody knows."""
+        return (0.0 if self.price is None else self.price(usage)) or 0.0
+
+    def once_called(self, calls: Sequence[ToolCall]) -> Plan:
+        """Return the plan after these calls: who had to call a tool and did need not do so again."""
+        forced = self.tool_choice
+        if forced == "auto" or forced == "none":
+            return self
+        called = {call.name for call in calls if not call.problem}
+        if called if forced == "required" else forced in called:
+            return attrs.evolve(self, tool_choice="auto")
+        return self
+
+
+def plan_of(
+    manifest: AgentManifest,
+    tools: tuple[ToolDefinition, ...],
+    context_window: int | None,
+    output: OutputSpec | None,
+    limits: GuardLimits,
+    price: Price | None,
+) -> Plan:
+    """Return the plan of a run.
+
+    Raises:
+      ManifestError: if the manifest's `tool_choice` is for a tool that the agent does not have.
+    """
+    model = manifest.model
+    system = encodable(model.system_prompt)
+    if output is not None:
+        system = f"{system}\n\n{output.instruction}" if system else output.instruction
+    frame = frame_tokens(system, tools)
+    max_tokens = model.max_tokens
+    size = model.context_window or context_window
+    room = None
+    if size is not None:
+        # An answer gets at most half of the window: max_tokens is often set without a thought of it.
+        max_tokens = min(max_tokens, max(1, size // 2))
+        room = max(0, size - max_tokens - frame)
+    lands = manifest.resources.on_limit == "answer"
+    last_answer, shortest_answer = _landing_answers(max_tokens, limits.max_tokens) if lands else (0, 1)
+    return Plan(
+        model=model.remote_model or "",
+        system=system,
+        tools=tools,
+        max_tokens=max_tokens,
+        temperature=model.temperature,
+        stop=tuple(model.stop),
+        tool_choice=_tool_choice(manifest, tools),
+        parallel_tool_calls=model.parallel_tool_calls,
+        output_schema=None if output is None else output.schema,
+        reasoning=model.reasoning,
+        options=model.options,
+        frame=frame,
+        room=room,
+        remembers=any(isinstance(granted, MemoryCapability) for granted in manifest.capabilities),
+        output=output,
+        lands=lands,
+        last_answer=last_answer,
+        shortest_answer=shortest_answer,
+        price=price,
+    )
+
+
+def _landing_answers(max_tokens: int, budget: int | None) -> tuple[int, int]:
+    """Return how long an answer the last turn is sure to have room for, and the shortest before it.
+
+    An eighth of a budget is kept back for the answer at the most, so that small budgets do some work.
+    """
+    shortest = min(max_tokens, 256)
+    if budget is None:
+        return max_tokens, shortest
+    return min(max_tokens, max(1, budget // 8)), min(shortest, max(1, budget // 32))
+
+
+def _tool_choice(manifest: AgentManifest, tools: tuple[ToolDefinition, ...]) -> str | None:
+    choice = manifest.model.tool_choice
+    names = [tool.name for tool in tools]
+    if choice is None or choice == "auto" or choice == "none":
+        return choice if tools else None  # providers refuse a choice where there is nothing to choose
+    if choice == "required" and not names:
+        problem = "'required' cannot be kept: the agent has no tools"
+        fix = "Give it tools, or remove tool_choice"
+    elif choice == "required" or choice in names:
+        return choice
+    else:
+        problem = f"{choice!r} is no tool of this agent"
+        fix = fix_for_name(choice, ["auto", "required", "none", *names])
+    raise ManifestError([Finding(f"manifest {manifest.name!r}", "model.tool_choice", problem, fix)])

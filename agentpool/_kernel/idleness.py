@@ -1,0 +1,72 @@
+"""How long an agent may go without any sign of life: one deadline, which each sign moves on.
+
+It is a limit of the agent, as its `timeout` is: it does not count as a deadline by which a wait of the
+agent would end by itself. Otherwise agents that wait for each other would be told so only when it has
+passed, and a pool could not end before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from types import TracebackType
+
+import attrs
+import trio
+
+from agentpool._kernel.protection import protect_module
+
+_limits: dict[Hashable, list[IdleLimit]] = {}
+"""The open limits of each agent; mostly one, more if its code runs several loops side by side."""
+
+
+@attrs.define(eq=False)
+class IdleLimit:
+    """Cancels what runs in its `with` block once nothing was heard for so many seconds.
+
+    Attributes:
+      agent: whose limit it is.
+      seconds: how long nothing may be heard.
+    """
+
+    agent: Hashable
+    seconds: float
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def heard(self) -> None:
+        """Something was heard: the time begins anew."""
+        self._scope.deadline = trio.current_time() + self.seconds
+
+    @property
+    def deadline(self) -> float:
+        """When it passes, on trio's clock."""
+        return self._scope.deadline
+
+    def __enter__(self) -> IdleLimit:
+        self.heard()
+        self._scope.__enter__()
+        _limits.setdefault(self.agent, []).append(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        others = _limits[self.agent]
+        others.remove(self)
+        if not others:
+            del _limits[self.agent]
+        return self._scope.__exit__(kind, error, trace)
+
+
+def is_idle_deadline(agent: Hashable, deadline: float) -> bool:
+    """Whether a deadline is that of an idle limit of the agent."""
+    return bool(_limits) and any(limit.deadline == deadline for limit in _limits.get(agent, ()))
+
+
+def heard_of(agent: Hashable) -> None:
+    """Move on the idle limits of an agent, if it has any."""
+    if _limits:
+        for limit in _limits.get(agent, ()):
+            limit.heard()
+
+
+protect_module(globals())

@@ -1,0 +1,406 @@
+"""The meter: what an agent's model calls use is counted, and kept within its budget, call by call.
+
+Whatever driver a pool hands out, to the loop or to an agent's own code, has a meter around each
+driver in it that talks to a model. So each attempt of a retry and each fallback of a route is a call
+by itself: its worst case is set aside before it, and what it used is booked after it. Nothing is set
+aside while a call waits in a queue or pauses before it is tried again.
+
+    set aside before  ->  booked as soon as the answer is there, before anything can be cancelled
+                      ->  booked with its worst case, if it failed and may have to be paid
+                      ->  given back, if it was not made
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from agentpool import abc
+from agentpool._core.errors import (
+    BudgetExceededError,
+    DriverError,
+    DriverUnavailableError,
+    MalformedReplyError,
+    PoolLimitError,
+)
+from agentpool._core.events import BudgetWarned
+from agentpool._core.messages import Completion, CompletionRequest, StreamPart
+from agentpool._core.usage import TokenUsage
+from agentpool._kernel.protection import await_unprotected, protect_module
+
+if TYPE_CHECKING:
+    from agentpool._core.bounds import InputBounds, InputTokens
+    from agentpool._core.budget import Budget, Reservation
+    from agentpool._core.capability import PrivacyTier
+    from agentpool._core.manifest import AgentManifest
+    from agentpool._kernel.agent import AgentRecord
+    from agentpool._kernel.state import PoolState
+
+
+@attrs.frozen(eq=False)
+class Meter:
+    """Counts the model calls of one agent.
+
+    Attributes:
+      budget: where each call's worst case is set aside; None for no limit.
+      seconds: how long one call may take, without the wait for room; None for no limit.
+    """
+
+    _state: PoolState
+    _record: AgentRecord
+    budget: Budget | None
+    seconds: float | None = None
+
+    def around(self, driver: abc.Driver) -> abc.Driver:
+        """Return a driver with this meter around each driver in it that talks to a model."""
+        return abc.wrapped_inside(driver, self._wrap)
+
+    def _wrap(self, driver: abc.Driver) -> abc.Driver:
+        # One that this pool handed out before has a meter already: the nearest agent's counts.
+        if isinstance(driver, MeteredDriver) and driver.meter._state is self._state:
+            driver = driver.inner
+        return MeteredDriver(driver, self)
+
+    @property
+    def in_flight(self) -> Any:
+        """Count a call for as long as the block runs; entering it raises `PoolLimitError` past the limit."""
+        return self._state.counts.model_calls
+
+    def count(self, usage: TokenUsage) -> None:
+        """Count what a call used, on the agent and in its pool."""
+        self._record.used = self._record.used.plus(usage)
+        self._state.counts.used = self._state.counts.used.plus(usage)
+
+    def refused(self, error: BudgetExceededError, request: CompletionRequest) -> None:
+        """Complete an error with what was used and said so far, and warn whoever watches."""
+        error.usage, error.transcript = self._record.usage, request.messages
+        events = self._state.events
+        if events.subscriptions:
+            events.emit(BudgetWarned, self._record.id, self._record.parent_id, str(error))
+
+
+class MeteredDriver(abc.Driver):
+    """A driver with a meter around it; it equals the driver inside, and has its other attributes."""
+
+    def __init__(self, inner: abc.Driver, meter: Meter) -> None:
+        self.inner = inner
+        self.meter = meter
+        self._bounds: InputBounds | None = None
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    def __eq__(self, other: object) -> bool:
+        return self.inner == (other.inner if isinstance(other, MeteredDriver) else other)
+
+    def __hash__(self) -> int:
+        return hash(self.inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    @property
+    def context_window(self) -> int | None:  # type: ignore[override]
+        """That of the driver inside."""
+        return getattr(self.inner, "context_window", None)
+
+    @property
+    def privacy(self) -> PrivacyTier:  # type: ignore[override]
+        """That of the driver inside."""
+        return getattr(self.inner, "privacy", abc.Driver.privacy)
+
+    @property
+    def metered(self) -> bool:
+        """Whether an answer of the driver inside that tells no usage has one nevertheless."""
+        return bool(getattr(self.inner, "metered", True))
+
+    @property
+    def streams(self) -> bool:
+        """Whether the driver inside has a stream of its own, which shows more than `complete` does."""
+        stream = getattr(type(self.inner), "stream", None)
+        return stream is not None and stream is not abc.Driver.stream
+
+    def bind(self, manifest: AgentManifest) -> abc.Driver:
+        """Return what the driver inside makes of itself for one agent, with the same meter."""
+        bind = getattr(self.inner, "bind", None)
+        if bind is None:
+            return self
+        bound = bind(manifest)
+        return self if bound is self.inner else MeteredDriver(bound, self.meter)
+
+    def estimate_cost(self, usage: TokenUsage) -> float | None:
+        """Return what the driver inside estimates; 0 for one without prices."""
+        return self.cost_of("", usage)
+
+    def cost_of(self, model: str, usage: TokenUsage) -> float | None:
+        """As `estimate_cost`, for a request that names a model."""
+        by_model = getattr(self.inner, "estimate_cost_of", None)
+        if by_model is not None and model:
+            cost: float | None = by_model(model, usage)
+            return cost
+        estimate = getattr(self.inner, "estimate_cost", None)
+        return 0.0 if estimate is None else estimate(usage)
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """Wait for room in the budget, then ask the driver inside, and book what it used.
+
+        Raises:
+          BudgetExceededError: if there is no room, and none can come.
+          PoolLimitError: if as many calls are in flight in the pool as `PoolLimits` allows.
+          DriverError: what the driver inside raises.
+
+        Checkpoint: always. Cancellation: the worst case of a call that was under way is booked.
+        """
+        async with _Call(self, request) as call:
+            return call.booked(await await_unprotected(self.inner.complete, call.request))
+        raise call.too_slow()
+
+    def stream(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[StreamPart]]:
+        """As `complete`, for an answer in pieces; leaving it early books the worst case."""
+        if getattr(self.inner, "stream", None) is None:
+            return super().stream(request)
+        return _MeteredStream(self, request)
+
+    def input_tokens(self, request: CompletionRequest) -> InputTokens:
+        """Return how many tokens of input a request has."""
+        if self._bounds is None:
+            from agentpool._core.bounds import InputBounds  # who has no budget needs none
+
+            self._bounds = InputBounds()
+        return self._bounds.of(request)
+
+    def counted(self, request: CompletionRequest, completion: Completion) -> None:
+        """Take in what the provider counted."""
+        if self._bounds is not None:
+            self._bounds.counted(request, completion)
+
+    def priced(self, completion: Completion, model: str) -> Completion:
+        """Fill in the price of an answer, where the driver left that to its price list."""
+        if not isinstance(completion, Completion):
+            raise MalformedReplyError(f"the driver answered {completion!r}, which is no Completion")
+        usage = completion.usage
+        if usage.cost_usd:
+            return completion
+        cost = self.cost_of(model, usage)
+        if not cost:
+            return completion
+        return attrs.evolve(completion, usage=attrs.evolve(usage, cost_usd=cost))
+
+
+class _Call:
+    """One call, for an `async with` block: its room, its time, and what it used.
+
+    The block is left silently when the time is over; whoever uses it then raises `too_slow`.
+    """
+
+    __slots__ = ("_driver", "_limit", "_reservation", "_settled", "_slack", "request")
+
+    def __init__(self, driver: MeteredDriver, request: CompletionRequest) -> None:
+        self._driver = driver
+        self.request = request
+        self._reservation: Reservation | None = None
+        self._slack: Reservation | None = None
+        self._limit: trio.CancelScope | None = None
+        self._settled = False
+
+    async def __aenter__(self) -> _Call:
+        meter = self._driver.meter
+        if meter.budget is not None:
+            try:
+                self._reservation = await self._room(meter.budget)
+            except BudgetExceededError as error:
+                meter.refused(error, self.request)
+                raise
+        try:
+            if self._reservation is not None:
+                await trio.lowlevel.checkpoint_if_cancelled()  # nothing was sent: it costs nothing
+            meter.in_flight.__enter__()
+        except BaseException:
+            self._give_back()
+            raise
+        if meter.seconds is not None:
+            self._limit = trio.CancelScope(deadline=trio.current_time() + meter.seconds)
+            self._limit.__enter__()
+        return self
+
+    async def _room(self, budget: Budget) -> Reservation:
+        """Wait until the call's worst case is set aside."""
+        if not budget.measures_calls:
+            return await self._claimed(budget, None)
+        tokens = self._driver.input_tokens(self.request)
+        while True:
+            # Near the end of its own quota an agent keeps to the estimate of what is sent.
+            exact = self._fits(budget, tokens.bound)
+            if not exact:
+                self._shorten(budget, tokens.estimate)
+            try:
+                reservation = await self._claimed(budget, tokens.bound if exact else tokens.estimate)
+            except BudgetExceededError:
+                # While it waited, others may have used what a shorter answer does not need.
+                if exact and not self._fits(budget, tokens.bound):
+                    continue
+                if not exact and self._shorten(budget, tokens.estimate):
+                    continue
+                raise
+            if not exact:
+                self._set_slack_aside(budget, reservation, tokens)
+            return reservation
+
+    def _fits(self, budget: Budget, tokens: int) -> bool:
+        """Whether so much input and the longest answer fit into what is left of the agent's own quota."""
+        return self._longest(budget, tokens) >= self.request.max_tokens
+
+    def _longest(self, budget: Budget, tokens: int) -> int:
+        """Return how long an answer may be by the agent's own quota; that of a shared budget is any."""
+        most = self.request.max_tokens
+        if budget is self._driver.meter._record.pool_budget:
+            return most
+        unspent = budget.unspent()
+        if unspent.tokens is not None:
+            most = min(most, unspent.tokens - tokens)
+        money = unspent.cost_usd
+        if money is not None and most > 0 and (self._cost_of(tokens, most) or 0.0) > money:
+            most = bisect_right(range(most), money, key=lambda n: self._cost_of(tokens, n) or 0.0) - 1
+        return most
+
+    def _set_slack_aside(self, budget: Budget, reservation: Reservation, tokens: InputTokens) -> None:
+        """Have the budgets above keep the bound, where the agent's own quota keeps to the estimate.
+
+        So an agent can use its own quota to its end, and nobody else's is passed by it. It does not
+        wait: whoever holds a reservation must not.
+        """
+        if budget.parent is None:
+            return
+        most = self.request.max_tokens
+        whole = self._cost_of(tokens.bound, most)
+        part = self._cost_of(tokens.estimate, most)
+        cost = None if whole is None or part is None else max(0.0, whole - part)
+        try:
+            self._slack = budget.parent.reserve(tokens=tokens.bound - tokens.estimate, cost_usd=cost, calls=0)
+        except BudgetExceededError:
+            reservation.release()
+            raise
+
+    def _cost_of(self, given: int, taken: int) -> float | None:
+        return self._driver.cost_of(self.request.model, TokenUsage(given, taken))
+
+    async def _claimed(self, budget: Budget, tokens: int | None) -> Reservation:
+        from agentpool._core.budget import Claim  # who has no budget needs neither
+        from agentpool._kernel.budgets import decision_on, waking
+
+        decided = waking(trio.lowlevel.current_task())
+        if tokens is None:
+            claim = budget.claim(decided)
+        else:
+            most = self.request.max_tokens
+            claim = budget.claim(decided, tokens=tokens + most, cost_usd=self._cost_of(tokens, most))
+        # The wait for room is no part of the call's time limit.
+        return await decision_on(claim) if isinstance(claim, Claim) else claim
+
+    def _shorten(self, budget: Budget, tokens: int) -> bool:
+        """Ask for a shorter answer where only that fits into the agent's own quota."""
+        longest = self._longest(budget, tokens)
+        if not 0 < longest < self.request.max_tokens:
+            return False
+        self.request = attrs.evolve(self.request, max_tokens=longest)
+        return True
+
+    def booked(self, completion: Completion) -> Completion:
+        """Count what an answer used, as soon as it is there."""
+        driver = self._driver
+        completion = driver.priced(completion, getattr(self.request, "model", ""))
+        usage = completion.usage
+        driver.meter.count(usage)
+        driver.counted(self.request, completion)
+        self._settled = True
+        if self._reservation is not None:
+            if usage.total_tokens or not driver.metered:
+                self._reservation.settle(tokens=usage.total_tokens, cost_usd=usage.cost_usd)
+            else:
+                self._reservation.settle()  # the server does not count, but that is not free
+        return completion
+
+    def too_slow(self) -> DriverUnavailableError:
+        """Return the error for a call that did not end in time."""
+        seconds = self._driver.meter.seconds
+        return DriverUnavailableError(f"the model did not answer within {seconds:g} s", may_have_cost=True)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._driver.meter.in_flight.__exit__(kind, error, trace)
+        if not self._settled and (error is None or _may_have_cost(error)):
+            for reservation in (self._reservation, self._slack):
+                if reservation is not None:
+                    reservation.settle()
+        self._give_back()
+        if self._limit is None:
+            return False
+        self._limit.__exit__(kind, error, trace)
+        return self._limit.cancelled_caught
+
+    def _give_back(self) -> None:
+        for reservation in (self._reservation, self._slack):
+            if reservation is not None:
+                reservation.release()
+
+
+def _may_have_cost(error: BaseException) -> bool:
+    """Whether a call that ended like this may have been answered, and so have to be paid."""
+    if isinstance(error, DriverError):
+        return error.may_have_cost
+    return not isinstance(error, PoolLimitError)
+
+
+class _MeteredStream:
+    """One call whose answer comes in pieces: the block, and the iterator over its parts."""
+
+    def __init__(self, driver: MeteredDriver, request: CompletionRequest) -> None:
+        self._driver = driver
+        self._call = _Call(driver, request)
+        self._block: Any = None
+        self._parts: Any = None
+
+    async def __aenter__(self) -> _MeteredStream:
+        await self._call.__aenter__()
+        try:
+            self._block = self._driver.inner.stream(self._call.request)
+            self._parts = await await_unprotected(self._block.__aenter__)
+        except BaseException as error:
+            if await self._call.__aexit__(type(error), error, error.__traceback__):
+                raise self._call.too_slow() from None
+            raise
+        return self
+
+    def __aiter__(self) -> _MeteredStream:
+        return self
+
+    async def __anext__(self) -> StreamPart:
+        part: StreamPart = await await_unprotected(self._parts.__anext__)
+        if isinstance(part, Completion):
+            return self._call.booked(part)  # now, since leaving the stream may be cancelled
+        return part
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        silenced = False
+        try:
+            silenced = bool(await await_unprotected(self._block.__aexit__, kind, error, trace))
+        except BaseException as raised:
+            kind, error, trace = type(raised), raised, raised.__traceback__
+            if await self._call.__aexit__(kind, error, trace):
+                raise self._call.too_slow() from None
+            raise
+        if await self._call.__aexit__(kind, error, trace):
+            raise self._call.too_slow() from None
+        return silenced
+
+
+protect_module(globals())

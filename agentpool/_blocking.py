@@ -9,6 +9,7 @@ threads wait for agents that need threads would use up the tokens, and hang.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar, TypeVarTuple, cast
 
 import attrs
@@ -164,10 +165,15 @@ async def start_blocking(fn: Callable[[], object], ended: Callable[[], object]) 
     Checkpoint: in a simulation only. Cancellation: not while `fn` runs inline.
     """
     token = trio.lowlevel.current_trio_token()
+
+    def tell(_: object) -> None:
+        with suppress(trio.RunFinishedError):  # nobody is left who waits
+            token.run_sync_soon(ended)
+
     try:
         runner = _runner.get()
     except LookupError:
-        trio.lowlevel.start_thread_soon(fn, lambda _: token.run_sync_soon(ended))
+        trio.lowlevel.start_thread_soon(fn, tell)
     else:
         await runner(fn)
         token.run_sync_soon(ended)

@@ -352,6 +352,7 @@ BAD = {
         '[model]\nmodel_path = "m.gguf"\n[script]\nsteps = [{text = "x"}]',
         "m.gguf: No such file or directory",
     ),
+    "local of the pool": ("", "/fleet-of-models/m.gguf: No such file or directory"),
     "fetched": (
         '[model]\nmodel_repo = "org/m"\n[script]\nsteps = [{text = "x"}]',
         "model.model_repo: of the manifest 'a': no driver of the command line fetches a model",
@@ -401,7 +402,10 @@ def test_validate_refuses_what_run_refuses_in_the_same_words(
     if case == "key":
         pytest.importorskip("openai")
     manifest, problem = BAD[case]
-    path = write_fleet(tmp_path, manifest)
+    folder = tmp_path / "fleet-of-models"
+    folder.mkdir()
+    pool = 'driver = "local:m.gguf"' if case == "local of the pool" else ""
+    path = write_fleet(folder, manifest, pool=pool)
     assert _app.call(["run", str(path)]) == 2
     told = capsys.readouterr()
     assert problem in told.err
@@ -446,6 +450,12 @@ IDLE = {
         "",
         'driver = "auto"',
         "pool.driver: has no effect: every manifest names a driver",
+    ),
+    "path": (
+        '[model]\ndriver = "scripted"\nmodel_path = "m.gguf"\n[script]\nsteps = [{text = "x"}]',
+        "",
+        "",
+        "model.model_path: of the manifest 'a': has no effect: scripted is asked",
     ),
     "never": (
         '[script]\nsteps = [{text = "x"}]',

@@ -105,6 +105,11 @@ def findings_of(text: str, **options: Any) -> list[tuple[str, str, str]]:
 # -- good files -------------------------------------------------------------------
 
 
+def test_a_models_path_in_the_home_directory_is_not_below_the_file(tmp_path: Path) -> None:
+    manifest = AgentManifest.from_toml('name = "a"\n[model]\nmodel_path = "~/m.gguf"', base=tmp_path)
+    assert manifest.model.model_path == "~/m.gguf"
+
+
 def test_a_file_with_every_key_becomes_a_manifest(tmp_path: Path) -> None:
     manifest = AgentManifest.from_toml(FULL, base=tmp_path)
     assert manifest == AgentManifest(

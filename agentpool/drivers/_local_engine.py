@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import secrets
-import signal
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -29,9 +27,8 @@ CACHE_MEBIBYTES = 1024
 """Memory in which llama.cpp keeps conversations that lost their slot, so that they need not be read anew."""
 
 _READ_BYTES = 8 * 1024 * 1024
-_ACTION_BYTES = 1024  # more than a `struct sigaction` takes anywhere
 
-# llama.cpp takes the signals of the process, and OpenMP reads the environment: one at a time.
+# OpenMP reads the environment of the process when it is loaded: one at a time.
 _loading = threading.Lock()
 
 
@@ -63,7 +60,7 @@ def load(settings: Settings) -> Any:
       RequestRejectedError: if llama.cpp cannot load it.
     """
     _read_ahead(settings.path)
-    with _loading, _own_signals():
+    with _loading:
         xllamacpp = _import()
         params = xllamacpp.CommonParams()
         params.model.path = str(settings.path)
@@ -116,28 +113,6 @@ def _read_ahead(path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
             pass
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep what Ctrl-C and SIGTERM do in this process; llama.cpp takes both for itself.
-
-    Python knows nothing of that, so that `signal.signal` could not tell what was there before.
-    """
-    if os.name != "posix":
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    actions = {
-        number: ctypes.create_string_buffer(_ACTION_BYTES) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    for number, action in actions.items():
-        libc.sigaction(number, None, action)
-    try:
-        yield
-    finally:
-        for number, action in actions.items():
-            libc.sigaction(number, action, None)
 
 
 @attrs.define(eq=False)

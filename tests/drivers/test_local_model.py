@@ -36,6 +36,7 @@ from agentpool import (
     open_agent_pool,
     open_driver,
 )
+from agentpool.drivers._grammar import answer_grammar
 from agentpool.testing import check_driver
 
 WEIGHTS = weights()
@@ -213,6 +214,17 @@ async def test_several_calls_side_by_side() -> None:
         assert answer.stop_reason == "max_tokens"  # the last one was cut off, and is not there
 
 
+async def test_a_grammar_of_many_tools_is_kept() -> None:
+    """llama.cpp's own grammars end at 60 tools or so."""
+    schema = {"properties": {f"p{n}": {"enum": [f"value {n} {k}" for k in range(9)]} for n in range(9)}}
+    many = tuple(ToolDefinition(f"tool_{n}", "Does it.", schema) for n in range(120))
+    grammar = {"grammar": answer_grammar(many, forced=True, parallel=False)}
+    assert len(grammar["grammar"]) > 100_000
+    async with open_model() as driver:
+        answer = await driver.complete(ask("?", options=grammar, max_tokens=12))
+    assert answer.text.startswith('<tool_call>\n{"name": "tool_')
+
+
 async def test_schemas_that_the_grammar_cannot_say_do_not_lift_it() -> None:
     """llama.cpp goes on without a word, and without the grammar."""
     properties = {
@@ -243,12 +255,11 @@ async def test_schemas_that_the_grammar_cannot_say_do_not_lift_it() -> None:
 async def test_an_answer_fits_its_schema(template: str, tools: tuple[ToolDefinition, ...]) -> None:
     async with open_model(chat_template=template) as driver:
         request = ask("Choose a number.", tools=tools, output_schema=NUMBER, max_tokens=60)
-        for seed in range(2):
-            answer = await driver.complete(attrs.evolve(request, temperature=1.0, options={"seed": seed}))
-            if answer.tool_calls:
-                assert tools
-            else:
-                assert json.loads(answer.text)["n"] in range(10)
+        answer = await driver.complete(attrs.evolve(request, temperature=1.0, options={"seed": 3}))
+    if answer.tool_calls:
+        assert tools
+    else:
+        assert json.loads(answer.text)["n"] in range(10)
 
 
 async def test_what_the_model_thinks_is_apart_from_what_it_says() -> None:
@@ -357,11 +368,11 @@ async def test_a_cancelled_call_stops_the_model() -> None:
 async def test_a_call_is_stopped_while_its_prompt_is_read() -> None:
     async with open_model(slots=1, batch=16) as driver:
         await driver.complete(ask("Say hello."))
-        long = ask("".join(f"{number} " for number in range(100, 200)))
+        long = ask("".join(f"{number} " for number in range(100, 150)))
         started = time.perf_counter()
         await driver.complete(attrs.evolve(long, max_tokens=1))
         whole = time.perf_counter() - started
-        other = ask("".join(f"{number} " for number in range(200, 300)))
+        other = ask("".join(f"{number} " for number in range(200, 250)))
         started = time.perf_counter()
         with trio.move_on_after(whole / 8) as scope:
             await driver.complete(other)

@@ -65,6 +65,15 @@ def test_the_supervised_server_comes_back_with_a_fresh_count(tmp_path: Path) -> 
     assert done.stdout == "[1, 3, None, 4, 9]\n"
 
 
+def test_agents_and_plain_code_share_a_budget(tmp_path: Path) -> None:
+    done = run(EXAMPLES / "shared_budget.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    answered, refused, within = done.stdout.splitlines()
+    assert int(answered.split()[0]) >= 10
+    assert int(refused.split()[0]) >= 1
+    assert within == "within the budget: True"
+
+
 # -- the review of documents ----------------------------------------------------------
 
 EXAMPLE = EXAMPLES / "docs-review"

@@ -44,7 +44,7 @@ COMPLETE_PATHS = ",".join(f"agentpool/{name}" for name in COMPLETE)
 REST_PERCENT = 95
 # What runs a model in the process is covered in the session that has one.
 LOCAL_PATHS = "agentpool/drivers/local.py,agentpool/drivers/_local_engine.py"
-LOCAL_TESTS = ["tests/drivers/test_local_model.py", "tests/drivers/test_local_server.py"]
+LOCAL_TESTS = ["-n", "auto", "tests/drivers/test_local_model.py", "tests/drivers/test_local_server.py"]
 
 
 def _activate_pyenv_versions() -> None:

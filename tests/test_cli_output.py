@@ -420,7 +420,7 @@ def test_validate_takes_the_driver_that_run_will_be_given(
 ) -> None:
     path = write_fleet(tmp_path, "")
     assert _app.call(["validate", str(path)]) == 2
-    assert _app.call(["validate", str(path), "--driver", "ollama:x"]) == (0 if _has("ollama") else 2)
+    assert _app.call(["validate", str(path), "--driver", "ollama:x"]) == (0 if _has("httpx2") else 2)
     assert _app.call(["validate", str(tmp_path / "agent.toml")]) == 0
     assert _app.call(["validate", str(tmp_path / "agent.toml"), "--driver", "nope:x"]) == 2
 

@@ -310,16 +310,17 @@ class _Call:
         budgets = _budgets()
         decided = budgets.waking(trio.lowlevel.current_task())
         if tokens is None:
-            claim = budget.claim(decided)
+            claim: Any = budget.claim(decided)
         else:
             most = self.request.max_tokens
             cost = self._cost_of(tokens, most) if budget.limits_money else None
             claim = budget.claim(decided, tokens=tokens + most, cost_usd=cost)
         # The wait for room is no part of the call's time limit.
-        if not isinstance(claim, budgets.Reservation):
-            claim = await budgets.decision_on(claim)
-        reservation: Reservation = claim
-        return reservation
+        if isinstance(claim, budgets.Reservation):
+            granted: Reservation = claim
+        else:
+            granted = await budgets.decision_on(claim)
+        return granted
 
     def _shorten(self, budget: Budget, tokens: int) -> bool:
         """Ask for a shorter answer where only that fits into the agent's own quota."""

@@ -8,7 +8,6 @@ import aimock as counterpart
 import pytest
 from models import DRIVERS, Make
 
-
 # Without the extra `http` there is nothing of these to test; the pure parts of the dialects are tested.
 collect_ignore = (
     []

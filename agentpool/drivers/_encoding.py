@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from agentpool._core.text import encodable
+
 
 def encoded(data: Any) -> bytes:
     """Return JSON data as UTF-8.
@@ -39,12 +41,3 @@ def _mended(data: Any, depth: int) -> Any:
     if isinstance(data, list | tuple | set | frozenset):
         return [_mended(item, depth + 1) for item in data]
     return encodable(str(data))
-
-
-def encodable(text: str) -> str:
-    """Return a text that UTF-8 can say: halves of one pair are joined, others become U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -21,9 +21,10 @@ from agentpool import (
     ToolResult,
     UserMessage,
 )
+from agentpool._core.text import encodable
 from agentpool.drivers._address import address_of
 from agentpool.drivers._chat import ChatDialect, effort_of
-from agentpool.drivers._encoding import encodable, encoded
+from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import LOOSE_IDS, SHORT_IDS, Question, clean_name, schema_instruction
 from agentpool.drivers._learning import Lessons
 from agentpool.drivers._reading import Thoughts, split_thoughts

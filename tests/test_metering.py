@@ -686,6 +686,16 @@ def test_of_a_conversation_that_goes_on_only_what_was_added_is_bounded() -> None
     assert bounds.of(grown(third, UserMessage("q"), tools=())) == 5317 + 9
 
 
+def test_what_is_said_instead_of_a_counted_answer_is_measured() -> None:
+    bounds = InputBounds()
+    first = CompletionRequest(messages=Transcript([UserMessage("x" * 1000)]))
+    bounds.of(first)
+    bounds.counted(first, Completion("y", usage=TokenUsage(250, 30)))
+    assert bounds.estimate() == 250  # nothing came after it yet
+    assert bounds.of(grown(first, UserMessage("zz"))) == 250 + (8 + 2)  # the answer was not kept
+    assert bounds.estimate() == 250 + 5
+
+
 @pytest.mark.parametrize("change", [{"system": "other"}, {"model": "m"}, {"output_schema": {}}])
 def test_another_request_is_bounded_as_a_whole(change: dict[str, Any]) -> None:
     bounds = InputBounds()

@@ -74,8 +74,8 @@ class LocalDriver(Driver):
         most = file.context_length
         if context_window is not None and most is not None and context_window > most:
             raise ValueError(f"context_window must be at most {most}, for which the model was made")
-        self.context_window = context_window or min(most or MOST_CONTEXT, MOST_CONTEXT)
-        self.path = file.path
+        self.context_window: int | None = context_window or min(most or MOST_CONTEXT, MOST_CONTEXT)
+        self.path: Path = file.path
         self._settings = Settings(
             file.path, self.context_window, slots, threads or _spare_cores(), batch, chat_template
         )

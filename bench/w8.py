@@ -199,11 +199,17 @@ def _agentpool(size: int, *, streams: bool) -> dict[str, float]:
     return {"ms": ms}
 
 
-def _ask_for_whole_answers() -> None:
+@contextmanager
+def _whole_answers() -> Iterator[None]:
     """Have no answer streamed underneath, as it is not where the server is another machine."""
-    import agentpool.drivers._http_driver as http_driver
+    from agentpool.drivers._http_driver import HttpDriver
 
-    http_driver.HttpDriver._streams_underneath = lambda self: False  # type: ignore[method-assign]
+    before = HttpDriver._streams_underneath
+    HttpDriver._streams_underneath = lambda self: False  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        HttpDriver._streams_underneath = before  # type: ignore[method-assign]
 
 
 def agentpool_plain(size: int) -> dict[str, float]:
@@ -221,7 +227,6 @@ def agentpool_plain(size: int) -> dict[str, float]:
         open_agent_pool,
     )
 
-    _ask_for_whole_answers()
     request = CompletionRequest(messages=[UserMessage("hello")], max_tokens=100)
     ms = 0.0
 
@@ -243,15 +248,15 @@ def agentpool_plain(size: int) -> dict[str, float]:
                     outcome.unwrap()
                 ms = span.per(size) / 1000
 
-    with server() as url:
+    with _whole_answers(), server() as url:
         trio.run(main, url)
     return {"ms": ms}
 
 
 def agentpool_turns(size: int) -> dict[str, float]:
     """Turns of model agents, with their loop, their tool calls, and conversations that grow."""
-    _ask_for_whole_answers()
-    return _agentpool(size, streams=False)
+    with _whole_answers():
+        return _agentpool(size, streams=False)
 
 
 def agentpool_stream(size: int) -> dict[str, float]:

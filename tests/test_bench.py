@@ -21,16 +21,18 @@ from bench.child import load
 from bench.plan import GROWTH, WORKLOADS, Contender, Goal, Growth, Workload
 
 
-def is_command_line(contender: Contender) -> bool:
-    """Whether it needs the extra of the command line, which the session for `once` does not have."""
-    return contender.target.endswith("command_line")
+def needs(contender: Contender) -> str | None:
+    """Return the module of an extra that it needs, which the session for `once` does not have."""
+    if contender.target.endswith("command_line"):
+        return "cyclopts"
+    return "httpx2" if contender.target.startswith("w8:") else None
 
 
 ORDINARY = [
     pytest.param(
         contender,
         id=f"{workload.name} {contender.label}",
-        marks=[] if is_command_line(contender) else pytest.mark.once,
+        marks=[] if needs(contender) else pytest.mark.once,
     )
     for workload in WORKLOADS
     for contender in workload.contenders
@@ -40,8 +42,9 @@ ORDINARY = [
 
 @pytest.mark.parametrize("contender", ORDINARY)
 def test_each_contender_gives_the_figures_of_its_table(contender: Contender) -> None:
-    if is_command_line(contender):
-        pytest.importorskip("cyclopts")
+    module = needs(contender)
+    if module is not None:
+        pytest.importorskip(module)
     figures = load(contender.target)(contender.tiny)
     wanted = {
         metric for workload in WORKLOADS if contender in workload.contenders for metric in workload.metrics

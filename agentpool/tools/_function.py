@@ -395,7 +395,7 @@ def _local_names(fn: Callable[..., Any], parameters: tuple[inspect.Parameter, ..
     frame = sys._getframe(1) if missing else None
     while frame is not None and missing - found.keys():
         if frame.f_globals is known:
-            found = {**{word: frame.f_locals[word] for word in missing & frame.f_locals.keys()}, **found}
+            found = {**{word: frame.f_locals[word] for word in missing & set(frame.f_locals)}, **found}
         frame = frame.f_back
     return found
 

@@ -15,6 +15,14 @@ import pytest
 
 from agentpool._core import errors
 from agentpool._core.content import Document, Image, Text
+from agentpool._core.data import (
+    canonical,
+    completion_from_data,
+    error_from_data,
+    error_to_data,
+    from_data,
+    to_data,
+)
 from agentpool._core.errors import DriverError, OverloadedError, RateLimitedError, RequestRejectedError
 from agentpool._core.messages import (
     AssistantMessage,
@@ -29,14 +37,6 @@ from agentpool._core.messages import (
     UserMessage,
 )
 from agentpool._core.usage import TokenUsage
-from agentpool.drivers._data import (
-    canonical,
-    completion_from_data,
-    error_from_data,
-    error_to_data,
-    from_data,
-    to_data,
-)
 from agentpool.drivers._matching import differences
 from agentpool.drivers.recording import RecordingDriver, ReplayDriver
 from agentpool.drivers.scripted import ScriptedDriver

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from agentpool.drivers._detection import KnownSecrets, secrets_of_environment
-from agentpool.drivers._redaction import Redaction, redact, restored
+from agentpool._core.detection import KnownSecrets, secrets_of_environment
+from agentpool._core.redaction import Redaction, redact, restored
 
 WORDS = """
 I have a basic understanding of trio.

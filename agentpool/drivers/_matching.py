@@ -20,11 +20,11 @@ from typing import Any
 
 import attrs
 
+from agentpool._core.data import canonical, completion_from_data, to_data
+from agentpool._core.detection import KnownSecrets
 from agentpool._core.errors import DriverError
 from agentpool._core.messages import Completion, CompletionRequest
-from agentpool.drivers._data import canonical, completion_from_data, to_data
-from agentpool.drivers._detection import KnownSecrets
-from agentpool.drivers._redaction import Redaction, is_placeholder, restored
+from agentpool._core.redaction import Redaction, is_placeholder, restored
 
 _OF_THIS_PROGRAM = random.token_bytes(16)
 _SHOWN = 60

@@ -22,14 +22,14 @@ import trio
 
 from agentpool._blocking import run_blocking
 from agentpool._core.capability import PrivacyTier
+from agentpool._core.data import completion_from_data, error_from_data, error_to_data, to_data
+from agentpool._core.detection import KnownSecrets
 from agentpool._core.errors import DriverError, RequestRejectedError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
+from agentpool._core.redaction import Redaction
 from agentpool.abc import Driver
 from agentpool.drivers._around import DriverAround, open_stream
-from agentpool.drivers._data import completion_from_data, error_from_data, error_to_data, to_data
-from agentpool.drivers._detection import KnownSecrets
 from agentpool.drivers._matching import Asked, Recorded, Shelf, with_secrets
-from agentpool.drivers._redaction import Redaction
 from agentpool.drivers._tape import FileState, Tape, lines_of, told_line
 from agentpool.drivers._tape import whole_lines as _whole_lines
 

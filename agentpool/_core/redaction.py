@@ -2,7 +2,7 @@
 
 Each secret has a placeholder of its own, numbered in the order in which they appear: `[redacted-1]`,
 `[redacted-2]`. So texts that say the same of other secrets become the same text, and no two secrets of
-one text become one. What is a secret, `_detection.py` says; what is one at one place is one everywhere.
+one text become one. What is a secret, `detection.py` says; what is one at one place is one everywhere.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import attrs
 
-from agentpool.drivers._data import text_of_bytes, to_data
-from agentpool.drivers._detection import PLACEHOLDER, KnownSecrets, Span, is_secret_under, spans_of
+from agentpool._core.data import text_of_bytes, to_data
+from agentpool._core.detection import PLACEHOLDER, KnownSecrets, Span, is_secret_under, spans_of
 
 
 def is_placeholder(text: str) -> bool:
@@ -45,7 +45,7 @@ class Redaction:
         """Return JSON data with placeholders for its secrets; of bytes those are looked at that are text.
 
         Args:
-          data: what `_data.to_data` returns.
+          data: what `data.to_data` returns.
         """
         # Twice: `the key 1f2e3d4c` alone tells nothing, but `api_key=1f2e3d4c` may come later.
         found = self._found.union(self._secrets_in(data, ""))

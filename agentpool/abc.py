@@ -23,6 +23,7 @@ from agentpool._core.messages import (
     ToolDefinition,
     ToolResult,
 )
+from agentpool._core.records import JournalRecord
 from agentpool._core.usage import TokenUsage
 
 if TYPE_CHECKING:
@@ -175,6 +176,43 @@ class Memory(Protocol):
 
     async def forget(self, fragment_id: int) -> bool:
         """Drop a fragment; return whether there was one."""
+        ...
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """Keeps what happened in a run, in the order in which it happened.
+
+    What is kept after a crash is always a beginning of what was appended: a record is never there
+    without those before it.
+    """
+
+    async def open(self) -> Sequence[JournalRecord]:
+        """Have the journal for oneself, and return what it holds; nothing for a new one.
+
+        Raises:
+          JournalError: if somebody else writes to it, or it cannot be opened or read.
+        """
+        ...
+
+    def append(self, record: JournalRecord) -> None:
+        """Have a record kept after all that were appended before; does not block.
+
+        Raises:
+          JournalError: if the journal could not be written before.
+        """
+        ...
+
+    async def commit(self) -> None:
+        """Wait until everything that was appended would outlive this process.
+
+        Raises:
+          JournalError: if it could not be written.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Keep what is left, and let the journal go; harmless if it is not open."""
         ...
 
 

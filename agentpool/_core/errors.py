@@ -15,6 +15,9 @@
     ├── LoopHaltedError           the loop guard stopped an agent
     ├── BudgetExceededError       a budget refused a model call
     │   └── PriceUnknownError         ... because nobody knows what it costs
+    ├── JournalError              a journal cannot be written, or is another's
+    │   ├── JournalCorruptError       ... or what it holds is not what was written
+    │   └── ReplayMismatchError       ... or does not fit the agents that it is to be resumed with
     ├── ToolError                 a tool could not do what the model asked for
     │   └── CapabilityDeniedError     ... because its manifest does not grant it
     └── DriverError               a model could not be reached or did not answer properly
@@ -39,7 +42,7 @@ import attrs
 from agentpool._core.text import shown
 
 if TYPE_CHECKING:
-    from agentpool._core.messages import ChatMessage
+    from agentpool._core.messages import AgentId, ChatMessage
     from agentpool._core.usage import TokenUsage
 
 
@@ -307,6 +310,36 @@ class PriceUnknownError(BudgetExceededError):
             " the call; tell its price (a driver's estimate_cost must not return None; 0 is free),"
             " or limit tokens or calls instead of cost_usd"
         )
+
+
+class JournalError(AgentPoolError):
+    """A journal cannot be written or read; the text says why, and what to do.
+
+    A pool whose journal fails ends at once, before anything is acted on that was not written.
+    """
+
+
+class JournalCorruptError(JournalError):
+    """What a journal holds is not what was written to it: the file was damaged, or it is no journal."""
+
+
+class ReplayMismatchError(JournalError):
+    """What an agent does now is not what its journal says it did: it cannot be resumed with this.
+
+    Attributes:
+      agent_id, name: the agent; its id in the journal.
+      step: where, such as the 3rd turn of its loop, or an operation of its code.
+    """
+
+    def __init__(self, agent_id: AgentId, name: str, step: str, problem: str) -> None:
+        self.agent_id = agent_id
+        self.name = name
+        self.step = step
+        self.problem = problem
+        super().__init__(agent_id, name, step, problem)
+
+    def __str__(self) -> str:
+        return f"agent {self.agent_id} ({self.name}), {self.step}: {self.problem}"
 
 
 class ToolError(AgentPoolError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,38 +17,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
+from agentpool._locks import lock, unlock
+
 VERSION = 1
 HEADER = json.dumps({"agentpool_cassette": VERSION})
 _BLOCK = 64 * 1024
-
-if sys.platform == "win32":
-    import errno
-    import msvcrt
-
-    _BEYOND_ANY_END = 1 << 30  # Windows keeps others from reading what is locked, so nothing is there
-
-    def _lock(file: FileIO) -> None:
-        while True:
-            file.seek(_BEYOND_ANY_END)
-            try:
-                return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-            except OSError as error:
-                if error.errno != errno.EDEADLK:  # it gave up after ten seconds
-                    raise
-
-    def _unlock(file: FileIO) -> None:
-        file.seek(_BEYOND_ANY_END)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(file: FileIO) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-    def _unlock(file: FileIO) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)
-
 
 FileState: TypeAlias = tuple[int, int, int] | None
 """What tells whether a file was written to: which one it is, its size, and when. None if there is none."""
@@ -120,13 +92,13 @@ def _locked(path: Path) -> Iterator[FileIO]:
     """Open a file, and have it for oneself."""
     while True:
         with FileIO(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+") as file:
-            _lock(file)
+            lock(file)
             try:
                 if _is_at(path, file):
                     yield file
                     return
             finally:
-                _unlock(file)
+                unlock(file)
 
 
 def _is_at(path: Path, file: FileIO) -> bool:

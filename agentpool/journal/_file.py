@@ -1,0 +1,271 @@
+"""A journal's SQLite file: its tables, its checks, and what its errors mean. All of it blocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from hashlib import blake2b
+from io import FileIO
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
+
+import attrs
+
+from agentpool._core.errors import JournalCorruptError, JournalError
+from agentpool._core.records import SCHEMA_VERSION, JournalRecord, RecordKind
+from agentpool._locks import try_lock, unlock
+
+Row: TypeAlias = tuple[float, int, str, str]
+"""A record as it is written: when, of which agent, its kind, its data as JSON."""
+
+_APPLICATION_ID = 0x61677031
+_BUSY_SECONDS = 5.0
+_FIRST_SUM = b"agentpool journal"
+_KINDS = frozenset(get_args(RecordKind))
+_TABLE = """
+CREATE TABLE records (
+    seq INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    agent INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    data TEXT NOT NULL,
+    sum BLOB NOT NULL
+)
+"""
+
+
+def row_of(record: JournalRecord) -> Row:
+    """Return a record as it is written.
+
+    Raises:
+      TypeError, ValueError: if its data is no JSON data.
+    """
+    data = json.dumps(record.data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return float(record.at), record.agent, record.kind, data
+
+
+@attrs.frozen
+class _End:
+    """The last row: how many there are, and the sum over all of them."""
+
+    seq: int = 0
+    sum: bytes = _FIRST_SUM
+
+    def after(self, row: Row) -> _End:
+        at, agent, kind, data = row
+        text = f"{self.seq + 1}\0{at!r}\0{agent}\0{kind}\0{data}"
+        return _End(self.seq + 1, blake2b(text.encode(), digest_size=16, key=self.sum).digest())
+
+
+class JournalFile:
+    """A journal that is open for writing; nobody else writes to it meanwhile."""
+
+    def __init__(self, path: Path, *, is_durable: bool) -> None:
+        """Open or create the file.
+
+        Args:
+          path: where it is.
+          is_durable: whether a commit waits until the disk has it, so that it outlives the machine.
+
+        Raises:
+          JournalError: if another process writes to it, or it cannot be opened.
+          JournalCorruptError: if what it holds is not what was written.
+        """
+        self.path = path
+        self._lock = _WriterLock(path)
+        try:
+            with _told(path, "opened"):
+                _create(path)
+                self._connection = _connected(path, "rw")
+            try:
+                self.records, self._end = self._begun(is_durable)
+            except BaseException:
+                self._connection.close()
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _begun(self, is_durable: bool) -> tuple[Sequence[JournalRecord], _End]:
+        with _told(self.path, "opened"):
+            self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
+            if _is_empty(self._connection):
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                self._connection.execute(_TABLE)
+                self._connection.execute("COMMIT")
+        return _read(self._connection, self.path)
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Write rows in one transaction; all of them are kept, or none.
+
+        Raises:
+          JournalError: if they could not be written.
+        """
+        end, numbered = self._end, []
+        for row in rows:
+            end = end.after(row)
+            numbered.append((end.seq, *row, end.sum))
+        with _told(self.path, "written"):
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", numbered)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+        self._end = end
+
+    def close(self) -> None:
+        """Let the file go. What was written stays written, whatever goes wrong here."""
+        with suppress(sqlite3.Error):
+            # So that whoever reads it next needs no files beside it, and may not even write there.
+            self._connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+        with suppress(sqlite3.Error):
+            self._connection.close()
+        self._lock.release()
+
+
+def read_journal(path: str | os.PathLike[str]) -> Sequence[JournalRecord]:
+    """Return the records of a journal, also of one that is being written. Blocks on the disk.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      JournalCorruptError: if it is no journal, or what it holds is not what was written.
+      JournalError: if it cannot be read, or is of a newer version.
+    """
+    where = Path(path)
+    if not where.is_file():
+        raise FileNotFoundError(f"there is no journal {where}")
+    with _told(where, "read"), closing(_connected(where, "ro")) as connection:
+        return () if _is_empty(connection) else _read(connection, where)[0]
+
+
+def _read(connection: sqlite3.Connection, path: Path) -> tuple[Sequence[JournalRecord], _End]:
+    with _told(path, "read"):
+        _check_version(connection, path)
+        records, end = [], _End()
+        for seq, at, agent, kind, data, found in connection.execute(
+            "SELECT seq, at, agent, kind, data, sum FROM records ORDER BY seq"
+        ):
+            end = end.after((at, agent, kind, data))
+            if (seq, found) != (end.seq, end.sum):
+                raise _corrupt(path, f"record {end.seq} is not as it was written")
+            records.append(_record_of(path, seq, at, agent, kind, data))
+        return tuple(records), end
+
+
+def _record_of(path: Path, seq: int, at: float, agent: int, kind: Any, data: str) -> JournalRecord:
+    if kind not in _KINDS:
+        raise _corrupt(path, f"record {seq} has the kind {kind!r}, which is not known")
+    return JournalRecord(kind, agent, json.loads(data), at)
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
+        raise _corrupt(path, "it is an SQLite file, but no journal")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != SCHEMA_VERSION:
+        raise JournalError(
+            f"{path} is a journal of version {version}, and this agentpool reads version {SCHEMA_VERSION}:"
+            " use the agentpool that wrote it"
+        )
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether nothing was ever written: also if a process died between creating and beginning it."""
+    return connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+
+
+def _create(path: Path) -> None:
+    """Create the file for its owner alone; leave one that is there as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600))
+
+
+def _connected(path: Path, mode: str) -> sqlite3.Connection:
+    # Used by one thread at a time, but not always by the same.
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+# -- what goes wrong ---------------------------------------------------------------------------
+
+
+@contextmanager
+def _told(path: Path, done: str) -> Iterator[None]:
+    """Say what an error of SQLite, or of the disk, means for the journal."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise JournalError(f"the journal {path} cannot be {done}: {error}{_fix(path, error)}") from error
+    except (sqlite3.DatabaseError, UnicodeError, ValueError, TypeError) as error:
+        raise _corrupt(path, str(error)) from error
+    except OSError as error:
+        raise JournalError(f"the journal {path} cannot be {done}: {error}") from error
+
+
+def _fix(path: Path, error: sqlite3.OperationalError) -> str:
+    match str(error):
+        case "database or disk is full" | "disk I/O error":
+            return "; make room on the disk, then resume the run"
+        case "attempt to write a readonly database" | "unable to open database file":
+            return f"; make {path.parent} and the file writable"
+        case "database is locked":
+            return f"; another program held it for {_BUSY_SECONDS:g} s"
+    return ""
+
+
+def _corrupt(path: Path, problem: str) -> JournalCorruptError:
+    return JournalCorruptError(f"the journal {path} is damaged: {problem}")
+
+
+# -- one writer ----------------------------------------------------------------------------------
+
+
+class _WriterLock:
+    """A file beside the journal, locked by who writes.
+
+    Not the journal itself: SQLite's own locks on it would be lost when this one's file is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(f"{path.name}-lock")
+        with _told(path, "opened"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._taken(path)
+
+    def _taken(self, path: Path) -> FileIO:
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+            file = FileIO(descriptor, "r+")
+            if not try_lock(file):
+                file.close()
+                raise JournalError(f"another process writes to the journal {path}: wait for its end")
+            if self._is_there(file):
+                return file
+            file.close()  # who had it took it away meanwhile
+
+    def _is_there(self, file: FileIO) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        with suppress(OSError):
+            os.unlink(self._path)
+        with suppress(OSError):
+            unlock(self._file)
+        self._file.close()

@@ -1,0 +1,374 @@
+"""What a run had come to when its journal ended: a fold over its records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from agentpool._core.messages import SUPERVISOR, AgentId
+from agentpool._core.records import JournalRecord, RecordKind
+from agentpool._core.usage import NO_USAGE, TokenUsage
+
+Data = Mapping[str, Any]
+
+
+@attrs.frozen
+class Operation:
+    """An operation of an agent's code that has its result.
+
+    Attributes:
+      kind: what it was, such as `spawn`, `send` or `step`.
+      value: what it came to, as data.
+      at: when, in seconds into the run.
+    """
+
+    kind: str
+    value: Any = None
+    at: float = 0.0
+
+
+@attrs.define
+class PastCall:
+    """A tool call of which the journal tells.
+
+    Attributes:
+      call: the call, as data.
+      result: what it came to, as data; None if that is not known.
+    """
+
+    call: Data
+    result: Data | None = None
+
+
+@attrs.define
+class PastLoop:
+    """One run of the loop of a model agent.
+
+    Attributes:
+      observed: what it was told, in order.
+      calls: its tool calls, by their number.
+    """
+
+    observed: list[Data] = attrs.field(factory=list)
+    calls: dict[int, PastCall] = attrs.field(factory=dict)
+
+
+@attrs.define
+class Spent:
+    """What model calls took of budgets, in the smallest units: tokens, picodollars, calls."""
+
+    tokens: int = 0
+    cost: int = 0
+    calls: int = 0
+
+    def add(self, tokens: int, cost: int, calls: int) -> None:
+        """Count more."""
+        self.tokens += tokens
+        self.cost += cost
+        self.calls += calls
+
+
+@attrs.define
+class PastAgent:
+    """What became of one agent.
+
+    Attributes:
+      id, name, parent: whose record this is, and who spawned it; 0 for the program.
+      origin: which operation of its parent spawned it: the parent's life, and the key there.
+      work: what it is, as data; None if it cannot be told.
+      options: how it was started, as data.
+      spawned_at: seconds into the run.
+      life: how often it was started afresh.
+      operations: those of this life that have their results, by key.
+      loops: the runs of the loop in this life, by key.
+      children: whom it spawned in this life, by key.
+      inbox: the messages in its inbox, by id, in the order of their arrival.
+      topics: what it hears.
+      usage: of its own model calls.
+      spent: what its calls and those of all below it took of budgets.
+      outcome: how it ended, as data; None if it had not.
+    """
+
+    id: AgentId
+    name: str
+    parent: AgentId
+    origin: tuple[int, str]
+    work: Data | None
+    options: Data
+    spawned_at: float
+    life: int = 0
+    operations: dict[str, Operation] = attrs.field(factory=dict)
+    loops: dict[str, PastLoop] = attrs.field(factory=dict)
+    children: dict[str, AgentId] = attrs.field(factory=dict)
+    inbox: dict[int, Data] = attrs.field(factory=dict)
+    topics: dict[str, None] = attrs.field(factory=dict)
+    usage: TokenUsage = NO_USAGE
+    spent: Spent = attrs.field(factory=Spent)
+    outcome: Data | None = None
+
+    def loop(self, key: str) -> PastLoop:
+        """Return the run of the loop of that key."""
+        return self.loops.setdefault(key, PastLoop())
+
+
+@attrs.define
+class PastApproval:
+    """A tool call that a person is asked about.
+
+    Attributes:
+      asked: what is asked, as data.
+      decided: the answer, as data; None if there is none.
+    """
+
+    asked: Data
+    decided: Data | None = None
+
+
+@attrs.define
+class Past:
+    """What a run had come to.
+
+    Attributes:
+      run: what its first record tells: its settings, its fleet.
+      elapsed: seconds that it had worked.
+      agents: all of them, by id.
+      ended: the ids of those that have an outcome, in the order of their ends.
+      roots: the ids of those that the program spawned, in the order in which it did.
+      spent: what all model calls took of the budgets.
+      usage: of all model calls.
+      approvals: by the hash of the call.
+      last_id: the highest id of an agent.
+      last_message: the highest id of a message.
+      last_call: the highest number of a model call.
+      closed: how the run was left; empty if its process died.
+    """
+
+    run: Data = attrs.field(factory=dict)
+    elapsed: float = 0.0
+    agents: dict[AgentId, PastAgent] = attrs.field(factory=dict)
+    ended: list[AgentId] = attrs.field(factory=list)
+    roots: list[AgentId] = attrs.field(factory=list)
+    spent: Spent = attrs.field(factory=Spent)
+    usage: TokenUsage = NO_USAGE
+    approvals: dict[str, PastApproval] = attrs.field(factory=dict)
+    last_id: AgentId = SUPERVISOR
+    last_message: int = 0
+    last_call: int = 0
+    closed: str = ""
+    # Model calls that were under way: what is set aside for them, and for whom.
+    _reserved: dict[int, tuple[AgentId, Data]] = attrs.field(factory=dict)
+    # Questions without an answer: who asked, in which life, and by which operation.
+    _questions: dict[int, tuple[AgentId, int, str]] = attrs.field(factory=dict)
+
+    def take(self, record: JournalRecord) -> None:
+        """Add what one record tells.
+
+        Raises:
+          KeyError, TypeError, ValueError: if it does not fit those before it.
+        """
+        self.elapsed = max(self.elapsed, record.at)
+        _TAKERS[record.kind](self, record)
+
+    def settle_what_is_open(self) -> None:
+        """Count what was set aside for calls that were under way as spent: nobody knows what they used."""
+        for agent_id, amounts in self._reserved.values():
+            self._spend(agent_id, amounts["tokens"], amounts["cost"], amounts["calls"])
+        self._reserved.clear()
+
+    def _spend(self, agent_id: AgentId, tokens: int, cost: int, calls: int) -> None:
+        self.spent.add(tokens, cost, calls)
+        agent = self.agents.get(agent_id)
+        while agent is not None:
+            agent.spent.add(tokens, cost, calls)
+            agent = self.agents.get(agent.parent)
+
+    def _operated(self, agent_id: AgentId, data: Data, operation: Operation) -> None:
+        agent = self.agents.get(agent_id)
+        if agent is not None and data.get("key") is not None and data["life"] == agent.life:
+            agent.operations[data["key"]] = operation
+
+
+def past_of(records: Iterable[JournalRecord]) -> Past:
+    """Return what a run had come to.
+
+    Raises:
+      ValueError: if a record does not fit those before it.
+    """
+    past = Past()
+    for number, record in enumerate(records, 1):
+        try:
+            past.take(record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"record {number} ({record.kind}) does not fit: {error!r}") from error
+    past.settle_what_is_open()
+    return past
+
+
+# -- what each kind of record changes ----------------------------------------------------------
+
+
+def _run(past: Past, record: JournalRecord) -> None:
+    past.run = record.data
+
+
+def _resumed(past: Past, record: JournalRecord) -> None:
+    past.closed = ""
+    # Who resumed it counted what was under way as spent.
+    past.settle_what_is_open()
+
+
+def _spawned(past: Past, record: JournalRecord) -> None:
+    data = record.data
+    agent = PastAgent(
+        record.agent,
+        data["name"],
+        data["parent"],
+        (data["life"], data["key"]),
+        data["work"],
+        data["options"],
+        record.at,
+    )
+    past.agents[record.agent] = agent
+    past.last_id = max(past.last_id, record.agent)
+    parent = past.agents.get(agent.parent)
+    if parent is None:
+        past.roots.append(agent.id)
+    elif data["life"] == parent.life:
+        parent.children[data["key"]] = agent.id
+
+
+def _restarted(past: Past, record: JournalRecord) -> None:
+    agent = past.agents[record.agent]
+    agent.life = record.data["life"]
+    agent.operations.clear()
+    agent.loops.clear()
+    agent.children.clear()
+
+
+def _observed(past: Past, record: JournalRecord) -> None:
+    past.agents[record.agent].loop(record.data["loop"]).observed.append(record.data)
+
+
+def _called(past: Past, record: JournalRecord) -> None:
+    data = record.data
+    past.agents[record.agent].loop(data["loop"]).calls[data["n"]] = PastCall(data["call"])
+
+
+def _returned(past: Past, record: JournalRecord) -> None:
+    data = record.data
+    past.agents[record.agent].loop(data["loop"]).calls[data["n"]].result = data["result"]
+
+
+def _operated(past: Past, record: JournalRecord) -> None:
+    data = record.data
+    past._operated(record.agent, data, Operation(data["kind"], data["value"], record.at))
+
+
+def _sent(past: Past, record: JournalRecord) -> None:
+    data = record.data
+    past.last_message = max(past.last_message, data["id"])
+    recipient = past.agents.get(record.agent)
+    if recipient is not None:
+        recipient.inbox[data["id"]] = data
+    kind = "ask" if data["ask"] else "send"
+    past._operated(data["from"], data, Operation(kind, {"id": data["id"]}, record.at))
+    if data["ask"] and data["key"] is not None:
+        past._questions[data["id"]] = (data["from"], data["life"], data["key"])
+
+
+def _received(past: Past, record: JournalRecord) -> None:
+    data = record.data
+    message = past.agents[record.agent].inbox.pop(data["id"])
+    past._operated(record.agent, data, Operation("receive", message, record.at))
+
+
+def _replied(past: Past, record: JournalRecord) -> None:
+    data = record.data
+    past.last_message = max(past.last_message, data["reply"])
+    past._operated(record.agent, data, Operation("reply", None, record.at))
+    question = past._questions.pop(data["id"], None)
+    if question is None:
+        return
+    asker, life, key = question
+    answer = {"id": data["id"], "content": data["content"]}
+    past._operated(asker, {"life": life, "key": key}, Operation("ask", answer, record.at))
+
+
+def _buried(past: Past, record: JournalRecord) -> None:
+    recipient = past.agents.get(record.agent)
+    if recipient is not None:
+        recipient.inbox.pop(record.data["id"], None)
+
+
+def _listened(past: Past, record: JournalRecord) -> None:
+    topics = past.agents[record.agent].topics
+    if record.data["on"]:
+        topics[record.data["topic"]] = None
+    else:
+        topics.pop(record.data["topic"], None)
+
+
+def _reserved(past: Past, record: JournalRecord) -> None:
+    past.last_call = max(past.last_call, record.data["n"])
+    past._reserved[record.data["n"]] = (record.agent, record.data)
+
+
+def _settled(past: Past, record: JournalRecord) -> None:
+    data = record.data
+    past.last_call = max(past.last_call, data["n"])
+    past._reserved.pop(data["n"], None)
+    past._spend(record.agent, data["tokens"], data["cost"], data["calls"])
+    usage = TokenUsage(**data["usage"])
+    past.usage += usage
+    agent = past.agents.get(record.agent)
+    if agent is not None:
+        agent.usage += usage
+
+
+def _asked(past: Past, record: JournalRecord) -> None:
+    past.approvals.setdefault(record.data["hash"], PastApproval(record.data))
+
+
+def _decided(past: Past, record: JournalRecord) -> None:
+    past.approvals[record.data["hash"]].decided = record.data
+
+
+def _ended(past: Past, record: JournalRecord) -> None:
+    agent = past.agents[record.agent]
+    agent.outcome = record.data
+    past.ended.append(agent.id)
+    # What is not needed any more: a long run has many agents, most of which have ended.
+    agent.operations.clear()
+    agent.loops.clear()
+    agent.children.clear()
+    agent.inbox.clear()
+    agent.topics.clear()
+
+
+def _closed(past: Past, record: JournalRecord) -> None:
+    past.closed = record.data["how"]
+
+
+_TAKERS: Mapping[RecordKind, Callable[[Past, JournalRecord], None]] = {
+    "run": _run,
+    "resumed": _resumed,
+    "spawned": _spawned,
+    "restarted": _restarted,
+    "observed": _observed,
+    "reserved": _reserved,
+    "settled": _settled,
+    "called": _called,
+    "returned": _returned,
+    "operated": _operated,
+    "sent": _sent,
+    "received": _received,
+    "replied": _replied,
+    "buried": _buried,
+    "listened": _listened,
+    "asked": _asked,
+    "decided": _decided,
+    "ended": _ended,
+    "closed": _closed,
+}

@@ -196,6 +196,11 @@ def _args_to_data(error: BaseException, depth: int) -> dict[str, Any]:
     return {"args": args} if kept is None else {"args": args, "made_of": kept}
 
 
+def error_to_data(error: BaseException) -> Any:
+    """Return an exception as JSON data; of one that cannot be kept, its class and its text. Never raises."""
+    return _kept(error, 0)
+
+
 def _kept(value: Any, depth: int) -> Any:
     try:
         return _to_data(value, "", depth)

@@ -369,6 +369,23 @@ class AgentQuota:
 
 
 @runtime_checkable
+class ResumableAgent(Protocol):
+    """An agent, made by a class at the top of a module, that a journal can keep and make again.
+
+    A plain function needs no such thing: it is found again by its name.
+    """
+
+    def to_journal(self) -> Any:
+        """Return what the agent is made from, as JSON data."""
+        ...
+
+    @classmethod
+    def from_journal(cls, data: Any) -> Callable[..., Any]:
+        """Return the agent of which `to_journal` made this."""
+        ...
+
+
+@runtime_checkable
 class DescribedAgent(Protocol):
     """What a pool needs to know of an agent beyond calling it.
 

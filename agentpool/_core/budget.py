@@ -147,6 +147,15 @@ class Budget:
         ]
         return f"<Budget {', '.join(limits) or 'without a limit'}>"
 
+    def begin_with(self, tokens: int, cost: int, calls: int) -> None:
+        """Count as spent here, and in no budget above, what a run had spent before it was resumed.
+
+        Args:
+          tokens, cost, calls: amounts; `cost` in picodollars.
+        """
+        for index, amount in enumerate((tokens, cost, calls)):
+            self._spent[index] += amount
+
     # -- reading
 
     @property

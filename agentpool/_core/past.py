@@ -76,14 +76,14 @@ class PastAgent:
 
     Attributes:
       id, name, parent: whose record this is, and who spawned it; 0 for the program.
-      origin: which operation of its parent spawned it: the parent's life, and the key there.
+      origin: which operation spawned it: of which agent, in which life of it, and its key there; the
+        program is 0, and its operations have no keys.
       work: what it is, as data; None if it cannot be told.
       options: how it was started, as data.
       spawned_at: seconds into the run.
       life: how often it was started afresh.
       operations: those of this life that have their results, by key.
       loops: the runs of the loop in this life, by key.
-      children: whom it spawned in this life, by key.
       inbox: the messages in its inbox, by id, in the order of their arrival.
       topics: what it hears.
       usage: of its own model calls.
@@ -94,14 +94,13 @@ class PastAgent:
     id: AgentId
     name: str
     parent: AgentId
-    origin: tuple[int, str]
+    origin: tuple[AgentId, int, str | None]
     work: Data | None
     options: Data
     spawned_at: float
     life: int = 0
     operations: dict[str, Operation] = attrs.field(factory=dict)
     loops: dict[str, PastLoop] = attrs.field(factory=dict)
-    children: dict[str, AgentId] = attrs.field(factory=dict)
     inbox: dict[int, Data] = attrs.field(factory=dict)
     topics: dict[str, None] = attrs.field(factory=dict)
     usage: TokenUsage = NO_USAGE
@@ -143,6 +142,7 @@ class Past:
       last_message: the highest id of a message.
       last_call: the highest number of a model call.
       closed: how the run was left; empty if its process died.
+      questions: those without an answer, by their messages: who asked, in which life, by which operation.
     """
 
     run: Data = attrs.field(factory=dict)
@@ -157,10 +157,9 @@ class Past:
     last_message: int = 0
     last_call: int = 0
     closed: str = ""
+    questions: dict[int, tuple[AgentId, int, str]] = attrs.field(factory=dict)
     # Model calls that were under way: what is set aside for them, and for whom.
     _reserved: dict[int, tuple[AgentId, Data]] = attrs.field(factory=dict)
-    # Questions without an answer: who asked, in which life, and by which operation.
-    _questions: dict[int, tuple[AgentId, int, str]] = attrs.field(factory=dict)
 
     def take(self, record: JournalRecord) -> None:
         """Add what one record tells.
@@ -225,18 +224,16 @@ def _spawned(past: Past, record: JournalRecord) -> None:
         record.agent,
         data["name"],
         data["parent"],
-        (data["life"], data["key"]),
+        (data["by"], data["life"], data["key"]),
         data["work"],
         data["options"],
         record.at,
     )
     past.agents[record.agent] = agent
     past.last_id = max(past.last_id, record.agent)
-    parent = past.agents.get(agent.parent)
-    if parent is None:
+    if agent.parent not in past.agents:
         past.roots.append(agent.id)
-    elif data["life"] == parent.life:
-        parent.children[data["key"]] = agent.id
+    past._operated(data["by"], data, Operation("spawn", agent.id, record.at))
 
 
 def _restarted(past: Past, record: JournalRecord) -> None:
@@ -244,7 +241,6 @@ def _restarted(past: Past, record: JournalRecord) -> None:
     agent.life = record.data["life"]
     agent.operations.clear()
     agent.loops.clear()
-    agent.children.clear()
 
 
 def _observed(past: Past, record: JournalRecord) -> None:
@@ -273,9 +269,10 @@ def _sent(past: Past, record: JournalRecord) -> None:
     if recipient is not None:
         recipient.inbox[data["id"]] = data
     kind = "ask" if data["ask"] else "send"
-    past._operated(data["from"], data, Operation(kind, {"id": data["id"]}, record.at))
+    value = {"id": data["id"], "to": record.agent}
+    past._operated(data["from"], data, Operation(kind, value, record.at))
     if data["ask"] and data["key"] is not None:
-        past._questions[data["id"]] = (data["from"], data["life"], data["key"])
+        past.questions[data["id"]] = (data["from"], data["life"], data["key"])
 
 
 def _received(past: Past, record: JournalRecord) -> None:
@@ -288,11 +285,11 @@ def _replied(past: Past, record: JournalRecord) -> None:
     data = record.data
     past.last_message = max(past.last_message, data["reply"])
     past._operated(record.agent, data, Operation("reply", None, record.at))
-    question = past._questions.pop(data["id"], None)
+    question = past.questions.pop(data["id"], None)
     if question is None:
         return
     asker, life, key = question
-    answer = {"id": data["id"], "content": data["content"]}
+    answer = {"id": data["id"], "to": record.agent, "content": data["content"]}
     past._operated(asker, {"life": life, "key": key}, Operation("ask", answer, record.at))
 
 
@@ -342,7 +339,6 @@ def _ended(past: Past, record: JournalRecord) -> None:
     # What is not needed any more: a long run has many agents, most of which have ended.
     agent.operations.clear()
     agent.loops.clear()
-    agent.children.clear()
     agent.inbox.clear()
     agent.topics.clear()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Awaitable, Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, assert_never
@@ -12,10 +13,12 @@ import trio
 from agentpool._core.errors import AgentTimeoutError
 from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
+from agentpool._core.past import PastAgent
 from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage, UsageSum
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.children import Children
 from agentpool._kernel.inbox import Inbox
+from agentpool._kernel.journal import Op
 from agentpool._kernel.options import SpawnOptions, is_described
 from agentpool._kernel.protection import protect_module
 
@@ -32,11 +35,31 @@ CANCELLED_ITSELF = "its body raised trio.Cancelled, though nobody had cancelled 
 
 @attrs.define(eq=False)
 class Work:
-    """What an agent runs, and how; without its arguments once it has ended."""
+    """What an agent runs, and how; without its arguments once it has ended.
+
+    Attributes:
+      op: which operation of an agent asked for it; None without a journal, and for the program.
+    """
 
     fn: Callable[..., Awaitable[Any]]
     args: tuple[Any, ...]
     options: SpawnOptions
+    op: Op | None = None
+
+
+@attrs.define(eq=False)
+class Resumed:
+    """An agent that was begun by another process, and goes on in this one.
+
+    Attributes:
+      past: what the journal tells of it.
+      claimed: set when whoever spawned it has told what it runs.
+      context: that of whoever spawned it, once it is claimed.
+    """
+
+    past: PastAgent
+    claimed: trio.Event = attrs.field(factory=trio.Event)
+    context: contextvars.Context | None = None
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
@@ -55,6 +78,7 @@ class AgentRecord(Activity):
       restarts: how many lives it had before this one.
       stops_children: whether it aborts its children by itself when it is aborted, as a supervisor does.
       used: by its model calls, in all its lives.
+      resumed: what its journal tells of it, if it was begun before its pool was opened.
     """
 
     home: Children[AgentRecord]
@@ -69,6 +93,7 @@ class AgentRecord(Activity):
     restarts: int = 0
     stops_children: bool = False
     used: UsageSum = NOTHING_USED
+    resumed: Resumed | None = None
     _abort: tuple[str | None] | None = None
     _budget: Budget | None = None
     _children: Children[AgentRecord] | None = None
@@ -181,6 +206,11 @@ class AgentRecord(Activity):
         else:
             self._budget = above.child(tokens=tokens, cost_usd=cost)
         return self._budget
+
+    def budget_goes_on(self, tokens: int, cost: int, calls: int) -> None:
+        """Begin its own quota with what was spent of it before it was resumed."""
+        if self.budget is not None and self._budget is not None:
+            self._budget.begin_with(tokens, cost, calls)
 
     # -- its outcome -----------------------------------------------------------------------------------------
 

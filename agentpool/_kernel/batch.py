@@ -18,8 +18,10 @@ from agentpool._kernel._trio_private import is_cancelled_at, standing_of
 from agentpool._kernel.agent import AgentRecord, Work
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.journal import NO_PAST, Op, PastLife
 from agentpool._kernel.options import SpawnOptions
 from agentpool._kernel.protection import protect_module
+from agentpool._kernel.resuming import respawned
 from agentpool._kernel.slots import Start
 from agentpool._kernel.splitting import is_fatal, is_only_cancelled, note_beside
 from agentpool._kernel.state import PoolState
@@ -43,6 +45,8 @@ class Launcher:
       call: makes an agent and its arguments of an item.
       context: that of the verb's caller, though the agents are started by whoever frees a slot.
       by_agent: whether the caller was an agent.
+      op: the operation that the verb is; None without a journal, and for the program.
+      past: what the journal tells of that agent.
     """
 
     state: PoolState
@@ -51,19 +55,32 @@ class Launcher:
     options: SpawnOptions
     context: contextvars.Context
     by_agent: bool
+    op: Op | None = None
+    past: PastLife = NO_PAST
 
     def admit(self) -> None:
         """Raise `PoolClosedError` or `PoolLimitError` if the pool starts no agent here."""
         self.state.admit(self.home, by_agent=self.by_agent)
 
-    def start(self, item: Any, batch: Batch) -> AgentRecord:
-        """Start an agent in a free slot."""
+    def start(self, item: Any, number: int, batch: Batch) -> AgentRecord:
+        """Start an agent in a free slot; one that was started before its owner was resumed goes on.
+
+        Args:
+          number: counts the items.
+        """
         self.admit()
         fn, args = self.call(item)
+        work = Work(fn, args, self.options)
+        journal = self.state.journal
+        if journal is not None and self.op is not None:
+            work.op = op = self.op.item(number, self.past)
+            if op.found is not None:
+                before: AgentId = journal.found_of(op, "spawn")
+                return respawned(self.state, self.home, before, work, batch=batch)
         return life.start(
             self.state,
             self.home,
-            Work(fn, args, self.options),
+            work,
             context=self.context,
             batch=batch,
             by_agent=self.by_agent,
@@ -111,6 +128,8 @@ class Batch:
         self._taker: Wait | None = None
         self._stopper: Wait | None = None
         self._in_a_row = 0
+        self._started = 0
+        self._taken = 0
 
     # -- the input -----------------------------------------------------------------------------------
 
@@ -132,8 +151,11 @@ class Batch:
 
     def start(self, item: Any) -> None:
         """Start an agent for an item, in a free slot."""
-        record = self.launcher.start(item, self)
+        record = self.launcher.start(item, self._started, self)
+        self._started += 1
         self.live[record.id] = record
+        if record.outcome is not None:  # it had ended before its owner was resumed
+            self.ended(record.outcome)
 
     def end_input(self, error: BaseException | None = None) -> None:
         """There are no more items, or no more can be had."""
@@ -232,11 +254,33 @@ class Batch:
         if not self.done:
             self.raise_error()
             return None
-        outcome = self.done.popleft()
+        outcome = await self._next_as_before() or self.done.popleft()
+        journal = self.launcher.state.journal
+        if journal is not None:
+            journal.operated(self._op_of_taking(), "take", outcome.agent_id)
+        self._taken += 1
         self.launcher.home.see(outcome.agent_id)
         if self._feed is not None:
             self._feed.go_on()
         return outcome
+
+    def _op_of_taking(self) -> Op | None:
+        op = self.launcher.op
+        return None if op is None else op.item(f"t{self._taken}", self.launcher.past)
+
+    async def _next_as_before(self) -> AnyOutcome | None:
+        """Take the outcome that was taken here before the owner was resumed; None if none was."""
+        op = self._op_of_taking()
+        if op is None or op.found is None:
+            return None
+        while True:
+            for outcome in self.done:
+                if outcome.agent_id == op.found.value:
+                    self.done.remove(outcome)
+                    return outcome
+            if self.is_over:
+                raise op.mismatch(f"agent {op.found.value} is not one of its agents any more")
+            await self.wait_for_more(needs_all=False)
 
     async def all_ended(self) -> None:
         """Wait until the input and all of the agents have ended.

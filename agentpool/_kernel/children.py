@@ -67,6 +67,13 @@ class Children(Generic[C]):
         elif self._joins:
             self._lost_hope()
 
+    def ended_before(self, outcome: AnyOutcome, *, is_taken: bool) -> None:
+        """Take in the outcome of a child that ended before its parent was resumed."""
+        if type(outcome) is Failed:
+            self._unseen[outcome.agent_id] = outcome
+        if not is_taken:
+            self._hand_over_or_keep(outcome)
+
     def _lost_hope(self) -> None:
         """Somebody else took an outcome: who joins has one child less that could end the wait."""
         if self.owner is not None:
@@ -105,6 +112,12 @@ class Children(Generic[C]):
             # A handle took it: its id was left in the channel, from whose middle nothing can be taken.
             self._stale -= 1
         return None
+
+    def take_outcome(self, agent_id: AgentId) -> AnyOutcome:
+        """Take the outcome of a child that was taken at this place before its parent was resumed."""
+        outcome = self._untaken[agent_id]
+        self.take(agent_id)
+        return outcome
 
     def all_outcomes(self) -> dict[AgentId, AnyOutcome]:
         """Take all that is left, in the order of the ends."""

@@ -17,10 +17,11 @@ from agentpool._kernel.events import holding_up
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.inbox import Inbox
+from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.metering import Meter
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import is_described
-from agentpool._kernel.protection import call_unprotected, protect_module
+from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
 from agentpool._kernel.scope import Scope
 from agentpool._kernel.state import PoolState
 
@@ -227,8 +228,19 @@ class AgentContext(Scope):
 
         Checkpoint: always. Cancellation: `Cancelled` means that some may not have got it.
         """
-        others = [agent_id for agent_id in self._state.records if agent_id != self._agent.id]
-        return await self._state.router.send_to_each(others, AgentMessage(content=content))
+        return await self._send_to_each(
+            lambda: [agent_id for agent_id in self._state.records if agent_id != self._agent.id],
+            AgentMessage(content=content),
+        )
+
+    async def _send_to_each(self, find: Callable[[], list[AgentId]], message: AgentMessage) -> int:
+        router, journal = self._state.router, self._state.journal
+        if journal is None:
+            return await router.send_to_each(find(), message)
+        # Who gets it is decided once: on a resume, others may be there.
+        recipients: list[AgentId] = journal.decide("recipients", find)
+        op = journal.draw()
+        return await router.send_to_each(recipients, message, op)
 
     def subscribe(self, topic: str) -> Subscription:
         """From now on, have what is published on a topic delivered to the agent's inbox.
@@ -238,12 +250,16 @@ class AgentContext(Scope):
         """
         self._state.parts.check_here()
         self._state.router.subscribe(self._agent.id, topic)
+        if self._state.journal is not None:
+            self._state.journal.append("listened", self.id, {"topic": topic, "on": True})
         return Subscription(self, topic)
 
     def unsubscribe(self, topic: str) -> None:
         """Undo `subscribe`; harmless if there is nothing to undo."""
         self._state.parts.check_here()
         self._state.router.unsubscribe(self._agent.id, topic)
+        if self._state.journal is not None:
+            self._state.journal.append("listened", self.id, {"topic": topic, "on": False})
 
     async def publish(self, topic: str, content: Any) -> int:
         """Send something to the subscribers of a topic but the agent itself; return how many got it.
@@ -253,8 +269,10 @@ class AgentContext(Scope):
 
         Checkpoint: always. Cancellation: `Cancelled` means that some may not have got it.
         """
-        subscribers = [i for i in self._state.router.subscribers(topic) if i != self._agent.id]
-        return await self._state.router.send_to_each(subscribers, AgentMessage(content=content, topic=topic))
+        return await self._send_to_each(
+            lambda: [i for i in self._state.router.subscribers(topic) if i != self._agent.id],
+            AgentMessage(content=content, topic=topic),
+        )
 
     async def spawn_for_model(
         self,
@@ -289,6 +307,41 @@ class AgentContext(Scope):
             if left:
                 asked_for[root_id] = left
             raise
+
+    # -- what outlives a crash -----------------------------------------------------------------------
+
+    @property
+    def journal(self) -> PoolJournal | None:
+        """The pool's journal; None without one."""
+        return self._state.journal
+
+    async def step(self, name: str, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
+        """Do something once: if the agent is resumed after it, its result comes from the journal.
+
+        An agent that is a function is run again from its start when its pool is resumed. What it had
+        done by the verbs of its context is not done again; all else is, but for steps. A step that a
+        crash cut off is done again, so it should be something that may happen twice. Without a journal
+        it is `await fn(*args)`.
+
+        Args:
+          name: what the step is; a resumed agent has to come to the same steps in the same order.
+          fn: what to do, an async function.
+
+        Returns:
+          What `fn` returned. With a journal it has to be data, or an object of a class with fields.
+
+        Raises:
+          ReplayMismatchError: if the journal tells of another step, or another operation, here.
+          TypeError: if the result cannot be kept in the journal.
+          JournalError: if it cannot be written.
+          Exception: what `fn` raises; also when it is not done again.
+
+        Checkpoint: with a journal always, without one as `fn`. Cancellation: as `fn`.
+        """
+        journal = self._state.journal
+        if journal is None:
+            return await await_unprotected(fn, *args)
+        return await journal.step(name, fn, args)
 
     # -- time ----------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Generic, TypeVar
 
 import trio
@@ -10,6 +11,7 @@ from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AgentOutcome
 from agentpool._kernel.agent import AgentRecord, AgentStatus
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.journal import Op, PoolJournal
 from agentpool._kernel.protection import protect_module
 
 T_co = TypeVar("T_co", covariant=True)
@@ -65,6 +67,26 @@ class AgentHandle(Generic[T_co]):
 
         Checkpoint: always. Cancellation: `Cancelled` means that the outcome was not taken.
         """
+        record = self._record
+        journal = record.inbox.journal
+        if journal is None:
+            return await self._wait()
+        outcome: AgentOutcome[T_co] = await journal.perform(
+            "wait", partial(self._wait_for_journal, journal), self._waited_before
+        )
+        return outcome
+
+    async def _wait_for_journal(self, journal: PoolJournal, op: Op | None) -> AgentOutcome[T_co]:
+        outcome = await self._wait()
+        journal.operated(op, "wait", outcome.agent_id)
+        if op is None:
+            await journal.commit_shielded()
+        return outcome
+
+    async def _waited_before(self, agent_id: AgentId, op: Op) -> AgentOutcome[T_co]:
+        return await self._wait()
+
+    async def _wait(self) -> AgentOutcome[T_co]:
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         record = self._record

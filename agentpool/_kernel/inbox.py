@@ -7,7 +7,9 @@ waiting around them is `Wait`, because a task that waits here lends its slot.
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -17,6 +19,7 @@ from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.idleness import heard_of
+from agentpool._kernel.journal import Op, PoolJournal
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
 
@@ -44,12 +47,16 @@ class PostOffice(Protocol):
     """What an inbox needs of the router that it belongs to."""
 
     pool: Surroundings | None
+    journal: PoolJournal | None
     sent: int
     unused: InboxStatistics
     listening: InboxStatistics
 
-    def taken(self, message: AgentMessage) -> None:
-        """Count a message as received."""
+    def put_in(self, message: AgentMessage) -> None:
+        """Count a message as sent."""
+
+    def taken(self, message: AgentMessage, op: Op | None) -> None:
+        """Count a message as received, by an operation of its agent."""
 
     def bury(self, message: AgentMessage, reason: str) -> None:
         """Count a message as one that nobody will receive."""
@@ -61,8 +68,8 @@ class PostOffice(Protocol):
         """Whether somebody waits for a reply to the message."""
         ...
 
-    def forget_ask(self, message: AgentMessage) -> None:
-        """Nobody will reply to the message: its asker is told in another way."""
+    def not_sent(self, message: AgentMessage) -> None:
+        """The message will not be sent; whoever waits for that, or for a reply, is told in another way."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -91,6 +98,11 @@ class Inbox:
         state = "ended" if self.ended else f"{self.fill}/{self.capacity}"
         return f"<Inbox of agent {self.agent_id}, {state}>"
 
+    @property
+    def journal(self) -> PoolJournal | None:
+        """That of its pool."""
+        return self._post.journal
+
     # -- taking out ----------------------------------------------------------------------------
 
     def receive_nowait(self) -> AgentMessage:
@@ -100,13 +112,29 @@ class Inbox:
           trio.WouldBlock: if there is none.
           trio.EndOfChannel: if there is none and none will come any more.
         """
+        journal = self._post.journal
+        op = None if journal is None else journal.draw()
+        if op is not None:
+            assert journal is not None
+            if op.found is not None:
+                return self._message_of(journal.found_of(op, "receive"), op)
+            if op.was_left:
+                raise trio.WouldBlock
         if self.fill:
-            return self._take()
+            return self._take(op)
         if self.ended:
             raise trio.EndOfChannel
         raise trio.WouldBlock
 
-    async def receive(self, *, unless_silent: bool = False) -> AgentMessage:
+    def take_all(self) -> list[AgentMessage]:
+        """Take what there is; for the loop, whose journal tells of it in its own way."""
+        messages = []
+        while self.fill:
+            messages.append(self._take(None))
+        return messages
+
+    # Not `async def`, which would only wrap a coroutine in one more, for every agent that waits.
+    def receive(self, *, unless_silent: bool = False) -> Coroutine[Any, Any, AgentMessage]:
         """Take the oldest message, waiting for one if there is none.
 
         Args:
@@ -119,18 +147,32 @@ class Inbox:
 
         Checkpoint: always. Cancellation: `Cancelled` means that no message was taken.
         """
+        journal = self._post.journal
+        if journal is None:
+            return self._receive(unless_silent, None)
+        return journal.perform("receive", partial(self._receive, unless_silent), self._received_before)
+
+    async def _received_before(self, data: Any, op: Op) -> AgentMessage:
+        await trio.lowlevel.checkpoint()
+        return self._message_of(data, op)
+
+    def _message_of(self, data: Any, op: Op) -> AgentMessage:
+        assert self._post.journal is not None
+        return self._post.journal.message_of(data, op)
+
+    async def _receive(self, unless_silent: bool, op: Op | None) -> AgentMessage:
         waiter = None if self._post.pool is None else waiting_agent()
         if waiter is not self.owner:
             raise RuntimeError(f"only the tasks of agent {self.agent_id} receive from its inbox")
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.fill:
-            message = self._take()
+            message = self._take(op)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return message
         if self.ended:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise trio.EndOfChannel
-        wait = Wait(waiter, source=self)
+        wait = Wait(waiter, source=self, content=op)
         waiting = self._waiting
         if waiting is None:
             waiting = self._waiting = deque()
@@ -149,11 +191,11 @@ class Inbox:
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
-    def _take(self) -> AgentMessage:
+    def _take(self, op: Op | None) -> AgentMessage:
         assert self._channel is not None
         message = self._channel[1].receive_nowait()
         self.fill -= 1
-        self._post.taken(message)
+        self._post.taken(message, op)
         heard_of(self.owner)
         if self._senders:
             self._admit(self._senders.popleft())
@@ -164,22 +206,32 @@ class Inbox:
     def offer(self, message: AgentMessage) -> bool:
         """Hand a message to a waiting task of the agent or keep it; False if there is no room."""
         if self._waiting:
-            self._post.sent += 1
-            self._post.taken(message)
+            wait = self._waiting.popleft()
+            self._post.put_in(message)
+            self._post.taken(message, wait.content)
             heard_of(self.owner)
             # Handed over in this step, past the channel: no other task can take it between now and its turn.
-            self._waiting.popleft().wake(message)
+            wait.wake(message)
             return True
         if self.fill >= self.capacity:
             return False
         if self._channel is None:
             self._channel = trio.open_memory_channel(self.capacity)
         self._channel[0].send_nowait(message)
-        self._post.sent += 1
+        self._post.put_in(message)
         self.fill += 1
         if self.fill > self.peak:
             self.peak = self.fill
         return True
+
+    def put_back(self, message: AgentMessage) -> None:
+        """Keep a message that was in the inbox before its agent was resumed."""
+        if self._channel is None:
+            self._channel = trio.open_memory_channel(self.capacity)
+        self._channel[0].send_nowait(message)
+        self._post.sent += 1
+        self.fill += 1
+        self.peak = max(self.peak, self.fill)
 
     def wait_for_room(self, wait: Wait) -> None:
         """Queue a sender, whose message is the wait's content."""
@@ -191,6 +243,7 @@ class Inbox:
         """Take a sender out of the queue, if it still stands there."""
         if self._senders and wait in self._senders:
             self._senders.remove(wait)
+            self._post.not_sent(wait.content)
 
     def _admit(self, wait: Wait) -> None:
         message: AgentMessage = wait.content
@@ -229,7 +282,7 @@ class Inbox:
             self._channel[1].close()
         while self._senders:
             wait = self._senders.popleft()
-            self._post.forget_ask(wait.content)
+            self._post.not_sent(wait.content)
             wait.fail(UnknownAgentError(self.agent_id, f"agent {self.agent_id} {reason}"))
 
     def statistics(self) -> InboxStatistics:

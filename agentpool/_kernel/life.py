@@ -19,10 +19,11 @@ from agentpool._core.events import (
     AgentSpawned,
     AgentStarted,
 )
+from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
 from agentpool._core.restart import Intensity, RestartPolicy
 from agentpool._core.text import note, shown, told
-from agentpool._kernel.agent import AgentRecord, Work
+from agentpool._kernel.agent import AgentRecord, Resumed, Work
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import set_current_agent
 from agentpool._kernel.leftovers import close_leftovers, mark_task, told_of
@@ -42,25 +43,59 @@ def start(
     batch: Any = None,
     by_agent: bool = False,
 ) -> AgentRecord:
-    """Give an agent its id, its inbox and a free slot, and start its task."""
+    """Give an agent its id, its inbox and a free slot, and start its task.
+
+    Raises:
+      TypeError: if the pool has a journal, and the agent's arguments cannot be kept in it.
+    """
     # One step from the first line to the last: the slot is taken, and every book written, before anybody
     # else runs.
     counts = state.counts
+    description = None if state.journal is None else state.journal.described(work.fn, work.args)
     counts.issued += 1
     owner = home.owner
     if by_agent or owner is not None:
         counts.descendants += 1
-    now = trio.current_time()
+    name = work.options.name or name_of(work.fn)
+    record = new_record(state, home, work, counts.issued, name, trio.current_time(), batch=batch)
+    # The slot before the task: between here and its first step the agent counts as running.
+    slots = state.parts.slots
+    slots.take(record)
+    slots.started_at_once()
+    if state.journal is not None:
+        state.journal.spawned(record, description, work.op, work.options)
+    _made_known(state, record)
+    nursery = state.parts.nursery
+    if context is None:
+        nursery.start_soon(live, state, record, name=record.name)
+    else:
+        context.run(lambda: nursery.start_soon(live, state, record, name=record.name))
+    return record
+
+
+def new_record(
+    state: PoolState,
+    home: Children[AgentRecord],
+    work: Work,
+    agent_id: AgentId,
+    name: str,
+    started_at: float,
+    *,
+    batch: Any = None,
+    holds: bool = True,
+) -> AgentRecord:
+    """Return the record of an agent, which has an inbox, and is known to its pool and its parent."""
+    owner = home.owner
     timeout = work.options.timeout
     deadline = inf if owner is None else owner.deadline
     if timeout is not None:
-        deadline = min(deadline, now + timeout)
-    agent_id = counts.issued
+        deadline = min(deadline, started_at + timeout)
     record = AgentRecord(
         id=agent_id,
-        name=work.options.name or name_of(work.fn),
+        name=name,
         pool=state.parts,
         deadline=deadline,
+        holds=holds,
         root_id=agent_id if owner is None else owner.root_id,
         home=home,
         work=work,
@@ -68,31 +103,27 @@ def start(
         inbox=state.router.register(agent_id),
         batch=batch,
         pool_budget=state.means.budget,
-        started_at=now,
+        started_at=started_at,
     )
     # The two refer to each other while the agent lives; `finish` takes the record out again.
     record.inbox.owner = record
-    # The slot before the task: between here and its first step the agent counts as running.
-    slots = state.parts.slots
-    slots.take(record)
-    slots.started_at_once()
     state.records[agent_id] = record
     state.judge.add(record)
     home.live[agent_id] = record
+    return record
+
+
+def _made_known(state: PoolState, record: AgentRecord) -> None:
+    """Tell those that wait for an agent of that name, and those that watch."""
     if state.names.waiting:
         state.names.came(record)
-    if isinstance(work.fn, KeepsNames):
-        state.names.spawned(agent_id, work.fn.names_kept())
+    if isinstance(record.work.fn, KeepsNames):
+        state.names.spawned(record.id, record.work.fn.names_kept())
     if state.events.subscriptions:
-        state.events.emit(AgentSpawned, agent_id, record.parent_id, record.name)
+        state.events.emit(AgentSpawned, record.id, record.parent_id, record.name)
+    owner = record.home.owner
     if owner is not None and owner.aborted:
         record.abort(owner.abort_reason)  # it was spawned under a shield
-    nursery = state.parts.nursery
-    if context is None:
-        nursery.start_soon(live, state, record, name=record.name)
-    else:
-        context.run(lambda: nursery.start_soon(live, state, record, name=record.name))
-    return record
 
 
 async def live(state: PoolState, record: AgentRecord) -> None:
@@ -109,11 +140,15 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     outcome: AnyOutcome | None = None
     try:
         with record.scope:
+            if record.resumed is not None:
+                await _claimed(record, record.resumed, task)
             policy = record.work.options.restart
             if policy is None:
                 outcome = await _life(state, record)
             else:
                 outcome = await _lives(state, record, policy, task)
+    except trio.Cancelled:  # before it was claimed
+        outcome = record.cancelled()
     except BaseException as error:  # a bug of ours: even then the id gets its outcome, and the pool ends
         outcome = record.failed(error)
         state.fatal_error(error)
@@ -129,6 +164,8 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     # looks at the pool sees the agent alive with everything, or ended with everything.
     record.outcome = outcome
     record.ended = True
+    if state.journal is not None:
+        state.journal.ended(record.id, outcome)
     state.counts.ended += 1
     if state.counts.model_spawns:
         state.counts.model_spawns.pop(record.id, None)
@@ -154,6 +191,16 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     record.end()
 
 
+async def _claimed(record: AgentRecord, resumed: Resumed, task: trio.lowlevel.Task) -> None:
+    """Wait until whoever spawned a resumed agent has told what it runs, and then for a slot."""
+    await resumed.claimed.wait()
+    if resumed.context is not None:
+        task.context = resumed.context.copy()
+        await trio.lowlevel.cancel_shielded_checkpoint()  # the next step is in it
+        set_current_agent(record)
+    await record.come_back()
+
+
 async def _lives(
     state: PoolState, record: AgentRecord, policy: RestartPolicy, task: trio.lowlevel.Task
 ) -> AnyOutcome:
@@ -175,6 +222,10 @@ async def _life(state: PoolState, record: AgentRecord) -> AnyOutcome:
     # Inside of the agent's own scope, which is thereby never taken for something that was left open.
     mark = mark_task()
     value, error = None, None
+    if state.journal is not None:
+        state.journal.begin_life(
+            record, record.restarts, None if record.resumed is None else record.resumed.past
+        )
     try:
         work = record.work
         value = await await_unprotected(work.fn, state.make_context(state, record), *work.args)
@@ -222,6 +273,9 @@ async def _after_error(state: PoolState, record: AgentRecord, raised: BaseExcept
 async def _children_ended(record: AgentRecord) -> list[Exception]:
     """Wait for the children of a body that has ended; return the failures that it ignored."""
     children = record.children
+    for child in list(children.live.values()):
+        if child.resumed is not None and not child.resumed.claimed.is_set():
+            child.abort("the agent that had spawned it ended without doing so again")
     if children.live:
         await children.wait_for_all(record, _nothing, cancellable=False, needs_slot=False)
     return children.failures()
@@ -338,6 +392,8 @@ class _Restarts:
         self._intensity = counted
         record.restarts += 1
         state = self._state
+        if state.journal is not None:
+            state.journal.append("restarted", record.id, {"life": record.restarts})
         state.router.fail_asks_to(record.id, "was restarted", taken_only=True)
         for held in record.held:
             held.holder_ended(record)

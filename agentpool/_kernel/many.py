@@ -216,7 +216,11 @@ class ManyScope:
 
     def _launcher(self, call: Callable[[Any], Any], options: SpawnOptions = SpawnOptions()) -> Launcher:  # noqa: B008  (frozen)
         by_agent = current_agent() is not None
-        return Launcher(self._state, self._children, call, options, contextvars.copy_context(), by_agent)
+        launcher = Launcher(self._state, self._children, call, options, contextvars.copy_context(), by_agent)
+        journal = self._state.journal
+        if journal is None:
+            return launcher
+        return attrs.evolve(launcher, op=journal.draw(), past=journal.past_here())
 
 
 class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):

@@ -15,6 +15,7 @@ from agentpool._core.errors import LeftOpenError
 from agentpool._core.text import note, shown
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.current import set_current_agent
+from agentpool._kernel.journal import Place, place_of_task, set_place
 from agentpool._kernel.leftovers import NurseryOwner, run_tidily, told_of, when_left_open
 from agentpool._kernel.options import is_coroutine
 from agentpool._kernel.protection import protect_module
@@ -58,7 +59,9 @@ class AgentNursery:
         if not callable(async_fn):
             _refuse_task(async_fn)
         slot: list[Wait] = []
-        self._nursery.start_soon(self._run, slot, async_fn, args, name=name or async_fn)
+        self._nursery.start_soon(
+            self._run, slot, async_fn, args, place_of_task(self._record), name=name or async_fn
+        )
         self._count(slot)
 
     async def start(self, async_fn: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> Any:
@@ -97,17 +100,20 @@ class AgentNursery:
         # Trio moves the task to another nursery when it has started: what it leaves open is seen by
         # where it stands, so that it stands in a scope of its own, which is moved along.
         with trio.CancelScope():
-            await self._run([], partial(async_fn, task_status=status), args, status)
+            fn = partial(async_fn, task_status=status)
+            await self._run([], fn, args, place_of_task(self._record), status)
 
     async def _run(
         self,
         slot: list[Wait],
         async_fn: Callable[..., Awaitable[Any]],
         args: tuple[Any, ...],
+        place: Place | None,
         status: _Started | None = None,
     ) -> None:
         record = self._record
         set_current_agent(record)  # who starts it may be a task of somebody else
+        set_place(place)
         task = trio.lowlevel.current_task()
         record.add_task(task)
         fails = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from math import inf
@@ -21,6 +22,7 @@ from agentpool._kernel.context import AgentContext
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.events import EventSubscription, OpenSubscription, Overflow
 from agentpool._kernel.handle import AgentHandle
+from agentpool._kernel.keeping import Keeping
 from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
 from agentpool._kernel.protection import protect_module
@@ -33,7 +35,7 @@ from agentpool._kernel.watcher import watching_for_blocks
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool.abc import Driver, Memory, ToolBuilder
+    from agentpool.abc import Driver, Journal, Memory, ToolBuilder
 
 
 class AgentPool(Scope):
@@ -176,6 +178,13 @@ def _checked_budget(budget: Budget | None) -> Budget | None:
     return budget
 
 
+def _checked_journal(journal: Journal) -> Journal:
+    if isinstance(journal, type) or not hasattr(journal, "append"):
+        fix = "; write SqliteJournal(path)" if isinstance(journal, str | os.PathLike) else ""
+        raise TypeError(f"journal must be a journal such as SqliteJournal(path), not {shown(journal)}{fix}")
+    return journal
+
+
 def _checked_count(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {shown(value)}")
@@ -192,6 +201,7 @@ def open_agent_pool(
     tool_builder: ToolBuilder | None = None,
     inbox_capacity: int = 32,
     budget: Budget | None = None,
+    journal: Journal | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
 ) -> AbstractAsyncContextManager[AgentPool]:
@@ -206,11 +216,14 @@ def open_agent_pool(
         that the manifest grants and its own `tools`.
       inbox_capacity: how many messages an inbox holds before senders wait.
       budget: what the model calls of the pool may use together.
+      journal: keeps what happens, so that the run can go on after a crash, with `resume_agent_pool`. It
+        is opened and closed with the pool.
       limits: further limits, such as on the depth of trees of agents.
       seed: of the jitter in the pauses before restarts; random if left out.
 
     Raises:
       TypeError, ValueError: if an argument makes no sense.
+      JournalError: if the journal holds a run already, or cannot be opened or written.
       UnhandledAgentErrors: at the end, if the block raised nothing, and an agent failed whose outcome
         was not looked at. A block that raised aborts the agents, and its exception is raised unchanged.
 
@@ -226,6 +239,7 @@ def open_agent_pool(
         make_context=AgentContext,
         # Drawn from the program's own lot, so that a simulation decides it too.
         random=Random(getrandbits(64) if seed is None else seed),
+        journal=None if journal is None else Keeping(_checked_journal(journal)),
     )
 
 
@@ -239,9 +253,10 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
     classes do not allow, and code of its own runs there that Ctrl-C may interrupt.
     """
 
-    def __init__(self, max_concurrent: int, **settings: Any) -> None:
+    def __init__(self, max_concurrent: int, *, journal: Keeping | None = None, **settings: Any) -> None:
         self._max_concurrent = max_concurrent
         self._settings = settings
+        self._keeping = journal
         self._state: PoolState | None = None
         self._opener: Activity | None = None
         self._nurseries = trio.open_nursery()
@@ -268,6 +283,9 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
         if self._state is not None:
             raise RuntimeError("a pool is for one block: call open_agent_pool again")
         opener = self._opener = waiting_agent()
+        keeping = self._keeping
+        if keeping is not None:
+            await keeping.open()
         nursery = await self._nurseries.__aenter__()
         state = self._state = PoolState(
             self._max_concurrent,
@@ -282,6 +300,8 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
             opener.know_nursery(nursery, of_pool=True)
         when_left_open(nursery, state)
         try:
+            if keeping is not None:
+                keeping.begin(state, self._max_concurrent)
             instrument.tell_of(pool)
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
@@ -308,6 +328,7 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
         """Wait for every agent; return the Ctrl-C that was pressed meanwhile."""
         try:
             if error is not None:
+                state.leaving = True
                 is_cancelled = is_only_cancelled(error) and trio.current_effective_deadline() == -inf
                 reason = f"the block of the pool raised {shown(error)}"
                 AgentPool(state, None).abort_all(CANCELLED_OUTSIDE if is_cancelled else reason)
@@ -334,6 +355,8 @@ class _OpenPool(AbstractAsyncContextManager[AgentPool]):
             state.fatal = state.fatal or split_error(group).fatal
             if state.fatal is None:
                 raise
+        if self._keeping is not None:
+            await self._keeping.close(state)
         if self._opener is not None:
             self._opener.forget_nursery(nursery)
 

@@ -20,6 +20,7 @@ from agentpool._core.text import shown
 from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.inbox import Inbox, InboxStatistics
+from agentpool._kernel.journal import Op, PoolJournal
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
 
@@ -91,6 +92,7 @@ class MessageRouter:
             raise ValueError(f"inbox_capacity must be at least 1, not {inbox_capacity}")
         self.inbox_capacity = inbox_capacity
         self.pool = pool
+        self.journal: PoolJournal | None = None
         self.inboxes: dict[AgentId, Inbox] = {}
         self.asks: dict[int, _Ask] = {}
         self.sent: int = 0
@@ -164,10 +166,21 @@ class MessageRouter:
         return inbox
 
     def _stamped(
-        self, sender: AgentId, to: AgentId, content: Any, reply_to: int | None, topic: str | None
+        self,
+        sender: AgentId,
+        to: AgentId,
+        content: Any,
+        reply_to: int | None,
+        topic: str | None,
+        op: Op | None,
+        *,
+        is_question: bool = False,
     ) -> AgentMessage:
         self._last_id += 1
-        return AgentMessage(sender, to, content, self._last_id, reply_to, topic)
+        message = AgentMessage(sender, to, content, self._last_id, reply_to, topic)
+        if self.journal is not None:
+            self.journal.stamp(message, op, is_question=is_question)
+        return message
 
     def _waiter(self) -> Waiter | None:
         """The agent of the calling task, which is about to wait; nobody alone."""
@@ -187,9 +200,13 @@ class MessageRouter:
         inbox = self.inboxes.get(agent_id)
         return SUPERVISOR if inbox is None or inbox.owner is None else inbox.owner.parent_id
 
+    def go_on_from(self, last_id: int) -> None:
+        """Give messages higher ids than those that were sent before the pool was resumed."""
+        self._last_id = last_id
+
     # -- sending -----------------------------------------------------------------------------------
 
-    def send_nowait(self, message: AgentMessage) -> None:
+    def send_nowait(self, message: AgentMessage, op: Op | None = None) -> None:
         """Deliver a message to its recipient's inbox.
 
         Raises:
@@ -198,12 +215,13 @@ class MessageRouter:
         """
         inbox = self._inbox_of(message.to)
         sender = self._sender(message.sender)
-        stamped = self._stamped(sender, message.to, message.content, message.reply_to, message.topic)
+        stamped = self._stamped(sender, message.to, message.content, message.reply_to, message.topic, op)
         if not inbox.offer(stamped):
+            self.not_sent(stamped)
             raise trio.WouldBlock
         self.note_sent(stamped)
 
-    async def send(self, message: AgentMessage) -> None:
+    async def send(self, message: AgentMessage, op: Op | None = None) -> None:
         """Deliver a message to its recipient's inbox, waiting for room.
 
         Messages between the same two agents arrive in the order they were sent.
@@ -217,7 +235,9 @@ class MessageRouter:
         waiter = self._waiter()
         await trio.lowlevel.checkpoint_if_cancelled()
         sender = self._sender(message.sender)
-        wait = self.begin_send(waiter, sender, message.to, message.content, message.reply_to, message.topic)
+        wait = self.begin_send(
+            waiter, sender, message.to, message.content, message.reply_to, message.topic, op
+        )
         if wait is None:
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
@@ -231,10 +251,11 @@ class MessageRouter:
         content: Any,
         reply_to: int | None = None,
         topic: str | None = None,
+        op: Op | None = None,
     ) -> Wait | None:
         """Deliver a message, or queue it and return what its sender has to wait for."""
         inbox = self._inbox_of(to)
-        message = self._stamped(sender, to, content, reply_to, topic)
+        message = self._stamped(sender, to, content, reply_to, topic, op)
         if inbox.offer(message):
             self.note_sent(message)
             return None
@@ -247,7 +268,11 @@ class MessageRouter:
     def _wait_on(self, waiter: Waiter | None, inbox: Inbox, message: AgentMessage) -> Wait:
         targets = () if inbox.owner is None else (inbox.owner,)
         if self.pool is not None:
-            self.pool.judge.check(waiter, targets)
+            try:
+                self.pool.judge.check(waiter, targets)
+            except BaseException:
+                self.not_sent(message)
+                raise
         return Wait(waiter, targets, content=message)
 
     def note_sent(self, message: AgentMessage) -> None:
@@ -257,7 +282,7 @@ class MessageRouter:
 
     # -- asking --------------------------------------------------------------------------------------
 
-    async def ask(self, message: AgentMessage) -> Any:
+    async def ask(self, message: AgentMessage, op: Op | None = None) -> Any:
         """Deliver a question, and wait for the content of its reply.
 
         Raises:
@@ -273,7 +298,9 @@ class MessageRouter:
         await trio.lowlevel.checkpoint_if_cancelled()
         inbox = self._inbox_of(message.to)
         sender = self._sender(message.sender)
-        message = self._stamped(sender, message.to, message.content, message.reply_to, message.topic)
+        message = self._stamped(
+            sender, message.to, message.content, message.reply_to, message.topic, op, is_question=True
+        )
         wait = self._wait_on(waiter, inbox, message)
         # Noted before the question is delivered: the one that gets it may answer in the same step.
         self.asks[message.id] = _Ask(wait, message)
@@ -282,11 +309,33 @@ class MessageRouter:
         else:
             inbox.wait_for_room(wait)
 
+        return await self._answer_to(message, wait, inbox)
+
+    async def _answer_to(self, message: AgentMessage, wait: Wait, inbox: Inbox) -> Any:
         def give_up(wait: Wait) -> None:
             inbox.forget_sender(wait)
             self.asks.pop(message.id, None)
 
         return await wait.park(give_up)
+
+    async def ask_on(self, data: Any, op: Op) -> Any:
+        """Wait for the answer to a question that was put before the agent was resumed.
+
+        Raises:
+          UnknownAgentError: as `ask`.
+        """
+        journal = self.journal
+        assert journal is not None
+        await trio.lowlevel.checkpoint()
+        if "content" not in data:
+            data = journal.answer_to(data["id"], data)
+        if "content" in data:
+            return journal.decoded(data["content"], op)
+        message = AgentMessage(op.record.id, data["to"], None, data["id"])
+        inbox = self._inbox_of(message.to)
+        wait = self._wait_on(waiting_agent(), inbox, message)
+        self.asks[message.id] = _Ask(wait, message)
+        return await self._answer_to(message, wait, inbox)
 
     def reply(self, replier: AgentId, message: AgentMessage, content: Any) -> None:
         """Answer a question; a reply that nobody waits for becomes a dead letter.
@@ -300,10 +349,22 @@ class MessageRouter:
             raise ValueError(
                 f"agent {replier} cannot reply to message {message.id}, which was sent to agent {message.to}"
             )
+        journal = self.journal
+        op = None
+        if journal is not None:
+            op = journal.draw()
+            if op is not None and op.found is not None:
+                journal.found_of(op, "reply")
+                return
         self._last_id += 1
         reply = AgentMessage(replier, message.sender, content, self._last_id, message.id)
+        if journal is not None:
+            journal.replied(reply, op)
         ask = self.asks.get(message.id)
         self.sent += 1
+        if ask is None and journal is not None and journal.keep_answer(reply):
+            self.received += 1
+            return
         if ask is None or ask.message.to != replier or ask.message.sender != message.sender:
             self.bury(reply, "nobody waits for this reply")
             return
@@ -312,9 +373,11 @@ class MessageRouter:
         self.note_sent(reply)
         ask.wait.wake(content)
 
-    def forget_ask(self, message: AgentMessage) -> None:
-        """Nobody will reply to the message: its asker is told in another way."""
+    def not_sent(self, message: AgentMessage) -> None:
+        """The message will not be sent; whoever waits for that, or for a reply, is told in another way."""
         self.asks.pop(message.id, None)
+        if self.journal is not None:
+            self.journal.unstamp(message)
 
     def is_asked(self, message: AgentMessage) -> bool:
         """Whether somebody waits for a reply to the message."""
@@ -352,7 +415,9 @@ class MessageRouter:
         """The agents that subscribe to a topic, in the order in which they did."""
         return list(self._topics.get(_plain(topic), ()))
 
-    async def send_to_each(self, recipients: Collection[AgentId], message: AgentMessage) -> int:
+    async def send_to_each(
+        self, recipients: Collection[AgentId], message: AgentMessage, op: Op | None = None
+    ) -> int:
         """Send the same to several agents, one after the other; return how many got it.
 
         Agents that have ended are passed over.
@@ -364,9 +429,16 @@ class MessageRouter:
         """
         delivered = 0
         await trio.lowlevel.checkpoint()
-        for recipient in recipients:
+        for number, recipient in enumerate(recipients):
+            one = None
+            if op is not None:
+                assert self.journal is not None
+                one = op.item(number, self.journal.past_here())
+                if one.found is not None:
+                    delivered += 1
+                    continue
             try:
-                await self.send(attrs.evolve(message, to=recipient))
+                await self.send(attrs.evolve(message, to=recipient), one)
             except UnknownAgentError:
                 continue
             delivered += 1
@@ -374,9 +446,17 @@ class MessageRouter:
 
     # -- the books -----------------------------------------------------------------------------------------
 
-    def taken(self, message: AgentMessage) -> None:
-        """Count a message as received."""
+    def put_in(self, message: AgentMessage) -> None:
+        """Count a message as sent."""
+        self.sent += 1
+        if self.journal is not None:
+            self.journal.sent(message)
+
+    def taken(self, message: AgentMessage, op: Op | None) -> None:
+        """Count a message as received, by an operation of its agent."""
         self.received += 1
+        if self.journal is not None:
+            self.journal.received(message, op)
         if self.asks:
             ask = self.asks.get(message.id)
             if ask is not None:
@@ -386,6 +466,8 @@ class MessageRouter:
         """Count a message as one that nobody will receive."""
         self.dead_letter_count += 1
         self.dead_letters.append(DeadLetter(message, reason))
+        if self.journal is not None:
+            self.journal.buried(message, reason)
         if self._log is not None:
             sender = message.sender
             self._log.emit(MessageDeadLettered, sender, self._parent_of(sender), message, reason)

@@ -8,6 +8,7 @@ from collections.abc import (
     Callable,
     Iterable,
 )
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import trio
@@ -21,9 +22,11 @@ from agentpool._kernel import life
 from agentpool._kernel.agent import Work
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.handle import AgentHandle
+from agentpool._kernel.journal import Op, PoolJournal
 from agentpool._kernel.many import ManyScope
 from agentpool._kernel.options import check_agent, check_agents, options_of
 from agentpool._kernel.protection import protect_module
+from agentpool._kernel.resuming import respawned
 from agentpool._kernel.slots import PoolFullError
 from agentpool._kernel.wait import Wait
 
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+
+async def _nothing(value: object, op: Op) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 class _OneStart:
@@ -124,6 +131,21 @@ class Scope(ManyScope):
         """
         check_agent(agent)
         work = Work(agent, args, options_of(name, timeout, restart))
+        journal = self._state.journal
+        if journal is not None:
+            spawned: AgentHandle[T] = await journal.perform(
+                "spawn", partial(self._spawn, work), partial(self._spawned_before, work)
+            )
+            return spawned
+        return await self._spawn(work, None)
+
+    async def _spawned_before(self, work: Work, agent_id: AgentId, op: Op) -> AgentHandle[Any]:
+        """Return the agent that the calling one had spawned here before it was resumed."""
+        await trio.lowlevel.checkpoint()
+        return AgentHandle(respawned(self._state, self._children, agent_id, work))
+
+    async def _spawn(self, work: Work, op: Op | None) -> AgentHandle[Any]:
+        work.op = op
         waiter = waiting_agent()
         # Here, and not after the start: who is told `Cancelled` has started nobody.
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -132,13 +154,13 @@ class Scope(ManyScope):
         state.admit(self._children, by_agent=by_agent)
         if state.slots.has_room:
             # Nothing may be awaited between `admit`, `has_room` and the start: others could take the slot.
-            handle: AgentHandle[T] = self._start_now(work, by_agent)
+            handle = self._start_now(work, by_agent)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return handle
         wait = Wait(waiter)
         start = _OneStart(self, work, wait, by_agent)
         state.slots.claim_for_start(start)
-        started: AgentHandle[T] = await wait.park(start.cancel)
+        started: AgentHandle[Any] = await wait.park(start.cancel)
         return started
 
     def spawn_nowait(
@@ -158,6 +180,13 @@ class Scope(ManyScope):
         check_agent(agent)
         work = Work(agent, args, options_of(name, timeout, restart))
         state = self._state
+        if state.journal is not None:
+            work.op = op = state.journal.draw()
+            if op is not None and op.found is not None:
+                before: AgentId = state.journal.found_of(op, "spawn")
+                return AgentHandle(respawned(state, self._children, before, work))
+            if op is not None and op.was_left:
+                raise PoolFullError("no slot was free here before the agent was resumed")
         by_agent = current_agent() is not None
         state.admit(self._children, by_agent=by_agent)
         if not state.slots.has_room:
@@ -205,6 +234,25 @@ class Scope(ManyScope):
         Checkpoint: always. Cancellation: `Cancelled` means that no outcome was taken.
         """
         self._state.parts.check_here()
+        journal = self._state.journal
+        if journal is None:
+            return await self._join_next()
+        return await journal.perform(
+            "join", partial(self._join_next_for_journal, journal), self._joined_before
+        )
+
+    async def _join_next_for_journal(self, journal: PoolJournal, op: Op | None) -> AnyOutcome | None:
+        outcome = await self._join_next()
+        journal.operated(op, "join", None if outcome is None else outcome.agent_id)
+        if op is None:
+            await journal.commit_shielded()
+        return outcome
+
+    async def _joined_before(self, agent_id: AgentId | None, op: Op) -> AnyOutcome | None:
+        await trio.lowlevel.checkpoint()
+        return None if agent_id is None else self._children.take_outcome(agent_id)
+
+    async def _join_next(self) -> AnyOutcome | None:
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         children = self._children
@@ -224,6 +272,25 @@ class Scope(ManyScope):
         Checkpoint: always. Cancellation: `Cancelled` means that no outcome was taken.
         """
         self._state.parts.check_here()
+        journal = self._state.journal
+        if journal is None:
+            return await self._join_all()
+        return await journal.perform(
+            "join_all", partial(self._join_all_for_journal, journal), self._all_before
+        )
+
+    async def _join_all_for_journal(self, journal: PoolJournal, op: Op | None) -> dict[AgentId, AnyOutcome]:
+        outcomes = await self._join_all()
+        journal.operated(op, "join_all", list(outcomes))
+        if op is None:
+            await journal.commit_shielded()
+        return outcomes
+
+    async def _all_before(self, agent_ids: list[AgentId], op: Op) -> dict[AgentId, AnyOutcome]:
+        await trio.lowlevel.checkpoint()
+        return {agent_id: self._children.take_outcome(agent_id) for agent_id in agent_ids}
+
+    async def _join_all(self) -> dict[AgentId, AnyOutcome]:
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         children = self._children
@@ -265,9 +332,11 @@ class Scope(ManyScope):
 
         Checkpoint: always. Cancellation: `Cancelled` means that nothing was delivered.
         """
+        state = self._state
+        if state.journal is not None:
+            return await state.journal.perform("send", partial(self._send, to, content), _nothing)
         if isinstance(to, str):
             return await self._by_name(to, lambda found: self.send(found, content))
-        state = self._state
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         if waiter is not None and waiter.slots is state.slots:
@@ -282,6 +351,11 @@ class Scope(ManyScope):
             await wait.park(wait.undo)
         return None
 
+    async def _send(self, to: AgentId | str, content: Any, op: Op | None) -> None:
+        if isinstance(to, str):
+            return await self._by_name(to, lambda found: self._send(found, content, op))
+        return await self._state.router.send(AgentMessage(to=to, content=content), op)
+
     def send_nowait(self, to: AgentId | str, content: Any) -> None:
         """Deliver a message to an agent's inbox, without waiting.
 
@@ -289,8 +363,17 @@ class Scope(ManyScope):
           UnknownAgentError: if the recipient never existed or has ended; of a name, as `find`.
           trio.WouldBlock: if its inbox is full.
         """
+        journal = self._state.journal
+        op = None if journal is None else journal.draw()
+        if op is not None:
+            assert journal is not None
+            if op.found is not None:
+                journal.found_of(op, "send")
+                return
+            if op.was_left:
+                raise trio.WouldBlock
         found = self.find(to) if isinstance(to, str) else to
-        self._state.router.send_nowait(AgentMessage(to=found, content=content))
+        self._state.router.send_nowait(AgentMessage(to=found, content=content), op)
 
     async def ask(self, to: AgentId | str, content: Any) -> Any:
         """Deliver a question to an agent, and return the content of its reply.
@@ -314,9 +397,17 @@ class Scope(ManyScope):
         Checkpoint: always. Cancellation: after `Cancelled` the question may have been delivered;
         a reply to it becomes a dead letter.
         """
+        journal, router = self._state.journal, self._state.router
+        if journal is not None:
+            return await journal.perform("ask", partial(self._ask, to, content), router.ask_on)
         if isinstance(to, str):
             return await self._by_name(to, lambda found: self.ask(found, content))
-        return await self._state.router.ask(AgentMessage(to=to, content=content))
+        return await router.ask(AgentMessage(to=to, content=content))
+
+    async def _ask(self, to: AgentId | str, content: Any, op: Op | None) -> Any:
+        if isinstance(to, str):
+            return await self._by_name(to, lambda found: self._ask(found, content, op))
+        return await self._state.router.ask(AgentMessage(to=to, content=content), op)
 
     async def _by_name(self, name: str, verb: Callable[[AgentId], Awaitable[T]]) -> T:
         """Do something with the agent of a name, and with its next life if it ends meanwhile.

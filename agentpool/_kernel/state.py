@@ -18,6 +18,7 @@ from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.log import EventLog
 from agentpool._kernel.names import Names
@@ -79,6 +80,9 @@ class PoolState:
       draining: why no more agents are started; empty while they are.
       body_ended: whether the pool's block has ended, so that only agents spawn.
       fatal: what somebody raised that no pool may contain.
+      leaving: whether the block of the pool was left by an exception or a cancellation: what agents do
+        from then on is their unwinding, of which no journal tells.
+      journal: what happened, kept; None without one.
     """
 
     def __init__(
@@ -120,6 +124,8 @@ class PoolState:
         self.draining: str = ""
         self.body_ended = False
         self.fatal: BaseException | None = None
+        self.leaving = False
+        self.journal: PoolJournal | None = None
 
     @property
     def slots(self) -> Slots:
@@ -166,6 +172,15 @@ class PoolState:
             self.parts.nursery.cancel_scope.cancel(f"{who} raised {shown(error)}")
         elif error is not self.fatal:
             note(self.fatal, f"another agent raised {in_full(error)}")
+
+    def keep_journal(self, journal: PoolJournal) -> None:
+        """From now on, write down what happens."""
+        self.journal = self.router.journal = journal
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the pool as a whole ends early, so that whoever resumes it goes on from here."""
+        return self.leaving or self.fatal is not None or self.parts.watcher.outside_cancelled
 
     def stop_starting(self, reason: str) -> None:
         """From now on, refuse to start agents; also those that wait for a slot."""

@@ -1,0 +1,476 @@
+"""What a pool writes into its journal, and what it finds there again.
+
+An agent that is resumed is run from the start of its life. Each operation of its code has a key, by
+which its journal knows it: where in the agent it stands, and the how manieth it is there. What is in
+the journal has happened and is not done again; it comes to what it came to.
+
+    body of the agent                 0, 1, 2, ...
+    task of an AgentNursery           3/0, 3/1, ...      (3: the key of its start)
+    tool call of a loop               2t0/0, 2t0/1, ...  (2: the key of the loop, 0: the call's number)
+    item of a batch                   4.0, 4.1, ...      (4: the key of map, race, ...)
+
+Records are appended in the step in which the thing happens, and never wait. What is kept of a journal
+is always a beginning, so a record is never there without those that it depends on. Only what leaves
+the process waits (`commit`): a model call, a tool call, a step, an outcome that the program gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from agentpool import abc
+from agentpool._core.errors import JournalError, ReplayMismatchError
+from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
+from agentpool._core.outcomes import AnyOutcome
+from agentpool._core.past import Operation, Past, PastAgent
+from agentpool._core.records import JournalRecord, RecordKind
+from agentpool._kernel.activity import Activity
+from agentpool._kernel.current import current_agent
+from agentpool._kernel.descriptions import description_of, outcome_to_data
+from agentpool._kernel.options import name_of
+from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
+from agentpool._objects import (
+    NotDataError,
+    UnreadableDataError,
+    error_to_data,
+    object_from_data,
+    object_to_data,
+)
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class PastLife:
+    """What one life of an agent had done when the journal ended.
+
+    Attributes:
+      operations: those that have their results, by key.
+      last: the number of the last one that is known, by the place where it stands.
+    """
+
+    operations: Mapping[str, Operation]
+    last: Mapping[str, int]
+
+    @classmethod
+    def of(cls, operations: Mapping[str, Operation]) -> PastLife:
+        """Sort operations by where they stand."""
+        last: dict[str, int] = {}
+        for key in operations:
+            place, number = _split(key)
+            last[place] = max(number, last.get(place, -1))
+        return cls(operations, last)
+
+
+def _split(key: str) -> tuple[str, int]:
+    place = key[: key.rfind("/") + 1]
+    return place, int(key[len(place) :].partition(".")[0].partition("t")[0])
+
+
+NO_PAST = PastLife({}, {})
+
+
+@attrs.define(eq=False)
+class Place:
+    """Where in an agent the code of a task stands, and how many operations it has done there."""
+
+    record: Activity
+    life: int
+    past: PastLife
+    path: str = ""
+    count: int = 0
+
+    def inside(self, key: str) -> Place:
+        """Return the place of what an operation starts."""
+        return Place(self.record, self.life, self.past, f"{key}/")
+
+
+_place: ContextVar[Place | None] = ContextVar("agentpool_place", default=None)
+
+
+def set_place(place: Place | None) -> None:
+    """Say where the code of the calling task stands."""
+    _place.set(place)
+
+
+def place_of_task(record: Activity) -> Place | None:
+    """Return the place of a task that the calling one starts; None without a journal, or for a stranger's."""
+    place = _place.get()
+    if place is None or place.record is not record:
+        return None
+    number = place.count
+    place.count += 1
+    return place.inside(f"{place.path}{number}")
+
+
+@attrs.frozen
+class Op:
+    """One operation of an agent's code.
+
+    Attributes:
+      found: what the journal tells of it; None if it tells nothing.
+      was_left: whether the journal tells of later ones of the same code, so that this one was
+        cancelled before it had a result.
+    """
+
+    record: Activity
+    life: int
+    key: str
+    found: Operation | None = None
+    was_left: bool = False
+
+    def item(self, number: int | str, past: PastLife) -> Op:
+        """Return the operation for one item of a batch."""
+        key = f"{self.key}.{number}"
+        return Op(self.record, self.life, key, past.operations.get(key))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """As records name it."""
+        return {"life": self.life, "key": self.key}
+
+    def mismatch(self, problem: str) -> ReplayMismatchError:
+        """Return the error of an agent that does something else than its journal says."""
+        return ReplayMismatchError(self.record.id, self.record.name, f"operation {self.key}", problem)
+
+
+_OF_THE_PROGRAM: Mapping[str, Any] = {"life": 0, "key": None}
+
+
+class PoolJournal:
+    """A pool's journal, and the past that it held when the pool was opened.
+
+    Attributes:
+      past: what the run had come to; empty for a new one.
+    """
+
+    def __init__(
+        self,
+        journal: abc.Journal,
+        past: Past,
+        *,
+        on_failure: Callable[[BaseException], None],
+        is_left: Callable[[], bool],
+    ) -> None:
+        """Write into a journal.
+
+        Args:
+          journal: an open one.
+          past: what it holds.
+          on_failure: told when it cannot be written.
+          is_left: tells whether the pool ends early, so that nothing of it is written any more.
+        """
+        self.past = past
+        self._journal = journal
+        self._on_failure = on_failure
+        self._is_left = is_left
+        self._zero = trio.current_time() - past.elapsed
+        self._calls = past.last_call
+        self._stamped: dict[int, dict[str, Any]] = {}
+        self._answers: dict[int, Any] = {}
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """Seconds into the run."""
+        return trio.current_time() - self._zero
+
+    def append(self, kind: RecordKind, agent: AgentId, data: Mapping[str, Any]) -> None:
+        """Have a record written; never raises, so that it may stand in the middle of bookkeeping."""
+        if self._is_left():
+            return
+        try:
+            self._journal.append(JournalRecord(kind, agent, data, round(self.now, 6)))
+        except BaseException as error:
+            self._on_failure(error)
+
+    async def commit(self) -> None:
+        """Wait until everything that was appended is written.
+
+        Raises:
+          JournalError: if it cannot be written; it ends the pool too.
+
+        Checkpoint: unless everything is written. Cancellation: leaves nothing behind.
+        """
+        try:
+            await self._journal.commit()
+        except JournalError as error:
+            self._on_failure(error)
+            raise
+
+    async def commit_shielded(self) -> None:
+        """As `commit`; cancellation does not end the wait."""
+        with trio.CancelScope(shield=True):
+            await self.commit()
+
+    async def close(self, how: str) -> None:
+        """Say how the run was left, and let the journal go.
+
+        Raises:
+          JournalError: if what was left could not be written.
+        """
+        with suppress(JournalError):
+            self._journal.append(JournalRecord("closed", SUPERVISOR, {"how": how}, round(self.now, 6)))
+        await self._journal.aclose()
+
+    def time_of(self, at: float) -> float:
+        """Return the time on trio's clock of a moment in the run."""
+        return self._zero + at
+
+    # -- agents ------------------------------------------------------------------------------------
+
+    def described(self, fn: Any, args: tuple[Any, ...]) -> Any:
+        """Return what an agent runs, as data; None of what cannot be found again by its name.
+
+        Raises:
+          TypeError: if an argument cannot be kept.
+        """
+        agent = description_of(fn)
+        given = self.encoded(args, f"the arguments of {name_of(fn)}")
+        return None if agent is None else {"agent": agent, "args": given}
+
+    def spawned(self, record: Activity, description: Any, op: Op | None, options: Any) -> None:
+        """An agent has its id."""
+        by = SUPERVISOR if op is None else op.record.id
+        of = _OF_THE_PROGRAM if op is None else op.data
+        data = {
+            "name": record.name,
+            "parent": record.parent_id,
+            "by": by,
+            **of,
+            "work": description,
+            "options": self.encoded(options, "options"),
+        }
+        self.append("spawned", record.id, data)
+
+    def begin_life(self, record: Activity, life: int, past: PastAgent | None) -> None:
+        """The calling task begins a life of an agent."""
+        set_place(Place(record, life, life_of(past, life)))
+
+    def ended(self, agent_id: AgentId, outcome: AnyOutcome) -> None:
+        """An agent has its outcome."""
+        self.append("ended", agent_id, outcome_to_data(outcome))
+
+    # -- operations --------------------------------------------------------------------------------
+
+    def draw(self) -> Op | None:
+        """Number the operation that the calling task begins; None if it is no agent's task."""
+        place = _place.get()
+        if place is None or current_agent() is not place.record:
+            return None
+        number = place.count
+        place.count += 1
+        key = f"{place.path}{number}"
+        found = place.past.operations.get(key)
+        was_left = found is None and place.past.last.get(place.path, -1) > number
+        return Op(place.record, place.life, key, found, was_left)
+
+    def place_for(self, op: Op | None) -> Place | None:
+        """Return the place of what an operation starts in the same agent."""
+        place = _place.get()
+        return None if op is None or place is None else place.inside(op.key)
+
+    def operated(self, op: Op | None, kind: str, value: Any = None) -> None:
+        """Write what an operation came to."""
+        if op is not None:
+            self.append("operated", op.record.id, {**op.data, "kind": kind, "value": value})
+
+    async def perform(
+        self,
+        kind: str,
+        run: Callable[[Op | None], Awaitable[T]],
+        restore: Callable[[Any, Op], Awaitable[T]],
+    ) -> T:
+        """Do an operation of the calling task, or come to what it came to before.
+
+        Args:
+          kind: what it is.
+          run: does it, and writes what it came to.
+          restore: makes its result of what the journal tells.
+
+        Raises:
+          ReplayMismatchError: if the journal tells of another kind of operation.
+        """
+        op = self.draw()
+        if op is None:
+            return await run(None)
+        if op.found is not None:
+            return await restore(self.found_of(op, kind), op)
+        if op.was_left:
+            await trio.sleep_forever()  # it had no result, and the code was told in another way to go on
+        try:
+            return await run(op)
+        except Exception as error:
+            self.operated(op, "error", error_to_data(error))
+            raise
+
+    def found_of(self, op: Op, kind: str) -> Any:
+        """Return what the journal tells of an operation.
+
+        Raises:
+          ReplayMismatchError: if it is of another kind.
+          Exception: what the operation raised.
+        """
+        found = op.found
+        assert found is not None
+        if found.kind == "error":
+            raise self.decoded(found.value, op)
+        if found.kind != kind:
+            raise op.mismatch(f"it does `{kind}` now, where its journal tells of `{found.kind}`")
+        return found.value
+
+    def decide(self, kind: str, find: Callable[[], T]) -> T:
+        """Return what was decided at this place before, or decide it now; it has to be data."""
+        op = self.draw()
+        if op is not None and op.found is not None:
+            found: T = self.found_of(op, kind)
+            return found
+        decided = find()
+        self.operated(op, kind, decided)
+        return decided
+
+    async def step(self, name: str, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+        """Do what a step of an agent's code does, or come to what it came to before."""
+        kind = f"step {name}"
+
+        async def run(op: Op | None) -> T:
+            await self.commit()
+            value: T = await await_unprotected(fn, *args)
+            self.operated(op, kind, self.encoded(value, f"what the step {name!r} returned"))
+            await self.commit_shielded()
+            return value
+
+        async def restore(data: Any, op: Op) -> T:
+            await trio.lowlevel.checkpoint()
+            value: T = self.decoded(data, op)
+            return value
+
+        return await self.perform(kind, run, restore)
+
+    # -- values ------------------------------------------------------------------------------------
+
+    def encoded(self, value: Any, what: str) -> Any:
+        """Return a value as data.
+
+        Raises:
+          TypeError: if it cannot be kept, with what to do.
+        """
+        try:
+            return call_unprotected(object_to_data, value)
+        except NotDataError as error:
+            raise TypeError(f"{what} cannot be kept in the journal: {error}") from error
+
+    def decoded(self, data: Any, op: Op) -> Any:
+        """Return the value of data.
+
+        Raises:
+          ReplayMismatchError: if it cannot be read any more.
+        """
+        try:
+            return call_unprotected(object_from_data, data)
+        except UnreadableDataError as error:
+            raise op.mismatch(f"what it came to cannot be read: {error}") from error
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def message_of(self, data: Any, op: Op) -> AgentMessage:
+        """Return the message of which a record tells.
+
+        Raises:
+          ReplayMismatchError: if its content cannot be read any more.
+        """
+        content = self.decoded(data["content"], op)
+        return AgentMessage(data["from"], op.record.id, content, data["id"], data["reply_to"], data["topic"])
+
+    def stamp(self, message: AgentMessage, op: Op | None, *, is_question: bool = False) -> None:
+        """Take in a message that is about to be sent.
+
+        Raises:
+          TypeError: if its content cannot be kept.
+        """
+        content = self.encoded(message.content, "the content of a message")
+        self._stamped[message.id] = {
+            "id": message.id,
+            "from": message.sender,
+            "content": content,
+            "reply_to": message.reply_to,
+            "topic": message.topic,
+            "ask": is_question,
+            **(_OF_THE_PROGRAM if op is None else op.data),
+        }
+
+    def replied(self, reply: AgentMessage, op: Op | None) -> None:
+        """A question is answered.
+
+        Raises:
+          TypeError: if the answer cannot be kept.
+        """
+        content = self.encoded(reply.content, "an answer")
+        of = _OF_THE_PROGRAM if op is None else op.data
+        self.append(
+            "replied", reply.sender, {"id": reply.reply_to, "reply": reply.id, "content": content, **of}
+        )
+
+    def keep_answer(self, reply: AgentMessage) -> bool:
+        """Keep an answer for an asker that was not resumed as far yet; False if there is none such."""
+        if reply.reply_to not in self.past.questions:
+            return False
+        del self.past.questions[reply.reply_to]
+        self._answers[reply.reply_to] = self.encoded(reply.content, "an answer")
+        return True
+
+    def answer_to(self, question: int, data: Any) -> Any:
+        """Return what is told of a question, with the answer if it has come meanwhile."""
+        self.past.questions.pop(question, None)
+        if question not in self._answers:
+            return data
+        return {**data, "content": self._answers.pop(question)}
+
+    def past_here(self) -> PastLife:
+        """Return what the journal tells of the life of the agent whose code the calling task runs."""
+        place = _place.get()
+        return NO_PAST if place is None else place.past
+
+    def unstamp(self, message: AgentMessage) -> None:
+        """The message will not be sent."""
+        self._stamped.pop(message.id, None)
+
+    def sent(self, message: AgentMessage) -> None:
+        """The message is on its way: in an inbox, or handed over."""
+        data = self._stamped.pop(message.id, None)
+        if data is not None:  # a reply is none of an inbox
+            self.append("sent", message.to, data)
+
+    def received(self, message: AgentMessage, op: Op | None) -> None:
+        """The message was taken."""
+        of = _OF_THE_PROGRAM if op is None else op.data
+        self.append("received", message.to, {"id": message.id, **of})
+
+    def buried(self, message: AgentMessage, reason: str) -> None:
+        """Nobody will receive the message."""
+        self._stamped.pop(message.id, None)
+        self.append("buried", message.to, {"id": message.id, "reason": reason})
+
+    # -- model calls -------------------------------------------------------------------------------
+
+    def next_call(self) -> int:
+        """Return the number of a model call that begins."""
+        self._calls += 1
+        return self._calls
+
+
+def life_of(past: PastAgent | None, life: int) -> PastLife:
+    """Return what a life of an agent had done."""
+    if past is None or past.life != life:
+        return NO_PAST
+    return PastLife.of(past.operations)
+
+
+protect_module(globals())

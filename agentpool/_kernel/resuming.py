@@ -1,0 +1,244 @@
+"""Agents that another process began: put back as they were, and claimed by whoever spawned them.
+
+Everybody who had not ended is back at once: with id, name, inbox and topics, so that messages reach it.
+Its task waits until it is claimed. An agent whose parent is run again is claimed by it, when that comes to
+the same spawn; the others are claimed here, from what the journal says that they run.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from agentpool._core.errors import ReplayMismatchError
+from agentpool._core.events import AgentSpawned
+from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
+from agentpool._core.outcomes import AnyOutcome
+from agentpool._core.past import PastAgent
+from agentpool._core.usage import NOTHING_USED
+from agentpool._kernel.agent import AgentRecord, Resumed, Work
+from agentpool._kernel.children import Children
+from agentpool._kernel.descriptions import described_agent, outcome_from_data
+from agentpool._kernel.inbox import Inbox
+from agentpool._kernel.journal import PoolJournal
+from agentpool._kernel.life import live, new_record
+from agentpool._kernel.names import KeepsNames
+from agentpool._kernel.options import SpawnOptions, name_of
+from agentpool._kernel.protection import call_unprotected, protect_module
+from agentpool._kernel.state import PoolState
+from agentpool._objects import UnreadableDataError, object_from_data
+
+Finder = Callable[[PastAgent], Any]
+"""Gives the agent (a callable) that a journal cannot find by itself; None if it does not know it either."""
+
+
+def restore(state: PoolState, journal: PoolJournal, finder: Finder | None) -> list[AgentRecord]:
+    """Put the agents of the past back, and claim those that nobody else will.
+
+    Args:
+      finder: is asked for each agent that is claimed here, before its description is.
+
+    Returns:
+      Those that the program had spawned, in its order, also those that had ended.
+
+    Raises:
+      ReplayMismatchError: if an agent, a message or an outcome cannot be made again.
+    """
+    past = journal.past
+    state.journal = journal  # and not the router's yet: what is put back is not written again
+    works = {
+        agent.id: _work_of(agent, finder) for agent in past.agents.values() if _claimed_here(past, agent)
+    }
+    state.counts.issued = past.last_id
+    state.counts.ended = len(past.ended)
+    state.counts.used = NOTHING_USED.plus(past.usage)
+    state.router.go_on_from(past.last_message)
+    if state.means.budget is not None:
+        state.means.budget.begin_with(past.spent.tokens, past.spent.cost, past.spent.calls)
+    roots: dict[AgentId, AgentRecord] = {}
+    for agent in past.agents.values():
+        if agent.outcome is None:
+            record = _put_back(state, journal, agent)
+        elif agent.parent == SUPERVISOR and agent.origin[0] == SUPERVISOR:
+            record = ended_before(state, state.root, agent)
+        else:
+            continue
+        if agent.parent == SUPERVISOR:
+            roots[agent.id] = record
+    for agent_id, work in works.items():
+        claim(state, state.records[agent_id], work, None)
+    state.keep_journal(journal)
+    return [roots[agent_id] for agent_id in past.roots if agent_id in roots]
+
+
+def _claimed_here(past: Any, agent: PastAgent) -> bool:
+    """Whether nobody will come to the spawn of an agent again."""
+    if agent.outcome is not None:
+        return False
+    spawner, life, key = agent.origin
+    if spawner == SUPERVISOR:
+        return True
+    by = past.agents[spawner]
+    if by.outcome is not None or by.life != life:
+        return True
+    assert key is not None
+    return _is_in_finished_call(by, key)
+
+
+def _is_in_finished_call(agent: PastAgent, key: str) -> bool:
+    """Whether an operation stands in a tool call that is not made again."""
+    for loop_key, loop in agent.loops.items():
+        for number, call in loop.calls.items():
+            if key.startswith(f"{loop_key}t{number}/"):
+                return call.result is not None
+    return False
+
+
+def _put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) -> AgentRecord:
+    home = state.root if agent.parent == SUPERVISOR else state.records[agent.parent].children
+    options = SpawnOptions(agent.name, object_from_data(agent.options).timeout)
+    work = Work(_never, (), options)
+    started_at = journal.time_of(agent.spawned_at)
+    record = new_record(state, home, work, agent.id, agent.name, started_at, holds=False)
+    record.resumed = Resumed(agent)
+    record.backing_off = True
+    record.restarts = agent.life
+    record.used = NOTHING_USED.plus(agent.usage)
+    for data in agent.inbox.values():
+        content = _read(agent, "its inbox", data["content"])
+        record.inbox.put_back(
+            AgentMessage(data["from"], agent.id, content, data["id"], data["reply_to"], data["topic"])
+        )
+    for topic in agent.topics:
+        state.router.subscribe(agent.id, topic)
+    state.parts.nursery.start_soon(live, state, record, name=agent.name)
+    return record
+
+
+async def _never(ctx: Any) -> None:
+    raise AssertionError("an agent runs once it is claimed")
+
+
+def claim(state: PoolState, record: AgentRecord, work: Work, context: contextvars.Context | None) -> None:
+    """Tell what a resumed agent runs, so that it goes on when it has a slot."""
+    resumed = record.resumed
+    assert resumed is not None
+    if resumed.claimed.is_set():
+        raise ReplayMismatchError(record.id, record.name, "its spawn", "it was spawned before")
+    record.work = work
+    resumed.context = context
+    spent = resumed.past.spent
+    record.budget_goes_on(spent.tokens, spent.cost, spent.calls)
+    if isinstance(work.fn, KeepsNames):
+        state.names.spawned(record.id, work.fn.names_kept())
+    if state.events.subscriptions:
+        state.events.emit(AgentSpawned, record.id, record.parent_id, record.name)
+    resumed.claimed.set()
+
+
+def respawned(
+    state: PoolState, home: Children[AgentRecord], agent_id: AgentId, work: Work, *, batch: Any = None
+) -> AgentRecord:
+    """Return an agent that its parent spawned before it was resumed, and comes to spawn again.
+
+    Raises:
+      ReplayMismatchError: if the parent spawns another one here than it did.
+    """
+    assert state.journal is not None
+    agent = state.journal.past.agents[agent_id]
+    name = work.options.name or name_of(work.fn)
+    if name != agent.name:
+        raise ReplayMismatchError(
+            agent.parent,
+            f"parent of {agent.name}",
+            "a spawn",
+            f"it spawns {name!r} now, and spawned {agent.name!r}",
+        )
+    if agent.outcome is not None:
+        return ended_before(state, home, agent, batch=batch)
+    record = state.records[agent_id]
+    record.batch = batch
+    claim(state, record, work, contextvars.copy_context())
+    return record
+
+
+def _work_of(agent: PastAgent, finder: Finder | None) -> Work:
+    fn = None if finder is None else call_unprotected(finder, agent)
+    args: tuple[Any, ...] = ()
+    if agent.work is not None:
+        args = _read(agent, "its arguments", agent.work["args"])
+        if fn is None:
+            fn = _made(agent, agent.work["agent"])
+    elif fn is None:
+        raise ReplayMismatchError(
+            agent.id,
+            agent.name,
+            "its spawn",
+            "the journal cannot find what it runs by a name: define it at the top of a module, or give it as"
+            f" agents={{{agent.name!r}: ...}}",
+        )
+    options = _read(agent, "its options", agent.options)
+    return Work(fn, args, options)
+
+
+def _made(agent: PastAgent, data: Any) -> Any:
+    try:
+        return call_unprotected(described_agent, data)
+    except UnreadableDataError as error:
+        raise ReplayMismatchError(agent.id, agent.name, "its spawn", str(error)) from error
+
+
+def _read(agent: PastAgent, what: str, data: Any) -> Any:
+    try:
+        return call_unprotected(object_from_data, data)
+    except UnreadableDataError as error:
+        raise ReplayMismatchError(agent.id, agent.name, what, str(error)) from error
+
+
+def outcome_of(state: PoolState, agent: PastAgent) -> AnyOutcome:
+    """Return how an agent of the past ended.
+
+    Raises:
+      ReplayMismatchError: if its value cannot be made again.
+    """
+    assert state.journal is not None
+    started_at = state.journal.time_of(agent.spawned_at)
+    try:
+        return call_unprotected(
+            outcome_from_data, agent.outcome, agent.id, agent.name, agent.parent, started_at
+        )
+    except UnreadableDataError as error:
+        raise ReplayMismatchError(agent.id, agent.name, "its outcome", str(error)) from error
+
+
+def ended_before(
+    state: PoolState, home: Children[AgentRecord], agent: PastAgent, *, batch: Any = None
+) -> AgentRecord:
+    """Return the record of an agent that had ended, whose outcome is handed out as others are."""
+    outcome = outcome_of(state, agent)
+    record = AgentRecord(
+        id=agent.id,
+        name=agent.name,
+        pool=state.parts,
+        deadline=0.0,
+        active=0,
+        holds=False,
+        ended=True,
+        home=home,
+        work=Work(_never, (), SpawnOptions(agent.name)),
+        scope=trio.CancelScope(),
+        inbox=Inbox(agent.id, 1, state.router, ended=True),
+        batch=batch,
+        started_at=outcome.started_at,
+        outcome=outcome,
+        restarts=outcome.restarts,
+        used=NOTHING_USED.plus(outcome.usage),
+    )
+    home.ended_before(outcome, is_taken=batch is not None)
+    return record
+
+
+protect_module(globals())

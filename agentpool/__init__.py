@@ -42,6 +42,8 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import DriverError as DriverError
     from agentpool._core.errors import DriverUnavailableError as DriverUnavailableError
     from agentpool._core.errors import Finding as Finding
+    from agentpool._core.errors import JournalCorruptError as JournalCorruptError
+    from agentpool._core.errors import JournalError as JournalError
     from agentpool._core.errors import LeftOpenError as LeftOpenError
     from agentpool._core.errors import LoopHaltedError as LoopHaltedError
     from agentpool._core.errors import MalformedReplyError as MalformedReplyError
@@ -51,6 +53,7 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import PoolLimitError as PoolLimitError
     from agentpool._core.errors import PriceUnknownError as PriceUnknownError
     from agentpool._core.errors import RateLimitedError as RateLimitedError
+    from agentpool._core.errors import ReplayMismatchError as ReplayMismatchError
     from agentpool._core.errors import RequestRejectedError as RequestRejectedError
     from agentpool._core.errors import RestartLimitError as RestartLimitError
     from agentpool._core.errors import ToolError as ToolError
@@ -119,8 +122,8 @@ if _TYPE_CHECKING:
     from agentpool._kernel.inbox import InboxStatistics as InboxStatistics
     from agentpool._kernel.many import Verdict as Verdict
     from agentpool._kernel.nursery import AgentNursery as AgentNursery
+    from agentpool._kernel.opening import open_agent_pool as open_agent_pool
     from agentpool._kernel.pool import AgentPool as AgentPool
-    from agentpool._kernel.pool import open_agent_pool as open_agent_pool
     from agentpool._kernel.router import DeadLetter as DeadLetter
     from agentpool._kernel.router import MessageRouter as MessageRouter
     from agentpool._kernel.router import RouterStatistics as RouterStatistics
@@ -132,9 +135,12 @@ if _TYPE_CHECKING:
     from agentpool._kernel.watcher import StuckAgent as StuckAgent
     from agentpool._loop.model_agent import ModelAgent as ModelAgent
     from agentpool._loop.model_agent import SpawnConfig as SpawnConfig
+    from agentpool._loop.resume import resume_agent_pool as resume_agent_pool
     from agentpool.abc import Driver as Driver
+    from agentpool.abc import Journal as Journal
     from agentpool.abc import Memory as Memory
     from agentpool.abc import MemoryFragment as MemoryFragment
+    from agentpool.abc import ResumableAgent as ResumableAgent
     from agentpool.abc import Tool as Tool
     from agentpool.abc import ToolContext as ToolContext
     from agentpool.drivers.anthropic import AnthropicDriver as AnthropicDriver
@@ -158,6 +164,7 @@ if _TYPE_CHECKING:
     from agentpool.fleet import FleetFile as FleetFile
     from agentpool.fleet import FleetFunction as FleetFunction
     from agentpool.fleet import start_fleet as start_fleet
+    from agentpool.journal.sqlite import SqliteJournal as SqliteJournal
     from agentpool.memory.in_memory import InMemory as InMemory
     from agentpool.tools import FunctionTool as FunctionTool
     from agentpool.tools import ToolRegistry as ToolRegistry
@@ -191,9 +198,10 @@ _HOMES = {
     "agentpool._core.errors": """
         AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
-        DriverUnavailableError Finding LeftOpenError LoopHaltedError MalformedReplyError ManifestError
-        OverloadedError PoolClosedError PoolLimitError PriceUnknownError RateLimitedError RequestRejectedError
-        RestartLimitError ToolError UnhandledAgentErrors UnknownAgentError
+        DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
+        MalformedReplyError ManifestError OverloadedError PoolClosedError PoolLimitError PriceUnknownError
+        RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError ToolError
+        UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck BudgetWarned CompletionFinished
@@ -238,8 +246,14 @@ _HOMES = {
     "agentpool._kernel.nursery": """
         AgentNursery
     """,
+    "agentpool._kernel.opening": """
+        open_agent_pool
+    """,
     "agentpool._kernel.pool": """
-        AgentPool open_agent_pool
+        AgentPool
+    """,
+    "agentpool._loop.resume": """
+        resume_agent_pool
     """,
     "agentpool._kernel.statistics": """
         PoolStatistics WaitingAgent
@@ -257,7 +271,10 @@ _HOMES = {
         ChildSpec Supervisor
     """,
     "agentpool.abc": """
-        Driver Memory MemoryFragment Tool ToolContext
+        Driver Journal Memory MemoryFragment ResumableAgent Tool ToolContext
+    """,
+    "agentpool.journal.sqlite": """
+        SqliteJournal
     """,
     "agentpool.drivers.anthropic": """
         AnthropicDriver

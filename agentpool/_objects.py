@@ -21,6 +21,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -218,7 +219,22 @@ def _text_of(error: BaseException) -> str:
 
 
 def reference_of(thing: Any) -> str | None:
-    """Return `module:name` of a class or function, if it is found there again; else None."""
+    """Return `module:name` of a class or function, if it is found there again; else None.
+
+    What `agentpool` offers is named as its users name it, wherever its file is.
+    """
+    known = _references.get(thing) if isinstance(thing, type) else None
+    if known is None:
+        known = _reference(thing)
+        if known is not None and isinstance(thing, type):
+            _references[thing] = known
+    return known
+
+
+_references: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+
+
+def _reference(thing: Any) -> str | None:
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         return None
@@ -226,7 +242,18 @@ def reference_of(thing: Any) -> str | None:
         found = _found(module, name)
     except UnreadableDataError:
         return None
-    return f"{module}:{name}" if found is thing else None
+    if found is not thing:
+        return None
+    if module.startswith("agentpool.") and _is_offered(name, thing):
+        module = "agentpool"
+    return f"{module}:{name}"
+
+
+def _is_offered(name: str, thing: Any) -> bool:
+    try:
+        return _found("agentpool", name) is thing
+    except UnreadableDataError:
+        return False
 
 
 # -- from data -------------------------------------------------------------------------------
@@ -287,7 +314,8 @@ def _read_object(inner: Sequence[Any]) -> Any:
         return kind.model_construct(**fields)
     if not (attrs.has(kind) or dataclasses.is_dataclass(kind)):
         raise UnreadableDataError(f"{reference} has no fields any more")
-    known = {field.name for field in (attrs.fields(kind) if attrs.has(kind) else dataclasses.fields(kind))}
+    fields_now: Iterable[Any] = attrs.fields(kind) if attrs.has(kind) else dataclasses.fields(kind)  # type: ignore[arg-type]
+    known = {field.name for field in fields_now}
     if known != fields.keys():
         changed = ", ".join(sorted(known.symmetric_difference(fields)))
         raise UnreadableDataError(f"the fields of {reference} have changed: {changed}")

@@ -309,7 +309,7 @@ async def test_a_file_that_is_deleted_while_it_is_waited_for_is_made_again(
         pytest.skip("an open file cannot be deleted there")
     recorder = RecordingDriver(Echo(), path)
     await recorder.complete(ask("a"))
-    lock, times = _tape._lock, []
+    lock, times = _tape.lock, []
 
     def delete_at_first(file: FileIO) -> None:
         lock(file)
@@ -317,7 +317,7 @@ async def test_a_file_that_is_deleted_while_it_is_waited_for_is_made_again(
         if len(times) == 1:
             path.unlink()
 
-    monkeypatch.setattr(_tape, "_lock", delete_at_first)
+    monkeypatch.setattr(_tape, "lock", delete_at_first)
     await recorder.complete(ask("b"))
     await played(path, "b")
     assert len(times) == 2

@@ -8,7 +8,7 @@ import pytest
 import trio
 from pool_kit import forever, pool_of, value
 
-import agentpool._kernel.pool
+import agentpool._kernel.opening
 import agentpool._kernel.watcher
 from agentpool import (
     Aborted,
@@ -168,7 +168,7 @@ async def test_a_bug_at_the_end_of_the_block_leaves_no_task_behind(
         async with open_agent_pool(max_concurrent=1) as pool:
             handle = await pool.spawn(forever)
             await trio.sleep(1)
-            monkeypatch.setattr(agentpool._kernel.pool, "_ended", broken)
+            monkeypatch.setattr(agentpool._kernel.opening, "_ended", broken)
     assert isinstance(handle.outcome, Aborted | Failed)
     assert trio.lowlevel.current_statistics().tasks_living == before
 

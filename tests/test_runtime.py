@@ -42,7 +42,7 @@ from agentpool._core.messages import (
 from agentpool._core.outcomes import Aborted, AgentResult, Completed, Failed
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._kernel.context import AgentContext
-from agentpool._kernel.pool import open_agent_pool
+from agentpool._kernel.opening import open_agent_pool
 from agentpool._loop.model_agent import SpawnConfig
 from agentpool.abc import Driver
 from agentpool.drivers.retrying import RetryingDriver

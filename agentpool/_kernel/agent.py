@@ -18,8 +18,8 @@ from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage, UsageSum
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.children import Children
 from agentpool._kernel.inbox import Inbox
-from agentpool._kernel.journal import Op
 from agentpool._kernel.options import SpawnOptions, is_described
+from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from agentpool._kernel._trio_private import is_cancelled_at, standing_of
 from agentpool._kernel.agent import AgentRecord, Work
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import waiting_agent
-from agentpool._kernel.journal import NO_PAST, Op, PastLife
 from agentpool._kernel.options import SpawnOptions
+from agentpool._kernel.places import NO_PAST, Op, PastLife
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.resuming import respawned
 from agentpool._kernel.slots import Start

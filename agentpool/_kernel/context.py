@@ -340,7 +340,8 @@ class AgentContext(Scope):
         """
         journal = self._state.journal
         if journal is None:
-            return await await_unprotected(fn, *args)
+            value: T = await await_unprotected(fn, *args)
+            return value
         return await journal.step(name, fn, args)
 
     # -- time ----------------------------------------------------------------------------------------

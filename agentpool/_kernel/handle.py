@@ -11,7 +11,8 @@ from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AgentOutcome
 from agentpool._kernel.agent import AgentRecord, AgentStatus
 from agentpool._kernel.current import waiting_agent
-from agentpool._kernel.journal import Op, PoolJournal
+from agentpool._kernel.journal import PoolJournal
+from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
 
 T_co = TypeVar("T_co", covariant=True)

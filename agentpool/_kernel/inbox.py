@@ -19,7 +19,8 @@ from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.idleness import heard_of
-from agentpool._kernel.journal import Op, PoolJournal
+from agentpool._kernel.journal import PoolJournal
+from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
 

@@ -9,15 +9,15 @@ import attrs
 import trio
 
 from agentpool import abc
+from agentpool._core.budget import Budget
 from agentpool._core.errors import JournalCorruptError, JournalError
 from agentpool._core.messages import SUPERVISOR
 from agentpool._core.past import Past, past_of
 from agentpool._core.records import SCHEMA_VERSION
-from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.resuming import Finder, restore
-from agentpool._kernel.state import PoolState
+from agentpool._kernel.state import PoolState, Settings
 
 
 @attrs.define(eq=False)
@@ -28,18 +28,22 @@ class Keeping:
       about: what the run's first record tells beside the pool's settings, such as its fleet.
       is_resumed: whether the journal holds a run, which goes on.
       finder: finds the agents of that run that the journal cannot find by itself.
-      roots: the agents that the program of that run had spawned.
     """
 
     journal: abc.Journal
     about: Mapping[str, Any] = attrs.field(factory=dict)
     is_resumed: bool = False
     finder: Finder | None = None
-    roots: list[AgentRecord] = attrs.field(factory=list)
     _past: Past = attrs.field(factory=Past)
 
-    async def open(self) -> None:
+    async def open(self, settings: Settings) -> Settings:
         """Open the journal, and read what it holds.
+
+        Args:
+          settings: those that were given.
+
+        Returns:
+          Those of the pool: what was not given is as it was.
 
         Raises:
           JournalError: if it cannot be opened, or holds a run where none is to be, or holds none.
@@ -60,29 +64,30 @@ class Keeping:
             with trio.CancelScope(shield=True):
                 await self.journal.aclose()
             raise
+        return _settings_of(self._past, settings) if self.is_resumed else settings
 
-    @property
-    def past(self) -> Past:
-        """What the run had come to."""
-        return self._past
-
-    def begin(self, state: PoolState, max_concurrent: int) -> None:
+    async def begin(self, state: PoolState, settings: Settings) -> None:
         """Have the pool write, and put the agents back that had not ended.
 
         Raises:
           ReplayMismatchError: if an agent cannot be made again.
+          JournalError: if the journal cannot be written.
         """
         journal = PoolJournal(
             self.journal, self._past, on_failure=state.fatal_error, is_left=lambda: state.is_left
         )
         if self.is_resumed:
-            self.roots += restore(state, journal, self.finder)
+            state.resumed = restore(state, journal, self.finder)
             journal.append("resumed", SUPERVISOR, {})
         else:
-            settings = {"max_concurrent": max_concurrent, "inbox_capacity": state.router.inbox_capacity}
-            run = {"schema": SCHEMA_VERSION, "settings": settings, "about": dict(self.about)}
+            run = {
+                "schema": SCHEMA_VERSION,
+                "settings": _settings_to_data(settings),
+                "about": dict(self.about),
+            }
             journal.append("run", SUPERVISOR, run)
             state.keep_journal(journal)
+        await journal.commit()  # a run that has begun can be resumed, whatever comes
 
     async def close(self, state: PoolState) -> None:
         """Write what is left. That it could not be written comes out of the pool."""
@@ -92,6 +97,28 @@ class Keeping:
             await state.journal.close("stopped" if state.is_left else "ended")
         except JournalError as error:
             state.fatal = state.fatal or error
+
+
+def _settings_to_data(settings: Settings) -> dict[str, Any]:
+    budget = settings.budget
+    return {
+        "max_concurrent": settings.max_concurrent,
+        "inbox_capacity": settings.inbox_capacity,
+        "budget": None if budget is None else attrs.asdict(budget.limit),
+    }
+
+
+def _settings_of(past: Past, given: Settings) -> Settings:
+    """Return the settings of a run, where none are given in their place."""
+    before = past.run["settings"]
+    budget = given.budget
+    if budget is None and before["budget"] is not None:
+        budget = Budget(**before["budget"])
+    return Settings(
+        given.max_concurrent or before["max_concurrent"],
+        given.inbox_capacity or before["inbox_capacity"],
+        budget,
+    )
 
 
 protect_module(globals())

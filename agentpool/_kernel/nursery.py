@@ -15,9 +15,9 @@ from agentpool._core.errors import LeftOpenError
 from agentpool._core.text import note, shown
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.current import set_current_agent
-from agentpool._kernel.journal import Place, place_of_task, set_place
 from agentpool._kernel.leftovers import NurseryOwner, run_tidily, told_of, when_left_open
 from agentpool._kernel.options import is_coroutine
+from agentpool._kernel.places import Place, place_of_task, set_place
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait
 

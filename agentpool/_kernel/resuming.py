@@ -207,11 +207,12 @@ def outcome_of(state: PoolState, agent: PastAgent) -> AnyOutcome:
     assert state.journal is not None
     started_at = state.journal.time_of(agent.spawned_at)
     try:
-        return call_unprotected(
+        outcome: AnyOutcome = call_unprotected(
             outcome_from_data, agent.outcome, agent.id, agent.name, agent.parent, started_at
         )
     except UnreadableDataError as error:
         raise ReplayMismatchError(agent.id, agent.name, "its outcome", str(error)) from error
+    return outcome
 
 
 def ended_before(

@@ -20,7 +20,8 @@ from agentpool._core.text import shown
 from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.inbox import Inbox, InboxStatistics
-from agentpool._kernel.journal import Op, PoolJournal
+from agentpool._kernel.journal import PoolJournal
+from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
 

@@ -22,9 +22,10 @@ from agentpool._kernel import life
 from agentpool._kernel.agent import Work
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.journal import Op, PoolJournal
+from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.many import ManyScope
 from agentpool._kernel.options import check_agent, check_agents, options_of
+from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.resuming import respawned
 from agentpool._kernel.slots import PoolFullError

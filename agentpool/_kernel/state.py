@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,22 @@ class Means:
     driver: Driver | None
     memory: Memory | None
     tool_builder: Callable[[Any], Any] | None
-    budget: Budget | None
+    budget: Budget | None = None
+
+
+@attrs.frozen
+class Settings:
+    """What a pool's journal remembers of how the pool was opened; None is left to it.
+
+    Attributes:
+      max_concurrent: how many agents run at once.
+      inbox_capacity: how many messages an inbox holds.
+      budget: what the model calls of the pool may use.
+    """
+
+    max_concurrent: int | None
+    inbox_capacity: int | None
+    budget: Budget | None = None
 
 
 @attrs.define(eq=False)
@@ -83,26 +98,28 @@ class PoolState:
       leaving: whether the block of the pool was left by an exception or a cancellation: what agents do
         from then on is their unwinding, of which no journal tells.
       journal: what happened, kept; None without one.
+      resumed: the agents that the program had spawned before the pool was resumed, in its order.
     """
 
     def __init__(
         self,
-        max_concurrent: int,
+        settings: Settings,
         nursery: trio.Nursery,
         *,
         means: Means,
-        inbox_capacity: int,
         limits: PoolLimits,
         make_context: Callable[[PoolState, AgentRecord], Any],
         random: Random,
         detect_deadlocks: bool,
     ) -> None:
-        self.means = means
+        assert settings.max_concurrent is not None
+        assert settings.inbox_capacity is not None
+        self.means = attrs.evolve(means, budget=settings.budget)
         self.limits = limits
         self.make_context = make_context
         self.random = random
         self.records: dict[AgentId, AgentRecord] = {}
-        slots = Slots(max_concurrent)
+        slots = Slots(settings.max_concurrent)
         # Its parts have the log too; here it is an attribute, because a model agent's loop asks for it at
         # each step: through a property, a turn executes 1 % more instructions.
         self.events: EventLog = EventLog(slots)
@@ -117,7 +134,7 @@ class PoolState:
             nursery=nursery,
             root_task=trio.lowlevel.current_root_task(),
         )
-        self.router: MessageRouter = MessageRouter(inbox_capacity, pool=self.parts)
+        self.router: MessageRouter = MessageRouter(settings.inbox_capacity, pool=self.parts)
         self.names: Names = Names(self.records)
         self.root: Children[AgentRecord] = Children(None)
         self.counts: Counts = Counts.under(limits)
@@ -126,6 +143,7 @@ class PoolState:
         self.fatal: BaseException | None = None
         self.leaving = False
         self.journal: PoolJournal | None = None
+        self.resumed: Sequence[AgentRecord] = ()
 
     @property
     def slots(self) -> Slots:

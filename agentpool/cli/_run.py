@@ -23,7 +23,8 @@ from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.pool import AgentPool, open_agent_pool
+from agentpool._kernel.opening import open_agent_pool
+from agentpool._kernel.pool import AgentPool
 from agentpool._loop.model_agent import SpawnConfig
 from agentpool.cli._drivers import Drivers, pool_driver_name
 from agentpool.cli._files import load_fleet

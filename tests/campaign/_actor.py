@@ -18,7 +18,7 @@ from agentpool._core.errors import (
 from agentpool._core.limits import PoolLimits
 from agentpool._core.outcomes import Completed
 from agentpool._core.restart import RestartPolicy
-from agentpool._kernel.pool import open_agent_pool
+from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.supervisor import ChildSpec, Supervisor
 
 from ._houses import Houses, beside_outsiders

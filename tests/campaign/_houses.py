@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from agentpool._kernel.pool import open_agent_pool
+from agentpool._kernel.opening import open_agent_pool
 
 from ._programs import Op
 

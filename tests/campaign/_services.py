@@ -20,7 +20,7 @@ import trio
 from agentpool._core.errors import DeadlockError, UnhandledAgentErrors, UnknownAgentError
 from agentpool._core.events import MessageDeadLettered
 from agentpool._core.restart import Backoff, RestartPolicy
-from agentpool._kernel.pool import open_agent_pool
+from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.supervisor import ChildSpec, Supervisor
 from agentpool.testing._books import problems_in_books
 from agentpool.testing._simulate import Simulation, SimulationHangError, attempt

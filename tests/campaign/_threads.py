@@ -21,7 +21,7 @@ import trio.testing
 from agentpool import AgentContext, tool
 from agentpool._blocking import run_blocking, thread_calls
 from agentpool._core.outcomes import Aborted, Completed, Failed
-from agentpool._kernel.pool import open_agent_pool
+from agentpool._kernel.opening import open_agent_pool
 from agentpool.testing._books import problems_in_books
 
 from ._actor import run_program

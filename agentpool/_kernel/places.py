@@ -1,0 +1,154 @@
+"""Where in an agent its code stands: the keys by which a journal knows operations.
+
+An agent that is resumed is run from the start of its life. Each operation of its code has a key, by
+which its journal knows it: where in the agent it stands, and how many there were before it. What is in
+the journal has happened and is not done again; it comes to what it came to.
+
+    body of the agent                 0, 1, 2, ...
+    task of an AgentNursery           3/0, 3/1, ...      (3: the key of its start)
+    tool call of a loop               2t0/0, 2t0/1, ...  (2: the key of the loop, 0: the call's number)
+    item of a batch                   4.0, 4.1, ...      (4: the key of map, race, ...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import attrs
+
+from agentpool._core.errors import ReplayMismatchError
+from agentpool._core.past import Operation, PastAgent
+from agentpool._kernel.activity import Activity
+from agentpool._kernel.current import current_agent
+from agentpool._kernel.protection import protect_module
+
+
+@attrs.frozen
+class PastLife:
+    """What one life of an agent had done when the journal ended.
+
+    Attributes:
+      operations: those that have their results, by key.
+      last: the number of the last one that is known, by the place where it stands.
+    """
+
+    operations: Mapping[str, Operation]
+    last: Mapping[str, int]
+
+    @classmethod
+    def of(cls, operations: Mapping[str, Operation]) -> PastLife:
+        """Sort operations by where they stand."""
+        last: dict[str, int] = {}
+        for key in operations:
+            place, number = _split(key)
+            last[place] = max(number, last.get(place, -1))
+        return cls(operations, last)
+
+
+def _split(key: str) -> tuple[str, int]:
+    place = key[: key.rfind("/") + 1]
+    return place, int(key[len(place) :].partition(".")[0].partition("t")[0])
+
+
+NO_PAST = PastLife({}, {})
+
+
+@attrs.define(eq=False)
+class Place:
+    """Where in an agent the code of a task stands, and how many operations it has done there."""
+
+    record: Activity
+    life: int
+    past: PastLife
+    path: str = ""
+    count: int = 0
+
+    def inside(self, key: str) -> Place:
+        """Return the place of what an operation starts."""
+        return Place(self.record, self.life, self.past, f"{key}/")
+
+
+_place: ContextVar[Place | None] = ContextVar("agentpool_place", default=None)
+
+
+def set_place(place: Place | None) -> None:
+    """Say where the code of the calling task stands."""
+    _place.set(place)
+
+
+def place_of_task(record: Activity) -> Place | None:
+    """Return the place of a task that the calling one starts; None without a journal, or for a stranger's."""
+    place = _place.get()
+    if place is None or place.record is not record:
+        return None
+    number = place.count
+    place.count += 1
+    return place.inside(f"{place.path}{number}")
+
+
+@attrs.frozen
+class Op:
+    """One operation of an agent's code.
+
+    Attributes:
+      found: what the journal tells of it; None if it tells nothing.
+      was_left: whether the journal tells of later ones of the same code, so that this one was
+        cancelled before it had a result.
+    """
+
+    record: Activity
+    life: int
+    key: str
+    found: Operation | None = None
+    was_left: bool = False
+
+    def item(self, number: int | str, past: PastLife) -> Op:
+        """Return the operation for one item of a batch."""
+        key = f"{self.key}.{number}"
+        return Op(self.record, self.life, key, past.operations.get(key))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """As records name it."""
+        return {"life": self.life, "key": self.key}
+
+    def mismatch(self, problem: str) -> ReplayMismatchError:
+        """Return the error of an agent that does something else than its journal says."""
+        return ReplayMismatchError(self.record.id, self.record.name, f"operation {self.key}", problem)
+
+
+def next_op() -> Op | None:
+    """Number the operation that the calling task begins; None if it is no agent's task."""
+    place = _place.get()
+    if place is None or current_agent() is not place.record:
+        return None
+    number = place.count
+    place.count += 1
+    key = f"{place.path}{number}"
+    found = place.past.operations.get(key)
+    was_left = found is None and place.past.last.get(place.path, -1) > number
+    return Op(place.record, place.life, key, found, was_left)
+
+
+def place_inside(key: str) -> Place | None:
+    """Return the place of what an operation of the calling task starts in the same agent."""
+    place = _place.get()
+    return None if place is None else place.inside(key)
+
+
+def past_here() -> PastLife:
+    """Return what the journal tells of the life of the agent whose code the calling task runs."""
+    place = _place.get()
+    return NO_PAST if place is None else place.past
+
+
+def life_of(past: PastAgent | None, life: int) -> PastLife:
+    """Return what a life of an agent had done."""
+    if past is None or past.life != life:
+        return NO_PAST
+    return PastLife.of(past.operations)
+
+
+protect_module(globals())

@@ -239,6 +239,11 @@ class ToolContext(Protocol):
         """The pool's memory."""
         ...
 
+    @property
+    def call_key(self) -> str:
+        """What names the call that runs, also when it is made again after a crash."""
+        ...
+
     def find(self, name: str) -> AgentId:
         """Return the id of the live agent with a name, or raise `UnknownAgentError`."""
         ...
@@ -280,6 +285,9 @@ class Tool(Protocol):
       definition: how the model sees it.
       capability: what a manifest must grant for it; None if nothing.
       timeout: seconds that a call may take; None for the loop's default.
+
+    A tool may have an attribute `idempotent`: True says that a call may be made again if the process died
+    before its result was known.
     """
 
     @property

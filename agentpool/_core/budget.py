@@ -29,6 +29,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from agentpool._core.errors import BudgetExceededError, PriceUnknownError
+from agentpool._core.usage import TokenUsage
 
 Resource: TypeAlias = Literal["tokens", "cost_usd", "calls"]
 RESOURCES: tuple[Resource, ...] = ("tokens", "cost_usd", "calls")
@@ -441,6 +442,17 @@ class Reservation:
     budget: Budget
     _need: _Amounts
     _state: Literal["open", "settled", "released"] = "open"
+    _booked: _Amounts = (0, 0, 0)
+
+    @property
+    def need(self) -> _Amounts:
+        """What was set aside, in whole numbers: tokens, picodollars, calls."""
+        return self._need
+
+    @property
+    def booked(self) -> _Amounts:
+        """What was booked, in whole numbers: tokens, picodollars, calls; zeros unless it is settled."""
+        return self._booked
 
     @property
     def state(self) -> Literal["open", "settled", "released"]:
@@ -475,7 +487,7 @@ class Reservation:
             self._need[1] if cost_usd is None else _picodollars(cost_usd),
             self._need[2] if calls is None else _count("calls", calls),
         )
-        self._state = "settled"
+        self._state, self._booked = "settled", used
         self.budget._give_back(self._need, used)
 
     def release(self) -> None:
@@ -496,6 +508,14 @@ class Reservation:
     def __repr__(self) -> str:
         tokens, picodollars, calls = self._need
         return f"<Reservation {self._state}: {tokens} tokens, ${picodollars / _PICODOLLARS:g}, {calls} calls>"
+
+
+NOTHING_BOOKED: _Amounts = (0, 0, 0)
+
+
+def amounts_of(usage: TokenUsage, calls: int = 1) -> _Amounts:
+    """Return what calls used, in whole numbers: tokens, picodollars, calls."""
+    return usage.total_tokens, _picodollars(usage.cost_usd), calls
 
 
 def _count(name: str, value: int) -> int:

@@ -126,6 +126,8 @@ _SHAPES = re.compile(
       ) (?P<other>[A-Za-z0-9_.-]{12,})
     """
 )
+# Without so many letters in a row a text has no such key, as is seen three times as soon.
+_LONG = re.compile(r"[A-Za-z0-9_.-]{13}")
 # What has such a form is a key. Before each: a text without which there is none, as that is soon seen.
 _CERTAIN = {
     "sk-ant-": re.compile(r"sk-ant-[a-z]+\d\d-[A-Za-z0-9_-]{8,}"),
@@ -177,9 +179,10 @@ def _is_basic(value: str) -> bool:
     return _is_basic_credential(value) or looks_random(value)
 
 
+_NAME_PARTS = ("key", "token", "secret", "authorization", "credential", "passw", "passphrase", "pwd")
+
 # What a text has to hold in small letters; where a secret stands there; what it looks like.
 _PLACES: list[tuple[str, re.Pattern[str], Callable[[str], bool]]] = [
-    ("", _NAMED, looks_random),
     ("--", _FLAG, looks_random),
     ("bearer", _BEARER, looks_random),
     ("=", _QUERY, looks_random),
@@ -196,8 +199,11 @@ def _places(text: str) -> Iterator[Span]:
     lower = text.lower()
     if len(lower) != len(text):  # a few letters become two
         lower = "".join(letter.lower() if letter.isascii() else letter for letter in text)
-    for part, pattern, is_secret in _PLACES:
-        for match in pattern.finditer(lower) if part in lower else ():
+    places = [(pattern, is_secret) for part, pattern, is_secret in _PLACES if part in lower]
+    if any([part in lower for part in _NAME_PARTS]):
+        places.append((_NAMED, looks_random))
+    for pattern, is_secret in places:
+        for match in pattern.finditer(lower):
             start, end = match.span(1)
             value = text[start:end].rstrip(".:!?")
             if is_secret(value) and not _is_of_pages(lower, match):
@@ -221,7 +227,8 @@ def spans_of(text: str) -> Iterator[Span]:
     for part, pattern in _CERTAIN.items():
         if part in text:
             yield from _keys(pattern, text)
-    yield from _keys(_SHAPES, text)
+    if _LONG.search(text) is not None:
+        yield from _keys(_SHAPES, text)
     yield from _places(text)
 
 

@@ -172,16 +172,22 @@ class Past:
 
     def settle_what_is_open(self) -> None:
         """Count what was set aside for calls that were under way as spent: nobody knows what they used."""
-        for agent_id, amounts in self._reserved.values():
-            self._spend(agent_id, amounts["tokens"], amounts["cost"], amounts["calls"])
+        for agent_id, data in self._reserved.values():
+            self._spend(agent_id, data)
         self._reserved.clear()
 
-    def _spend(self, agent_id: AgentId, tokens: int, cost: int, calls: int) -> None:
-        self.spent.add(tokens, cost, calls)
+    def _spend(self, agent_id: AgentId, data: Data) -> None:
+        """Count what a call took: of all budgets, and beside that of those above the agent's own."""
+        took, slack = data["took"], data["slack"]
         agent = self.agents.get(agent_id)
-        while agent is not None:
-            agent.spent.add(tokens, cost, calls)
+        if agent is not None:
+            agent.spent.add(*took)
             agent = self.agents.get(agent.parent)
+        whole = [one + other for one, other in zip(took, slack, strict=True)]
+        while agent is not None:
+            agent.spent.add(*whole)
+            agent = self.agents.get(agent.parent)
+        self.spent.add(*whole)
 
     def _operated(self, agent_id: AgentId, data: Data, operation: Operation) -> None:
         agent = self.agents.get(agent_id)
@@ -244,7 +250,10 @@ def _restarted(past: Past, record: JournalRecord) -> None:
 
 
 def _observed(past: Past, record: JournalRecord) -> None:
-    past.agents[record.agent].loop(record.data["loop"]).observed.append(record.data)
+    agent = past.agents[record.agent]
+    agent.loop(record.data["loop"]).observed.append(record.data)
+    for message in record.data.get("messages", ()):  # the loop took them
+        agent.inbox.pop(message["id"])
 
 
 def _called(past: Past, record: JournalRecord) -> None:
@@ -316,7 +325,7 @@ def _settled(past: Past, record: JournalRecord) -> None:
     data = record.data
     past.last_call = max(past.last_call, data["n"])
     past._reserved.pop(data["n"], None)
-    past._spend(record.agent, data["tokens"], data["cost"], data["calls"])
+    past._spend(record.agent, data)
     usage = TokenUsage(**data["usage"])
     past.usage += usage
     agent = past.agents.get(record.agent)

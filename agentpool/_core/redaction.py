@@ -8,7 +8,7 @@ one text become one. What is a secret, `detection.py` says; what is one at one p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -20,6 +20,15 @@ from agentpool._core.detection import PLACEHOLDER, KnownSecrets, Span, is_secret
 def is_placeholder(text: str) -> bool:
     """Return whether a text is what stands in the place of a secret."""
     return PLACEHOLDER.fullmatch(text) is not None
+
+
+def has_placeholder(data: Any) -> bool:
+    """Return whether there is a placeholder in the texts of JSON data."""
+    if isinstance(data, str):
+        return PLACEHOLDER.search(data) is not None
+    if isinstance(data, Mapping):
+        return any(has_placeholder(key) or has_placeholder(item) for key, item in data.items())
+    return isinstance(data, list | tuple) and any(map(has_placeholder, data))
 
 
 @attrs.define(eq=False)

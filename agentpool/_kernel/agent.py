@@ -13,17 +13,17 @@ import trio
 from agentpool._core.errors import AgentTimeoutError
 from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
-from agentpool._core.past import PastAgent
 from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage, UsageSum
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.children import Children
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.options import SpawnOptions, is_described
-from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
+    from agentpool._core.past import PastAgent
+    from agentpool._kernel.places import Op
 
 AgentStatus: TypeAlias = Literal[
     "starting", "running", "waiting", "queued", "backing_off", "ending", "completed", "failed", "aborted"

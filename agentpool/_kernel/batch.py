@@ -19,9 +19,8 @@ from agentpool._kernel.agent import AgentRecord, Work
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.options import SpawnOptions
-from agentpool._kernel.places import NO_PAST, Op, PastLife
+from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.resuming import respawned
 from agentpool._kernel.slots import Start
 from agentpool._kernel.splitting import is_fatal, is_only_cancelled, note_beside
 from agentpool._kernel.state import PoolState
@@ -46,7 +45,6 @@ class Launcher:
       context: that of the verb's caller, though the agents are started by whoever frees a slot.
       by_agent: whether the caller was an agent.
       op: the operation that the verb is; None without a journal, and for the program.
-      past: what the journal tells of that agent.
     """
 
     state: PoolState
@@ -56,7 +54,6 @@ class Launcher:
     context: contextvars.Context
     by_agent: bool
     op: Op | None = None
-    past: PastLife = NO_PAST
 
     def admit(self) -> None:
         """Raise `PoolClosedError` or `PoolLimitError` if the pool starts no agent here."""
@@ -73,8 +70,10 @@ class Launcher:
         work = Work(fn, args, self.options)
         journal = self.state.journal
         if journal is not None and self.op is not None:
-            work.op = op = self.op.item(number, self.past)
+            work.op = op = self.op.item(number)
             if op.found is not None:
+                from agentpool._kernel.resuming import respawned  # who has no journal needs none
+
                 before: AgentId = journal.found_of(op, "spawn")
                 return respawned(self.state, self.home, before, work, batch=batch)
         return life.start(
@@ -266,7 +265,7 @@ class Batch:
 
     def _op_of_taking(self) -> Op | None:
         op = self.launcher.op
-        return None if op is None else op.item(f"t{self._taken}", self.launcher.past)
+        return None if op is None else op.item(f"t{self._taken}")
 
     async def _next_as_before(self) -> AnyOutcome | None:
         """Take the outcome that was taken here before the owner was resumed; None if none was."""

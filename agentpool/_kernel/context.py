@@ -17,16 +17,17 @@ from agentpool._kernel.events import holding_up
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.inbox import Inbox
-from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.metering import Meter
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import is_described
+from agentpool._kernel.places import key_of_call
 from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
 from agentpool._kernel.scope import Scope
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
+    from agentpool._kernel.journal import PoolJournal
     from agentpool.abc import Driver, Memory, ToolBuilder, ToolSet
 
 T = TypeVar("T")
@@ -314,6 +315,21 @@ class AgentContext(Scope):
     def journal(self) -> PoolJournal | None:
         """The pool's journal; None without one."""
         return self._state.journal
+
+    @property
+    def call_key(self) -> str:
+        """What names the tool call that runs: for a service that does nothing twice under the same key.
+
+        With a journal, a call that is made again after a crash has the same key, and no other call in all
+        the world has it. Declare the tool idempotent (`@tool(idempotent=True)`), or it is not made again.
+
+        Raises:
+          RuntimeError: outside of a tool call of this agent.
+        """
+        key = key_of_call(self._agent.id)
+        if key is None:
+            raise RuntimeError("call_key names a tool call, and none runs here")
+        return key
 
     async def step(self, name: str, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Do something once: if the agent is resumed after it, its result comes from the journal.

@@ -33,26 +33,31 @@ def description_of(fn: Any) -> Any:
     itself (`ResumableAgent`); a partial by what it is a partial of.
     """
     try:
-        return call_unprotected(_described, fn)
+        return call_unprotected(agent_to_data, fn)
     except NotDataError:
         return None
 
 
-def _described(fn: Any) -> Any:
+def agent_to_data(fn: Any) -> Any:
+    """As `description_of`, for what an agent is made of.
+
+    Raises:
+      NotDataError: if it cannot be found again.
+    """
     if isinstance(fn, partial):
-        inner = _described(fn.func)
-        if inner is None:
-            return None
+        inner = agent_to_data(fn.func)
         return {"partial": inner, "args": object_to_data(fn.args), "keywords": object_to_data(fn.keywords)}
     kind = reference_of(type(fn))
     if kind is not None and isinstance(fn, ResumableAgent):
         return {"kind": kind, "data": fn.to_journal()}
     reference = reference_of(fn)
-    return None if reference is None else {"function": reference}
+    if reference is None:
+        raise NotDataError(f"{shown(fn)} is not found by its name: define it at the top of a module")
+    return {"function": reference}
 
 
 def described_agent(data: Any) -> Any:
-    """Return the agent of which `description_of` made this.
+    """Return the agent of which `description_of`, or `agent_to_data`, made this.
 
     Raises:
       UnreadableDataError: if it is not there any more.

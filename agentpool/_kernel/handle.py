@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
@@ -11,9 +11,11 @@ from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AgentOutcome
 from agentpool._kernel.agent import AgentRecord, AgentStatus
 from agentpool._kernel.current import waiting_agent
-from agentpool._kernel.journal import PoolJournal
-from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
+
+if TYPE_CHECKING:
+    from agentpool._kernel.journal import PoolJournal
+    from agentpool._kernel.places import Op
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import trio
@@ -19,10 +19,12 @@ from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.idleness import heard_of
-from agentpool._kernel.journal import PoolJournal
-from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
+
+if TYPE_CHECKING:
+    from agentpool._kernel.journal import PoolJournal
+    from agentpool._kernel.places import Op
 
 
 @attrs.frozen
@@ -56,8 +58,8 @@ class PostOffice(Protocol):
     def put_in(self, message: AgentMessage) -> None:
         """Count a message as sent."""
 
-    def taken(self, message: AgentMessage, op: Op | None) -> None:
-        """Count a message as received, by an operation of its agent."""
+    def taken(self, message: AgentMessage, op: Op | None, *, is_told: bool = True) -> None:
+        """Count a message as received, by an operation of its agent; `is_told` has the journal tell of it."""
 
     def bury(self, message: AgentMessage, reason: str) -> None:
         """Count a message as one that nobody will receive."""
@@ -131,7 +133,7 @@ class Inbox:
         """Take what there is; for the loop, whose journal tells of it in its own way."""
         messages = []
         while self.fill:
-            messages.append(self._take(None))
+            messages.append(self._take(None, is_told=False))
         return messages
 
     # Not `async def`, which would only wrap a coroutine in one more, for every agent that waits.
@@ -192,11 +194,11 @@ class Inbox:
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
-    def _take(self, op: Op | None) -> AgentMessage:
+    def _take(self, op: Op | None, *, is_told: bool = True) -> AgentMessage:
         assert self._channel is not None
         message = self._channel[1].receive_nowait()
         self.fill -= 1
-        self._post.taken(message, op)
+        self._post.taken(message, op, is_told=is_told)
         heard_of(self.owner)
         if self._senders:
             self._admit(self._senders.popleft())

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import trio
 
@@ -22,7 +23,7 @@ from agentpool._core.records import JournalRecord, RecordKind
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.descriptions import description_of, outcome_to_data
 from agentpool._kernel.options import name_of
-from agentpool._kernel.places import Op, PastLife, Place, life_of, next_op, past_here, set_place
+from agentpool._kernel.places import Op, Place, life_of, next_op, set_place
 from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
 from agentpool._objects import (
     NotDataError,
@@ -43,6 +44,7 @@ class PoolJournal:
 
     Attributes:
       past: what the run had come to; empty for a new one.
+      run_id: names the run in all the world.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class PoolJournal:
           is_left: tells whether the pool ends early, so that nothing of it is written any more.
         """
         self.past = past
+        self.run_id: str = past.run.get("id") or uuid4().hex
         self._journal = journal
         self._on_failure = on_failure
         self._is_left = is_left
@@ -271,19 +274,24 @@ class PoolJournal:
         content = self.decoded(data["content"], op)
         return AgentMessage(data["from"], op.record.id, content, data["id"], data["reply_to"], data["topic"])
 
+    def message_to_data(self, message: AgentMessage) -> dict[str, Any]:
+        """Return a message as data, of which `message_of` makes it again."""
+        return {
+            "id": message.id,
+            "from": message.sender,
+            "content": self.encoded(message.content, "the content of a message"),
+            "reply_to": message.reply_to,
+            "topic": message.topic,
+        }
+
     def stamp(self, message: AgentMessage, op: Op | None, *, is_question: bool = False) -> None:
         """Take in a message that is about to be sent.
 
         Raises:
           TypeError: if its content cannot be kept.
         """
-        content = self.encoded(message.content, "the content of a message")
         self._stamped[message.id] = {
-            "id": message.id,
-            "from": message.sender,
-            "content": content,
-            "reply_to": message.reply_to,
-            "topic": message.topic,
+            **self.message_to_data(message),
             "ask": is_question,
             **(_OF_THE_PROGRAM if op is None else op.data),
         }
@@ -314,10 +322,6 @@ class PoolJournal:
         if question not in self._answers:
             return data
         return {**data, "content": self._answers.pop(question)}
-
-    def past_here(self) -> PastLife:
-        """Return what the journal tells of the life of the agent whose code the calling task runs."""
-        return past_here()
 
     def unstamp(self, message: AgentMessage) -> None:
         """The message will not be sent."""

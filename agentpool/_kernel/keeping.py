@@ -82,6 +82,7 @@ class Keeping:
         else:
             run = {
                 "schema": SCHEMA_VERSION,
+                "id": journal.run_id,
                 "settings": _settings_to_data(settings),
                 "about": dict(self.about),
             }

@@ -220,7 +220,7 @@ class ManyScope:
         journal = self._state.journal
         if journal is None:
             return launcher
-        return attrs.evolve(launcher, op=journal.draw(), past=journal.past_here())
+        return attrs.evolve(launcher, op=journal.draw())
 
 
 class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):

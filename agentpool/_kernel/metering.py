@@ -31,7 +31,7 @@ from agentpool._core.errors import (
 )
 from agentpool._core.events import BudgetWarned
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
-from agentpool._core.usage import TokenUsage
+from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._kernel.protection import await_unprotected, protect_module
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from agentpool._core.capability import PrivacyTier
     from agentpool._core.manifest import AgentManifest
     from agentpool._kernel.agent import AgentRecord
+    from agentpool._kernel.journal import PoolJournal
+    from agentpool._kernel.spending import Spending
     from agentpool._kernel.state import PoolState
 
 
@@ -66,6 +68,11 @@ class Meter:
         if isinstance(driver, MeteredDriver) and driver.meter._state is self._state:
             driver = driver.inner
         return MeteredDriver(driver, self)
+
+    @property
+    def journal(self) -> PoolJournal | None:
+        """The pool's journal; None without one."""
+        return self._state.journal
 
     @property
     def in_flight(self) -> Any:
@@ -162,6 +169,8 @@ class MeteredDriver(abc.Driver):
         call = _Call(self, request)
         if self.meter.budget is not None:
             await call.set_aside(self.meter.budget)
+        if self.meter.journal is not None:
+            await call.keep(self.meter.journal)
         call.begin()
         try:
             completion = call.booked(await await_unprotected(self.inner.complete, call.request))
@@ -208,13 +217,14 @@ class MeteredDriver(abc.Driver):
 class _Call:
     """One call: its room, its time, and what it used. After `begin` comes `end`, whatever happens."""
 
-    __slots__ = ("_driver", "_limit", "_reservation", "_settled", "_slack", "request")
+    __slots__ = ("_driver", "_limit", "_reservation", "_settled", "_slack", "_spending", "request")
 
     def __init__(self, driver: MeteredDriver, request: CompletionRequest) -> None:
         self._driver = driver
         self.request = request
         self._reservation: Reservation | None = None
         self._slack: Reservation | None = None
+        self._spending: Spending | None = None
         self._limit: trio.CancelScope | None = None
         self._settled = False
 
@@ -227,6 +237,17 @@ class _Call:
             raise
         try:
             await trio.lowlevel.checkpoint_if_cancelled()  # nothing was sent: it costs nothing
+        except BaseException:
+            self._give_back()
+            raise
+
+    async def keep(self, journal: PoolJournal) -> None:
+        """Wait until the journal has its worst case, and everything before it."""
+        from agentpool._kernel.spending import Spending  # who has no journal needs none
+
+        self._spending = Spending(journal, self._driver.meter._record.id, self._reservation, self._slack)
+        try:
+            await self._spending.kept()
         except BaseException:
             self._give_back()
             raise
@@ -343,7 +364,12 @@ class _Call:
                 self._reservation.settle(tokens=usage.total_tokens, cost_usd=usage.cost_usd)
             else:
                 self._reservation.settle()  # the server does not count, but that is not free
+        self._told(usage)
         return completion
+
+    def _told(self, usage: TokenUsage = NO_USAGE) -> None:
+        if self._spending is not None:
+            self._spending.booked(usage)
 
     def too_slow(self) -> DriverUnavailableError:
         """Return the error for a call that did not end in time."""
@@ -371,6 +397,7 @@ class _Call:
         for reservation in (self._reservation, self._slack):
             if reservation is not None:
                 reservation.release()
+        self._told()
 
 
 _loaded: Any = None
@@ -406,6 +433,8 @@ class _MeteredStream:
         call, meter = self._call, self._driver.meter
         if meter.budget is not None:
             await call.set_aside(meter.budget)
+        if meter.journal is not None:
+            await call.keep(meter.journal)
         call.begin()
         try:
             self._block = self._driver.inner.stream(call.request)

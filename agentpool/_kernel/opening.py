@@ -21,7 +21,6 @@ from agentpool._kernel.activity import Activity
 from agentpool._kernel.agent import CANCELLED_OUTSIDE
 from agentpool._kernel.context import AgentContext
 from agentpool._kernel.current import waiting_agent
-from agentpool._kernel.keeping import Keeping
 from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
 from agentpool._kernel.pool import AgentPool, checked_count
@@ -30,6 +29,7 @@ from agentpool._kernel.splitting import in_full, is_only_cancelled, raise_as_it_
 from agentpool._kernel.state import Means, PoolState, Settings
 
 if TYPE_CHECKING:
+    from agentpool._kernel.keeping import Keeping
     from agentpool.abc import Driver, Journal, Memory, ToolBuilder
 
 
@@ -107,7 +107,11 @@ def open_agent_pool(
         checked_count("inbox_capacity", inbox_capacity),
         _checked_budget(budget),
     )
-    keeping = None if journal is None else Keeping(_checked_journal(journal))
+    keeping = None
+    if journal is not None:
+        from agentpool._kernel.keeping import Keeping  # who has no journal needs none
+
+        keeping = Keeping(_checked_journal(journal))
     return OpenPool(settings, keeping, _parts(driver, memory, tool_builder, limits, seed))
 
 
@@ -131,6 +135,8 @@ def go_on_with_pool(
         None if inbox_capacity is None else checked_count("inbox_capacity", inbox_capacity),
         _checked_budget(budget),
     )
+    from agentpool._kernel.keeping import Keeping
+
     found = dict(agents or {})
     keeping = Keeping(_checked_journal(journal), is_resumed=True, finder=lambda agent: found.get(agent.name))
     return OpenPool(settings, keeping, _parts(driver, memory, tool_builder, limits, seed))

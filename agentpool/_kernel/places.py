@@ -12,17 +12,21 @@ the journal has happened and is not done again; it comes to what it came to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from agentpool._core.errors import ReplayMismatchError
-from agentpool._core.past import Operation, PastAgent
+from agentpool._core.messages import AgentId
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.current import current_agent
 from agentpool._kernel.protection import protect_module
+
+if TYPE_CHECKING:
+    from agentpool._core.past import Operation, PastAgent, PastLoop
 
 
 @attrs.frozen
@@ -31,20 +35,23 @@ class PastLife:
 
     Attributes:
       operations: those that have their results, by key.
-      last: the number of the last one that is known, by the place where it stands.
+      loops: the runs of the loop, by key.
+      last: the number of the last operation that is known, by the place where it stands.
     """
 
     operations: Mapping[str, Operation]
+    loops: Mapping[str, PastLoop]
     last: Mapping[str, int]
 
     @classmethod
-    def of(cls, operations: Mapping[str, Operation]) -> PastLife:
-        """Sort operations by where they stand."""
+    def of(cls, past: PastAgent) -> PastLife:
+        """Return what the present life of an agent had done."""
         last: dict[str, int] = {}
-        for key in operations:
+        for key in (*past.operations, *past.loops):
             place, number = _split(key)
             last[place] = max(number, last.get(place, -1))
-        return cls(operations, last)
+        # Copies: when the agent ends, its past lets go of what is not needed any more.
+        return cls(dict(past.operations), dict(past.loops), last)
 
 
 def _split(key: str) -> tuple[str, int]:
@@ -52,7 +59,7 @@ def _split(key: str) -> tuple[str, int]:
     return place, int(key[len(place) :].partition(".")[0].partition("t")[0])
 
 
-NO_PAST = PastLife({}, {})
+NO_PAST = PastLife({}, {}, {})
 
 
 @attrs.define(eq=False)
@@ -78,6 +85,16 @@ def set_place(place: Place | None) -> None:
     _place.set(place)
 
 
+@contextmanager
+def standing_nowhere() -> Iterator[None]:
+    """Have the tasks that the calling one starts in the block not counted: they get other places."""
+    token = _place.set(None)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
 def place_of_task(record: Activity) -> Place | None:
     """Return the place of a task that the calling one starts; None without a journal, or for a stranger's."""
     place = _place.get()
@@ -93,6 +110,7 @@ class Op:
     """One operation of an agent's code.
 
     Attributes:
+      past: what the journal tells of the life of its agent.
       found: what the journal tells of it; None if it tells nothing.
       was_left: whether the journal tells of later ones of the same code, so that this one was
         cancelled before it had a result.
@@ -101,13 +119,14 @@ class Op:
     record: Activity
     life: int
     key: str
+    past: PastLife
     found: Operation | None = None
     was_left: bool = False
 
-    def item(self, number: int | str, past: PastLife) -> Op:
+    def item(self, number: int | str) -> Op:
         """Return the operation for one item of a batch."""
         key = f"{self.key}.{number}"
-        return Op(self.record, self.life, key, past.operations.get(key))
+        return Op(self.record, self.life, key, self.past, self.past.operations.get(key))
 
     @property
     def data(self) -> dict[str, Any]:
@@ -129,26 +148,43 @@ def next_op() -> Op | None:
     key = f"{place.path}{number}"
     found = place.past.operations.get(key)
     was_left = found is None and place.past.last.get(place.path, -1) > number
-    return Op(place.record, place.life, key, found, was_left)
+    return Op(place.record, place.life, key, place.past, found, was_left)
 
 
-def place_inside(key: str) -> Place | None:
-    """Return the place of what an operation of the calling task starts in the same agent."""
-    place = _place.get()
-    return None if place is None else place.inside(key)
+def place_here() -> Place | None:
+    """Return where the calling task stands; None without a journal."""
+    return _place.get()
 
 
-def past_here() -> PastLife:
-    """Return what the journal tells of the life of the agent whose code the calling task runs."""
-    place = _place.get()
-    return NO_PAST if place is None else place.past
+_call: ContextVar[tuple[AgentId, list[str]]] = ContextVar("agentpool_call")
+
+
+def begin_call(agent_id: AgentId, key: str | None) -> None:
+    """Say that the calling task makes a tool call of an agent.
+
+    Args:
+      key: names the call; None has one made when it is asked for.
+    """
+    _call.set((agent_id, [] if key is None else [key]))
+
+
+def key_of_call(agent_id: AgentId) -> str | None:
+    """Return what names the tool call that the calling task makes for an agent; None if it makes none."""
+    made_by, keys = _call.get((None, []))
+    if made_by != agent_id:
+        return None
+    if not keys:
+        from uuid import uuid4
+
+        keys.append(uuid4().hex)
+    return keys[0]
 
 
 def life_of(past: PastAgent | None, life: int) -> PastLife:
     """Return what a life of an agent had done."""
     if past is None or past.life != life:
         return NO_PAST
-    return PastLife.of(past.operations)
+    return PastLife.of(past)
 
 
 protect_module(globals())

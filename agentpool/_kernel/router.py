@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
@@ -20,10 +20,12 @@ from agentpool._core.text import shown
 from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.inbox import Inbox, InboxStatistics
-from agentpool._kernel.journal import PoolJournal
-from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter
+
+if TYPE_CHECKING:
+    from agentpool._kernel.journal import PoolJournal
+    from agentpool._kernel.places import Op
 
 DEAD_LETTERS_KEPT = 1000
 """So many of the newest dead letters can be inspected; all of them are counted."""
@@ -433,8 +435,7 @@ class MessageRouter:
         for number, recipient in enumerate(recipients):
             one = None
             if op is not None:
-                assert self.journal is not None
-                one = op.item(number, self.journal.past_here())
+                one = op.item(number)
                 if one.found is not None:
                     delivered += 1
                     continue
@@ -453,10 +454,10 @@ class MessageRouter:
         if self.journal is not None:
             self.journal.sent(message)
 
-    def taken(self, message: AgentMessage, op: Op | None) -> None:
-        """Count a message as received, by an operation of its agent."""
+    def taken(self, message: AgentMessage, op: Op | None, *, is_told: bool = True) -> None:
+        """Count a message as received, by an operation of its agent; `is_told` has the journal tell of it."""
         self.received += 1
-        if self.journal is not None:
+        if is_told and self.journal is not None:
             self.journal.received(message, op)
         if self.asks:
             ask = self.asks.get(message.id)

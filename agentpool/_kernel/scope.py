@@ -22,17 +22,16 @@ from agentpool._kernel import life
 from agentpool._kernel.agent import Work
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.many import ManyScope
 from agentpool._kernel.options import check_agent, check_agents, options_of
-from agentpool._kernel.places import Op
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.resuming import respawned
 from agentpool._kernel.slots import PoolFullError
 from agentpool._kernel.wait import Wait
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
+    from agentpool._kernel.journal import PoolJournal
+    from agentpool._kernel.places import Op
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -143,6 +142,11 @@ class Scope(ManyScope):
     async def _spawned_before(self, work: Work, agent_id: AgentId, op: Op) -> AgentHandle[Any]:
         """Return the agent that the calling one had spawned here before it was resumed."""
         await trio.lowlevel.checkpoint()
+        return self._respawned(agent_id, work)
+
+    def _respawned(self, agent_id: AgentId, work: Work) -> AgentHandle[Any]:
+        from agentpool._kernel.resuming import respawned  # who has no journal needs none
+
         return AgentHandle(respawned(self._state, self._children, agent_id, work))
 
     async def _spawn(self, work: Work, op: Op | None) -> AgentHandle[Any]:
@@ -185,7 +189,7 @@ class Scope(ManyScope):
             work.op = op = state.journal.draw()
             if op is not None and op.found is not None:
                 before: AgentId = state.journal.found_of(op, "spawn")
-                return AgentHandle(respawned(state, self._children, before, work))
+                return self._respawned(before, work)
             if op is not None and op.was_left:
                 raise PoolFullError("no slot was free here before the agent was resumed")
         by_agent = current_agent() is not None

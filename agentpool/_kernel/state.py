@@ -18,7 +18,6 @@ from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import waiting_agent
-from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.log import EventLog
 from agentpool._kernel.names import Names
@@ -31,6 +30,7 @@ from agentpool._kernel.watcher import Watcher
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
+    from agentpool._kernel.journal import PoolJournal
     from agentpool.abc import Driver, Memory
 
 

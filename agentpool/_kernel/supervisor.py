@@ -106,6 +106,33 @@ class Supervisor(KeepsNames):
         """The names of its children, each with those of the children that it starts itself."""
         return tuple((_name_of(spec), *_names_below(spec)) for spec in self.children)
 
+    def to_journal(self) -> Any:
+        """Return what it is made from, as JSON data.
+
+        Raises:
+          NotDataError: if a child cannot be found again by its name.
+        """
+        from agentpool._kernel.descriptions import agent_to_data  # who has no journal needs none
+        from agentpool._objects import object_to_data
+
+        children = [
+            {**_options_of(spec), "agent": agent_to_data(spec.agent), "args": object_to_data(spec.args)}
+            for spec in self.children
+        ]
+        return {"children": children, **{name: getattr(self, name) for name in _SETTINGS}}
+
+    @classmethod
+    def from_journal(cls, data: Any) -> Supervisor:
+        """Return the supervisor of which `to_journal` made this."""
+        from agentpool._kernel.descriptions import described_agent
+        from agentpool._objects import object_from_data
+
+        children = [
+            ChildSpec(described_agent(each["agent"]), object_from_data(each["args"]), **_read_options(each))
+            for each in data["children"]
+        ]
+        return cls(children, **{name: data[name] for name in _SETTINGS})
+
     async def __call__(self, ctx: AgentContext) -> int:
         """Supervise until no child is left.
 
@@ -119,6 +146,18 @@ class Supervisor(KeepsNames):
             of the child that was to come back.
         """
         return await _Run(self, ctx).until_none_is_left()
+
+
+_SETTINGS = ("strategy", "max_restarts", "within", "name")
+_OPTIONS = ("name", "mode", "timeout")
+
+
+def _options_of(spec: ChildSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in _OPTIONS}
+
+
+def _read_options(data: Any) -> dict[str, Any]:
+    return {name: data[name] for name in _OPTIONS}
 
 
 def _name_of(spec: ChildSpec) -> str:

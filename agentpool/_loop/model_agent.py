@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias
 
 import attrs
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from agentpool._kernel.context import AgentContext
+    from agentpool._loop.tape import Tape
     from agentpool.tools import ToolRegistry
 
     T = TypeVar("T", default=str)
@@ -106,6 +107,35 @@ class _ModelAgent(Generic[T]):
             return None
         return abc.AgentQuota(resources.max_tokens_budget, resources.max_cost_usd)
 
+    def to_journal(self) -> Any:
+        """Return what it is made from, as JSON data.
+
+        Raises:
+          NotDataError: if a tool or the output type cannot be found again by its name, or it has a driver
+            of its own.
+        """
+        from agentpool._objects import NotDataError, object_to_data
+
+        if self.driver is not None:
+            raise NotDataError(f"agent {self.name!r} has a driver of its own, which a journal cannot keep")
+        fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        fields["tools"] = [_reference_of_tool(each) for each in self.tools]
+        if self.output_type is not None:
+            fields["output_type"] = _reference(self.output_type, "the output type")
+        data: dict[str, Any] = object_to_data(fields)
+        return data
+
+    @classmethod
+    def from_journal(cls, data: Any) -> Self:
+        """Return the agent of which `to_journal` made this."""
+        from agentpool._objects import found_again, object_from_data
+
+        fields: dict[str, Any] = object_from_data(data)
+        fields["tools"] = list(map(found_again, fields["tools"]))
+        if fields["output_type"] is not None:
+            fields["output_type"] = found_again(fields["output_type"])
+        return cls(**fields)
+
     def build_tools(self, builder: abc.ToolBuilder | None) -> abc.ToolSet | None:
         """Return the tools that the manifest names, and those of `tools`. Blocks on the disk.
 
@@ -135,6 +165,7 @@ class _ModelAgent(Generic[T]):
         self, ctx: AgentContext, query: Content, history: tuple[ChatMessage, ...]
     ) -> AgentResult[T]:
         """Run the loop to its end."""
+        tape = None if ctx.journal is None else _tape_of(ctx)
         is_spawned = ctx.agent is self
         budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
         driver = ctx.metered(
@@ -154,7 +185,7 @@ class _ModelAgent(Generic[T]):
             price=getattr(driver, "estimate_cost", None),
         )
         idle = self.manifest.resources.idle
-        run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed), idle)
+        run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed, tape), tape, idle)
         return await run.to_its_end(state, effect)
 
     def _budget_below(self, above: Budget | None) -> Budget | None:
@@ -261,6 +292,32 @@ class SpawnConfig(_ModelAgent[T]):
         Checkpoint, cancellation: as `ModelAgent`.
         """
         return await self._answer(ctx, self.query, self.history)
+
+
+def _reference(thing: Any, what: str) -> str:
+    from agentpool._objects import NotDataError, reference_of
+
+    reference = reference_of(thing)
+    if reference is None:
+        raise NotDataError(
+            f"{what} {shown(thing)} is not found by its name: define it at the top of a module"
+        )
+    return reference
+
+
+def _reference_of_tool(each: abc.Tool) -> str:
+    from agentpool._objects import reference_of
+    from agentpool.tools import FunctionTool
+
+    # A plain function was made a tool, which is not what stands under its name.
+    function = each.__wrapped__ if isinstance(each, FunctionTool) and reference_of(each) is None else each
+    return _reference(function, "the tool")
+
+
+def _tape_of(ctx: AgentContext) -> Tape | None:
+    from agentpool._loop.tape import Tape  # who has no journal needs none
+
+    return Tape.of(ctx)
 
 
 def _driver_for(manifest: AgentManifest, driver: abc.Driver | None) -> abc.Driver:

@@ -9,10 +9,9 @@ import trio
 
 from agentpool import abc
 from agentpool._core.effects import DriverFailed, Observation, Reason, Replied
-from agentpool._core.errors import BudgetExceededError, MalformedReplyError
+from agentpool._core.errors import MalformedReplyError
 from agentpool._core.events import CompletionFinished, ReasoningDeltaReceived, TextDeltaReceived
 from agentpool._core.messages import Completion, CompletionRequest, ReasoningDelta, TextDelta
-from agentpool._core.states import LoopState
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import split_error
@@ -35,22 +34,18 @@ class ModelCalls:
     ctx: AgentContext
     driver: abc.Driver
 
-    async def reason(self, state: LoopState, effect: Reason, idle: IdleLimit | None = None) -> Observation:
+    async def reason(self, effect: Reason, idle: IdleLimit | None = None) -> Observation:
         """Ask the model; what goes wrong is an observation too, unless it is fatal.
 
         Waits for room in the budget, then for the answer. Cancellation: the worst case of a call
         that was under way counts as used.
 
         Args:
-          state: where the run stands.
           effect: what to ask.
           idle: is told of each piece of the answer; so the answer is streamed, if the driver can.
         """
         try:
             return Replied(await self._completed(effect.request, idle))
-        except BudgetExceededError as error:
-            error.usage, error.transcript = state.usage, state.transcript
-            return DriverFailed(error)
         except Exception as error:
             if split_error(error).fatal is not None:
                 raise

@@ -11,6 +11,7 @@ from agentpool import abc
 from agentpool._core.effects import (
     Act,
     Acted,
+    DriverFailed,
     Effect,
     Finish,
     Halt,
@@ -22,9 +23,10 @@ from agentpool._core.effects import (
     Remember,
     Remembered,
 )
+from agentpool._core.errors import BudgetExceededError
 from agentpool._core.events import PhaseChanged
 from agentpool._core.loop import advance
-from agentpool._core.messages import AgentMessage, ToolResult
+from agentpool._core.messages import ToolResult
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.states import LoopState
 from agentpool._loop.model_calls import ModelCalls
@@ -32,6 +34,7 @@ from agentpool._loop.tool_calls import ToolCalls
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
+    from agentpool._loop.tape import Tape
 
 
 @attrs.define(eq=False)
@@ -42,25 +45,31 @@ class Run:
     take long (memory, room in a budget, a subscriber that is slow) happens outside of these scopes
     and takes nothing from a limit. Where the manifest has an `idle` limit, it is around each call of
     the model and around all tool calls of a turn.
+
+    With a tape, what the run had observed before its agent was resumed is not observed again.
     """
 
     _ctx: AgentContext
     _model: ModelCalls
     _tools: ToolCalls
+    _tape: Tape | None = None
     _idle: float | None = None
     _announced: tuple[str, int] | None = None
 
     async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
         """Perform the effects until the run is done; return its result, or raise its error."""
+        tape = self._tape
         while True:
+            before = None if tape is None else tape.observed_before(effect)
+            if tape is not None and before is not None:
+                state, effect = tape.advanced(state, _placed(before, state))
+                continue
             if self._ctx.observed:
                 await self._announce(state)
             match effect:
                 case Reason():
                     observation = await (
-                        self._model.reason(state, effect)
-                        if self._idle is None
-                        else self._reason(state, effect, self._idle)
+                        self._model.reason(effect) if self._idle is None else self._reason(effect, self._idle)
                     )
                 case Act():
                     results: list[ToolResult | None] = [None] * len(effect.calls)
@@ -79,11 +88,13 @@ class Run:
                     _raise(effect)
                 case _:
                     assert_never(effect)
-            state, effect = advance(state, observation)
+            if tape is not None:
+                tape.observed(observation)
+            state, effect = advance(state, _placed(observation, state))
 
-    async def _reason(self, state: LoopState, effect: Reason, seconds: float) -> Observation:
+    async def _reason(self, effect: Reason, seconds: float) -> Observation:
         with self._ctx.open_idle_limit(seconds) as limit:
-            return await self._model.reason(state, effect, limit)
+            return await self._model.reason(effect, limit)
         return Idled(seconds)
 
     async def _act(self, effect: Act, results: list[ToolResult | None], seconds: float) -> Observation:
@@ -106,16 +117,20 @@ class Run:
             fragments = tuple(await memory.recall(effect.query))
         # From here on nothing waits: what was taken from the inbox comes into the transcript.
         inbox = self._ctx.inbox
-        messages: list[AgentMessage] = []
-        while inbox.fill:
-            messages.append(inbox.receive_nowait())
-        return Recalled(fragments, messages)
+        return Recalled(fragments, inbox.take_all() if inbox.fill else ())
 
     async def _remember(self, effect: Remember) -> Remembered:
         ctx = self._ctx
         if ctx.memory is not None:
             await ctx.memory.remember(effect.text, source="conversation", agent_id=ctx.id)
         return Remembered()
+
+
+def _placed(observation: Observation, state: LoopState) -> Observation:
+    """Have the error of a budget tell how far the run has come."""
+    if isinstance(observation, DriverFailed) and isinstance(observation.error, BudgetExceededError):
+        observation.error.usage, observation.error.transcript = state.usage, state.transcript
+    return observation
 
 
 def _raise(halt: Halt) -> NoReturn:

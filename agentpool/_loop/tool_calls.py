@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,18 +15,31 @@ from agentpool._core.errors import ToolError
 from agentpool._core.events import GuardWarned, ToolFinished, ToolStarted
 from agentpool._core.messages import ToolCall, ToolResult
 from agentpool._core.text import told
+from agentpool._core.transcript import UNKNOWN_RESULT
+from agentpool._core.value import value
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.leftovers import close_leftovers, mark_task, run_in_context, told_of
+from agentpool._kernel.places import begin_call, set_place, standing_nowhere
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
+    from agentpool._loop.tape import Tape
 
 TOOL_SECONDS = 120.0
 """How long a tool call may take whose tool does not say so itself."""
 
 _NOT_RUN = ToolResult("Not run.", is_error=True)
+
+
+@value
+class _Numbered:
+    """A call of a turn: which one of it, and of the run as its tape counts."""
+
+    index: int
+    call: ToolCall
+    number: int = -1
 
 
 @attrs.frozen(eq=False)
@@ -34,6 +48,7 @@ class ToolCalls:
 
     ctx: AgentContext
     tools: abc.ToolSet | None
+    tape: Tape | None = None
 
     async def act(
         self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
@@ -50,31 +65,78 @@ class ToolCalls:
         """
         if effect.warning:
             self.ctx.emit(GuardWarned, effect.warning)
-        if len(effect.calls) == 1:
-            return (await self._run(effect.calls[0]),)
+        if self.tape is not None:
+            return await self._act_on_tape(self.tape, effect, results, idle)
+        await self._run_all(
+            [_Numbered(index, call) for index, call in enumerate(effect.calls)], results, idle
+        )
+        return _all_of(results)
 
-        async def run(index: int, call: ToolCall) -> None:
+    async def _act_on_tape(
+        self, tape: Tape, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None
+    ) -> tuple[ToolResult, ...]:
+        """As `act`: what the tape holds of the calls is not done again."""
+        todo: list[_Numbered] = []
+        new: list[tuple[int, ToolCall]] = []
+        for index, (number, past) in enumerate(tape.numbered(effect.calls)):
+            call = effect.calls[index]
+            if past is None:
+                new.append((number, call))
+            elif past.result is not None:
+                results[index] = tape.result_of(past)
+                continue
+            elif not self._may_be_repeated(tape, call):
+                results[index] = UNKNOWN_RESULT
+                tape.returned(number, UNKNOWN_RESULT)
+                continue
+            todo.append(_Numbered(index, call, number))
+        await tape.called(new)
+        # The tasks of the calls have places of their own; those that they are started from are not counted.
+        with standing_nowhere():
+            await self._run_all(todo, results, idle)
+        return _all_of(results)
+
+    def _may_be_repeated(self, tape: Tape, call: ToolCall) -> bool:
+        """Whether a call may be made again of which nobody knows whether it had happened."""
+        if call.problem:
+            return True
+        tool = None if self.tools is None else self.tools.get(call.name)
+        if tool is None:
+            return True
+        return bool(getattr(tool, "idempotent", False)) and not tape.holds_placeholder(call)
+
+    async def _run_all(
+        self, todo: Sequence[_Numbered], results: list[ToolResult | None], idle: IdleLimit | None
+    ) -> None:
+        if len(todo) == 1:
+            results[todo[0].index] = await self._run(todo[0])
+            return
+
+        async def run(each: _Numbered) -> None:
             if idle is not None:
                 idle.heard()
-            results[index] = await self._run(call)
+            results[each.index] = await self._run(each)
             if idle is not None:
                 idle.heard()
 
         async with self.ctx.open_nursery() as nursery:
-            for index, call in enumerate(effect.calls):
-                nursery.start_soon(run, index, call)
-        return tuple([_NOT_RUN if result is None else result for result in results])
+            for each in todo:
+                nursery.start_soon(run, each)
 
-    async def _run(self, call: ToolCall) -> ToolResult:
+    async def _run(self, numbered: _Numbered) -> ToolResult:
+        call = numbered.call
         started = trio.current_time()
         self.ctx.emit(ToolStarted, call)
-        result = await self._contained(call, started)
+        result = await self._contained(numbered, started)
+        if self.tape is not None:
+            self.tape.returned(numbered.number, result)
         if self.ctx.observed:
             self.ctx.emit(ToolFinished, call, result, trio.current_time() - started)
         return result
 
-    async def _contained(self, call: ToolCall, started: float) -> ToolResult:
+    async def _contained(self, numbered: _Numbered, started: float) -> ToolResult:
         """Run one call within its time limit; what goes wrong in it is its result."""
+        call = numbered.call
         seconds = self._limit_of(call)
         too_slow = f"{call.name} did not end within {seconds:g} s and was stopped."
         # For a tool without a limit the deadline is infinite: a finite one would tell the pool that
@@ -82,7 +144,7 @@ class ToolCalls:
         limit = trio.CancelScope(deadline=started + seconds)
         try:
             with limit:
-                return await self._isolated(call)
+                return await self._isolated(numbered)
         except BaseException as error:
             if not _is_ordinary(error):
                 raise
@@ -90,13 +152,14 @@ class ToolCalls:
             return ToolResult(f"{too_slow} {text}" if limit.cancelled_caught else text, is_error=True)
         return ToolResult(too_slow, is_error=True)
 
-    async def _isolated(self, call: ToolCall) -> ToolResult:
+    async def _isolated(self, numbered: _Numbered) -> ToolResult:
         """Run one call so that nothing of it stays on the task: no variable, no scope, no nursery."""
+        call = numbered.call
         mark = mark_task()
         result: ToolResult | None = None
         raised: BaseException | None = None
         try:
-            result = await run_in_context(contextvars.copy_context(), self._called(call))
+            result = await run_in_context(contextvars.copy_context(), self._called(numbered))
         except BaseException as error:  # raised again below, when what it left open is closed
             raised = error
         try:
@@ -113,7 +176,11 @@ class ToolCalls:
         finally:
             del raised  # its traceback holds this frame
 
-    async def _called(self, call: ToolCall) -> ToolResult:
+    async def _called(self, numbered: _Numbered) -> ToolResult:
+        call, tape = numbered.call, self.tape
+        if tape is not None:
+            set_place(tape.place_of_call(numbered.number))
+        begin_call(self.ctx.id, None if tape is None else tape.call_key(numbered.number))
         if call.problem:
             raise ToolError(call.problem)
         if self.tools is None:
@@ -125,6 +192,10 @@ class ToolCalls:
     def _limit_of(self, call: ToolCall) -> float:
         tool = None if self.tools is None else self.tools.get(call.name)
         return TOOL_SECONDS if tool is None or tool.timeout is None else tool.timeout
+
+
+def _all_of(results: Sequence[ToolResult | None]) -> tuple[ToolResult, ...]:
+    return tuple([_NOT_RUN if result is None else result for result in results])
 
 
 def _is_ordinary(error: BaseException) -> bool:

@@ -60,5 +60,27 @@ class FleetFunction:
         args = copy.deepcopy(dict(self.args))
         return self.function(ctx, **args) if self.query is None else self.function(ctx, self.query, **args)
 
+    def to_journal(self) -> Any:
+        """Return what it is made from, as JSON data.
+
+        Raises:
+          NotDataError: if the function cannot be found again by its name.
+        """
+        from agentpool._objects import NotDataError, object_to_data, reference_of
+
+        function = reference_of(self.function)
+        if function is None:
+            raise NotDataError(f"the function {self.reference} cannot be imported again by its name")
+        fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        return object_to_data({**fields, "args": dict(self.args), "function": function})
+
+    @classmethod
+    def from_journal(cls, data: Any) -> FleetFunction:
+        """Return the agent of which `to_journal` made this."""
+        from agentpool._objects import found_again, object_from_data
+
+        fields = object_from_data(data)
+        return cls(**{**fields, "function": found_again(fields["function"])})
+
 
 AnyFleetAgent: TypeAlias = FleetAgent | FleetFunction

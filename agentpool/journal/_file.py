@@ -14,8 +14,10 @@ from typing import Any, TypeAlias, get_args
 
 import attrs
 
+from agentpool._core.detection import KnownSecrets, spans_of
 from agentpool._core.errors import JournalCorruptError, JournalError
 from agentpool._core.records import SCHEMA_VERSION, JournalRecord, RecordKind
+from agentpool._core.redaction import Redaction
 from agentpool._locks import try_lock, unlock
 
 Row: TypeAlias = tuple[float, int, str, str]
@@ -43,8 +45,11 @@ def row_of(record: JournalRecord) -> Row:
     Raises:
       TypeError, ValueError: if its data is no JSON data.
     """
-    data = json.dumps(record.data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return float(record.at), record.agent, record.kind, data
+    return float(record.at), record.agent, record.kind, _text_of(record.data)
+
+
+def _text_of(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 @attrs.frozen
@@ -63,11 +68,12 @@ class _End:
 class JournalFile:
     """A journal that is open for writing; nobody else writes to it meanwhile."""
 
-    def __init__(self, path: Path, *, is_durable: bool) -> None:
+    def __init__(self, path: Path, *, is_durable: bool, secrets: Iterable[str] = ()) -> None:
         """Open or create the file.
 
         Args:
           path: where it is.
+          secrets: texts that must not get into it, beside those that are found.
           is_durable: whether a commit waits until the disk has it, so that it outlives the machine.
 
         Raises:
@@ -75,6 +81,7 @@ class JournalFile:
           JournalCorruptError: if what it holds is not what was written.
         """
         self.path = path
+        self._secrets = KnownSecrets.of(secrets)
         self._lock = _WriterLock(path)
         try:
             with _told(path, "opened"):
@@ -108,7 +115,8 @@ class JournalFile:
           JournalError: if they could not be written.
         """
         end, numbered = self._end, []
-        for row in rows:
+        for given in rows:
+            row = self._clean(given)
             end = end.after(row)
             numbered.append((end.seq, *row, end.sum))
         with _told(self.path, "written"):
@@ -121,6 +129,15 @@ class JournalFile:
                     self._connection.execute("ROLLBACK")
                 raise
         self._end = end
+
+    def _clean(self, row: Row) -> Row:
+        """Take the secrets out of a row."""
+        text = row[3]
+        # Most rows have none, as one look at the whole of it shows; bytes are not seen by that.
+        if '"$bytes"' in text or any(self._secrets.spans(text)) or any(spans_of(text)):
+            data = Redaction(self._secrets).data(json.loads(text))
+            return (*row[:3], _text_of(data))
+        return row
 
     def close(self) -> None:
         """Let the file go. What was written stays written, whatever goes wrong here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,11 @@ class SqliteJournal(Journal):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, synchronous: Literal["normal", "full"] = "normal"
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Literal["normal", "full"] = "normal",
+        secrets: Iterable[str] = (),
     ) -> None:
         """Say where the journal is; nothing is opened yet.
 
@@ -35,6 +39,8 @@ class SqliteJournal(Journal):
           path: the file; it is created for its owner alone (0600), with its folder.
           synchronous: `normal` keeps what was committed through the end of the process, however it
             comes; `full` waits for the disk each time and keeps it through a loss of power too.
+          secrets: texts that must not get into the file. Those of the environment, and what looks like
+            one, are left out too: `[redacted-1]` stands in their places.
 
         Raises:
           TypeError, ValueError: if an argument makes no sense.
@@ -43,6 +49,7 @@ class SqliteJournal(Journal):
             raise ValueError(f"synchronous must be 'normal' or 'full', not {synchronous!r}")
         self.path = Path(path)
         self._is_durable = synchronous == "full"
+        self._secrets = tuple(secrets)
         self._file: JournalFile | None = None
         self._rows: list[Row] = []
         self._appended = 0
@@ -65,7 +72,9 @@ class SqliteJournal(Journal):
         """
         if self._file is not None:
             raise RuntimeError(f"{self!r} is open already; a journal is for one pool at a time")
-        file = await run_blocking(lambda: JournalFile(self.path, is_durable=self._is_durable))
+        file = await run_blocking(
+            lambda: JournalFile(self.path, is_durable=self._is_durable, secrets=self._secrets)
+        )
         self._file, self._broken = file, None
         self._appended = self._committed = 0
         self._rows = []

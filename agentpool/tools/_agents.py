@@ -46,7 +46,7 @@ async def remember(ctx: ToolContext, content: str) -> str:
     return f"remembered as {fragment_id}"
 
 
-@tool(capability=MemoryCapability())
+@tool(capability=MemoryCapability(), idempotent=True)
 async def recall(ctx: ToolContext, query: str, limit: int = 5) -> str:
     """Recall what was remembered, by this agent or another one, best first.
 
@@ -71,8 +71,9 @@ def _memory(ctx: ToolContext) -> Memory:
 
 
 # The two wait for others, however long they take: the loop's limit for a tool is not meant for them.
-# It would hide from the pool that agents wait for each other.
-@tool(capability=MessagingCapability(), timeout=math.inf)
+# It would hide from the pool that agents wait for each other. They may be called again after a crash: what
+# a call had done by its agent's verbs is in the journal, and is not done twice.
+@tool(capability=MessagingCapability(), timeout=math.inf, idempotent=True)
 async def send_message(ctx: ToolContext, to: int | str, content: str) -> str:
     """Send a message to another agent; waits while its inbox is full, or while it is started again.
 
@@ -87,7 +88,7 @@ async def send_message(ctx: ToolContext, to: int | str, content: str) -> str:
     return f"sent to agent {to}" if is_id else f"sent to {to}"
 
 
-@tool(capability=MessagingCapability(), timeout=math.inf)
+@tool(capability=MessagingCapability(), timeout=math.inf, idempotent=True)
 async def receive_message(ctx: ToolContext, timeout: float | None = None) -> str:
     """Wait for the next message from another agent, and show it with the id of its sender.
 
@@ -132,7 +133,7 @@ class AgentSpawner:
         self._child = attrs.evolve(manifest, capabilities=inherited(manifest.capabilities))
         self._make_agent = make_agent
 
-    @tool(capability=SpawnCapability(), timeout=math.inf)
+    @tool(capability=SpawnCapability(), timeout=math.inf, idempotent=True)
     async def spawn_agent(self, ctx: ToolContext, query: str, name: str | None = None) -> ToolResult:
         """Have another agent like yourself work on a question, wait for it, and get its answer.
 

@@ -418,7 +418,7 @@ class FileReader:
     def __init__(self, allowed_paths: Sequence[str], base: Path | None = None) -> None:
         self._roots = Roots(allowed_paths, base)
 
-    @tool(capability=FileReadCapability(()))
+    @tool(capability=FileReadCapability(()), idempotent=True)
     def read_file(self, path: str, start_line: int = 1, max_lines: int | None = None) -> str:
         """Read a text file.
 
@@ -434,7 +434,7 @@ class FileReader:
             text = _decode(_read_bytes(place), place.name)
         return _excerpt(text, start_line, max_lines)
 
-    @tool(capability=FileReadCapability(()))
+    @tool(capability=FileReadCapability(()), idempotent=True)
     def list_files(self, path: str = ".", pattern: str = "**") -> str:
         """List the files below a directory, one name a line; hidden ones only if the pattern names their dot.
 
@@ -450,7 +450,7 @@ class FileReader:
             names.append(shown(file.name))
         return "\n".join(names) or f"no files fit {pattern!r} in {path!r}"
 
-    @tool(capability=FileReadCapability(()))
+    @tool(capability=FileReadCapability(()), idempotent=True)
     def search_text(self, text: str, path: str = ".", pattern: str = "**", ignore_case: bool = False) -> str:
         """Search files for a text, and show each line that has it as `file:line: text`.
 
@@ -529,7 +529,7 @@ class FileWriter:
     def __init__(self, allowed_paths: Sequence[str], base: Path | None = None) -> None:
         self._roots = Roots(allowed_paths, base)
 
-    @tool(capability=FileWriteCapability(()))
+    @tool(capability=FileWriteCapability(()), idempotent=True)
     def write_file(self, path: str, content: str) -> str:
         """Write a text file, in the place of what is there; missing directories are made.
 

@@ -46,6 +46,7 @@ def tool(
     capability: Capability | None = None,
     timeout: float | None = None,
     quick: bool = False,
+    idempotent: bool | None = None,
 ) -> FunctionTool[P, R]: ...
 @overload
 def tool(
@@ -55,6 +56,7 @@ def tool(
     capability: Capability | None = None,
     timeout: float | None = None,
     quick: bool = False,
+    idempotent: bool | None = None,
 ) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
 def tool(
     fn: Callable[..., Any] | None = None,
@@ -65,6 +67,7 @@ def tool(
     capability: Capability | None = None,
     timeout: float | None = None,
     quick: bool = False,
+    idempotent: bool | None = None,
 ) -> Any:
     """Make a function into a tool that a model may call.
 
@@ -90,6 +93,9 @@ def tool(
       capability: what a manifest must grant so that its agents have the tool.
       timeout: seconds that a call may take; `math.inf` for no limit, None for the loop's own.
       quick: run a function that is not async in the event loop, because it never blocks.
+      idempotent: whether a call may be made again if the process died before its result was known. Of
+        another one the model is told then that its result is unknown. Left out, it is one if the
+        function itself reads `ctx.call_key`, which names the call for a service that does nothing twice.
 
     Raises:
       TypeError: if the function cannot be a tool (a hint is missing, `*args`, a generator, ...).
@@ -97,7 +103,9 @@ def tool(
     """
 
     def decorate(function: Callable[..., Any]) -> FunctionTool[..., Any]:
-        return FunctionTool(_declare(function, name, description, capability, timeout, quick), function)
+        return FunctionTool(
+            _declare(function, name, description, capability, timeout, quick, idempotent), function
+        )
 
     return decorate if fn is None else decorate(fn)
 
@@ -112,6 +120,7 @@ class _Declaration:
     capability: Capability | None
     timeout: float | None
     quick: bool
+    idempotent: bool
     is_async: bool
     is_method: bool
     context: str | None  # the parameter that receives the context
@@ -142,6 +151,7 @@ class FunctionTool(Generic[P, R]):
       capability: what a manifest must grant for it; None if nothing.
       timeout: seconds that a call may take; None for the loop's own limit.
       quick: whether it runs in the event loop although it is not async.
+      idempotent: whether a call may be made again if nobody knows whether it had happened.
     """
 
     __name__: str
@@ -155,6 +165,7 @@ class FunctionTool(Generic[P, R]):
         self.capability: Capability | None = declaration.capability
         self.timeout: float | None = declaration.timeout
         self.quick: bool = declaration.quick
+        self.idempotent: bool = declaration.idempotent
         self._runs_inline = (
             declaration.quick and not declaration.is_async and (self._bound or not declaration.is_method)
         )
@@ -249,6 +260,7 @@ def _declare(
     capability: Capability | None,
     timeout: float | None,
     quick: bool,
+    idempotent: bool | None,
 ) -> _Declaration:
     if not callable(fn) or isinstance(fn, type | FunctionTool):
         raise TypeError(
@@ -276,12 +288,18 @@ def _declare(
         capability,
         timeout,
         quick,
+        _reads_call_key(inner) if idempotent is None else idempotent,
         is_async,
         is_method,
         context,
         given,
         _local_names(fn, given),
     )
+
+
+def _reads_call_key(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and "call_key" in code.co_names
 
 
 _GENERATORS = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)

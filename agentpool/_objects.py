@@ -25,6 +25,8 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
+from agentpool._core.transcript import Transcript
+
 _JOINED = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
 DEEPEST = 100
 """How deep values may be nested; a list that holds itself is deeper than any bound."""
@@ -126,6 +128,7 @@ _WRITERS: Mapping[type, Callable[[Any, str, int], Any]] = {
     decimal.Decimal: lambda value, where, depth: {"$decimal": str(value)},
     uuid.UUID: lambda value, where, depth: {"$uuid": str(value)},
     pathlib.PosixPath: lambda value, where, depth: {"$path": str(value)},
+    Transcript: lambda value, where, depth: {"$transcript": _items(value, where, depth)},
     pathlib.WindowsPath: lambda value, where, depth: {"$path": str(value)},
 }
 
@@ -366,6 +369,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "$decimal": decimal.Decimal,
     "$uuid": uuid.UUID,
     "$path": pathlib.Path,
+    "$transcript": lambda items: Transcript(object_from_data(items)),
     "$object": _read_object,
     "$enum": _read_enum,
     "$error": _read_error,

@@ -82,6 +82,7 @@ class PastAgent:
       options: how it was started, as data.
       spawned_at: seconds into the run.
       life: how often it was started afresh.
+      restarted_at: when, in seconds into the run.
       operations: those of this life that have their results, by key.
       loops: the runs of the loop in this life, by key.
       inbox: the messages in its inbox, by id, in the order of their arrival.
@@ -89,6 +90,7 @@ class PastAgent:
       usage: of its own model calls.
       spent: what its calls and those of all below it took of budgets.
       outcome: how it ended, as data; None if it had not.
+      is_taken: whether its parent was given its outcome.
     """
 
     id: AgentId
@@ -99,6 +101,7 @@ class PastAgent:
     options: Data
     spawned_at: float
     life: int = 0
+    restarted_at: list[float] = attrs.field(factory=list)
     operations: dict[str, Operation] = attrs.field(factory=dict)
     loops: dict[str, PastLoop] = attrs.field(factory=dict)
     inbox: dict[int, Data] = attrs.field(factory=dict)
@@ -106,6 +109,17 @@ class PastAgent:
     usage: TokenUsage = NO_USAGE
     spent: Spent = attrs.field(factory=Spent)
     outcome: Data | None = None
+    is_taken: bool = False
+
+    def is_in_finished_call(self, key: str) -> bool:
+        """Whether an operation stands in a tool call that has its result, and is not made again."""
+        for loop_key, loop in self.loops.items():
+            if key.startswith(f"{loop_key}t"):
+                number = key[len(loop_key) + 1 :].partition("/")[0]
+                call = loop.calls.get(int(number)) if number.isdecimal() else None
+                if call is not None:
+                    return call.result is not None
+        return False
 
     def loop(self, key: str) -> PastLoop:
         """Return the run of the loop of that key."""
@@ -193,6 +207,15 @@ class Past:
         agent = self.agents.get(agent_id)
         if agent is not None and data.get("key") is not None and data["life"] == agent.life:
             agent.operations[data["key"]] = operation
+        for taken in _taken_by(operation):
+            self.agents[taken].is_taken = True
+
+
+def _taken_by(operation: Operation) -> Iterable[AgentId]:
+    """Return the agents whose outcomes an operation gave to their parent."""
+    if operation.value is None or operation.kind not in ("join", "join_all", "take", "wait"):
+        return ()
+    return operation.value if operation.kind == "join_all" else (operation.value,)
 
 
 def past_of(records: Iterable[JournalRecord]) -> Past:
@@ -247,6 +270,7 @@ def _restarted(past: Past, record: JournalRecord) -> None:
     agent.life = record.data["life"]
     agent.operations.clear()
     agent.loops.clear()
+    agent.restarted_at.append(record.at)
 
 
 def _observed(past: Past, record: JournalRecord) -> None:
@@ -269,6 +293,8 @@ def _returned(past: Past, record: JournalRecord) -> None:
 def _operated(past: Past, record: JournalRecord) -> None:
     data = record.data
     past._operated(record.agent, data, Operation(data["kind"], data["value"], record.at))
+    if data["kind"] == "left":  # a question that is not waited for any more
+        past.questions.pop(data["value"], None)
 
 
 def _sent(past: Past, record: JournalRecord) -> None:

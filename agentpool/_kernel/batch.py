@@ -256,7 +256,10 @@ class Batch:
         outcome = await self._next_as_before() or self.done.popleft()
         journal = self.launcher.state.journal
         if journal is not None:
-            journal.operated(self._op_of_taking(), "take", outcome.agent_id)
+            op = self._op_of_taking()
+            journal.operated(op, "take", outcome.agent_id)
+            if op is None:
+                await journal.commit_shielded()
         self._taken += 1
         self.launcher.home.see(outcome.agent_id)
         if self._feed is not None:

@@ -67,12 +67,11 @@ class Children(Generic[C]):
         elif self._joins:
             self._lost_hope()
 
-    def ended_before(self, outcome: AnyOutcome, *, is_taken: bool) -> None:
+    def ended_before(self, outcome: AnyOutcome) -> None:
         """Take in the outcome of a child that ended before its parent was resumed."""
         if type(outcome) is Failed:
             self._unseen[outcome.agent_id] = outcome
-        if not is_taken:
-            self._hand_over_or_keep(outcome)
+        self._hand_over_or_keep(outcome)
 
     def _lost_hope(self) -> None:
         """Somebody else took an outcome: who joins has one child less that could end the wait."""
@@ -113,11 +112,17 @@ class Children(Generic[C]):
             self._stale -= 1
         return None
 
-    def take_outcome(self, agent_id: AgentId) -> AnyOutcome:
-        """Take the outcome of a child that was taken at this place before its parent was resumed."""
-        outcome = self._untaken[agent_id]
+    def take_outcome(self, agent_id: AgentId) -> AnyOutcome | None:
+        """Take the outcome of a certain child; None if it is not there to be taken."""
+        outcome = self._untaken.get(agent_id)
         self.take(agent_id)
         return outcome
+
+    def forget_outcome(self, agent_id: AgentId) -> None:
+        """Somebody else hands an outcome out, and looks at it when it does."""
+        if self._untaken.pop(agent_id, None) is not None:
+            self._stale += 1
+            self._forget_stale()
 
     def all_outcomes(self) -> dict[AgentId, AnyOutcome]:
         """Take all that is left, in the order of the ends."""
@@ -129,9 +134,7 @@ class Children(Generic[C]):
     def take(self, agent_id: AgentId) -> None:
         """Somebody fetched an outcome: the joins do not hand it out any more."""
         self.see(agent_id)
-        if self._untaken.pop(agent_id, None) is not None:
-            self._stale += 1
-            self._forget_stale()
+        self.forget_outcome(agent_id)
 
     def _forget_stale(self) -> None:
         """Without this, the ids of a long run whose outcomes are fetched by handles would pile up."""

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
 
+import attrs
 import trio
 
-from agentpool._core.errors import PoolLimitError
+from agentpool._core.errors import PoolLimitError, UnknownAgentError
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
@@ -17,17 +18,16 @@ from agentpool._kernel.events import holding_up
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.inbox import Inbox
+from agentpool._kernel.lasting import LastingScope
 from agentpool._kernel.metering import Meter
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import is_described
-from agentpool._kernel.places import key_of_call
-from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
-from agentpool._kernel.scope import Scope
+from agentpool._kernel.protection import call_unprotected, protect_module
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool._kernel.journal import PoolJournal
+    from agentpool._kernel.places import Op
     from agentpool.abc import Driver, Memory, ToolBuilder, ToolSet
 
 T = TypeVar("T")
@@ -52,19 +52,18 @@ class Subscription:
         self.close()
 
 
-class AgentContext(Scope):
+class AgentContext(LastingScope):
     """Who an agent is, its means, its inbox, and the scope of its children.
 
     An agent gets it as its first argument. Waiting verbs are for the agent's own tasks: its body,
     its tool calls, and what it starts in `open_nursery()`.
     """
 
-    __slots__ = ("_agent", "_driver", "_tools", "_tools_built")
+    __slots__ = ("_driver", "_tools", "_tools_built")
     __agentpool_context__: ClassVar[bool] = True
 
     def __init__(self, state: PoolState, record: AgentRecord) -> None:
         super().__init__(state, record)
-        self._agent = record
         self._driver: Driver | None = None
         self._tools: ToolSet | None = None
         self._tools_built = False
@@ -235,13 +234,25 @@ class AgentContext(Scope):
         )
 
     async def _send_to_each(self, find: Callable[[], list[AgentId]], message: AgentMessage) -> int:
-        router, journal = self._state.router, self._state.journal
+        """Send the same to several agents, one after the other; those that have ended are passed over."""
+        journal = self._state.journal
+        op: Op | None = None
         if journal is None:
-            return await router.send_to_each(find(), message)
-        # Who gets it is decided once: on a resume, others may be there.
-        recipients: list[AgentId] = journal.decide("recipients", find)
-        op = journal.draw()
-        return await router.send_to_each(recipients, message, op)
+            recipients = find()
+        else:
+            # Who gets it is decided once: when the agent is resumed, others may be there.
+            recipients, op = journal.decide("recipients", find)
+        await trio.lowlevel.checkpoint()
+        delivered = 0
+        for number, recipient in enumerate(recipients):
+            one = None if op is None else op.item(number)
+            if one is None or one.found is None:
+                try:
+                    await self._state.router.send(attrs.evolve(message, to=recipient), one)
+                except UnknownAgentError:
+                    continue
+            delivered += 1
+        return delivered
 
     def subscribe(self, topic: str) -> Subscription:
         """From now on, have what is published on a topic delivered to the agent's inbox.
@@ -308,57 +319,6 @@ class AgentContext(Scope):
             if left:
                 asked_for[root_id] = left
             raise
-
-    # -- what outlives a crash -----------------------------------------------------------------------
-
-    @property
-    def journal(self) -> PoolJournal | None:
-        """The pool's journal; None without one."""
-        return self._state.journal
-
-    @property
-    def call_key(self) -> str:
-        """What names the tool call that runs: for a service that does nothing twice under the same key.
-
-        With a journal, a call that is made again after a crash has the same key, and no other call in all
-        the world has it. Declare the tool idempotent (`@tool(idempotent=True)`), or it is not made again.
-
-        Raises:
-          RuntimeError: outside of a tool call of this agent.
-        """
-        key = key_of_call(self._agent.id)
-        if key is None:
-            raise RuntimeError("call_key names a tool call, and none runs here")
-        return key
-
-    async def step(self, name: str, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
-        """Do something once: if the agent is resumed after it, its result comes from the journal.
-
-        An agent that is a function is run again from its start when its pool is resumed. What it had
-        done by the verbs of its context is not done again; all else is, but for steps. A step that a
-        crash cut off is done again, so it should be something that may happen twice. Without a journal
-        it is `await fn(*args)`.
-
-        Args:
-          name: what the step is; a resumed agent has to come to the same steps in the same order.
-          fn: what to do, an async function.
-
-        Returns:
-          What `fn` returned. With a journal it has to be data, or an object of a class with fields.
-
-        Raises:
-          ReplayMismatchError: if the journal tells of another step, or another operation, here.
-          TypeError: if the result cannot be kept in the journal.
-          JournalError: if it cannot be written.
-          Exception: what `fn` raises; also when it is not done again.
-
-        Checkpoint: with a journal always, without one as `fn`. Cancellation: as `fn`.
-        """
-        journal = self._state.journal
-        if journal is None:
-            value: T = await await_unprotected(fn, *args)
-            return value
-        return await journal.step(name, fn, args)
 
     # -- time ----------------------------------------------------------------------------------------
 

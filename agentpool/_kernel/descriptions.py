@@ -7,9 +7,10 @@ from typing import Any, assert_never
 
 import attrs
 
+from agentpool._core.errors import ReplayMismatchError
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
-from agentpool._core.text import shown
+from agentpool._core.text import shown, told
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.protection import call_unprotected, protect_module
 from agentpool._objects import (
@@ -76,17 +77,6 @@ def described_agent(data: Any) -> Any:
 # -- how it ended -------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Unkept:
-    """Stands for a value that could not be kept in a journal.
-
-    Attributes:
-      text: how it looked.
-    """
-
-    text: str
-
-
 def outcome_to_data(outcome: AnyOutcome) -> dict[str, Any]:
     """Return an outcome as data, without what the journal tells elsewhere."""
     data: dict[str, Any] = {
@@ -96,7 +86,7 @@ def outcome_to_data(outcome: AnyOutcome) -> dict[str, Any]:
     }
     match outcome:
         case Completed():
-            data["value"] = _value_to_data(outcome.value)
+            data.update(_value_to_data(outcome.value))
         case Failed():
             data["error"] = error_to_data(outcome.error)
         case Aborted():
@@ -106,11 +96,11 @@ def outcome_to_data(outcome: AnyOutcome) -> dict[str, Any]:
     return data
 
 
-def _value_to_data(value: Any) -> Any:
+def _value_to_data(value: Any) -> dict[str, Any]:
     try:
-        return call_unprotected(object_to_data, value)
-    except BaseException:  # in the middle of bookkeeping: nothing of a user's may break it
-        return object_to_data(Unkept(shown(value)))
+        return {"value": call_unprotected(object_to_data, value)}
+    except BaseException as error:  # in the middle of bookkeeping: nothing of a user's may break it
+        return {"unkept": f"{shown(value)} ({told(error)})"}
 
 
 def outcome_from_data(
@@ -118,9 +108,29 @@ def outcome_from_data(
 ) -> AnyOutcome:
     """Return the outcome of which `outcome_to_data` made this.
 
-    Raises:
-      UnreadableDataError: if a class that it names is not there any more.
+    An agent whose value could not be kept, or cannot be read any more, has failed with
+    `ReplayMismatchError`: it is not run again, and another value than it had is not made up.
     """
+    try:
+        return _outcome_from_data(data, agent_id, name, parent_id, started_at)
+    except UnreadableDataError as error:
+        problem = str(error)
+    common = {key: data[key] for key in ("duration", "restarts")}
+    mismatch = ReplayMismatchError(agent_id, name, "its outcome", problem)
+    return Failed(
+        agent_id=agent_id,
+        name=name,
+        parent_id=parent_id,
+        usage=TokenUsage(**data["usage"]),
+        started_at=started_at,
+        error=mismatch,
+        **common,
+    )
+
+
+def _outcome_from_data(
+    data: Any, agent_id: AgentId, name: str, parent_id: AgentId, started_at: float
+) -> AnyOutcome:
     common: dict[str, Any] = {
         "agent_id": agent_id,
         "name": name,
@@ -134,6 +144,11 @@ def outcome_from_data(
         return Failed(**common, error=object_from_data(data["error"]))
     if "aborted" in data:
         return Aborted(**common, reason=data["aborted"])
+    if "unkept" in data:
+        raise UnreadableDataError(
+            f"it returned {data['unkept']}, which could not be kept: return data, or an object of an attrs"
+            " class, a dataclass or a pydantic model"
+        )
     return Completed(**common, value=object_from_data(data["value"]))
 
 

@@ -156,7 +156,6 @@ class Inbox:
         return journal.perform("receive", partial(self._receive, unless_silent), self._received_before)
 
     async def _received_before(self, data: Any, op: Op) -> AgentMessage:
-        await trio.lowlevel.checkpoint()
         return self._message_of(data, op)
 
     def _message_of(self, data: Any, op: Op) -> AgentMessage:
@@ -242,11 +241,13 @@ class Inbox:
             self._senders = deque()
         self._senders.append(wait)
 
-    def forget_sender(self, wait: Wait) -> None:
-        """Take a sender out of the queue, if it still stands there."""
-        if self._senders and wait in self._senders:
-            self._senders.remove(wait)
-            self._post.not_sent(wait.content)
+    def forget_sender(self, wait: Wait) -> bool:
+        """Take a sender out of the queue; return whether it still stood there."""
+        if not self._senders or wait not in self._senders:
+            return False
+        self._senders.remove(wait)
+        self._post.not_sent(wait.content)
+        return True
 
     def _admit(self, wait: Wait) -> None:
         message: AgentMessage = wait.content

@@ -7,7 +7,7 @@ the process waits (`commit`): a model call, a tool call, a step, an outcome that
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -23,7 +23,7 @@ from agentpool._core.records import JournalRecord, RecordKind
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.descriptions import description_of, outcome_to_data
 from agentpool._kernel.options import name_of
-from agentpool._kernel.places import Op, Place, life_of, next_op, set_place
+from agentpool._kernel.places import Op, Place, life_of, next_op, place_here, set_place, standing_at
 from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
 from agentpool._objects import (
     NotDataError,
@@ -35,6 +35,9 @@ from agentpool._objects import (
 
 T = TypeVar("T")
 
+LEFT = "left"
+"""The kind of an operation that was cancelled, though it had begun to have an effect."""
+
 
 _OF_THE_PROGRAM: Mapping[str, Any] = {"life": 0, "key": None}
 
@@ -44,6 +47,9 @@ class PoolJournal:
 
     Attributes:
       past: what the run had come to; empty for a new one.
+      outcomes: of agents that had ended, and that nobody was given again.
+      resumed: the agents that the program had spawned, in its order.
+      finder: finds agents that the journal cannot find by itself.
       run_id: names the run in all the world.
     """
 
@@ -65,15 +71,22 @@ class PoolJournal:
         """
         self.past = past
         self.run_id: str = past.run.get("id") or uuid4().hex
+        self.outcomes: dict[AgentId, AnyOutcome] = {}
+        self.resumed: Sequence[Any] = ()
+        self.finder: Any = None
         self._journal = journal
         self._on_failure = on_failure
         self._is_left = is_left
+        self._is_leaving = False
         self._zero = trio.current_time() - past.elapsed
         self._calls = past.last_call
         self._stamped: dict[int, dict[str, Any]] = {}
         self._answers: dict[int, Any] = {}
 
     # -- writing -----------------------------------------------------------------------------------
+
+    def _ends_early(self) -> bool:
+        return self._is_leaving or self._is_left()
 
     @property
     def now(self) -> float:
@@ -82,7 +95,7 @@ class PoolJournal:
 
     def append(self, kind: RecordKind, agent: AgentId, data: Mapping[str, Any]) -> None:
         """Have a record written; never raises, so that it may stand in the middle of bookkeeping."""
-        if self._is_left():
+        if self._ends_early():
             return
         try:
             self._journal.append(JournalRecord(kind, agent, data, round(self.now, 6)))
@@ -108,15 +121,26 @@ class PoolJournal:
         with trio.CancelScope(shield=True):
             await self.commit()
 
-    async def close(self, how: str) -> None:
+    def leave(self) -> None:
+        """The pool is left early: what agents do from now on is their unwinding, and is not told."""
+        self._is_leaving = True
+
+    async def close(self) -> None:
         """Say how the run was left, and let the journal go.
 
         Raises:
           JournalError: if what was left could not be written.
         """
+        how = "stopped" if self._ends_early() else "ended"
         with suppress(JournalError):
             self._journal.append(JournalRecord("closed", SUPERVISOR, {"how": how}, round(self.now, 6)))
         await self._journal.aclose()
+
+    def time_here(self) -> float:
+        """Return the time on trio's clock; of an operation that is not done again, when it was done."""
+        place = place_here()
+        op = None if place is None or place.journal is not self else place.last
+        return trio.current_time() if op is None or op.found is None else self.time_of(op.found.at)
 
     def time_of(self, at: float) -> float:
         """Return the time on trio's clock of a moment in the run."""
@@ -150,7 +174,7 @@ class PoolJournal:
 
     def begin_life(self, record: Activity, life: int, past: PastAgent | None) -> None:
         """The calling task begins a life of an agent."""
-        set_place(Place(record, life, life_of(past, life)))
+        set_place(Place(self, record, life, life_of(past, life)))
 
     def ended(self, agent_id: AgentId, outcome: AnyOutcome) -> None:
         """An agent has its outcome."""
@@ -160,7 +184,7 @@ class PoolJournal:
 
     def draw(self) -> Op | None:
         """Number the operation that the calling task begins; None if it is no agent's task."""
-        return next_op()
+        return next_op(self)
 
     def operated(self, op: Op | None, kind: str, value: Any = None) -> None:
         """Write what an operation came to."""
@@ -178,7 +202,7 @@ class PoolJournal:
         Args:
           kind: what it is.
           run: does it, and writes what it came to.
-          restore: makes its result of what the journal tells.
+          restore: makes its result of what the journal tells, behind a checkpoint.
 
         Raises:
           ReplayMismatchError: if the journal tells of another kind of operation.
@@ -186,10 +210,12 @@ class PoolJournal:
         op = self.draw()
         if op is None:
             return await run(None)
+        if op.was_left or (op.found is not None and op.found.kind == LEFT):
+            # It was cancelled before it had a result; what cancelled it does so again.
+            await trio.sleep_forever()
         if op.found is not None:
+            await trio.lowlevel.checkpoint()
             return await restore(self.found_of(op, kind), op)
-        if op.was_left:
-            await trio.sleep_forever()  # it had no result, and the code was told in another way to go on
         try:
             return await run(op)
         except Exception as error:
@@ -211,15 +237,19 @@ class PoolJournal:
             raise op.mismatch(f"it does `{kind}` now, where its journal tells of `{found.kind}`")
         return found.value
 
-    def decide(self, kind: str, find: Callable[[], T]) -> T:
-        """Return what was decided at this place before, or decide it now; it has to be data."""
+    def decide(self, kind: str, find: Callable[[], T]) -> tuple[T, Op | None]:
+        """Return what was decided at this place before, or decide it now; it has to be data.
+
+        Returns:
+          What was decided, and the operation that it is.
+        """
         op = self.draw()
         if op is not None and op.found is not None:
             found: T = self.found_of(op, kind)
-            return found
+            return found, op
         decided = find()
         self.operated(op, kind, decided)
-        return decided
+        return decided, op
 
     async def step(self, name: str, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
         """Do what a step of an agent's code does, or come to what it came to before."""
@@ -227,13 +257,15 @@ class PoolJournal:
 
         async def run(op: Op | None) -> T:
             await self.commit()
-            value: T = await await_unprotected(fn, *args)
+            # What it does by the agent's verbs is numbered by itself: it is not done when the step is not.
+            place = place_here()
+            with standing_at(None if op is None or place is None else place.inside(op.key)):
+                value: T = await await_unprotected(fn, *args)
             self.operated(op, kind, self.encoded(value, f"what the step {name!r} returned"))
             await self.commit_shielded()
             return value
 
         async def restore(data: Any, op: Op) -> T:
-            await trio.lowlevel.checkpoint()
             value: T = self.decoded(data, op)
             return value
 
@@ -307,6 +339,11 @@ class PoolJournal:
         self.append(
             "replied", reply.sender, {"id": reply.reply_to, "reply": reply.id, "content": content, **of}
         )
+
+    def left(self, question: int, op: Op | None) -> None:
+        """Whoever asked waits no more: an answer that comes is none of that operation."""
+        self.past.questions.pop(question, None)
+        self.operated(op, LEFT, question)
 
     def keep_answer(self, reply: AgentMessage) -> bool:
         """Keep an answer for an asker that was not resumed as far yet; False if there is none such."""

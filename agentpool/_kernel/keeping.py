@@ -77,7 +77,7 @@ class Keeping:
             self.journal, self._past, on_failure=state.fatal_error, is_left=lambda: state.is_left
         )
         if self.is_resumed:
-            state.resumed = restore(state, journal, self.finder)
+            journal.resumed = restore(state, journal, self.finder)
             journal.append("resumed", SUPERVISOR, {})
         else:
             run = {
@@ -95,7 +95,7 @@ class Keeping:
         if state.journal is None:
             return
         try:
-            await state.journal.close("stopped" if state.is_left else "ended")
+            await state.journal.close()
         except JournalError as error:
             state.fatal = state.fatal or error
 

@@ -379,7 +379,10 @@ class _Restarts:
         self._state = state
         self._record = record
         self._policy = policy
-        self._intensity = Intensity(policy.max_restarts, policy.within)
+        resumed = record.resumed
+        # What counted before the process died counts still.
+        recent = () if resumed is None else tuple(map(state.time_of, resumed.past.restarted_at))
+        self._intensity = Intensity(policy.max_restarts, policy.within, recent)
 
     async def after(self, outcome: AnyOutcome) -> AnyOutcome | None:
         """Return None when the agent is to be started afresh, else how it ended at last."""

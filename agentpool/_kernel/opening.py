@@ -243,7 +243,8 @@ class OpenPool(AbstractAsyncContextManager[AgentPool]):
         """Wait for every agent; return the Ctrl-C that was pressed meanwhile."""
         try:
             if error is not None:
-                state.leaving = True
+                if state.journal is not None:
+                    state.journal.leave()
                 is_cancelled = is_only_cancelled(error) and trio.current_effective_deadline() == -inf
                 reason = f"the block of the pool raised {shown(error)}"
                 AgentPool(state, None).abort_all(CANCELLED_OUTSIDE if is_cancelled else reason)

@@ -64,17 +64,24 @@ NO_PAST = PastLife({}, {}, {})
 
 @attrs.define(eq=False)
 class Place:
-    """Where in an agent the code of a task stands, and how many operations it has done there."""
+    """Where in an agent the code of a task stands, and how many operations it has done there.
 
+    Attributes:
+      journal: the one that tells of the agent; the verbs of a pool with another one have no keys here.
+      last: the last operation; None before the first.
+    """
+
+    journal: object
     record: Activity
     life: int
     past: PastLife
     path: str = ""
     count: int = 0
+    last: Op | None = None
 
     def inside(self, key: str) -> Place:
         """Return the place of what an operation starts."""
-        return Place(self.record, self.life, self.past, f"{key}/")
+        return Place(self.journal, self.record, self.life, self.past, f"{key}/")
 
 
 _place: ContextVar[Place | None] = ContextVar("agentpool_place", default=None)
@@ -86,9 +93,9 @@ def set_place(place: Place | None) -> None:
 
 
 @contextmanager
-def standing_nowhere() -> Iterator[None]:
-    """Have the tasks that the calling one starts in the block not counted: they get other places."""
-    token = _place.set(None)
+def standing_at(place: Place | None) -> Iterator[None]:
+    """Have the calling task stand elsewhere in the block; tasks that it starts nowhere are not counted."""
+    token = _place.set(place)
     try:
         yield
     finally:
@@ -138,17 +145,18 @@ class Op:
         return ReplayMismatchError(self.record.id, self.record.name, f"operation {self.key}", problem)
 
 
-def next_op() -> Op | None:
-    """Number the operation that the calling task begins; None if it is no agent's task."""
+def next_op(journal: object) -> Op | None:
+    """Number the operation that the calling task begins; None if no agent of that journal runs it."""
     place = _place.get()
-    if place is None or current_agent() is not place.record:
+    if place is None or place.journal is not journal or current_agent() is not place.record:
         return None
     number = place.count
     place.count += 1
     key = f"{place.path}{number}"
     found = place.past.operations.get(key)
     was_left = found is None and place.past.last.get(place.path, -1) > number
-    return Op(place.record, place.life, key, place.past, found, was_left)
+    place.last = Op(place.record, place.life, key, place.past, found, was_left)
+    return place.last
 
 
 def place_here() -> Place | None:

@@ -69,7 +69,8 @@ class AgentPool(Scope):
 
         Those that had ended are among them, with their outcomes. Empty for a pool that was not resumed.
         """
-        return tuple(map(AgentHandle, self._state.resumed))
+        journal = self._state.journal
+        return () if journal is None else tuple(map(AgentHandle, journal.resumed))
 
     def events(
         self, max_buffer: int = 1024, overflow: Overflow = "drop_oldest"
@@ -129,7 +130,8 @@ class AgentPool(Scope):
             if await state.wait_for_end(grace):
                 return []
             # With a journal, who is aborted now has not ended: whoever resumes the run goes on with it.
-            state.leaving = state.journal is not None
+            if state.journal is not None:
+                state.journal.leave()
             self.abort_all(f"the grace of {grace:g} seconds has passed")
             await state.wait_for_end(CLEANUP_TIME)
         state.parts.watcher.report_stuck()

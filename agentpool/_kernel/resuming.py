@@ -17,11 +17,11 @@ from agentpool._core.errors import ReplayMismatchError
 from agentpool._core.events import AgentSpawned
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AnyOutcome
-from agentpool._core.past import PastAgent
+from agentpool._core.past import Past, PastAgent
 from agentpool._core.usage import NOTHING_USED
 from agentpool._kernel.agent import AgentRecord, Resumed, Work
 from agentpool._kernel.children import Children
-from agentpool._kernel.descriptions import described_agent, outcome_from_data
+from agentpool._kernel.descriptions import described_agent, description_of, outcome_from_data
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.life import live, new_record
@@ -45,36 +45,36 @@ def restore(state: PoolState, journal: PoolJournal, finder: Finder | None) -> li
       Those that the program had spawned, in its order, also those that had ended.
 
     Raises:
-      ReplayMismatchError: if an agent, a message or an outcome cannot be made again.
+      ReplayMismatchError: if an agent or a message cannot be made again.
     """
     past = journal.past
-    state.journal = journal  # and not the router's yet: what is put back is not written again
     works = {
         agent.id: _work_of(agent, finder) for agent in past.agents.values() if _claimed_here(past, agent)
     }
+    state.journal = journal  # and not the router's yet: what is put back is not written again
     state.counts.issued = past.last_id
     state.counts.ended = len(past.ended)
+    state.counts.descendants = sum(agent.parent != SUPERVISOR for agent in past.agents.values())
     state.counts.used = NOTHING_USED.plus(past.usage)
     state.router.go_on_from(past.last_message)
     if state.means.budget is not None:
         state.means.budget.begin_with(past.spent.tokens, past.spent.cost, past.spent.calls)
-    roots: dict[AgentId, AgentRecord] = {}
-    for agent in past.agents.values():
-        if agent.outcome is None:
-            record = _put_back(state, journal, agent)
-        elif agent.parent == SUPERVISOR and agent.origin[0] == SUPERVISOR:
-            record = ended_before(state, state.root, agent)
-        else:
-            continue
-        if agent.parent == SUPERVISOR:
-            roots[agent.id] = record
+    records = {
+        agent.id: _put_back(state, journal, agent) for agent in past.agents.values() if not agent.outcome
+    }
+    for agent_id in past.ended:
+        _outcome_put_back(state, journal, past.agents[agent_id])
     for agent_id, work in works.items():
         claim(state, state.records[agent_id], work, None)
     state.keep_journal(journal)
-    return [roots[agent_id] for agent_id in past.roots if agent_id in roots]
+    journal.finder = finder
+    return [
+        records[agent_id] if agent_id in records else ended_before(state, state.root, past.agents[agent_id])
+        for agent_id in past.roots
+    ]
 
 
-def _claimed_here(past: Any, agent: PastAgent) -> bool:
+def _claimed_here(past: Past, agent: PastAgent) -> bool:
     """Whether nobody will come to the spawn of an agent again."""
     if agent.outcome is not None:
         return False
@@ -85,16 +85,46 @@ def _claimed_here(past: Any, agent: PastAgent) -> bool:
     if by.outcome is not None or by.life != life:
         return True
     assert key is not None
-    return _is_in_finished_call(by, key)
+    return by.is_in_finished_call(key)
 
 
-def _is_in_finished_call(agent: PastAgent, key: str) -> bool:
-    """Whether an operation stands in a tool call that is not made again."""
-    for loop_key, loop in agent.loops.items():
-        for number, call in loop.calls.items():
-            if key.startswith(f"{loop_key}t{number}/"):
-                return call.result is not None
-    return False
+def _outcome_put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) -> None:
+    """Give the outcome of an agent to its parent, if that is there, and may ask for it."""
+    home = state.root
+    if agent.parent != SUPERVISOR:
+        parent = state.records.get(agent.parent)
+        if parent is None:
+            return
+        home = parent.children
+        spawner, life, key = agent.origin
+        by = journal.past.agents.get(spawner)
+        if by is None or by.life != life:
+            return  # its parent was started afresh, and knows nothing of it
+        if agent.is_taken and key is not None and by.is_in_finished_call(key):
+            return
+    outcome = journal.outcomes[agent.id] = _outcome_of(journal, agent)
+    home.ended_before(outcome)
+
+
+def adopt(state: PoolState, record: AgentRecord, key: str) -> None:
+    """Have the children go on that a tool call had spawned which is not made again.
+
+    Args:
+      record: their parent.
+      key: that of the call; their spawns stand in it.
+    """
+    journal = state.journal
+    assert journal is not None
+    for child in list(record.children.live.values()):
+        resumed = child.resumed
+        if resumed is None or resumed.claimed.is_set() or not (resumed.past.origin[2] or "").startswith(key):
+            continue
+        try:
+            work = _work_of(resumed.past, journal.finder)
+        except ReplayMismatchError as error:
+            child.abort(str(error))
+        else:
+            claim(state, child, work, None)
 
 
 def _put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) -> AgentRecord:
@@ -157,7 +187,10 @@ def respawned(
             "a spawn",
             f"it spawns {name!r} now, and spawned {agent.name!r}",
         )
+    _check_same(agent, work)
     if agent.outcome is not None:
+        if batch is not None:
+            home.forget_outcome(agent.id)  # the batch hands it out
         return ended_before(state, home, agent, batch=batch)
     record = state.records[agent_id]
     record.batch = batch
@@ -198,20 +231,23 @@ def _read(agent: PastAgent, what: str, data: Any) -> Any:
         raise ReplayMismatchError(agent.id, agent.name, what, str(error)) from error
 
 
-def outcome_of(state: PoolState, agent: PastAgent) -> AnyOutcome:
-    """Return how an agent of the past ended.
-
-    Raises:
-      ReplayMismatchError: if its value cannot be made again.
-    """
-    assert state.journal is not None
-    started_at = state.journal.time_of(agent.spawned_at)
-    try:
-        outcome: AnyOutcome = call_unprotected(
-            outcome_from_data, agent.outcome, agent.id, agent.name, agent.parent, started_at
+def _check_same(agent: PastAgent, work: Work) -> None:
+    """Refuse another model agent than the one that was spawned; of a function the name is compared."""
+    before = None if agent.work is None else agent.work["agent"]
+    if before is None or "kind" not in before:
+        return
+    now = description_of(work.fn)
+    if now is not None and now != before:
+        raise ReplayMismatchError(
+            agent.id, agent.name, "its spawn", "its manifest, its tools or its query are not what they were"
         )
-    except UnreadableDataError as error:
-        raise ReplayMismatchError(agent.id, agent.name, "its outcome", str(error)) from error
+
+
+def _outcome_of(journal: PoolJournal, agent: PastAgent) -> AnyOutcome:
+    started_at = journal.time_of(agent.spawned_at)
+    outcome: AnyOutcome = call_unprotected(
+        outcome_from_data, agent.outcome, agent.id, agent.name, agent.parent, started_at
+    )
     return outcome
 
 
@@ -219,8 +255,9 @@ def ended_before(
     state: PoolState, home: Children[AgentRecord], agent: PastAgent, *, batch: Any = None
 ) -> AgentRecord:
     """Return the record of an agent that had ended, whose outcome is handed out as others are."""
-    outcome = outcome_of(state, agent)
-    record = AgentRecord(
+    assert state.journal is not None
+    outcome = state.journal.outcomes.pop(agent.id, None) or _outcome_of(state.journal, agent)
+    return AgentRecord(
         id=agent.id,
         name=agent.name,
         pool=state.parts,
@@ -238,8 +275,6 @@ def ended_before(
         restarts=outcome.restarts,
         used=NOTHING_USED.plus(outcome.usage),
     )
-    home.ended_before(outcome, is_taken=batch is not None)
-    return record
 
 
 protect_module(globals())

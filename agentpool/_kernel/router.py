@@ -7,7 +7,6 @@ Messages live in one bounded `trio.open_memory_channel` pair per agent, and go i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -21,6 +20,7 @@ from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.inbox import Inbox, InboxStatistics
 from agentpool._kernel.protection import protect_module
+from agentpool._kernel.topics import Topics
 from agentpool._kernel.wait import Wait, Waiter
 
 if TYPE_CHECKING:
@@ -46,15 +46,6 @@ def _no_id(to: object) -> TypeError:
     elif isinstance(getattr(to, "id", None), int):
         fix = "; give its `id`"
     return TypeError(f"`to` must be the id of an agent, not {shown(to)}{fix}")
-
-
-def _plain(topic: str) -> str:
-    """Return a topic as a plain string: the end of an agent asks for its hash, and may not fail."""
-    if type(topic) is str:
-        return topic
-    if not isinstance(topic, str):
-        raise TypeError(f"a topic must be a string, not {shown(topic)}")
-    return str.__str__(topic)
 
 
 @attrs.frozen
@@ -107,9 +98,7 @@ class MessageRouter:
         self.listening: InboxStatistics = InboxStatistics(0, 0, inbox_capacity, 0, 1)
         self._log = None if pool is None else pool.events
         self._last_id = 0
-        self._topics: dict[str, dict[AgentId, None]] = {}
-        # What each agent hears, so that the end of one costs nothing for topics that it does not.
-        self._heard: dict[AgentId, set[str]] = {}
+        self._topics = Topics()
 
     def __repr__(self) -> str:
         return f"<MessageRouter of {len(self.inboxes)} agents, {self.sent} messages sent>"
@@ -146,9 +135,7 @@ class MessageRouter:
         inbox.close(reason)
         if self.asks:
             self.fail_asks_to(agent_id, reason, taken_only=False)
-        if self._heard:
-            for topic in tuple(self._heard.get(agent_id, ())):
-                self.unsubscribe(agent_id, topic)
+        self._topics.forget(agent_id)
 
     def fail_asks_to(self, agent_id: AgentId, reason: str, *, taken_only: bool) -> None:
         """Tell those that wait for a reply of an agent that none will come."""
@@ -312,12 +299,14 @@ class MessageRouter:
         else:
             inbox.wait_for_room(wait)
 
-        return await self._answer_to(message, wait, inbox)
+        return await self._answer_to(message, wait, inbox, op)
 
-    async def _answer_to(self, message: AgentMessage, wait: Wait, inbox: Inbox) -> Any:
+    async def _answer_to(self, message: AgentMessage, wait: Wait, inbox: Inbox, op: Op | None) -> Any:
         def give_up(wait: Wait) -> None:
-            inbox.forget_sender(wait)
+            is_sent = not inbox.forget_sender(wait)
             self.asks.pop(message.id, None)
+            if is_sent and self.journal is not None:
+                self.journal.left(message.id, op)
 
         return await wait.park(give_up)
 
@@ -329,7 +318,6 @@ class MessageRouter:
         """
         journal = self.journal
         assert journal is not None
-        await trio.lowlevel.checkpoint()
         if "content" not in data:
             data = journal.answer_to(data["id"], data)
         if "content" in data:
@@ -338,7 +326,7 @@ class MessageRouter:
         inbox = self._inbox_of(message.to)
         wait = self._wait_on(waiting_agent(), inbox, message)
         self.asks[message.id] = _Ask(wait, message)
-        return await self._answer_to(message, wait, inbox)
+        return await self._answer_to(message, wait, inbox, op)
 
     def reply(self, replier: AgentId, message: AgentMessage, content: Any) -> None:
         """Answer a question; a reply that nobody waits for becomes a dead letter.
@@ -395,56 +383,16 @@ class MessageRouter:
           TypeError: if the topic is no string.
           UnknownAgentError: if the agent is not registered.
         """
-        topic = _plain(topic)
         self._inbox_of(agent_id)
-        self._topics.setdefault(topic, {})[agent_id] = None
-        self._heard.setdefault(agent_id, set()).add(topic)
+        self._topics.subscribe(agent_id, topic)
 
     def unsubscribe(self, agent_id: AgentId, topic: str) -> None:
         """Undo `subscribe`; harmless if there is nothing to undo."""
-        topic = _plain(topic)
-        heard = self._heard.get(agent_id)
-        if heard is None or topic not in heard:
-            return
-        heard.remove(topic)
-        if not heard:
-            del self._heard[agent_id]
-        subscribers = self._topics[topic]
-        del subscribers[agent_id]
-        if not subscribers:
-            del self._topics[topic]
+        self._topics.unsubscribe(agent_id, topic)
 
     def subscribers(self, topic: str) -> list[AgentId]:
         """The agents that subscribe to a topic, in the order in which they did."""
-        return list(self._topics.get(_plain(topic), ()))
-
-    async def send_to_each(
-        self, recipients: Collection[AgentId], message: AgentMessage, op: Op | None = None
-    ) -> int:
-        """Send the same to several agents, one after the other; return how many got it.
-
-        Agents that have ended are passed over.
-
-        Raises:
-          DeadlockError: as `send`.
-
-        Checkpoint: always. Cancellation: `Cancelled` means that some may not have got it.
-        """
-        delivered = 0
-        await trio.lowlevel.checkpoint()
-        for number, recipient in enumerate(recipients):
-            one = None
-            if op is not None:
-                one = op.item(number)
-                if one.found is not None:
-                    delivered += 1
-                    continue
-            try:
-                await self.send(attrs.evolve(message, to=recipient), one)
-            except UnknownAgentError:
-                continue
-            delivered += 1
-        return delivered
+        return self._topics.subscribers(topic)
 
     # -- the books -----------------------------------------------------------------------------------------
 

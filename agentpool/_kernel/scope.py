@@ -38,7 +38,7 @@ Ts = TypeVarTuple("Ts")
 
 
 async def _nothing(value: object, op: Op) -> None:
-    await trio.lowlevel.checkpoint()
+    """The operation came to nothing."""
 
 
 class _OneStart:
@@ -141,7 +141,6 @@ class Scope(ManyScope):
 
     async def _spawned_before(self, work: Work, agent_id: AgentId, op: Op) -> AgentHandle[Any]:
         """Return the agent that the calling one had spawned here before it was resumed."""
-        await trio.lowlevel.checkpoint()
         return self._respawned(agent_id, work)
 
     def _respawned(self, agent_id: AgentId, work: Work) -> AgentHandle[Any]:
@@ -254,8 +253,13 @@ class Scope(ManyScope):
         return outcome
 
     async def _joined_before(self, agent_id: AgentId | None, op: Op) -> AnyOutcome | None:
-        await trio.lowlevel.checkpoint()
-        return None if agent_id is None else self._children.take_outcome(agent_id)
+        return None if agent_id is None else self._taken_before(agent_id, op)
+
+    def _taken_before(self, agent_id: AgentId, op: Op) -> AnyOutcome:
+        outcome = self._children.take_outcome(agent_id)
+        if outcome is None:
+            raise op.mismatch(f"it got the outcome of agent {agent_id}, which is not there to be taken now")
+        return outcome
 
     async def _join_next(self) -> AnyOutcome | None:
         waiter = waiting_agent()
@@ -292,8 +296,7 @@ class Scope(ManyScope):
         return outcomes
 
     async def _all_before(self, agent_ids: list[AgentId], op: Op) -> dict[AgentId, AnyOutcome]:
-        await trio.lowlevel.checkpoint()
-        return {agent_id: self._children.take_outcome(agent_id) for agent_id in agent_ids}
+        return {agent_id: self._taken_before(agent_id, op) for agent_id in agent_ids}
 
     async def _join_all(self) -> dict[AgentId, AnyOutcome]:
         waiter = waiting_agent()

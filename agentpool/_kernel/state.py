@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -95,10 +95,7 @@ class PoolState:
       draining: why no more agents are started; empty while they are.
       body_ended: whether the pool's block has ended, so that only agents spawn.
       fatal: what somebody raised that no pool may contain.
-      leaving: whether the block of the pool was left by an exception or a cancellation: what agents do
-        from then on is their unwinding, of which no journal tells.
       journal: what happened, kept; None without one.
-      resumed: the agents that the program had spawned before the pool was resumed, in its order.
     """
 
     def __init__(
@@ -141,9 +138,7 @@ class PoolState:
         self.draining: str = ""
         self.body_ended = False
         self.fatal: BaseException | None = None
-        self.leaving = False
         self.journal: PoolJournal | None = None
-        self.resumed: Sequence[AgentRecord] = ()
 
     @property
     def slots(self) -> Slots:
@@ -195,10 +190,15 @@ class PoolState:
         """From now on, write down what happens."""
         self.journal = self.router.journal = journal
 
+    def time_of(self, at: float) -> float:
+        """Return the time on trio's clock of a moment in a run that is resumed."""
+        assert self.journal is not None
+        return self.journal.time_of(at)
+
     @property
     def is_left(self) -> bool:
-        """Whether the pool as a whole ends early, so that whoever resumes it goes on from here."""
-        return self.leaving or self.fatal is not None or self.parts.watcher.outside_cancelled
+        """Whether all agents are ended from outside, so that whoever resumes the run goes on from here."""
+        return self.fatal is not None or self.parts.watcher.outside_cancelled
 
     def stop_starting(self, reason: str) -> None:
         """From now on, refuse to start agents; also those that wait for a slot."""

@@ -267,7 +267,7 @@ class _Run:
         if self._ctx.draining:
             self._give_up(outcome)
             return
-        counted = self._intensity.restart(trio.current_time())
+        counted = self._intensity.restart(self._ctx.current_time())
         if counted is None:
             raise self._too_many(outcome)
         self._intensity = counted

@@ -19,7 +19,7 @@ from agentpool._core.transcript import UNKNOWN_RESULT
 from agentpool._core.value import value
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.leftovers import close_leftovers, mark_task, run_in_context, told_of
-from agentpool._kernel.places import begin_call, set_place, standing_nowhere
+from agentpool._kernel.places import begin_call, set_place, standing_at
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
 
@@ -88,11 +88,12 @@ class ToolCalls:
             elif not self._may_be_repeated(tape, call):
                 results[index] = UNKNOWN_RESULT
                 tape.returned(number, UNKNOWN_RESULT)
+                self.ctx.adopt_children_of(tape.place_of_call(number))
                 continue
             todo.append(_Numbered(index, call, number))
         await tape.called(new)
         # The tasks of the calls have places of their own; those that they are started from are not counted.
-        with standing_nowhere():
+        with standing_at(None):
             await self._run_all(todo, results, idle)
         return _all_of(results)
 

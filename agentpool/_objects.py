@@ -189,6 +189,9 @@ _WRITERS: Mapping[type, Callable[[Any, int, Errors], Any]] = {
 
 
 def _object_to_data(value: Any, kind: type, depth: int, inside: Errors) -> Any:
+    fielded = _fielded.get(kind)
+    if fielded is not None:
+        return fielded.to_data(value, depth, inside)
     name = reference_of(kind)
     if name is None:
         raise NotDataError(
@@ -197,7 +200,8 @@ def _object_to_data(value: Any, kind: type, depth: int, inside: Errors) -> Any:
         )
     names = _field_names(kind)
     if names is not None:
-        return _fielded_to_data(value, name, names, depth, inside)
+        fielded = _fielded[kind] = _Fielded(name, names, _has_others(kind))
+        return fielded.to_data(value, depth, inside)
     if issubclass(kind, enum.Flag):
         return {"$flag": [name, value.value]}
     if issubclass(kind, enum.Enum):
@@ -219,19 +223,43 @@ def _object_to_data(value: Any, kind: type, depth: int, inside: Errors) -> Any:
 # -- attrs classes and dataclasses
 
 
+@attrs.frozen
+class _Fielded:
+    """A class with fields.
+
+    Attributes:
+      reference: its name.
+      names: those of its fields.
+      has_others: whether its objects may have more than that.
+    """
+
+    reference: str
+    names: tuple[str, ...]
+    has_others: bool
+
+    def to_data(self, value: Any, depth: int, inside: Errors) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key in self.names:
+            try:
+                item = object.__getattribute__(value, key)
+            except AttributeError:
+                data[key] = _UNSET
+                continue
+            try:
+                data[key] = _to_data(item, depth + 1, inside)
+            except NotDataError as error:
+                raise error.inside(f".{key}") from None
+        others = _others_of(value, self.names) if self.has_others else None
+        if not others:
+            return {"$object": [self.reference, data]}
+        return {"$object": [self.reference, data, _fields_to_data(others, depth, inside)]}
+
+
+_fielded: WeakKeyDictionary[type, _Fielded] = WeakKeyDictionary()
+
+
 def _field_names(kind: type) -> tuple[str, ...] | None:
     """Return the names of the fields of an attrs class or a dataclass; None of another."""
-    try:
-        return _names_of_fields[kind]
-    except KeyError:
-        names = _names_of_fields[kind] = _find_field_names(kind)
-        return names
-
-
-_names_of_fields: WeakKeyDictionary[type, tuple[str, ...] | None] = WeakKeyDictionary()
-
-
-def _find_field_names(kind: type) -> tuple[str, ...] | None:
     fields: Iterable[Any]
     if attrs.has(kind):
         fields = attrs.fields(kind)
@@ -246,24 +274,8 @@ def _find_field_names(kind: type) -> tuple[str, ...] | None:
     return tuple(field.name for field in fields if not isinstance(getattr(kind, field.name, None), property))
 
 
-def _fielded_to_data(
-    value: Any, name: str, names: tuple[str, ...], depth: int, inside: Errors
-) -> dict[str, Any]:
-    data: dict[str, Any] = {}
-    for key in names:
-        try:
-            item = object.__getattribute__(value, key)
-        except AttributeError:
-            data[key] = _UNSET
-            continue
-        try:
-            data[key] = _to_data(item, depth + 1, inside)
-        except NotDataError as error:
-            raise error.inside(f".{key}") from None
-    others = _others_of(value, names)
-    if not others:
-        return {"$object": [name, data]}
-    return {"$object": [name, data, _fields_to_data(others, depth, inside)]}
+def _has_others(kind: type) -> bool:
+    return kind.__dictoffset__ != 0 or hasattr(kind, _CACHED_HASH)
 
 
 def _others_of(value: Any, names: Iterable[str]) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from agentpool import Budget, SpawnConfig, SqliteJournal, ToolRegistry, open_age
 from bench.meters import cpu
 from bench.w3_agentpool import CALLS, MODEL_SECONDS, TURNS, InMemoryModel, _manifest, add
 
-OBSERVATIONS = TURNS + CALLS
-"""What one agent observes: a completion a turn, and a result a tool call."""
+OBSERVATIONS = 2 * TURNS + CALLS
+"""What the loop of one agent observes: a turn's messages, a turn's completion, a tool call's result.
+
+Beside these the journal holds, for each turn, what the call may cost, what it cost, and that a tool call begins.
+"""
 
 
 def _run(size: int, at_once: int, seconds: float, journal: SqliteJournal | None) -> None:

@@ -25,6 +25,8 @@ Row: TypeAlias = tuple[float, int, str, str]
 
 _APPLICATION_ID = 0x61677031
 _BUSY_SECONDS = 5.0
+_ROWS_AT_ONCE = 1_000
+_ROW = "(?, ?, ?, ?, ?, ?)"
 _FIRST_SUM = b"agentpool journal"
 _KINDS = frozenset(get_args(RecordKind))
 _TABLE = """
@@ -43,13 +45,17 @@ def row_of(record: JournalRecord) -> Row:
     """Return a record as it is written.
 
     Raises:
-      TypeError, ValueError: if its data is no JSON data.
+      TypeError, ValueError, RecursionError: if its data is no JSON data.
     """
     return float(record.at), record.agent, record.kind, _text_of(record.data)
 
 
+# Of data that holds itself it makes a RecursionError, sooner than it would look for that in all data.
+_ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
+
+
 def _text_of(data: Any) -> str:
-    return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(data)
 
 
 @attrs.frozen
@@ -108,36 +114,46 @@ class JournalFile:
                 self._connection.execute("COMMIT")
         return _read(self._connection, self.path)
 
-    def write(self, rows: Iterable[Row]) -> None:
-        """Write rows in one transaction; all of them are kept, or none.
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write rows after those that are there. What is kept of them, if it fails, is a beginning.
 
         Raises:
-          JournalError: if they could not be written.
+          JournalError: if they could not all be written.
         """
-        end, numbered = self._end, []
-        for given in rows:
-            row = self._clean(given)
+        rows = self._clean(rows)
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            self._insert(rows[first : first + _ROWS_AT_ONCE])
+
+    def _insert(self, rows: Sequence[Row]) -> None:
+        end, given = self._end, list[Any]()
+        for row in rows:
             end = end.after(row)
-            numbered.append((end.seq, *row, end.sum))
+            given += (end.seq, *row, end.sum)
         with _told(self.path, "written"):
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", numbered)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-                raise
+            # One statement is one transaction. And it lets go of the interpreter's lock once, where
+            # one for each row would do so for each, and wait each time to have it back.
+            self._connection.execute(
+                f"INSERT INTO records VALUES {_ROW}{f',{_ROW}' * (len(rows) - 1)}", given
+            )
         self._end = end
 
-    def _clean(self, row: Row) -> Row:
-        """Take the secrets out of a row."""
-        text = row[3]
-        # Most rows have none, as one look at the whole of it shows; bytes are not seen by that.
-        if '"$bytes"' in text or any(self._secrets.spans(text)) or any(spans_of(text)):
-            data = Redaction(self._secrets).data(json.loads(text))
+    def _clean(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Take the secrets out of rows."""
+        # Most have none, as one look at all of them shows. A row is `{...}`, and what is no row stands
+        # between two of them, so that what is found in one alone is found in all of them too.
+        if self._may_hold_secrets("\n".join([row[3] for row in rows])):
+            return [self._clean_row(row) for row in rows]
+        return rows
+
+    def _clean_row(self, row: Row) -> Row:
+        if self._may_hold_secrets(row[3]):
+            data = Redaction(self._secrets).data(json.loads(row[3]))
             return (*row[:3], _text_of(data))
         return row
+
+    def _may_hold_secrets(self, text: str) -> bool:
+        # Bytes are not seen by that.
+        return '"$bytes"' in text or any(self._secrets.spans(text)) or any(spans_of(text))
 
     def close(self) -> None:
         """Let the file go. What was written stays written, whatever goes wrong here."""

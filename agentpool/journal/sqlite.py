@@ -85,7 +85,7 @@ class SqliteJournal(Journal):
 
         Raises:
           JournalError: if the journal could not be written before.
-          TypeError, ValueError: if the record's data is no JSON data.
+          TypeError, ValueError, RecursionError: if the record's data is no JSON data.
         """
         if self._broken is not None:
             raise self._broken
@@ -112,10 +112,13 @@ class SqliteJournal(Journal):
 
     async def _write(self) -> None:
         """Have a thread write the rows that are there, and wait for it."""
-        file, rows = self._file, self._rows
+        file = self._file
         if file is None:
             raise RuntimeError(f"{self!r} is not open")
-        self._rows, self._writing = [], True
+        self._writing = True
+        # Who else is about to append is in the group: one for all that a moment's replies lead to, not two.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        rows, self._rows = self._rows, []
         job = _Job(file, rows)
         try:
             await start_blocking(job.run, lambda: self._written(job))

@@ -301,7 +301,7 @@ def _read_object(inner: Sequence[Any]) -> Any:
     if names is None:
         raise UnreadableDataError(f"{reference} has no fields any more")
     _check_fields(reference, names, data)
-    value = object.__new__(kind)
+    value: Any = object.__new__(kind)
     fields = {key: item for key, item in data.items() if item != _UNSET}
     for others in more:
         fields.update(others)
@@ -353,7 +353,7 @@ def _read_model(inner: Sequence[Any]) -> Any:
         raise UnreadableDataError(f"{reference} is no pydantic model any more")
     _check_fields(reference, kind.model_fields, data)  # type: ignore[attr-defined]
     told = object_from_data(more)
-    value = object.__new__(kind)
+    value: Any = object.__new__(kind)
     state = {
         "__dict__": {**object_from_fields(data), **told["others"]},
         "__pydantic_fields_set__": told["set"],
@@ -426,7 +426,7 @@ def _args_to_data(
     if args is None:
         return {}
     # Some classes keep less in `args` than they are made of, such as OSError with the name of a file.
-    made: Any = _builtin_of(kind).__reduce__(error)[1]  # type: ignore[arg-type]
+    made: Any = _builtin_of(kind).__reduce__(error)[1]
     kept = None if made is given else _kept(made, depth + 1, inside)
     return {"args": args} if kept is None or kept == args else {"args": args, "made_of": kept}
 
@@ -492,11 +492,11 @@ def _made(kind: type[BaseException], builtin: type[BaseException], made_of: tupl
 
 def _set_attribute(error: BaseException, kind: type, name: str, value: Any) -> None:
     for base in kind.__mro__:
-        member = vars(base).get(name)
+        member: Any = vars(base).get(name)
         if type(member) is _Slot and base.__flags__ & _IS_HEAP_TYPE:
-            return member.__set__(error, value)
+            member.__set__(error, value)
+            return
     BaseException.__getattribute__(error, "__dict__")[name] = value
-    return None
 
 
 # -- names of classes and functions

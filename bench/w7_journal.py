@@ -15,7 +15,7 @@ from bench.w3_agentpool import CALLS, MODEL_SECONDS, TURNS, InMemoryModel, _mani
 OBSERVATIONS = 2 * TURNS + CALLS
 """What the loop of one agent observes: a turn's messages, a turn's completion, a tool call's result.
 
-Beside these the journal holds, for each turn, what the call may cost, what it cost, and that a tool call begins.
+Beside these the journal holds what each call may cost, what it cost, and that a tool call begins.
 """
 
 

@@ -308,7 +308,7 @@ def _read_object(inner: Sequence[Any]) -> Any:
     for key, item in fields.items():
         if isinstance(getattr(kind, key, None), property):
             raise UnreadableDataError(f"the field {key} of {reference} is a property now")
-        object.__setattr__(value, key, object_from_data(item))
+        object.__setattr__(value, key, _from_data(item))
     return value
 
 
@@ -352,10 +352,10 @@ def _read_model(inner: Sequence[Any]) -> Any:
     if not _is_model(kind):
         raise UnreadableDataError(f"{reference} is no pydantic model any more")
     _check_fields(reference, kind.model_fields, data)  # type: ignore[attr-defined]
-    told = object_from_data(more)
+    told = _from_data(more)
     value: Any = object.__new__(kind)
     state = {
-        "__dict__": {**object_from_fields(data), **told["others"]},
+        "__dict__": {**_from_fields(data), **told["others"]},
         "__pydantic_fields_set__": told["set"],
         "__pydantic_extra__": told["extra"],
         "__pydantic_private__": told["private"],
@@ -375,7 +375,7 @@ def _read_named(inner: Sequence[Any]) -> Any:
         raise UnreadableDataError(f"{reference} is no named tuple any more")
     names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
     _check_fields(reference, names, data)
-    fields = object_from_fields(data)
+    fields = _from_fields(data)
     return tuple.__new__(kind, [fields[name] for name in names])
 
 
@@ -471,16 +471,16 @@ def _read_error(data: Mapping[str, Any]) -> BaseException:
         return Unkept(data["kind"], data["text"])
     builtin = _builtin_of(kind)
     if issubclass(builtin, BaseExceptionGroup):
-        error = _made(kind, builtin, (object_from_data(data["message"]), object_from_data(data["errors"])))
+        error = _made(kind, builtin, (_from_data(data["message"]), _from_data(data["errors"])))
     elif "args" in data:
-        error = _made(kind, builtin, object_from_data(data.get("made_of", data["args"])))
-        _ARGS.__set__(error, object_from_data(data["args"]))
+        error = _made(kind, builtin, _from_data(data.get("made_of", data["args"])))
+        _ARGS.__set__(error, _from_data(data["args"]))
     else:
         return Unkept(data["kind"], data["text"])
     for name, kept in data.get("attributes", {}).items():
-        _set_attribute(error, kind, name, *object_from_data(kept))
+        _set_attribute(error, kind, name, *_from_data(kept))
     if "cause" in data:
-        error.__cause__ = object_from_data(data["cause"])
+        error.__cause__ = _from_data(data["cause"])
     return error
 
 
@@ -576,20 +576,27 @@ def object_from_data(data: Any) -> Any:
     Raises:
       UnreadableDataError: if a class that it names is not there any more, or it is no such data.
     """
+    try:
+        return _from_data(data)
+    except RecursionError as error:
+        raise UnreadableDataError("it is nested too deep") from error
+
+
+def _from_data(data: Any) -> Any:
     if isinstance(data, list):
-        return [object_from_data(item) for item in data]
+        return [_from_data(item) for item in data]
     if not isinstance(data, dict):
         return data
     if len(data) == 1:
         ((key, inner),) = data.items()
         if key.startswith("$"):
             return _read(key, inner)
-    return object_from_fields(data)
+    return _from_fields(data)
 
 
-def object_from_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+def _from_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return a dict of texts and what stands under them, whatever the texts are."""
-    return {key: object_from_data(item) for key, item in data.items()}
+    return {key: _from_data(item) for key, item in data.items()}
 
 
 def _read(key: str, inner: Any) -> Any:
@@ -598,7 +605,7 @@ def _read(key: str, inner: Any) -> Any:
         raise UnreadableDataError(f"{key} is no form of data that this agentpool knows")
     try:
         return reader(inner)
-    except UnreadableDataError:
+    except (UnreadableDataError, RecursionError):
         raise
     except Exception as error:
         raise UnreadableDataError(f"{key} cannot be read: {error}") from error
@@ -633,10 +640,10 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "$text": "".join,
     "$int": lambda text: int(text, 16),
     "$float": float,
-    "$dict": lambda pairs: {object_from_data(key): object_from_data(item) for key, item in pairs},
-    "$tuple": lambda items: tuple(object_from_data(items)),
-    "$set": lambda items: set(object_from_data(items)),
-    "$frozenset": lambda items: frozenset(object_from_data(items)),
+    "$dict": lambda pairs: {_from_data(key): _from_data(item) for key, item in pairs},
+    "$tuple": lambda items: tuple(_from_data(items)),
+    "$set": lambda items: set(_from_data(items)),
+    "$frozenset": lambda items: frozenset(_from_data(items)),
     "$bytes": lambda text: base64.b64decode(text, validate=True),
     "$bytearray": lambda text: bytearray(base64.b64decode(text, validate=True)),
     "$complex": lambda parts: complex(float(parts[0]), float(parts[1])),
@@ -647,7 +654,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "$decimal": decimal.Decimal,
     "$uuid": uuid.UUID,
     "$path": pathlib.Path,
-    "$transcript": lambda items: Transcript(object_from_data(items)),
+    "$transcript": lambda items: Transcript(_from_data(items)),
     "$object": _read_object,
     "$model": _read_model,
     "$named": _read_named,

@@ -23,7 +23,9 @@ def spawned(agent: int, *, parent: int = 0, by: int = 0, life: int = 0, key: Any
 def sent(
     number: int, to: int, *, sender: int = 0, key: Any = None, life: int = 0, ask: bool = False
 ) -> JournalRecord:
-    return record("sent", to, 2.0, id=number, ask=ask, key=key, life=life, content="hello", **{"from": sender})
+    return record(
+        "sent", to, 2.0, id=number, ask=ask, key=key, life=life, content="hello", **{"from": sender}
+    )
 
 
 def operated(agent: int, key: Any, kind: str, value: Any = None, life: int = 0) -> JournalRecord:

@@ -86,12 +86,14 @@ class JournalFile:
           JournalError: if another process writes to it, or it cannot be opened.
           JournalCorruptError: if what it holds is not what was written.
         """
-        self.path = path
+        # One file has one lock, through whatever links it is reached and wherever the process goes.
+        self.path = path = Path(os.path.realpath(path))
         self._secrets = KnownSecrets.of(secrets)
+        self._process = os.getpid()
         self._lock = _WriterLock(path)
         try:
             with _told(path, "opened"):
-                _create(path)
+                self._file = _created(path)
                 self._connection = _connected(path, "rw")
             try:
                 self.records, self._end = self._begun(is_durable)
@@ -104,9 +106,12 @@ class JournalFile:
 
     def _begun(self, is_durable: bool) -> tuple[Sequence[JournalRecord], _End]:
         with _told(self.path, "opened"):
+            is_empty = _is_empty(self._connection)
+            if not is_empty:  # nothing is changed in a file that is another's
+                _check_version(self._connection, self.path)
             self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
-            if _is_empty(self._connection):
+            if is_empty:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -120,9 +125,23 @@ class JournalFile:
         Raises:
           JournalError: if they could not all be written.
         """
+        self._check_place()
         rows = self._clean(rows)
         for first in range(0, len(rows), _ROWS_AT_ONCE):
             self._insert(rows[first : first + _ROWS_AT_ONCE])
+
+    def _check_place(self) -> None:
+        """Check that what is written will be found."""
+        if os.getpid() != self._process:
+            raise JournalError(
+                f"the journal {self.path} was opened by process {self._process}: a fork of it may not write"
+            )
+        try:
+            is_there = os.path.samestat(os.stat(self.path), self._file)
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise JournalError(f"the journal {self.path} was deleted or replaced while it was written")
 
     def _insert(self, rows: Sequence[Row]) -> None:
         end, given = self._end, list[Any]()
@@ -157,6 +176,8 @@ class JournalFile:
 
     def close(self) -> None:
         """Let the file go. What was written stays written, whatever goes wrong here."""
+        if os.getpid() != self._process:
+            return  # it is the other's, and so are its locks
         with suppress(sqlite3.Error):
             # So that whoever reads it next needs no files beside it, and may not even write there.
             self._connection.execute("PRAGMA journal_mode = DELETE").fetchone()
@@ -217,10 +238,13 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
     return not tables
 
 
-def _create(path: Path) -> None:
-    """Create the file for its owner alone; leave one that is there as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600))
+def _created(path: Path) -> os.stat_result:
+    """Create the file for its owner alone, or leave one that is there as it is; return which one it is."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:
@@ -278,6 +302,8 @@ class _WriterLock:
         self._path = path.with_name(f"{path.name}-lock")
         with _told(path, "opened"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():
+                raise JournalError(f"{path} is no file, and cannot hold a journal")
             self._file = self._taken(path)
 
     def _taken(self, path: Path) -> FileIO:

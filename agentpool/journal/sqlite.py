@@ -68,7 +68,7 @@ class SqliteJournal(Journal):
           JournalError: if another process writes to it, or it cannot be opened.
           JournalCorruptError: if what it holds is not what was written.
 
-        Checkpoint: always. Cancellation: waits until the file is open, and closes it.
+        Checkpoint: always. Cancellation: only before it is opened; then it is open.
         """
         if self._file is not None:
             raise RuntimeError(f"{self!r} is open already; a journal is for one pool at a time")
@@ -85,10 +85,13 @@ class SqliteJournal(Journal):
 
         Raises:
           JournalError: if the journal could not be written before.
+          RuntimeError: if it is not open.
           TypeError, ValueError, RecursionError: if the record's data is no JSON data.
         """
         if self._broken is not None:
             raise self._broken
+        if self._file is None:
+            raise RuntimeError(f"{self!r} is not open")
         self._rows.append(row_of(record))
         self._appended += 1
 
@@ -110,6 +113,7 @@ class SqliteJournal(Journal):
             else:
                 await self._write()
 
+    @trio.lowlevel.enable_ki_protection
     async def _write(self) -> None:
         """Have a thread write the rows that are there, and wait for it."""
         file = self._file

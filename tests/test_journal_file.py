@@ -446,10 +446,16 @@ async def test_a_commit_that_is_cancelled_leaves_its_records_to_the_next(tmp_pat
     assert [each.agent for each in read_journal(tmp_path / "run.db")] == [1, 2]
 
 
-async def test_in_a_simulation_a_commit_may_be_cancelled_before_it_writes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [True, False])
+async def test_in_a_simulation_a_commit_may_be_cancelled_before_and_after_it_writes(
+    before: bool, tmp_path: Path
+) -> None:
     async def run(fn: Callable[[], Any]) -> Any:
+        if before:
+            await trio.lowlevel.checkpoint()
+        value = fn()
         await trio.lowlevel.checkpoint()
-        return fn()
+        return value
 
     set_blocking_runner(run)
     journal = SqliteJournal(tmp_path / "run.db")
@@ -458,9 +464,11 @@ async def test_in_a_simulation_a_commit_may_be_cancelled_before_it_writes(tmp_pa
     with trio.CancelScope() as scope:
         scope.cancel()
         await journal.commit()
-    assert read_journal(tmp_path / "run.db") == ()
+    assert scope.cancelled_caught
+    assert len(read_journal(tmp_path / "run.db")) == (0 if before else 1)
     journal.append(record(2))
-    await journal.commit()
+    with trio.fail_after(5):
+        await journal.commit()
     assert [each.agent for each in read_journal(tmp_path / "run.db")] == [1, 2]
     await journal.aclose()
 

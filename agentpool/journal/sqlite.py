@@ -126,13 +126,14 @@ class SqliteJournal(Journal):
         job = _Job(file, rows)
         try:
             await start_blocking(job.run, lambda: self._written(job))
-        except BaseException:
-            if not job.is_done:  # cancelled before it began, which only a simulation can do
+        except BaseException:  # cancelled, which only a simulation can be here
+            if job.is_done:
+                self._written(job)
+            else:
                 self._rows, self._writing = [*rows, *self._rows], False
                 self._waiting.unpark_all()
             raise
-        if self._writing:
-            await self._waiting.park()
+        await self._waiting.park()
 
     def _written(self, job: _Job) -> None:
         self._writing = False

@@ -140,15 +140,12 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     outcome: AnyOutcome | None = None
     try:
         with record.scope:
-            if record.resumed is not None:
-                await _claimed(record, record.resumed, task)
-            policy = record.work.options.restart
-            if policy is None:
+            if record.resumed is not None and not await _claimed(record, record.resumed, task):
+                outcome = record.cancelled()
+            elif record.work.options.restart is None:
                 outcome = await _life(state, record)
             else:
-                outcome = await _lives(state, record, policy, task)
-    except trio.Cancelled:  # before it was claimed
-        outcome = record.cancelled()
+                outcome = await _lives(state, record, record.work.options.restart, task)
     except BaseException as error:  # a bug of ours: even then the id gets its outcome, and the pool ends
         outcome = record.failed(error)
         state.fatal_error(error)
@@ -191,14 +188,22 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     record.end()
 
 
-async def _claimed(record: AgentRecord, resumed: Resumed, task: trio.lowlevel.Task) -> None:
-    """Wait until whoever spawned a resumed agent has told what it runs, and then for a slot."""
-    await resumed.claimed.wait()
+async def _claimed(record: AgentRecord, resumed: Resumed, task: trio.lowlevel.Task) -> bool:
+    """Wait until whoever spawned a resumed agent has told what it runs, and then for a slot.
+
+    Returns:
+      False if it was cancelled before that. The scope around it would swallow a `Cancelled`.
+    """
+    try:
+        await resumed.claimed.wait()
+    except trio.Cancelled:
+        return False
     if resumed.context is not None:
         task.context = resumed.context.copy()
         await trio.lowlevel.cancel_shielded_checkpoint()  # the next step is in it
         set_current_agent(record)
     await record.come_back()
+    return True
 
 
 async def _lives(

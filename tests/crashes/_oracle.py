@@ -73,13 +73,15 @@ def resumed(main: Main, ran: Ran, crash: Crash, seed: int = 0) -> Ran:
     return run(main, ran.tape.kept[: crash.kept], ran.world.lines[: crash.effects], seed)
 
 
-def problems_of(whole: Ran, after: Ran, *, spent_at_crash: int | None = None) -> list[str]:
+def problems_of(
+    whole: Ran, after: Ran, *, spent_at_crash: int | None = None, tidy: bool = True
+) -> list[str]:
     """Compare a run that was resumed, however often, with one that was never cut off."""
     if after.error is not None:
         return [f"it raised {type(after.error).__name__}: {str(after.error).splitlines()[0] if str(after.error) else ''}"]
     return [
-        *_result_problems(whole, after),
-        *_effect_problems(whole.world, after.world),
+        *(_result_problems(whole, after) if tidy else ()),
+        *(_effect_problems(whole.world, after.world) if tidy else ()),
         *_spending_problems(after, spent_at_crash),
         *_history_problems(after.tape.kept),
     ]
@@ -93,9 +95,11 @@ def _result_problems(whole: Ran, after: Ran) -> Iterator[str]:
 
 def _difference(expected: Any, found: Any) -> str:
     if isinstance(expected, dict) and isinstance(found, dict):
-        keys = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
-        return "; ".join(f"{key}: {found.get(key)!r} where {expected.get(key)!r} is right" for key in keys)
-    return f"{found!r} where {expected!r} is right"
+        expected, found = list(expected.items()), list(found.items())
+    if isinstance(expected, list | tuple) and isinstance(found, list | tuple) and len(expected) == len(found):
+        pairs = enumerate(zip(expected, found, strict=True))
+        return ", ".join(f"[{i}]{_difference(one, other)}" for i, (one, other) in pairs if one != other)
+    return f" {found!r} where {expected!r} is right"
 
 
 def _effect_problems(expected: World, found: World) -> Iterator[str]:
@@ -106,9 +110,15 @@ def _effect_problems(expected: World, found: World) -> Iterator[str]:
         yield f"{what} was never done, and has to be done"
     for what in found.counted("again").keys() - expected.counted("again").keys():
         yield f"{what} was done, and nobody asked for it"
-    keys, again = set(expected.counted("keyed")), set(found.counted("keyed"))
-    if keys != again:
-        yield f"keys are others: {sorted(again ^ keys)}"
+    keys, again = _keys_of(expected), _keys_of(found)
+    for what in keys | again:
+        if keys[what] != again[what]:
+            yield f"{what} was paid {again[what]} times, and has to be paid {keys[what]} times"
+
+
+def _keys_of(found: World) -> Counter[str]:
+    """Return how many keys each payment had: under one key it is made once, however often it is tried."""
+    return Counter(line.partition(" ")[2] for line in found.counted("keyed"))
 
 
 def _spending_problems(after: Ran, spent_at_crash: int | None) -> Iterator[str]:

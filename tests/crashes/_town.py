@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import trio
@@ -13,6 +14,7 @@ from agentpool import (
     AssistantMessage,
     Budget,
     ChildSpec,
+    Completed,
     Completion,
     CompletionRequest,
     Driver,
@@ -21,6 +23,7 @@ from agentpool import (
     Supervisor,
     TokenUsage,
     ToolCall,
+    ToolError,
     ToolMessage,
     UserMessage,
     open_agent_pool,
@@ -60,7 +63,7 @@ class Model(Driver):
 
 def script_of(query: str, turn: int) -> tuple[ToolCall, ...]:
     """Return which tools the model calls; ids of calls that are made once at most begin with `o`."""
-    of = query.split()[-1]
+    of = query.split()[1]
     match query.split()[0], turn:
         case "study", 0:
             return (
@@ -74,9 +77,21 @@ def script_of(query: str, turn: int) -> tuple[ToolCall, ...]:
             return (ToolCall("o2", "post", {"what": f"{of} 5"}),)
         case "lead", 0:
             return (ToolCall("a1", "delegate", {"what": of}), ToolCall("a2", "look", {"what": of}))
+        case "random", _ if turn < int(of) % 4:
+            return random_calls(Random(f"{query} {turn}"))
         case "note", 0:
             return (ToolCall("a1", "look", {"what": of}),)
     return ()
+
+
+def random_calls(rng: Random) -> tuple[ToolCall, ...]:
+    """Return some calls for a turn; never the same twice, which a guard would see as going in circles."""
+    names = {"look": "a", "pay": "k", "post": "o", "delegate": "a", "breaks": "a"}
+    drawn = [rng.choice(list(names)) for _ in range(rng.randint(1, 3))]
+    return tuple(
+        ToolCall(f"{names[name]}{number}", name, {"what": f"{rng.randint(0, 10**6)}"})
+        for number, name in enumerate(drawn)
+    )
 
 
 @tool(idempotent=True)
@@ -118,7 +133,13 @@ async def delegate(ctx: AgentContext, what: str) -> str:
     return (await handle.result()).text
 
 
-TOOLS = [look, pay, post, consult, delegate]
+@tool(idempotent=True)
+async def breaks(what: str) -> str:
+    """Fail."""
+    raise ToolError(f"{what} is broken")
+
+
+TOOLS = [breaks, look, pay, post, consult, delegate]
 SCHOLAR = AgentManifest(name="scholar")
 
 
@@ -281,7 +302,7 @@ async def tasks(ctx: AgentContext) -> list[str]:
 # -- the program --------------------------------------------------------------------------------
 
 
-async def main(journal: Journal, is_resumed: bool, root: Any = mayor) -> tuple[Any, int, int]:
+async def main(journal: Journal, is_resumed: bool, root: Any = mayor, *args: Any) -> tuple[Any, int, int]:
     """Run one agent with everything below it; return its result, and what was spent before and after."""
     budget = Budget(tokens=BUDGET)
     opened = (
@@ -291,6 +312,7 @@ async def main(journal: Journal, is_resumed: bool, root: Any = mayor) -> tuple[A
     )
     async with opened as pool:
         before = budget.spent.tokens
-        handle = pool.resumed[0] if pool.resumed else await pool.spawn(root, name="mayor")
-        result = await handle.result()
+        handle = pool.resumed[0] if pool.resumed else await pool.spawn(root, *args, name="mayor")
+        outcome = await handle.wait()
+        result = outcome.value if isinstance(outcome, Completed) else getattr(outcome, "error", "aborted")
         return plain(result), before, budget.spent.tokens

@@ -1,0 +1,36 @@
+"""What crashes showed: each once as a test of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from agentpool import AgentContext
+from tests.crashes._oracle import crashes_of, problems_of, resumed, run
+from tests.crashes._town import main
+from tests.crashes._world import Tape
+
+
+async def prompt(ctx: AgentContext) -> str:
+    await trio.sleep(ctx.id)
+    return "done"
+
+
+async def voter(ctx: AgentContext) -> Any:
+    return (await ctx.vote(prompt, n=3, quorum=2)).winner
+
+
+def after_every_crash(root: Any, *args: Any) -> None:
+    """Check that a program comes to the same wherever it is cut off."""
+
+    async def program(journal: Any, is_resumed: bool) -> Any:
+        return await main(journal, is_resumed, root, *args)
+
+    whole = run(program)
+    for crash in crashes_of(whole):
+        assert problems_of(whole, resumed(program, whole, crash)) == [], crash
+
+
+def test_a_child_that_a_decided_vote_leaves_is_aborted_whenever_it_was_spawned() -> None:
+    after_every_crash(voter)

@@ -140,8 +140,9 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     outcome: AnyOutcome | None = None
     try:
         with record.scope:
-            if record.resumed is not None and not await _claimed(record, record.resumed, task):
-                outcome = record.cancelled()
+            cancelled = None if record.resumed is None else await _claimed(record, record.resumed, task)
+            if cancelled is not None:
+                outcome = await _after_error(state, record, cancelled)
             elif record.work.options.restart is None:
                 outcome = await _life(state, record)
             else:
@@ -163,6 +164,8 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     record.ended = True
     if state.journal is not None:
         state.journal.ended(record.id, outcome)
+        if record.resumed is not None and not record.resumed.claimed.is_set():
+            state.journal.outcomes[record.id] = outcome  # for its parent, if that comes to its spawn again
     state.counts.ended += 1
     if state.counts.model_spawns:
         state.counts.model_spawns.pop(record.id, None)
@@ -188,22 +191,24 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     record.end()
 
 
-async def _claimed(record: AgentRecord, resumed: Resumed, task: trio.lowlevel.Task) -> bool:
+async def _claimed(
+    record: AgentRecord, resumed: Resumed, task: trio.lowlevel.Task
+) -> trio.Cancelled | None:
     """Wait until whoever spawned a resumed agent has told what it runs, and then for a slot.
 
     Returns:
-      False if it was cancelled before that. The scope around it would swallow a `Cancelled`.
+      What cancelled it before that. The scope around it would swallow it, and it may have children.
     """
     try:
         await resumed.claimed.wait()
-    except trio.Cancelled:
-        return False
+    except trio.Cancelled as cancelled:
+        return cancelled
     if resumed.context is not None:
         task.context = resumed.context.copy()
         await trio.lowlevel.cancel_shielded_checkpoint()  # the next step is in it
         set_current_agent(record)
     await record.come_back()
-    return True
+    return None
 
 
 async def _lives(

@@ -188,11 +188,11 @@ def respawned(
             f"it spawns {name!r} now, and spawned {agent.name!r}",
         )
     _check_same(agent, work)
-    if agent.outcome is not None:
+    record = state.records.get(agent_id)
+    if record is None:  # it had ended, or its time was over before its parent came here
         if batch is not None:
             home.forget_outcome(agent.id)  # the batch hands it out
         return ended_before(state, home, agent, batch=batch)
-    record = state.records[agent_id]
     record.batch = batch
     claim(state, record, work, contextvars.copy_context())
     return record

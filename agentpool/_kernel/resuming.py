@@ -103,7 +103,8 @@ def _outcome_put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) 
         if agent.is_taken and key is not None and by.is_in_finished_call(key):
             return
     outcome = journal.outcomes[agent.id] = _outcome_of(journal, agent)
-    home.ended_before(outcome)
+    if agent.parent == SUPERVISOR or not agent.is_of_batch:
+        home.ended_before(outcome)
 
 
 def adopt(state: PoolState, record: AgentRecord, key: str) -> None:
@@ -190,8 +191,6 @@ def respawned(
     _check_same(agent, work)
     record = state.records.get(agent_id)
     if record is None:  # it had ended, or its time was over before its parent came here
-        if batch is not None:
-            home.forget_outcome(agent.id)  # the batch hands it out
         return ended_before(state, home, agent, batch=batch)
     record.batch = batch
     claim(state, record, work, contextvars.copy_context())

@@ -31,12 +31,14 @@ class Ran:
     Attributes:
       result: what the program returned; None if it raised.
       error: what it raised.
+      given: how many effects there were before it.
     """
 
     result: Any
     error: BaseException | None
     tape: Tape
     world: World
+    given: int = 0
 
 
 def run(main: Main, kept: Sequence[JournalRecord] = (), effects: Sequence[str] = (), seed: int = 0) -> Ran:
@@ -45,7 +47,7 @@ def run(main: Main, kept: Sequence[JournalRecord] = (), effects: Sequence[str] =
     simulation = attempt(
         partial(main, tape, bool(kept)), seed, max_steps=MAX_STEPS, max_seconds=MAX_SECONDS
     )
-    return Ran(simulation.value, simulation.error, tape, world)
+    return Ran(simulation.value, simulation.error, tape, world, len(effects))
 
 
 @attrs.frozen
@@ -119,6 +121,32 @@ def _effect_problems(expected: World, found: World) -> Iterator[str]:
 def _keys_of(found: World) -> Counter[str]:
     """Return how many keys each payment had: under one key it is made once, however often it is tried."""
     return Counter(line.partition(" ")[2] for line in found.counted("keyed"))
+
+
+def contradictions(before: Ran, crash: Crash, after: Ran) -> Iterator[str]:
+    """Compare what agents saw before a crash that lost no record with what they saw when they ran again."""
+    lines = after.world.lines
+    seen, again = _notes(lines[: crash.effects][before.given :]), _notes(lines[crash.effects :])
+    for agent in seen.keys() & again.keys():
+        for one, other in zip(seen[agent], again[agent], strict=False):
+            if one != other:
+                if one.rpartition(" ")[2].strip("'") not in _GAVE_UP:
+                    yield f"agent {agent} saw {other} after the crash, and {one} before it"
+                break
+
+
+_GAVE_UP = ("nobody", "nothing", "room", "answer", "WouldBlock", "PoolFullError")
+"""What an agent saw of an operation that came to nothing: unless a later one left a record, it is done again."""
+
+
+def _notes(lines: Iterable[str]) -> dict[str, list[str]]:
+    """Return what each agent saw, by agent and by the place in its code, in order."""
+    notes: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith("note "):
+            who, _, rest = line[5:].partition("|")
+            notes.setdefault(f"{who}|{rest.partition(' ')[0].rpartition('/')[0]}", []).append(rest)
+    return notes
 
 
 def _spending_problems(after: Ran, spent_at_crash: int | None) -> Iterator[str]:

@@ -51,7 +51,7 @@ TIDY = {
 }
 UNTIDY = {
     **TIDY,
-    "within": 6,
+    "within": 0,
     "abort": 4,
     "left": 3,
     "nowait": 3,
@@ -62,6 +62,9 @@ UNTIDY = {
     "fail": 1,
     "abort_any": 1,
     "ask_any": 2,
+    "say_now": 3,
+    "look_for": 2,
+    "spawn_now": 2,
 }
 
 
@@ -89,7 +92,7 @@ def _op(rng: Random, weights: dict[str, int], depth: int) -> Op:
             return kind, rng.randint(0, 99)
         case "sleep":
             return kind, rng.choice([0, 0.001, 0.01, 0.1])
-        case "child" | "left":
+        case "child" | "left" | "spawn_now":
             return kind, inner()
         case "map" | "completed" | "tasks" | "joined" | "fan_out":
             return kind, tuple(inner() for _ in range(rng.randint(1, 3)))
@@ -99,7 +102,7 @@ def _op(rng: Random, weights: dict[str, int], depth: int) -> Op:
             return kind, rng.choice([0, 0.001, 0.005, 0.02, 0.1]), inner()
         case "abort":
             return kind, rng.choice([0, 0, 0.001, 0.005, 0.02]), inner()
-        case "say" | "abort_any" | "ask_any":
+        case "say" | "abort_any" | "ask_any" | "say_now" | "look_for":
             return kind, rng.randint(0, 9)
         case _:
             return (kind,)
@@ -282,6 +285,25 @@ class _Acting:
         except AgentPoolError as error:
             return plain(error)[0]
         return "no room"
+
+    async def say_now(self, path: str, to: int) -> Any:
+        try:
+            self.ctx.send_nowait(to or 1, f"{self.me}|{path}")
+        except (AgentPoolError, trio.WouldBlock) as error:
+            return plain(error)[0]
+        return "said"
+
+    async def look_for(self, path: str, number: int) -> Any:
+        try:
+            return self.ctx.find("scholar" if number % 2 else "trying")
+        except AgentPoolError as error:
+            return plain(error)[0]
+
+    async def spawn_now(self, path: str, script: Script) -> Any:
+        try:
+            return self.ctx.spawn_nowait(trying, script, f"{self.me}.{path}").id
+        except (AgentPoolError, trio.WouldBlock) as error:
+            return plain(error)[0]
 
     async def ask_any(self, path: str, to: int) -> Any:
         try:

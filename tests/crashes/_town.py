@@ -302,7 +302,9 @@ async def tasks(ctx: AgentContext) -> list[str]:
 # -- the program --------------------------------------------------------------------------------
 
 
-async def main(journal: Journal, is_resumed: bool, root: Any = mayor, *args: Any) -> tuple[Any, int, int]:
+async def main(
+    journal: Journal, is_resumed: bool, root: Any = mayor, *args: Any, timeout: float | None = None
+) -> tuple[Any, int, int]:
     """Run one agent with everything below it; return its result, and what was spent before and after."""
     budget = Budget(tokens=BUDGET)
     opened = (
@@ -312,7 +314,7 @@ async def main(journal: Journal, is_resumed: bool, root: Any = mayor, *args: Any
     )
     async with opened as pool:
         before = budget.spent.tokens
-        handle = pool.resumed[0] if pool.resumed else await pool.spawn(root, *args, name="mayor")
+        handle = pool.resumed[0] if pool.resumed else await pool.spawn(root, *args, name="mayor", timeout=timeout)
         outcome = await handle.wait()
         result = outcome.value if isinstance(outcome, Completed) else getattr(outcome, "error", "aborted")
         return plain(result), before, budget.spent.tokens

@@ -7,8 +7,8 @@ the process waits (`commit`): a model call, a tool call, a step, an outcome that
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -222,6 +222,17 @@ class PoolJournal:
             self.operated(op, "error", error_to_data(error))
             raise
 
+    @contextmanager
+    def telling(self, op: Op | None) -> Iterator[None]:
+        """Write what an operation raises that does not wait; that it could not be done at once is no error."""
+        try:
+            yield
+        except trio.WouldBlock:
+            raise
+        except Exception as error:
+            self.operated(op, "error", error_to_data(error))
+            raise
+
     def found_of(self, op: Op, kind: str) -> Any:
         """Return what the journal tells of an operation.
 
@@ -247,7 +258,8 @@ class PoolJournal:
         if op is not None and op.found is not None:
             found: T = self.found_of(op, kind)
             return found, op
-        decided = find()
+        with self.telling(op):
+            decided = find()
         self.operated(op, kind, decided)
         return decided, op
 

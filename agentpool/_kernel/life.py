@@ -165,6 +165,8 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     record.ended = True
     if state.journal is not None:
         state.journal.ended(record.id, outcome)
+        if not record.is_spawned:
+            state.journal.outcomes[record.id] = outcome  # for its parent, if that comes to its spawn again
     state.counts.ended += 1
     if state.counts.model_spawns:
         state.counts.model_spawns.pop(record.id, None)
@@ -186,7 +188,7 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     is_seen = type(outcome) is Failed and any(map(is_fatal, leaves_of(outcome.error)))
     if record.batch is not None:
         record.batch.ended(outcome)
-    record.home.ended(outcome, is_taken=record.batch is not None, is_seen=is_seen)
+    record.home.ended(outcome, is_taken=record.is_of_batch, is_seen=is_seen)
     record.end()
 
 
@@ -288,7 +290,7 @@ async def _children_ended(record: AgentRecord) -> list[Exception]:
     """Wait for the children of a body that has ended; return the failures that it ignored."""
     children = record.children
     for child in list(children.live.values()):
-        if child.resumed is not None and not child.resumed.claimed.is_set():
+        if not child.is_spawned:
             child.abort("the agent that had spawned it ended without doing so again")
     if children.live:
         await children.wait_for_all(record, _nothing, cancellable=False, needs_slot=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+from contextlib import nullcontext
 from collections.abc import (
     Awaitable,
     Callable,
@@ -319,7 +320,8 @@ class Scope(ManyScope):
         if children:
             self._state.parts.check_here()
         for record in children:
-            record.abort(reason)
+            if record.is_spawned:
+                record.abort(reason)
 
     # -- messages --------------------------------------------------------------------------------------
 
@@ -380,8 +382,9 @@ class Scope(ManyScope):
                 return
             if op.was_left:
                 raise trio.WouldBlock
-        found = self.find(to) if isinstance(to, str) else to
-        self._state.router.send_nowait(AgentMessage(to=found, content=content), op)
+        with nullcontext() if journal is None else journal.telling(op):
+            found = self._state.names.find(to) if isinstance(to, str) else to
+            self._state.router.send_nowait(AgentMessage(to=found, content=content), op)
 
     async def ask(self, to: AgentId | str, content: Any) -> Any:
         """Deliver a question to an agent, and return the content of its reply.

@@ -903,3 +903,63 @@ def test_a_step_of_a_task_that_the_pool_does_not_know_is_refused() -> None:
 
     outcome, _ = run(with_strangers)
     assert outcome.unwrap() == "from a stranger"
+
+
+def spawning_on_its_pool(again: bool) -> Any:
+    """Return an agent that spawns one on the pool; resumed, it may not do so."""
+
+    async def spawning(ctx: AgentContext) -> None:
+        if again:
+            await POOLS[-1].spawn(sleeping, 30, name="outliving")
+        await ctx.step("wait", trio.sleep, 10)
+
+    return spawning
+
+
+POOLS: list[Any] = []
+
+
+def of_a_pool_that_is_left() -> list[JournalRecord]:
+    records = Records()
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=2, journal=records) as pool:
+            POOLS.append(pool)
+            await pool.spawn(spawning_on_its_pool(again=True), name="first")
+            await trio.sleep(5)
+            raise KeyError("left")
+
+    with pytest.raises(KeyError):
+        in_virtual_time(main)
+    return records.kept
+
+
+def test_who_is_not_spawned_again_on_the_pool_is_aborted_too() -> None:
+    kept = of_a_pool_that_is_left()
+
+    async def again(spawns: bool) -> Any:
+        records = Records(kept)
+        agents = {"first": spawning_on_its_pool(spawns)}
+        async with resume_agent_pool(records, agents=agents) as pool:
+            POOLS.append(pool)
+            await pool.resumed[0].wait()
+        return [(record.agent, record.data.get("aborted")) for record in records.of_kind("ended")]
+
+    assert in_virtual_time(lambda: again(True)) == [(1, None), (2, None)]
+    (_, (agent, reason)) = in_virtual_time(lambda: again(False))
+    assert agent == 2
+    assert reason == "the agent that had spawned it ended without doing so again"
+
+
+def test_a_pool_that_is_left_before_all_were_spawned_again_ends() -> None:
+    kept = of_a_pool_that_is_left()
+
+    async def waiting(ctx: AgentContext) -> None:
+        await trio.sleep(50)
+
+    async def again() -> None:
+        async with resume_agent_pool(Records(kept), agents={"first": waiting}):
+            raise KeyError("left again")
+
+    with pytest.raises(KeyError, match="left again"):
+        in_virtual_time(again)

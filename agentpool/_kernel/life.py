@@ -168,6 +168,8 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
         if not record.is_spawned:
             state.journal.outcomes[record.id] = outcome  # for its parent, if that comes to its spawn again
     state.counts.ended += 1
+    if record.resumed is not None:
+        _abort_those_of(state, record)
     if state.counts.model_spawns:
         state.counts.model_spawns.pop(record.id, None)
     del state.records[record.id]
@@ -190,6 +192,16 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
         record.batch.ended(outcome)
     record.home.ended(outcome, is_taken=record.is_of_batch, is_seen=is_seen)
     record.end()
+
+
+def _abort_those_of(state: PoolState, record: AgentRecord) -> None:
+    """Abort those that an agent had spawned on the pool, and did not spawn again when it was resumed."""
+    for other in list(state.root.live.values()):
+        if other.resumed is not None and not other.is_spawned and other.resumed.past.origin[0] == record.id:
+            other.abort(NOT_SPAWNED_AGAIN)
+
+
+NOT_SPAWNED_AGAIN = "the agent that had spawned it ended without doing so again"
 
 
 async def _claimed(record: AgentRecord, resumed: Resumed, task: trio.lowlevel.Task) -> bool:
@@ -291,7 +303,7 @@ async def _children_ended(record: AgentRecord) -> list[Exception]:
     children = record.children
     for child in list(children.live.values()):
         if not child.is_spawned:
-            child.abort("the agent that had spawned it ended without doing so again")
+            child.abort(NOT_SPAWNED_AGAIN)
     if children.live:
         await children.wait_for_all(record, _nothing, cancellable=False, needs_slot=False)
     return children.failures()

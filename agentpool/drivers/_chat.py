@@ -36,7 +36,9 @@ from agentpool.drivers._schemas import strict_schema
 PROVIDER = "openai"
 
 _KNOWN_OF_CALL = frozenset({"id", "type", "index", "function", "name", "arguments"})
-_REASONING = ("reasoning_content", "reasoning")
+_REASONING = ("reasoning_content", "reasoning", "reasoning_text")
+_TO_KEEP = ("extra_content", "reasoning_opaque", "provider_specific_fields")
+_ITEMS_TO_KEEP = ("reasoning_details", "thinking_blocks")
 
 
 class ChatDialect:
@@ -94,14 +96,15 @@ class ChatDialect:
 
     def completion(self, data: Mapping[str, Any], question: Question) -> Completion:
         """Read a whole answer."""
-        choice = _first_choice(data)
-        _check_choice(data, choice)
-        message = reading.mapping_of(choice.get("message"))
+        choices = _choices(data)
+        _check(data, choices)
         answer = _Answer(question)
         answer.head(data)
-        answer.say(message, whole=True)
-        answer.finish(choice.get("finish_reason"))
-        answer.count(data)
+        for choice in choices:
+            answer.complete(_message(choice))
+            if answer.stop is None:
+                answer.finish(choice)
+        answer.count(data, choices[0])
         return answer.completion()
 
     def reader(self, question: Question) -> ChatReader:
@@ -258,23 +261,36 @@ def document_text(part: Document) -> str:
 # -- answers -----------------------------------------------------------------------------------
 
 
-def _first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    for choice in reading.items_of(data.get("choices")):
-        if isinstance(choice, dict) and choice.get("index") in (0, None):
-            return choice
-    return {}
+def _choices(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the choices that are one answer: the first, and with servers that do not number them all."""
+    choices = [choice for choice in reading.items_of(data.get("choices")) if isinstance(choice, dict)]
+    first = [choice for choice in choices if not reading.position_of(choice.get("index"))]
+    return first or choices[:1]
 
 
-def _check_choice(data: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
+def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the message of a choice; some proxies give nothing but its text."""
+    message = reading.mapping_of(choice.get("message"))
+    return message or {"content": choice.get("text")}
+
+
+def _check(data: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> None:
     """Raise what a server says in the place of an answer."""
-    if data.get("error"):
-        raise RefusedInStreamError(data)
-    if choice.get("error"):
-        raise RefusedInStreamError(choice)
-    if not choice:
-        if data.get("message") or data.get("detail") or data.get("errors"):
+    for said in (data, *choices):
+        if reading.is_error(said.get("error")):
+            raise RefusedInStreamError(said)
+    if not choices:
+        if _is_refusal(data):
             raise RefusedInStreamError(data)
         raise MalformedReplyError(f"the answer has no choice: {reading.shown(str(dict(data)))}")
+
+
+def _is_refusal(data: Mapping[str, Any]) -> bool:
+    """Whether data without a choice says what is wrong, in the words of any server."""
+    if reading.is_error(data.get("base_resp")):  # MiniMax
+        return True
+    names = ("message", "detail", "errors", "msg", "error_msg", "error_code")
+    return any(data.get(name) for name in names)
 
 
 class _Answer:
@@ -283,12 +299,14 @@ class _Answer:
     def __init__(self, question: Question) -> None:
         self.question = question
         self.stop: StopReason | None = None
+        self.told: Mapping[str, Any] | None = None  # what may be said in the place of an answer
         self.calls = reading.CallAssembler()
         self._text: list[str] = []
         self._refused: list[str] = []
         self._reasoning: list[str] = []
-        self._kept: dict[str, list[str]] = {}
-        self._details: list[dict[str, Any]] = []
+        self._kept: dict[str, Any] = {}
+        self._items: dict[str, list[dict[str, Any]]] = {}
+        self._has_content = False
         self._thoughts = reading.Thoughts()
         self._usage: Mapping[str, Any] = {}
         self.id: str | None = None
@@ -299,13 +317,29 @@ class _Answer:
         self.id = self.id or reading.words(data.get("id")) or None
         self.model = self.model or reading.words(data.get("model")) or None
 
-    def count(self, data: Mapping[str, Any]) -> None:
-        """Take what the answer used; the last counts."""
-        usage = data.get("usage")
+    def count(self, data: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
+        """Take what the answer used. Of each number the last counts that is one; nothing takes none back."""
+        usage = data.get("usage") or choice.get("usage")
         if not usage and "x_groq" in data:
             usage = reading.mapping_of(data["x_groq"]).get("usage")
         if usage and isinstance(usage, dict):
-            self._usage = usage
+            self._usage = {**self._usage, **{name: value for name, value in usage.items() if value}}
+
+    def complete(self, message: Mapping[str, Any]) -> list[Delta]:
+        """Take a whole message, and return what it adds: some servers repeat it behind its pieces."""
+        new = dict(message)
+        known: list[str] = []
+        if self._has_content:
+            known.append("content")
+        if self._refused:
+            known.append("refusal")
+        if len(self.calls):
+            known += ["tool_calls", "function_call"]
+        if self._reasoning:
+            known += [*_REASONING, *_ITEMS_TO_KEEP]
+        for name in known:
+            new.pop(name, None)
+        return self.say(new, whole=True)
 
     def say(self, message: Mapping[str, Any], *, whole: bool = False) -> list[Delta]:
         """Take a message, or a piece of one, and return what it adds.
@@ -319,14 +353,14 @@ class _Answer:
             return self._said(content)
         deltas: list[Delta] = [ReasoningDelta(thought) for thought in self._thoughts_of(message)]
         deltas += self._said(content if isinstance(content, str) else reading.text_of(content))
-        refused = message.get("refusal")
-        if isinstance(refused, str) and refused:
+        refused = reading.words(message.get("refusal")) or reading.refusal_of(content)
+        if refused:
             self._refused.append(refused)
         calls = message.get("tool_calls")
         if calls:
             for position, each in enumerate(reading.items_of(calls)):
                 call = reading.mapping_of(each)
-                self._call(call, position if whole else call.get("index"))
+                self._call(call, position if whole else reading.position_of(call.get("index")))
         elif message.get("function_call"):
             self._call({"function": message["function_call"]}, 0)
         return deltas
@@ -334,22 +368,31 @@ class _Answer:
     def _said(self, text: str) -> list[Delta]:
         if not text:
             return []
+        self._has_content = True
         deltas: list[Delta] = list(self._thoughts.feed(text))
         self._keep(deltas)
         return deltas
 
     def _thoughts_of(self, message: Mapping[str, Any]) -> Iterator[str]:
-        for name in _REASONING:
-            thought = message.get(name)
-            if isinstance(thought, str) and thought:
-                self._kept.setdefault(name, []).append(thought)
-                if name == _REASONING[0] or not message.get(_REASONING[0]):
-                    self._reasoning.append(thought)
-                    yield thought
-        details = message.get("reasoning_details")
-        if isinstance(details, list):
-            _merge_details(self._details, details)
-        thought = reading.thoughts_of(message.get("content"))
+        thoughts = [name for name in _REASONING if message.get(name) and isinstance(message[name], str)]
+        for name in thoughts:
+            self._kept[name] = self._kept.get(name, "") + message[name]
+        for name in thoughts[:1]:  # by several names it is one thought
+            self._reasoning.append(message[name])
+            yield message[name]
+        for name in _TO_KEEP:
+            if message.get(name):
+                self._kept[name] = message[name]
+        for name in _ITEMS_TO_KEEP:
+            items = [item for item in reading.items_of(message.get(name)) if isinstance(item, dict)]
+            if items:
+                _merge_items(self._items.setdefault(name, []), items)
+            if items and not thoughts:
+                thoughts = [name]
+                yield from self._reasoned(reading.thoughts_of(items))
+        yield from self._reasoned(reading.thoughts_of(message.get("content")))
+
+    def _reasoned(self, thought: str) -> Iterator[str]:
         if thought:
             self._reasoning.append(thought)
             yield thought
@@ -370,10 +413,13 @@ class _Answer:
             if name not in _KNOWN_OF_CALL and value is not None:
                 put_together.extra[name] = value
 
-    def finish(self, word: object) -> None:
-        """Take the finish marker, if it is one."""
-        if word is not None and word != "":
-            self.stop = reading.stop_of(word)
+    def finish(self, choice: Mapping[str, Any]) -> bool:
+        """Take the finish marker of a choice, and return whether it has one."""
+        word = choice.get("finish_reason") or choice.get("finishReason")
+        if not word or word in ("null", "None"):
+            return False
+        self.stop = reading.stop_of(word)
+        return True
 
     def rest(self) -> list[Delta]:
         """Return what was held back of the text."""
@@ -384,6 +430,8 @@ class _Answer:
     def completion(self) -> Completion:
         """Return the whole answer."""
         self.rest()
+        if self.stop is None and self.told is not None:
+            raise RefusedInStreamError(self.told)
         if self.stop is None:
             raise MalformedReplyError("the answer ended without its finish marker")
         question = self.question
@@ -404,39 +452,34 @@ class _Answer:
         )
 
     def _provider_data(self) -> ProviderData | None:
-        kept: dict[str, Any] = {name: "".join(texts) for name, texts in self._kept.items()}
-        if self._details:
-            kept["reasoning_details"] = self._details
+        kept = {**self._kept, **self._items}
         return ProviderData(PROVIDER, self.question.model, kept) if kept else None
 
 
-def _merge_details(kept: list[dict[str, Any]], details: Sequence[Any]) -> None:
-    """Put pieces of reasoning items together: texts of one index are joined."""
-    for detail in details:
-        if not isinstance(detail, dict):
-            continue
-        same = next(
-            (
-                d
-                for d in kept
-                if "index" in detail
-                and d.get("index") == detail["index"]
-                and d.get("type") == detail.get("type")
-            ),
-            None,
-        )
+def _merge_items(kept: list[dict[str, Any]], items: Iterable[dict[str, Any]]) -> None:
+    """Put pieces of reasoning items together: of one index, or of thoughts that are not yet signed."""
+    for item in items:
+        same = next((known for known in kept if _is_same_item(known, item)), None)
+        if same is None and kept and _goes_on(kept[-1], item):
+            same = kept[-1]
         if same is None:
-            kept.append(dict(detail))
+            kept.append(dict(item))
             continue
-        for name, value in detail.items():
-            if (
-                name in ("text", "summary", "data")
-                and isinstance(value, str)
-                and isinstance(same.get(name), str)
-            ):
-                same[name] += value
-            elif value is not None:
+        for name, value in item.items():
+            before = same.get(name)
+            if name in ("text", "summary", "data", "thinking") and isinstance(before, str):
+                same[name] = before + reading.words(value)
+            elif value is not None and value != "":
                 same[name] = value
+
+
+def _is_same_item(known: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    return "index" in item and (known.get("index"), known.get("type")) == (item["index"], item.get("type"))
+
+
+def _goes_on(known: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    is_thought = known.get("type") == item.get("type") == "thinking"
+    return is_thought and "index" not in item and not known.get("signature")
 
 
 def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
@@ -472,30 +515,51 @@ class ChatReader:
 
     def __init__(self, question: Question) -> None:
         self._answer = _Answer(question)
+        self._position: int | None = None
+        self._in_pieces = False
         self.is_done = False
 
     def feed(self, data: Any, name: str) -> Iterable[Delta]:
         """Take one chunk."""
         if not isinstance(data, dict):
             raise MalformedReplyError(f"a piece of the stream is no object: {reading.shown(str(data))}")
-        if data.get("error") or name == "error":
+        if reading.is_error(data.get("error")) or name == "error":
             raise RefusedInStreamError(data)
         answer = self._answer
         if answer.id is None or answer.model is None:
             answer.head(data)
-        answer.count(data)
-        choice = _first_choice(data)
+        choice = self._choice(data)
+        answer.count(data, choice)
         if not choice:
+            if _is_refusal(data):
+                answer.told = data  # an answer may come nevertheless
             return ()
-        if choice.get("error"):
+        if reading.is_error(choice.get("error")):
             raise RefusedInStreamError(choice)
-        delta = choice.get("delta") or choice.get("message")
-        deltas: list[Delta] = answer.say(delta) if isinstance(delta, dict) else []
-        finish = choice.get("finish_reason")
-        if finish:
-            answer.finish(finish)
+        deltas = self._said(choice)
+        if answer.finish(choice):
             deltas += answer.rest()
         return deltas
+
+    def _choice(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the choice of a chunk that goes on with the one that came first."""
+        for choice in reading.items_of(data.get("choices")):
+            if isinstance(choice, dict):
+                position = reading.position_of(choice.get("index")) or 0
+                if self._position is None:
+                    self._position = position
+                if position == self._position:
+                    return choice
+        return {}
+
+    def _said(self, choice: Mapping[str, Any]) -> list[Delta]:
+        delta = choice.get("delta")
+        if delta and isinstance(delta, dict):
+            self._in_pieces = True
+            return self._answer.say(delta)
+        if self._in_pieces:
+            return self._answer.complete(reading.mapping_of(choice.get("message")))
+        return self._answer.say(_message(choice))
 
     def completion(self) -> Completion:
         """Return the whole answer."""

@@ -28,7 +28,7 @@ from agentpool.drivers._fitting import Question
 from agentpool.drivers._http import DEFAULT_TIMEOUT, LARGEST_REFUSAL, Exchange, HttpClient
 from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, names_in
 from agentpool.drivers._reading import json_of, mapping_of
-from agentpool.drivers._records import LineReader, Records
+from agentpool.drivers._records import LineReader, Records, data_of, is_end
 from agentpool.drivers._refusals import Refusal, error_of, is_page, refusal_of
 from agentpool.drivers._secrets import Redaction, checked_key
 from agentpool.drivers._sse import SseReader
@@ -443,9 +443,8 @@ class _Call:
         text = (await self._opened.read()).decode("utf-8", "replace").removeprefix("\ufeff")
         if is_page(text):
             raise _page(text, self._driver._address)
-        start = text.lstrip()[:6]
-        if start.startswith(("data:", "event:", ":")):
-            return self._of_text(text, SseReader())
+        if text.lstrip().startswith(("data:", "event:", ":", "id:", "retry:")):
+            return self._of_text(text, SseReader() if self._dialect.framing == "sse" else LineReader())
         if self._dialect.framing == "lines" and _is_lines(text):
             return self._of_text(text, LineReader())
         data = json_of(text, "the answer")
@@ -465,11 +464,10 @@ class _Call:
         """Read a stream that came as a whole, in the name of another type."""
         reader = self._dialect.reader(self._question)
         for event in [*split.feed(text.encode()), *split.close()]:
-            if event.data.strip() == "[DONE]":
-                continue
-            data = json_of(event.data, "a piece of the stream")
+            if is_end(event):
+                break
             try:
-                reader.feed(data, event.name)
+                reader.feed(data_of(event), event.name)
             except RefusedInStreamError as refused:
                 body = refused.body
             else:

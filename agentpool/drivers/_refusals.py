@@ -85,6 +85,8 @@ def _inner(body: object) -> object:
             body = inner
         elif isinstance(body, dict) and isinstance(body.get("errors"), list) and body["errors"]:
             body = body["errors"]
+        elif isinstance(body, dict) and isinstance(body.get("base_resp"), dict):
+            body = body["base_resp"]
         else:
             break
     return body
@@ -96,16 +98,14 @@ def words_of(inner: object) -> tuple[str, str, str]:
         return _told_of_text(inner), "", ""
     if not isinstance(inner, dict):
         return ("" if inner is None else str(inner)), "", ""
-    names = ("code", "type", "status", "error_type", "__type", "error_code", "reason")
+    names = ("code", "type", "status", "status_code", "error_type", "__type", "error_code", "reason")
     codes = [str(inner[name]) for name in names if isinstance(inner.get(name), str | int) and inner[name]]
     nested = inner.get("innererror")
     if isinstance(nested, dict) and nested.get("code"):
         codes.append(str(nested["code"]))
     raw = _mapping(inner.get("metadata")).get("raw")
-    said: Any = (
-        inner.get("message") or inner.get("detail") or inner.get("msg") or inner.get("error_description")
-    )
-    text, parameter = _said(said)
+    places = ("message", "detail", "msg", "error_description", "error_msg", "status_msg")
+    text, parameter = _said(next((inner[name] for name in places if inner.get(name)), None))
     if isinstance(raw, str) and raw and raw not in text:
         text = f"{text} ({raw})" if text else raw  # a router hides the provider's words there
     param = inner.get("param")
@@ -341,6 +341,7 @@ RULES = (
             r"blocked by .{0,40}(?:safety|guardrail|policy)",
             r"guardrail",
             r"sensitive (?:words|content|information)",
+            r"new_sensitive",
         ),
         (400, 403, 422, 451, 500, None),
     ),
@@ -397,6 +398,7 @@ RULES = (
             r"unsupported",
             r"does not exist",
             r"api key",
+            r"login fail",
             r"bad[ _]?request",
         ),
         (None,),

@@ -39,6 +39,16 @@ LONG, RATE, BUSY = ContextTooLongError, RateLimitedError, OverloadedError
 GONE, WRONG, REFUSED = DriverUnavailableError, RequestRejectedError, ContentRefusedError
 
 REFUSALS: tuple[Said, ...] = (
+    # -- MiniMax, with status 200 and in streams (edenai/edenai-apis#360)
+    *(
+        Said(f"MiniMax: {text}", None, {"base_resp": {"status_code": code, "status_msg": text}}, kind)
+        for code, text, kind in (
+            (1002, "rate limit exceeded(RPM)", RATE),
+            (1004, "login fail: Please carry the API secret key", WRONG),
+            (1008, "insufficient balance", WRONG),
+            (1027, "output new_sensitive", REFUSED),
+        )
+    ),
     # -- too long
     Said(
         "llama.cpp#19774",

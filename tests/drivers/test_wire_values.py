@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from agentpool.drivers._chat import ChatDialect, effort_of
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import LOOSE_IDS, SHORT_IDS, Question, clean_name, schema_instruction
 from agentpool.drivers._learning import Lessons
-from agentpool.drivers._reading import Thoughts, split_thoughts
+from agentpool.drivers._reading import Thoughts
 from agentpool.drivers._schemas import strict_schema
 from agentpool.drivers._secrets import Redaction, Secret, checked_key
 from agentpool.drivers._sse import Lines, SseEvent, SseReader
@@ -61,6 +62,43 @@ def test_events_with_data_are_given_and_no_others() -> None:
         SseEvent("1", "a"),
         SseEvent("2\n3"),
     ]
+
+
+def test_an_event_ends_with_its_json_where_the_blank_line_is_missing() -> None:
+    """Some servers end events with one line break; Dify and others say an error as bare JSON in between."""
+    assert events(b'data: {"a":1}\ndata: {"b":2}\ndata: [DONE]\n') == [
+        SseEvent('{"a":1}'),
+        SseEvent('{"b":2}'),
+        SseEvent("[DONE]"),
+    ]
+    assert events(b'data: {"a":\ndata: {}}\n\n') == [SseEvent('{"a":\n{}}')]
+    assert events(b'event: x\ndata: {"a":1}\nevent: y\ndata: {}\n\n') == [
+        SseEvent('{"a":1}', "x"),
+        SseEvent("{}", "y"),
+    ]
+    assert events(b'data: {"a":1}\nevent: error\n\n') == [SseEvent('{"a":1}', "error")]
+    assert events(b'{"a":1}\n{"b":\n{}}\ndata: [DONE]\n\n') == [
+        SseEvent('{"a":1}'),
+        SseEvent('{"b":\n{}}'),
+        SseEvent("[DONE]"),
+    ]
+    assert events(b'{"error": 1}\nevent: error\ndata: {}\n\n') == [
+        SseEvent('{"error": 1}'),
+        SseEvent("{}", "error"),
+    ]
+
+
+def test_a_long_line_in_many_pieces_takes_linear_time() -> None:
+    def seconds(pieces: int) -> float:
+        lines, begin = Lines(), perf_counter()
+        for _ in range(pieces):
+            lines.feed(b"x" * 2000)
+        assert len(lines.feed(b"\n")[0]) == 2000 * pieces
+        return perf_counter() - begin
+
+    seconds(10)
+    short, long = (min(seconds(pieces) for _ in range(3)) for pieces in (400, 8000))
+    assert long < 80 * short  # 20 times as many pieces; quadratic time would be 400 times
 
 
 def test_the_last_event_counts_also_without_its_blank_line() -> None:
@@ -459,6 +497,10 @@ def test_which_schemas_can_be_strict(schema: dict[str, Any], strict: bool) -> No
         ("<think>a < b</think>\n\nyes", "a < b", "yes"),
         (" <thinking>hm</thinking>yes", "hm", "yes"),
         ("<|channel|>analysis<|message|>hm<|end|>yes", "hm", "yes"),
+        ("[THINK]hm[/THINK]yes", "hm", "yes"),
+        ("<seed:think>hm</seed:think>\nyes", "hm", "yes"),
+        ("◁think▷hm◁/think▷yes", "hm", "yes"),
+        ("[THIS] is text", "", "[THIS] is text"),
         ("<think></think>yes", "", "yes"),
         ("<think>hm</th", "hm</th", ""),
         ("<think>", "", ""),
@@ -479,4 +521,3 @@ def test_thoughts_are_told_from_text_however_they_come(text: str, thought: str, 
     for piece in pieces:
         got[type(piece).__name__] += piece.text
     assert got == {"ReasoningDelta": thought, "TextDelta": said}
-    assert split_thoughts(text) == (thought.strip(), said)

@@ -265,7 +265,7 @@ def _choices(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the choices that are one answer: the first, and with servers that do not number them all."""
     choices = [choice for choice in reading.items_of(data.get("choices")) if isinstance(choice, dict)]
     first = [choice for choice in choices if not reading.position_of(choice.get("index"))]
-    return first or choices[:1]
+    return [*first] or [*choices[:1]]
 
 
 def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -371,18 +371,18 @@ class GeminiReader:
         if not isinstance(data, Mapping):
             raise MalformedReplyError(f"a piece of the answer is no object: {reading.shown(str(data))}")
         data = reading.mapping_of(data.get("response")) or data  # Google's gateways put it in an envelope
-        if data.get("error") or name == "error":
+        if reading.is_error(data.get("error")) or name == "error":
             raise RefusedInStreamError(data)
         self._id = reading.words(data.get("responseId")) or self._id
         self._model = reading.words(data.get("modelVersion")) or self._model
         counts = reading.mapping_of(data.get("usageMetadata"))
-        self._usage.update((key, value) for key, value in counts.items() if value is not None)
+        self._usage.update((key, value) for key, value in counts.items() if value)
         feedback = reading.mapping_of(data.get("promptFeedback"))
-        if feedback.get("blockReason"):
+        if feedback.get("blockReason") not in (None, "", "BLOCK_REASON_UNSPECIFIED"):
             self._blocked = True
             self._told = reading.words(feedback.get("blockReasonMessage"))
         candidates = [reading.mapping_of(item) for item in reading.items_of(data.get("candidates"))]
-        candidate = next((item for item in candidates if item.get("index") in (0, None)), {})
+        candidate = next((item for item in candidates if not reading.position_of(item.get("index"))), {})
         deltas = list(self._said(reading.mapping_of(candidate.get("content"))))
         reason = candidate.get("finishReason")
         if isinstance(reason, str) and reason and reason != "FINISH_REASON_UNSPECIFIED":
@@ -392,10 +392,13 @@ class GeminiReader:
 
     def _said(self, content: Mapping[str, Any]) -> Iterator[Delta]:
         for item in reading.items_of(content.get("parts")):
-            part = dict(reading.mapping_of(item))
+            given = reading.mapping_of(item)
+            part = {key: value for key, value in given.items() if value is not None} or dict(given)
+            if not isinstance(part.get("text"), str):
+                part.pop("text", None)
             if "functionCall" in part:
                 self._called(part)
-            elif isinstance(part.get("text"), str):
+            elif "text" in part:
                 yield from self._worded(part)
             elif part:
                 self._places.append(part)

@@ -445,7 +445,7 @@ class _Call:
             raise _page(text, self._driver._address)
         if text.lstrip().startswith(("data:", "event:", ":", "id:", "retry:")):
             return self._of_text(text, SseReader() if self._dialect.framing == "sse" else LineReader())
-        if self._dialect.framing == "lines" and _is_lines(text):
+        if _is_lines(text):
             return self._of_text(text, LineReader())
         data = json_of(text, "the answer")
         if _is_error_list(data):
@@ -466,8 +466,11 @@ class _Call:
         for event in [*split.feed(text.encode()), *split.close()]:
             if is_end(event):
                 break
+            data = data_of(event)
+            if data is None:
+                continue
             try:
-                reader.feed(data_of(event), event.name)
+                reader.feed(data, event.name)
             except RefusedInStreamError as refused:
                 body = refused.body
             else:

@@ -318,7 +318,7 @@ class OllamaReader:
         """Take one line."""
         if not isinstance(data, Mapping):
             raise MalformedReplyError(f"a line of the answer is no object: {reading.shown(str(data))}")
-        if data.get("error"):
+        if reading.is_error(data.get("error")):
             raise RefusedInStreamError(data)
         if "message" not in data and "done" not in data:
             if data.get("detail") or data.get("errors"):

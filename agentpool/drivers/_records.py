@@ -54,8 +54,11 @@ class Records:
         return deltas
 
     def _fed(self, event: SseEvent) -> list[Delta]:
+        data = data_of(event)
+        if data is None:
+            return []  # a sign of life
         try:
-            deltas = list(self._reader.feed(data_of(event), event.name))
+            deltas = list(self._reader.feed(data, event.name))
         except RefusedInStreamError as refused:
             body = refused.body
         else:
@@ -69,17 +72,18 @@ def is_end(event: SseEvent) -> bool:
 
 
 def data_of(event: SseEvent) -> Any:
-    """Return the JSON data of an event; of an error's, its words if it is none.
+    """Return the JSON data of an event; of an error, its words if they are none.
 
     Raises:
       MalformedReplyError: if it is no JSON.
     """
     try:
-        return json_of(event.data, "a piece of the stream")
+        data = json_of(event.data, "a piece of the stream")
     except MalformedReplyError:
         if event.name != "error":
             raise
-        return {"error": {"message": event.data}}
+        data = None
+    return {"error": {"message": event.data}} if data is None and event.name == "error" else data
 
 
 class LineReader:

@@ -172,6 +172,7 @@ WHOLE: tuple[Odd, ...] = (
         whole("", tool_calls=[{"id": "a", "function": {"name": "look", "arguments": {}, "signature": "s"}}]),
         {"extra": {"function": {"signature": "s"}}},
     ),
+    Odd("an error that is empty, a proxy", {**whole("hi"), "error": {"message": ""}}, {"text": "hi"}),
     Odd("an error with status 200", {"error": "model runner has unexpectedly stopped"}, REFUSED),
     Odd(
         "an error of Ollama's cloud, with its status inside (ollama/ollama#14567)",

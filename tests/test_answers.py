@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentpool._core.answers import first_fit, without_thoughts
-from agentpool._core.plan import Parsed, Problems
+from agentpool._core.outputs import Parsed, Problems
 
 ULM = '{"name": "Ulm", "inhabitants": 129000}'
 BONN = '{"name": "Bonn", "inhabitants": 330000}'

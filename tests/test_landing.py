@@ -51,7 +51,7 @@ from agentpool._core.messages import (
     ToolResult,
     UserMessage,
 )
-from agentpool._core.plan import OutputSpec, Parsed, Problems
+from agentpool._core.outputs import OutputSpec, Parsed, Problems
 from agentpool._core.states import LoopState
 from agentpool._core.transcript import Transcript, Window, messages_tokens, repaired, request_tokens
 from agentpool._core.usage import TokenUsage

@@ -55,8 +55,8 @@ from agentpool._core.messages import (
     ToolResult,
     UserMessage,
 )
+from agentpool._core.outputs import OutputSpec, Parsed, Problems
 from agentpool._core.perceiving import perceived
-from agentpool._core.plan import OutputSpec, Parsed, Problems
 from agentpool._core.states import LoopState
 from agentpool._core.transcript import messages_tokens, repaired
 from agentpool._core.usage import TokenUsage

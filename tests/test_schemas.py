@@ -8,7 +8,7 @@ import pytest
 
 from agentpool._core.errors import ManifestError
 from agentpool._core.manifest import AgentManifest, ModelSettings
-from agentpool._core.plan import Parsed, Problems
+from agentpool._core.outputs import Parsed, Problems
 from agentpool._core.schemas import problems_of, schema_output, schema_problems
 
 TREE: dict[str, Any] = {

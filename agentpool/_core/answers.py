@@ -7,7 +7,7 @@ import re
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 
-from agentpool._core.plan import Parsed, Problems
+from agentpool._core.outputs import Parsed, Problems
 
 Read = Callable[[str], Parsed | Problems]
 

@@ -48,8 +48,9 @@ from agentpool._core.encoding import encodable_content, encodable_message
 from agentpool._core.events import Phase
 from agentpool._core.guard import GuardLimits, LoopGuard
 from agentpool._core.messages import ChatMessage, ToolDefinition, UserMessage
+from agentpool._core.outputs import OutputSpec
 from agentpool._core.perceiving import perceived
-from agentpool._core.plan import OutputSpec, Price, plan_of
+from agentpool._core.plan import Price, plan_of
 from agentpool._core.replies import on_driver_failed, on_idle_model, on_replied
 from agentpool._core.states import TAKE_MESSAGES, LoopState, Step, finished, heard
 from agentpool._core.transcript import Transcript, Window, messages_tokens, repaired

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,6 +11,7 @@ from agentpool._core.capability import MemoryCapability
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.guard import GuardLimits
 from agentpool._core.messages import ToolCall, ToolDefinition
+from agentpool._core.outputs import OutputSpec
 from agentpool._core.rules import fix_for_name
 from agentpool._core.text import encodable
 from agentpool._core.transcript import frame_tokens
@@ -20,47 +20,6 @@ from agentpool._core.value import value
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
-
-# -- typed answers ----------------------------------------------------------------
-
-
-@attrs.frozen
-class Parsed:
-    """An answer's value."""
-
-    value: Any
-
-
-@attrs.frozen
-class Problems:
-    """Why an answer has no value; the model is told all of it."""
-
-    texts: tuple[str, ...]
-
-
-@attrs.frozen
-class OutputSpec:
-    """What a typed answer has to be.
-
-    Attributes:
-      schema: the JSON schema; the model is told it at the end of its system prompt.
-      parse: reads an answer; a pure function.
-      retries: how many wrong answers are given back to the model, before the agent fails.
-    """
-
-    schema: Mapping[str, Any]
-    parse: Callable[[str], Parsed | Problems]
-    retries: int = 2
-
-    @property
-    def instruction(self) -> str:
-        """What the model is told."""
-        schema = json.dumps(self.schema, ensure_ascii=False)
-        return f"Give your final answer as JSON that fits this schema, without other text:\n{schema}"
-
-
-# -- the plan ---------------------------------------------------------------------
-
 
 Price: TypeAlias = Callable[[TokenUsage], float | None]
 """What a usage costs in US dollars; None where nobody knows."""

@@ -24,8 +24,8 @@ from agentpool._core.guard import GuardLimits, Limit, LoopGuard
 from agentpool._core.landing import Landing, worst_case
 from agentpool._core.messages import AssistantMessage, StopReason
 from agentpool._core.outcomes import AgentResult
+from agentpool._core.outputs import OutputSpec, Problems
 from agentpool._core.perceiving import as_note
-from agentpool._core.plan import OutputSpec, Problems
 from agentpool._core.states import LoopState, Step, Trouble, failed, finished, halted, heard
 from agentpool._core.usage import TokenUsage
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from agentpool._core.answers import first_fit, refuse_constant
-from agentpool._core.plan import OutputSpec, Parsed, Problems
+from agentpool._core.outputs import OutputSpec, Parsed, Problems
 
 Path: TypeAlias = tuple[str | int, ...]
 

@@ -17,7 +17,7 @@ from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ChatMessage
 from agentpool._core.outcomes import AgentResult
-from agentpool._core.plan import OutputSpec
+from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
 from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history

@@ -13,7 +13,7 @@ import attrs
 import pydantic
 
 from agentpool._core.answers import first_fit
-from agentpool._core.plan import OutputSpec, Parsed, Problems
+from agentpool._core.outputs import OutputSpec, Parsed, Problems
 
 
 def output_spec(output_type: Any, retries: int) -> OutputSpec:

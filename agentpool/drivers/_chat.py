@@ -6,6 +6,8 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import attrs
+
 from agentpool._core.content import Content, Document, Image, Part, Text, parts_of, text_of, told_of_file
 from agentpool._core.errors import MalformedReplyError
 from agentpool._core.messages import (
@@ -151,11 +153,13 @@ def _messages(question: Question, system: str) -> list[dict[str, Any]]:
     if system and "system_in_user" not in traits:
         messages.append({"role": "system", "content": system})
         system = ""
+    ids: Mapping[str, str] = {}
     for turn in turns:
         if turn.message is not None:
             messages.append(_assistant(turn, question))
+            ids = {call.id: _own_of(call, question).get("id", call.id) for call in turn.calls}
         else:
-            messages.extend(_user(turn, joins="user_joins_tool" in traits))
+            messages.extend(_user(turn, ids, joins="user_joins_tool" in traits))
     if system:
         _put_first(messages, system)
     return messages
@@ -178,7 +182,7 @@ def _assistant(turn: Turn, question: Question) -> dict[str, Any]:
     result: dict[str, Any] = {"role": "assistant", "content": message.text or None}
     plain = "plain_history" in question.lessons.traits
     if turn.calls:
-        result["tool_calls"] = [_call(call, question, plain=plain) for call in turn.calls]
+        result["tool_calls"] = [_call(call, question) for call in turn.calls]
     elif not message.text:
         result["content"] = ""
     if not plain:
@@ -186,22 +190,28 @@ def _assistant(turn: Turn, question: Question) -> dict[str, Any]:
     return result
 
 
-def _call(call: ToolCall, question: Question, *, plain: bool) -> dict[str, Any]:
-    extra = {} if plain else question.own_data(call.provider_data, PROVIDER) or {}
+def _own_of(call: ToolCall, question: Question) -> Mapping[str, Any]:
+    """Return what a server hung on a call, unless it does not take that back."""
+    if question.lessons.traits & {"plain_history", "short_ids"}:
+        return {}
+    return reading.mapping_of(question.own_data(call.provider_data, PROVIDER))
+
+
+def _call(call: ToolCall, question: Question) -> dict[str, Any]:
     arguments = encoded(call.input).decode()
     return {
-        **extra,
         "id": call.id,
+        **_own_of(call, question),
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
     }
 
 
-def _user(turn: Turn, *, joins: bool) -> Iterator[dict[str, Any]]:
+def _user(turn: Turn, ids: Mapping[str, str], *, joins: bool) -> Iterator[dict[str, Any]]:
     """Give the results of calls, and what was said after them; files of results come behind all of them."""
     files: list[Part] = []
     said = [content for content in turn.said if content]
-    results = [_result(message, files) for message in turn.results]
+    results = [_result(message, ids, files) for message in turn.results]
     if files:
         said.insert(0, (Text("These are the files of the results above:"), *files))
     if results and said and joins and all(map(is_text, said)):
@@ -214,13 +224,13 @@ def _user(turn: Turn, *, joins: bool) -> Iterator[dict[str, Any]]:
         yield {"role": "user", "content": ""}
 
 
-def _result(message: ToolMessage, files: list[Part]) -> dict[str, Any]:
+def _result(message: ToolMessage, ids: Mapping[str, str], files: list[Part]) -> dict[str, Any]:
     result = message.result
     if not is_text(result.content):
         files.extend(part for part in parts_of(result.content) if not isinstance(part, Text))
     return {
         "role": "tool",
-        "tool_call_id": message.call_id,
+        "tool_call_id": ids.get(message.call_id, message.call_id),
         "content": told_result(result.text, result.is_error),
     }
 
@@ -442,7 +452,7 @@ class _Answer:
             text, stop = text or "".join(self._refused), "refusal"
         return reading.completion_of(
             text,
-            calls,
+            tuple(_with_own_id(call, question.model) for call in calls),
             stop,
             usage_of(self._usage),
             reasoning="".join(self._reasoning).strip(),
@@ -454,6 +464,14 @@ class _Answer:
     def _provider_data(self) -> ProviderData | None:
         kept = {**self._kept, **self._items}
         return ProviderData(PROVIDER, self.question.model, kept) if kept else None
+
+
+def _with_own_id(call: ToolCall, model: str) -> ToolCall:
+    """Keep an id that we rename for others: it may hold more, such as Gemini's signature with LiteLLM."""
+    if LOOSE_IDS.pattern.fullmatch(call.id):
+        return call
+    data = {} if call.provider_data is None else call.provider_data.data
+    return attrs.evolve(call, provider_data=ProviderData(PROVIDER, model, {**data, "id": call.id}))
 
 
 def _merge_items(kept: list[dict[str, Any]], items: Iterable[dict[str, Any]]) -> None:

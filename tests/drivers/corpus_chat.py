@@ -236,6 +236,14 @@ WHOLE: tuple[Odd, ...] = (
         MalformedReplyError,
     ),
     Odd(
+        "an id that others do not take goes back as it came (BerriAI/litellm#37849)",
+        whole({"tool_calls": [call("{}", id="call_1__thought__Cs4/+=")]}, "tool_calls"),
+        {
+            "calls": [("call_1__thought__Cs4/+=", "look", {})],
+            "extra": {"id": "call_1__thought__Cs4/+="},
+        },
+    ),
+    Odd(
         "what hangs on a call goes back with it, Gemini (langroid#969)",
         whole(
             {"tool_calls": [call("{}", extra_content={"google": {"thought_signature": "s"}})]}, "tool_calls"

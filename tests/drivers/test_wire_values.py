@@ -307,6 +307,24 @@ def test_data_of_this_model_goes_back_and_no_other() -> None:
         assert "extra_content" not in foreign["tool_calls"][0]
 
 
+def test_an_id_that_others_do_not_take_goes_back_to_its_server_with_its_result() -> None:
+    """BerriAI/litellm#37849: LiteLLM hides Gemini's signature in it."""
+    raw = "call_1__thought__" + "Cs4/+=" * 20
+
+    def ids(model: str, *traits: str) -> tuple[str, str]:
+        call = ToolCall(raw, "look", {}, ProviderData("openai", model, {"id": raw}))
+        lessons = Lessons(traits=frozenset(traits))
+        messages = sent(UserMessage("a"), AssistantMessage("", [call]), result(raw), lessons=lessons)[
+            "messages"
+        ]
+        return messages[1]["tool_calls"][0]["id"], messages[2]["tool_call_id"]
+
+    assert ids("m") == (raw, raw)
+    for id, answered in (ids("other"), ids("m", "short_ids"), ids("m", "plain_history")):
+        assert id == answered
+        assert len(id) <= 64
+
+
 def test_a_plain_history_holds_nothing_of_the_provider() -> None:
     message = AssistantMessage("x", (), "hm", ProviderData("openai", "m", {"reasoning_content": "hm"}))
     call = ToolCall("1", "look", {}, ProviderData("openai", "m", {"extra_content": 1}))

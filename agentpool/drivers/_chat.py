@@ -41,6 +41,7 @@ _KNOWN_OF_CALL = frozenset({"id", "type", "index", "function", "name", "argument
 _REASONING = ("reasoning_content", "reasoning", "reasoning_text")
 _TO_KEEP = ("extra_content", "reasoning_opaque", "provider_specific_fields")
 _ITEMS_TO_KEEP = ("reasoning_details", "thinking_blocks")
+_FAILURES = ("error", "network_error", "abort", "MALFORMED_FUNCTION_CALL")
 
 
 class ChatDialect:
@@ -428,7 +429,8 @@ class _Answer:
         word = choice.get("finish_reason") or choice.get("finishReason")
         if not word or word in ("null", "None"):
             return False
-        self.stop = reading.stop_of(word)
+        native = choice.get("native_finish_reason")  # OpenRouter may hide a failure behind `stop`
+        self.stop = reading.stop_of(native if native in _FAILURES else word)
         return True
 
     def rest(self) -> list[Delta]:
@@ -503,7 +505,8 @@ def _goes_on(known: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
 def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
     """Return what an answer used, from the names that servers give the numbers.
 
-    Where a total is more than its parts, the rest was thought: it counts as output.
+    Where a total is more than its parts, the rest was thought: it counts as output, unless it is
+    the part of the prompt that was cached.
     """
     if not usage:
         return TokenUsage()
@@ -512,16 +515,24 @@ def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
     answer = reading.mapping_of(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     given = first(usage, "prompt_tokens", "input_tokens")
     taken = first(usage, "completion_tokens", "output_tokens")
-    output = max(taken, reading.count(usage.get("total_tokens")) - given)
-    cached = first(prompt, "cached_tokens") or first(usage, "prompt_cache_hit_tokens", "cached_tokens")
+    cached = first(prompt, "cached_tokens") or first(
+        usage, "prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens"
+    )
+    written = first(prompt, "cache_write_tokens", "cache_creation_tokens") or first(
+        usage, "cache_creation_input_tokens"
+    )
     reasoning = first(answer, "reasoning_tokens") or first(usage, "reasoning_tokens")
+    rest = max(0, reading.count(usage.get("total_tokens")) - given - taken)
+    if 0 < cached + written in (rest, rest - reasoning) and rest != reasoning:
+        given, rest = given + cached + written, rest - cached - written  # Claude's way, of some proxies
+    output = taken + (rest or (reasoning if reasoning > taken else 0))
     cost = usage.get("cost")
     return TokenUsage(
         given,
         output,
         min(reasoning, output),
         min(cached, given),
-        min(first(prompt, "cache_write_tokens"), given),
+        min(written, given),
         float(cost)
         if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < 1e6
         else 0.0,

@@ -19,6 +19,7 @@ from agentpool._core.errors import (
     ContextTooLongError,
     DriverError,
     DriverUnavailableError,
+    MalformedReplyError,
     OverloadedError,
     RateLimitedError,
     RequestRejectedError,
@@ -287,6 +288,16 @@ def _words(*parts: str) -> str:
 
 
 RULES = (
+    Rule(
+        MalformedReplyError,  # first, since what the model wrote is quoted, which may hold any words
+        _words(
+            r"tool_use_failed",
+            r"json_validate_failed",
+            r"(?:error|failed to) pars(?:e|ing) (?:the )?(?:tool|function)[ _]?call",
+            r"failed to (?:call a function|generate json)",
+        ),
+        (400, 422, 500, None),
+    ),
     Rule(
         RateLimitedError,  # before the rule on length: limits per minute speak of too many tokens, too
         _words(

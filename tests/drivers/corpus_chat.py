@@ -508,6 +508,109 @@ WHOLE: tuple[Odd, ...] = (
         {"usage": (10, 25, 20, 0)},
     ),
     Odd(
+        "thoughts counted beside the answer, and no total",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "completion_tokens_details": {"reasoning_tokens": 20},
+            },
+        ),
+        {"usage": (10, 25, 20, 0)},
+    ),
+    Odd(
+        "thoughts and nothing else are counted (router-for-me/CLIProxyAPI#5733)",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 21,
+                "completion_tokens": 0,
+                "total_tokens": 81,
+                "completion_tokens_details": {"reasoning_tokens": 60},
+            },
+        ),
+        {"usage": (21, 60, 60, 0)},
+    ),
+    Odd(
+        "thoughts within the answer's count (promptfoo/promptfoo#9507)",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 500,
+                "completion_tokens": 500,
+                "total_tokens": 1000,
+                "completion_tokens_details": {"reasoning_tokens": 200},
+            },
+        ),
+        {"usage": (500, 500, 200, 0)},
+    ),
+    Odd(
+        "a total and no thoughts: the rest is output (MartialBE/one-hub#795)",
+        whole({"content": "a"}, usage={"prompt_tokens": 9, "completion_tokens": 664, "total_tokens": 1994}),
+        {"usage": (9, 1985, 0, 0)},
+    ),
+    Odd(
+        "Claude's counts of cached tokens, beside those of the prompt",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "total_tokens": 1115,
+                "cache_read_input_tokens": 1000,
+                "cache_creation_input_tokens": 100,
+            },
+        ),
+        {"usage": (1110, 5, 0, 1000)},
+    ),
+    Odd(
+        "Claude's counts of cached tokens, as a part of the prompt's, LiteLLM",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 1110,
+                "completion_tokens": 5,
+                "total_tokens": 1115,
+                "cache_read_input_tokens": 1000,
+                "cache_creation_input_tokens": 100,
+            },
+        ),
+        {"usage": (1110, 5, 0, 1000)},
+    ),
+    Odd(
+        "as many cached as thought: the rest was thought",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 30,
+                "completion_tokens": 5,
+                "total_tokens": 55,
+                "prompt_tokens_details": {"cached_tokens": 20},
+                "completion_tokens_details": {"reasoning_tokens": 20},
+            },
+        ),
+        {"usage": (30, 25, 20, 20)},
+    ),
+    Odd(
+        "OpenRouter hides that the provider broke off (OleksandrChekhovskyi/hax#15)",
+        {
+            "choices": [
+                {"message": {"content": ""}, "finish_reason": "stop", "native_finish_reason": "network_error"}
+            ]
+        },
+        MalformedReplyError,
+    ),
+    Odd(
+        "OpenRouter tells the provider's word for the end",
+        {
+            "choices": [
+                {"message": {"content": "a"}, "finish_reason": "stop", "native_finish_reason": "end_turn"}
+            ]
+        },
+        {"text": "a", "stop": "end_turn"},
+    ),
+    Odd(
         "cached tokens, OpenAI",
         whole(
             {"content": "a"},

@@ -13,6 +13,7 @@ from agentpool._core.errors import (
     ContextTooLongError,
     DriverError,
     DriverUnavailableError,
+    MalformedReplyError,
     OverloadedError,
     RateLimitedError,
     RequestRejectedError,
@@ -48,6 +49,32 @@ REFUSALS: tuple[Said, ...] = (
             (1008, "insufficient balance", WRONG),
             (1027, "output new_sensitive", REFUSED),
         )
+    ),
+    # -- the model's own words could not be read
+    *(
+        Said(f"{why}, status {status}", status, body, MalformedReplyError)
+        for status in (500, None)
+        for why, body in (
+            (
+                "Ollama (langchain-ai/langchain#34746)",
+                {"error": 'error parsing tool call: raw=\'{"a": "rate limit, invalid\', err=unexpected end'},
+            ),
+            ("llama.cpp", error("Failed to parse tool call arguments as JSON: parse error", code=500)),
+        )
+    ),
+    *(
+        Said(
+            f"Groq: {code}, status {status} (anomalyco/opencode#1018)",
+            status,
+            error(
+                "Failed. Please adjust your prompt. See 'failed_generation'.",
+                code=code,
+                failed_generation="<",
+            ),
+            MalformedReplyError,
+        )
+        for status in (400, None)
+        for code in ("tool_use_failed", "json_validate_failed")
     ),
     # -- too long
     Said(

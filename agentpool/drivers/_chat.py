@@ -560,8 +560,7 @@ class ChatReader:
         choice = self._choice(data)
         answer.count(data, choice)
         if not choice:
-            if _is_refusal(data):
-                answer.told = data  # an answer may come nevertheless
+            self._without_choice(data)
             return ()
         if reading.is_error(choice.get("error")):
             raise RefusedInStreamError(choice)
@@ -569,6 +568,12 @@ class ChatReader:
         if answer.finish(choice):
             deltas += answer.rest()
         return deltas
+
+    def _without_choice(self, data: Mapping[str, Any]) -> None:
+        if _is_refusal(data):
+            self._answer.told = data  # an answer may come nevertheless
+        elif data.get("usage") and self._answer.stop is not None:
+            self.is_done = True  # the usage comes behind all else; some servers say no [DONE] after it
 
     def _choice(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the choice of a chunk that goes on with the one that came first."""

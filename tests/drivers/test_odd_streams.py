@@ -8,7 +8,8 @@ import zlib
 from typing import Any
 
 import pytest
-from rawserver import answer, raw_server
+import trio
+from rawserver import STREAM, answer, raw_server
 
 from agentpool._core.errors import DriverError, MalformedReplyError, OverloadedError, RateLimitedError
 from agentpool._core.messages import Completion, CompletionRequest, TextDelta, UserMessage
@@ -128,6 +129,17 @@ async def test_one_answer_in_every_form(driver: Any, body: bytes, headers: dict[
 
 def _named(headers: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+async def test_behind_the_usage_nothing_is_waited_for() -> None:
+    used = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+    reply = STREAM + events(*CHAT, used)
+    async with raw_server(reply, stay=True) as server, OpenAIDriver("m", base_url=server.url) as driver:
+        with trio.fail_after(60):
+            completion = await driver.complete(REQUEST)
+        await server.hung_up.wait()
+    assert completion.text == "Héllo 🙂"
+    assert (completion.usage.input_tokens, completion.usage.output_tokens) == (3, 2)
 
 
 @pytest.mark.parametrize("kind", ["text/event-stream", "text/plain"])

@@ -37,7 +37,9 @@ from agentpool.drivers._schemas import strict_schema
 
 PROVIDER = "openai"
 
-_KNOWN_OF_CALL = frozenset({"id", "type", "index", "function", "name", "arguments"})
+_KNOWN_OF_CALL = frozenset(
+    {"id", "type", "index", "function", "name", "arguments", "parameters", "input", "args"}
+)
 _REASONING = ("reasoning_content", "reasoning", "reasoning_text")
 _TO_KEEP = ("extra_content", "reasoning_opaque", "provider_specific_fields")
 _ITEMS_TO_KEEP = ("reasoning_details", "thinking_blocks")
@@ -418,7 +420,7 @@ class _Answer:
             index,
             id=reading.words(call.get("id")),
             name=reading.words(function.get("name") or call.get("name")),
-            arguments=function.get("arguments", call.get("arguments")),
+            arguments=reading.given_in(function, call),
         )
         for name, value in call.items():
             if name not in _KNOWN_OF_CALL and value is not None:
@@ -527,6 +529,8 @@ def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
         given, rest = given + cached + written, rest - cached - written  # Claude's way, of some proxies
     output = taken + (rest or (reasoning if reasoning > taken else 0))
     cost = usage.get("cost")
+    if isinstance(cost, dict):  # Perplexity tells its parts
+        cost = cost.get("total_cost")
     return TokenUsage(
         given,
         output,

@@ -35,7 +35,7 @@ from agentpool.drivers._schemas import for_ollama
 PROVIDER = "ollama"
 
 _OF_A_CALL = frozenset({"id", "type", "index", "function"})
-_OF_A_FUNCTION = frozenset({"name", "arguments", "index"})
+_OF_A_FUNCTION = frozenset({"name", "arguments", "parameters", "input", "args", "index"})
 
 AT_THE_TOP = frozenset(
     {
@@ -364,7 +364,7 @@ class OllamaReader:
             object(),
             id=id,
             name=reading.words(function.get("name")),
-            arguments=function.get("arguments"),
+            arguments=reading.given_in(function),
         )
         extra = {
             "call": {name: value for name, value in call.items() if name not in _OF_A_CALL and value},

@@ -285,6 +285,12 @@ _JSON_NAMES: dict[type, str] = {
 }
 
 
+def given_in(*places: Mapping[str, Any]) -> Any:
+    """Return the arguments of a call, under whichever name a server gives them; None if there are none."""
+    names = ("arguments", "parameters", "input", "args")
+    return next((place[name] for place in places for name in names if place.get(name) is not None), None)
+
+
 def new_call_id() -> str:
     """Return an id for a tool call whose provider gave it none."""
     return f"call_{secrets.token_hex(10)}"

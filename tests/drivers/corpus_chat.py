@@ -80,6 +80,11 @@ WHOLE: tuple[Odd, ...] = (
     ),
     Odd("the message is null", whole(None), {"text": ""}),
     Odd(
+        "a reference between the texts, Mistral (vercel/ai#4820)",
+        whole({"content": ["a", {"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "b"}]}),
+        {"text": "ab"},
+    ),
+    Odd(
         "reasoning beside the text, DeepSeek",
         whole({"content": "a", "reasoning_content": "hm"}),
         {"text": "a", "reasoning": "hm", "kept": {"reasoning_content": "hm"}},
@@ -414,6 +419,19 @@ WHOLE: tuple[Odd, ...] = (
         whole({"tool_calls": [call('{"a": 1}[1]')]}, "tool_calls"),
         {"problem": "are not JSON"},
     ),
+    *(
+        Odd(
+            f"arguments by the name {name!r}",
+            whole({"tool_calls": [{"id": "a", "function": {"name": "look", name: {"a": 1}}}]}, "tool_calls"),
+            {"calls": [("a", "look", {"a": 1})], "extra": None},
+        )
+        for name in ("parameters", "input", "args")
+    ),
+    Odd(
+        "name and arguments beside the function, Workers AI",
+        whole({"tool_calls": [{"name": "look", "arguments": {"a": 1}}]}, "tool_calls"),
+        {"names": ["look"], "unique": True},
+    ),
     Odd(
         "arguments in pieces, as an array",
         whole({"tool_calls": [call(['{"a"', ": 1}"])]}, "tool_calls"),
@@ -655,6 +673,13 @@ WHOLE: tuple[Odd, ...] = (
         "what it cost, OpenRouter",
         whole({"content": "a"}, usage={"prompt_tokens": 3, "completion_tokens": 1, "cost": 0.25}),
         {"cost": 0.25},
+    ),
+    Odd(
+        "what it cost in parts, Perplexity (langchain-ai/langchain#40285)",
+        whole(
+            {"content": "a"}, usage={"prompt_tokens": 3, "cost": {"input_tokens_cost": 1, "total_cost": 2}}
+        ),
+        {"cost": 2.0},
     ),
     Odd(
         "a cost that is none",

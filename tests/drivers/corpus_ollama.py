@@ -128,6 +128,11 @@ WHOLE: tuple[Odd, ...] = (
         {"calls": [("a", "look", {})]},
     ),
     Odd(
+        "arguments by another name",
+        whole("", tool_calls=[{"id": "a", "function": {"name": "look", "parameters": {"p": 1}}}]),
+        {"calls": [("a", "look", {"p": 1})], "extra": None},
+    ),
+    Odd(
         "arguments null",
         whole("", tool_calls=[call(id="a") | {"function": {"name": "look", "arguments": None}}]),
         {"calls": [("a", "look", {})]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from agentpool._core.errors import (
 )
 from agentpool.drivers._address import Address
 from agentpool.drivers._secrets import Redaction
+from agentpool.drivers._unpacking import MAGIC, Gunzip
 
 if TYPE_CHECKING:
     import httpx2
@@ -111,6 +113,7 @@ class Exchange:
     _sent: _Sent = attrs.field(factory=lambda: _Sent(), init=False)
     _response: Any = attrs.field(default=None, init=False)
     _chunks: AsyncIterator[bytes] | None = attrs.field(default=None, init=False)
+    _gunzip: Gunzip | None = attrs.field(default=None, init=False)
     _ended: bool = attrs.field(default=False, init=False)
     _received: int = attrs.field(default=0, init=False)
     status: int = attrs.field(default=0, init=False)
@@ -169,13 +172,13 @@ class Exchange:
             return b""
         chunks = self._chunks
         if chunks is None:
-            response = self._response
-            packed = "content-encoding" in response.headers
-            chunks = self._chunks = response.aiter_bytes() if packed else response.stream.__aiter__()
+            chunks = self._chunks = self._opened()
         chunk: bytes | None = b""
         try:
             while chunk == b"":  # a piece may unpack to nothing yet
                 chunk = await anext(chunks, None)
+                if chunk:
+                    chunk = self._unpacked(chunk)
         except Exception as error:
             raise self.translated(error, begun=True) from self._http.redaction.scrub(error)
         if chunk is None:
@@ -185,6 +188,20 @@ class Exchange:
         if self._received > LARGEST_ANSWER:
             raise MalformedReplyError(f"the answer has more than {LARGEST_ANSWER:,} bytes")
         return chunk
+
+    def _opened(self) -> AsyncIterator[bytes]:
+        response = self._response
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        if encoding in ("gzip", "x-gzip"):
+            self._gunzip = Gunzip()
+        if encoding in ("", "identity", "gzip", "x-gzip"):
+            return response.stream.__aiter__()  # type: ignore[no-any-return]
+        return response.aiter_bytes()  # type: ignore[no-any-return]
+
+    def _unpacked(self, chunk: bytes) -> bytes:
+        if self._gunzip is None and not self._received and chunk.startswith(MAGIC):
+            self._gunzip = Gunzip()  # some proxies forget to say it
+        return chunk if self._gunzip is None else self._gunzip.feed(chunk)
 
     async def read(self, most: int = LARGEST_ANSWER) -> bytes:
         """Return the rest of the answer, or its beginning if it has more than `most` bytes."""
@@ -256,7 +273,7 @@ def _translated(error: Exception, where: str, redaction: Redaction, begun: bool,
     if isinstance(error, DriverError):
         return error
     text = redaction.text(f"{where}: {_first_words(error)}")
-    if _is(error, "DecodingError"):
+    if _is(error, "DecodingError") or isinstance(error, zlib.error):
         return MalformedReplyError(f"the answer of {text} cannot be unpacked")
     if begun and _is(error, "NetworkError", "RemoteProtocolError"):
         return MalformedReplyError(f"the answer was cut off: {text}")

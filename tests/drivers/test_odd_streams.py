@@ -61,6 +61,13 @@ OPENAI_FORMS: dict[str, tuple[bytes, dict[str, str]]] = {
     "names, ids and times to wait": (SSE.replace(b"data: ", b"event: message\nid: 1\nretry: 9\ndata: "), {}),
     "comments, pings without data, and null": (b": hi\n\nevent: ping\n\ndata:\n\ndata: null\n\n" + SSE, {}),
     "gzip": (gzip.compress(SSE), {"content_encoding": "gzip"}),
+    "gzip, each event packed by itself, and padding": (
+        b"".join(gzip.compress(b"data:" + event) for event in SSE.split(b"data:")[1:]) + b"\0" * 8,
+        {"content_encoding": "x-gzip"},
+    ),
+    "gzip that nobody tells (Wei-Shaw/claude-relay-service#1039)": (gzip.compress(SSE), {}),
+    "no gzip, though it is told": (SSE, {"content_encoding": "gzip"}),
+    "gzip, twice": (gzip.compress(gzip.compress(SSE)), {"content_encoding": "gzip, gzip"}),
     "deflate": (zlib.compress(SSE), {"content_encoding": "deflate"}),
     "another type": (SSE, {"content_type": "application/json"}),
     "another type, an id first": (b"id: 1\n" + SSE, {"content_type": "text/plain"}),

@@ -25,7 +25,7 @@ from agentpool.drivers._address import Address, address_of
 from agentpool.drivers._dialect import Dialect, RefusedInStreamError, StreamReader
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import Question
-from agentpool.drivers._http import DEFAULT_TIMEOUT, LARGEST_REFUSAL, Exchange, HttpClient
+from agentpool.drivers._http import DEFAULT_TIMEOUT, Exchange, HttpClient
 from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, names_in
 from agentpool.drivers._reading import json_of, mapping_of
 from agentpool.drivers._records import LineReader, Records
@@ -249,6 +249,8 @@ class HttpDriver(Driver):
 
     def _error_of(self, refusal: Refusal) -> DriverError:
         """Return the error that a refusal stands for, with a note on who said it, and how."""
+        if refusal.status in (404, 405) and self._address.is_bare and "model" not in refusal.text.lower():
+            refusal = attrs.evolve(refusal, text=f"{refusal.text}: {_IS_IT_RIGHT}")
         error = error_of(refusal)
         how = (
             "in the middle of its answer" if refusal.status is None else f"with HTTP status {refusal.status}"
@@ -516,20 +518,20 @@ def _is_error_list(data: object) -> bool:
     return isinstance(data, list) and bool(data) and isinstance(data[0], dict) and "error" in data[0]
 
 
+_IS_IT_RIGHT = "is the address right; a part such as /v1 may be missing?"
+
+
 def _page(text: str, address: Address) -> MalformedReplyError:
     told = refusal_of(text, None).text
-    hint = (
-        "" if address.base.endswith(("/v1", "/v1beta", "/openai")) else "; a part such as /v1 may be missing"
-    )
-    return MalformedReplyError(
-        f"{address} answered with {told}, not as a model does: is the address right{hint}?"
-    )
+    known = address.base.endswith(("/v1", "/v1beta", "/openai"))
+    hint = "is the address right?" if known else _IS_IT_RIGHT
+    return MalformedReplyError(f"{address} answered with {told}, not as a model does: {hint}")
 
 
 async def _refusal(exchange: Exchange, redaction: Redaction) -> Refusal:
     """Read a refusal, and leave the exchange."""
     try:
-        raw = await exchange.read(LARGEST_REFUSAL)
+        raw = await exchange.read_refusal()
     finally:
         await exchange.__aexit__(None, None, None)
     status = exchange.status

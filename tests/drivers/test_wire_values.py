@@ -22,7 +22,7 @@ from agentpool import (
     UserMessage,
 )
 from agentpool._core.text import encodable
-from agentpool.drivers._address import address_of
+from agentpool.drivers._address import address_of, without_end
 from agentpool.drivers._chat import ChatDialect, effort_of
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import LOOSE_IDS, SHORT_IDS, Question, clean_name, schema_instruction
@@ -98,6 +98,25 @@ def test_a_query_is_added_to_and_never_shown() -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is not the address of a server"):
         address_of(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("http://h/v1/chat/completions", "http://h/v1"),
+        ("http://h/v1/chat/completions/?k=v", "http://h/v1?k=v"),
+        (
+            "http://h/openai/deployments/d/chat/completions?api-version=1",
+            "http://h/openai/deployments/d?api-version=1",
+        ),
+        ("http://h/v1/responses", "http://h/v1"),
+        ("http://h/v1/", "http://h/v1"),
+        ("http://h/chat", "http://h/chat"),
+    ],
+)
+def test_the_address_of_a_call_is_that_of_its_server(url: str, whole: str) -> None:
+    """BerriAI/litellm#8572, sourcegit-scm/sourcegit#1618: what consoles show is what people copy."""
+    assert without_end(url, "/chat/completions", "/responses") == whole
 
 
 def test_passwords_and_fragments_are_refused() -> None:

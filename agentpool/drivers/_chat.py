@@ -64,7 +64,7 @@ class ChatDialect:
     def body(self, question: Question, *, streaming: bool) -> dict[str, Any]:
         """Return the body of a request."""
         request = question.request
-        native = request.output_schema is not None and "response_format" not in question.lessons.dropped
+        native = request.output_schema is not None and _takes_schema(question)
         system = request.system
         if request.output_schema is not None and not native:
             system = schema_instruction(system, request.output_schema)
@@ -107,6 +107,12 @@ class ChatDialect:
     def reader(self, question: Question) -> ChatReader:
         """Return a reader for one streamed answer."""
         return ChatReader(question)
+
+
+def _takes_schema(question: Question) -> bool:
+    lessons = question.lessons
+    beside_tools = question.request.tools and "no_schema_with_tools" in lessons.traits
+    return not beside_tools and "response_format" not in lessons.dropped
 
 
 def effort_of(reasoning: str | int) -> str:

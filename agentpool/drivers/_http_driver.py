@@ -26,13 +26,13 @@ from agentpool.drivers._dialect import Dialect, RefusedInStreamError, StreamRead
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import Question
 from agentpool.drivers._http import DEFAULT_TIMEOUT, Exchange, HttpClient
-from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, names_in
+from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, limit_of, names_in, shorten
 from agentpool.drivers._reading import json_of, mapping_of
 from agentpool.drivers._records import LineReader, Records
 from agentpool.drivers._refusals import Refusal, error_of, is_page, refusal_of
 from agentpool.drivers._secrets import Redaction, checked_key
 from agentpool.drivers._sse import SseReader
-from agentpool.drivers._windows import ASKING_SECONDS, SHORTEST_REQUEST, Source, root_of
+from agentpool.drivers._windows import ASKING_SECONDS, SHORTEST_REQUEST, Source, room_in, root_of
 from agentpool.drivers.prices import ModelPrice, PriceTable
 
 if TYPE_CHECKING:
@@ -388,6 +388,7 @@ class _Call:
         self._contained = _Contained(driver._redaction)
         self._question = driver._question(request)
         self._exchange: Exchange | None = None
+        self._longest: int | None = None
 
     async def __aenter__(self) -> _Call:
         http = await self._driver._ready()
@@ -404,6 +405,8 @@ class _Call:
         driver, dialect = self._driver, self._dialect
         question = self._question = driver._question(self._request)
         body = driver._body(dialect, question, streaming=self._streaming)
+        if self._longest is not None:
+            shorten(body, self._longest)
         path = dialect.path(question, streaming=self._streaming)
         exchange = http.exchange(path, driver._headers(streaming=self._streaming), encoded(body))
         await exchange.__aenter__()
@@ -411,9 +414,24 @@ class _Call:
             self._exchange = exchange
             return None
         refusal = await _refusal(exchange, driver._redaction)
-        if is_last or not driver._learn(question, refusal, body, dialect):
+        if is_last or not (self._fits(refusal, body) or driver._learn(question, refusal, body, dialect)):
             raise driver._error_of(refusal)
         return refusal
+
+    def _fits(self, refusal: Refusal, body: Mapping[str, Any]) -> bool:
+        """Return whether a shorter answer fits the model's window, and make it that one for this call.
+
+        With less room than a quarter of what was asked for, it is the request that is too long.
+        """
+        room, asked = room_in(refusal.text), limit_of(body, self._question.own)
+        if room is None or asked is None:
+            return False
+        self._driver._windows[self._question.model] = room.window
+        left = room.window - room.given
+        if not min(asked, room.window) // 4 <= left < asked:
+            return False
+        self._longest = left
+        return True
 
     async def __aexit__(self, *details: object) -> None:
         if self._exchange is not None:

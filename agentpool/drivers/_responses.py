@@ -71,13 +71,15 @@ class ResponsesDialect:
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.tools:
+            # Left out, it is on.
+            strict = {} if "no_strict" in question.lessons.traits else {"strict": False}
             body["tools"] = [
                 {
                     "type": "function",
                     "name": tool.name,
                     "description": tool.description,
                     "parameters": object_schema(tool.input_schema),
-                    "strict": False,
+                    **strict,
                 }
                 for tool in request.tools
             ]

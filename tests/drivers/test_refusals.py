@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from corpus_refusals import LESSONS, REFUSALS, Lesson, Said, error
 
@@ -260,3 +262,64 @@ def test_a_name_that_neither_way_is_taken_is_left_out_at_last() -> None:
 def test_without_a_rule_the_status_decides() -> None:
     errors: list[DriverError] = [error_of(Refusal(None, "odd")), error_of(Refusal(599, "odd"))]
     assert [type(error) for error in errors] == [DriverUnavailableError] * 2
+
+
+REPORTED = (
+    (  # Kilo-Org/cloud#3807
+        "reasoning_effort",
+        "none",
+        "Unsupported value: 'reasoning_effort' does not support 'none' with this model. Supported values are:"
+        " 'minimal', 'low', 'medium', and 'high'.",
+        "",
+        "minimal",
+    ),
+    (  # anomalyco/opencode#4451, CherryHQ/cherry-studio#11864
+        "reasoning_effort",
+        "minimal",
+        "Unsupported value: 'minimal' is not supported with the 'gpt-5.1' model. Supported values"
+        " are: 'none',"
+        " 'low', 'medium', and 'high'.",
+        "***.effort",
+        "low",
+    ),
+    (  # BerriAI/litellm#27074
+        "output_config.effort",
+        "xhigh",
+        "output_config.effort: Input should be 'low', 'medium' or 'high'",
+        "",
+        "high",
+    ),
+    (
+        "reasoning.effort",
+        "low",
+        "Invalid value: 'low'. Supported values are: 'none' and 'high'.",
+        "reasoning.effort",
+        "high",
+    ),
+)
+
+
+@pytest.mark.parametrize(("name", "asked", "words", "parameter", "nearest"), REPORTED)
+def test_an_effort_that_a_model_does_not_know_becomes_the_nearest(
+    name: str, asked: str, words: str, parameter: str, nearest: str
+) -> None:
+    def body() -> dict[str, Any]:
+        table, _, last = name.rpartition(".")
+        return {table: {last: asked}} if table else {name: asked}
+
+    more = learned(NO_LESSONS, Refusal(400, words, parameter=parameter), body(), frozenset({name}))
+    assert more is not None
+    assert not more.dropped
+    assert nearest in repr(more.applied(body(), frozenset()))
+    assert asked in repr(more.applied(body(), frozenset({name})))  # given by hand
+    assert more.applied({}, frozenset()) == {}
+    # The same words once more are about something else.
+    again = learned(more, Refusal(400, words, parameter=parameter), body(), frozenset({name}))
+    assert again is None or name in again.dropped
+    assert learned(NO_LESSONS, Refusal(400, words, parameter=parameter), body(), frozenset()) is None
+
+
+def test_efforts_that_are_no_words_of_ours_stay() -> None:
+    lessons = Lessons(efforts={"reasoning_effort": ("low", "high")})
+    for own in ("default", None, 7):
+        assert lessons.applied({"reasoning_effort": own}, frozenset()) == {"reasoning_effort": own}

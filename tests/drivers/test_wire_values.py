@@ -436,6 +436,17 @@ def test_a_schema_that_is_not_taken_is_asked_for_in_words() -> None:
     assert schema_instruction(schema_instruction("", SCHEMA), SCHEMA) == schema_instruction("", SCHEMA)
 
 
+def test_a_schema_that_is_not_taken_beside_tools_is_asked_for_in_words_there() -> None:
+    """vercel/ai#16540, agno-agi/agno#1065."""
+    lessons = Lessons(traits=frozenset({"no_schema_with_tools"}))
+    beside = sent(
+        UserMessage("a"), output_schema=SCHEMA, lessons=lessons, tools=[ToolDefinition("t", "d", {})]
+    )
+    assert "response_format" not in beside
+    assert json.dumps(SCHEMA) in beside["messages"][0]["content"]
+    assert "response_format" in sent(UserMessage("a"), output_schema=SCHEMA, lessons=lessons)
+
+
 @pytest.mark.parametrize(
     ("schema", "strict"),
     [

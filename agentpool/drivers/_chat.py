@@ -15,6 +15,7 @@ from agentpool._core.messages import (
     StopReason,
     TextDelta,
     ToolCall,
+    ToolDefinition,
     ToolMessage,
 )
 from agentpool._core.usage import TokenUsage
@@ -31,7 +32,7 @@ from agentpool.drivers._fitting import (
     schema_instruction,
     told_result,
 )
-from agentpool.drivers._schemas import strict_schema
+from agentpool.drivers._schemas import object_schema, strict_schema
 
 PROVIDER = "openai"
 
@@ -78,9 +79,9 @@ class ChatDialect:
         if request.stop:
             body["stop"] = list(request.stop)
         if request.tools:
-            body["tools"] = [_tool(tool.name, tool.description, tool.input_schema) for tool in request.tools]
+            body["tools"] = [_tool(tool, question) for tool in request.tools]
             if request.tool_choice is not None:
-                body["tool_choice"] = _choice(request.tool_choice)
+                body["tool_choice"] = _choice(request.tool_choice, question)
             if not request.parallel_tool_calls:
                 body["parallel_tool_calls"] = False
         if native:
@@ -124,14 +125,19 @@ def effort_of(reasoning: str | int) -> str:
     return "low" if reasoning <= 2_048 else "medium" if reasoning <= 8_192 else "high"
 
 
-def _tool(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
+def _tool(tool: ToolDefinition, question: Question) -> dict[str, Any]:
+    function: dict[str, Any] = {
+        "name": question.name_of(tool.name),
+        "description": tool.description,
+        "parameters": object_schema(tool.sound_schema),
+    }
+    return {"type": "function", "function": function}
 
 
-def _choice(choice: str) -> Any:
+def _choice(choice: str, question: Question) -> Any:
     if choice in ("auto", "required", "none"):
         return choice
-    return {"type": "function", "function": {"name": choice}}
+    return {"type": "function", "function": {"name": question.name_of(choice)}}
 
 
 def _response_format(question: Question) -> dict[str, Any]:

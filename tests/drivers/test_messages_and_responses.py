@@ -282,7 +282,7 @@ def test_no_budget_for_thoughts_within_calls_of_another_model() -> None:
         (thought, lost, False),
         ([*unthought, AssistantMessage("done"), UserMessage("b")], None, True),
         ([UserMessage("a"), AssistantMessage("so")], None, False),
-        ([result("1")], None, False),
+        ([result("1")], None, True),  # nobody asked for it: it is told as text
     ):
         body = sent(CLAUDE, *messages, reasoning=2000, temperature=0.5, lessons=lessons)
         assert ("thinking" in body) is thinks
@@ -326,7 +326,7 @@ UNION = {
 @pytest.mark.parametrize(
     ("schema", "expected"),
     [
-        ({"type": "object"}, {"type": "object"}),
+        ({"type": "object"}, {"type": "object", "properties": {}}),
         ({"properties": {}}, {"type": "object", "properties": {}}),
         (
             UNION,

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from agentpool._core.content import Content, as_content, text_of
+from agentpool._core.sound_schemas import sound_schema
 from agentpool._core.usage import NO_USAGE, TokenUsage
 
 AgentId: TypeAlias = int
@@ -110,6 +111,11 @@ class ToolDefinition:
     def schema_text(self) -> str:
         """The schema as text, by which its length is estimated; each agent asks for it anew."""
         return repr(self.input_schema)
+
+    @functools.cached_property
+    def sound_schema(self) -> Mapping[str, Any]:
+        """The schema, made well-formed; a tool is offered in each request."""
+        return sound_schema(self.input_schema)
 
 
 # `tuple` itself, as a converter, would leave type checkers with a type variable.

@@ -31,6 +31,11 @@ class Address:
         return f"{self.base}{path}?{query}" if query else f"{self.base}{path}"
 
     @property
+    def is_bare(self) -> bool:
+        """Whether it has no path."""
+        return not urlsplit(self.base).path
+
+    @property
     def is_loopback(self) -> bool:
         """Whether it can only mean this machine."""
         host = urlsplit(self.base).hostname or ""
@@ -40,6 +45,18 @@ class Address:
             return ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
+
+
+def without_end(url: str, *ends: str) -> str:
+    """Return an address without what stands for one call at its end, such as `/chat/completions`.
+
+    Consoles show the address of a call, so that is what people copy.
+    """
+    base, mark, query = url.strip().partition("?")
+    base = base.rstrip("/")
+    for end in ends:
+        base = base.removesuffix(end).rstrip("/")
+    return f"{base}{mark}{query}"
 
 
 def address_of(url: str, query: dict[str, str] | None = None) -> Address:

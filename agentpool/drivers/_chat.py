@@ -17,6 +17,7 @@ from agentpool._core.messages import (
     StopReason,
     TextDelta,
     ToolCall,
+    ToolDefinition,
     ToolMessage,
 )
 from agentpool._core.usage import TokenUsage
@@ -33,7 +34,7 @@ from agentpool.drivers._fitting import (
     schema_instruction,
     told_result,
 )
-from agentpool.drivers._schemas import strict_schema
+from agentpool.drivers._schemas import object_schema, strict_schema
 
 PROVIDER = "openai"
 
@@ -71,7 +72,7 @@ class ChatDialect:
     def body(self, question: Question, *, streaming: bool) -> dict[str, Any]:
         """Return the body of a request."""
         request = question.request
-        native = request.output_schema is not None and "response_format" not in question.lessons.dropped
+        native = request.output_schema is not None and _takes_schema(question)
         system = request.system
         if request.output_schema is not None and not native:
             system = schema_instruction(system, request.output_schema)
@@ -85,9 +86,9 @@ class ChatDialect:
         if request.stop:
             body["stop"] = list(request.stop)
         if request.tools:
-            body["tools"] = [_tool(tool.name, tool.description, tool.input_schema) for tool in request.tools]
+            body["tools"] = [_tool(tool, question) for tool in request.tools]
             if request.tool_choice is not None:
-                body["tool_choice"] = _choice(request.tool_choice)
+                body["tool_choice"] = _choice(request.tool_choice, question)
             if not request.parallel_tool_calls:
                 body["parallel_tool_calls"] = False
         if native:
@@ -117,6 +118,12 @@ class ChatDialect:
         return ChatReader(question)
 
 
+def _takes_schema(question: Question) -> bool:
+    lessons = question.lessons
+    beside_tools = question.request.tools and "no_schema_with_tools" in lessons.traits
+    return not beside_tools and "response_format" not in lessons.dropped
+
+
 def effort_of(reasoning: str | int) -> str:
     """Return a budget for thinking as the nearest effort."""
     if isinstance(reasoning, str):
@@ -126,14 +133,19 @@ def effort_of(reasoning: str | int) -> str:
     return "low" if reasoning <= 2_048 else "medium" if reasoning <= 8_192 else "high"
 
 
-def _tool(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
+def _tool(tool: ToolDefinition, question: Question) -> dict[str, Any]:
+    function: dict[str, Any] = {
+        "name": question.name_of(tool.name),
+        "description": tool.description,
+        "parameters": object_schema(tool.sound_schema),
+    }
+    return {"type": "function", "function": function}
 
 
-def _choice(choice: str) -> Any:
+def _choice(choice: str, question: Question) -> Any:
     if choice in ("auto", "required", "none"):
         return choice
-    return {"type": "function", "function": {"name": choice}}
+    return {"type": "function", "function": {"name": question.name_of(choice)}}
 
 
 def _response_format(question: Question) -> dict[str, Any]:

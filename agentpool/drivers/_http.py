@@ -34,6 +34,9 @@ LARGEST_ANSWER = 64 * 1024 * 1024
 LARGEST_REFUSAL = 256 * 1024
 """Bytes of a refusal that are read."""
 
+REFUSAL_SECONDS = 10.0
+"""Seconds that a refusal may take to be told, once its status is there."""
+
 CLOSE_GRACE = 2.0
 """Seconds that closing connections may take when the caller is being cancelled."""
 
@@ -135,6 +138,9 @@ class Exchange:
                 self._response = await self._http.client.send(self._request(sent), stream=True)
                 break
             except Exception as error:
+                self._response = _refused(error)
+                if self._response is not None:
+                    break
                 tries += 1
                 if tries > _STALE_TRIES or sent.is_new or not _was_stale(error):
                     raise self.translated(error) from self._http.redaction.scrub(error)
@@ -143,7 +149,7 @@ class Exchange:
         return self
 
     def _request(self, sent: _Sent) -> Any:
-        from httpx2 import Request
+        from httpx2 import URL, Request
 
         http = self._http
         url = http.address.url(self._path)
@@ -156,6 +162,9 @@ class Exchange:
         }
         extensions: dict[str, Any] = {"timeout": timeout, "trace": sent.trace}
         if http.is_own:
+            if "?" in url:  # the HTTP library writes addresses to its log: it is given one without the query
+                whole, url = URL(url), url.partition("?")[0]
+                extensions["target"] = whole.raw_path
             return Request(method, url, headers=self._headers, content=self._content, extensions=extensions)
         return http.client.build_request(
             method, url, headers=dict(self._headers), content=self._content, extensions=extensions
@@ -191,6 +200,8 @@ class Exchange:
 
     def _opened(self) -> AsyncIterator[bytes]:
         response = self._response
+        if response.is_closed:  # a hook of the user's own has read what there is
+            return response.aiter_bytes()  # type: ignore[no-any-return]
         encoding = response.headers.get("content-encoding", "").strip().lower()
         if encoding in ("gzip", "x-gzip"):
             self._gunzip = Gunzip()
@@ -203,13 +214,25 @@ class Exchange:
             self._gunzip = Gunzip()  # some proxies forget to say it
         return chunk if self._gunzip is None else self._gunzip.feed(chunk)
 
-    async def read(self, most: int = LARGEST_ANSWER) -> bytes:
-        """Return the rest of the answer, or its beginning if it has more than `most` bytes."""
+    async def read(self) -> bytes:
+        """Return the rest of the answer."""
         chunks: list[bytes] = []
-        size = 0
-        while size < most and (chunk := await self.chunk()):
+        while chunk := await self.chunk():
             chunks.append(chunk)
-            size += len(chunk)
+        return b"".join(chunks)
+
+    async def read_refusal(self) -> bytes:
+        """Return what comes of a refusal, within 10 seconds.
+
+        Its status says enough where its words break off, cannot be unpacked, or never come.
+        """
+        chunks: list[bytes] = []
+        with trio.move_on_after(REFUSAL_SECONDS):
+            try:
+                while sum(map(len, chunks)) < LARGEST_REFUSAL and (chunk := await self.chunk()):
+                    chunks.append(chunk)
+            except DriverError:
+                pass
         return b"".join(chunks)
 
     async def drain(self) -> None:
@@ -258,6 +281,12 @@ class _Sent:
             self.is_new = True
         elif name.endswith("send_request_body.complete"):
             self.was_sent = True
+
+
+def _refused(error: Exception) -> Any:
+    """Return the refusal that a hook or a login of the user's own client raised, by `raise_for_status`."""
+    response = getattr(error, "response", None) if _is(error, "HTTPStatusError") else None
+    return response if getattr(response, "status_code", 0) >= 300 else None
 
 
 def _was_stale(error: Exception) -> bool:

@@ -25,14 +25,14 @@ from agentpool.drivers._address import Address, address_of
 from agentpool.drivers._dialect import Dialect, RefusedInStreamError, StreamReader
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import Question
-from agentpool.drivers._http import DEFAULT_TIMEOUT, LARGEST_REFUSAL, Exchange, HttpClient
-from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, names_in
+from agentpool.drivers._http import DEFAULT_TIMEOUT, Exchange, HttpClient
+from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, limit_of, names_in, shorten
 from agentpool.drivers._reading import json_of, mapping_of
 from agentpool.drivers._records import LineReader, Records, data_of, is_end
 from agentpool.drivers._refusals import Refusal, error_of, is_page, refusal_of
 from agentpool.drivers._secrets import Redaction, checked_key
 from agentpool.drivers._sse import SseReader
-from agentpool.drivers._windows import ASKING_SECONDS, SHORTEST_REQUEST, Source, root_of
+from agentpool.drivers._windows import ASKING_SECONDS, SHORTEST_REQUEST, Source, room_in, root_of
 from agentpool.drivers.prices import ModelPrice, PriceTable
 
 if TYPE_CHECKING:
@@ -249,6 +249,8 @@ class HttpDriver(Driver):
 
     def _error_of(self, refusal: Refusal) -> DriverError:
         """Return the error that a refusal stands for, with a note on who said it, and how."""
+        if refusal.status in (404, 405) and self._address.is_bare and "model" not in refusal.text.lower():
+            refusal = attrs.evolve(refusal, text=f"{refusal.text}: {_IS_IT_RIGHT}")
         error = error_of(refusal)
         how = (
             "in the middle of its answer" if refusal.status is None else f"with HTTP status {refusal.status}"
@@ -386,6 +388,7 @@ class _Call:
         self._contained = _Contained(driver._redaction)
         self._question = driver._question(request)
         self._exchange: Exchange | None = None
+        self._longest: int | None = None
 
     async def __aenter__(self) -> _Call:
         http = await self._driver._ready()
@@ -402,6 +405,8 @@ class _Call:
         driver, dialect = self._driver, self._dialect
         question = self._question = driver._question(self._request)
         body = driver._body(dialect, question, streaming=self._streaming)
+        if self._longest is not None:
+            shorten(body, self._longest)
         path = dialect.path(question, streaming=self._streaming)
         exchange = http.exchange(path, driver._headers(streaming=self._streaming), encoded(body))
         await exchange.__aenter__()
@@ -409,9 +414,24 @@ class _Call:
             self._exchange = exchange
             return None
         refusal = await _refusal(exchange, driver._redaction)
-        if is_last or not driver._learn(question, refusal, body, dialect):
+        if is_last or not (self._fits(refusal, body) or driver._learn(question, refusal, body, dialect)):
             raise driver._error_of(refusal)
         return refusal
+
+    def _fits(self, refusal: Refusal, body: Mapping[str, Any]) -> bool:
+        """Return whether a shorter answer fits the model's window, and make it that one for this call.
+
+        With less room than a quarter of what was asked for, it is the request that is too long.
+        """
+        room, asked = room_in(refusal.text), limit_of(body, self._question.own)
+        if room is None or asked is None:
+            return False
+        self._driver._windows[self._question.model] = room.window
+        left = room.window - room.given
+        if not min(asked, room.window) // 4 <= left < asked:
+            return False
+        self._longest = left
+        return True
 
     async def __aexit__(self, *details: object) -> None:
         if self._exchange is not None:
@@ -517,20 +537,20 @@ def _is_error_list(data: object) -> bool:
     return isinstance(data, list) and bool(data) and isinstance(data[0], dict) and "error" in data[0]
 
 
+_IS_IT_RIGHT = "is the address right; a part such as /v1 may be missing?"
+
+
 def _page(text: str, address: Address) -> MalformedReplyError:
     told = refusal_of(text, None).text
-    hint = (
-        "" if address.base.endswith(("/v1", "/v1beta", "/openai")) else "; a part such as /v1 may be missing"
-    )
-    return MalformedReplyError(
-        f"{address} answered with {told}, not as a model does: is the address right{hint}?"
-    )
+    known = address.base.endswith(("/v1", "/v1beta", "/openai"))
+    hint = "is the address right?" if known else _IS_IT_RIGHT
+    return MalformedReplyError(f"{address} answered with {told}, not as a model does: {hint}")
 
 
 async def _refusal(exchange: Exchange, redaction: Redaction) -> Refusal:
     """Read a refusal, and leave the exchange."""
     try:
-        raw = await exchange.read(LARGEST_REFUSAL)
+        raw = await exchange.read_refusal()
     finally:
         await exchange.__aexit__(None, None, None)
     status = exchange.status

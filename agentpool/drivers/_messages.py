@@ -66,7 +66,7 @@ class MessagesDialect:
             body["system"] = _system(system, caches=caches)
         if request.tools:
             body["tools"] = _tools(question, caches=caches)
-            body.update(_choice(request.tool_choice, parallel=request.parallel_tool_calls))
+            body.update(_choice(question))
         if request.stop:
             # The API takes no stop string that is white space.
             stops = [text for text in request.stop if text.strip()]
@@ -115,9 +115,9 @@ def _system(system: str, *, caches: bool) -> Any:
 def _tools(question: Question, *, caches: bool) -> list[dict[str, Any]]:
     tools: list[dict[str, Any]] = [
         {
-            "name": tool.name,
+            "name": question.name_of(tool.name),
             "description": tool.description,
-            "input_schema": named_schema(tool.input_schema)[0],
+            "input_schema": named_schema(tool.sound_schema)[0],
         }
         for tool in question.request.tools
     ]
@@ -129,13 +129,14 @@ def _tools(question: Question, *, caches: bool) -> list[dict[str, Any]]:
 _CHOICES = {"auto": "auto", "required": "any", "none": "none"}
 
 
-def _choice(choice: str | None, *, parallel: bool) -> dict[str, Any]:
+def _choice(question: Question) -> dict[str, Any]:
+    choice, parallel = question.request.tool_choice, question.request.parallel_tool_calls
     if choice is None and parallel:
         return {}
     if choice is None or choice in _CHOICES:
         said: dict[str, Any] = {"type": _CHOICES[choice or "auto"]}
     else:
-        said = {"type": "tool", "name": choice}
+        said = {"type": "tool", "name": question.name_of(choice)}
     if not parallel and said["type"] != "none":
         said["disable_parallel_tool_use"] = True
     return {"tool_choice": said}

@@ -214,7 +214,7 @@ class MessagesAnswer:
 def _with_own_names(call: ToolCall, question: Question) -> ToolCall:
     """Return a call whose arguments have the names that the tool gave them."""
     tool = next((tool for tool in question.request.tools if tool.name == call.name), None)
-    own = {} if tool is None else named_schema(tool.input_schema)[1]
+    own = {} if tool is None else named_schema(tool.sound_schema)[1]
     if not own.keys() & call.input.keys():
         return call
     return attrs.evolve(call, input={own.get(name, name): value for name, value in call.input.items()})

@@ -179,9 +179,9 @@ def _offered(question: Question) -> list[dict[str, Any]]:
         {
             "type": "function",
             "function": {
-                "name": tool.name,
+                "name": question.name_of(tool.name),
                 "description": tool.description,
-                "parameters": for_ollama(tool.input_schema),
+                "parameters": for_ollama(tool.sound_schema),
             },
         }
         for tool in tools
@@ -194,8 +194,8 @@ def _with_choice(system: str, question: Question) -> str:
     said = [system] if system else []
     if request.tool_choice == "required":
         said.append("Answer with a call of one of the tools.")
-    elif request.tool_choice not in (None, "auto"):
-        said.append(f"Answer with a call of the tool {request.tool_choice}.")
+    elif request.tool_choice is not None and request.tool_choice != "auto":
+        said.append(f"Answer with a call of the tool {question.name_of(request.tool_choice)}.")
     if not request.parallel_tool_calls:
         said.append("Call one tool at a time.")
     return "\n\n".join(said)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -501,7 +501,7 @@ def completion_of(
 _MARKUP = re.compile(r"<\|.*|<[/a-z].*|\s.*", re.DOTALL)
 
 
-def tidied(calls: tuple[ToolCall, ...], tools: Iterable[str], taken: set[str]) -> tuple[ToolCall, ...]:
+def tidied(calls: tuple[ToolCall, ...], tools: Mapping[str, str], taken: set[str]) -> tuple[ToolCall, ...]:
     """Return calls whose names are those of tools, where that is clear, and whose ids are their own.
 
     A model may leak its template into a name (`search<|channel|>commentary`), or put a namespace
@@ -510,23 +510,20 @@ def tidied(calls: tuple[ToolCall, ...], tools: Iterable[str], taken: set[str]) -
 
     Args:
       calls: what the model wishes for.
-      tools: the names of the tools that it was offered.
+      tools: the names of the tools that it was offered, by the names that it was told.
       taken: ids that the conversation holds already; the ids of the calls are added.
     """
     if not calls:
         return calls
-    known = frozenset(tools)
-    return tuple(_tidy(call, known, taken) for call in calls)
+    return tuple(_tidy(call, tools, taken) for call in calls)
 
 
-def _tidy(call: ToolCall, known: frozenset[str], taken: set[str]) -> ToolCall:
-    name = call.name
-    if name not in known:
-        bare = _MARKUP.sub("", name.strip().strip("\"'`"))
-        for candidate in (bare, *(bare.rpartition(mark)[2] for mark in (".", ":", "/"))):
-            if candidate in known:
-                name = candidate
-                break
+def _tidy(call: ToolCall, known: Mapping[str, str], taken: set[str]) -> ToolCall:
+    name = known.get(call.name)
+    if name is None:
+        bare = _MARKUP.sub("", call.name.strip().strip("\"'`"))
+        candidates = (bare, *(bare.rpartition(mark)[2] for mark in (".", ":", "/")))
+        name = next((known[candidate] for candidate in candidates if candidate in known), call.name)
     id = call.id
     if not id or id in taken:
         id = new_call_id()

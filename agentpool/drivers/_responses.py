@@ -71,18 +71,20 @@ class ResponsesDialect:
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.tools:
+            # Left out, it is on.
+            strict = {} if "no_strict" in question.lessons.traits else {"strict": False}
             body["tools"] = [
                 {
                     "type": "function",
-                    "name": tool.name,
+                    "name": question.name_of(tool.name),
                     "description": tool.description,
-                    "parameters": object_schema(tool.input_schema),
-                    "strict": False,
+                    "parameters": object_schema(tool.sound_schema),
+                    **strict,
                 }
                 for tool in request.tools
             ]
             if request.tool_choice is not None:
-                body["tool_choice"] = _choice(request.tool_choice)
+                body["tool_choice"] = _choice(request.tool_choice, question)
             if not request.parallel_tool_calls:
                 body["parallel_tool_calls"] = False
         if native:
@@ -102,8 +104,10 @@ class ResponsesDialect:
         return ResponsesReader(question)
 
 
-def _choice(choice: str) -> Any:
-    return choice if choice in ("auto", "required", "none") else {"type": "function", "name": choice}
+def _choice(choice: str, question: Question) -> Any:
+    if choice in ("auto", "required", "none"):
+        return choice
+    return {"type": "function", "name": question.name_of(choice)}
 
 
 def _format(question: Question) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.messages import CompletionRequest
+from agentpool.drivers._address import without_end
 from agentpool.drivers._dialect import Dialect
 from agentpool.drivers._http import DEFAULT_TIMEOUT
 from agentpool.drivers._http_driver import HttpDriver
@@ -71,10 +72,10 @@ class AnthropicDriver(HttpDriver):
         query: Mapping[str, str] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        base_url = base_url or os.environ.get("ANTHROPIC_BASE_URL") or DEFAULT_URL
+        base_url = without_end(base_url or os.environ.get("ANTHROPIC_BASE_URL") or DEFAULT_URL, "/messages")
         if api_key is None:
             api_key = os.environ.get("ANTHROPIC_API_KEY", "")
-        if not api_key.strip() and base_url.rstrip("/") == DEFAULT_URL and client is None and not headers:
+        if not api_key.strip() and base_url == DEFAULT_URL and client is None and not headers:
             raise ValueError(
                 "Anthropic needs a key: set ANTHROPIC_API_KEY, or pass api_key= to AnthropicDriver"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -109,7 +110,7 @@ def gemini_key(env: Mapping[str, str]) -> str:
 def _versioned(url: str) -> str:
     """Return an address with the version of the API, if it has no path at all."""
     base, mark, query = url.strip().partition("?")
-    base = base.rstrip("/").removesuffix("/models")
+    base = re.sub(r"/(?:models|models/[^/]+:\w+)$", "", base.rstrip("/"))
     try:
         bare = not urlsplit(base).path
     except ValueError:  # said better by whoever checks it

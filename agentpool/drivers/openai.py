@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.messages import CompletionRequest
+from agentpool.drivers._address import without_end
 from agentpool.drivers._chat import ChatDialect
 from agentpool.drivers._dialect import Dialect
 from agentpool.drivers._http import DEFAULT_TIMEOUT
@@ -32,8 +33,8 @@ class OpenAIDriver(HttpDriver):
 
     Args:
       model: the model's name, used for requests that name none.
-      base_url: where the server is, with a query if it needs one; left out, `OPENAI_BASE_URL` or
-        else OpenAI.
+      base_url: where the server is, mostly up to its `/v1`, with a query if it needs one; left out,
+        `OPENAI_BASE_URL` or else OpenAI.
       api_key: the key; left out, `OPENAI_API_KEY`; empty, none, which servers other than OpenAI's may take.
       api: `chat` for chat completions, which compatible servers speak, or `responses`.
       timeout: seconds of silence after which a call is given up.
@@ -72,9 +73,10 @@ class OpenAIDriver(HttpDriver):
         if api not in ("chat", "responses"):
             raise ValueError(f"api must be 'chat' or 'responses', not {api!r}")
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
+        base_url = without_end(base_url, "/chat/completions", "/responses")
         if api_key is None:
             api_key = os.environ.get("OPENAI_API_KEY", "")
-        if not api_key.strip() and base_url.rstrip("/") == DEFAULT_URL and client is None and not headers:
+        if not api_key.strip() and base_url == DEFAULT_URL and client is None and not headers:
             raise ValueError("OpenAI needs a key: set OPENAI_API_KEY, or pass api_key= to OpenAIDriver")
         self.api = api
         super().__init__(

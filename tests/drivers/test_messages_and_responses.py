@@ -282,7 +282,7 @@ def test_no_budget_for_thoughts_within_calls_of_another_model() -> None:
         (thought, lost, False),
         ([*unthought, AssistantMessage("done"), UserMessage("b")], None, True),
         ([UserMessage("a"), AssistantMessage("so")], None, False),
-        ([result("1")], None, False),
+        ([result("1")], None, True),  # nobody asked for it: it is told as text
     ):
         body = sent(CLAUDE, *messages, reasoning=2000, temperature=0.5, lessons=lessons)
         assert ("thinking" in body) is thinks
@@ -326,7 +326,7 @@ UNION = {
 @pytest.mark.parametrize(
     ("schema", "expected"),
     [
-        ({"type": "object"}, {"type": "object"}),
+        ({"type": "object"}, {"type": "object", "properties": {}}),
         ({"properties": {}}, {"type": "object", "properties": {}}),
         (
             UNION,
@@ -500,9 +500,9 @@ def test_what_claude_takes_of_a_schema_is_told_in_words_else() -> None:
             None,
             "budget_thinking",
         ),
-        (  # litellm#27074
+        (
             CLAUDE,
-            "output_config.effort: Input should be 'low', 'medium', 'high' or 'max'",
+            "This model does not support the effort parameter.",
             "",
             {"reasoning": "xhigh", "output_schema": SCHEMA},
             "output_config.effort",
@@ -788,6 +788,16 @@ def test_what_a_response_is_asked_for() -> None:
     )
     assert worded["instructions"] == schema_instruction("", SCHEMA)
     assert "text" not in worded
+
+
+def test_strict_is_left_out_of_tools_where_it_is_not_known() -> None:
+    tools = [ToolDefinition("t", "d", {"type": "object"})]
+    known = sent(RESPONSES, UserMessage("a"), tools=tools)["tools"][0]
+    unknown = sent(
+        RESPONSES, UserMessage("a"), tools=tools, lessons=Lessons(traits=frozenset({"no_strict"}))
+    )["tools"][0]
+    assert known["strict"] is False
+    assert "strict" not in unknown
 
 
 def test_a_response_knows_no_stop_strings() -> None:

@@ -64,6 +64,8 @@ class Turn:
       said: content of the user, in order; or None for the model's turn.
       message: what the model said, for its turn.
       calls: its calls with fit ids and names.
+      parts: what the model said one after another, where `message` is all of it; the calls are the last
+        one's. Empty if it spoke once.
       results: results of the calls before, with fit ids, which come before `said`.
     """
 
@@ -71,6 +73,7 @@ class Turn:
     results: tuple[ToolMessage, ...] = ()
     message: AssistantMessage | None = None
     calls: tuple[ToolCall, ...] = ()
+    parts: tuple[AssistantMessage, ...] = ()
 
 
 @attrs.frozen
@@ -95,7 +98,7 @@ class Question:
         Args:
           ids: the form of the ids of calls.
         """
-        return list(_in_one(_turns(self.request.messages, ids)))
+        return list(_in_one(_turns(self.request.messages, ids, self.model)))
 
     def own_data(self, data: ProviderData | None, provider: str) -> Any:
         """Return what a provider hung on a message, if it was this one and this model; else None."""
@@ -119,7 +122,7 @@ class Question:
         return (tool.name for tool in self.request.tools)
 
 
-def _turns(messages: Iterable[ChatMessage], ids: IdForm) -> Iterator[Turn]:
+def _turns(messages: Iterable[ChatMessage], ids: IdForm, model: str) -> Iterator[Turn]:
     renaming = _Renaming(ids)
     said: list[Content] = []
     results: list[ToolMessage] = []
@@ -130,19 +133,21 @@ def _turns(messages: Iterable[ChatMessage], ids: IdForm) -> Iterator[Turn]:
             case ToolMessage():
                 results.append(renaming.result(message))
             case AssistantMessage():
+                data = message.provider_data
+                if not (message.text or message.tool_calls or (data is not None and data.model == model)):
+                    continue  # it says nothing that this model could read
                 if said or results:
                     yield Turn(tuple(said), tuple(results))
                     said, results = [], []
-                if message.text or message.tool_calls or message.provider_data is not None:
-                    yield Turn(message=message, calls=renaming.calls(message.tool_calls))
+                yield Turn(message=message, calls=renaming.calls(message.tool_calls))
     if said or results:
         yield Turn(tuple(said), tuple(results))
 
 
 def _in_one(turns: Iterable[Turn]) -> Iterator[Turn]:
-    """Join what the model said in two turns in a row, as an answer that went on after it was cut off.
+    """Join what the model said in two turns in a row, as an answer that went on after a pause.
 
-    What only the provider understands belongs to one message: the later one's is kept.
+    What only the provider understands belongs to one message: of all of it the later one's is kept.
     """
     waiting: Turn | None = None
     for turn in turns:
@@ -151,7 +156,7 @@ def _in_one(turns: Iterable[Turn]) -> Iterator[Turn]:
             text = "\n\n".join(text for text in (first.text, second.text) if text)
             data = second.provider_data or first.provider_data
             message = attrs.evolve(second, text=text, provider_data=data)
-            waiting = attrs.evolve(turn, message=message)
+            waiting = attrs.evolve(turn, message=message, parts=(*(waiting.parts or (first,)), second))
             continue
         if waiting is not None:
             yield waiting

@@ -24,6 +24,9 @@ from agentpool.drivers._schemas import named_schema
 
 PROVIDER = "anthropic"
 
+CONTAINER = "container"
+"""What the container of a model's programs is kept as, beside the blocks of an answer."""
+
 _PLAIN = ("text", "tool_use")
 
 
@@ -42,6 +45,7 @@ class MessagesAnswer:
         self._usage: dict[str, Any] = {}
         self._id: str | None = None
         self._model: str | None = None
+        self._container = ""
         self.stop: StopReason | None = None
 
     @classmethod
@@ -61,9 +65,16 @@ class MessagesAnswer:
 
     def head(self, message: Mapping[str, Any]) -> None:
         """Take what a message says of itself."""
-        self._id = reading.words(message.get("id")) or self._id
+        id = reading.words(message.get("id"))
+        if id and self._id and id != self._id and self._blocks:
+            raise MalformedReplyError("a second answer began in the middle of the first")
+        self._id = id or self._id
         self._model = reading.words(message.get("model")) or self._model
         self.count(message.get("usage"))
+        self._run_in(message.get("container"))
+
+    def _run_in(self, container: object) -> None:
+        self._container = reading.words(reading.mapping_of(container).get("id")) or self._container
 
     def count(self, usage: object) -> None:
         """Take what the answer used; later numbers stand for the whole answer, too.
@@ -116,9 +127,11 @@ class MessagesAnswer:
         """Take a piece of what the model thinks."""
         if not thought:
             return []
-        self._block(index, "thinking")["thinking"] += thought
-        self._reasoning.append(thought)
-        return [ReasoningDelta(thought)]
+        block = self._block(index, "thinking")
+        apart = "" if block["thinking"] or not self._reasoning else "\n\n"
+        block["thinking"] += thought
+        self._reasoning.append(apart + thought)
+        return [ReasoningDelta(apart + thought)]
 
     def sign(self, index: int, signature: str) -> None:
         """Take a piece of the signature of what was thought."""
@@ -162,8 +175,7 @@ class MessagesAnswer:
     def finish(self, told: Mapping[str, Any]) -> list[Delta]:
         """Take why the answer stopped, if it says so; of a refusal without a word, why it refuses."""
         word = told.get("stop_reason")
-        if word == "pause_turn":
-            raise MalformedReplyError("the provider paused in the middle of the answer (pause_turn)")
+        self._run_in(told.get("container"))
         if word is not None and word != "":
             self.stop = reading.stop_of(word)
         why = reading.words(reading.mapping_of(told.get("stop_details")).get("explanation"))
@@ -203,12 +215,24 @@ class MessagesAnswer:
             given, problem = reading.arguments_of("".join(pieces))
             if not problem:
                 self._blocks[position]["input"] = given
-        blocks = [block for block in self._blocks if reading.words(block.get("type"))]
-        if all(block.get("type") in _PLAIN for block in blocks):
+        blocks = [_kept_call(block) for block in self._blocks if reading.words(block.get("type"))]
+        if not self._container and all(
+            block == {"type": "tool_use"} or block["type"] == "text" for block in blocks
+        ):
             return None
-        kept = [{"type": "tool_use"} if block.get("type") == "tool_use" else block for block in blocks]
-        kept = [block for block in kept if block.get("type") != "text" or block["text"].strip()]
+        kept = [block for block in blocks if block["type"] != "text" or block["text"].strip()]
+        if self._container:
+            kept.append({"type": CONTAINER, "id": self._container})
         return ProviderData(PROVIDER, self._question.model, kept)
+
+
+def _kept_call(block: dict[str, Any]) -> dict[str, Any]:
+    """Return a block; of a call of ours its place, and which program of the model's made it."""
+    if block["type"] != "tool_use":
+        return block
+    caller = reading.mapping_of(block.get("caller"))
+    made = bool(reading.words(caller.get("tool_id")))
+    return {"type": "tool_use", "caller": caller} if made else {"type": "tool_use"}
 
 
 def _with_own_names(call: ToolCall, question: Question) -> ToolCall:

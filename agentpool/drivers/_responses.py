@@ -159,7 +159,7 @@ def _output(message: ToolMessage) -> Any:
     content = message.result.content
     if is_text(content):
         return told_result(message.result.text, message.result.is_error)
-    return _content(content)
+    return _content((Text("Error:"), *parts_of(content)) if message.result.is_error else content)
 
 
 def _content(content: Content) -> Any:

@@ -74,7 +74,7 @@ WHOLE: tuple[Odd, ...] = (
     Odd(
         "thinking between calls keeps its place (openai-agents-python#1744)",
         whole([THOUGHT, use({}), THOUGHT, use({}, id="b")], "tool_use"),
-        {"kept": [THOUGHT, {"type": "tool_use"}, THOUGHT, {"type": "tool_use"}]},
+        {"reasoning": "hm\n\nhm", "kept": [THOUGHT, {"type": "tool_use"}, THOUGHT, {"type": "tool_use"}]},
     ),
     Odd(
         "thinking without a text, with the display off",
@@ -118,7 +118,12 @@ WHOLE: tuple[Odd, ...] = (
     Odd("the context ran full", whole([text("a")], "model_context_window_exceeded"), {"stop": "max_tokens"}),
     Odd("a stop string", whole([text("a")], "stop_sequence"), {"stop": "stop_sequence"}),
     Odd("a refusal without a word (pydantic-ai#5221)", whole([], "refusal"), {"stop": "refusal"}),
-    Odd("paused in the middle (hax#15)", whole([text("a")], "pause_turn"), MalformedReplyError),
+    Odd(
+        "paused in the middle, to be sent back (hax#15, laravel/ai#493, vellum-assistant#40145)",
+        whole([SEARCH], "pause_turn"),
+        {"text": "", "stop": "pause_turn", "kept": [SEARCH]},
+    ),
+    Odd("paused with a call of ours", whole([SEARCH, use({})], "pause_turn"), {"stop": "tool_use"}),
     *(
         Odd(f"the end {word!r} is none", whole([text("a")], word), MalformedReplyError)
         for word in (None, "", "error", "unknown", 3)
@@ -239,6 +244,24 @@ STREAMS: tuple[Odd, ...] = (
         [{"type": "ping"}, START, {"type": "ping"}, *HELLO, {"type": "odd"}, end(), STOP],
         {"text": "Hello"},
     ),
+    Odd(
+        "a second answer begins within the first, which a gateway gave up (vercel/ai#18331)",
+        [
+            START,
+            *HELLO,
+            {"type": "message_start", "message": {**whole([], None), "id": "other"}},
+            *HELLO,
+            end(),
+            STOP,
+        ],
+        MalformedReplyError,
+    ),
+    Odd("the beginning comes twice (bifrost#4556)", [START, START, *HELLO, end(), STOP], {"text": "Hello"}),
+    Odd(
+        "another id before a word was said",
+        [{"type": "message_start", "message": {"id": "gateway"}}, START, *HELLO, end(), STOP],
+        {"text": "Hello", "id": "msg"},
+    ),
     Odd("no message_start", [*HELLO, end(), STOP], {"text": "Hello", "usage": (0, 9, 0, 0)}),
     Odd("a block that was never begun", [START, delta("text_delta", text="a"), end(), STOP], {"text": "a"}),
     Odd(
@@ -254,7 +277,11 @@ STREAMS: tuple[Odd, ...] = (
     Odd("no message_stop", [START, *HELLO, end()], MalformedReplyError),
     Odd("no reason why it ended", [START, *HELLO, STOP], MalformedReplyError),
     Odd("nothing", [], MalformedReplyError),
-    Odd("paused", [START, *HELLO, end("pause_turn"), STOP], MalformedReplyError),
+    Odd(
+        "paused (WordPress/ai-provider-for-anthropic#29)",
+        [START, *HELLO, end("pause_turn"), STOP],
+        {"text": "Hello", "stop": "pause_turn"},
+    ),
     Odd(
         "an error in the middle",
         [START, *HELLO, {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}],

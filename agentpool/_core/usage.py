@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from agentpool._core.value import value
@@ -41,6 +43,23 @@ class TokenUsage:
 
 
 NO_USAGE = TokenUsage()
+
+
+def highest_cost(price: Callable[[TokenUsage], float | None], given: int, taken: int) -> float | None:
+    """Return what a call may cost at the most; None if nobody knows.
+
+    Nobody knows beforehand what of its input goes into the provider's cache, which may cost more than
+    just reading it.
+
+    Args:
+      price: what a usage costs.
+      given: tokens of the input.
+      taken: tokens of the answer.
+    """
+    plain = price(TokenUsage(given, taken))
+    if not plain:
+        return plain
+    return max(plain, price(TokenUsage(given, taken, cache_write_tokens=given)) or 0.0)
 
 
 @value

@@ -133,13 +133,12 @@ def _turns(messages: Iterable[ChatMessage], ids: IdForm, model: str) -> Iterator
             case ToolMessage():
                 results.append(renaming.result(message))
             case AssistantMessage():
-                data = message.provider_data
-                if not (message.text or message.tool_calls or (data is not None and data.model == model)):
-                    continue  # it says nothing that this model could read
                 if said or results:
                     yield Turn(tuple(said), tuple(results))
                     said, results = [], []
-                yield Turn(message=message, calls=renaming.calls(message.tool_calls))
+                data = message.provider_data  # alone it says something to its own model only
+                if message.text or message.tool_calls or (data is not None and data.model == model):
+                    yield Turn(message=message, calls=renaming.calls(message.tool_calls))
     if said or results:
         yield Turn(tuple(said), tuple(results))
 

@@ -136,7 +136,8 @@ _NOT_TAKEN = (
     r"|invalid (?:argument|field|parameter|name)|unable to|not valid|must not be|only the default|removed"
     r"|cannot find field|not recogni[sz]ed|is not a valid|incompatible|mutually exclusive|ignored"
     r"|is invalid|only works in|is only enabled|must be verified|too many states|not compatible"
-    r"|may only be set|cannot both be|grammar is too large|too complex for compilation"
+    r"|may only be set|cannot both be|grammar is too large|too complex for compilation|may not be enabled"
+    r"|supported values are|input tag 'disabled'"
     r"|input should be \W?(?:none|minimal|low|medium|high)\b"
 )
 
@@ -203,11 +204,16 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
         r"invalid \W?signature|thinking\.signature\W.{0,20}(?:required|invalid)"
         r"|redacted_thinking\W{1,3}blocks .{0,60}cannot be modified"
         r"|encrypted content .{0,200}(?:could not|cannot) be (?:verified|decrypted)|invalid_encrypted_content"
-        r"|\breasoning\W{1,3}was provided without|cannot determine type of \W?item",
+        r"|\breasoning\W{1,3}was provided without|cannot determine type of \W?item"
+        r"|items are not persisted when"
+        r"|parameter\W{1,3}input\[\d+\]\.(?:status|summary|encrypted_content|phase)"
+        r"|parameter\W{1,3}input\[\d+\]\.content\[\d+\]\.(?:annotations|logprobs)"
+        r"|final position cannot contain \W?thinking",
     ),
     (
         "no_cache_points",
-        r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control",
+        r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control"
+        r"|maximum of \d+ blocks with cache_control",
     ),
     (
         "plain_thinking",

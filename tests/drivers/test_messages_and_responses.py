@@ -780,6 +780,63 @@ def test_what_claude_takes_of_a_schema_is_told_in_words_else() -> None:
         (RESPONSES, "Encrypted content is not supported with this model.", "", {}, "include", None),
         (
             RESPONSES,
+            "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.",
+            "input",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (
+            RESPONSES,
+            "Unknown parameter: 'input[1].status'.",
+            "input[1].status",
+            {"reasoning": "low"},
+            None,
+            "no_thoughts",
+        ),
+        (
+            RESPONSES,
+            "Unknown parameter: 'input[1].content[0].annotations'.",
+            "input[1].content[0].annotations",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (
+            RESPONSES,
+            "Invalid value: 'xhigh'. Supported values are: 'low', 'medium', and 'high'.",
+            "reasoning.effort",
+            {"reasoning": "xhigh", "temperature": 0.5},
+            "reasoning.effort",
+            None,
+        ),
+        (  # sub2api#176, GCMP#83: a gateway has points of its own
+            CLAUDE,
+            "A maximum of 4 blocks with cache_control may be provided. Found 5.",
+            "",
+            {"temperature": 0.5},
+            None,
+            "no_cache_points",
+        ),
+        (  # kilocode#4631
+            CLAUDE,
+            "When thinking is disabled, an `assistant` message in the final position cannot contain"
+            " `thinking`. To use thinking blocks, enable `thinking` in your request.",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (
+            CLAUDE,
+            "thinking: Input tag 'disabled' found using 'type' does not match any of the expected tags",
+            "",
+            {"reasoning": 0},
+            "thinking",
+            None,
+        ),
+        (
+            RESPONSES,
             "Unsupported parameter: 'reasoning.effort' is not supported with this model.",
             "reasoning.effort",
             {"reasoning": "low"},
@@ -805,6 +862,18 @@ def test_what_a_refusal_teaches(
     assert lessons is not None
     assert lessons.dropped == ({dropped} if dropped else set())
     assert lessons.traits == ({trait} if trait else set())
+
+
+def test_a_call_is_not_forced_where_the_user_has_the_model_think() -> None:
+    """oh-my-pi#341, mastra#7507: both together are refused, and what the user gave by hand stays."""
+    body = {
+        **sent(CLAUDE, UserMessage("a"), tools=[LOOK], tool_choice="required"),
+        "thinking": {"type": "enabled"},
+    }
+    refusal = Refusal(400, "Thinking may not be enabled when tool_choice forces tool use.")
+    lessons = learned(Lessons(), refusal, body, CLAUDE.droppable - {"thinking"})
+    assert lessons is not None
+    assert lessons.dropped == {"tool_choice"}
 
 
 def test_a_conversation_that_claude_began_gets_a_beginning() -> None:

@@ -7,8 +7,8 @@ import pytest
 from agentpool import TokenUsage
 from agentpool._core.usage import NOTHING_USED, highest_cost
 
-ONE = TokenUsage(1, 20, cache_read_tokens=3, cache_write_tokens=4, cost_usd=0.5)
-TWO = TokenUsage(2, 40, cache_read_tokens=6, cache_write_tokens=8, cost_usd=1.0)
+ONE = TokenUsage(1, 20, cache_read_tokens=3, cache_write_tokens=4, cost_usd=0.5, cache_write_1h_tokens=1)
+TWO = TokenUsage(2, 40, cache_read_tokens=6, cache_write_tokens=8, cost_usd=1.0, cache_write_1h_tokens=2)
 
 
 def test_usages_add_up_field_by_field() -> None:

@@ -14,7 +14,7 @@ class TokenUsage:
     """Tokens of one or many model calls, and their price where it is known.
 
     Cached tokens are a part of `input_tokens`, and reasoning tokens a part of `output_tokens`, not
-    beside them.
+    beside them. What is written to be kept for an hour is a part of `cache_write_tokens`.
     """
 
     input_tokens: int = 0
@@ -23,6 +23,7 @@ class TokenUsage:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost_usd: float = 0.0
+    cache_write_1h_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -39,6 +40,7 @@ class TokenUsage:
             self.cache_read_tokens + other.cache_read_tokens,
             self.cache_write_tokens + other.cache_write_tokens,
             self.cost_usd + other.cost_usd,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
         )
 
 
@@ -72,6 +74,7 @@ class UsageSum:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost_usd: float = 0.0
+    cache_write_1h_tokens: int = 0
 
     def plus(self, usage: TokenUsage) -> UsageSum:
         """Return the sum with one more call's usage."""
@@ -82,6 +85,7 @@ class UsageSum:
             self.cache_read_tokens + usage.cache_read_tokens,
             self.cache_write_tokens + usage.cache_write_tokens,
             self.cost_usd + usage.cost_usd,
+            self.cache_write_1h_tokens + usage.cache_write_1h_tokens,
         )
 
     @property
@@ -99,6 +103,7 @@ class UsageSum:
             self.cache_read_tokens,
             self.cache_write_tokens,
             self.cost_usd,
+            self.cache_write_1h_tokens,
         )
 
 

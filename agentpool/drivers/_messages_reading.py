@@ -248,6 +248,7 @@ def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
     """Return what an answer used. Anthropic counts what was cached apart from other input."""
     read = reading.count(usage.get("cache_read_input_tokens"))
     written = reading.count(usage.get("cache_creation_input_tokens"))
+    kept = reading.mapping_of(usage.get("cache_creation"))
     details = reading.mapping_of(usage.get("output_tokens_details"))
     return TokenUsage(
         input_tokens=reading.first_count(usage, "input_tokens", "prompt_tokens") + read + written,
@@ -255,6 +256,7 @@ def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
         reasoning_tokens=reading.count(details.get("thinking_tokens")),
         cache_read_tokens=read,
         cache_write_tokens=written,
+        cache_write_1h_tokens=min(reading.count(kept.get("ephemeral_1h_input_tokens")), written),
     )
 
 

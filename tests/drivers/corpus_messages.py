@@ -143,6 +143,18 @@ WHOLE: tuple[Odd, ...] = (
         {"usage": (130, 5, 0, 100)},
     ),
     Odd(
+        "what is cached for an hour is told beside the rest (pi#5737)",
+        whole(
+            [text("a")],
+            usage={
+                **USAGE,
+                "cache_creation_input_tokens": 20,
+                "cache_creation": {"ephemeral_5m_input_tokens": 15, "ephemeral_1h_input_tokens": 5},
+            },
+        ),
+        {"usage": (30, 5, 0, 0), "written": (20, 5)},
+    ),
+    Odd(
         "usage by OpenAI's names, a gateway",
         whole([text("a")], usage={"prompt_tokens": 3, "completion_tokens": 2}),
         {"usage": (3, 2, 0, 0)},

@@ -205,7 +205,8 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
         r"|redacted_thinking\W{1,3}blocks .{0,60}cannot be modified"
         r"|encrypted content .{0,200}(?:could not|cannot) be (?:verified|decrypted)|invalid_encrypted_content"
         r"|\breasoning\W{1,3}was provided without|cannot determine type of \W?item"
-        r"|items are not persisted when"
+        r"|items are not persisted when|encrypted_content\W{1,3}was not issued"
+        r"|could not decrypt .{0,20}encrypted_content"
         r"|parameter\W{1,3}input\[\d+\]\.(?:status|summary|encrypted_content|phase)"
         r"|parameter\W{1,3}input\[\d+\]\.content\[\d+\]\.(?:annotations|logprobs)"
         r"|final position cannot contain \W?thinking",

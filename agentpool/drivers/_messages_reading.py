@@ -28,6 +28,7 @@ CONTAINER = "container"
 """What the container of a model's programs is kept as, beside the blocks of an answer."""
 
 _PLAIN = ("text", "tool_use")
+_OF_THE_CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 class MessagesAnswer:
@@ -79,10 +80,16 @@ class MessagesAnswer:
     def count(self, usage: object) -> None:
         """Take what the answer used; later numbers stand for the whole answer, too.
 
-        Gateways that count at one end of the stream only send 0 at the other.
+        Gateways that count at one end of the stream only send 0 at the other. But what was taken for
+        written to the cache may turn out as read from it.
         """
-        for name, value in reading.mapping_of(usage).items():
-            if value is not None and (value or name not in self._usage):
+        counts = reading.mapping_of(usage)
+        is_split = any(reading.count(counts.get(name)) for name in _OF_THE_CACHE)
+        for name, value in counts.items():
+            told = any(value.values()) if isinstance(value, dict) else value
+            if value is not None and (
+                told or name not in self._usage or (is_split and name in _OF_THE_CACHE)
+            ):
                 self._usage[name] = value
 
     def begin(self, index: int, block: Mapping[str, Any]) -> list[Delta]:
@@ -250,8 +257,11 @@ def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
     written = reading.count(usage.get("cache_creation_input_tokens"))
     kept = reading.mapping_of(usage.get("cache_creation"))
     details = reading.mapping_of(usage.get("output_tokens_details"))
+    given = reading.count(usage.get("input_tokens"))
+    if given or not usage.get("prompt_tokens"):  # which has all of it
+        given += read + written
     return TokenUsage(
-        input_tokens=reading.first_count(usage, "input_tokens", "prompt_tokens") + read + written,
+        input_tokens=given or reading.count(usage.get("prompt_tokens")),
         output_tokens=reading.first_count(usage, "output_tokens", "completion_tokens"),
         reasoning_tokens=reading.count(details.get("thinking_tokens")),
         cache_read_tokens=read,

@@ -160,6 +160,11 @@ WHOLE: tuple[Odd, ...] = (
         {"usage": (3, 2, 0, 0)},
     ),
     Odd(
+        "all of the prompt by OpenAI's name, and what of it was cached by Anthropic's",
+        whole([text("a")], usage={"prompt_tokens": 30, "cache_read_input_tokens": 20, "output_tokens": 2}),
+        {"usage": (30, 2, 0, 20)},
+    ),
+    Odd(
         "usage with nulls",
         whole([text("a")], usage={"input_tokens": 3, "output_tokens": None}),
         {"usage": (3, 0, 0, 0)},
@@ -442,6 +447,58 @@ STREAMS: tuple[Odd, ...] = (
             STOP,
         ],
         {"usage": (10, 9, 0, 3)},
+    ),
+    Odd(
+        "the whole prompt at the beginning, what of it was cached at the end (bifrost#5510)",
+        [
+            {"type": "message_start", "message": whole([], None, {"input_tokens": 8834, "output_tokens": 0})},
+            *HELLO,
+            end(input_tokens=18, cache_creation_input_tokens=0, cache_read_input_tokens=8831),
+            STOP,
+        ],
+        {"usage": (8849, 9, 0, 8831)},
+    ),
+    Odd(
+        "written to the cache at the beginning, read from it at the end (litellm#40736)",
+        [
+            {
+                "type": "message_start",
+                "message": whole(
+                    [],
+                    None,
+                    {
+                        "input_tokens": 10,
+                        "cache_creation_input_tokens": 100,
+                        "cache_creation": {"ephemeral_1h_input_tokens": 100},
+                    },
+                ),
+            },
+            *HELLO,
+            end(cache_creation_input_tokens=0, cache_read_input_tokens=100),
+            STOP,
+        ],
+        {"usage": (110, 9, 0, 100), "written": (0, 0)},
+    ),
+    Odd(
+        "zeros for what is cached for an hour at the end",
+        [
+            {
+                "type": "message_start",
+                "message": whole(
+                    [],
+                    None,
+                    {
+                        "input_tokens": 10,
+                        "cache_creation_input_tokens": 100,
+                        "cache_creation": {"ephemeral_1h_input_tokens": 100},
+                    },
+                ),
+            },
+            *HELLO,
+            end(cache_creation_input_tokens=0, cache_creation={"ephemeral_1h_input_tokens": 0}),
+            STOP,
+        ],
+        {"usage": (110, 9, 0, 0), "written": (100, 100)},
     ),
     Odd(
         "each block has the number 0 (sglang#25876 tells why pieces can miss their block)",

@@ -786,6 +786,23 @@ def test_what_claude_takes_of_a_schema_is_told_in_words_else() -> None:
             None,
             "no_thoughts",
         ),
+        (  # gentle-ai#4595
+            RESPONSES,
+            "reasoning `encrypted_content` was not issued to this caller",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (  # hermes-agent#32617
+            RESPONSES,
+            "Could not decrypt the provided encrypted_content. Ensure the value is the unmodified"
+            " encrypted_content from a previous response.",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
         (
             RESPONSES,
             "Unknown parameter: 'input[1].status'.",

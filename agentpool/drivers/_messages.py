@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from agentpool._core.content import Content, Document, Image, Part, Text, parts_of, told_of_file
 from agentpool._core.messages import AssistantMessage, Completion, ToolCall, ToolMessage, UserMessage
+from agentpool._core.text import encodable
 from agentpool.drivers._dialect import RefusedInStreamError
 from agentpool.drivers._fitting import STRICT_IDS, Question, Turn, is_text, schema_instruction
 from agentpool.drivers._messages_reading import CONTAINER, PROVIDER, MessagesAnswer, MessagesReader
@@ -298,7 +299,8 @@ def _answer(message: AssistantMessage, made: Sequence[ToolCall], question: Quest
         kept = [block for block in kept if block.get("type") not in _THOUGHTS]
     told = [block for block in kept if block.get("type") == "text"]
     calls = [block for block in kept if block.get("type") == "tool_use"]
-    if kept and len(calls) == len(made) and "".join(block["text"] for block in told) == message.text:
+    text = encodable("".join(block["text"] for block in told))
+    if kept and len(calls) == len(made) and text == encodable(message.text):
         rest = iter(made)
         return [
             {**block, **_call(next(rest))} if block.get("type") == "tool_use" else block for block in kept

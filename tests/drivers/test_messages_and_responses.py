@@ -28,6 +28,7 @@ from agentpool import (
     ToolResult,
     UserMessage,
 )
+from agentpool._core.encoding import encodable_message
 from agentpool._core.messages import ReasoningDelta, TextDelta
 from agentpool.drivers._dialect import Dialect, RefusedInStreamError
 from agentpool.drivers._encoding import encoded
@@ -419,6 +420,19 @@ def test_a_paused_answer_goes_back_as_it_came_and_what_followed_stands_behind_it
     other = answered(THOUGHT, corpus_messages.text("so "), {**SEARCH, "id": "t"}, stop="pause_turn")
     said = sent(CLAUDE, *whole, other, last, UserMessage("b"))["messages"][3]["content"]
     assert [block["type"] for block in said] == ["thinking", "text", "text"]
+
+
+def test_half_of_a_pair_in_a_text_moves_no_thought() -> None:
+    """The loop mends the text of a message, the provider's own blocks are mended on their way out."""
+    broken = "smile \ud83d"
+    message = encodable_message(answered(corpus_messages.text(broken), THOUGHT, corpus_messages.use({})))
+    said = sent(CLAUDE, UserMessage("q"), message, result("a"))["messages"][1]["content"]
+    assert [block["type"] for block in said] == ["text", "thinking", "tool_use"]
+    items = (corpus_responses.THOUGHT, corpus_responses.said(broken))
+    thought = RESPONSES.completion(corpus_responses.whole(*items), QUESTION).message
+    body = sent(RESPONSES, UserMessage("q"), encodable_message(thought), UserMessage("b"))
+    assert body["input"][1] == corpus_responses.THOUGHT
+    encoded(body)
 
 
 def test_a_call_that_the_provider_runs_goes_back_with_its_result_only() -> None:

@@ -31,6 +31,7 @@ Trait: TypeAlias = Literal[
     "adaptive_thinking",
     "no_thoughts",
     "user_last",
+    "tools_for_calls",
 ]
 """How a model wants its conversation:
 
@@ -50,6 +51,7 @@ Trait: TypeAlias = Literal[
 * `adaptive_thinking`: how much it thinks is left to it
 * `no_thoughts`: what was thought in earlier turns does not go back, signed or encrypted as it may be
 * `user_last`: it does not go on from its own words, a conversation ends with the user's
+* `tools_for_calls`: calls may be in its conversation only where it is offered tools
 """
 
 
@@ -199,6 +201,11 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
         r"|input tag 'adaptive'",
     ),
     ("user_last", r"assistant message prefill|must end with a user message"),
+    (
+        "tools_for_calls",
+        r"toolconfig field must be defined|(?:tool_use|tool_result)\W.{0,30}blocks must define \W?tools"
+        r"|tool calling without .?tools",
+    ),
     (
         "no_thoughts",
         r"invalid \W?signature|thinking\.signature\W.{0,20}(?:required|invalid)"

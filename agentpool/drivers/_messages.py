@@ -68,6 +68,8 @@ class MessagesDialect:
         if request.tools:
             body["tools"] = _tools(question, caches=caches)
             body.update(_choice(request.tool_choice, parallel=request.parallel_tool_calls))
+        elif "tools_for_calls" in question.lessons.traits:
+            body.update(_tools_of_calls(body["messages"]))
         if request.stop:
             # The API takes no stop string that is white space.
             stops = [text for text in request.stop if text.strip()]
@@ -135,6 +137,16 @@ def _tools(question: Question, *, caches: bool) -> list[dict[str, Any]]:
     if caches:
         tools[-1] = {**tools[-1], "cache_control": _CACHE}
     return tools
+
+
+def _tools_of_calls(messages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the tools that were called before, as ones that must not be called any more."""
+    blocks = (block for message in messages for block in message["content"])
+    names = dict.fromkeys(block["name"] for block in blocks if block["type"] == "tool_use")
+    if not names:
+        return {}
+    tools = [{"name": name, "input_schema": {"type": "object"}} for name in names]
+    return {"tools": tools, "tool_choice": {"type": "none"}}
 
 
 _CHOICES = {"auto": "auto", "required": "any", "none": "none"}

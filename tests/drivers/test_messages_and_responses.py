@@ -849,6 +849,22 @@ def test_what_claude_takes_of_a_schema_is_told_in_words_else() -> None:
             None,
             "no_cache_points",
         ),
+        (
+            CLAUDE,
+            "The toolConfig field must be defined when using toolUse and toolResult content blocks.",
+            "",
+            {},
+            None,
+            "tools_for_calls",
+        ),
+        (
+            CLAUDE,
+            "Requests which include `tool_use` or `tool_result` blocks must define `tools`.",
+            "",
+            {},
+            None,
+            "tools_for_calls",
+        ),
         (  # kilocode#4631
             CLAUDE,
             "When thinking is disabled, an `assistant` message in the final position cannot contain"
@@ -893,6 +909,18 @@ def test_what_a_refusal_teaches(
     assert lessons is not None
     assert lessons.dropped == ({dropped} if dropped else set())
     assert lessons.traits == ({trait} if trait else set())
+
+
+def test_calls_of_before_need_tools_where_none_is_offered_any_more() -> None:
+    """kibana#246943, dify#17545: Bedrock refuses the request that is to be answered without tools."""
+    lessons = Lessons(traits=frozenset({"tools_for_calls"}))
+    body = sent(CLAUDE, UserMessage("a"), called("1", "2"), result("1"), result("2"), lessons=lessons)
+    assert body["tools"] == [{"name": "look", "input_schema": {"type": "object"}}]
+    assert body["tool_choice"] == {"type": "none"}
+    assert "tools" not in sent(CLAUDE, UserMessage("a"), lessons=lessons)
+    assert sent(CLAUDE, UserMessage("a"), called("1"), result("1"), tools=[LOOK], lessons=lessons)["tools"][
+        0
+    ]["description"]
 
 
 def test_a_call_is_not_forced_where_the_user_has_the_model_think() -> None:

@@ -128,6 +128,9 @@ class Pieces(Driver):
     def __init__(self, *pieces: StreamPart, answer: Completion) -> None:
         self.pieces = [*pieces, answer]
 
+    async def complete(self, request: CompletionRequest) -> Completion:
+        raise NotImplementedError
+
     @asynccontextmanager
     async def stream(self, request: CompletionRequest) -> AsyncIterator[AsyncIterator[StreamPart]]:
         async def parts() -> AsyncGenerator[StreamPart, None]:

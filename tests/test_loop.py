@@ -49,6 +49,7 @@ from agentpool._core.messages import (
     ChatMessage,
     Completion,
     CompletionRequest,
+    ProviderData,
     ToolCall,
     ToolDefinition,
     ToolMessage,
@@ -487,6 +488,26 @@ def test_calls_of_an_answer_that_was_cut_off_are_not_run() -> None:
     assert finish.result.text == "end"
     assert finish.result.tool_calls == 0
     assert isinstance(error_after(PLAIN, Recalled(), *[calling(call(), **CUT)] * 3), LoopHaltedError)
+
+
+PAUSED: dict[str, Any] = {"stop_reason": "pause_turn"}
+
+
+def test_a_paused_answer_is_sent_back_as_it_is_and_goes_on() -> None:
+    _, effects = run(PLAIN, Recalled(), saying("one, ", **PAUSED), saying("two, ", **PAUSED), saying("three"))
+    request = typing.cast(Reason, effects[3]).request
+    assert request.messages == (UserMessage("do it"), AssistantMessage("one, "), AssistantMessage("two, "))
+    finish = typing.cast(Finish, effects[-1])
+    assert (finish.result.text, finish.result.iterations) == ("one, two, three", 3)
+
+
+def test_a_pause_without_a_word_goes_on_where_the_provider_has_something_to_go_on_from() -> None:
+    data = ProviderData("p", "m", ["search"])
+    paused = saying("", provider_data=data, **PAUSED)
+    assert request_after(PLAIN, Recalled(), paused).messages[-1] == AssistantMessage("", provider_data=data)
+    note = request_after(PLAIN, Recalled(), saying(" ", **PAUSED)).messages[-1]
+    assert isinstance(note, UserMessage)
+    assert "empty" in note.body
 
 
 # -- the context window

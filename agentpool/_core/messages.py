@@ -42,7 +42,10 @@ class AgentMessage:
 
 # -- between an agent and its model -------------------------------------------
 
-StopReason: TypeAlias = Literal["end_turn", "tool_use", "max_tokens", "stop_sequence", "refusal"]
+StopReason: TypeAlias = Literal[
+    "end_turn", "tool_use", "max_tokens", "stop_sequence", "refusal", "pause_turn"
+]
+"""Why an answer stopped; after `pause_turn` the model goes on when it is sent the answer so far."""
 
 
 @attrs.frozen

@@ -55,6 +55,8 @@ def on_replied(state: LoopState, observation: Replied) -> Step:
         return _refused(state, said)
     if stop_reason == "max_tokens":
         return _cut_off(state, said)
+    if stop_reason == "pause_turn" and (said.text.strip() or said.provider_data is not None):
+        return _paused(state, said)
     whole = trouble.partial + said.text
     if not whole.strip():
         return _empty(state)
@@ -94,6 +96,12 @@ def _cut_off(state: LoopState, said: AssistantMessage) -> Step:
         trouble = attrs.evolve(state.trouble, partial=partial, truncations=truncations)
         news.append(as_note(_GO_ON if news else _BE_SHORTER))
     return ask(attrs.evolve(heard(state, news), trouble=trouble))
+
+
+def _paused(state: LoopState, said: AssistantMessage) -> Step:
+    """Have the model go on where it paused: it is sent what it said so far, and nothing else."""
+    trouble = attrs.evolve(state.trouble, partial=state.trouble.partial + said.text)
+    return ask(attrs.evolve(heard(state, [said]), trouble=trouble))
 
 
 _GO_ON = "Your answer was cut off. Go on exactly where it ends, and repeat nothing."
@@ -189,6 +197,8 @@ def _landed(state: LoopState, landing: Landing, said: AssistantMessage, stop_rea
         problem = "called tools"
     elif stop_reason == "max_tokens":
         problem = f"was cut off at max_tokens ({landing.max_tokens})"
+    elif stop_reason == "pause_turn":
+        problem = "was paused by the provider"
     elif not said.text.strip():
         problem = "was empty"
     elif _spoken_form(state, said.text) == "marked":

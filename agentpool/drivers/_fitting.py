@@ -67,6 +67,8 @@ class Turn:
       said: content of the user, in order; or None for the model's turn.
       message: what the model said, for its turn.
       calls: its calls with fit ids and names.
+      parts: what the model said one after another, where `message` is all of it; the calls are the last
+        one's. Empty if it spoke once.
       results: results of the calls before, with fit ids, which come before `said`.
     """
 
@@ -74,6 +76,7 @@ class Turn:
     results: tuple[ToolMessage, ...] = ()
     message: AssistantMessage | None = None
     calls: tuple[ToolCall, ...] = ()
+    parts: tuple[AssistantMessage, ...] = ()
 
 
 @attrs.frozen
@@ -98,7 +101,8 @@ class Question:
         Args:
           ids: the form of the ids of calls.
         """
-        return list(_in_one(_turns(self.request.messages, _Renaming(ids, self.safe_names))))
+        renaming = _Renaming(ids, self.safe_names)
+        return list(_in_one(_turns(self.request.messages, renaming, self.model)))
 
     def own_data(self, data: ProviderData | None, provider: str) -> Any:
         """Return what a provider hung on a message, if it was this one and this model; else None."""
@@ -143,7 +147,7 @@ class Question:
         return own | {safe: name for name, safe in self.safe_names.items()}
 
 
-def _turns(messages: Iterable[ChatMessage], renaming: _Renaming) -> Iterator[Turn]:
+def _turns(messages: Iterable[ChatMessage], renaming: _Renaming, model: str) -> Iterator[Turn]:
     """Give the turns of a conversation, in which each call has one result, as all providers demand.
 
     A call without one gets one that says so, and a result that nobody asked for is told as text.
@@ -165,7 +169,8 @@ def _turns(messages: Iterable[ChatMessage], renaming: _Renaming) -> Iterator[Tur
                 if said or results:
                     yield Turn(tuple(said), tuple(results))
                     said, results = [], []
-                if message.text or message.tool_calls or message.provider_data is not None:
+                data = message.provider_data  # alone it says something to its own model only
+                if message.text or message.tool_calls or (data is not None and data.model == model):
                     yield Turn(message=message, calls=renaming.calls(message.tool_calls))
     results += renaming.missing()
     if said or results:
@@ -179,9 +184,9 @@ def _told(message: ToolMessage) -> Content:
 
 
 def _in_one(turns: Iterable[Turn]) -> Iterator[Turn]:
-    """Join what the model said in two turns in a row, as an answer that went on after it was cut off.
+    """Join what the model said in two turns in a row, as an answer that went on after a pause.
 
-    What only the provider understands belongs to one message: the later one's is kept.
+    What only the provider understands belongs to one message: of all of it the later one's is kept.
     """
     waiting: Turn | None = None
     for turn in turns:
@@ -190,7 +195,7 @@ def _in_one(turns: Iterable[Turn]) -> Iterator[Turn]:
             text = "\n\n".join(text for text in (first.text, second.text) if text)
             data = second.provider_data or first.provider_data
             message = attrs.evolve(second, text=text, provider_data=data)
-            waiting = attrs.evolve(turn, message=message)
+            waiting = attrs.evolve(turn, message=message, parts=(*(waiting.parts or (first,)), second))
             continue
         if waiting is not None:
             yield waiting

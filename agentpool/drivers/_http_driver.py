@@ -232,7 +232,7 @@ class HttpDriver(Driver):
     def _body(self, dialect: Dialect, question: Question, *, streaming: bool) -> dict[str, Any]:
         body = question.lessons.applied(dialect.body(question, streaming=streaming), question.own)
         for options in (self._options, question.request.options):
-            merge(body, self._placed(options))
+            merge(body, _with_our_tools(body, self._placed(options)))
         return body
 
     def _learn(self, question: Question, refusal: Refusal, body: Mapping[str, Any], dialect: Dialect) -> bool:
@@ -319,6 +319,14 @@ class HttpDriver(Driver):
     async def _told_by(self, source: Source) -> Any:
         question = None if source.question is None else encoded(source.question)
         return await self._asked(source.path, question, at_root=source.at_root)
+
+
+def _with_our_tools(body: Mapping[str, Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return options in which tools, such as those that a provider runs itself, stand behind ours."""
+    ours, theirs = body.get("tools"), options.get("tools")
+    if not isinstance(ours, list) or not isinstance(theirs, list | tuple):
+        return options
+    return {**options, "tools": [*ours, *theirs]}
 
 
 def merge(body: dict[str, Any], options: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ Trait: TypeAlias = Literal[
     "adaptive_thinking",
     "no_thoughts",
     "user_last",
+    "tools_for_calls",
 ]
 """How a model wants its conversation:
 
@@ -50,6 +51,7 @@ Trait: TypeAlias = Literal[
 * `adaptive_thinking`: how much it thinks is left to it
 * `no_thoughts`: what was thought in earlier turns does not go back, signed or encrypted as it may be
 * `user_last`: it does not go on from its own words, a conversation ends with the user's
+* `tools_for_calls`: calls may be in its conversation only where it is offered tools
 """
 
 
@@ -144,7 +146,7 @@ _NOT_TAKEN = (
     r"|is invalid|only works in|is only enabled|must be verified|too many states|not compatible"
     r"|may only be set|cannot both be|grammar is too large|too complex for compilation"
     r"|is unavailable|enabled only|only \S+ is allowed|cannot be combined|must be '?json_object"
-    r"|invalid schema for response_format"
+    r"|invalid schema for response_format|may not be enabled|input tag 'disabled'"
     r"|input should be \W?(?:none|minimal|low|medium|high)\b"
 )
 
@@ -209,15 +211,26 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
     ),
     ("user_last", r"assistant message prefill|must end with a user message"),
     (
+        "tools_for_calls",
+        r"toolconfig field must be defined|(?:tool_use|tool_result)\W.{0,30}blocks must define \W?tools"
+        r"|tool calling without .?tools",
+    ),
+    (
         "no_thoughts",
         r"invalid \W?signature|thinking\.signature\W.{0,20}(?:required|invalid)"
         r"|redacted_thinking\W{1,3}blocks .{0,60}cannot be modified"
         r"|encrypted content .{0,200}(?:could not|cannot) be (?:verified|decrypted)|invalid_encrypted_content"
-        r"|\breasoning\W{1,3}was provided without|cannot determine type of \W?item",
+        r"|\breasoning\W{1,3}was provided without|cannot determine type of \W?item"
+        r"|items are not persisted when|encrypted_content\W{1,3}was not issued"
+        r"|could not decrypt .{0,20}encrypted_content"
+        r"|parameter\W{1,3}input\[\d+\]\.(?:status|summary|encrypted_content|phase)"
+        r"|parameter\W{1,3}input\[\d+\]\.content\[\d+\]\.(?:annotations|logprobs)"
+        r"|final position cannot contain \W?thinking",
     ),
     (
         "no_cache_points",
-        r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control",
+        r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control"
+        r"|maximum of \d+ blocks with cache_control",
     ),
     (
         "plain_thinking",

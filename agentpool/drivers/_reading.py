@@ -443,6 +443,7 @@ _STOPS: dict[str, StopReason] = {
     "spii": "refusal",
     "image_safety": "refusal",
     "guardrail_intervened": "refusal",
+    "pause_turn": "pause_turn",
 }
 
 
@@ -488,7 +489,7 @@ def completion_of(
 
     Some servers say `stop` after tool calls, or `tool_calls` without any.
     """
-    if stop in ("end_turn", "stop_sequence", "tool_use"):
+    if stop in ("end_turn", "stop_sequence", "tool_use", "pause_turn"):
         if calls:
             stop = "tool_use"
         elif stop == "tool_use":

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from agentpool._core.content import Content, Document, Image, Part, Text, parts_of, text_of, told_of_file
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.messages import Completion, ToolCall, ToolMessage
+from agentpool._core.text import encodable
 from agentpool.drivers._chat import data_url, document_text, effort_of
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import (
@@ -151,7 +152,7 @@ def _fits(kept: list[Any], turn: Turn) -> bool:
     assert turn.message is not None
     calls = sum(item.get("type") == "function_call" for item in kept)
     texts = [text_of_item(item)[0] for item in kept if item.get("type") == "message"]
-    return calls == len(turn.calls) and "".join(texts) == turn.message.text
+    return calls == len(turn.calls) and encodable("".join(texts)) == encodable(turn.message.text)
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def _output(message: ToolMessage) -> Any:
     content = message.result.content
     if is_text(content):
         return told_result(message.result.text, message.result.is_error)
-    return _content(content)
+    return _content((Text("Error:"), *parts_of(content)) if message.result.is_error else content)
 
 
 def _content(content: Content) -> Any:

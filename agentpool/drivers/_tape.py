@@ -196,15 +196,21 @@ def lines_of(content: bytes, path: Path) -> Iterator[tuple[int, dict[str, Any]]]
             data = json.loads(line)
             if not isinstance(data, dict):
                 raise TypeError("not an object")
-            if number == 1 or "agentpool_cassette" in data:  # another one is where two files were joined
-                _check_header(data)
-                continue
+        if number == 1 or "agentpool_cassette" in data:  # another one is where two files were joined
+            _check_header(data, f"{path}, line {number}")
+            continue
         yield number, data
 
 
-def _check_header(data: dict[str, Any]) -> None:
-    if data.get("agentpool_cassette") != VERSION:
-        raise ValueError(f"a cassette begins with {HEADER}")
+def _check_header(data: dict[str, Any], where: str) -> None:
+    version = data.get("agentpool_cassette")
+    if isinstance(version, int) and version > VERSION:
+        raise ValueError(
+            f"{where}: not a cassette that this agentpool knows, but one of version {version}, newer than"
+            f" {VERSION}: play it with a newer agentpool, or record it again"
+        )
+    if version != VERSION:
+        raise ValueError(f"{where}: not a cassette, which begins with {HEADER}: record it again")
 
 
 @contextmanager

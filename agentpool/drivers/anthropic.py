@@ -47,7 +47,7 @@ class AnthropicDriver(HttpDriver):
       client: an `httpx2.AsyncClient` of your own, for proxies, certificates or signing. It is not closed.
       headers: more headers, such as `anthropic-beta`; they win over ours.
       query: more of the address's query.
-      options: more of each request, by the API's own names; they win over ours.
+      options: more of each request, by the API's own names; they win over ours. `tools` are added to ours.
 
     Raises:
       ModuleNotFoundError: if httpx2 is not installed; it names the `pip install`.

@@ -45,7 +45,7 @@ class OpenAIDriver(HttpDriver):
       client: an `httpx2.AsyncClient` of your own, for proxies, certificates or signing. It is not closed.
       headers: more headers, such as `api-key` for Azure; they win over ours.
       query: more of the address's query, such as `api-version`.
-      options: more of each request, by the server's own names; they win over ours.
+      options: more of each request, by the server's own names; they win over ours. `tools` are added to ours.
 
     Raises:
       ModuleNotFoundError: if httpx2 is not installed; it names the `pip install`.

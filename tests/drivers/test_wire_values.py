@@ -571,3 +571,11 @@ def test_thoughts_are_told_from_text_however_they_come(text: str, thought: str, 
     for piece in pieces:
         got[type(piece).__name__] += piece.text
     assert got == {"ReasoningDelta": thought, "TextDelta": said}
+
+
+def test_what_says_nothing_but_to_another_model_is_not_sent() -> None:
+    paused = AssistantMessage(
+        "", provider_data=ProviderData("anthropic", "claude", [{"type": "server_tool_use"}])
+    )
+    body = sent(UserMessage("a"), paused, UserMessage("b"))
+    assert [m["role"] for m in body["messages"]] == ["user", "user"]

@@ -15,7 +15,7 @@ from agentpool._core.errors import (
     RequestRejectedError,
 )
 from agentpool.drivers._address import Address
-from agentpool.drivers._secrets import Redaction
+from agentpool.drivers._secrets import Redaction, hide_from_log
 
 if TYPE_CHECKING:
     import httpx2
@@ -77,6 +77,7 @@ class HttpClient:
         Raises:
           RequestRejectedError: if the environment names a proxy or certificates that cannot be used.
         """
+        hide_from_log(redaction)
         if client is not None:
             return cls(address, client, False, timeout, redaction)
         is_plain = address.is_loopback and address.base.startswith("http:")

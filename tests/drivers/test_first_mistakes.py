@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import ssl
 import sys
@@ -179,6 +180,20 @@ async def test_a_socks_proxy_says_what_it_needs(monkeypatch: pytest.MonkeyPatch)
     async with driver_at("https://models.example/v1") as driver:
         with pytest.raises(RequestRejectedError, match=re.escape("pip install 'httpx2[socks]'")):
             await driver.complete(ASK)
+
+
+@pytest.mark.parametrize("own", [False, True])
+async def test_a_key_in_a_query_is_in_no_log(own: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """httpx2 logs each address, with its query, at the level INFO."""
+    caplog.set_level(logging.DEBUG)
+    key = "canary/4711+do not=print"
+    async with raw_server(SAID) as server, httpx2.AsyncClient() as client:
+        more = {"client": client} if own else {}
+        async with driver_at(server.url + "/v1?version=2", query={"key": key}, **more) as driver:
+            await driver.complete(ASK)
+    assert f"{server.url}/v1/chat/completions?version=2&key=[redacted]" in caplog.text
+    assert "canary" not in caplog.text
+    assert "canary" in server.requests[0][0]
 
 
 # -- the address -----------------------------------------------------------------------------------

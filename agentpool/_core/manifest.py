@@ -117,7 +117,8 @@ class ModelSettings(Table):
     driver: str | None = attrs.field(
         default=None,
         validator=Text(
-            "The driver and its model, such as `openai:gpt-5`; without it the pool's driver is asked",
+            "The driver that `agentpool run` opens, and its model, such as `openai:gpt-5`;"
+            " without it the pool's driver is asked",
             blank=False,
             optional=True,
         ),

@@ -198,11 +198,12 @@ async def open_driver(
 
     Keys are read from `OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, `GEMINI_API_KEY` (else `GOOGLE_API_KEY`)
     and `OLLAMA_API_KEY`, and go to the provider that they are named after only. A server whose address
-    is in the name is given `AGENTPOOL_API_KEY`, if that is set.
+    is in the name is given `AGENTPOOL_API_KEY`, if that is set. Without one in the name, `OPENAI_BASE_URL`,
+    `ANTHROPIC_BASE_URL`, `GOOGLE_GEMINI_BASE_URL` and `OLLAMA_HOST` may name another server.
 
     Args:
       name: of the driver.
-      env: where the keys are read from; left out, the environment of the process.
+      env: where the keys and these addresses are read from; left out, the environment of the process.
       prices: left out, the file that `AGENTPOOL_PRICES` names on top of the table of the package.
       resilient: whether to put a `GovernedDriver` and a `RetryingDriver` with their defaults around
         it, as `agentpool run` does, so that many agents can share it.

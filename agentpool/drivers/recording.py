@@ -66,8 +66,9 @@ class RecordingDriver(DriverAround):
 
         Args:
           driver: answers.
-          path: the cassette. The first answer takes the place of what the file holds now, unless
+          path: the cassette. The first answer takes the place of the cassette that is there now, unless
             another recorder has written to it meanwhile, or one of this program that still exists.
+            A file that is no cassette stays.
           append: keep what an older cassette holds, and add to it.
           secrets: texts that must not get into the cassette, beside those that are found.
         """

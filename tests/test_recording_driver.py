@@ -432,3 +432,26 @@ async def test_a_conversation_with_secrets_plays_where_there_are_others(path: Pa
 def test_a_replay_stays_on_this_machine(path: Path) -> None:
     assert ReplayDriver(path).privacy is PrivacyTier.SOVEREIGN
     assert repr(ReplayDriver("x.jsonl")) == "<ReplayDriver of 'x.jsonl'>"
+
+
+@pytest.mark.parametrize("content", ["name = 'a'\n", '{"agentpool": 1}\n', "\ufefftext"])
+async def test_a_file_that_is_no_cassette_is_not_replaced(tmp_path: Path, content: str) -> None:
+    """A path in the wrong place must not cost anybody a file, nor an answer of the model."""
+    path = tmp_path / "fleet.toml"
+    path.write_text(content, "utf-8")
+    model = ScriptedDriver(["Paris."])
+    recorder = RecordingDriver(model, path)
+    with pytest.raises(ValueError, match=r"fleet\.toml is no cassette, so it is not replaced"):
+        await recorder.complete(CompletionRequest())
+    assert path.read_text("utf-8") == content
+    assert model.requests == []
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"agentpool_c', '{"agentpool_cassette": 1}\n', '\ufeff{"agentpool_cassette": 1}\n']
+)
+async def test_a_cassette_is_replaced_also_if_its_beginning_was_cut_off(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text(content, "utf-8")
+    await RecordingDriver(ScriptedDriver(["Paris."]), path).complete(CompletionRequest())
+    assert (await ReplayDriver(path).complete(CompletionRequest())).text == "Paris."

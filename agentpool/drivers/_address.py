@@ -31,11 +31,6 @@ class Address:
         return f"{self.base}{path}?{query}" if query else f"{self.base}{path}"
 
     @property
-    def is_bare(self) -> bool:
-        """Whether it has no path."""
-        return not urlsplit(self.base).path
-
-    @property
     def is_loopback(self) -> bool:
         """Whether it can only mean this machine."""
         host = urlsplit(self.base).hostname or ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -16,7 +16,7 @@ from agentpool._core.errors import (
     RequestRejectedError,
 )
 from agentpool.drivers._address import Address
-from agentpool.drivers._secrets import Redaction
+from agentpool.drivers._secrets import Redaction, hide_from_log
 from agentpool.drivers._unpacking import MAGIC, Gunzip
 
 if TYPE_CHECKING:
@@ -78,15 +78,23 @@ class HttpClient:
         What stays on this machine takes no proxies from the environment: one could lead away from
         it. Redirects are not followed, since they could, too. Nor does it load the certificates of
         authorities, which takes 0.07 s, where plain HTTP is spoken to this machine.
+
+        Raises:
+          RequestRejectedError: if the environment names a proxy or certificates that cannot be used.
         """
+        hide_from_log(redaction)
         if client is not None:
             return cls(address, client, False, timeout, redaction)
-        made = httpx.AsyncClient(
-            limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100),
-            trust_env=not address.is_loopback,
-            verify=not (address.is_loopback and address.base.startswith("http:")),
-            follow_redirects=False,
-        )
+        is_plain = address.is_loopback and address.base.startswith("http:")
+        try:
+            made = httpx.AsyncClient(
+                limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100),
+                trust_env=not address.is_loopback,
+                verify=False if is_plain else httpx.create_ssl_context(),
+                follow_redirects=False,
+            )
+        except Exception as error:
+            raise RequestRejectedError(_wrong_environment(error)) from redaction.scrub(error)
         return cls(address, made, True, timeout, redaction)
 
     async def aclose(self) -> None:
@@ -149,7 +157,7 @@ class Exchange:
         return self
 
     def _request(self, sent: _Sent) -> Any:
-        from httpx2 import URL, Request
+        from httpx2 import Request
 
         http = self._http
         url = http.address.url(self._path)
@@ -162,9 +170,6 @@ class Exchange:
         }
         extensions: dict[str, Any] = {"timeout": timeout, "trace": sent.trace}
         if http.is_own:
-            if "?" in url:  # the HTTP library writes addresses to its log: it is given one without the query
-                whole, url = URL(url), url.partition("?")[0]
-                extensions["target"] = whole.raw_path
             return Request(method, url, headers=self._headers, content=self._content, extensions=extensions)
         return http.client.build_request(
             method, url, headers=dict(self._headers), content=self._content, extensions=extensions
@@ -302,11 +307,13 @@ def _translated(error: Exception, where: str, redaction: Redaction, begun: bool,
     if isinstance(error, DriverError):
         return error
     text = redaction.text(f"{where}: {_first_words(error)}")
+    if any(_is(each, "SSLCertVerificationError") for each in _causes(error)):
+        return RequestRejectedError(f"{text} ({_CERTIFICATES})")
     if _is(error, "DecodingError") or isinstance(error, zlib.error):
         return MalformedReplyError(f"the answer of {text} cannot be unpacked")
     if begun and _is(error, "NetworkError", "RemoteProtocolError"):
         return MalformedReplyError(f"the answer was cut off: {text}")
-    if _is(error, "UnsupportedProtocol", "InvalidURL", "LocalProtocolError"):
+    if _is(error, "UnsupportedProtocol", "InvalidURL", "LocalProtocolError") or _is_refusal_of_proxy(error):
         return RequestRejectedError(text)
     if begun or _is(error, "TransportError", "OSError", "HTTPError"):
         # Once the request was sent it may be answered, though nobody is there to hear it.
@@ -314,12 +321,46 @@ def _translated(error: Exception, where: str, redaction: Redaction, begun: bool,
     return RequestRejectedError(text)
 
 
+def _is_refusal_of_proxy(error: Exception) -> bool:
+    """Whether a proxy wants a password, or does not let us there: `407 Proxy Authentication Required`."""
+    return _is(error, "ProxyError") and str(error).startswith("4")
+
+
+_CERTIFICATES = (
+    "if your company, or you, made the server's certificate: name the file of the authority in"
+    " SSL_CERT_FILE, or give the driver a client of your own that knows it"
+)
+
+
+def _wrong_environment(error: Exception) -> str:
+    """Return what is wrong with the environment. A proxy's address may hold a password: not shown."""
+    match error:
+        case ImportError():
+            return "the environment names a SOCKS proxy, which needs pip install 'httpx2[socks]'"
+        case OSError():  # ssl's own errors are of this kind
+            return f"SSL_CERT_FILE or SSL_CERT_DIR names no certificates that can be read: {error}"
+        case _:
+            kind = type(error).__name__
+            return f"HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is not the address of a proxy ({kind})"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and its causes, which httpcore2 hands over as arguments.
+
+    Not its context, which may be what the caller of the driver is handling.
+    """
+    while error is not None:
+        yield error
+        handed = (arg for arg in error.args if isinstance(arg, BaseException))
+        error = error.__cause__ or next(handed, None)
+
+
 def _first_words(error: Exception) -> str:
     kind = type(error).__name__
-    said = " ".join(str(error).split())[:300]
     hints = {
         "ReadTimeout": "nothing came for too long",
         "ConnectTimeout": "no connection within 5 seconds",
         "WriteTimeout": "the request could not be sent in time",
     }
-    return f"{kind}: {said or hints.get(kind, 'no more is known')}"
+    told = str(error) or hints.get(kind) or next(filter(None, map(str, _causes(error))), "no more is known")
+    return f"{kind}: {' '.join(told.split())[:300]}"  # a failed handshake is told by its cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -21,7 +22,14 @@ from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool._core.transcript import request_tokens
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver
-from agentpool.drivers._address import Address, address_of
+from agentpool.drivers._address import address_of
+from agentpool.drivers._arguments import (
+    check_kinds,
+    check_timeout,
+    check_whole,
+    checked_headers,
+    checked_table,
+)
 from agentpool.drivers._dialect import Dialect, RefusedInStreamError, StreamReader
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import Question
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
     import httpx2
 
 _MOST_LESSONS = 8  # a request that is refused so often is wrong in another way
+_NAMES_A_MODEL = re.compile(r"model|deployment")
 
 
 class HttpDriver(Driver):
@@ -64,8 +73,10 @@ class HttpDriver(Driver):
     ) -> None:
         if not model:
             raise ValueError(f"{type(self).__name__} needs the name of a model")
-        if not timeout > 0:
-            raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
+        check_timeout(timeout)
+        if context_window is not None:
+            check_whole("context_window", context_window)
+        check_kinds(privacy, prices, client)
         if importlib.util.find_spec("httpx2") is None:
             raise ModuleNotFoundError(
                 "model drivers need httpx2, which is not installed: pip install 'trio-agentpool[http]'"
@@ -75,11 +86,11 @@ class HttpDriver(Driver):
         self.model = model
         self.timeout = timeout
         self._client = client
-        self._address = address_of(base_url, dict(query or {}))
+        self._address = address_of(base_url, checked_table("query", query))
         self._key = checked_key(api_key, "api_key")
-        self._own_headers = _checked_headers(headers or {})
+        self._own_headers = checked_headers(headers)
         self._redaction = Redaction.of(self._key, self._address.query, _secret_values(self._own_headers))
-        self._options = dict(options or {})
+        self._options = checked_table("options", options)
         self.privacy: PrivacyTier = self._checked_privacy(privacy)
         self._prices = PriceTable.builtin() if prices is None else prices
         self._window = context_window
@@ -116,9 +127,10 @@ class HttpDriver(Driver):
         if self._stays_here():
             return declared or PrivacyTier.SOVEREIGN
         if declared is PrivacyTier.SOVEREIGN:
-            raise ValueError(
-                f"{self._address} is not this machine: privacy cannot be SOVEREIGN, only PRIVATE"
+            why = (
+                "a client of your own may lead anywhere" if self._address.is_loopback else "not this machine"
             )
+            raise ValueError(f"{self._address}: {why}, so that privacy cannot be SOVEREIGN, only PRIVATE")
         return declared or PrivacyTier.STANDARD
 
     def _price(self, model: str) -> ModelPrice | None:
@@ -249,14 +261,24 @@ class HttpDriver(Driver):
 
     def _error_of(self, refusal: Refusal) -> DriverError:
         """Return the error that a refusal stands for, with a note on who said it, and how."""
-        if refusal.status in (404, 405) and self._address.is_bare and "model" not in refusal.text.lower():
-            refusal = attrs.evolve(refusal, text=f"{refusal.text}: {_IS_IT_RIGHT}")
-        error = error_of(refusal)
+        error = error_of(attrs.evolve(refusal, text=refusal.text + self._hint(refusal)))
         how = (
             "in the middle of its answer" if refusal.status is None else f"with HTTP status {refusal.status}"
         )
         error.add_note(f"{self._address} refused {how}")
         return error
+
+    def _hint(self, refusal: Refusal) -> str:
+        """Return what may be wrong with an address, where a server does not know it."""
+        said = f"{refusal.code} {refusal.text}".lower()
+        if refusal.status not in (404, 405) or _NAMES_A_MODEL.search(said):
+            return ""
+        return f" ({self._address} has no such API: is the address right{self._path_hint()}?)"
+
+    def _path_hint(self) -> str:
+        if self.provider != "openai" or self._address.base.endswith(("/v1", "/v1beta", "/openai")):
+            return ""  # the other drivers add it
+        return "; a part such as /v1 may be missing"
 
     def _headers(self, *, streaming: bool) -> dict[str, str]:
         accept = "text/event-stream, application/json" if streaming else "application/json"
@@ -338,15 +360,6 @@ def merge(body: dict[str, Any], options: Mapping[str, Any]) -> None:
             merge(body[name], value)
         else:
             body[name] = value
-
-
-def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    checked: dict[str, str] = {}
-    for name, value in headers.items():
-        if not isinstance(value, str) or any(not " " <= character <= "~" for character in value):
-            raise ValueError(f"the header {name!r} has a value that cannot be sent: give printable ASCII")
-        checked[name.lower()] = value.strip()
-    return checked
 
 
 _OPEN_HEADERS = ("content-type", "accept", "user-agent", "anthropic-version", "anthropic-beta", "openai-beta")
@@ -470,7 +483,7 @@ class _Call:
     async def _whole(self) -> Completion:
         text = (await self._opened.read()).decode("utf-8", "replace").removeprefix("\ufeff")
         if is_page(text):
-            raise _page(text, self._driver._address)
+            raise _page(text, self._driver)
         if text.lstrip().startswith(("data:", "event:", ":", "id:", "retry:")):
             return self._of_text(text, SseReader() if self._dialect.framing == "sse" else LineReader())
         if _is_lines(text):
@@ -545,14 +558,12 @@ def _is_error_list(data: object) -> bool:
     return isinstance(data, list) and bool(data) and isinstance(data[0], dict) and "error" in data[0]
 
 
-_IS_IT_RIGHT = "is the address right; a part such as /v1 may be missing?"
-
-
-def _page(text: str, address: Address) -> MalformedReplyError:
-    told = refusal_of(text, None).text
-    known = address.base.endswith(("/v1", "/v1beta", "/openai"))
-    hint = "is the address right?" if known else _IS_IT_RIGHT
-    return MalformedReplyError(f"{address} answered with {told}, not as a model does: {hint}")
+def _page(text: str, driver: HttpDriver) -> MalformedReplyError:
+    told, where = refusal_of(text, None).text, driver._address
+    hint = driver._path_hint()
+    return MalformedReplyError(
+        f"{where} answered with {told}, not as a model does: is the address right{hint}?"
+    )
 
 
 async def _refusal(exchange: Exchange, redaction: Redaction) -> Refusal:

@@ -40,8 +40,8 @@ class AnthropicDriver(HttpDriver):
         provider caches what came before. Reading from the cache is cheap, writing to it costs more
         than plain input: worth it for agents of several turns.
       timeout: seconds of silence after which a call is given up.
-      context_window: tokens of a request and its answer together, where the price table does not
-        know them.
+      context_window: tokens of a request and its answer together, in the place of what the price
+        table or the server says.
       privacy: where words go; left out, it follows from the address.
       prices: left out, the table that comes with the package.
       client: an `httpx2.AsyncClient` of your own, for proxies, certificates or signing. It is not closed.
@@ -51,7 +51,7 @@ class AnthropicDriver(HttpDriver):
 
     Raises:
       ModuleNotFoundError: if httpx2 is not installed; it names the `pip install`.
-      ValueError: if the key is missing, or an argument cannot be right.
+      ValueError, TypeError: if the key is missing, or an argument cannot be right.
     """
 
     provider = "anthropic"

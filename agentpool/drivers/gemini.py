@@ -36,8 +36,8 @@ class GeminiDriver(HttpDriver):
       api_key: the key; left out, `GEMINI_API_KEY`, else `GOOGLE_API_KEY`; empty, none, which other
         servers may take.
       timeout: seconds of silence after which a call is given up.
-      context_window: tokens of a request and its answer together, where the price table does not
-        know them.
+      context_window: tokens of a request and its answer together, in the place of what the price
+        table or the server says.
       privacy: where words go; left out, it follows from the address.
       prices: left out, the table that comes with the package.
       client: an `httpx2.AsyncClient` of your own, for proxies, certificates or signing (Vertex AI).
@@ -49,7 +49,7 @@ class GeminiDriver(HttpDriver):
 
     Raises:
       ModuleNotFoundError: if httpx2 is not installed; it names the `pip install`.
-      ValueError: if the key is missing, or an argument cannot be right.
+      ValueError, TypeError: if the key is missing, or an argument cannot be right.
     """
 
     provider = "gemini"

@@ -35,11 +35,12 @@ class OpenAIDriver(HttpDriver):
       model: the model's name, used for requests that name none.
       base_url: where the server is, mostly up to its `/v1`, with a query if it needs one; left out,
         `OPENAI_BASE_URL` or else OpenAI.
-      api_key: the key; left out, `OPENAI_API_KEY`; empty, none, which servers other than OpenAI's may take.
+      api_key: the key; left out, `OPENAI_API_KEY`, whatever the server; empty, none, which servers
+        other than OpenAI's may take.
       api: `chat` for chat completions, which compatible servers speak, or `responses`.
       timeout: seconds of silence after which a call is given up.
-      context_window: tokens of a request and its answer together, where the price table does not
-        know them.
+      context_window: tokens of a request and its answer together, in the place of what the price
+        table or the server says.
       privacy: where words go; left out, it follows from the address.
       prices: left out, the table that comes with the package.
       client: an `httpx2.AsyncClient` of your own, for proxies, certificates or signing. It is not closed.
@@ -49,7 +50,7 @@ class OpenAIDriver(HttpDriver):
 
     Raises:
       ModuleNotFoundError: if httpx2 is not installed; it names the `pip install`.
-      ValueError: if the key is missing, or an argument cannot be right.
+      ValueError, TypeError: if the key is missing, or an argument cannot be right.
     """
 
     provider = "openai"

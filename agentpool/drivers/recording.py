@@ -31,7 +31,7 @@ from agentpool.drivers._data import completion_from_data, error_from_data, error
 from agentpool.drivers._detection import KnownSecrets
 from agentpool.drivers._matching import Asked, Recorded, Shelf, with_secrets
 from agentpool.drivers._redaction import Redaction
-from agentpool.drivers._tape import FileState, Tape, lines_of, told_line
+from agentpool.drivers._tape import FileState, Tape, check_replaceable, lines_of, told_line
 from agentpool.drivers._tape import whole_lines as _whole_lines
 
 
@@ -68,8 +68,9 @@ class RecordingDriver(DriverAround):
 
         Args:
           driver: answers.
-          path: the cassette. The first answer takes the place of what the file holds now, unless
+          path: the cassette. The first answer takes the place of the cassette that is there now, unless
             another recorder has written to it meanwhile, or one of this program that still exists.
+            A file that is no cassette stays.
           append: keep what an older cassette holds, and add to it.
           secrets: texts that must not get into the cassette, beside those that are found.
         """
@@ -82,7 +83,7 @@ class RecordingDriver(DriverAround):
         Raises:
           DriverError: what the driver inside raises.
           OSError: if the cassette cannot be written.
-          ValueError: if what is to be added to is no cassette; then the driver was not asked.
+          ValueError: if the file is there and no cassette; then the driver was not asked.
 
         Checkpoint: as the driver inside. Cancellation: as the driver inside; an answer that has
           come is written and returned, even if a cancellation comes meanwhile.
@@ -159,10 +160,13 @@ class _Recorder:
         self._replaced = None if self._append else self._tape.state()
 
     async def check(self) -> None:
-        """See that a file that is to be added to is a cassette, before anything is asked of a model."""
-        if not self._append or self._is_checked:
+        """See that a file that is there is a cassette, before anything is asked of a model.
+
+        One that is to be added to is read to its end; of one that is replaced, the beginning is enough.
+        """
+        if self._is_checked:
             return
-        await run_blocking(_check, self._tape.path)
+        await run_blocking(_check if self._append else check_replaceable, self._tape.path)
         self._is_checked = True
 
     async def write(

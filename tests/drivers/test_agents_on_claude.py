@@ -29,8 +29,6 @@ from agentpool import (
     tool,
 )
 
-pytest.importorskip("httpx2", reason="the extra http is not installed")
-
 Bodies = list[dict[str, Any]]
 
 

@@ -183,6 +183,7 @@ def test_a_choice_names_the_tool_as_it_is_offered() -> None:
     ],
 )
 async def test_a_call_comes_back_by_the_tools_own_name(called: str, own: str) -> None:
+    pytest.importorskip("httpx2")
     said = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": called, "arguments": "{}"}}]}
     whole = {"choices": [{"index": 0, "message": said, "finish_reason": "tool_calls"}]}
     async with raw_server(answer(200, whole)) as server:

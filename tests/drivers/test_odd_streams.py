@@ -17,8 +17,6 @@ from agentpool.drivers.gemini import GeminiDriver
 from agentpool.drivers.ollama import OllamaDriver
 from agentpool.drivers.openai import OpenAIDriver
 
-pytest.importorskip("httpx2", reason="the extra http is not installed")
-
 REQUEST = CompletionRequest(messages=[UserMessage("hello")])
 DONE = "data: [DONE]\n\n"
 

@@ -30,6 +30,7 @@ class Trouble:
       retries: how many typed answers were given back.
       squeezed: whether the window was halved for the request that is under way.
       emptied: whether the last answer was empty.
+      spoken: whether the last answer was a call as text.
     """
 
     partial: str = ""
@@ -37,6 +38,7 @@ class Trouble:
     retries: int = 0
     squeezed: bool = False
     emptied: bool = False
+    spoken: bool = False
 
 
 NO_TROUBLE = Trouble()

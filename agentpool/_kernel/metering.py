@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from agentpool._core.errors import (
 )
 from agentpool._core.events import BudgetWarned
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
-from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool._core.usage import NO_USAGE, TokenUsage, highest_cost
 from agentpool._kernel.protection import await_unprotected, protect_module
 
 if TYPE_CHECKING:
@@ -325,7 +326,7 @@ class _Call:
             raise
 
     def _cost_of(self, given: int, taken: int) -> float | None:
-        return self._driver.cost_of(self.request.model, TokenUsage(given, taken))
+        return highest_cost(partial(self._driver.cost_of, self.request.model), given, taken)
 
     async def _claimed(self, budget: Budget, tokens: int | None) -> Reservation:
         budgets = _budgets()

@@ -102,7 +102,6 @@ def new_record(
         scope=trio.CancelScope(deadline=deadline),
         inbox=state.router.register(agent_id),
         batch=batch,
-        pool_budget=state.means.budget,
         started_at=started_at,
     )
     # The two refer to each other while the agent lives; `finish` takes the record out again.

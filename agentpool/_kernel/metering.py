@@ -195,7 +195,7 @@ class _Call:
             return await self._claimed(budget, None)
         bounds = self._driver.bounds()
         bound = bounds.of(self.request)
-        if budget is self._driver.meter._record.pool_budget:
+        if budget is self._driver.meter._record.pool.budget:
             return await self._claimed(budget, bound)  # no quota of its own
         while True:
             # Near the end of its own quota an agent keeps to the estimate of what is sent.

@@ -130,6 +130,7 @@ class PoolState:
             events=events,
             nursery=nursery,
             root_task=trio.lowlevel.current_root_task(),
+            budget=settings.budget,
         )
         self.router: MessageRouter = MessageRouter(settings.inbox_capacity, pool=self.parts)
         self.names: Names = Names(self.records)

@@ -963,3 +963,40 @@ def test_a_pool_that_is_left_before_all_were_spawned_again_ends() -> None:
 
     with pytest.raises(KeyError, match="left again"):
         in_virtual_time(again)
+
+
+async def taught(ctx: AgentContext) -> None:
+    """Answers the second question; the first life fails with the first."""
+    message = await ctx.receive()
+    await ctx.step("wait", trio.sleep, 5)
+    if ctx.id == 3:
+        raise ValueError("the first life")
+    ctx.reply(message, f"from {ctx.id}")
+
+
+async def asking_by_name(ctx: AgentContext) -> Any:
+    house = await ctx.spawn(Supervisor([ChildSpec(taught, name="taught", mode="transient")]), name="house")
+    answer = await ctx.ask("taught", "?")
+    await house.wait()
+    with pytest.raises(UnknownAgentError):
+        await ctx.ask(3, "too late")
+    return answer
+
+
+def test_a_question_to_a_name_outlives_a_crash_of_its_asker_and_of_its_service() -> None:
+    assert after_each_cut(asking_by_name)[0] == "from 4"
+
+
+async def asking_by_id(ctx: AgentContext) -> Any:
+    service = await ctx.spawn(taught, name="taught")
+    other = await ctx.spawn(taught, name="failing")
+    try:
+        await ctx.ask(other.id, "?")
+    except UnknownAgentError as error:
+        await other.wait()
+        return str(error), service.abort()
+    return "answered"
+
+
+def test_a_question_to_an_id_whose_agent_fails_after_the_crash_is_an_error() -> None:
+    assert after_each_cut(asking_by_id)[0] == ("agent 3 has ended without a reply", None)

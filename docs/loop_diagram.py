@@ -16,7 +16,8 @@ PLACES: dict[str, tuple[int, int]] = {
     "Reason": (250, 0),
     "Act": (500, 0),
     "Remember": (750, 0),
-    "Halt": (250, 230),
+    "Compact": (125, 230),
+    "Halt": (375, 230),
     "Finish": (750, 230),
 }
 """Where the box of each effect stands; a new effect needs a line here."""

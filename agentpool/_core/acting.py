@@ -11,8 +11,9 @@ from agentpool._core.asking import at_limit
 from agentpool._core.effects import Act, Acted, Idled, IllegalObservationError, Recall
 from agentpool._core.encoding import encodable_result
 from agentpool._core.guard import LoopGuard
-from agentpool._core.messages import AssistantMessage, ChatMessage, ToolMessage, ToolResult
+from agentpool._core.messages import AssistantMessage, ChatMessage, ToolCall, ToolMessage, ToolResult
 from agentpool._core.perceiving import as_note
+from agentpool._core.pins import Pins, is_pinning, pinned
 from agentpool._core.states import NO_TROUBLE, TAKE_MESSAGES, LoopState, Step, Trouble, grown, heard
 
 
@@ -29,6 +30,10 @@ def act(state: LoopState, guard: LoopGuard, excess: int, said: AssistantMessage)
         return heard(state, unrun(said, verdict.reason)), TAKE_MESSAGES
     note = verdict.reason if isinstance(verdict, guards.Warn) else ""
     acting = LoopState(state.plan, Act, state.transcript, state.window, guard, said, note, trouble, excess)
+    if state.window.pins is not None:
+        calls = tuple(call for call in calls if not is_pinning(call))
+        if not calls:
+            return _acted(acting, ()), TAKE_MESSAGES
     return acting, Act(calls, note)
 
 
@@ -62,7 +67,9 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
     """Return the state that perceives next, with the results of the calls."""
     plan, said = state.plan, state.said
     assert said is not None
-    calls = said.tool_calls
+    calls, pins = said.tool_calls, state.window.pins
+    if pins is not None:
+        pins, results = _with_own(pins, calls, results)
     if len(results) != len(calls):
         raise IllegalObservationError(
             f"{len(calls)} calls were to be run, but there are {len(results)} results"
@@ -75,6 +82,8 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
     if state.note:
         news.append(as_note(state.note))
     transcript, window = grown(state, news)
+    if pins is not state.window.pins:
+        window = attrs.evolve(window, pins=pins)
     return LoopState(
         plan if plan.tool_choice is None else plan.once_called(calls),
         Recall,
@@ -86,6 +95,17 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
         state.trouble,
         state.excess,
     )
+
+
+def _with_own(
+    pins: Pins, calls: Sequence[ToolCall], results: Sequence[ToolResult]
+) -> tuple[Pins, Sequence[ToolResult]]:
+    """Return the pins after a turn, and the results of all its calls: of those that ran, and the loop's."""
+    pins, own = pinned(pins, calls)
+    if not own or len(own) + len(results) != len(calls):
+        return pins, results
+    others = iter(results)
+    return pins, [own[index] if index in own else next(others) for index in range(len(calls))]
 
 
 def unrun(said: AssistantMessage, reason: str) -> list[ChatMessage]:

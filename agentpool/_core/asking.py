@@ -5,22 +5,39 @@ from __future__ import annotations
 import attrs
 
 from agentpool._core import guard as guards
-from agentpool._core.effects import Reason
-from agentpool._core.landing import Landing, landing_note, last_request, longest_answer
+from agentpool._core.compacting import compacted, dropped, is_full
+from agentpool._core.effects import Compaction, Reason
+from agentpool._core.landing import Landing, landing_note, last_request, longest_answer, shortened
 from agentpool._core.messages import CompletionRequest
 from agentpool._core.states import LoopState, Step, halted, heard
 from agentpool._core.usage import NO_USAGE, TokenUsage
 
 
-def ask(state: LoopState) -> Step:
-    """Ask the model, unless a limit was reached or the request would pass one."""
-    plan, guard, window = state.plan, state.guard, state.window
+def ask(state: LoopState, done: Compaction | None = None, *, sums_up: bool = True) -> Step:
+    """Ask the model, unless a limit was reached or the request would pass one.
+
+    Args:
+      state: where the run stands.
+      done: what a compaction before this came to.
+      sums_up: whether turns for which there is no room may be summed up first.
+    """
+    plan, guard = state.plan, state.guard
     verdict = guard.before_reason()
     if isinstance(verdict, guards.Halt):
         return at_limit(state, verdict)
-    if plan.room is not None and window.tokens > plan.room:
-        # A quarter more than needed goes, so that this work is not done in every turn.
-        window = window.trimmed(plan.room * 3 // 4)
+    if plan.room is not None and is_full(state):
+        if plan.summary_tokens:
+            step = compacted(state, plan.room // 2, done) if sums_up else ""
+            if not isinstance(step, str):
+                return step
+            if step:
+                state, done = dropped(state, plan.room // 2, step, done)
+            # What no turn that goes makes room for are results of tools.
+            state = attrs.evolve(state, window=shortened(state.window, plan.room))
+        else:
+            # A quarter more than needed goes, so that this work is not done in every turn.
+            state, done = dropped(state, plan.room * 3 // 4, "")
+    window = state.window
     tokens = plan.frame + window.tokens + state.excess
     is_free = guard.limits.max_tokens is None and not plan.lands
     longest = plan.max_tokens if is_free else longest_answer(plan, guard, tokens)
@@ -51,7 +68,7 @@ def ask(state: LoopState) -> Step:
         state.trouble,
         state.excess,
     )
-    return reasoning, Reason(request, tokens)
+    return reasoning, Reason(request, tokens, done)
 
 
 # -- at a limit ---------------------------------------------------------------------

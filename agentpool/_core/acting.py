@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -11,9 +11,9 @@ from agentpool._core.asking import at_limit
 from agentpool._core.effects import Act, Acted, Idled, IllegalObservationError, Recall
 from agentpool._core.encoding import encodable_result
 from agentpool._core.guard import LoopGuard
-from agentpool._core.messages import AssistantMessage, ChatMessage, ToolCall, ToolMessage, ToolResult
+from agentpool._core.messages import AssistantMessage, ChatMessage, ToolMessage, ToolResult
 from agentpool._core.perceiving import as_note
-from agentpool._core.pins import Pins, is_pinning, pinned
+from agentpool._core.pins import is_pinning, pinned
 from agentpool._core.states import NO_TROUBLE, TAKE_MESSAGES, LoopState, Step, Trouble, grown, heard
 
 
@@ -68,12 +68,16 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
     plan, said = state.plan, state.said
     assert said is not None
     calls, pins = said.tool_calls, state.window.pins
+    own: Mapping[int, ToolResult] = {}
     if pins is not None:
-        pins, results = _with_own(pins, calls, results)
-    if len(results) != len(calls):
+        pins, own = pinned(pins, calls)
+    if len(results) != len(calls) - len(own):
         raise IllegalObservationError(
-            f"{len(calls)} calls were to be run, but there are {len(results)} results"
+            f"{len(calls) - len(own)} calls were to be run, but there are {len(results)} results"
         )
+    if own:
+        others = iter(results)
+        results = [own[index] if index in own else next(others) for index in range(len(calls))]
     news: list[ChatMessage] = [said]
     news += [
         ToolMessage(call.id, call.name, encodable_result(result))
@@ -95,17 +99,6 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
         state.trouble,
         state.excess,
     )
-
-
-def _with_own(
-    pins: Pins, calls: Sequence[ToolCall], results: Sequence[ToolResult]
-) -> tuple[Pins, Sequence[ToolResult]]:
-    """Return the pins after a turn, and the results of all its calls: of those that ran, and the loop's."""
-    pins, own = pinned(pins, calls)
-    if not own or len(own) + len(results) != len(calls):
-        return pins, results
-    others = iter(results)
-    return pins, [own[index] if index in own else next(others) for index in range(len(calls))]
 
 
 def unrun(said: AssistantMessage, reason: str) -> list[ChatMessage]:

@@ -25,18 +25,19 @@ def ask(state: LoopState, done: Compaction | None = None, *, sums_up: bool = Tru
     verdict = guard.before_reason()
     if isinstance(verdict, guards.Halt):
         return at_limit(state, verdict)
-    if plan.room is not None and is_full(state):
+    room = plan.room
+    if room is not None and is_full(state, room):
         if plan.summary_tokens:
-            step = compacted(state, plan.room // 2, done) if sums_up else ""
+            step = compacted(state, room // 2, done) if sums_up else ""
             if not isinstance(step, str):
                 return step
             if step:
-                state, done = dropped(state, plan.room // 2, step, done)
+                state, done = dropped(state, room // 2, step, done)
             # What no turn that goes makes room for are results of tools.
-            state = attrs.evolve(state, window=shortened(state.window, plan.room))
+            state = attrs.evolve(state, window=shortened(state.window, room))
         else:
             # A quarter more than needed goes, so that this work is not done in every turn.
-            state, done = dropped(state, plan.room * 3 // 4, "")
+            state, done = dropped(state, room * 3 // 4, "")
     window = state.window
     tokens = plan.frame + window.tokens + state.excess
     is_free = guard.limits.max_tokens is None and not plan.lands

@@ -26,15 +26,12 @@ WORDS_PER_TOKEN = 0.6
 """A word of English has 1.3 tokens; other languages more. A summary that is cut off is of no use."""
 
 
-def is_full(state: LoopState) -> bool:
-    """Whether the next request would be too long.
+def is_full(state: LoopState, room: int) -> bool:
+    """Whether the messages of the next request would have more than `room` tokens.
 
     What the provider counted beyond the estimate is believed up to a quarter of the window, so that no
     constant beside the conversation makes each turn one too many.
     """
-    room = state.plan.room
-    if room is None:
-        return False
     excess = min(state.excess, room // 4) if state.plan.summary_tokens else 0
     return state.window.tokens + excess > room
 

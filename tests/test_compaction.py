@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,22 +16,29 @@ from hypothesis import strategies as st
 from pool_kit import pool_of
 
 from agentpool import (
+    AgentFinished,
     AgentManifest,
     AssistantMessage,
+    Budget,
     ChatMessage,
     Completion,
+    CompletionFinished,
     CompletionRequest,
     ContextCompacted,
     ContextTooLongError,
     Driver,
+    Event,
     LoopHaltedError,
     ManifestError,
     ModelSettings,
     RateLimitedError,
+    ReasoningDelta,
+    RequestRejectedError,
     ResourceQuota,
     RetryingDriver,
-    ScriptedDriver,
     SpawnConfig,
+    SqliteJournal,
+    StreamPart,
     TextDelta,
     TextDeltaReceived,
     TokenUsage,
@@ -38,6 +47,8 @@ from agentpool import (
     ToolMessage,
     ToolResult,
     UserMessage,
+    open_agent_pool,
+    resume_agent_pool,
     tool,
 )
 from agentpool._core import pins as pinning
@@ -178,9 +189,7 @@ def test_what_is_read_for_a_summary_is_the_beginning_of_the_request_before_it() 
 def test_between_compactions_each_request_goes_on_with_the_one_before() -> None:
     _, effects = run(agent(6_000), turns(5))
     requests = [list(effect.request.messages) for effect in effects if isinstance(effect, Reason)]
-    assert all(
-        later[: len(earlier)] == earlier for earlier, later in zip(requests, requests[1:], strict=False)
-    )
+    assert all(later[: len(earlier)] == earlier for earlier, later in itertools.pairwise(requests))
 
 
 def test_an_earlier_summary_is_read_for_the_next_one_and_replaced_by_it() -> None:
@@ -218,6 +227,11 @@ def test_a_summary_may_use_the_budget_up() -> None:
     assert isinstance(effect, Halt)
     assert isinstance(effect.error, LoopHaltedError)
     assert effect.error.limit == "cost"
+    state, effect, _ = until(agent(quota=ResourceQuota(max_cost_usd=0.5, on_limit="answer")), Compact)
+    state, effect = advance(state, summary())
+    assert isinstance(effect, Reason)
+    assert effect.request.tools == ()
+    assert effect.compaction is not None  # whoever watches is told of it also in the last turn
 
 
 def test_a_long_history_is_summed_up_piece_by_piece() -> None:
@@ -475,7 +489,7 @@ def test_what_the_provider_counts_beyond_the_estimate_makes_a_summary_come_earli
 
 def test_dropping_is_told_as_well() -> None:
     dropping = agent(compaction="drop")
-    state, effects = run(dropping, turns(8))
+    _, effects = run(dropping, turns(8))
     assert not any(isinstance(effect, Compact) for effect in effects)
     done = [effect.compaction for effect in effects if isinstance(effect, Reason) and effect.compaction]
     assert done
@@ -705,6 +719,185 @@ def test_compaction_is_drop_or_summary() -> None:
     )
     with pytest.raises(ManifestError, match="compaction"):
         AgentManifest.from_toml('name = "a"\n[model]\ncompaction = "summarize"')
+
+
+# -- in a pool
+
+
+@tool
+async def look(n: int) -> str:
+    """Look at a file."""
+    return f"{n}: {LONG}"
+
+
+class Model(Driver):
+    """Looks at so many files, sums up when it is asked to, and answers."""
+
+    context_window = 2_000
+
+    def __init__(self, files: int, *summaries: Completion | Exception) -> None:
+        self.files = files
+        self.summaries = list(summaries)
+        self.seen: list[CompletionRequest] = []
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        await trio.lowlevel.checkpoint()
+        self.seen.append(request)
+        if "will be taken out" in str(request.messages[-1]):
+            answer = self.summaries.pop(0) if self.summaries else Completion("Nothing.", usage=USAGE)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        self.files -= 1
+        if self.files < 0:
+            return Completion("Done.", usage=USAGE)
+        return Completion("", [ToolCall(f"call-{self.files}", "look", {"n": self.files})], usage=USAGE)
+
+    def estimate_cost(self, usage: TokenUsage) -> float:
+        return 0.01
+
+
+class Streaming(Model):
+    """As `Model`; its answers arrive in pieces, with a pause before each."""
+
+    def __init__(self, files: int, *summaries: Completion | Exception, pause: float = 0) -> None:
+        super().__init__(files, *summaries)
+        self.pause = pause
+
+    @asynccontextmanager
+    async def stream(self, request: CompletionRequest) -> AsyncIterator[AsyncIterator[StreamPart]]:  # type: ignore[override]
+        async def parts() -> AsyncIterator[StreamPart]:
+            completion = await self.complete(request)
+            for piece in completion.text.split():
+                await trio.sleep(self.pause)
+                yield ReasoningDelta("hm")
+                yield TextDelta(piece)
+            yield completion
+
+        pieces = parts()
+        try:
+            yield pieces
+        finally:
+            await pieces.aclose()
+
+
+async def watched(
+    driver: Driver, manifest: AgentManifest | None = None, **options: Any
+) -> tuple[Any, list[Event]]:
+    """Run an agent in a pool; return its outcome, and what was told."""
+    async with pool_of(1, driver=driver, **options) as pool, pool.events() as events:
+        handle = await pool.spawn(SpawnConfig(manifest or agent(context_window=None), "Count.", tools=[look]))
+        outcome = await handle.wait()
+        told = list[Event]()
+        async for event in events:
+            told.append(event)
+            if isinstance(event, AgentFinished):
+                break
+        return outcome, told
+
+
+def compactions(told: Sequence[Event]) -> list[ContextCompacted]:
+    return [event for event in told if isinstance(event, ContextCompacted)]
+
+
+async def test_in_a_pool_a_summary_is_an_event_and_no_text() -> None:
+    driver = Streaming(5, Completion("I saw three.", usage=USAGE))
+    outcome, told = await watched(driver)
+    assert outcome.unwrap().text == "Done."
+    (done, *_) = compactions(told)
+    assert (done.summary, done.problem) == ("I saw three.", "")
+    assert done.messages > 0
+    assert done.tokens_after < done.tokens_before
+    assert "".join(event.text for event in told if isinstance(event, TextDeltaReceived)) == "Done."
+    assert outcome.usage.total_tokens == 15 * len(driver.seen)
+    assert outcome.usage == outcome.unwrap().usage
+    assert len([event for event in told if isinstance(event, CompletionFinished)]) == len(driver.seen)
+    assert outcome.unwrap().iterations == 6
+
+
+async def test_a_summary_is_streamed_where_an_idle_agent_would_be_stopped(autojump_clock: Any) -> None:
+    driver = Streaming(5, *[Completion("word " * 20, usage=USAGE)] * 9, pause=1)
+    outcome, told = await watched(driver, agent(context_window=None, quota=ResourceQuota(idle=5)))
+    assert compactions(told)[0].summary.startswith("word word")
+    assert outcome.unwrap().text == "Done."
+    assert not any("word" in event.text for event in told if isinstance(event, TextDeltaReceived))
+    driver = Streaming(5, *[Completion("word " * 20, usage=USAGE)] * 9, pause=9)
+    outcome, _ = await watched(driver, agent(context_window=None, quota=ResourceQuota(idle=5)))
+    assert outcome.error.limit == "idle"
+
+
+async def test_a_summary_is_tried_again_as_any_call_and_what_fails_is_a_warning(autojump_clock: Any) -> None:
+    driver = Model(5, RateLimitedError("slow down", retry_after=3), Completion("Found again.", usage=USAGE))
+    outcome, told = await watched(RetryingDriver(driver))
+    assert compactions(told)[0].summary == "Found again."
+    driver = Model(5, *[RequestRejectedError("no")] * 9)
+    outcome, told = await watched(driver)
+    assert outcome.unwrap().text == "Done."
+    assert compactions(told)[0].problem == "RequestRejectedError: no"
+
+
+async def test_a_summary_draws_on_the_budget_of_the_pool() -> None:
+    driver = Model(5, Completion("I saw three.", usage=TokenUsage(1_000, 50)))
+    budget = Budget(tokens=50_000)
+    outcome, told = await watched(driver, budget=budget)
+    assert len(compactions(told)) >= 1
+    assert budget.spent.tokens == outcome.usage.total_tokens == 15 * (len(driver.seen) - 1) + 1_050
+    assert budget.spent.calls == len(driver.seen)
+
+
+async def test_what_is_fatal_in_a_summary_ends_the_pool() -> None:
+    class Fatal(Model):
+        async def complete(self, request: CompletionRequest) -> Completion:
+            if "will be taken out" in str(request.messages[-1]):
+                raise MemoryError
+            return await super().complete(request)
+
+    with pytest.raises(MemoryError):
+        await watched(Fatal(5))
+
+
+async def test_a_conversation_of_many_questions_goes_on_from_its_summaries() -> None:
+    driver = Model(4, *[Completion(f"summary {n}", usage=USAGE) for n in range(99)])
+    history: Sequence[ChatMessage] = ()
+    counts = []
+    async with pool_of(1, driver=driver) as pool:
+        for question in range(6):
+            driver.files, before = 2, len(driver.seen)
+            config = SpawnConfig(
+                agent(context_window=None), f"Question {question}.", history=history, tools=[look]
+            )
+            result = await (await pool.spawn(config)).result()
+            assert list(result.transcript[: len(history)]) == list(history)
+            history = result.transcript
+            counts.append(len(driver.seen) - before)
+    # What was summed up is not read, and paid, once more with each question.
+    assert max(counts) <= 3 + 2
+    assert_whole(history)
+
+
+async def test_a_run_that_is_resumed_has_its_summaries_and_its_pins(tmp_path: Path) -> None:
+    """The summary is on the tape: it is not made again, and the same is shown after it."""
+    first = Model(9, *[Completion(f"summary {n}", usage=USAGE) for n in range(9)])
+
+    class Dies(Model):
+        async def complete(self, request: CompletionRequest) -> Completion:
+            if len(self.seen) == 7:
+                raise SystemExit(7)
+            return await super().complete(request)
+
+    manifest = agent(context_window=None)
+    whole, _ = await watched(first, manifest)
+    dying = Dies(9, *[Completion(f"summary {n}", usage=USAGE) for n in range(9)])
+    path = tmp_path / "run.db"
+    with pytest.raises(SystemExit):
+        async with open_agent_pool(dying, max_concurrent=1, journal=SqliteJournal(path)) as pool:
+            await (await pool.spawn(SpawnConfig(manifest, "Count.", tools=[look]))).wait()
+    assert any("will be taken out" in str(request.messages[-1]) for request in dying.seen)
+    dying.__class__ = Model  # it lives again
+    async with resume_agent_pool(path, driver=dying) as pool:
+        (outcome,) = (await pool.join_all()).values()
+    assert outcome.unwrap().transcript == whole.unwrap().transcript
+    assert [request.messages for request in dying.seen] == [request.messages for request in first.seen]
 
 
 # -- whatever comes

@@ -24,7 +24,7 @@ def ask(state: LoopState, done: Compaction | None = None, *, sums_up: bool = Tru
     plan, guard = state.plan, state.guard
     verdict = guard.before_reason()
     if isinstance(verdict, guards.Halt):
-        return at_limit(state, verdict)
+        return at_limit(state, verdict, done=done)
     room = plan.room
     if room is not None and is_full(state, room):
         if plan.summary_tokens:
@@ -43,7 +43,7 @@ def ask(state: LoopState, done: Compaction | None = None, *, sums_up: bool = Tru
     is_free = guard.limits.max_tokens is None and not plan.lands
     longest = plan.max_tokens if is_free else longest_answer(plan, guard, tokens)
     if isinstance(longest, guards.Halt):
-        return at_limit(state, longest)
+        return at_limit(state, longest, done=done)
     request = CompletionRequest(
         plan.model,
         window.messages,
@@ -75,12 +75,15 @@ def ask(state: LoopState, done: Compaction | None = None, *, sums_up: bool = Tru
 # -- at a limit ---------------------------------------------------------------------
 
 
-def at_limit(state: LoopState, halt: guards.Halt, lost: TokenUsage = NO_USAGE) -> Step:
+def at_limit(
+    state: LoopState, halt: guards.Halt, lost: TokenUsage = NO_USAGE, done: Compaction | None = None
+) -> Step:
     """Fail, or have the model give its answer in a last turn.
 
     Args:
       halt: what stops the agent.
       lost: what a call may have used of which nothing is known.
+      done: what a compaction before this came to.
     """
     plan, guard, limit = state.plan, state.guard, halt.limit
     if limit is None or not plan.lands:
@@ -90,11 +93,11 @@ def at_limit(state: LoopState, halt: guards.Halt, lost: TokenUsage = NO_USAGE) -
     if longest < 1:
         return halted(state, f"{halt.reason}; and a last answer found no room", limit)
     landing = Landing(limit, halt.reason, longest)
-    return ask_last(attrs.evolve(state, window=window, landing=landing, said=None, note=""), landing)
+    return ask_last(attrs.evolve(state, window=window, landing=landing, said=None, note=""), landing, done)
 
 
-def ask_last(state: LoopState, landing: Landing) -> Step:
-    """Ask the model for its answer, without tools."""
+def ask_last(state: LoopState, landing: Landing, done: Compaction | None = None) -> Step:
+    """Ask the model for its answer, without tools; `done` as for `ask`."""
     plan = state.plan
     # Thoughts count as output: where there is less room than usual, all of it is for the answer.
     is_tight = landing.max_tokens < plan.max_tokens and plan.reasoning is not None
@@ -111,4 +114,4 @@ def ask_last(state: LoopState, landing: Landing) -> Step:
         options=plan.options,
     )
     tokens = plan.frame + state.window.tokens + state.excess
-    return attrs.evolve(state, awaiting=Reason), Reason(request, tokens)
+    return attrs.evolve(state, awaiting=Reason), Reason(request, tokens, done)

@@ -196,7 +196,7 @@ def on_driver_failed(state: LoopState, observation: DriverFailed) -> Step:
         return failed(state, error)
     # What the last request was longer by went with what was dropped.
     state = attrs.evolve(state, excess=0)
-    return ask(state, done, sums_up=False) if state.landing is None else ask_last(state, state.landing)
+    return ask(state, done, sums_up=False) if state.landing is None else ask_last(state, state.landing, done)
 
 
 # -- a summary ------------------------------------------------------------------------

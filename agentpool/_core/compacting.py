@@ -29,10 +29,10 @@ WORDS_PER_TOKEN = 0.6
 def is_full(state: LoopState, room: int) -> bool:
     """Whether the messages of the next request would have more than `room` tokens.
 
-    What the provider counted beyond the estimate is believed up to a quarter of the window, so that no
+    What the provider counted beyond the estimate is believed up to half of the window, so that no
     constant beside the conversation makes each turn one too many.
     """
-    excess = min(state.excess, room // 4) if state.plan.summary_tokens else 0
+    excess = min(state.excess, room // 2) if state.plan.summary_tokens else 0
     return state.window.tokens + excess > room
 
 
@@ -46,9 +46,7 @@ def compacted(state: LoopState, target: int, done: Compaction | None = None) -> 
     """
     plan, window = state.plan, state.window
     note = summary_note(plan)
-    most = None if plan.room is None else plan.room + plan.max_tokens - plan.summary_tokens
-    if most is not None:
-        most = max(0, most - message_tokens(note))
+    most = _readable(state, note)
     cut = window.cut(target, most)
     if cut is None:
         return ""
@@ -77,6 +75,17 @@ def compacted(state: LoopState, target: int, done: Compaction | None = None) -> 
         options=plan.options,
     )
     return attrs.evolve(state, awaiting=Compact, cut=cut, done=done), Compact(request, tokens)
+
+
+def _readable(state: LoopState, note: UserMessage) -> int | None:
+    """Return how many tokens can be read at once for a summary; None for no bound."""
+    plan = state.plan
+    if plan.room is None:
+        return None
+    # The provider may count more than is estimated here, in text that is dense.
+    estimated = plan.frame + state.window.tokens
+    most = plan.room + plan.max_tokens - plan.summary_tokens - message_tokens(note)
+    return max(0, most * estimated // (estimated + min(state.excess, 3 * estimated)))
 
 
 def _tokens_of_summary(window: Window, cut: Cut) -> int:

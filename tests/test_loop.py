@@ -51,6 +51,7 @@ from agentpool._core.messages import (
     ChatMessage,
     Completion,
     CompletionRequest,
+    ProviderData,
     ToolCall,
     ToolDefinition,
     ToolMessage,
@@ -311,6 +312,40 @@ def test_after_work_was_done_an_empty_answer_is_asked_about_again() -> None:
     assert isinstance(last(PLAIN, *observations, output=NUMBER), Finish)
 
 
+MARKED = '<tool_call>{"name": "look", "arguments": {"n": 1}}</tool_call>'
+BARE = '{"name": "look", "arguments": {"n": 1}}'
+LOOK = ToolDefinition("look", "Look.", {"type": "object"})
+
+
+@pytest.mark.parametrize("spoken", [MARKED, BARE])
+def test_a_call_that_is_text_is_asked_about_once(spoken: str) -> None:
+    """It is not run, since a quoted one looks the same (unslothai/unsloth#6967), but it is no answer."""
+    request = request_after(PLAIN, Recalled(), saying(spoken), tools=[LOOK])
+    *_, said, note = request.messages
+    assert said == AssistantMessage(spoken)
+    assert isinstance(note, UserMessage)
+    assert "written as text" in note.body
+    finish = last(PLAIN, Recalled(), saying(spoken), saying("three"), tools=[LOOK])
+    assert isinstance(finish, Finish)
+    assert finish.result.text == "three"
+    turn = [saying(spoken), calling(call()), acted("1"), Recalled()]
+    assert isinstance(last(PLAIN, Recalled(), *turn, saying(spoken), tools=[LOOK]), Reason)
+    assert isinstance(last(PLAIN, Recalled(), saying(spoken)), Finish)  # nothing was offered
+
+
+def test_a_call_that_is_text_again_is_an_error_unless_it_may_be_an_answer() -> None:
+    error = error_after(PLAIN, Recalled(), saying(MARKED), saying(MARKED), tools=[LOOK])
+    assert isinstance(error, MalformedReplyError)
+    assert "--tool-call-parser" in str(error)
+    finish = last(PLAIN, Recalled(), saying(BARE), saying(BARE), tools=[LOOK])
+    assert isinstance(finish, Finish)
+    assert finish.result.text == BARE
+    misfit = request_after(PLAIN, Recalled(), saying(BARE), tools=[LOOK], output=NUMBER)
+    assert "does not fit" in str(misfit.messages[-1])
+    spoken = request_after(PLAIN, Recalled(), saying(MARKED), tools=[LOOK], output=NUMBER)
+    assert "written as text" in str(spoken.messages[-1])
+
+
 def test_nothing_more_is_the_end_of_an_answer_that_was_cut_off() -> None:
     finish = last(PLAIN, Recalled(), saying("one, ", stop_reason="max_tokens"), saying(""))
     assert isinstance(finish, Finish)
@@ -460,6 +495,26 @@ def test_calls_of_an_answer_that_was_cut_off_are_not_run() -> None:
     assert finish.result.text == "end"
     assert finish.result.tool_calls == 0
     assert isinstance(error_after(PLAIN, Recalled(), *[calling(call(), **CUT)] * 3), LoopHaltedError)
+
+
+PAUSED: dict[str, Any] = {"stop_reason": "pause_turn"}
+
+
+def test_a_paused_answer_is_sent_back_as_it_is_and_goes_on() -> None:
+    _, effects = run(PLAIN, Recalled(), saying("one, ", **PAUSED), saying("two, ", **PAUSED), saying("three"))
+    request = typing.cast(Reason, effects[3]).request
+    assert request.messages == (UserMessage("do it"), AssistantMessage("one, "), AssistantMessage("two, "))
+    finish = typing.cast(Finish, effects[-1])
+    assert (finish.result.text, finish.result.iterations) == ("one, two, three", 3)
+
+
+def test_a_pause_without_a_word_goes_on_where_the_provider_has_something_to_go_on_from() -> None:
+    data = ProviderData("p", "m", ["search"])
+    paused = saying("", provider_data=data, **PAUSED)
+    assert request_after(PLAIN, Recalled(), paused).messages[-1] == AssistantMessage("", provider_data=data)
+    note = request_after(PLAIN, Recalled(), saying(" ", **PAUSED)).messages[-1]
+    assert isinstance(note, UserMessage)
+    assert "empty" in note.body
 
 
 # -- the context window

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from agentpool._core.content import Content, as_content, text_of
+from agentpool._core.sound_schemas import sound_schema
 from agentpool._core.usage import NO_USAGE, TokenUsage
 
 AgentId: TypeAlias = int
@@ -41,7 +42,10 @@ class AgentMessage:
 
 # -- between an agent and its model -------------------------------------------
 
-StopReason: TypeAlias = Literal["end_turn", "tool_use", "max_tokens", "stop_sequence", "refusal"]
+StopReason: TypeAlias = Literal[
+    "end_turn", "tool_use", "max_tokens", "stop_sequence", "refusal", "pause_turn"
+]
+"""Why an answer stopped; after `pause_turn` the model goes on when it is sent the answer so far."""
 
 
 @attrs.frozen
@@ -110,6 +114,11 @@ class ToolDefinition:
     def schema_text(self) -> str:
         """The schema as text, by which its length is estimated; each agent asks for it anew."""
         return repr(self.input_schema)
+
+    @functools.cached_property
+    def sound_schema(self) -> Mapping[str, Any]:
+        """The schema, made well-formed; a tool is offered in each request."""
+        return sound_schema(self.input_schema)
 
 
 # `tuple` itself, as a converter, would leave type checkers with a type variable.

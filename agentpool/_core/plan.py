@@ -16,7 +16,7 @@ from agentpool._core.pins import PIN_TOOLS
 from agentpool._core.rules import fix_for_name
 from agentpool._core.text import encodable
 from agentpool._core.transcript import frame_tokens
-from agentpool._core.usage import TokenUsage
+from agentpool._core.usage import TokenUsage, highest_cost
 from agentpool._core.value import value
 
 if TYPE_CHECKING:
@@ -64,8 +64,10 @@ class Plan:
     summary_tokens: int = 0
 
     def cost(self, usage: TokenUsage) -> float:
-        """Return what a usage costs; 0 if nobody knows."""
-        return (0.0 if self.price is None else self.price(usage)) or 0.0
+        """Return what a call may cost at the most by its estimate; 0 if nobody knows."""
+        if self.price is None:
+            return 0.0
+        return highest_cost(self.price, usage.input_tokens, usage.output_tokens) or 0.0
 
     def once_called(self, calls: Sequence[ToolCall]) -> Plan:
         """Return the plan after these calls: who had to call a tool and did need not do so again."""

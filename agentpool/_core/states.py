@@ -31,6 +31,7 @@ class Trouble:
       retries: how many typed answers were given back.
       squeezed: whether the window was halved for the request that is under way.
       emptied: whether the last answer was empty.
+      spoken: whether the last answer was a call as text.
     """
 
     partial: str = ""
@@ -38,6 +39,7 @@ class Trouble:
     retries: int = 0
     squeezed: bool = False
     emptied: bool = False
+    spoken: bool = False
 
 
 NO_TROUBLE = Trouble()

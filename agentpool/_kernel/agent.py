@@ -240,6 +240,19 @@ class AgentRecord(Activity):
         return self._children is not None and not stops_children and (is_first or self.stops_children)
 
     @property
+    def is_spawned(self) -> bool:
+        """Whether its parent has spawned it: one that is resumed comes to that again."""
+        resumed = self.resumed
+        return resumed is None or resumed.claimed.is_set()
+
+    @property
+    def is_of_batch(self) -> bool:
+        """Whether a verb gets its outcome that started it with others, so that no join hands it out."""
+        if self.resumed is None or self.is_spawned:
+            return self.batch is not None
+        return self.resumed.past.is_of_batch
+
+    @property
     def aborted(self) -> bool:
         """Whether somebody asked for its end before its time was over."""
         return self._abort is not None

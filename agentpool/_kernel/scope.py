@@ -140,10 +140,10 @@ class Scope(ManyScope):
         return await self._spawn(work, None)
 
     async def _spawned_before(self, work: Work, agent_id: AgentId, op: Op) -> AgentHandle[Any]:
-        """Return the agent that the calling one had spawned here before it was resumed."""
-        return self._respawned(agent_id, work)
+        return self._respawned(work, agent_id, op)
 
-    def _respawned(self, agent_id: AgentId, work: Work) -> AgentHandle[Any]:
+    def _respawned(self, work: Work, agent_id: AgentId, op: Op) -> AgentHandle[Any]:
+        """Return the agent that the calling one had spawned here before it was resumed."""
         from agentpool._kernel.resuming import respawned  # who has no journal needs none
 
         return AgentHandle(respawned(self._state, self._children, agent_id, work))
@@ -183,14 +183,16 @@ class Scope(ManyScope):
         """
         check_agent(agent)
         work = Work(agent, args, options_of(name, timeout, restart))
+        journal = self._state.journal
+        if journal is None:
+            return self._spawn_nowait(work, None)
+        refusal = PoolFullError("no slot was free here before the agent was resumed")
+        respawn = partial(self._respawned, work)
+        return journal.perform_nowait("spawn", partial(self._spawn_nowait, work), respawn, refusal)
+
+    def _spawn_nowait(self, work: Work, op: Op | None) -> AgentHandle[Any]:
+        work.op = op
         state = self._state
-        if state.journal is not None:
-            work.op = op = state.journal.draw()
-            if op is not None and op.found is not None:
-                before: AgentId = state.journal.found_of(op, "spawn")
-                return self._respawned(before, work)
-            if op is not None and op.was_left:
-                raise PoolFullError("no slot was free here before the agent was resumed")
         by_agent = current_agent() is not None
         state.admit(self._children, by_agent=by_agent)
         if not state.slots.has_room:
@@ -319,7 +321,9 @@ class Scope(ManyScope):
         if children:
             self._state.parts.check_here()
         for record in children:
-            record.abort(reason)
+            # Whom an agent that runs again has not spawned yet, it does not abort; a pool's end aborts all.
+            if record.is_spawned or self._state.is_left:
+                record.abort(reason)
 
     # -- messages --------------------------------------------------------------------------------------
 
@@ -372,15 +376,13 @@ class Scope(ManyScope):
           trio.WouldBlock: if its inbox is full.
         """
         journal = self._state.journal
-        op = None if journal is None else journal.draw()
-        if op is not None:
-            assert journal is not None
-            if op.found is not None:
-                journal.found_of(op, "send")
-                return
-            if op.was_left:
-                raise trio.WouldBlock
-        found = self.find(to) if isinstance(to, str) else to
+        if journal is None:
+            return self._send_nowait(to, content, None)
+        send = partial(self._send_nowait, to, content)
+        return journal.perform_nowait("send", send, lambda *_: None, trio.WouldBlock())
+
+    def _send_nowait(self, to: AgentId | str, content: Any, op: Op | None) -> None:
+        found = self._state.names.find(to) if isinstance(to, str) else to
         self._state.router.send_nowait(AgentMessage(to=found, content=content), op)
 
     async def ask(self, to: AgentId | str, content: Any) -> Any:

@@ -62,7 +62,8 @@ def test_a_compaction_is_told() -> None:
     assert told("So it was.", "") == "agent-1: 8 messages no longer fit its context window and were summed up"
     assert told("", "") == "agent-1: 8 messages no longer fit its context window and were dropped"
     assert told("", "the summary was empty") == (
-        "agent-1: warning: 8 messages no longer fit its context window and were dropped: the summary was empty"
+        "agent-1: warning: 8 messages no longer fit its context window and were dropped:"
+        " the summary was empty"
     )
 
 

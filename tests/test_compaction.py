@@ -18,6 +18,7 @@ from pool_kit import pool_of
 from agentpool import (
     AgentFinished,
     AgentManifest,
+    AgentMessage,
     AssistantMessage,
     Budget,
     ChatMessage,
@@ -52,6 +53,7 @@ from agentpool import (
     tool,
 )
 from agentpool._core import pins as pinning
+from agentpool._core.compacting import summary_problem
 from agentpool._core.effects import (
     Act,
     Acted,
@@ -73,7 +75,7 @@ from agentpool._core.loop import advance, begin
 from agentpool._core.pins import NO_PINS, Pins, pinned, pins_in
 from agentpool._core.states import LoopState
 from agentpool._core.transcript import checked_history, messages_tokens, repaired
-from agentpool._core.window import LEFT_OUT, is_summary, opening, summary_message
+from agentpool._core.window import LEFT_OUT, Cut, is_summary, opening, summary_message
 
 USAGE = TokenUsage(10, 5, cost_usd=0.01)
 LONG = "word " * 320  # 400 tokens
@@ -256,18 +258,32 @@ def test_a_long_history_is_summed_up_piece_by_piece() -> None:
     assert_whole(state.transcript)
 
 
-def test_a_message_that_came_last_stays_word_for_word() -> None:
-    state, _ = begin(agent(), "Count the files.")
-    note = UserMessage("<note>\nremember\n</note>", "note", "remember")
-    state, _ = begin(agent(), "Count the files.", [UserMessage("earlier"), AssistantMessage("yes"), note])
-    effect: Effect = Recall()
-    for observation in turns(20):
-        state, effect = advance(state, observation)
-        if isinstance(effect, Compact):
-            state, effect = advance(state, summary())
+def test_the_query_and_the_message_that_came_last_stay_word_for_word() -> None:
+    state, effect = begin(agent(), "Count the files.")
+    state, effect = advance(state, Recalled())
+    state, effect = advance(state, calling(call()))
+    state, effect = advance(state, Acted([ToolResult("seen")]))
+    state, effect = advance(state, Recalled((), [AgentMessage(sender=3, content="Only those of May.")]))
+    for n in range(1, 20):
+        for observation in turn(n):
+            state, effect = advance(state, observation)
+            if isinstance(effect, Compact):
+                state, effect = advance(state, summary())
+        if isinstance(effect, Reason) and any(map(is_summary, effect.request.messages)):
             break
     assert isinstance(effect, Reason)
-    assert effect.request.messages[0] == UserMessage("Count the files.")
+    query, last_said, head, *_ = effect.request.messages
+    assert query == UserMessage("Count the files.")
+    assert isinstance(last_said, UserMessage)
+    assert last_said.body == "Only those of May."
+    assert is_summary(head)
+
+
+def test_a_summary_has_to_be_shorter_than_what_it_sums_up() -> None:
+    state, _, _ = until(agent(), Compact)
+    text = Completion("word " * 100)  # 125 tokens
+    assert summary_problem(text, Cut(3, 200, 500), state.plan) == ""
+    assert summary_problem(text, Cut(3, 120, 500), state.plan) == "the summary was too long"
 
 
 # -- a summary that is of no use

@@ -53,8 +53,9 @@ from agentpool._core.messages import (
 )
 from agentpool._core.outputs import OutputSpec, Parsed, Problems
 from agentpool._core.states import LoopState
-from agentpool._core.transcript import Transcript, Window, messages_tokens, repaired, request_tokens
+from agentpool._core.transcript import Transcript, messages_tokens, repaired, request_tokens
 from agentpool._core.usage import TokenUsage
+from agentpool._core.window import Window
 
 USAGE = TokenUsage(10, 5)
 LOOK = ToolDefinition("look", "Looks.", {"type": "object", "properties": {"n": {"type": "integer"}}})

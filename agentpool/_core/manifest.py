@@ -160,6 +160,14 @@ class ModelSettings(Table):
         default=None,
         validator=Whole("How many tokens a request and its answer may have together", optional=True),
     )
+    compaction: Literal["drop", "summary"] = attrs.field(
+        default="drop",
+        validator=Choice(
+            "What happens when the context window is full: the oldest turns are dropped, or the model sums"
+            " them up",
+            values=choice("drop", "summary"),
+        ),
+    )
     stop: tuple[str, ...] = attrs.field(
         default=(),
         converter=as_texts,

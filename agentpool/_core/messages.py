@@ -145,17 +145,20 @@ class UserMessage:
     Attributes:
       content: what the model reads: text, or parts of which some are files.
       kind: what it is: the agent's `query`, a `message` of another agent, what memory gave
-        (`recall`), or a `note` of the loop itself.
+        (`recall`), a `note` of the loop itself, or the `summary` of what came before.
       body: the bare text, where `content` says more around it (who sent it, for instance);
         left out, it is the text of `content`. A script's placeholders show this.
+      kept: of a summary: how many messages before it, other summaries not counted, it does not sum up,
+        so that the model is shown them beside it.
 
     Raises:
       TypeError: if `content` is neither text nor parts.
     """
 
     content: Content = attrs.field(converter=as_content)
-    kind: Literal["query", "message", "recall", "note"] = "query"
+    kind: Literal["query", "message", "recall", "note", "summary"] = "query"
     body: str = attrs.field(default=attrs.Factory(_whole_content, takes_self=True))
+    kept: int = 0
 
 
 @attrs.frozen

@@ -11,7 +11,8 @@ import attrs
 from agentpool._core import guard as guards
 from agentpool._core.acting import act, idle_halt, unrun
 from agentpool._core.asking import ask, ask_last, at_limit
-from agentpool._core.effects import DriverFailed, Idled, Reason, Remember, Replied
+from agentpool._core.compacting import compacted, dropped, summary_problem, summed_up
+from agentpool._core.effects import Compacted, DriverFailed, Idled, Reason, Remember, Replied
 from agentpool._core.encoding import encodable_answer
 from agentpool._core.errors import (
     BudgetExceededError,
@@ -29,6 +30,7 @@ from agentpool._core.perceiving import as_note
 from agentpool._core.spoken import Spoken, spoken_call
 from agentpool._core.states import LoopState, Step, Trouble, failed, finished, halted, heard
 from agentpool._core.usage import TokenUsage
+from agentpool._core.window import Cut
 
 TRUNCATIONS_TO_HALT = 3
 """So many answers in a row that were cut off at `max_tokens` halt the agent."""
@@ -222,13 +224,44 @@ def on_driver_failed(state: LoopState, observation: DriverFailed) -> Step:
         return _no_budget(state, error)
     if not isinstance(error, ContextTooLongError) or state.trouble.squeezed:
         return failed(state, error)
-    window = state.window.trimmed(state.window.tokens // 2)
-    if window is state.window:
+    state = attrs.evolve(state, trouble=attrs.evolve(state.trouble, squeezed=True))
+    half, problem = state.window.tokens // 2, ""
+    if state.plan.summary_tokens and state.landing is None:
+        step = compacted(state, half)
+        if not isinstance(step, str):
+            return step
+        problem = step
+    state, done = dropped(state, half, problem)
+    if done is None:
         return failed(state, error)
-    trouble = attrs.evolve(state.trouble, squeezed=True)
     # What the last request was longer by went with what was dropped.
-    state = attrs.evolve(state, window=window, trouble=trouble, excess=0)
-    return ask(state) if state.landing is None else ask_last(state, state.landing)
+    state = attrs.evolve(state, excess=0)
+    return ask(state, done, sums_up=False) if state.landing is None else ask_last(state, state.landing, done)
+
+
+# -- a summary ------------------------------------------------------------------------
+
+
+def on_compacted(state: LoopState, observation: Compacted) -> Step:
+    """Put a summary in the place of what it sums up, or drop that if the summary is of no use."""
+    cut, completion = state.cut, observation.completion
+    assert cut is not None
+    state = attrs.evolve(state, guard=state.guard.after_summary(completion.usage))
+    problem = summary_problem(completion, cut, state.plan)
+    if problem:
+        return _not_summed_up(state, cut, problem)
+    return ask(*summed_up(state, cut, completion))
+
+
+def on_summary_failed(state: LoopState, observation: DriverFailed) -> Step:
+    """Drop what could not be summed up. If the model cannot be asked at all, the next turn will tell."""
+    assert state.cut is not None
+    return _not_summed_up(state, state.cut, f"{type(observation.error).__name__}: {observation.error}")
+
+
+def _not_summed_up(state: LoopState, cut: Cut, problem: str) -> Step:
+    state, done = dropped(state, cut.target, problem, state.done)
+    return ask(state, done, sums_up=False)
 
 
 def _no_budget(state: LoopState, error: BudgetExceededError) -> Step:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import trio
 
+from agentpool._core.messages import AgentId
 from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.places import key_of_call
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.scope import Scope
@@ -49,6 +52,16 @@ class LastingScope(Scope):
 
         adopt(self._state, self._agent, place.path)
 
+    def find(self, name: str) -> AgentId:
+        """Return the id of the live agent with a name; an agent that is resumed finds whom it had found.
+
+        Raises:
+          UnknownAgentError: if no live agent of the pool has it, or several have.
+        """
+        journal = self._state.journal
+        find = partial(self._state.names.find, name)
+        return find() if journal is None else journal.decide("find", find)[0]
+
     @property
     def call_key(self) -> str:
         """What names the tool call that runs: for a service that does nothing twice under the same key.
@@ -80,6 +93,7 @@ class LastingScope(Scope):
           What `fn` returned. With a journal it has to be data, or an object of a class with fields.
 
         Raises:
+          RuntimeError: if the calling task is none of the agent's.
           ReplayMismatchError: if the journal tells of another step, or another operation, here.
           TypeError: if the result cannot be kept in the journal.
           JournalError: if it cannot be written.
@@ -91,6 +105,7 @@ class LastingScope(Scope):
         if journal is None:
             value: T = await await_unprotected(fn, *args)
             return value
+        waiting_agent()  # in a task that the pool does not know it would be done, and not kept
         return await journal.step(name, fn, args)
 
 

@@ -124,7 +124,7 @@ def test_usage_beyond_the_reservation_is_told_as_it_is() -> None:
 
 
 def test_what_a_run_had_spent_before_is_spent_here_and_not_above() -> None:
-    pool = Budget(tokens=100, cost_usd=1)
+    pool = Budget(tokens=100)
     agent = pool.child(tokens=50)
     agent.begin_with(40, 250_000_000_000, 3)
     assert agent.spent == BudgetAmounts(40, 0.25, 3)

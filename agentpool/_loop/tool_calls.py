@@ -78,10 +78,15 @@ class ToolCalls:
         """As `act`: what the tape holds of the calls is not done again."""
         todo: list[_Numbered] = []
         new: list[tuple[int, ToolCall]] = []
+        lost: list[int] = []
         for index, (number, past) in enumerate(tape.numbered(effect.calls)):
             call = effect.calls[index]
             if past is None:
                 new.append((number, call))
+                if tape.has_lost_secret(call):
+                    results[index] = UNKNOWN_RESULT
+                    lost.append(number)
+                    continue
             elif past.result is not None:
                 results[index] = tape.result_of(past)
                 continue
@@ -92,6 +97,8 @@ class ToolCalls:
                 continue
             todo.append(_Numbered(index, call, number))
         await tape.called(new)
+        for number in lost:
+            tape.returned(number, UNKNOWN_RESULT)
         # The tasks of the calls have places of their own; those that they are started from are not counted.
         with standing_at(None):
             await self._run_all(todo, results, idle)
@@ -104,7 +111,7 @@ class ToolCalls:
         tool = None if self.tools is None else self.tools.get(call.name)
         if tool is None:
             return True
-        return bool(getattr(tool, "idempotent", False)) and not tape.holds_placeholder(call)
+        return bool(getattr(tool, "idempotent", False)) and not tape.has_lost_secret(call)
 
     async def _run_all(
         self, todo: Sequence[_Numbered], results: list[ToolResult | None], idle: IdleLimit | None

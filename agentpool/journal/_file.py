@@ -17,7 +17,7 @@ import attrs
 from agentpool._core.detection import KnownSecrets, spans_of
 from agentpool._core.errors import JournalCorruptError, JournalError
 from agentpool._core.records import SCHEMA_VERSION, JournalRecord, RecordKind
-from agentpool._core.redaction import Redaction
+from agentpool._core.redaction import Redaction, is_placeholder
 from agentpool._locks import try_lock, unlock
 
 Row: TypeAlias = tuple[float, int, str, str]
@@ -26,6 +26,7 @@ Row: TypeAlias = tuple[float, int, str, str]
 _APPLICATION_ID = 0x61677031
 _BUSY_SECONDS = 5.0
 _ROWS_AT_ONCE = 1_000
+_SECRETS_REMEMBERED = 100  # a look for them takes the longer the more they are
 _ROW = "(?, ?, ?, ?, ?, ?)"
 _FIRST_SUM = b"agentpool journal"
 _KINDS = frozenset(get_args(RecordKind))
@@ -88,7 +89,9 @@ class JournalFile:
         """
         # One file has one lock, through whatever links it is reached and wherever the process goes.
         self.path = path = Path(os.path.realpath(path))
-        self._secrets = KnownSecrets.of(secrets)
+        self._given = tuple(secrets)
+        self._secrets = KnownSecrets.of(self._given)
+        self._found: dict[str, None] = {}
         self._process = os.getpid()
         self._lock = _WriterLock(path)
         try:
@@ -165,10 +168,21 @@ class JournalFile:
         return rows
 
     def _clean_row(self, row: Row) -> Row:
-        if self._may_hold_secrets(row[3]):
-            data = Redaction(self._secrets).data(json.loads(row[3]))
-            return (*row[:3], _text_of(data))
-        return row
+        if not self._may_hold_secrets(row[3]):
+            return row
+        redaction = Redaction(self._secrets)
+        data = redaction.data(json.loads(row[3]))
+        self._remember(redaction.secrets)
+        return (*row[:3], _text_of(data))
+
+    def _remember(self, secrets: Iterable[str]) -> None:
+        """Know secrets from now on, wherever they stand: the next record may not say what they are."""
+        new = [each for each in secrets if each not in self._found and not is_placeholder(each)]
+        if new:
+            self._found.update(dict.fromkeys(new))
+            for oldest in list(self._found)[: -_SECRETS_REMEMBERED]:
+                del self._found[oldest]
+            self._secrets = KnownSecrets.of((*self._given, *self._found))
 
     def _may_hold_secrets(self, text: str) -> bool:
         # Bytes are not seen by that.

@@ -8,10 +8,9 @@ import json
 import math
 import pathlib
 import sys
-import uuid
 import zoneinfo
 from collections import OrderedDict
-from typing import Any
+from typing import Any, ClassVar
 
 import objects_kit as kit
 import pytest
@@ -25,8 +24,8 @@ from agentpool._core.transcript import Transcript
 from agentpool._objects import (
     DEEPEST,
     NotDataError,
-    UnreadableDataError,
     Unkept,
+    UnreadableDataError,
     error_to_data,
     found_again,
     object_from_data,
@@ -427,7 +426,7 @@ def called(*args: Any, **named: Any) -> Any:
 
 
 class Callable_:
-    model_fields: dict[str, Any] = {}
+    model_fields: ClassVar[dict[str, Any]] = {}
     _fields = ("a",)
     __attrs_attrs__: Any = ()
 

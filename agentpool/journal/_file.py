@@ -17,7 +17,7 @@ import attrs
 from agentpool._core.detection import KnownSecrets, spans_of
 from agentpool._core.errors import JournalCorruptError, JournalError
 from agentpool._core.records import SCHEMA_VERSION, JournalRecord, RecordKind
-from agentpool._core.redaction import Redaction, is_placeholder
+from agentpool._core.redaction import Redaction
 from agentpool._locks import try_lock, unlock
 
 Row: TypeAlias = tuple[float, int, str, str]
@@ -177,7 +177,7 @@ class JournalFile:
 
     def _remember(self, secrets: Iterable[str]) -> None:
         """Know secrets from now on, wherever they stand: the next record may not say what they are."""
-        new = [each for each in secrets if each not in self._found and not is_placeholder(each)]
+        new = [each for each in secrets if each not in self._found]
         if new:
             self._found.update(dict.fromkeys(new))
             for oldest in list(self._found)[:-_SECRETS_REMEMBERED]:

@@ -11,6 +11,11 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
+    from agentpool._core.approval import ApprovalRequest as ApprovalRequest
+    from agentpool._core.approval import ApprovalRules as ApprovalRules
+    from agentpool._core.approval import Approved as Approved
+    from agentpool._core.approval import Decision as Decision
+    from agentpool._core.approval import Denied as Denied
     from agentpool._core.budget import Budget as Budget
     from agentpool._core.budget import Reservation as Reservation
     from agentpool._core.capability import BrowserCapability as BrowserCapability
@@ -61,6 +66,8 @@ if _TYPE_CHECKING:
     from agentpool._core.events import AgentSpawned as AgentSpawned
     from agentpool._core.events import AgentStarted as AgentStarted
     from agentpool._core.events import AgentStuck as AgentStuck
+    from agentpool._core.events import ApprovalDecided as ApprovalDecided
+    from agentpool._core.events import ApprovalRequested as ApprovalRequested
     from agentpool._core.events import BudgetWarned as BudgetWarned
     from agentpool._core.events import CompletionFinished as CompletionFinished
     from agentpool._core.events import DeadlockSuspected as DeadlockSuspected
@@ -132,6 +139,7 @@ if _TYPE_CHECKING:
     from agentpool._kernel.watcher import StuckAgent as StuckAgent
     from agentpool._loop.model_agent import ModelAgent as ModelAgent
     from agentpool._loop.model_agent import SpawnConfig as SpawnConfig
+    from agentpool.abc import Approver as Approver
     from agentpool.abc import Driver as Driver
     from agentpool.abc import Memory as Memory
     from agentpool.abc import MemoryFragment as MemoryFragment
@@ -177,6 +185,9 @@ _HOMES = {
     "agentpool._kernel.context": """
         AgentContext Subscription
     """,
+    "agentpool._core.approval": """
+        ApprovalRequest ApprovalRules Approved Decision Denied
+    """,
     "agentpool._core.budget": """
         Budget Reservation
     """,
@@ -196,8 +207,8 @@ _HOMES = {
         RestartLimitError ToolError UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """
-        AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck BudgetWarned CompletionFinished
-        DeadlockSuspected Event GuardWarned MessageDeadLettered MessageSent PhaseChanged
+        AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck ApprovalDecided ApprovalRequested
+        BudgetWarned CompletionFinished DeadlockSuspected Event GuardWarned MessageDeadLettered MessageSent PhaseChanged
         ReasoningDeltaReceived TextDeltaReceived ToolFinished ToolStarted
     """,
     "agentpool._core.governor": """
@@ -257,7 +268,7 @@ _HOMES = {
         ChildSpec Supervisor
     """,
     "agentpool.abc": """
-        Driver Memory MemoryFragment Tool ToolContext
+        Approver Driver Memory MemoryFragment Tool ToolContext
     """,
     "agentpool.drivers.anthropic": """
         AnthropicDriver

@@ -12,6 +12,7 @@ from agentpool._core.errors import PoolLimitError
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.approvals import decision_on
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
 from agentpool._kernel.handle import AgentHandle
@@ -25,6 +26,7 @@ from agentpool._kernel.scope import Scope
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
+    from agentpool._core.approval import ApprovalRequest, Decision
     from agentpool._core.budget import Budget
     from agentpool.abc import Driver, Memory, ToolBuilder, ToolSet
 
@@ -289,6 +291,23 @@ class AgentContext(Scope):
             if left:
                 asked_for[root_id] = left
             raise
+
+    # -- approval ------------------------------------------------------------------------------------
+
+    async def ask_approver(self, request: ApprovalRequest) -> Decision:
+        """Ask the pool's approver about a tool call, and wait for it with the slot lent.
+
+        What the approver raises, or returns that is no decision, denies; without an approver nobody is
+        asked, and that denies too. The agent's `idle` limit, and those of the agents above it, do not
+        run meanwhile; its `timeout` does.
+
+        Raises:
+          RuntimeError: if the calling task descends from an agent's, but the pool does not know it.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that nothing was decided; the approver was
+        cancelled and has ended.
+        """
+        return await decision_on(self._state, self._agent, request)
 
     # -- time ----------------------------------------------------------------------------------------
 

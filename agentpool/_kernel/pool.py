@@ -33,7 +33,7 @@ from agentpool._kernel.watcher import watching_for_blocks
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool.abc import Driver, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Memory, ToolBuilder
 
 
 class AgentPool(Scope):
@@ -152,7 +152,9 @@ CLEANUP_TIME = 5.0
 """Aborted agents have so many seconds to clean up before `drain` reports them."""
 
 
-def _check_means(driver: object, memory: object, tool_builder: object, limits: object) -> None:
+def _check_means(
+    driver: object, memory: object, tool_builder: object, approver: object, limits: object
+) -> None:
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("a pool runs on trio: start the program with trio.run(main)")
     if driver is not None and (isinstance(driver, type) or not hasattr(driver, "complete")):
@@ -164,6 +166,8 @@ def _check_means(driver: object, memory: object, tool_builder: object, limits: o
         raise TypeError(f"memory must be a memory such as InMemory(), not {shown(memory)}")
     if tool_builder is not None and not callable(tool_builder):
         raise TypeError(f"tool_builder must be a function of a manifest, not {shown(tool_builder)}")
+    if approver is not None and (isinstance(approver, type) or not callable(approver)):
+        raise TypeError(f"approver must be an async function of an ApprovalRequest, not {shown(approver)}")
     if not isinstance(limits, PoolLimits):
         raise TypeError(f"limits must be PoolLimits(...), not {shown(limits)}")
 
@@ -192,6 +196,7 @@ def open_agent_pool(
     tool_builder: ToolBuilder | None = None,
     inbox_capacity: int = 32,
     budget: Budget | None = None,
+    approver: Approver | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
 ) -> AbstractAsyncContextManager[AgentPool]:
@@ -206,6 +211,8 @@ def open_agent_pool(
         that the manifest grants and its own `tools`.
       inbox_capacity: how many messages an inbox holds before senders wait.
       budget: what the model calls of the pool may use together.
+      approver: decides about the tool calls that rules of a manifest send to a person; without one they
+        are denied.
       limits: further limits, such as on the depth of trees of agents.
       seed: of the jitter in the pauses before restarts; random if left out.
 
@@ -217,10 +224,10 @@ def open_agent_pool(
     Cancellation: aborts the agents and waits for them; failures that were not looked at are raised
     together with it, in a group.
     """
-    _check_means(driver, memory, tool_builder, limits)
+    _check_means(driver, memory, tool_builder, approver, limits)
     return _OpenPool(
         _checked_count("max_concurrent", max_concurrent),
-        means=Means(driver, memory, tool_builder, _checked_budget(budget)),
+        means=Means(driver, memory, tool_builder, _checked_budget(budget), approver),
         inbox_capacity=_checked_count("inbox_capacity", inbox_capacity),
         limits=limits,
         make_context=AgentContext,

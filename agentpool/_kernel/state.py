@@ -30,7 +30,7 @@ from agentpool._kernel.watcher import Watcher
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool.abc import Driver, Memory
+    from agentpool.abc import Approver, Driver, Memory
 
 
 @attrs.frozen
@@ -41,6 +41,7 @@ class Means:
     memory: Memory | None
     tool_builder: Callable[[Any], Any] | None
     budget: Budget | None
+    approver: Approver | None
 
 
 @attrs.define(eq=False)

@@ -18,6 +18,7 @@ from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.leftovers import close_leftovers, mark_task, run_in_context, told_of
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
+from agentpool._loop.approving import Gate
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
@@ -30,10 +31,16 @@ _NOT_RUN = ToolResult("Not run.", is_error=True)
 
 @attrs.frozen(eq=False)
 class ToolCalls:
-    """Runs what a model asks for, with the tools that its agent may use; None if it has none."""
+    """Runs what a model asks for.
+
+    Attributes:
+      tools: those that its agent may use; None if it has none.
+      gate: what decides which calls are made; None if all are.
+    """
 
     ctx: AgentContext
     tools: abc.ToolSet | None
+    gate: Gate | None = None
 
     async def act(
         self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
@@ -66,6 +73,9 @@ class ToolCalls:
         return tuple([_NOT_RUN if result is None else result for result in results])
 
     async def _run(self, call: ToolCall) -> ToolResult:
+        # Before the call begins: what a person takes to decide is no part of its time.
+        if self.gate is not None and (refused := await self.gate.refusal(call)) is not None:
+            return refused
         started = trio.current_time()
         self.ctx.emit(ToolStarted, call)
         result = await self._contained(call, started)

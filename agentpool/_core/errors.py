@@ -34,7 +34,7 @@ Beside the tree stands `UnhandledAgentErrors`, the group that a pool raises at i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -321,6 +321,24 @@ class JournalError(AgentPoolError):
 
 class JournalCorruptError(JournalError):
     """What a journal holds is not what was written to it: the file was damaged, or it is no journal."""
+
+
+class RunPausedError(AgentPoolError):
+    """A run waits for the decision of a person, and nothing else of it is left to do.
+
+    It is in its journal, and goes on from there when it is resumed with the decision.
+
+    Attributes:
+      requests: what is asked, each an `ApprovalRequest`, by the ids under which it is decided.
+    """
+
+    def __init__(self, requests: Mapping[str, Any]) -> None:
+        self.requests = dict(requests)
+        super().__init__(self.requests)
+
+    def __str__(self) -> str:
+        asked = ", ".join(f"{key} ({request.call.name})" for key, request in self.requests.items())
+        return f"the run is paused: a person has to decide about {asked}"
 
 
 class ReplayMismatchError(JournalError):

@@ -56,6 +56,8 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import ReplayMismatchError as ReplayMismatchError
     from agentpool._core.errors import RequestRejectedError as RequestRejectedError
     from agentpool._core.errors import RestartLimitError as RestartLimitError
+    from agentpool._core.errors import SessionConflictError as SessionConflictError
+    from agentpool._core.errors import SessionError as SessionError
     from agentpool._core.errors import ToolError as ToolError
     from agentpool._core.errors import UnhandledAgentErrors as UnhandledAgentErrors
     from agentpool._core.errors import UnknownAgentError as UnknownAgentError
@@ -166,6 +168,8 @@ if _TYPE_CHECKING:
     from agentpool.fleet import start_fleet as start_fleet
     from agentpool.journal.sqlite import SqliteJournal as SqliteJournal
     from agentpool.memory.in_memory import InMemory as InMemory
+    from agentpool.sessions import Conversation as Conversation
+    from agentpool.sessions import Session as Session
     from agentpool.tools import FunctionTool as FunctionTool
     from agentpool.tools import ToolRegistry as ToolRegistry
     from agentpool.tools import tool as tool
@@ -200,7 +204,8 @@ _HOMES = {
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
         MalformedReplyError ManifestError OverloadedError PoolClosedError PoolLimitError PriceUnknownError
-        RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError ToolError
+        RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
+        SessionConflictError SessionError ToolError
         UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """
@@ -317,6 +322,9 @@ _HOMES = {
     """,
     "agentpool.memory.in_memory": """
         InMemory
+    """,
+    "agentpool.sessions": """
+        Conversation Session
     """,
     "agentpool.tools": """
         FunctionTool ToolRegistry tool

@@ -26,8 +26,8 @@ def parse_vars(given: Iterable[str]) -> dict[str, str]:
     return values
 
 
-def parse_directory(option: str, text: str) -> Path:
-    """Return the directory that an option names; `~` at its beginning is the user's home.
+def parse_path(option: str, text: str, kind: str = "directory") -> Path:
+    """Return the path that an option names; `~` at its beginning is the user's home.
 
     A shell leaves it as it is in `--option=~/path`, and nobody wants a directory of that name.
 
@@ -35,5 +35,5 @@ def parse_directory(option: str, text: str) -> Path:
       BadInputError: if it is empty, as a variable of the shell that is not set is.
     """
     if not text:
-        raise BadInputError(f"{option} is empty. Give the path of a directory")
+        raise BadInputError(f"{option} is empty. Give the path of a {kind}")
     return Path(os.path.expanduser(text))

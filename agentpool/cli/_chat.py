@@ -15,8 +15,9 @@ import trio
 from agentpool._core.errors import SessionError
 from agentpool._core.events import AgentFinished
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.outcomes import AgentResult, AnyOutcome, Completed
+from agentpool._core.outcomes import Aborted, AgentResult, AnyOutcome, Completed
 from agentpool._kernel.events import EventSubscription
+from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.pool import AgentPool
 from agentpool._loop.model_agent import ModelAgent
@@ -29,12 +30,14 @@ from agentpool.cli._listening import Conversations
 from agentpool.cli._progress import reason_of
 from agentpool.cli._prompt import LeftError, Prompt, read_all
 from agentpool.cli._signals import ChatSignals
+from agentpool.cli._streams import say
 from agentpool.memory.in_memory import InMemory
 from agentpool.sessions import Session
 
 MOST_AGENTS = 16
 """So many agents run at once: the one that is talked to, and those that it spawns."""
 EVENTS_KEPT = 10_000
+INTERRUPTED = "interrupted"
 HELP = (
     "/help       this list",
     "/reset      begin a new conversation; the old one is kept if it has a name",
@@ -144,6 +147,8 @@ class _Chat:
         is_answered = await self.answer(query)
         if self.signals.exit_code is not None:
             return self.signals.exit_code
+        if self.signals.is_interrupted:
+            return 128 + signal.SIGINT
         return 0 if is_answered and not self._kept.problem else 1
 
     def _greet(self) -> None:
@@ -159,8 +164,7 @@ class _Chat:
             case "/exit" | "/quit":
                 return False
             case "/help":
-                for line in HELP:
-                    self._view.tell(line)
+                say("\n".join(HELP))
             case "/reset":
                 await self._kept.reset()
             case "/sessions":
@@ -174,7 +178,7 @@ class _Chat:
         before = self._kept.messages
         handle = await self._pool.spawn(self._agent, query, before, timeout=self._timeout)
         self._view.begin(handle.id)
-        with self.signals.answering(partial(handle.abort, "interrupted")):
+        with self.signals.answering(partial(self._abort, handle)):
             async for event in self._events:
                 self._view.take(event)
                 if isinstance(event, AgentFinished) and event.agent_id == handle.id:
@@ -186,7 +190,7 @@ class _Chat:
                 self._show(result)
                 await self._kept.go_on(result.transcript)
                 return True
-            case _ if reason_of(outcome) == "interrupted":
+            case _ if isinstance(outcome, Aborted) and outcome.reason == INTERRUPTED:
                 self._view.end(None)
                 self._view.tell("interrupted; what was said so far stays in the conversation")
                 view = self._view
@@ -195,6 +199,11 @@ class _Chat:
                 self._view.end(None)
                 self._view.tell(_tell_failure(outcome))
         return False
+
+    def _abort(self, handle: AgentHandle[AgentResult[str]], signals: int) -> None:
+        handle.abort(INTERRUPTED)
+        if signals > 1:
+            self._view.tell("the answer is still stopping; Ctrl-C once more ends the program at once")
 
     def _show(self, result: AgentResult[str]) -> None:
         self._view.end(result.text)

@@ -96,7 +96,7 @@ class Kept:
             self.tell(str(error))
             return
         for each in listed:
-            mark = "  (this one)" if each.name == self.name else ""
+            mark = ", this one" if each.name == self.name else ""
             self.tell(f"{each.name}: {each.messages} messages{mark}")
         if not listed:
             self.tell("there is no conversation yet")

@@ -12,6 +12,8 @@ from typing import NoReturn
 import attrs
 import trio
 
+_LOOK_EVERY = 0.25  # seconds
+
 # The terminal that is closed sends SIGHUP; Windows has no such signal.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -71,8 +73,10 @@ class ChatSignals:
 
     ended_by: int | None = None
     """The signal that ends the chat; None as long as there was none."""
+    is_interrupted: bool = False
+    """Whether Ctrl-C came during the latest answer."""
     _at_prompt: bool = False
-    _abort: Callable[[], object] | None = None
+    _abort: Callable[[int], object] | None = None
     _count: int = 0
 
     @property
@@ -89,14 +93,16 @@ class ChatSignals:
             if self._at_prompt:
                 self._interrupt(number)
             self._count += 1
-            if number != signal.SIGINT and self.ended_by is None:
+            if self._count > 2:  # pragma: no cover - the process ends without a word to coverage
+                os._exit(128 + number)
+            if number == signal.SIGINT:
+                self.is_interrupted = True
+            elif self.ended_by is None:
                 self.ended_by = number
                 if self._count == 1:
                     return
-            if self._count > 2:  # pragma: no cover - the process ends without a word to coverage
-                os._exit(128 + number)
             if self._abort is not None:
-                token.run_sync_soon(self._abort)
+                token.run_sync_soon(self._abort, self._count)
 
         heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, on_signal) for number in heard}
@@ -123,15 +129,39 @@ class ChatSignals:
         try:
             if self.ended_by is not None:
                 raise EOFError
-            yield
+            with _heard_while_reading():
+                yield
         finally:
             self._at_prompt = False
 
     @contextmanager
-    def answering(self, abort: Callable[[], object]) -> Iterator[None]:
-        """Within the block, in which an answer is under way, signals abort it."""
-        self._count, self._abort = 0, abort
+    def answering(self, abort: Callable[[int], object]) -> Iterator[None]:
+        """Within the block, in which an answer is under way, signals abort it.
+
+        Args:
+          abort: is told how many signals there were.
+        """
+        self._count, self._abort, self.is_interrupted = 0, abort, False
         try:
             yield
         finally:
             self._abort = None
+
+
+@contextmanager
+def _heard_while_reading() -> Iterator[None]:
+    """Have Python look for signals from time to time while a line is read.
+
+    It does so when a signal ends the waiting for a key. One that comes in the moment before the waiting
+    begins, or that another thread is given, would be heard after the next key.
+    """
+    if not hasattr(signal, "setitimer"):  # pragma: no cover - Windows
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_EVERY, _LOOK_EVERY)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -203,8 +203,8 @@ _HOMES = {
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
         MalformedReplyError ManifestError MemoryFileError OverloadedError PoolClosedError PoolLimitError
-        PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError ToolError
-        UnhandledAgentErrors UnknownAgentError
+        PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
+        ToolError UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck BudgetWarned CompletionFinished

@@ -6,6 +6,7 @@ another process holds is waited for, up to `BUSY_SECONDS`. A call that is cancel
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -110,7 +111,7 @@ class SqliteFile:
                 if not _is_busy(error) or time.monotonic() > give_up_at:
                     raise self._error(error) from error
             except OSError as error:
-                raise self._schema.error(self._text(error.strerror or str(error))) from error
+                raise self._schema.error(self._text(f"{error.strerror}{self._fix(_like(error))}")) from error
             stop.wait(pause)
             pause = min(2 * pause, 0.05)
 
@@ -177,10 +178,17 @@ class SqliteFile:
         return f"the {self._schema.what} {self.path} cannot be used: {problem}"
 
     def _error(self, error: sqlite3.Error) -> AgentPoolError:
-        return self._schema.error(self._text(f"{error}{self._fix(error)}"))
+        if str(error).startswith("no such module"):
+            fix = (
+                f"; the SQLite {sqlite3.sqlite_version} of this Python was built without it:"
+                " use a Python whose SQLite has it, such as that of python.org, Debian or conda"
+            )
+        else:
+            fix = self._fix(_code(error))
+        return self._schema.error(self._text(f"{error}{fix}"))
 
-    def _fix(self, error: sqlite3.Error) -> str:
-        match _code(error):
+    def _fix(self, code: int | None) -> str:
+        match code:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return f"; another program held it for {BUSY_SECONDS:g} s: end that, or try again"
             case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
@@ -189,11 +197,6 @@ class SqliteFile:
                 return f"; make the file and {self.path.parent} writable, or give another path"
             case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
                 return "; it is damaged or no SQLite file: restore it, or give another path"
-        if str(error).startswith("no such module"):
-            return (
-                f"; the SQLite {sqlite3.sqlite_version} of this Python was built without it:"
-                " use a Python whose SQLite has it, such as that of python.org, Debian or conda"
-            )
         return ""
 
 
@@ -241,6 +244,15 @@ def _code(error: sqlite3.Error) -> int | None:
     """Return SQLite's number of an error, without what it says beyond the kind."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
+
+
+def _like(error: OSError) -> int:
+    """Return SQLite's number for what the operating system says."""
+    return (
+        sqlite3.SQLITE_FULL
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+        else sqlite3.SQLITE_CANTOPEN
+    )
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -117,6 +117,14 @@ async def _stream_of_one(
         await iterator.aclose()  # type: ignore[attr-defined]
 
 
+def usual_trust(source: str) -> float:
+    """Return how far a text is to be believed if nothing is said: 1 from a user, 0.5 from anything else.
+
+    What models and tools wrote may hold what a page or a mail told them to write.
+    """
+    return 1.0 if source == "user" else 0.5
+
+
 @attrs.frozen
 class MemoryFragment:
     """Something remembered.
@@ -130,7 +138,7 @@ class MemoryFragment:
       relevance: how well it fits the query that recalled it, from 0 to 1.
       namespace: the name of the memory in which it is; `""` is the shared one.
       origin: where it comes from, such as an address, a file, or a run.
-      trust: how far it is to be believed, from 0 to 1.
+      trust: how far it is to be believed, from 0 to 1; `usual_trust` of its source if left out.
     """
 
     id: int
@@ -141,15 +149,11 @@ class MemoryFragment:
     relevance: float = 0.0
     namespace: str = ""
     origin: str = ""
-    trust: float = 1.0
+    trust: float = attrs.field()
 
-
-def usual_trust(source: str) -> float:
-    """Return how far a text is to be believed if nothing is said: 1 from a user, 0.5 from anything else.
-
-    What models and tools wrote may hold what a page or a mail told them to write.
-    """
-    return 1.0 if source == "user" else 0.5
+    @trust.default
+    def _usual_trust(self) -> float:
+        return usual_trust(self.source)
 
 
 @runtime_checkable

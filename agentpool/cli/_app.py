@@ -73,6 +73,7 @@ def run(
     max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     output: str | None = None,
+    memory: str | None = None,
     var: Variables = (),
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -89,18 +90,20 @@ def run(
       max_concurrent: How many agents may run at once, in place of the number in the file.
       timeout: Seconds that each agent may take; it can only shorten what the file allows.
       output: An empty or new directory, for each agent's whole answer and transcript.
+      memory: A file in which the agents' memory is kept from run to run, in place of the one in the file.
       var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
     """
     from agentpool.cli._run import RunOptions, run_fleet
-    from agentpool.cli._vars import parse_directory, parse_vars
+    from agentpool.cli._vars import parse_directory, parse_file, parse_vars
 
     options = RunOptions(
         driver=driver,
         max_concurrent=max_concurrent,
         timeout=timeout,
         output=None if output is None else parse_directory("--output", output),
+        memory=None if memory is None else parse_file("--memory", memory),
         vars=parse_vars(var),
         quiet=quiet,
         as_json=as_json,

@@ -28,6 +28,7 @@ from agentpool._kernel.pool import AgentPool
 from agentpool._loop.model_agent import SpawnConfig
 from agentpool.cli._drivers import Drivers, pool_driver_name
 from agentpool.cli._files import load_fleet
+from agentpool.cli._memory import open_memory
 from agentpool.cli._output import OutputDirectory
 from agentpool.cli._progress import describe
 from agentpool.cli._report import outcome_as_json, print_outcomes
@@ -37,7 +38,6 @@ from agentpool.cli._text import listed, one_line
 from agentpool.cli._view import View, choose_view
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import Start, starts_of
-from agentpool.memory.in_memory import InMemory
 from agentpool.tools import ToolRegistry, build_tools
 
 EVENTS_KEPT = 10_000
@@ -51,6 +51,7 @@ class RunOptions:
     max_concurrent: int | None = None
     timeout: float | None = None
     output: Path | None = None
+    memory: Path | None = None
     vars: Mapping[str, str] = attrs.field(factory=dict)
     quiet: bool = False
     as_json: bool = False
@@ -99,6 +100,7 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
     async with AsyncExitStack() as stack:
         drivers = Drivers(stack, options.driver, pool_driver_name(fleet), view.tell, view.retrying)
         await drivers.open_for(fleet.manifests, functions=bool(fleet.functions))
+        memory = await open_memory(stack, options.memory or fleet.pool.memory)
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations
         run = _Run(view, drivers, output)
@@ -107,7 +109,7 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
             # Agents of manifests are given theirs; functions ask the pool's, `ctx.driver`.
             drivers.get_for_functions(),
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
-            memory=InMemory(),
+            memory=memory,
             tool_builder=partial(_tools, drivers),
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=_budget(fleet),

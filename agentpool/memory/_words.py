@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 MOST_PHRASES = 512
-"""So many different words of a query are looked for; a longer one is a text, whose first words tell enough."""
+"""So many different words of a query are looked for; the first ones of a longer text tell enough."""
 
 _WORD = re.compile(r"\w+")
 # Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Chinese characters, and Korean,

@@ -48,6 +48,7 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import LoopHaltedError as LoopHaltedError
     from agentpool._core.errors import MalformedReplyError as MalformedReplyError
     from agentpool._core.errors import ManifestError as ManifestError
+    from agentpool._core.errors import MemoryFileError as MemoryFileError
     from agentpool._core.errors import OverloadedError as OverloadedError
     from agentpool._core.errors import PoolClosedError as PoolClosedError
     from agentpool._core.errors import PoolLimitError as PoolLimitError
@@ -142,6 +143,7 @@ if _TYPE_CHECKING:
     from agentpool.abc import Journal as Journal
     from agentpool.abc import Memory as Memory
     from agentpool.abc import MemoryFragment as MemoryFragment
+    from agentpool.abc import NamespacedMemory as NamespacedMemory
     from agentpool.abc import ResumableAgent as ResumableAgent
     from agentpool.abc import Tool as Tool
     from agentpool.abc import ToolContext as ToolContext
@@ -168,6 +170,7 @@ if _TYPE_CHECKING:
     from agentpool.fleet import start_fleet as start_fleet
     from agentpool.journal.sqlite import SqliteJournal as SqliteJournal
     from agentpool.memory.in_memory import InMemory as InMemory
+    from agentpool.memory.sqlite import SqliteMemory as SqliteMemory
     from agentpool.sessions import Conversation as Conversation
     from agentpool.sessions import Session as Session
     from agentpool.tools import FunctionTool as FunctionTool
@@ -203,10 +206,9 @@ _HOMES = {
         AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
-        MalformedReplyError ManifestError OverloadedError PoolClosedError PoolLimitError PriceUnknownError
-        RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
-        SessionConflictError SessionError ToolError
-        UnhandledAgentErrors UnknownAgentError
+        MalformedReplyError ManifestError MemoryFileError OverloadedError PoolClosedError PoolLimitError
+        PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
+        SessionConflictError SessionError ToolError UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck BudgetWarned CompletionFinished
@@ -276,7 +278,7 @@ _HOMES = {
         ChildSpec Supervisor
     """,
     "agentpool.abc": """
-        Driver Journal Memory MemoryFragment ResumableAgent Tool ToolContext
+        Driver Journal Memory MemoryFragment NamespacedMemory ResumableAgent Tool ToolContext
     """,
     "agentpool.journal.sqlite": """
         SqliteJournal
@@ -322,6 +324,9 @@ _HOMES = {
     """,
     "agentpool.memory.in_memory": """
         InMemory
+    """,
+    "agentpool.memory.sqlite": """
+        SqliteMemory
     """,
     "agentpool.sessions": """
         Conversation Session

@@ -80,6 +80,13 @@ def test_what_is_no_message_is_refused() -> None:
         message_from_data({"role": "system", "content": "x"})
 
 
+async def test_a_session_is_let_go_and_opened_again(session: Session) -> None:
+    async with session:
+        await session.append("a", [QUESTION, ANSWER])
+    assert [file.name for file in session.path.parent.iterdir()] == ["chats.db"]
+    assert await session.history("a") == (QUESTION, ANSWER)
+
+
 async def test_a_conversation_goes_on_in_the_next_program(session: Session) -> None:
     driver = ScriptedDriver(["Paris.", "About two million."])
     agent = ModelAgent(AgentManifest(name="guide"))
@@ -178,7 +185,7 @@ async def test_no_name_is_taken_twice_and_none_is_invented(session: Session) -> 
     await session.append("a", [QUESTION, ANSWER])
     await session.append("b", [QUESTION, ANSWER])
     for change in (session.rename, session.fork):
-        with pytest.raises(SessionError, match=r"a conversation 'b' in .* already"):
+        with pytest.raises(SessionError, match="there is a conversation 'b' already"):
             await change("a", "b")
         with pytest.raises(SessionError, match="no conversation 'x'"):
             await change("x", "y")
@@ -206,7 +213,7 @@ async def test_wrong_arguments_are_told(tmp_path: Path, session: Session) -> Non
         await session.history(7)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a list of texts"):
         Session(tmp_path / "x", secrets="abc")
-    with pytest.raises(ValueError, match="needs a file"):
+    with pytest.raises(ValueError, match="is no file"):
         Session(":memory:")
     assert repr(Session("chats.db")) == "Session('chats.db')"
 
@@ -302,13 +309,13 @@ async def test_the_file_is_for_its_owner_alone(session: Session) -> None:
 async def test_another_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("x" * 5000)
-    with pytest.raises(SessionError, match="holds no conversations, or is damaged: file is not a database"):
+    with pytest.raises(SessionError, match="file is not a database; it is damaged or no SQLite file"):
         await Session(text).append("a", [QUESTION, ANSWER])
     assert text.read_text() == "x" * 5000
     other = tmp_path / "other.db"
     with closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE conversations (x)")
-    with pytest.raises(SessionError, match="is an SQLite file, but holds no conversations"):
+    with pytest.raises(SessionError, match="it is an SQLite file, but no file of conversations"):
         await Session(other).conversations()
     with pytest.raises(SessionError, match=r"Is a directory|unable to open|denied"):
         await Session(tmp_path).conversations()
@@ -318,7 +325,8 @@ async def test_a_file_of_a_newer_version_is_refused(session: Session) -> None:
     await session.append("a", [QUESTION, ANSWER])
     with closing(sqlite3.connect(session.path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(SessionError, match=r"is of version 99, .* use the agentpool that wrote it"):
+    await session.aclose()
+    with pytest.raises(SessionError, match=r"is of version 99, .* use the agentpool that made it"):
         await session.history("a")
 
 
@@ -328,7 +336,7 @@ async def test_a_message_that_cannot_be_read_is_told(session: Session, data: str
     with closing(sqlite3.connect(session.path)) as connection:
         connection.execute("UPDATE messages SET data = ? WHERE position = 1", (data,))
         connection.commit()
-    with pytest.raises(SessionError, match="a message of 'a' cannot be read"):
+    with pytest.raises(SessionError, match="a message of the conversation 'a' cannot be read"):
         await session.history("a")
     with pytest.raises(SessionError):
         await session.append("a", [QUESTION, ANSWER, *more(1)])
@@ -337,9 +345,9 @@ async def test_a_message_that_cannot_be_read_is_told(session: Session, data: str
 async def test_a_file_that_cannot_be_written_is_told_and_can_be_read(session: Session) -> None:
     await session.append("a", [QUESTION, ANSWER])
     with closing(sqlite3.connect(session.path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
     full = Session(session.path)
+    await session.aclose()
     with pytest.MonkeyPatch.context() as patch:
         connect = sqlite3.connect
 
@@ -358,7 +366,7 @@ async def test_a_file_that_another_program_holds_is_waited_for(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await session.append("a", [QUESTION, ANSWER])
-    monkeypatch.setattr("agentpool.sessions._file._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("agentpool._sqlite.BUSY_SECONDS", 0.05)
     with closing(sqlite3.connect(session.path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         assert await session.history("a") == (QUESTION, ANSWER)  # who reads waits for nobody
@@ -371,7 +379,7 @@ async def test_a_new_file_that_another_program_holds_is_waited_for(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session.path.parent.mkdir()
-    monkeypatch.setattr("agentpool.sessions._file._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("agentpool._sqlite.BUSY_SECONDS", 0.05)
     with closing(sqlite3.connect(session.path, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         with pytest.raises(SessionError, match="database is locked"):

@@ -18,6 +18,7 @@
     ├── JournalError              a journal cannot be written, or is another's
     │   ├── JournalCorruptError       ... or what it holds is not what was written
     │   └── ReplayMismatchError       ... or does not fit the agents that it is to be resumed with
+    ├── MemoryFileError           the file of a memory cannot be read or written
     ├── SessionError              a file of conversations cannot be read or written
     │   └── SessionConflictError      ... or a conversation there has gone on without this transcript
     ├── ToolError                 a tool could not do what the model asked for
@@ -342,6 +343,10 @@ class ReplayMismatchError(JournalError):
 
     def __str__(self) -> str:
         return f"agent {self.agent_id} ({self.name}), {self.step}: {self.problem}"
+
+
+class MemoryFileError(AgentPoolError):
+    """The file of a memory cannot be read or written; the text says where, why, and what to do."""
 
 
 class SessionError(AgentPoolError):

@@ -260,7 +260,7 @@ def _spawned(past: Past, record: JournalRecord) -> None:
     )
     past.agents[record.agent] = agent
     past.last_id = max(past.last_id, record.agent)
-    if agent.parent not in past.agents:
+    if data["by"] == SUPERVISOR:
         past.roots.append(agent.id)
     past._operated(data["by"], data, Operation("spawn", agent.id, record.at))
 

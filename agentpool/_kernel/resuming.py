@@ -129,7 +129,9 @@ def adopt(state: PoolState, record: AgentRecord, key: str) -> None:
 
 def _put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) -> AgentRecord:
     home = state.root if agent.parent == SUPERVISOR else state.records[agent.parent].children
-    options = SpawnOptions(agent.name, object_from_data(agent.options).timeout)
+    # What cannot be read is found out before there is a record, which has to have a task.
+    options = SpawnOptions(agent.name, _read(agent, "its options", agent.options).timeout)
+    messages = [_message_of(agent, data) for data in agent.inbox.values()]
     work = Work(_never, (), options)
     started_at = journal.time_of(agent.spawned_at)
     record = new_record(state, home, work, agent.id, agent.name, started_at, holds=False)
@@ -137,15 +139,17 @@ def _put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) -> Agent
     record.backing_off = True
     record.restarts = agent.life
     record.used = NOTHING_USED.plus(agent.usage)
-    for data in agent.inbox.values():
-        content = _read(agent, "its inbox", data["content"])
-        record.inbox.put_back(
-            AgentMessage(data["from"], agent.id, content, data["id"], data["reply_to"], data["topic"])
-        )
+    for message in messages:
+        record.inbox.put_back(message)
     for topic in agent.topics:
         state.router.subscribe(agent.id, topic)
     state.parts.nursery.start_soon(live, state, record, name=agent.name)
     return record
+
+
+def _message_of(agent: PastAgent, data: Any) -> AgentMessage:
+    content = _read(agent, "its inbox", data["content"])
+    return AgentMessage(data["from"], agent.id, content, data["id"], data["reply_to"], data["topic"])
 
 
 async def _never(ctx: Any) -> None:
@@ -156,8 +160,6 @@ def claim(state: PoolState, record: AgentRecord, work: Work, context: contextvar
     """Tell what a resumed agent runs, so that it goes on when it has a slot."""
     resumed = record.resumed
     assert resumed is not None
-    if resumed.claimed.is_set():
-        raise ReplayMismatchError(record.id, record.name, "its spawn", "it was spawned before")
     record.work = work
     resumed.context = context
     spent = resumed.past.spent

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from agentpool._kernel.context import AgentContext
+    from agentpool._kernel.journal import PoolJournal
     from agentpool._loop.tape import Tape
     from agentpool.tools import ToolRegistry
 
@@ -165,7 +166,7 @@ class _ModelAgent(Generic[T]):
         self, ctx: AgentContext, query: Content, history: tuple[ChatMessage, ...]
     ) -> AgentResult[T]:
         """Run the loop to its end."""
-        tape = None if ctx.journal is None else _tape_of(ctx)
+        tape = _tape_of(ctx.journal)
         is_spawned = ctx.agent is self
         budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
         driver = ctx.metered(
@@ -314,10 +315,12 @@ def _reference_of_tool(each: abc.Tool) -> str:
     return _reference(function, "the tool")
 
 
-def _tape_of(ctx: AgentContext) -> Tape | None:
+def _tape_of(journal: PoolJournal | None) -> Tape | None:
+    if journal is None:
+        return None
     from agentpool._loop.tape import Tape  # who has no journal needs none
 
-    return Tape.of(ctx)
+    return Tape.of(journal)
 
 
 def _driver_for(manifest: AgentManifest, driver: abc.Driver | None) -> abc.Driver:

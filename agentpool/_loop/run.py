@@ -61,8 +61,8 @@ class Run:
         tape = self._tape
         while True:
             before = None if tape is None else tape.observed_before(effect)
-            if tape is not None and before is not None:
-                state, effect = tape.advanced(state, _placed(before, state))
+            if before is not None:
+                state, effect = advance(state, _placed(before, state))
                 continue
             if self._ctx.observed:
                 await self._announce(state)

@@ -8,7 +8,7 @@ result: those that have both are not made again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 import attrs
 
@@ -18,7 +18,6 @@ from agentpool._core.effects import (
     DriverFailed,
     Effect,
     Idled,
-    IllegalObservationError,
     Observation,
     Reason,
     Recall,
@@ -27,18 +26,13 @@ from agentpool._core.effects import (
     Remembered,
     Replied,
 )
-from agentpool._core.loop import advance
 from agentpool._core.messages import ToolCall, ToolResult
 from agentpool._core.past import PastCall, PastLoop
 from agentpool._core.redaction import has_placeholder
-from agentpool._core.states import LoopState
 from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.places import Op, Place, place_here
 from agentpool._kernel.protection import protect_module
 from agentpool._objects import error_to_data
-
-if TYPE_CHECKING:
-    from agentpool._kernel.context import AgentContext
 
 
 @attrs.frozen
@@ -64,11 +58,8 @@ class Tape:
     _numbered: int = 0
 
     @classmethod
-    def of(cls, ctx: AgentContext) -> Tape | None:
-        """Return the tape of a run that the calling task begins; None without a journal."""
-        journal = ctx.journal
-        if journal is None:
-            return None
+    def of(cls, journal: PoolJournal) -> Tape | None:
+        """Return the tape of a run that the calling task begins; None if no agent of the journal runs it."""
         place, op = place_here(), journal.draw()
         if place is None or op is None:
             return None
@@ -116,17 +107,6 @@ class Tape:
         if not isinstance(effect, Act):
             return ()
         return [self._result_of(call) for _, call in self.numbered(effect.calls)]
-
-    def advanced(self, state: LoopState, observation: Observation) -> tuple[LoopState, Effect]:
-        """Feed the loop what it had observed before.
-
-        Raises:
-          ReplayMismatchError: if it makes no sense there any more.
-        """
-        try:
-            return advance(state, observation)
-        except IllegalObservationError as error:
-            raise self._mismatch(str(error)) from error
 
     def observed(self, observation: Observation) -> None:
         """Write what an effect came to."""

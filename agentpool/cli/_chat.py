@@ -27,11 +27,11 @@ from agentpool.cli._errors import BadInputError
 from agentpool.cli._files import load_manifest
 from agentpool.cli._kept import Kept, default_file, interrupted, queries_of
 from agentpool.cli._listening import Conversations
+from agentpool.cli._memory import open_memory
 from agentpool.cli._progress import reason_of
 from agentpool.cli._prompt import LeftError, Prompt, read_all
 from agentpool.cli._signals import ChatSignals
 from agentpool.cli._streams import say
-from agentpool.memory.in_memory import InMemory
 from agentpool.sessions import Session
 
 MOST_AGENTS = 16
@@ -56,6 +56,7 @@ class ChatOptions:
     driver: str | None = None
     session: str | None = None
     sessions: Path | None = None
+    memory: Path | None = None
     timeout: float | None = None
     quiet: bool = False
 
@@ -98,9 +99,10 @@ async def _chat(manifest: AgentManifest, options: ChatOptions, view: ChatView, a
         drivers = Drivers(stack, options.driver, None, view.tell, view.retrying)
         drivers.conversations = Conversations()
         await drivers.open_for([manifest])
+        memory = await open_memory(stack, options.memory)
         pool = await stack.enter_async_context(
             open_agent_pool(
-                max_concurrent=MOST_AGENTS, memory=InMemory(), tool_builder=partial(tools_with, drivers)
+                max_concurrent=MOST_AGENTS, memory=memory, tool_builder=partial(tools_with, drivers)
             )
         )
         events = await stack.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))

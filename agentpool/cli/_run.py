@@ -26,6 +26,7 @@ from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.pool import AgentPool
 from agentpool.cli._drivers import Drivers, pool_driver_name, tools_with
 from agentpool.cli._files import load_fleet
+from agentpool.cli._memory import open_memory
 from agentpool.cli._output import OutputDirectory
 from agentpool.cli._progress import describe
 from agentpool.cli._report import outcome_as_json, print_outcomes
@@ -35,7 +36,6 @@ from agentpool.cli._text import listed, one_line
 from agentpool.cli._view import View, choose_view
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import Start, starts_of
-from agentpool.memory.in_memory import InMemory
 
 EVENTS_KEPT = 10_000
 
@@ -48,6 +48,7 @@ class RunOptions:
     max_concurrent: int | None = None
     timeout: float | None = None
     output: Path | None = None
+    memory: Path | None = None
     vars: Mapping[str, str] = attrs.field(factory=dict)
     quiet: bool = False
     as_json: bool = False
@@ -96,6 +97,7 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
     async with AsyncExitStack() as stack:
         drivers = Drivers(stack, options.driver, pool_driver_name(fleet), view.tell, view.retrying)
         await drivers.open_for(fleet.manifests, functions=bool(fleet.functions))
+        memory = await open_memory(stack, options.memory or fleet.pool.memory)
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations
         run = _Run(view, drivers, output)
@@ -104,7 +106,7 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
             # Agents of manifests are given theirs; functions ask the pool's, `ctx.driver`.
             drivers.get_for_functions(),
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
-            memory=InMemory(),
+            memory=memory,
             tool_builder=partial(tools_with, drivers),
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=_budget(fleet),

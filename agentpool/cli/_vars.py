@@ -26,14 +26,27 @@ def parse_vars(given: Iterable[str]) -> dict[str, str]:
     return values
 
 
-def parse_path(option: str, text: str, kind: str = "directory") -> Path:
-    """Return the path that an option names; `~` at its beginning is the user's home.
+def parse_directory(option: str, text: str) -> Path:
+    """Return the directory that an option names; `~` at its beginning is the user's home.
 
     A shell leaves it as it is in `--option=~/path`, and nobody wants a directory of that name.
 
     Raises:
       BadInputError: if it is empty, as a variable of the shell that is not set is.
     """
+    return _path(option, text, "directory")
+
+
+def parse_file(option: str, text: str) -> Path:
+    """Return the file that an option names, as `parse_directory` does.
+
+    Raises:
+      BadInputError: if it is empty.
+    """
+    return _path(option, text, "file")
+
+
+def _path(option: str, text: str, kind: str) -> Path:
     if not text:
         raise BadInputError(f"{option} is empty. Give the path of a {kind}")
     return Path(os.path.expanduser(text))

@@ -1,18 +1,11 @@
-"""The SQLite file of conversations: its tables, its transactions, and what its errors mean. All of it blocks.
-
-Each call opens the file and closes it again: a turn of a conversation takes seconds, an opening takes less
-than a millisecond, and nothing is held meanwhile that a fork, a thread or another process could break.
-"""
+"""The tables of conversations, and what is done with them. All of it blocks."""
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -23,30 +16,33 @@ from agentpool._core.errors import SessionConflictError, SessionError
 from agentpool._core.messages import ChatMessage
 from agentpool._core.redaction import Redaction
 from agentpool._core.transcript import checked_history
+from agentpool._sqlite import Schema
 
-SCHEMA_VERSION = 1
-"""The form of the file; one of another version is refused, and never misread."""
-
-_APPLICATION_ID = 0x61677332
-_BUSY_SECONDS = 5.0
-_TABLES = (
-    """
-    CREATE TABLE conversations (
-        id INTEGER PRIMARY KEY,
-        name TEXT NOT NULL UNIQUE,
-        created_at REAL NOT NULL,
-        changed_at REAL NOT NULL
-    )
-    """,
-    """
-    CREATE TABLE messages (
-        conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
-        position INTEGER NOT NULL,
-        data TEXT NOT NULL,
-        PRIMARY KEY (conversation, position)
-    ) WITHOUT ROWID
-    """,
+SCHEMA = Schema(
+    what="file of conversations",
+    application_id=0x61677332,
+    version=1,
+    tables=(
+        """
+        CREATE TABLE conversations (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            created_at REAL NOT NULL,
+            changed_at REAL NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE messages (
+            conversation INTEGER NOT NULL,
+            position INTEGER NOT NULL,
+            data TEXT NOT NULL,
+            PRIMARY KEY (conversation, position)
+        ) WITHOUT ROWID
+        """,
+    ),
+    error=SessionError,
 )
+_INSERT = "INSERT INTO messages VALUES (?, ?, ?)"
 _LIST = """
 SELECT name, (SELECT count(*) FROM messages WHERE conversation = id), created_at, changed_at
 FROM conversations ORDER BY changed_at DESC, id DESC
@@ -70,165 +66,88 @@ class Conversation:
 
 
 @attrs.frozen
-class SessionFile:
-    """Where the conversations are, and what must not get there."""
+class Conversations:
+    """What is done with the conversations of a file, each a transaction of a connection.
 
-    path: Path
-    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+    Attributes:
+      secrets: what must not get there, beside what is found.
+    """
 
-    def conversations(self) -> tuple[Conversation, ...]:
+    secrets: KnownSecrets = attrs.field(repr=False)
+
+    def conversations(self, connection: sqlite3.Connection) -> tuple[Conversation, ...]:
         """Return what there is, the latest first."""
-        with self._opened() as connection:
-            return tuple(Conversation(*row) for row in connection.execute(_LIST))
+        return tuple(Conversation(*row) for row in connection.execute(_LIST))
 
-    def history(self, name: str) -> tuple[ChatMessage, ...]:
+    def history(self, name: str, connection: sqlite3.Connection) -> tuple[ChatMessage, ...]:
         """Return a conversation's messages; none if there is no such conversation."""
-        with self._opened() as connection:
-            return self._messages(name, _rows(connection, name))
+        return _messages(name, _rows(connection, name))
 
-    def append(self, name: str, transcript: Sequence[ChatMessage]) -> int:
+    def append(self, name: str, transcript: Sequence[ChatMessage], connection: sqlite3.Connection) -> int:
         """Add what a conversation does not hold yet; return how many messages that were."""
         data = list(map(to_data, transcript))
-        clean = _redacted(data, KnownSecrets.of(self.secrets))
-        with self._changing() as connection:
-            held = [self._data(name, text) for text in _rows(connection, name)]
-            new = clean[len(held) :]
-            for index, old in enumerate(held[: len(clean)]):
-                # What came out of the file, and what was kept in memory since: its secrets still stand there.
-                if old != clean[index] and old != data[index]:
-                    raise SessionConflictError(name, _conflict(len(held), index))
-            if new:
-                now = time.time()
-                key = _key(connection, name)
-                if key is None:
-                    key = _create(connection, name, now)
-                _insert(connection, key, len(held), new)
-                connection.execute("UPDATE conversations SET changed_at = ? WHERE id = ?", (now, key))
-            return len(new)
+        clean = _redacted(data, self.secrets)
+        held = [_data(name, text) for text in _rows(connection, name)]
+        new = clean[len(held) :]
+        for index, old in enumerate(held[: len(clean)]):
+            # What came out of the file, and what was kept in memory since: its secrets still stand there.
+            if old != clean[index] and old != data[index]:
+                raise SessionConflictError(name, _conflict(len(held), index))
+        if new:
+            now = time.time()
+            key = _key(connection, name)
+            if key is None:
+                key = _create(connection, name, now)
+            _insert(connection, key, len(held), new)
+            connection.execute("UPDATE conversations SET changed_at = ? WHERE id = ?", (now, key))
+        return len(new)
 
-    def delete(self, name: str) -> bool:
+    def delete(self, name: str, connection: sqlite3.Connection) -> bool:
         """Remove a conversation; return whether there was one."""
-        with self._changing() as connection:
-            return connection.execute("DELETE FROM conversations WHERE name = ?", (name,)).rowcount > 0
+        key = _key(connection, name)
+        connection.execute("DELETE FROM messages WHERE conversation = ?", (key,))
+        connection.execute("DELETE FROM conversations WHERE id = ?", (key,))
+        return key is not None
 
-    def rename(self, name: str, new_name: str) -> None:
+    def rename(self, name: str, new_name: str, connection: sqlite3.Connection) -> None:
         """Give a conversation another name."""
-        with self._changing() as connection:
-            self._check_names(connection, name, new_name)
-            connection.execute("UPDATE conversations SET name = ? WHERE name = ?", (new_name, name))
+        _check_names(connection, name, new_name)
+        connection.execute("UPDATE conversations SET name = ? WHERE name = ?", (new_name, name))
 
-    def fork(self, name: str, new_name: str, messages: int | None) -> None:
+    def fork(self, name: str, new_name: str, messages: int | None, connection: sqlite3.Connection) -> None:
         """Copy a conversation, or its beginning."""
-        with self._changing() as connection:
-            self._check_names(connection, name, new_name)
-            rows = _rows(connection, name)[:messages]
-            try:
-                checked_history(self._messages(name, rows))
-            except ValueError as error:
-                raise ValueError(f"messages={messages} parts a tool call from its result: {error}") from error
-            key = _create(connection, new_name, time.time())
-            connection.executemany(_INSERT, [(key, position, text) for position, text in enumerate(rows)])
-
-    # -- what is read -------------------------------------------------------------------------
-
-    def _messages(self, name: str, rows: Iterable[str]) -> tuple[ChatMessage, ...]:
+        _check_names(connection, name, new_name)
+        rows = _rows(connection, name)[:messages]
         try:
-            return tuple(message_from_data(json.loads(text)) for text in rows)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._damaged(f"a message of {name!r} cannot be read: {error!r}") from error
-
-    def _data(self, name: str, text: str) -> Any:
-        try:
-            return json.loads(text)
+            checked_history(_messages(name, rows))
         except ValueError as error:
-            raise self._damaged(f"a message of {name!r} cannot be read: {error!r}") from error
-
-    def _check_names(self, connection: sqlite3.Connection, name: str, new_name: str) -> None:
-        if _key(connection, name) is None:
-            raise SessionError(f"there is no conversation {name!r} in {self.path}")
-        if _key(connection, new_name) is not None:
-            raise SessionError(f"there is a conversation {new_name!r} in {self.path} already")
-
-    # -- opening, and what goes wrong ---------------------------------------------------------
-
-    @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is kept, or nothing."""
-        with self._opened() as connection:
-            # At once: what was read first could be changed by another process before it is written.
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # which may have done so by itself
-                    connection.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # For its owner alone from its first moment on; SQLite gives the files beside it the same mode.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600))
-            with closing(self._connected()) as connection:
-                self._begin(connection)
-                yield connection
-        except sqlite3.OperationalError as error:
-            raise SessionError(f"{self.path}: {error}{_fix(self.path, error)}") from error
-        except (sqlite3.DatabaseError, UnicodeError) as error:
-            raise self._damaged(str(error)) from error
-        except OSError as error:
-            raise SessionError(f"{self.path}: {error.strerror or error}") from error
-
-    def _connected(self) -> sqlite3.Connection:
-        uri = f"{self.path.absolute().as_uri()}?mode=rw"
-        return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
-
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA foreign_keys = ON")
-        if _is_empty(connection):
-            _use_wal(connection)
-            connection.execute("BEGIN IMMEDIATE")
-            if _is_empty(connection):  # nobody else was quicker
-                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                for table in _TABLES:
-                    connection.execute(table)
-            connection.execute("COMMIT")
-        if connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
-            raise SessionError(
-                f"{self.path} is an SQLite file, but holds no conversations: give another file"
-            )
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version != SCHEMA_VERSION:
-            raise SessionError(
-                f"{self.path} is of version {version}, and this agentpool reads version {SCHEMA_VERSION}:"
-                " use the agentpool that wrote it"
-            )
-
-    def _damaged(self, problem: str) -> SessionError:
-        return SessionError(f"{self.path} holds no conversations, or is damaged: {problem}")
+            raise ValueError(f"messages={messages} parts a tool call from its result: {error}") from error
+        key = _create(connection, new_name, time.time())
+        connection.executemany(_INSERT, [(key, position, text) for position, text in enumerate(rows)])
 
 
-_INSERT = "INSERT INTO messages VALUES (?, ?, ?)"
+# -- the rows -------------------------------------------------------------------------------------
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Let others read while one writes. The file remembers it."""
-    give_up_at = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            return
-        except sqlite3.OperationalError:  # SQLite waits for others everywhere but here
-            if time.monotonic() > give_up_at:
-                raise
-            time.sleep(0.005)
+def _messages(name: str, rows: Iterable[str]) -> tuple[ChatMessage, ...]:
+    try:
+        return tuple(message_from_data(json.loads(text)) for text in rows)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SessionError(f"a message of the conversation {name!r} cannot be read: {error!r}") from error
 
 
-def _is_empty(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,))
+def _data(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SessionError(f"a message of the conversation {name!r} cannot be read: {error!r}") from error
+
+
+def _check_names(connection: sqlite3.Connection, name: str, new_name: str) -> None:
+    if _key(connection, name) is None:
+        raise SessionError(f"there is no conversation {name!r}")
+    if _key(connection, new_name) is not None:
+        raise SessionError(f"there is a conversation {new_name!r} already")
 
 
 def _key(connection: sqlite3.Connection, name: str) -> int | None:
@@ -283,14 +202,3 @@ def _conflict(held: int, index: int) -> str:
         " with it, or it was not the history of this run. Append it under another name, or ask again with"
         " the newer history"
     )
-
-
-def _fix(path: Path, error: sqlite3.OperationalError) -> str:
-    match str(error):
-        case "database or disk is full" | "disk I/O error":
-            return "; make room on the disk"
-        case "attempt to write a readonly database" | "unable to open database file":
-            return f"; make {path.parent} and the file writable"
-        case "database is locked":
-            return f"; another program held it for {_BUSY_SECONDS:g} s"
-    return ""

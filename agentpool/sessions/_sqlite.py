@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from agentpool._blocking import run_blocking
+from agentpool._core.detection import KnownSecrets
 from agentpool._core.messages import ChatMessage
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.text import encodable
 from agentpool._core.transcript import checked_history
+from agentpool._sqlite import SqliteFile
+from agentpool.sessions._file import SCHEMA, Conversations
 from agentpool.sessions._file import Conversation as Conversation
-from agentpool.sessions._file import SessionFile
 
+T = TypeVar("T")
 LONGEST_NAME = 200
 
 
@@ -28,7 +31,8 @@ class Session:
     The file is created for its owner alone (0600), with its folder. Secrets (keys, passwords, the values of
     such variables of the environment) do not get into it: placeholders such as `[redacted-1]` do.
 
-    Nothing stays open between two calls, so that there is nothing to close.
+    The file is opened when it is first used, and let go by `aclose`, `async with`, or when the session is
+    gone. Each call is a transaction in a thread; the calls of one session follow each other.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, secrets: Iterable[str] = ()) -> None:
@@ -40,17 +44,33 @@ class Session:
 
         Raises:
           TypeError: if an argument has a wrong type.
-          ValueError: if the path is `:memory:`; history without a file needs no session.
+          ValueError: if the path is empty or `:memory:`: keep `result.transcript` to remember without a file.
         """
         if isinstance(secrets, str):
             raise TypeError("secrets must be a list of texts, not one text")
-        if str(path) == ":memory:":
-            raise ValueError("a session needs a file; keep `result.transcript` to remember without one")
-        self.path = Path(path)
-        self._file = SessionFile(self.path, tuple(secrets))
+        self._file = SqliteFile(path, SCHEMA)
+        self._do = Conversations(KnownSecrets.of(secrets))
 
     def __repr__(self) -> str:
         return f"Session({str(self.path)!r})"
+
+    @property
+    def path(self) -> Path:
+        """Where the conversations are."""
+        return self._file.path
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let the file go; the next call opens it again.
+
+        Checkpoint: always. Cancellation: does not stop it.
+        """
+        await self._file.aclose()
 
     async def conversations(self) -> Sequence[Conversation]:
         """Return the conversations that there are, the one that changed last first.
@@ -58,9 +78,9 @@ class Session:
         Raises:
           SessionError: if the file cannot be read.
 
-        Checkpoint: always. Cancellation: the file is waited for.
+        Checkpoint: always. Cancellation: atomic; `Cancelled` means that nothing was done.
         """
-        return await run_blocking(self._file.conversations)
+        return await self._file.call(self._do.conversations, writes=False)
 
     async def history(self, name: str) -> Sequence[ChatMessage]:
         """Return a conversation's messages, for `history=`; none if there is no such conversation.
@@ -69,9 +89,9 @@ class Session:
           SessionError: if the file cannot be read.
           TypeError, ValueError: if it is no name.
 
-        Checkpoint: always. Cancellation: the file is waited for.
+        Checkpoint: always. Cancellation: atomic; `Cancelled` means that nothing was done.
         """
-        return await run_blocking(self._file.history, _name(name))
+        return await self._file.call(partial(self._do.history, _name(name)), writes=False)
 
     async def append(self, name: str, result: AgentResult[Any] | Sequence[ChatMessage]) -> int:
         """Add to a conversation what it does not hold yet, and create it if there is none.
@@ -95,7 +115,7 @@ class Session:
         Checkpoint: always. Cancellation: atomic; `Cancelled` means that nothing was written.
         """
         transcript = result.transcript if isinstance(result, AgentResult) else result
-        return await run_blocking(self._file.append, _name(name), checked_history(transcript))
+        return await self._write(self._do.append, _name(name), checked_history(transcript))
 
     async def delete(self, name: str) -> bool:
         """Delete a conversation; return whether there was one.
@@ -104,9 +124,9 @@ class Session:
           SessionError: if the file cannot be written.
           TypeError, ValueError: if it is no name.
 
-        Checkpoint: always. Cancellation: the file is waited for.
+        Checkpoint: always. Cancellation: atomic; `Cancelled` means that nothing was done.
         """
-        return await run_blocking(self._file.delete, _name(name))
+        return await self._write(self._do.delete, _name(name))
 
     async def rename(self, name: str, new_name: str) -> None:
         """Give a conversation another name.
@@ -116,9 +136,9 @@ class Session:
             written.
           TypeError, ValueError: if one of them is no name.
 
-        Checkpoint: always. Cancellation: the file is waited for.
+        Checkpoint: always. Cancellation: atomic; `Cancelled` means that nothing was done.
         """
-        await run_blocking(self._file.rename, _name(name), _name(new_name))
+        await self._write(self._do.rename, _name(name), _name(new_name))
 
     async def fork(self, name: str, new_name: str, *, messages: int | None = None) -> None:
         """Copy a conversation under another name, from where both go on by themselves.
@@ -134,11 +154,14 @@ class Session:
           TypeError, ValueError: if one of them is no name, or `messages` is negative or parts a tool call
             from its result.
 
-        Checkpoint: always. Cancellation: the file is waited for.
+        Checkpoint: always. Cancellation: atomic; `Cancelled` means that nothing was done.
         """
         if messages is not None and messages < 0:
             raise ValueError(f"messages must be at least 0, not {messages}")
-        await run_blocking(self._file.fork, _name(name), _name(new_name), messages)
+        await self._write(self._do.fork, _name(name), _name(new_name), messages)
+
+    async def _write(self, work: Callable[..., T], *args: Any) -> T:
+        return await self._file.call(partial(work, *args), writes=True)
 
 
 def _name(name: str) -> str:

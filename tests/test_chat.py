@@ -393,6 +393,18 @@ def test_a_conversation_that_cannot_be_kept_goes_on(command: list[str], tmp_path
     assert names_in(kept) == {"s": 4}
 
 
+def test_a_session_that_is_only_looked_at_stays(command: list[str], tmp_path: Path) -> None:
+    kept = tmp_path / "kept.db"
+    command = [*command, "--session", "s", "--sessions", str(kept)]
+    assert piped(command, b"one").returncode == 0
+    with chatting(command) as terminal:
+        wait_for_prompt(terminal)
+        assert "the conversation 's' has 2 messages" in terminal.screen.text
+        terminal.type("\x04")
+        assert terminal.read_to_the_end() == 0
+    assert names_in(kept) == {"s": 2}
+
+
 def test_the_arrow_fetches_what_was_asked_in_the_last_session(
     command: list[str], model: Model, tmp_path: Path
 ) -> None:
@@ -519,7 +531,10 @@ def test_a_signal_ends_the_answer_of_a_pipe(command: list[str], model: Model) ->
         (["--sessions", "x.db"], "Name one with --session NAME"),
         (["--session", ""], "must have 1 to 200 characters"),
         (["--session", "a", "--sessions", ""], "--sessions is empty. Give the path of a file"),
-        (["--session", "a", "--sessions", "agent.toml"], "holds no conversations, or is damaged"),
+        (
+            ["--session", "a", "--sessions", "agent.toml"],
+            "file is not a database; it is damaged or no SQLite file",
+        ),
         (["--timeout", "0"], "--timeout"),
         (["--driver", "nobody:x"], "nobody"),
     ],

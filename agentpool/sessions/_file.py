@@ -73,7 +73,7 @@ class Conversations:
       secrets: what must not get there, beside what is found.
     """
 
-    secrets: KnownSecrets = attrs.field(repr=False)
+    secrets: tuple[str, ...] = attrs.field(repr=False)
 
     def conversations(self, connection: sqlite3.Connection) -> tuple[Conversation, ...]:
         """Return what there is, the latest first."""
@@ -86,7 +86,7 @@ class Conversations:
     def append(self, name: str, transcript: Sequence[ChatMessage], connection: sqlite3.Connection) -> int:
         """Add what a conversation does not hold yet; return how many messages that were."""
         data = list(map(to_data, transcript))
-        clean = _redacted(data, self.secrets)
+        clean = _redacted(data, KnownSecrets.of(self.secrets))  # with those of the environment now
         held = [_data(name, text) for text in _rows(connection, name)]
         new = clean[len(held) :]
         for index, old in enumerate(held[: len(clean)]):

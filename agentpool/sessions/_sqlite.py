@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agentpool._core.detection import KnownSecrets
 from agentpool._core.messages import ChatMessage
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.text import encodable
@@ -49,7 +48,7 @@ class Session:
         if isinstance(secrets, str):
             raise TypeError("secrets must be a list of texts, not one text")
         self._file = SqliteFile(path, SCHEMA)
-        self._do = Conversations(KnownSecrets.of(secrets))
+        self._do = Conversations(tuple(secrets))
 
     def __repr__(self) -> str:
         return f"Session({str(self.path)!r})"

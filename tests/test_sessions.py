@@ -257,10 +257,10 @@ async def test_no_secret_reaches_the_file_and_the_conversation_goes_on(
 async def test_what_was_no_secret_when_it_was_written_is_no_conflict_later(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoken = [UserMessage("Say Blaubeerkuchen."), AssistantMessage("Blaubeerkuchen.")]
+    spoken = [UserMessage("Say Xk9vR2pQ7zLmT4w."), AssistantMessage("Xk9vR2pQ7zLmT4w.")]
     await session.append("a", spoken)
     history = await session.history("a")
-    monkeypatch.setenv("SOME_TOKEN", "Blaubeerkuchen")
+    monkeypatch.setenv("SOME_API_KEY", "Xk9vR2pQ7zLmT4w")
     assert await session.append("a", [*history, *more(1)]) == 2
 
 

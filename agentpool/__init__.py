@@ -53,6 +53,7 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import LoopHaltedError as LoopHaltedError
     from agentpool._core.errors import MalformedReplyError as MalformedReplyError
     from agentpool._core.errors import ManifestError as ManifestError
+    from agentpool._core.errors import MemoryFileError as MemoryFileError
     from agentpool._core.errors import OverloadedError as OverloadedError
     from agentpool._core.errors import PoolClosedError as PoolClosedError
     from agentpool._core.errors import PoolLimitError as PoolLimitError
@@ -62,6 +63,8 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import RequestRejectedError as RequestRejectedError
     from agentpool._core.errors import RestartLimitError as RestartLimitError
     from agentpool._core.errors import RunPausedError as RunPausedError
+    from agentpool._core.errors import SessionConflictError as SessionConflictError
+    from agentpool._core.errors import SessionError as SessionError
     from agentpool._core.errors import ToolError as ToolError
     from agentpool._core.errors import UnhandledAgentErrors as UnhandledAgentErrors
     from agentpool._core.errors import UnknownAgentError as UnknownAgentError
@@ -150,6 +153,7 @@ if _TYPE_CHECKING:
     from agentpool.abc import Journal as Journal
     from agentpool.abc import Memory as Memory
     from agentpool.abc import MemoryFragment as MemoryFragment
+    from agentpool.abc import NamespacedMemory as NamespacedMemory
     from agentpool.abc import ResumableAgent as ResumableAgent
     from agentpool.abc import Tool as Tool
     from agentpool.abc import ToolContext as ToolContext
@@ -176,6 +180,9 @@ if _TYPE_CHECKING:
     from agentpool.fleet import start_fleet as start_fleet
     from agentpool.journal.sqlite import SqliteJournal as SqliteJournal
     from agentpool.memory.in_memory import InMemory as InMemory
+    from agentpool.memory.sqlite import SqliteMemory as SqliteMemory
+    from agentpool.sessions import Conversation as Conversation
+    from agentpool.sessions import Session as Session
     from agentpool.tools import FunctionTool as FunctionTool
     from agentpool.tools import ToolRegistry as ToolRegistry
     from agentpool.tools import tool as tool
@@ -212,9 +219,9 @@ _HOMES = {
         AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
-        MalformedReplyError ManifestError OverloadedError PoolClosedError PoolLimitError PriceUnknownError
-        RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError ToolError
-        RunPausedError UnhandledAgentErrors UnknownAgentError
+        MalformedReplyError ManifestError MemoryFileError OverloadedError PoolClosedError PoolLimitError
+        PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
+        RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck ApprovalDecided ApprovalRequested
@@ -285,7 +292,7 @@ _HOMES = {
         ChildSpec Supervisor
     """,
     "agentpool.abc": """
-        Approver Driver Journal Memory MemoryFragment ResumableAgent Tool ToolContext
+        Approver Driver Journal Memory MemoryFragment NamespacedMemory ResumableAgent Tool ToolContext
     """,
     "agentpool.journal.sqlite": """
         SqliteJournal
@@ -331,6 +338,12 @@ _HOMES = {
     """,
     "agentpool.memory.in_memory": """
         InMemory
+    """,
+    "agentpool.memory.sqlite": """
+        SqliteMemory
+    """,
+    "agentpool.sessions": """
+        Conversation Session
     """,
     "agentpool.tools": """
         FunctionTool ToolRegistry tool

@@ -120,6 +120,14 @@ async def _stream_of_one(
         await iterator.aclose()  # type: ignore[attr-defined]
 
 
+def usual_trust(source: str) -> float:
+    """Return how far a text is to be believed if nothing is said: 1 from a user, 0.5 from anything else.
+
+    What models and tools wrote may hold what a page or a mail told them to write.
+    """
+    return 1.0 if source == "user" else 0.5
+
+
 @attrs.frozen
 class MemoryFragment:
     """Something remembered.
@@ -131,6 +139,9 @@ class MemoryFragment:
       agent_id: which agent remembered it.
       created_at: seconds on the memory's clock.
       relevance: how well it fits the query that recalled it, from 0 to 1.
+      namespace: the name of the memory in which it is; `""` is the shared one.
+      origin: where it comes from, such as an address, a file, or a run.
+      trust: how far it is to be believed, from 0 to 1; `usual_trust` of its source if left out.
     """
 
     id: int
@@ -139,6 +150,13 @@ class MemoryFragment:
     agent_id: AgentId = 0
     created_at: float = 0.0
     relevance: float = 0.0
+    namespace: str = ""
+    origin: str = ""
+    trust: float = attrs.field()
+
+    @trust.default
+    def _usual_trust(self) -> float:
+        return usual_trust(self.source)
 
 
 @runtime_checkable
@@ -179,6 +197,57 @@ class Memory(Protocol):
 
     async def forget(self, fragment_id: int) -> bool:
         """Drop a fragment; return whether there was one."""
+        ...
+
+
+@runtime_checkable
+class NamespacedMemory(Memory, Protocol):
+    """A memory that holds others, each with a name, and knows where a text comes from.
+
+    The memory itself is the shared one. Texts and values of a namespace are seen in it alone; ids are given
+    once in all of them.
+    """
+
+    def namespace(self, name: str) -> NamespacedMemory:
+        """Return the memory of this name; the shared one for `""`. The same name gives the same texts."""
+        ...
+
+    async def remember(
+        self,
+        content: str,
+        *,
+        source: str = "user",
+        agent_id: AgentId = 0,
+        origin: str = "",
+        trust: float | None = None,
+    ) -> int:
+        """Keep a text, and return the id of the new fragment.
+
+        Args:
+          content: the text.
+          source: what kind of thing it is.
+          agent_id: which agent remembers it.
+          origin: where it comes from, such as an address, a file, or a run.
+          trust: how far it is to be believed, from 0 to 1; `usual_trust` if left out.
+        """
+        ...
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        limit: int = 5,
+        source: str | None = None,
+        agent_id: AgentId | None = None,
+        since: float | None = None,
+        min_trust: float = 0.0,
+    ) -> Sequence[MemoryFragment]:
+        """Return the fragments that fit the query, as `Memory.recall` does.
+
+        Args:
+          query, limit, source, agent_id, since: as there.
+          min_trust: only fragments that are to be believed at least so far.
+        """
         ...
 
 

@@ -18,6 +18,9 @@
     ├── JournalError              a journal cannot be written, or is another's
     │   ├── JournalCorruptError       ... or what it holds is not what was written
     │   └── ReplayMismatchError       ... or does not fit the agents that it is to be resumed with
+    ├── MemoryFileError           the file of a memory cannot be read or written
+    ├── SessionError              a file of conversations cannot be read or written
+    │   └── SessionConflictError      ... or a conversation there has gone on without this transcript
     ├── ToolError                 a tool could not do what the model asked for
     │   └── CapabilityDeniedError     ... because its manifest does not grant it
     └── DriverError               a model could not be reached or did not answer properly
@@ -358,6 +361,32 @@ class ReplayMismatchError(JournalError):
 
     def __str__(self) -> str:
         return f"agent {self.agent_id} ({self.name}), {self.step}: {self.problem}"
+
+
+class MemoryFileError(AgentPoolError):
+    """The file of a memory cannot be read or written; the text says where, why, and what to do."""
+
+
+class SessionError(AgentPoolError):
+    """A file of conversations cannot be read or written; the text says why. Nothing in it was changed."""
+
+
+class SessionConflictError(SessionError):
+    """A conversation does not begin the transcript that was to be added to it: somebody else went on with it.
+
+    Nothing was written. Append the transcript under another name, or ask again with the newer history.
+
+    Attributes:
+      name: the conversation.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name = name
+        self.problem = problem
+        super().__init__(name, problem)
+
+    def __str__(self) -> str:
+        return f"the conversation {self.name!r} {self.problem}"
 
 
 class ToolError(AgentPoolError):

@@ -332,7 +332,8 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.stdin.write("go\n")
     process.stdin.flush()

@@ -177,6 +177,52 @@ async def test_keys_are_any_text(memory: NamespacedMemory) -> None:
     assert [await memory.get(key) for key in keys] == list(range(len(keys)))
 
 
+async def test_a_forgotten_text_is_gone_from_results_and_from_the_file(path: Path) -> None:
+    memory = SqliteMemory(path)
+    for n in range(50):
+        await memory.remember("door " * 10 + f"number{n}")
+    secret = await memory.remember("door: my neighbour is moving to Lisbon next week")
+    assert await memory.forget(secret)
+    assert len(await memory.recall("door Lisbon", limit=51)) == 50
+    assert await memory.recall("Lisbon") == ()
+    await memory.aclose()
+    assert b"neighbour is moving" not in path.read_bytes()
+
+
+async def test_namespaces_are_told_apart_to_the_letter(memory: NamespacedMemory) -> None:
+    names = [
+        "john-doe",
+        "john_doe",
+        "john%",
+        "John_Doe",
+        "john",
+        "john_doe.notes",
+        "%",
+        "_",
+        " ",
+        "\0",
+        "\0b",
+    ]
+    for name in names:
+        await memory.namespace(name).remember(f"lives in {name}")
+    for name in names:
+        found = await memory.namespace(name).recall("lives")
+        assert contents(found) == [f"lives in {name}"]
+        assert found[0].namespace == name
+    assert await memory.recall("lives") == ()
+    if isinstance(memory, SqliteMemory):
+        with pytest.raises(ValueError, match="can be encoded"):
+            memory.namespace("\ud83d")
+
+
+async def test_a_password_that_a_user_tells_is_not_kept(path: Path) -> None:
+    memory = SqliteMemory(path)
+    told = "Remember: my database password is hunter2abc and the bot has xoxb-1234567890-abcdefghij"
+    await memory.remember(told, source="tool")
+    (kept,) = await memory.recall("database password")
+    assert kept.content == ("Remember: my database password is [redacted-1] and the bot has [redacted-2]")
+
+
 # -- secrets ---------------------------------------------------------------------------------------
 
 

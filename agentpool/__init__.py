@@ -67,6 +67,7 @@ if _TYPE_CHECKING:
     from agentpool._core.events import AgentStuck as AgentStuck
     from agentpool._core.events import BudgetWarned as BudgetWarned
     from agentpool._core.events import CompletionFinished as CompletionFinished
+    from agentpool._core.events import ContextCompacted as ContextCompacted
     from agentpool._core.events import DeadlockSuspected as DeadlockSuspected
     from agentpool._core.events import Event as Event
     from agentpool._core.events import GuardWarned as GuardWarned
@@ -208,6 +209,7 @@ _HOMES = {
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck BudgetWarned CompletionFinished
+        ContextCompacted
         DeadlockSuspected Event GuardWarned MessageDeadLettered MessageSent PhaseChanged
         ReasoningDeltaReceived TextDeltaReceived ToolFinished ToolStarted
     """,

@@ -308,8 +308,8 @@ class PriceUnknownError(BudgetExceededError):
     def __str__(self) -> str:
         return (
             f"the price of this model is not known, so that the budget of ${self.limit:g} cannot bound"
-            " the call; tell its price (a driver's estimate_cost must not return None; 0 is free),"
-            " or limit tokens or calls instead of cost_usd"
+            " the call; give the price in a file that AGENTPOOL_PRICES names (or as the driver's prices or"
+            " estimate_cost; 0 is free), or limit tokens or calls instead of cost_usd"
         )
 
 

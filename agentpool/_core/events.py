@@ -90,6 +90,24 @@ class CompletionFinished(_Event):
 
 
 @attrs.frozen
+class ContextCompacted(_Event):
+    """The context window was full: the oldest turns were summed up or dropped.
+
+    Attributes:
+      messages: how many messages the model is not shown any more.
+      tokens_before, tokens_after: an estimate of what it was shown, and of what it is shown now.
+      summary: what stands in their place; empty if they were dropped.
+      problem: why some were dropped that should have been summed up; empty if all went well.
+    """
+
+    messages: int
+    tokens_before: int
+    tokens_after: int
+    summary: str
+    problem: str
+
+
+@attrs.frozen
 class MessageSent(_Event):
     """A message was put into its recipient's inbox, or handed to its waiting recipient."""
 
@@ -160,6 +178,7 @@ Event: TypeAlias = (
     | ToolStarted
     | ToolFinished
     | CompletionFinished
+    | ContextCompacted
     | MessageSent
     | MessageDeadLettered
     | AgentRestarted

@@ -111,6 +111,11 @@ class PastAgent:
     outcome: Data | None = None
     is_taken: bool = False
 
+    @property
+    def is_of_batch(self) -> bool:
+        """Whether a verb such as `map` or `race` spawned it with others, and gets its outcome."""
+        return "." in (self.origin[2] or "").rpartition("/")[2]
+
     def is_in_finished_call(self, key: str) -> bool:
         """Whether an operation stands in a tool call that has its result, and is not made again."""
         for loop_key, loop in self.loops.items():

@@ -50,6 +50,8 @@ class PoolJournal:
       outcomes: of agents that had ended, and that nobody was given again.
       resumed: the agents that the program had spawned, in its order.
       finder: finds agents that the journal cannot find by itself.
+      is_leaving: whether the pool is left early: what agents do from then on is their unwinding, and is
+        not told.
       run_id: names the run in all the world.
     """
 
@@ -77,16 +79,13 @@ class PoolJournal:
         self._journal = journal
         self._on_failure = on_failure
         self._is_left = is_left
-        self._is_leaving = False
+        self.is_leaving = False
         self._zero = trio.current_time() - past.elapsed
         self._calls = past.last_call
         self._stamped: dict[int, dict[str, Any]] = {}
         self._answers: dict[int, Any] = {}
 
     # -- writing -----------------------------------------------------------------------------------
-
-    def _ends_early(self) -> bool:
-        return self._is_leaving or self._is_left()
 
     @property
     def now(self) -> float:
@@ -95,7 +94,7 @@ class PoolJournal:
 
     def append(self, kind: RecordKind, agent: AgentId, data: Mapping[str, Any]) -> None:
         """Have a record written; never raises, so that it may stand in the middle of bookkeeping."""
-        if self._ends_early():
+        if self._is_left():
             return
         try:
             self._journal.append(JournalRecord(kind, agent, data, round(self.now, 6)))
@@ -121,17 +120,13 @@ class PoolJournal:
         with trio.CancelScope(shield=True):
             await self.commit()
 
-    def leave(self) -> None:
-        """The pool is left early: what agents do from now on is their unwinding, and is not told."""
-        self._is_leaving = True
-
     async def close(self) -> None:
         """Say how the run was left, and let the journal go.
 
         Raises:
           JournalError: if what was left could not be written.
         """
-        how = "stopped" if self._ends_early() else "ended"
+        how = "stopped" if self._is_left() else "ended"
         with suppress(JournalError):
             self._journal.append(JournalRecord("closed", SUPERVISOR, {"how": how}, round(self.now, 6)))
         await self._journal.aclose()
@@ -222,6 +217,29 @@ class PoolJournal:
             self.operated(op, "error", error_to_data(error))
             raise
 
+    def perform_nowait(
+        self, kind: str, run: Callable[[Op | None], T], restore: Callable[[Any, Op], T], refusal: Exception
+    ) -> T:
+        """As `perform`, for what does not wait.
+
+        Args:
+          refusal: raised again where it could not be done at once, and the code went on.
+        """
+        op = self.draw()
+        if op is None:
+            return run(None)
+        if op.found is not None:
+            return restore(self.found_of(op, kind), op)
+        if op.was_left:
+            raise refusal
+        try:
+            return run(op)
+        except trio.WouldBlock:  # nothing has happened, and who polls does so often: it is not written
+            raise
+        except Exception as error:
+            self.operated(op, "error", error_to_data(error))
+            raise
+
     def found_of(self, op: Op, kind: str) -> Any:
         """Return what the journal tells of an operation.
 
@@ -243,13 +261,13 @@ class PoolJournal:
         Returns:
           What was decided, and the operation that it is.
         """
-        op = self.draw()
-        if op is not None and op.found is not None:
-            found: T = self.found_of(op, kind)
-            return found, op
-        decided = find()
-        self.operated(op, kind, decided)
-        return decided, op
+
+        def run(op: Op | None) -> tuple[T, Op | None]:
+            decided = find()
+            self.operated(op, kind, decided)
+            return decided, op
+
+        return self.perform_nowait(kind, run, lambda found, op: (found, op), trio.WouldBlock())
 
     async def step(self, name: str, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
         """Do what a step of an agent's code does, or come to what it came to before."""

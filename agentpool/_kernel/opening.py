@@ -244,7 +244,7 @@ class OpenPool(AbstractAsyncContextManager[AgentPool]):
         try:
             if error is not None:
                 if state.journal is not None:
-                    state.journal.leave()
+                    state.journal.is_leaving = True
                 is_cancelled = is_only_cancelled(error) and trio.current_effective_deadline() == -inf
                 reason = f"the block of the pool raised {shown(error)}"
                 AgentPool(state, None).abort_all(CANCELLED_OUTSIDE if is_cancelled else reason)

@@ -103,7 +103,8 @@ def _outcome_put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) 
         if agent.is_taken and key is not None and by.is_in_finished_call(key):
             return
     outcome = journal.outcomes[agent.id] = _outcome_of(journal, agent)
-    home.ended_before(outcome)
+    if agent.parent == SUPERVISOR or not agent.is_of_batch:
+        home.ended_before(outcome)
 
 
 def adopt(state: PoolState, record: AgentRecord, key: str) -> None:
@@ -190,11 +191,9 @@ def respawned(
             f"it spawns {name!r} now, and spawned {agent.name!r}",
         )
     _check_same(agent, work)
-    if agent.outcome is not None:
-        if batch is not None:
-            home.forget_outcome(agent.id)  # the batch hands it out
+    record = state.records.get(agent_id)
+    if record is None:  # it had ended, or its time was over before its parent came here
         return ended_before(state, home, agent, batch=batch)
-    record = state.records[agent_id]
     record.batch = batch
     claim(state, record, work, contextvars.copy_context())
     return record

@@ -130,6 +130,7 @@ class PoolState:
             events=events,
             nursery=nursery,
             root_task=trio.lowlevel.current_root_task(),
+            budget=settings.budget,
         )
         self.router: MessageRouter = MessageRouter(settings.inbox_capacity, pool=self.parts)
         self.names: Names = Names(self.records)
@@ -198,7 +199,8 @@ class PoolState:
     @property
     def is_left(self) -> bool:
         """Whether all agents are ended from outside, so that whoever resumes the run goes on from here."""
-        return self.fatal is not None or self.parts.watcher.outside_cancelled
+        is_leaving = self.journal is not None and self.journal.is_leaving
+        return is_leaving or self.fatal is not None or self.parts.watcher.outside_cancelled
 
     def stop_starting(self, reason: str) -> None:
         """From now on, refuse to start agents; also those that wait for a slot."""

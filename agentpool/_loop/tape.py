@@ -58,6 +58,7 @@ class Tape:
     _past: PastLoop
     _read: int = 0
     _numbered: int = 0
+    _is_replayed: bool = False
 
     @classmethod
     def of(cls, journal: PoolJournal) -> Tape | None:
@@ -89,6 +90,7 @@ class Tape:
         if kind not in _FITTING[type(effect)]:
             raise self._mismatch(f"its loop comes to {type(effect).__name__} now, and had {kind!r} then")
         self._read += 1
+        self._is_replayed = True
         return self._read_back(data, effect)
 
     def _read_back(self, data: Any, effect: Effect) -> Observation:
@@ -114,6 +116,7 @@ class Tape:
 
     def observed(self, observation: Observation) -> None:
         """Write what an effect came to."""
+        self._is_replayed = False
         data: dict[str, Any]
         match observation:
             case Recalled():
@@ -146,7 +149,7 @@ class Tape:
         self._numbered += len(calls)
         known = [(first + index, self._past.calls.get(first + index)) for index in range(len(calls))]
         for call, (number, past) in zip(calls, known, strict=True):
-            if past is not None and past.call != self._encoded(call):
+            if past is not None and not _is_same_call(past.call, self._encoded(call)):
                 raise self._mismatch(f"its tool call {number} is another one now: {call.name}")
         return known
 
@@ -163,9 +166,9 @@ class Tape:
             self._journal.append("called", self._op.record.id, data)
         await self._journal.commit()
 
-    def holds_placeholder(self, call: ToolCall) -> bool:
-        """Whether something stands in the place of a secret in a call, so that it cannot be made again."""
-        return has_placeholder(call.input)
+    def has_lost_secret(self, call: ToolCall) -> bool:
+        """Whether a call came out of the journal, where it lost a secret, so that it cannot be made."""
+        return self._is_replayed and has_placeholder(call.input)
 
     def call_key(self, number: int) -> str:
         """Return what names a call in all the world; it is the same whenever the call is made again."""
@@ -199,6 +202,17 @@ class Tape:
 
     def _mismatch(self, problem: str) -> Exception:
         return self._op.mismatch(problem)
+
+
+def _is_same_call(then: Any, now: Any) -> bool:
+    """Whether calls, as data, are one call; each record has placeholders of its own for secrets."""
+    if then == now:
+        return True
+    if isinstance(then, dict) and isinstance(now, dict):
+        return then.keys() == now.keys() and all(_is_same_call(then[key], now[key]) for key in then)
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(map(_is_same_call, then, now))
+    return has_placeholder(then) or has_placeholder(now)
 
 
 _FITTING: dict[type[Effect], tuple[str, ...]] = {

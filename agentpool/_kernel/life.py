@@ -15,13 +15,12 @@ from agentpool._core.errors import (
 )
 from agentpool._core.events import (
     AgentFinished,
-    AgentRestarted,
     AgentSpawned,
     AgentStarted,
 )
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
-from agentpool._core.restart import Intensity, RestartPolicy
+from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import note, shown, told
 from agentpool._kernel.agent import AgentRecord, Resumed, Work
 from agentpool._kernel.children import Children
@@ -30,6 +29,7 @@ from agentpool._kernel.leftovers import close_leftovers, mark_task, told_of
 from agentpool._kernel.names import KeepsNames
 from agentpool._kernel.options import name_of
 from agentpool._kernel.protection import await_unprotected, protect_module
+from agentpool._kernel.restarts import Restarts
 from agentpool._kernel.splitting import in_full, is_fatal, leaves_of, split_error
 from agentpool._kernel.state import PoolState
 
@@ -140,13 +140,14 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     outcome: AnyOutcome | None = None
     try:
         with record.scope:
-            cancelled = None if record.resumed is None else await _claimed(record, record.resumed, task)
-            if cancelled is not None:
-                outcome = await _after_error(state, record, cancelled)
-            elif record.work.options.restart is None:
+            is_claimed = record.resumed is None or await _claimed(record, record.resumed, task)
+            policy = record.work.options.restart
+            if not is_claimed:
+                outcome = await _never_claimed(record)
+            elif policy is None:
                 outcome = await _life(state, record)
             else:
-                outcome = await _lives(state, record, record.work.options.restart, task)
+                outcome = await _lives(state, record, policy, task)
     except BaseException as error:  # a bug of ours: even then the id gets its outcome, and the pool ends
         outcome = record.failed(error)
         state.fatal_error(error)
@@ -191,31 +192,36 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
     record.end()
 
 
-async def _claimed(
-    record: AgentRecord, resumed: Resumed, task: trio.lowlevel.Task
-) -> trio.Cancelled | None:
+async def _claimed(record: AgentRecord, resumed: Resumed, task: trio.lowlevel.Task) -> bool:
     """Wait until whoever spawned a resumed agent has told what it runs, and then for a slot.
 
     Returns:
-      What cancelled it before that. The scope around it would swallow it, and it may have children.
+      Whether it may go on; False if it was cancelled meanwhile.
     """
     try:
         await resumed.claimed.wait()
-    except trio.Cancelled as cancelled:
-        return cancelled
+    except trio.Cancelled:
+        return False
     if resumed.context is not None:
         task.context = resumed.context.copy()
         await trio.lowlevel.cancel_shielded_checkpoint()  # the next step is in it
         set_current_agent(record)
     await record.come_back()
-    return None
+    return not record.is_cancelled()
+
+
+async def _never_claimed(record: AgentRecord) -> AnyOutcome:
+    """Return the outcome of an agent that was cancelled before it went on, when its children have ended."""
+    _abort_children(record, None)
+    await _children_ended(record)
+    return record.cancelled()
 
 
 async def _lives(
     state: PoolState, record: AgentRecord, policy: RestartPolicy, task: trio.lowlevel.Task
 ) -> AnyOutcome:
     """Run the body, as often as its policy wants, and return how it ended at last."""
-    restarts = _Restarts(state, record, policy)
+    restarts = Restarts(state, record, policy)
     origin = task.context.copy()
     while True:
         outcome = await _life(state, record)
@@ -377,72 +383,6 @@ def note_on(unhandled: Sequence[Exception]) -> str:
     return f"{len(unhandled)} failure(s) of agents that nobody looked at: " + ", ".join(
         in_full(error) for error in unhandled[:5]
     )
-
-
-# -- starting afresh -----------------------------------------------------------------------------------
-
-
-class _Restarts:
-    """The restarts of one agent, by its policy."""
-
-    def __init__(self, state: PoolState, record: AgentRecord, policy: RestartPolicy) -> None:
-        self._state = state
-        self._record = record
-        self._policy = policy
-        resumed = record.resumed
-        # What counted before the process died counts still.
-        recent = () if resumed is None else tuple(map(state.time_of, resumed.past.restarted_at))
-        self._intensity = Intensity(policy.max_restarts, policy.within, recent)
-
-    async def after(self, outcome: AnyOutcome) -> AnyOutcome | None:
-        """Return None when the agent is to be started afresh, else how it ended at last."""
-        record, policy = self._record, self._policy
-        if not _may_restart(self._state, record, policy, outcome):
-            return outcome
-        counted = self._intensity.restart(trio.current_time())
-        if counted is None:
-            return outcome
-        self._intensity = counted
-        record.restarts += 1
-        state = self._state
-        if state.journal is not None:
-            state.journal.append("restarted", record.id, {"life": record.restarts})
-        state.router.fail_asks_to(record.id, "was restarted", taken_only=True)
-        for held in record.held:
-            held.holder_ended(record)
-        if state.events.subscriptions:
-            state.events.emit(AgentRestarted, record.id, record.parent_id, record.restarts, outcome)
-        if await _back_off(record, policy.backoff.delay(record.restarts, state.random.random())):
-            last = record.cancelled()
-            if isinstance(last, Failed) and isinstance(outcome, Failed):
-                last.error.__cause__ = outcome.error  # its time was over before the next life
-            return last
-        record.forget_children()
-        record.body_ended = False
-        return None
-
-
-def _may_restart(state: PoolState, record: AgentRecord, policy: RestartPolicy, outcome: AnyOutcome) -> bool:
-    if record.aborted or record.is_cancelled() or record.inbox.ended or state.fatal:
-        return False
-    if state.draining or isinstance(outcome, Aborted):
-        return False
-    failed = isinstance(outcome, Failed)
-    if not failed and record.pool.judge.work_is_over:
-        return False  # the work is over: a server that ended well stays ended
-    return policy.wants(failed=failed)
-
-
-async def _back_off(record: AgentRecord, delay: float) -> bool:
-    """Sleep without a slot, then wait for one; tell whether the agent was cancelled meanwhile."""
-    record.back_off()
-    if delay > 0:
-        try:
-            await trio.sleep(delay)
-        except trio.Cancelled:
-            return True
-    await record.come_back()
-    return record.is_cancelled()
 
 
 protect_module(globals())

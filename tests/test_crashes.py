@@ -9,7 +9,6 @@ import trio
 from agentpool import AgentContext
 from tests.crashes._oracle import crashes_of, problems_of, resumed, run
 from tests.crashes._town import main
-from tests.crashes._world import Tape
 
 
 async def prompt(ctx: AgentContext) -> str:

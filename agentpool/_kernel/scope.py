@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextvars
-from contextlib import nullcontext
 from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
 )
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
@@ -316,12 +316,11 @@ class Scope(ManyScope):
 
         Does not wait. The scope stays usable.
         """
-        children = list(self._children.live.values())
+        children = [child for child in self._children.live.values() if child.is_spawned]
         if children:
             self._state.parts.check_here()
         for record in children:
-            if record.is_spawned:
-                record.abort(reason)
+            record.abort(reason)
 
     # -- messages --------------------------------------------------------------------------------------
 

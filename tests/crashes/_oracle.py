@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from agentpool._core.errors import AgentPoolError
 from agentpool._core.past import past_of
 from agentpool._core.records import JournalRecord
 from agentpool.abc import Journal
@@ -44,9 +43,7 @@ class Ran:
 def run(main: Main, kept: Sequence[JournalRecord] = (), effects: Sequence[str] = (), seed: int = 0) -> Ran:
     """Run a program in a simulation, as if a process had been started with that journal and world."""
     tape, world = Tape(kept), set_world(World(effects))
-    simulation = attempt(
-        partial(main, tape, bool(kept)), seed, max_steps=MAX_STEPS, max_seconds=MAX_SECONDS
-    )
+    simulation = attempt(partial(main, tape, bool(kept)), seed, max_steps=MAX_STEPS, max_seconds=MAX_SECONDS)
     return Ran(simulation.value, simulation.error, tape, world, len(effects))
 
 
@@ -60,7 +57,9 @@ class Crash:
     @classmethod
     def all_at(cls, boundary: Boundary, given: int = 0) -> Iterator[Crash]:
         """Yield what a crash may leave there: at the least what was committed, at most what was appended."""
-        for kept in sorted({boundary.committed, (boundary.committed + boundary.appended + 1) // 2, boundary.appended}):
+        for kept in sorted(
+            {boundary.committed, (boundary.committed + boundary.appended + 1) // 2, boundary.appended}
+        ):
             yield cls(kept, boundary.effects)
 
 
@@ -75,12 +74,12 @@ def resumed(main: Main, ran: Ran, crash: Crash, seed: int = 0) -> Ran:
     return run(main, ran.tape.kept[: crash.kept], ran.world.lines[: crash.effects], seed)
 
 
-def problems_of(
-    whole: Ran, after: Ran, *, spent_at_crash: int | None = None, tidy: bool = True
-) -> list[str]:
+def problems_of(whole: Ran, after: Ran, *, spent_at_crash: int | None = None, tidy: bool = True) -> list[str]:
     """Compare a run that was resumed, however often, with one that was never cut off."""
     if after.error is not None:
-        return [f"it raised {type(after.error).__name__}: {str(after.error).splitlines()[0] if str(after.error) else ''}"]
+        return [
+            f"it raised {type(after.error).__name__}: {str(after.error).splitlines()[0] if str(after.error) else ''}"
+        ]
     return [
         *(_result_problems(whole, after) if tidy else ()),
         *(_effect_problems(whole.world, after.world) if tidy else ()),
@@ -165,7 +164,12 @@ def _history_problems(records: Sequence[JournalRecord]) -> Iterator[str]:
     yield from _twice("received", [r.data["id"] for r in records if r.kind == "received"])
     yield from _twice("sent", [r.data["id"] for r in records if r.kind == "sent"])
     yield from _twice(
-        "returned", [(r.agent, r.data["loop"], r.data["n"], _life_at(records, i)) for i, r in enumerate(records) if r.kind == "returned"]
+        "returned",
+        [
+            (r.agent, r.data["loop"], r.data["n"], _life_at(records, i))
+            for i, r in enumerate(records)
+            if r.kind == "returned"
+        ],
     )
     for agent in past.agents.values():
         if agent.outcome is None:

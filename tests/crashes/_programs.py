@@ -204,7 +204,9 @@ class _Acting:
 
         async def one(number: int, script: Script) -> None:
             try:
-                found[number] = await self.all_of(tuple(op for op in script if op[0] in _ALONE), f"{path}/{number}/")
+                found[number] = await self.all_of(
+                    tuple(op for op in script if op[0] in _ALONE), f"{path}/{number}/"
+                )
             except EXPECTED as error:
                 if isinstance(error, trio.Cancelled):
                     raise
@@ -232,7 +234,9 @@ class _Acting:
         return await _told(handle)
 
     async def model(self, path: str, number: int) -> Any:
-        outcome = await (await self.ctx.spawn(ModelAgent(SCHOLAR, tools=TOOLS), f"random {number} {self.me}.{path}")).wait()
+        outcome = await (
+            await self.ctx.spawn(ModelAgent(SCHOLAR, tools=TOOLS), f"random {number} {self.me}.{path}")
+        ).wait()
         return _how(outcome)
 
     async def failing(self, path: str, number: int) -> Any:

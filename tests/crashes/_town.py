@@ -314,7 +314,9 @@ async def main(
     )
     async with opened as pool:
         before = budget.spent.tokens
-        handle = pool.resumed[0] if pool.resumed else await pool.spawn(root, *args, name="mayor", timeout=timeout)
+        handle = (
+            pool.resumed[0] if pool.resumed else await pool.spawn(root, *args, name="mayor", timeout=timeout)
+        )
         outcome = await handle.wait()
         result = outcome.value if isinstance(outcome, Completed) else getattr(outcome, "error", "aborted")
         return plain(result), before, budget.spent.tokens

@@ -168,7 +168,7 @@ class ReducedToTextError(Exception):
 
 
 class SlotError(Exception):
-    __slots__ = ("empty", "code")
+    __slots__ = ("code", "empty")
 
     def __init__(self, code: Any) -> None:
         self.code = code

@@ -8,7 +8,6 @@ import json
 import math
 import pathlib
 import sys
-import uuid
 import zoneinfo
 from collections import OrderedDict
 from typing import Any
@@ -25,8 +24,8 @@ from agentpool._core.transcript import Transcript
 from agentpool._objects import (
     DEEPEST,
     NotDataError,
-    UnreadableDataError,
     Unkept,
+    UnreadableDataError,
     error_to_data,
     found_again,
     object_from_data,

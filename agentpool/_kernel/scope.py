@@ -313,7 +313,7 @@ class Scope(MessagingScope):
 
         Does not wait. The scope stays usable.
         """
-        children = list(self._children.live.values())
+        children = [child for child in self._children.live.values() if child.is_spawned]
         if children:
             self._state.parts.check_here()
         for record in children:

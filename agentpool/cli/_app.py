@@ -34,7 +34,7 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, validate, schema):
+        if command in (run, chat, validate, schema):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -109,6 +109,47 @@ def run(
         as_json=as_json,
     )
     return run_fleet(fleet, options)
+
+
+@app.command
+def chat(
+    manifest: Path,
+    /,
+    *,
+    session: str | None = None,
+    sessions: str | None = None,
+    driver: str | None = None,
+    memory: str | None = None,
+    timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Talk with the agent of a manifest.
+
+    On a terminal, Ctrl-C stops an answer and not the chat; Ctrl-D ends it. What is piped in is one
+    query: its answer is printed, and the exit code is 0 if there was one, else 1. Bad input is 2.
+
+    Args:
+      manifest: The agent's manifest (TOML).
+      session: The name of a conversation, which is gone on with and kept.
+      sessions: The file of conversations, in place of the one in your home directory.
+      driver: The model driver, such as openai:MODEL or auto, in place of the one in the manifest.
+      memory: A file in which the agent remembers, in place of a memory that ends with the chat.
+      timeout: Seconds that each answer may take.
+      quiet: Show no tools, and nothing but answers and problems.
+    """
+    from agentpool.cli._chat import ChatOptions
+    from agentpool.cli._chat import chat as talk
+    from agentpool.cli._vars import parse_file
+
+    options = ChatOptions(
+        session=session,
+        sessions=None if sessions is None else parse_file("--sessions", sessions),
+        driver=driver,
+        memory=None if memory is None else parse_file("--memory", memory),
+        timeout=timeout,
+        quiet=quiet,
+    )
+    return talk(manifest, options)
 
 
 @app.command

@@ -17,7 +17,6 @@ from outcome import acapture
 from agentpool._core.budget import Budget
 from agentpool._core.errors import PoolClosedError, UnhandledAgentErrors
 from agentpool._core.events import AgentFinished
-from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._core.usage import NO_USAGE, TokenUsage
@@ -25,8 +24,7 @@ from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.pool import AgentPool
-from agentpool._loop.model_agent import SpawnConfig
-from agentpool.cli._drivers import Drivers, pool_driver_name
+from agentpool.cli._drivers import Drivers, pool_driver_name, tools_with
 from agentpool.cli._files import load_fleet
 from agentpool.cli._memory import open_memory
 from agentpool.cli._output import OutputDirectory
@@ -38,7 +36,6 @@ from agentpool.cli._text import listed, one_line
 from agentpool.cli._view import View, choose_view
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import Start, starts_of
-from agentpool.tools import ToolRegistry, build_tools
 
 EVENTS_KEPT = 10_000
 
@@ -110,7 +107,7 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
             drivers.get_for_functions(),
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
             memory=memory,
-            tool_builder=partial(_tools, drivers),
+            tool_builder=partial(tools_with, drivers),
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=_budget(fleet),
         )
@@ -228,13 +225,6 @@ class _Run:
         if self._signals.exit_code is not None:
             return self._signals.exit_code
         return 0 if all(isinstance(outcome, Completed) for outcome in self.outcomes(starts)) else 1
-
-
-def _tools(drivers: Drivers, manifest: AgentManifest) -> ToolRegistry:
-    def child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
-        return SpawnConfig(manifest, query, driver=drivers.get(manifest))
-
-    return build_tools(manifest, make_agent=child)
 
 
 def _budget(fleet: FleetFile) -> Budget | None:

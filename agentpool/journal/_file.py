@@ -180,7 +180,7 @@ class JournalFile:
         new = [each for each in secrets if each not in self._found and not is_placeholder(each)]
         if new:
             self._found.update(dict.fromkeys(new))
-            for oldest in list(self._found)[: -_SECRETS_REMEMBERED]:
+            for oldest in list(self._found)[:-_SECRETS_REMEMBERED]:
                 del self._found[oldest]
             self._secrets = KnownSecrets.of((*self._given, *self._found))
 

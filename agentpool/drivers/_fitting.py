@@ -130,11 +130,12 @@ def _turns(messages: Iterable[ChatMessage], ids: IdForm) -> Iterator[Turn]:
             case ToolMessage():
                 results.append(renaming.result(message))
             case AssistantMessage():
+                if not (message.text or message.tool_calls or message.provider_data is not None):
+                    continue  # nothing was said: what is around it is said in a row
                 if said or results:
                     yield Turn(tuple(said), tuple(results))
                     said, results = [], []
-                if message.text or message.tool_calls or message.provider_data is not None:
-                    yield Turn(message=message, calls=renaming.calls(message.tool_calls))
+                yield Turn(message=message, calls=renaming.calls(message.tool_calls))
     if said or results:
         yield Turn(tuple(said), tuple(results))
 

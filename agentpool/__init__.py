@@ -11,6 +11,11 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
+    from agentpool._core.approval import ApprovalRequest as ApprovalRequest
+    from agentpool._core.approval import ApprovalRules as ApprovalRules
+    from agentpool._core.approval import Approved as Approved
+    from agentpool._core.approval import Decision as Decision
+    from agentpool._core.approval import Denied as Denied
     from agentpool._core.budget import Budget as Budget
     from agentpool._core.budget import Reservation as Reservation
     from agentpool._core.capability import BrowserCapability as BrowserCapability
@@ -57,6 +62,7 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import ReplayMismatchError as ReplayMismatchError
     from agentpool._core.errors import RequestRejectedError as RequestRejectedError
     from agentpool._core.errors import RestartLimitError as RestartLimitError
+    from agentpool._core.errors import RunPausedError as RunPausedError
     from agentpool._core.errors import SessionConflictError as SessionConflictError
     from agentpool._core.errors import SessionError as SessionError
     from agentpool._core.errors import ToolError as ToolError
@@ -67,8 +73,11 @@ if _TYPE_CHECKING:
     from agentpool._core.events import AgentSpawned as AgentSpawned
     from agentpool._core.events import AgentStarted as AgentStarted
     from agentpool._core.events import AgentStuck as AgentStuck
+    from agentpool._core.events import ApprovalDecided as ApprovalDecided
+    from agentpool._core.events import ApprovalRequested as ApprovalRequested
     from agentpool._core.events import BudgetWarned as BudgetWarned
     from agentpool._core.events import CompletionFinished as CompletionFinished
+    from agentpool._core.events import ContextCompacted as ContextCompacted
     from agentpool._core.events import DeadlockSuspected as DeadlockSuspected
     from agentpool._core.events import Event as Event
     from agentpool._core.events import GuardWarned as GuardWarned
@@ -139,6 +148,7 @@ if _TYPE_CHECKING:
     from agentpool._loop.model_agent import ModelAgent as ModelAgent
     from agentpool._loop.model_agent import SpawnConfig as SpawnConfig
     from agentpool._loop.resume import resume_agent_pool as resume_agent_pool
+    from agentpool.abc import Approver as Approver
     from agentpool.abc import Driver as Driver
     from agentpool.abc import Journal as Journal
     from agentpool.abc import Memory as Memory
@@ -191,6 +201,9 @@ _HOMES = {
     "agentpool._kernel.context": """
         AgentContext Subscription
     """,
+    "agentpool._core.approval": """
+        ApprovalRequest ApprovalRules Approved Decision Denied
+    """,
     "agentpool._core.budget": """
         Budget Reservation
     """,
@@ -208,12 +221,13 @@ _HOMES = {
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
         MalformedReplyError ManifestError MemoryFileError OverloadedError PoolClosedError PoolLimitError
         PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
-        SessionConflictError SessionError ToolError UnhandledAgentErrors UnknownAgentError
+        RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """
-        AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck BudgetWarned CompletionFinished
-        DeadlockSuspected Event GuardWarned MessageDeadLettered MessageSent PhaseChanged
-        ReasoningDeltaReceived TextDeltaReceived ToolFinished ToolStarted
+        AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck ApprovalDecided ApprovalRequested
+        BudgetWarned CompletionFinished ContextCompacted DeadlockSuspected Event GuardWarned
+        MessageDeadLettered MessageSent PhaseChanged ReasoningDeltaReceived TextDeltaReceived ToolFinished
+        ToolStarted
     """,
     "agentpool._core.governor": """
         GovernorPolicy
@@ -278,7 +292,7 @@ _HOMES = {
         ChildSpec Supervisor
     """,
     "agentpool.abc": """
-        Driver Journal Memory MemoryFragment NamespacedMemory ResumableAgent Tool ToolContext
+        Approver Driver Journal Memory MemoryFragment NamespacedMemory ResumableAgent Tool ToolContext
     """,
     "agentpool.journal.sqlite": """
         SqliteJournal

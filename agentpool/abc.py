@@ -1,4 +1,6 @@
-"""The extension points: what a driver, a tool, a memory and an agent that describes itself have to be."""
+"""The extension points: what a driver, a tool, a memory, an approver and an agent that describes itself
+have to be.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
+from agentpool._core.approval import ApprovalRequest, Decision
 from agentpool._core.capability import Capability, PrivacyTier
 from agentpool._core.messages import (
     SUPERVISOR,
@@ -149,11 +152,7 @@ class MemoryFragment:
     relevance: float = 0.0
     namespace: str = ""
     origin: str = ""
-    trust: float = attrs.field()
-
-    @trust.default
-    def _usual_trust(self) -> float:
-        return usual_trust(self.source)
+    trust: float = attrs.Factory(lambda fragment: usual_trust(fragment.source), takes_self=True)
 
 
 @runtime_checkable
@@ -350,6 +349,11 @@ class ToolContext(Protocol):
 class Tool(Protocol):
     """Something that a model may call.
 
+    A tool may have one thing more, for the rules of approval: `taken(arguments)` returns the arguments
+    as `call` will take them, checked and with all defaults, or a `ToolResult` that says what is wrong
+    with them. Of a tool without it the arguments are compared as the model gave them, and a rule that
+    restricts an argument which is not there applies.
+
     Attributes:
       definition: how the model sees it.
       capability: what a manifest must grant for it; None if nothing.
@@ -417,6 +421,28 @@ class ToolSet(Protocol):
 
     async def call(self, ctx: ToolContext, call: ToolCall) -> ToolResult:
         """Do what a model asked for."""
+        ...
+
+
+# -- approval ---------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Approver(Protocol):
+    """Decides about tool calls that the rules of a manifest send to a person; any async callable is one.
+
+    A pool calls it for many agents at once, each time in a task of its own that is no agent's. So it
+    needs no slot, and may wait for as long as a person takes. It must not block: what reads from a
+    person in a thread is to be called with `abandon_on_cancel=True`, as in
+    `await trio.to_thread.run_sync(input, "ok? ", abandon_on_cancel=True)`.
+    """
+
+    async def __call__(self, request: ApprovalRequest, /) -> Decision:
+        """Return `Approved()` or `Denied(reason)`.
+
+        Whatever else is returned, and an `Exception` that is raised, denies: the model is told so.
+        Cancellation: nobody waits for the decision any more; the agent is ending.
+        """
         ...
 
 

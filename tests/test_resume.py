@@ -890,7 +890,7 @@ def test_verbs_of_another_pool_have_no_keys_in_this_ones_journal() -> None:
     assert len(records.of_kind("spawned")) == 1
 
 
-def test_code_of_a_task_that_the_pool_does_not_know_is_not_kept() -> None:
+def test_a_step_of_a_task_that_the_pool_does_not_know_is_refused() -> None:
     async def with_strangers(ctx: AgentContext) -> Any:
         async def stranger() -> None:
             ctx.send_nowait(ctx.id, "from a stranger")
@@ -901,6 +901,102 @@ def test_code_of_a_task_that_the_pool_does_not_know_is_not_kept() -> None:
             nursery.start_soon(stranger)
         return (await ctx.receive()).content
 
-    outcome, records = run(with_strangers)
+    outcome, _ = run(with_strangers)
     assert outcome.unwrap() == "from a stranger"
-    assert [record.data["key"] for record in records.of_kind("sent")] == [None]
+
+
+def spawning_on_its_pool(again: bool) -> Any:
+    """Return an agent that spawns one on the pool; resumed, it may not do so."""
+
+    async def spawning(ctx: AgentContext) -> None:
+        if again:
+            await POOLS[-1].spawn(sleeping, 30, name="outliving")
+        await ctx.step("wait", trio.sleep, 10)
+
+    return spawning
+
+
+POOLS: list[Any] = []
+
+
+def of_a_pool_that_is_left() -> list[JournalRecord]:
+    records = Records()
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=2, journal=records) as pool:
+            POOLS.append(pool)
+            await pool.spawn(spawning_on_its_pool(again=True), name="first")
+            await trio.sleep(5)
+            raise KeyError("left")
+
+    with pytest.raises(KeyError):
+        in_virtual_time(main)
+    return records.kept
+
+
+def test_who_is_not_spawned_again_on_the_pool_is_aborted_too() -> None:
+    kept = of_a_pool_that_is_left()
+
+    async def again(spawns: bool) -> Any:
+        records = Records(kept)
+        agents = {"first": spawning_on_its_pool(spawns)}
+        async with resume_agent_pool(records, agents=agents) as pool:
+            POOLS.append(pool)
+            await pool.resumed[0].wait()
+        return [(record.agent, record.data.get("aborted")) for record in records.of_kind("ended")]
+
+    assert in_virtual_time(lambda: again(True)) == [(1, None), (2, None)]
+    (_, (agent, reason)) = in_virtual_time(lambda: again(False))
+    assert agent == 2
+    assert reason == "the agent that had spawned it ended without doing so again"
+
+
+def test_a_pool_that_is_left_before_all_were_spawned_again_ends() -> None:
+    kept = of_a_pool_that_is_left()
+
+    async def waiting(ctx: AgentContext) -> None:
+        await trio.sleep(50)
+
+    async def again() -> None:
+        async with resume_agent_pool(Records(kept), agents={"first": waiting}):
+            raise KeyError("left again")
+
+    with pytest.raises(KeyError, match="left again"):
+        in_virtual_time(again)
+
+
+async def taught(ctx: AgentContext) -> None:
+    """Answers the second question; the first life fails with the first."""
+    message = await ctx.receive()
+    await ctx.step("wait", trio.sleep, 5)
+    if ctx.id == 3:
+        raise ValueError("the first life")
+    ctx.reply(message, f"from {ctx.id}")
+
+
+async def asking_by_name(ctx: AgentContext) -> Any:
+    house = await ctx.spawn(Supervisor([ChildSpec(taught, name="taught", mode="transient")]), name="house")
+    answer = await ctx.ask("taught", "?")
+    await house.wait()
+    with pytest.raises(UnknownAgentError):
+        await ctx.ask(3, "too late")
+    return answer
+
+
+def test_a_question_to_a_name_outlives_a_crash_of_its_asker_and_of_its_service() -> None:
+    assert after_each_cut(asking_by_name)[0] == "from 4"
+
+
+async def asking_by_id(ctx: AgentContext) -> Any:
+    service = await ctx.spawn(taught, name="taught")
+    other = await ctx.spawn(taught, name="failing")
+    try:
+        await ctx.ask(other.id, "?")
+    except UnknownAgentError as error:
+        await other.wait()
+        return str(error), service.abort()
+    return "answered"
+
+
+def test_a_question_to_an_id_whose_agent_fails_after_the_crash_is_an_error() -> None:
+    assert after_each_cut(asking_by_id)[0] == ("agent 3 has ended without a reply", None)

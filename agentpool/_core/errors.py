@@ -37,7 +37,7 @@ Beside the tree stands `UnhandledAgentErrors`, the group that a pool raises at i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -310,8 +310,8 @@ class PriceUnknownError(BudgetExceededError):
     def __str__(self) -> str:
         return (
             f"the price of this model is not known, so that the budget of ${self.limit:g} cannot bound"
-            " the call; tell its price (a driver's estimate_cost must not return None; 0 is free),"
-            " or limit tokens or calls instead of cost_usd"
+            " the call; give the price in a file that AGENTPOOL_PRICES names (or as the driver's prices or"
+            " estimate_cost; 0 is free), or limit tokens or calls instead of cost_usd"
         )
 
 
@@ -324,6 +324,24 @@ class JournalError(AgentPoolError):
 
 class JournalCorruptError(JournalError):
     """What a journal holds is not what was written to it: the file was damaged, or it is no journal."""
+
+
+class RunPausedError(AgentPoolError):
+    """A run waits for the decision of a person, and nothing else of it is left to do.
+
+    It is in its journal, and goes on from there when it is resumed with the decision.
+
+    Attributes:
+      requests: what is asked, each an `ApprovalRequest`, by the ids under which it is decided.
+    """
+
+    def __init__(self, requests: Mapping[str, Any]) -> None:
+        self.requests = dict(requests)
+        super().__init__(self.requests)
+
+    def __str__(self) -> str:
+        asked = ", ".join(f"{key} ({request.call.name})" for key, request in self.requests.items())
+        return f"the run is paused: a person has to decide about {asked}"
 
 
 class ReplayMismatchError(JournalError):

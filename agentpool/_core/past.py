@@ -80,6 +80,7 @@ class PastAgent:
         program is 0, and its operations have no keys.
       work: what it is, as data; None if it cannot be told.
       options: how it was started, as data.
+      context: what was kept of its spawner's context, as data; None if there was nothing.
       spawned_at: seconds into the run.
       life: how often it was started afresh.
       restarted_at: when, in seconds into the run.
@@ -100,6 +101,7 @@ class PastAgent:
     work: Data | None
     options: Data
     spawned_at: float
+    context: Data | None = None
     life: int = 0
     restarted_at: list[float] = attrs.field(factory=list)
     operations: dict[str, Operation] = attrs.field(factory=dict)
@@ -110,6 +112,11 @@ class PastAgent:
     spent: Spent = attrs.field(factory=Spent)
     outcome: Data | None = None
     is_taken: bool = False
+
+    @property
+    def is_of_batch(self) -> bool:
+        """Whether a verb such as `map` or `race` spawned it with others, and gets its outcome."""
+        return "." in (self.origin[2] or "").rpartition("/")[2]
 
     def is_in_finished_call(self, key: str) -> bool:
         """Whether an operation stands in a tool call that has its result, and is not made again."""
@@ -257,6 +264,7 @@ def _spawned(past: Past, record: JournalRecord) -> None:
         data["work"],
         data["options"],
         record.at,
+        data.get("context"),
     )
     past.agents[record.agent] = agent
     past.last_id = max(past.last_id, record.agent)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import trio
 
+from agentpool._core.messages import AgentId
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.places import key_of_call
@@ -49,6 +51,16 @@ class LastingScope(Scope):
         from agentpool._kernel.resuming import adopt  # who has no journal needs none
 
         adopt(self._state, self._agent, place.path)
+
+    def find(self, name: str) -> AgentId:
+        """Return the id of the live agent with a name; an agent that is resumed finds whom it had found.
+
+        Raises:
+          UnknownAgentError: if no live agent of the pool has it, or several have.
+        """
+        journal = self._state.journal
+        find = partial(self._state.names.find, name)
+        return find() if journal is None else journal.decide("find", find)[0]
 
     @property
     def call_key(self) -> str:

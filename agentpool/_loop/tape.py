@@ -15,6 +15,8 @@ import attrs
 from agentpool._core.effects import (
     Act,
     Acted,
+    Compact,
+    Compacted,
     DriverFailed,
     Effect,
     Idled,
@@ -96,6 +98,8 @@ class Tape:
                 return Recalled([RecalledText(text) for text in data["fragments"]], messages)
             case "replied":
                 return Replied(self._journal.decoded(data["completion"], self._op))
+            case "compacted":
+                return Compacted(self._journal.decoded(data["completion"], self._op))
             case "failed":
                 return DriverFailed(self._journal.decoded(data["error"], self._op))
             case "idled":
@@ -120,6 +124,8 @@ class Tape:
                 }
             case Replied():
                 data = {"is": "replied", "completion": self._encoded(observation.completion)}
+            case Compacted():
+                data = {"is": "compacted", "completion": self._encoded(observation.completion)}
             case DriverFailed():
                 data = {"is": "failed", "error": error_to_data(observation.error)}
             case Idled():
@@ -198,6 +204,7 @@ class Tape:
 _FITTING: dict[type[Effect], tuple[str, ...]] = {
     Recall: ("recalled",),
     Reason: ("replied", "failed", "idled"),
+    Compact: ("compacted", "failed", "idled"),
     Act: ("idled",),
     Remember: ("remembered",),
 }

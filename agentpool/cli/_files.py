@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from agentpool._core.approval import idle_patterns
 from agentpool._core.capability import CAPABILITY_TYPES
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text
@@ -123,6 +124,7 @@ def _function_problems(manifest: AgentManifest) -> Iterator[tuple[str, str, str]
         yield from ((found.key, found.problem, found.fix) for found in error.findings)
     else:
         yield from _capability_problems(manifest, tools)
+        yield from idle_patterns(manifest.approval, tools.definitions())
     if manifest.script is not None and manifest.script.function is not None:
         try:
             load_callable(manifest.script.function, manifest.base)

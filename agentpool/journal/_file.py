@@ -286,7 +286,7 @@ def _told(path: Path, done: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF == sqlite3.SQLITE_ERROR:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR:
             raise _corrupt(path, str(error)) from error  # its tables are not those that were made
         raise JournalError(f"the journal {path} cannot be {done}: {error}{_fix(path, error)}") from error
     except (sqlite3.DatabaseError, UnicodeError, ValueError, TypeError) as error:

@@ -1,7 +1,7 @@
 """A run that is killed in the middle of the night, and goes on in the morning: python examples/overnight.py
 
-The first process reads pages and dies. The second one resumes the journal: no page is read twice, and what was
-spent of the budget stays spent.
+The first process reads pages and dies. The second one resumes the journal: no page is read twice, and what
+was spent of the budget stays spent.
 """
 
 from __future__ import annotations

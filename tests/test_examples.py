@@ -399,4 +399,9 @@ def test_a_run_that_is_killed_at_night_goes_on_in_the_morning(tmp_path: Path) ->
         "  fetching lakes",
         "  fetching forests",
     ]
-    assert lines[4:] == ["it was killed: 9", "the next morning:", "  fetching forests", "the report has 4 parts"]
+    assert lines[4:] == [
+        "it was killed: 9",
+        "the next morning:",
+        "  fetching forests",
+        "the report has 4 parts",
+    ]

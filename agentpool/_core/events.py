@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
+from agentpool._core.approval import ApprovalRequest, Decision
 from agentpool._core.messages import AgentId, AgentMessage, ToolCall, ToolResult
 from agentpool._core.outcomes import AgentOutcome
 from agentpool._core.usage import TokenUsage
@@ -79,6 +80,24 @@ class ToolFinished(_Event):
     call: ToolCall
     result: ToolResult
     duration: float
+
+
+@attrs.frozen
+class ApprovalRequested(_Event):
+    """The pool's approver was asked about a tool call; the agent waits for it."""
+
+    request: ApprovalRequest
+
+
+@attrs.frozen
+class ApprovalDecided(_Event):
+    """A tool call was approved or denied: by the approver, or by a rule, which asks nobody.
+
+    A call that was approved begins now; one that was denied does not begin.
+    """
+
+    request: ApprovalRequest
+    decision: Decision
 
 
 @attrs.frozen
@@ -177,6 +196,8 @@ Event: TypeAlias = (
     | ReasoningDeltaReceived
     | ToolStarted
     | ToolFinished
+    | ApprovalRequested
+    | ApprovalDecided
     | CompletionFinished
     | ContextCompacted
     | MessageSent

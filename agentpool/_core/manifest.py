@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import attrs
 
+from agentpool._core.approval import ApprovalRules
 from agentpool._core.capability import CAPABILITY_TYPES, Capability, PrivacyTier
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.rules import (
@@ -571,6 +572,10 @@ class AgentManifest(Table):
     )
     capabilities: tuple[Capability, ...] = attrs.field(
         default=(), converter=_as_capabilities, validator=ListOf("What it may do", item=CapabilityRule())
+    )
+    approval: ApprovalRules = attrs.field(
+        default=ApprovalRules(),
+        validator=TableOf("Which tool calls are made, refused, or put to a person", cls=ApprovalRules),
     )
     privacy: PrivacyTier = attrs.field(
         default=PrivacyTier.STANDARD,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -23,7 +24,16 @@ from agentpool._core.records import JournalRecord, RecordKind
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.descriptions import description_of, outcome_to_data
 from agentpool._kernel.options import name_of
-from agentpool._kernel.places import Op, Place, life_of, next_op, place_here, set_place, standing_at
+from agentpool._kernel.places import (
+    Op,
+    Place,
+    kept_values,
+    life_of,
+    next_op,
+    place_here,
+    set_place,
+    standing_at,
+)
 from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
 from agentpool._objects import (
     NotDataError,
@@ -50,6 +60,7 @@ class PoolJournal:
       outcomes: of agents that had ended, and that nobody was given again.
       resumed: the agents that the program had spawned, in its order.
       finder: finds agents that the journal cannot find by itself.
+      pause: ends the pool when all wait for the decisions of a person; None as long as nothing is asked.
       is_leaving: whether the pool is left early: what agents do from then on is their unwinding, and is
         not told.
       run_id: names the run in all the world.
@@ -76,6 +87,7 @@ class PoolJournal:
         self.outcomes: dict[AgentId, AnyOutcome] = {}
         self.resumed: Sequence[Any] = ()
         self.finder: Any = None
+        self.pause: Any = None
         self._journal = journal
         self._on_failure = on_failure
         self._is_left = is_left
@@ -126,7 +138,10 @@ class PoolJournal:
         Raises:
           JournalError: if what was left could not be written.
         """
-        how = "stopped" if self._is_left() else "ended"
+        if self.pause is not None and self.pause.has_ended_it:
+            how = "paused"
+        else:
+            how = "stopped" if self._is_left() else "ended"
         with suppress(JournalError):
             self._journal.append(JournalRecord("closed", SUPERVISOR, {"how": how}, round(self.now, 6)))
         await self._journal.aclose()
@@ -153,8 +168,10 @@ class PoolJournal:
         given = self.encoded(args, f"the arguments of {name_of(fn)}")
         return None if agent is None else {"agent": agent, "args": given}
 
-    def spawned(self, record: Activity, description: Any, op: Op | None, options: Any) -> None:
-        """An agent has its id."""
+    def spawned(
+        self, record: Activity, description: Any, op: Op | None, options: Any, context: Context | None
+    ) -> None:
+        """An agent has its id; `context` is its spawner's, if that is not the calling task's."""
         by = SUPERVISOR if op is None else op.record.id
         of = _OF_THE_PROGRAM if op is None else op.data
         data = {
@@ -165,6 +182,9 @@ class PoolJournal:
             "work": description,
             "options": self.encoded(options, "options"),
         }
+        kept = kept_values(context)
+        if kept:
+            data["context"] = self.encoded(kept, "the context of an agent")
         self.append("spawned", record.id, data)
 
     def begin_life(self, record: Activity, life: int, past: PastAgent | None) -> None:

@@ -63,7 +63,7 @@ def start(
     slots.take(record)
     slots.started_at_once()
     if state.journal is not None:
-        state.journal.spawned(record, description, work.op, work.options)
+        state.journal.spawned(record, description, work.op, work.options, context)
     _made_known(state, record)
     nursery = state.parts.nursery
     if context is None:

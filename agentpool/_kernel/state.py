@@ -31,7 +31,7 @@ from agentpool._kernel.watcher import Watcher
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool._kernel.journal import PoolJournal
-    from agentpool.abc import Driver, Memory
+    from agentpool.abc import Approver, Driver, Memory
 
 
 @attrs.frozen
@@ -42,6 +42,7 @@ class Means:
     memory: Memory | None
     tool_builder: Callable[[Any], Any] | None
     budget: Budget | None = None
+    approver: Approver | None = None
 
 
 @attrs.frozen

@@ -15,12 +15,13 @@ from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import ChatMessage
+from agentpool._core.messages import ChatMessage, ToolDefinition
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
 from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history
+from agentpool._loop.approving import gate_of, in_force, rules_of
 from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
 from agentpool._loop.tool_calls import ToolCalls
@@ -176,18 +177,45 @@ class _ModelAgent(Generic[T]):
         )
         tools = ctx.tools if is_spawned else self.build_tools(ctx.tool_builder)
         allowed = None if tools is None else tools.limited_to(self.manifest)
+        definitions = () if allowed is None else allowed.definitions()
+        rules = rules_of(self.manifest, definitions)
+        window = getattr(driver, "context_window", None)
+        if tape is not None:
+            tape.begin(self._beginning(query, history, definitions, window))
         state, effect = begin(
             self.manifest,
             query,
             history,
-            tools=() if allowed is None else allowed.definitions(),
-            context_window=getattr(driver, "context_window", None),
+            tools=definitions,
+            context_window=window,
             output=self._output(),
             price=getattr(driver, "estimate_cost", None),
         )
         idle = self.manifest.resources.idle
-        run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed, tape), tape, idle)
-        return await run.to_its_end(state, effect)
+        gate = gate_of(ctx, self.manifest, allowed, rules)
+        run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed, gate, tape), tape, idle)
+        with in_force(rules):
+            return await run.to_its_end(state, effect)
+
+    def _beginning(
+        self,
+        query: Content,
+        history: Sequence[ChatMessage],
+        tools: Sequence[ToolDefinition],
+        window: int | None,
+    ) -> dict[str, Any]:
+        """Return what a run of the loop begins with, for its tape."""
+        from agentpool._objects import reference_of
+
+        return {
+            "manifest": self.manifest,
+            "query": query,
+            "history": tuple(history),
+            "tools": tuple(tools),
+            "context_window": window,
+            "output_type": None if self.output_type is None else reference_of(self.output_type),
+            "output_retries": self.output_retries,
+        }
 
     def _budget_below(self, above: Budget | None) -> Budget | None:
         quota = self.quota
@@ -250,8 +278,8 @@ class ModelAgent(_ModelAgent[T]):
           LoopHaltedError: if the guard stopped it.
           BudgetExceededError: if a model call found no room in the budget.
           DriverError: if the model could not be asked, or its answers were of no use.
-          ManifestError: if a tool that the manifest names cannot be loaded, or its `tool_choice` is
-            for a tool that the agent does not have.
+          ManifestError: if a tool that the manifest names cannot be loaded, its `tool_choice` is for a
+            tool that the agent does not have, or a pattern of its `[approval]` fits no call of its tools.
           TypeError: if `query` is neither text nor parts, or `history` no sequence of messages.
           ValueError: if `history` holds a tool call without its result, or a result without its
             call; or if a tool of `tools` has the name of another one.

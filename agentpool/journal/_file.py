@@ -249,7 +249,9 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
 def _is_empty(connection: sqlite3.Connection) -> bool:
     """Whether nothing was ever written: also if a process died between creating and beginning it."""
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    return not tables
+    # The table and these were written together: a file that has lost its table is damaged, and not new.
+    (marked,) = connection.execute("PRAGMA application_id").fetchone()
+    return not tables and not marked
 
 
 def _created(path: Path) -> os.stat_result:
@@ -263,13 +265,16 @@ def _created(path: Path) -> os.stat_result:
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:
     # Used by one thread at a time, but not always by the same.
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         timeout=_BUSY_SECONDS,
         isolation_level=None,
         check_same_thread=False,
     )
+    # What is no UTF-8 is damage, which the sums show.
+    connection.text_factory = lambda data: data.decode("utf-8", "replace")
+    return connection
 
 
 # -- what goes wrong ---------------------------------------------------------------------------
@@ -281,6 +286,8 @@ def _told(path: Path, done: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR:
+            raise _corrupt(path, str(error)) from error  # its tables are not those that were made
         raise JournalError(f"the journal {path} cannot be {done}: {error}{_fix(path, error)}") from error
     except (sqlite3.DatabaseError, UnicodeError, ValueError, TypeError) as error:
         raise _corrupt(path, str(error)) from error

@@ -25,7 +25,7 @@ Row: TypeAlias = tuple[float, int, str, str]
 
 _APPLICATION_ID = 0x61677031
 _BUSY_SECONDS = 5.0
-_ROWS_AT_ONCE = 1_000
+_ROWS_AT_ONCE = 150  # six values each, of which an old SQLite takes 999 in one statement
 _SECRETS_REMEMBERED = 100  # a look for them takes the longer the more they are
 _ROW = "(?, ?, ?, ?, ?, ?)"
 _FIRST_SUM = b"agentpool journal"

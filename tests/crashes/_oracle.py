@@ -84,6 +84,7 @@ def problems_of(whole: Ran, after: Ran, *, spent_at_crash: int | None = None, ti
         *(_result_problems(whole, after) if tidy else ()),
         *(_effect_problems(whole.world, after.world) if tidy else ()),
         *_spending_problems(after, spent_at_crash),
+        *_broken_pledges(after.world),
         *_history_problems(after.tape.kept),
     ]
 
@@ -127,9 +128,11 @@ def contradictions(before: Ran, crash: Crash, after: Ran) -> Iterator[str]:
     lines = after.world.lines
     seen, again = _notes(lines[: crash.effects][before.given :]), _notes(lines[crash.effects :])
     for agent in seen.keys() & again.keys():
-        for one, other in zip(seen[agent], again[agent], strict=False):
+        for number, (one, other) in enumerate(zip(seen[agent], again[agent], strict=False), 1):
             if one != other:
-                if one.rpartition(" ")[2].strip("'") not in _GAVE_UP:
+                # A step that came after it left a record.
+                was_last = not any("|" in later.partition(" ")[2] for later in seen[agent][number:])
+                if not was_last or one.rpartition(" ")[2].strip("'") not in _GAVE_UP:
                     yield f"agent {agent} saw {other} after the crash, and {one} before it"
                 break
 
@@ -156,9 +159,49 @@ def _spending_problems(after: Ran, spent_at_crash: int | None) -> Iterator[str]:
         yield f"{before} tokens count as spent after the crash, and {spent_at_crash} were before it"
 
 
+def _broken_pledges(found: World) -> Iterator[str]:
+    """What somebody outside was told, or was done by what a step had come to, is never another thing."""
+    told: dict[str, str] = {}
+    for line in found.lines:
+        if line.startswith("pledge "):
+            who, _, what = line[7:].partition(" ")
+            if told.setdefault(who, what) != what:
+                yield f"{who} told {what} after it had told {told[who]}"
+
+
+def calls_under_way(records: Sequence[JournalRecord]) -> tuple[int, int]:
+    """Return how many model calls had begun whose answers are not told, and the tokens set aside for them."""
+    answered = sum(record.kind == "observed" and record.data["is"] == "replied" for record in records)
+    began = sum(record.kind == "reserved" for record in records)
+    open_calls = {r.data["n"]: r.data for r in records if r.kind == "reserved"}
+    for record in records:
+        if record.kind == "settled":
+            open_calls.pop(record.data["n"], None)
+    return began - answered, sum(data["took"][0] + data["slack"][0] for data in open_calls.values())
+
+
+def waste(whole: Ran, before: Ran, crash: Crash, after: Ran) -> Iterator[str]:
+    """What a crash cost beside the calls that were under way, for a run that crashed once."""
+    if after.error is not None:
+        return
+    calls, tokens = calls_under_way(before.tape.kept[: crash.kept])
+    times = sum(after.world.counted("model").values()) - sum(whole.world.counted("model").values())
+    lost = before.world.lines[: crash.effects]
+    begun = sum(line.startswith("model ") for line in lost)
+    known = sum(r.kind == "observed" and r.data["is"] == "replied" for r in before.tape.kept[: crash.kept])
+    if times > max(calls, begun - known):
+        yield f"{times} model calls were made again, and {calls} were under way"
+    if after.result[2] > after.world.tokens + tokens:
+        yield f"{after.result[2]} tokens count as spent, {after.world.tokens} were, and {tokens} were set aside"
+
+
 def _history_problems(records: Sequence[JournalRecord]) -> Iterator[str]:
     """What a journal may never tell."""
-    past = past_of(records)
+    try:
+        past = past_of(records)
+    except ValueError as error:
+        yield f"the journal does not fit: {error}"
+        return
     yield from _twice("spawned", (r.agent for r in records if r.kind == "spawned"))
     yield from _twice("ended", (r.agent for r in records if r.kind == "ended"))
     yield from _twice("received", [r.data["id"] for r in records if r.kind == "received"])

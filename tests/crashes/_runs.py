@@ -11,7 +11,7 @@ import attrs
 from agentpool.abc import Journal
 
 from . import _programs, _town
-from ._oracle import Crash, Main, Ran, contradictions, crashes_of, problems_of, resumed, run
+from ._oracle import Crash, Main, Ran, contradictions, crashes_of, problems_of, resumed, run, waste
 from ._world import World
 
 UNTIDY_SECONDS = 500.0
@@ -75,6 +75,7 @@ def cut_off(
             report.crashes += 1
             found = [
                 *problems_of(whole, ran, spent_at_crash=_tokens(before, crash), tidy=tidy),
+                *(waste(whole, before, crash, ran) if tidy and number == 1 else ()),
                 *(contradictions(before, crash, ran) if _loses_nothing(before, crash) else ()),
             ]
             if found:
@@ -109,5 +110,7 @@ def run_town(seed: int, report: Report, *, every: int = 1) -> None:
     report.agents += sum(record.kind == "spawned" for record in whole.tape.kept)
     for crash in [crash for crash in crashes_of(whole) if crash.kept][seed % every :: every]:
         report.crashes += 1
-        found = problems_of(whole, resumed(main, whole, crash, seed), spent_at_crash=_tokens(whole, crash))
+        after = resumed(main, whole, crash, seed)
+        found = problems_of(whole, after, spent_at_crash=_tokens(whole, crash))
+        found += waste(whole, whole, crash, after)
         report.problems += [f"town, seed {seed}, {crash}: {problem}" for problem in found]

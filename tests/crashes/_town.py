@@ -80,13 +80,13 @@ def script_of(query: str, turn: int) -> tuple[ToolCall, ...]:
         case "random", _ if turn < int(of) % 4:
             return random_calls(Random(f"{query} {turn}"))
         case "note", 0:
-            return (ToolCall("a1", "look", {"what": of}),)
+            return (ToolCall("a1", "look", {"what": of}), ToolCall("a2", "entrust", {"what": of}))
     return ()
 
 
 def random_calls(rng: Random) -> tuple[ToolCall, ...]:
     """Return some calls for a turn; never the same twice, which a guard would see as going in circles."""
-    names = {"look": "a", "pay": "k", "post": "o", "delegate": "a", "breaks": "a"}
+    names = {"look": "a", "pay": "k", "post": "o", "delegate": "a", "entrust": "a", "breaks": "a"}
     drawn = [rng.choice(list(names)) for _ in range(rng.randint(1, 3))]
     return tuple(
         ToolCall(f"{names[name]}{number}", name, {"what": f"{rng.randint(0, 10**6)}"})
@@ -134,12 +134,24 @@ async def delegate(ctx: AgentContext, what: str) -> str:
 
 
 @tool(idempotent=True)
+async def entrust(ctx: AgentContext, what: str) -> str:
+    """Have a child do it, and do not wait for it."""
+    await ctx.spawn(errand, what)
+    return f"entrusted {what}"
+
+
+async def errand(ctx: AgentContext, what: str) -> str:
+    await trio.sleep(0.05)
+    return await ctx.step("find", find, what)
+
+
+@tool(idempotent=True)
 async def breaks(what: str) -> str:
     """Fail."""
     raise ToolError(f"{what} is broken")
 
 
-TOOLS = [breaks, look, pay, post, consult, delegate]
+TOOLS = [breaks, entrust, look, pay, post, consult, delegate]
 SCHOLAR = AgentManifest(name="scholar")
 
 
@@ -319,4 +331,5 @@ async def main(
         )
         outcome = await handle.wait()
         result = outcome.value if isinstance(outcome, Completed) else getattr(outcome, "error", "aborted")
+        world().do(f"pledge program|end {plain(result)!r}")
         return plain(result), before, budget.spent.tokens

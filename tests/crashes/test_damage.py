@@ -114,6 +114,23 @@ def test_records_that_were_cut_off_behind_leave_a_beginning(
     assert ended.value[0] == expected
 
 
+def test_what_a_kill_left_half_written_is_taken_back_by_whoever_reads_it(
+    closed: dict[str, bytes], tmp_path: Path
+) -> None:
+    path = written(tmp_path / "run", closed)
+    whole = read_journal(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA cache_size = 1")  # so that it writes into the file before it commits
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE records SET data = data || '          '")
+    killed = written(tmp_path / "killed", files_of(path))
+    killed.with_name("run.db-journal").write_bytes(path.with_name("run.db-journal").read_bytes())
+    connection.execute("ROLLBACK")
+    connection.close()
+    assert killed.read_bytes() != path.read_bytes()
+    assert read_journal(killed) == whole
+
+
 # -- disks that are full, files that others hold ----------------------------------------------------
 
 

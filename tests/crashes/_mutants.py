@@ -20,7 +20,8 @@ from agentpool._kernel.spending import Spending
 from agentpool._loop.tape import Tape
 
 
-from ._runs import Report, cut_off, program_of, run_town
+from ._cases import CASES
+from ._runs import Report, cut_off, program_of, run_case, run_town
 
 
 @attrs.frozen
@@ -250,6 +251,8 @@ def hunt(mutant: Mutant, programs: int = 60) -> Catch:
     """Crash programs with a rule broken until something is seen."""
     report = Report()
     with broken(mutant):
+        for case in CASES:
+            run_case(case, report)
         for number in range(programs):
             if number in (0, 20):
                 run_town(number, report, every=5)

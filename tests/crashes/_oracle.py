@@ -169,30 +169,44 @@ def _broken_pledges(found: World) -> Iterator[str]:
                 yield f"{who} told {what} after it had told {told[who]}"
 
 
-def calls_under_way(records: Sequence[JournalRecord]) -> tuple[int, int]:
-    """Return how many model calls had begun whose answers are not told, and the tokens set aside for them."""
-    answered = sum(record.kind == "observed" and record.data["is"] == "replied" for record in records)
-    began = sum(record.kind == "reserved" for record in records)
-    open_calls = {r.data["n"]: r.data for r in records if r.kind == "reserved"}
-    for record in records:
-        if record.kind == "settled":
-            open_calls.pop(record.data["n"], None)
-    return began - answered, sum(data["took"][0] + data["slack"][0] for data in open_calls.values())
+SLOTS = 3
+"""How many model calls are under way at once at the most."""
 
 
-def waste(whole: Ran, before: Ran, crash: Crash, after: Ran) -> Iterator[str]:
-    """What a crash cost beside the calls that were under way, for a run that crashed once."""
+def waste(before: Ran, crash: Crash, after: Ran) -> Iterator[str]:
+    """What a crash may not cost: answers that were acted on, and more money than was set aside."""
     if after.error is not None:
         return
-    calls, tokens = calls_under_way(before.tape.kept[: crash.kept])
-    times = sum(after.world.counted("model").values()) - sum(whole.world.counted("model").values())
-    lost = before.world.lines[: crash.effects]
-    begun = sum(line.startswith("model ") for line in lost)
-    known = sum(r.kind == "observed" and r.data["is"] == "replied" for r in before.tape.kept[: crash.kept])
-    if times > max(calls, begun - known):
-        yield f"{times} model calls were made again, and {calls} were under way"
-    if after.result[2] > after.world.tokens + tokens:
-        yield f"{after.result[2]} tokens count as spent, {after.world.tokens} were, and {tokens} were set aside"
+    lines = after.world.lines
+    asked = _turns(lines[: crash.effects])
+    for query, turns in _turns(lines[crash.effects :]).items():
+        again = [turn for turn in turns if turn < max(asked.get(query, [0]))]
+        if again:
+            yield f"turns {again} of {query} were made again, and {asked[query]} were made before the crash"
+    kept = before.tape.kept[: crash.kept]
+    most = max((r.data["took"][0] + r.data["slack"][0] for r in kept if r.kind == "reserved"), default=0)
+    truth = World(lines[: crash.effects]).tokens
+    if after.result[1] > truth + SLOTS * most:
+        yield f"{after.result[1]} tokens count as spent after the crash, and {truth} were"
+
+
+def _turns(lines: Iterable[str]) -> dict[str, list[int]]:
+    """Return which turns of each query were asked of the model."""
+    found: dict[str, list[int]] = {}
+    for line in lines:
+        if line.startswith("model "):
+            query, _, turn = line.rpartition(" ")
+            found.setdefault(query, []).append(int(turn))
+    return found
+
+
+def orphans(before: Ran, crash: Crash, after: Ran) -> Iterator[str]:
+    """Children that had been spawned, and did not do what they were spawned for."""
+    for record in before.tape.kept[: crash.kept]:
+        if record.kind == "spawned" and record.data["name"] == "errand":
+            (what,) = record.data["work"]["args"]["$tuple"]
+            if f"errand {what}" not in after.world.lines:
+                yield f"the errand {what} was spawned, and never done"
 
 
 def _history_problems(records: Sequence[JournalRecord]) -> Iterator[str]:

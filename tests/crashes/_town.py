@@ -75,6 +75,8 @@ def script_of(query: str, turn: int) -> tuple[ToolCall, ...]:
             return (ToolCall("a2", "consult", {"what": of}), ToolCall("k2", "pay", {"what": f"{of} 4"}))
         case "study", 2:
             return (ToolCall("o2", "post", {"what": f"{of} 5"}),)
+        case "send", 0:
+            return (ToolCall("o1", "dispatch", {"what": of}),)
         case "lead", 0:
             return (ToolCall("a1", "delegate", {"what": of}), ToolCall("a2", "look", {"what": of}))
         case "random", _ if turn < int(of) % 4:
@@ -140,9 +142,23 @@ async def entrust(ctx: AgentContext, what: str) -> str:
     return f"entrusted {what}"
 
 
+@tool
+async def dispatch(ctx: AgentContext, what: str) -> str:
+    """Have a child do it, and be slow; what is done once at most."""
+    await ctx.spawn(errand, what)
+    await trio.sleep(0.01)
+    return f"dispatched {what}"
+
+
 async def errand(ctx: AgentContext, what: str) -> str:
     await trio.sleep(0.05)
-    return await ctx.step("find", find, what)
+    return await ctx.step("run", run_errand, what)
+
+
+async def run_errand(what: str) -> str:
+    world().do(f"errand {what}")
+    await trio.lowlevel.checkpoint()
+    return what
 
 
 @tool(idempotent=True)
@@ -151,7 +167,7 @@ async def breaks(what: str) -> str:
     raise ToolError(f"{what} is broken")
 
 
-TOOLS = [breaks, entrust, look, pay, post, consult, delegate]
+TOOLS = [breaks, entrust, dispatch, look, pay, post, consult, delegate]
 SCHOLAR = AgentManifest(name="scholar")
 
 

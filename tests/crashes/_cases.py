@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import trio
 
 from agentpool import AgentContext, ModelAgent
-from agentpool.abc import Journal
 
 from . import _town
 from ._oracle import Main
@@ -137,8 +137,4 @@ CASES = (
 
 def program_of_case(case: Any) -> Main:
     """Return a case as a program."""
-
-    async def main(journal: Journal, is_resumed: bool) -> Any:
-        return await _town.main(journal, is_resumed, case)
-
-    return main
+    return partial(_town.main, root=case)

@@ -203,7 +203,9 @@ def _until_it_ends(
         process, receiver = start(run_really, program, path)
         receiver.recv()  # it has started
         # Longer each time: on a slow machine it would never come to its end.
-        if not receiver.poll(rng.uniform(0, longest) * 1.1**attempt if report.kills < kills else MOST_SECONDS):
+        if not receiver.poll(
+            rng.uniform(0, longest) * 1.1**attempt if report.kills < kills else MOST_SECONDS
+        ):
             process.kill()
         ended = wait_for(process, receiver)
         yield from lost(path, before)
@@ -243,7 +245,9 @@ def kill_at_records(
     for text in plans:
         path = folder / f"{report.runs}.db"
         texts = [text, *(f"journal:{rng.randint(1, 60)}:{rng.choice(kinds)}" for _ in range(several - 1))]
-        problems = list(_through(program, path, [*map(FaultPlan.parse, texts), NO_FAULTS], whole, seed, report))
+        problems = list(
+            _through(program, path, [*map(FaultPlan.parse, texts), NO_FAULTS], whole, seed, report)
+        )
         report.problems += [f"{', '.join(texts)}: {problem}" for problem in problems]
         report.runs += 1
     return report

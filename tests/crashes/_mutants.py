@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import attrs
@@ -18,7 +17,6 @@ from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.lasting import LastingScope
 from agentpool._kernel.spending import Spending
 from agentpool._loop.tape import Tape
-
 
 from ._cases import CASES
 from ._runs import Report, cut_off, program_of, run_case, run_town
@@ -195,7 +193,9 @@ MUTANTS = (
     Mutant("an answer is told", PoolJournal, "replied", _nothing),
     Mutant("an answer waits for an asker that is not there yet", PoolJournal, "keep_answer", _always(None)),
     Mutant("an outcome is told", PoolJournal, "ended", _nothing),
-    Mutant("an outcome that was taken is told", PoolJournal, "operated", _without_operated("join", "join_all")),
+    Mutant(
+        "an outcome that was taken is told", PoolJournal, "operated", _without_operated("join", "join_all")
+    ),
     Mutant("the outcome of a handle is told", PoolJournal, "operated", _without_operated("wait")),
     Mutant("which outcome a batch gave is told", PoolJournal, "operated", _without_operated("take")),
     Mutant("who gets a message is decided once", PoolJournal, "operated", _without_operated("recipients")),
@@ -222,7 +222,9 @@ MUTANTS = (
     Mutant("a message that was taken is not taken again", past_module, "_received", _kept_in_inbox),
     Mutant("a batch's outcomes are the batch's", PastAgent, "is_of_batch", _always(False)),
     Mutant("who is not spawned yet is not aborted with the others", AgentRecord, "is_spawned", _always(True)),
-    Mutant("a batch gives its outcomes in their order", batch.Batch, "_next_as_before", lambda _: _first_done),
+    Mutant(
+        "a batch gives its outcomes in their order", batch.Batch, "_next_as_before", lambda _: _first_done
+    ),
     Mutant("children of a call that is not made again go on", LastingScope, "adopt_children_of", _nothing),
     Mutant("outcomes from before are handed out", resuming, "_outcome_put_back", _nothing),
 )

@@ -331,14 +331,19 @@ async def tasks(ctx: AgentContext) -> list[str]:
 
 
 async def main(
-    journal: Journal, is_resumed: bool, root: Any = mayor, *args: Any, timeout: float | None = None
+    journal: Journal,
+    is_resumed: bool,
+    root: Any = mayor,
+    *args: Any,
+    timeout: float | None = None,
+    max_concurrent: int = 3,
 ) -> tuple[Any, int, int]:
     """Run one agent with everything below it; return its result, and what was spent before and after."""
     budget = Budget(tokens=BUDGET)
     opened = (
         resume_agent_pool(journal, Model(), budget=budget)
         if is_resumed
-        else open_agent_pool(Model(), max_concurrent=3, journal=journal, budget=budget)
+        else open_agent_pool(Model(), max_concurrent=max_concurrent, journal=journal, budget=budget)
     )
     async with opened as pool:
         before = budget.spent.tokens

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -103,9 +102,7 @@ def test_a_file_that_was_emptied_holds_no_run(closed: dict[str, bytes], tmp_path
         trio.run(main)
 
 
-def test_records_that_were_cut_off_behind_leave_a_beginning(
-    closed: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_records_that_were_cut_off_behind_leave_a_beginning(closed: dict[str, bytes], tmp_path: Path) -> None:
     path = changed(written(tmp_path / "run", closed), "DELETE FROM records WHERE seq > 150")
     assert len(read_journal(path)) == 150
     expected, _, _ = ended_apart(_town.main, tmp_path / "whole.db").value

@@ -11,6 +11,11 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
+    from agentpool._core.approval import ApprovalRequest as ApprovalRequest
+    from agentpool._core.approval import ApprovalRules as ApprovalRules
+    from agentpool._core.approval import Approved as Approved
+    from agentpool._core.approval import Decision as Decision
+    from agentpool._core.approval import Denied as Denied
     from agentpool._core.budget import Budget as Budget
     from agentpool._core.budget import Reservation as Reservation
     from agentpool._core.capability import BrowserCapability as BrowserCapability
@@ -48,6 +53,7 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import LoopHaltedError as LoopHaltedError
     from agentpool._core.errors import MalformedReplyError as MalformedReplyError
     from agentpool._core.errors import ManifestError as ManifestError
+    from agentpool._core.errors import MemoryFileError as MemoryFileError
     from agentpool._core.errors import OverloadedError as OverloadedError
     from agentpool._core.errors import PoolClosedError as PoolClosedError
     from agentpool._core.errors import PoolLimitError as PoolLimitError
@@ -56,6 +62,9 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import ReplayMismatchError as ReplayMismatchError
     from agentpool._core.errors import RequestRejectedError as RequestRejectedError
     from agentpool._core.errors import RestartLimitError as RestartLimitError
+    from agentpool._core.errors import RunPausedError as RunPausedError
+    from agentpool._core.errors import SessionConflictError as SessionConflictError
+    from agentpool._core.errors import SessionError as SessionError
     from agentpool._core.errors import ToolError as ToolError
     from agentpool._core.errors import UnhandledAgentErrors as UnhandledAgentErrors
     from agentpool._core.errors import UnknownAgentError as UnknownAgentError
@@ -64,8 +73,11 @@ if _TYPE_CHECKING:
     from agentpool._core.events import AgentSpawned as AgentSpawned
     from agentpool._core.events import AgentStarted as AgentStarted
     from agentpool._core.events import AgentStuck as AgentStuck
+    from agentpool._core.events import ApprovalDecided as ApprovalDecided
+    from agentpool._core.events import ApprovalRequested as ApprovalRequested
     from agentpool._core.events import BudgetWarned as BudgetWarned
     from agentpool._core.events import CompletionFinished as CompletionFinished
+    from agentpool._core.events import ContextCompacted as ContextCompacted
     from agentpool._core.events import DeadlockSuspected as DeadlockSuspected
     from agentpool._core.events import Event as Event
     from agentpool._core.events import GuardWarned as GuardWarned
@@ -136,10 +148,12 @@ if _TYPE_CHECKING:
     from agentpool._loop.model_agent import ModelAgent as ModelAgent
     from agentpool._loop.model_agent import SpawnConfig as SpawnConfig
     from agentpool._loop.resume import resume_agent_pool as resume_agent_pool
+    from agentpool.abc import Approver as Approver
     from agentpool.abc import Driver as Driver
     from agentpool.abc import Journal as Journal
     from agentpool.abc import Memory as Memory
     from agentpool.abc import MemoryFragment as MemoryFragment
+    from agentpool.abc import NamespacedMemory as NamespacedMemory
     from agentpool.abc import ResumableAgent as ResumableAgent
     from agentpool.abc import Tool as Tool
     from agentpool.abc import ToolContext as ToolContext
@@ -166,6 +180,9 @@ if _TYPE_CHECKING:
     from agentpool.fleet import start_fleet as start_fleet
     from agentpool.journal.sqlite import SqliteJournal as SqliteJournal
     from agentpool.memory.in_memory import InMemory as InMemory
+    from agentpool.memory.sqlite import SqliteMemory as SqliteMemory
+    from agentpool.sessions import Conversation as Conversation
+    from agentpool.sessions import Session as Session
     from agentpool.tools import FunctionTool as FunctionTool
     from agentpool.tools import ToolRegistry as ToolRegistry
     from agentpool.tools import tool as tool
@@ -184,6 +201,9 @@ _HOMES = {
     "agentpool._kernel.context": """
         AgentContext Subscription
     """,
+    "agentpool._core.approval": """
+        ApprovalRequest ApprovalRules Approved Decision Denied
+    """,
     "agentpool._core.budget": """
         Budget Reservation
     """,
@@ -199,14 +219,15 @@ _HOMES = {
         AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
-        MalformedReplyError ManifestError OverloadedError PoolClosedError PoolLimitError PriceUnknownError
-        RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError ToolError
-        UnhandledAgentErrors UnknownAgentError
+        MalformedReplyError ManifestError MemoryFileError OverloadedError PoolClosedError PoolLimitError
+        PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
+        RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """
-        AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck BudgetWarned CompletionFinished
-        DeadlockSuspected Event GuardWarned MessageDeadLettered MessageSent PhaseChanged
-        ReasoningDeltaReceived TextDeltaReceived ToolFinished ToolStarted
+        AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck ApprovalDecided ApprovalRequested
+        BudgetWarned CompletionFinished ContextCompacted DeadlockSuspected Event GuardWarned
+        MessageDeadLettered MessageSent PhaseChanged ReasoningDeltaReceived TextDeltaReceived ToolFinished
+        ToolStarted
     """,
     "agentpool._core.governor": """
         GovernorPolicy
@@ -271,7 +292,7 @@ _HOMES = {
         ChildSpec Supervisor
     """,
     "agentpool.abc": """
-        Driver Journal Memory MemoryFragment ResumableAgent Tool ToolContext
+        Approver Driver Journal Memory MemoryFragment NamespacedMemory ResumableAgent Tool ToolContext
     """,
     "agentpool.journal.sqlite": """
         SqliteJournal
@@ -317,6 +338,12 @@ _HOMES = {
     """,
     "agentpool.memory.in_memory": """
         InMemory
+    """,
+    "agentpool.memory.sqlite": """
+        SqliteMemory
+    """,
+    "agentpool.sessions": """
+        Conversation Session
     """,
     "agentpool.tools": """
         FunctionTool ToolRegistry tool

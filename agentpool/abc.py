@@ -1,4 +1,6 @@
-"""The extension points: what a driver, a tool, a memory and an agent that describes itself have to be."""
+"""The extension points: what a driver, a tool, a memory, an approver and an agent that describes itself
+have to be.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
+from agentpool._core.approval import ApprovalRequest, Decision
 from agentpool._core.capability import Capability, PrivacyTier
 from agentpool._core.messages import (
     SUPERVISOR,
@@ -117,6 +120,14 @@ async def _stream_of_one(
         await iterator.aclose()  # type: ignore[attr-defined]
 
 
+def usual_trust(source: str) -> float:
+    """Return how far a text is to be believed if nothing is said: 1 from a user, 0.5 from anything else.
+
+    What models and tools wrote may hold what a page or a mail told them to write.
+    """
+    return 1.0 if source == "user" else 0.5
+
+
 @attrs.frozen
 class MemoryFragment:
     """Something remembered.
@@ -128,6 +139,9 @@ class MemoryFragment:
       agent_id: which agent remembered it.
       created_at: seconds on the memory's clock.
       relevance: how well it fits the query that recalled it, from 0 to 1.
+      namespace: the name of the memory in which it is; `""` is the shared one.
+      origin: where it comes from, such as an address, a file, or a run.
+      trust: how far it is to be believed, from 0 to 1; `usual_trust` of its source if left out.
     """
 
     id: int
@@ -136,6 +150,9 @@ class MemoryFragment:
     agent_id: AgentId = 0
     created_at: float = 0.0
     relevance: float = 0.0
+    namespace: str = ""
+    origin: str = ""
+    trust: float = attrs.Factory(lambda fragment: usual_trust(fragment.source), takes_self=True)
 
 
 @runtime_checkable
@@ -176,6 +193,57 @@ class Memory(Protocol):
 
     async def forget(self, fragment_id: int) -> bool:
         """Drop a fragment; return whether there was one."""
+        ...
+
+
+@runtime_checkable
+class NamespacedMemory(Memory, Protocol):
+    """A memory that holds others, each with a name, and knows where a text comes from.
+
+    The memory itself is the shared one. Texts and values of a namespace are seen in it alone; ids are given
+    once in all of them.
+    """
+
+    def namespace(self, name: str) -> NamespacedMemory:
+        """Return the memory of this name; the shared one for `""`. The same name gives the same texts."""
+        ...
+
+    async def remember(
+        self,
+        content: str,
+        *,
+        source: str = "user",
+        agent_id: AgentId = 0,
+        origin: str = "",
+        trust: float | None = None,
+    ) -> int:
+        """Keep a text, and return the id of the new fragment.
+
+        Args:
+          content: the text.
+          source: what kind of thing it is.
+          agent_id: which agent remembers it.
+          origin: where it comes from, such as an address, a file, or a run.
+          trust: how far it is to be believed, from 0 to 1; `usual_trust` if left out.
+        """
+        ...
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        limit: int = 5,
+        source: str | None = None,
+        agent_id: AgentId | None = None,
+        since: float | None = None,
+        min_trust: float = 0.0,
+    ) -> Sequence[MemoryFragment]:
+        """Return the fragments that fit the query, as `Memory.recall` does.
+
+        Args:
+          query, limit, source, agent_id, since: as there.
+          min_trust: only fragments that are to be believed at least so far.
+        """
         ...
 
 
@@ -281,6 +349,11 @@ class ToolContext(Protocol):
 class Tool(Protocol):
     """Something that a model may call.
 
+    A tool may have one thing more, for the rules of approval: `taken(arguments)` returns the arguments
+    as `call` will take them, checked and with all defaults, or a `ToolResult` that says what is wrong
+    with them. Of a tool without it the arguments are compared as the model gave them, and a rule that
+    restricts an argument which is not there applies.
+
     Attributes:
       definition: how the model sees it.
       capability: what a manifest must grant for it; None if nothing.
@@ -348,6 +421,28 @@ class ToolSet(Protocol):
 
     async def call(self, ctx: ToolContext, call: ToolCall) -> ToolResult:
         """Do what a model asked for."""
+        ...
+
+
+# -- approval ---------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Approver(Protocol):
+    """Decides about tool calls that the rules of a manifest send to a person; any async callable is one.
+
+    A pool calls it for many agents at once, each time in a task of its own that is no agent's. So it
+    needs no slot, and may wait for as long as a person takes. It must not block: what reads from a
+    person in a thread is to be called with `abandon_on_cancel=True`, as in
+    `await trio.to_thread.run_sync(input, "ok? ", abandon_on_cancel=True)`.
+    """
+
+    async def __call__(self, request: ApprovalRequest, /) -> Decision:
+        """Return `Approved()` or `Denied(reason)`.
+
+        Whatever else is returned, and an `Exception` that is raised, denies: the model is told so.
+        Cancellation: nobody waits for the decision any more; the agent is ending.
+        """
         ...
 
 

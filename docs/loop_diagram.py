@@ -10,12 +10,13 @@ from drawing import Box, arrow, circle, page
 from agentpool._core.effects import PHASES, Effect
 from agentpool._core.loop import TRANSITIONS
 
-LEFT, TOP = 20, 74
+LEFT, TOP = 20, 224
 PLACES: dict[str, tuple[int, int]] = {
     "Recall": (0, 0),
     "Reason": (250, 0),
     "Act": (500, 0),
     "Remember": (750, 0),
+    "Compact": (0, -150),
     "Halt": (250, 230),
     "Finish": (750, 230),
 }
@@ -47,7 +48,7 @@ def drawing() -> str:
             parts.append(arrow(box_of(start), box_of(end), label, 120 if far else 36))
     parts += [box_of(effect).drawn() for effect in PHASES]
     title = "The agent loop: effects, and the observations that answer them"
-    return page(900, 370, title, ".reason{fill:#ffd}.act{fill:#efe}.done{fill:#eee}", parts)
+    return page(900, 520, title, ".reason{fill:#ffd}.act{fill:#efe}.done{fill:#eee}", parts)
 
 
 if __name__ == "__main__":

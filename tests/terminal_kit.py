@@ -113,6 +113,10 @@ class Terminal:
             assert time.monotonic() < end, self.screen.text
             assert self._read(), self.screen.text
 
+    def type(self, text: str) -> None:
+        """Type something, as a person does."""
+        os.write(self._ours, text.encode())
+
     def read_to_the_end(self) -> int:
         """Read all that is left, and return the exit code."""
         while self._read():

@@ -53,6 +53,20 @@ def test_an_agent_is_followed_from_its_start_to_its_end() -> None:
     assert (row.state, row.duration, row.doing, progress.completed) == ("completed", 0.5, "", 1)
 
 
+def test_a_compaction_is_told() -> None:
+    progress = started(1)
+
+    def told(summary: str, problem: str) -> str | None:
+        return progress.apply(ev.ContextCompacted(2, 0.0, 1, 0, 8, 900, 300, summary, problem))
+
+    assert told("So it was.", "") == "agent-1: 8 messages no longer fit its context window and were summed up"
+    assert told("", "") == "agent-1: 8 messages no longer fit its context window and were dropped"
+    assert told("", "the summary was empty") == (
+        "agent-1: warning: 8 messages no longer fit its context window and were dropped:"
+        " the summary was empty"
+    )
+
+
 @pytest.mark.parametrize(
     ("outcome", "text"),
     [

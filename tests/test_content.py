@@ -37,6 +37,22 @@ def test_a_file_that_is_none_is_told_what_it_lacks(make: object, told: str) -> N
         make()  # type: ignore[operator]
 
 
+def test_an_address_that_holds_the_bytes_is_taken_for_them() -> None:
+    """Switchyard#470: providers that take bytes refuse such an address."""
+    assert Image(url="data:image/png;base64,iVBORw==") == PICTURE
+    assert Image(url="DATA:IMAGE/PNG;charset=x;BASE64,iVBORw%3D%3D") == PICTURE
+    paper = Document(url="data:application/octet-stream,%25PDF-1.7", media_type="application/pdf")
+    assert (paper.data, paper.media_type, paper.url) == (b"%PDF-1.7", "application/pdf", "")
+
+
+@pytest.mark.parametrize(
+    "url", ["data:image/png;base64,", "data:,x", "data:image/png;base64,a", "data:image/png"]
+)
+def test_an_address_without_bytes_is_none(url: str) -> None:
+    with pytest.raises(ValueError, match=r"neither is given|needs their media type|cannot be read"):
+        Image(url=url)
+
+
 def test_bytes_are_bytes() -> None:
     with pytest.raises(TypeError, match=r"Image\.data must be bytes, not str"):
         Image("abc", "image/png")  # type: ignore[arg-type]

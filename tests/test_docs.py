@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))  # where `program` is
 from program import blocks_of  # noqa: E402
 
+from agentpool import ModelSettings, ReplayDriver, RetryingDriver  # noqa: E402
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 PROMISED = re.compile(r"^ *print\(.*\)  # (.+)$", re.MULTILINE)
@@ -124,3 +126,22 @@ def test_the_picture_of_a_terminal_is_what_stands_on_its_screen() -> None:
     frames = "a warning\r\nfirst\r\nframe\r\x1b[2K\x1b[1A\x1b[2K\x1b[?25lsecond \x1b[32mgreen\x1b[0m\r\nline"
     assert screen_of(frames) == ["a warning", "second \x1b[32mgreen\x1b[0m", "line"]
     assert "agentpool&#160;run&#160;fleet.toml" in PICTURE.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (RetryingDriver, "max_wait: seconds;"),
+        (ReplayDriver, "path: the file"),
+        (ModelSettings, "reasoning: How much"),
+    ],
+)
+def test_the_reference_says_with_what_a_class_is_made(made: type, told: str) -> None:
+    from conf import _add_what_stands_beside
+
+    lines = (made.__doc__ or "").splitlines()
+    _add_what_stands_beside(None, "class", "", made, None, lines)
+    assert told in "\n".join(lines)
+    before = list(lines)
+    _add_what_stands_beside(None, "method", "", made, None, lines)
+    assert lines == before

@@ -51,6 +51,17 @@ def test_the_debate_goes_in_turns_and_ends_with_a_verdict(tmp_path: Path) -> Non
     assert speakers == ["for", "against", "for", "against", "Verdict"]
 
 
+def test_what_is_remembered_in_one_run_is_known_in_the_next(tmp_path: Path) -> None:
+    first = run(EXAMPLES / "remembering.py", "memory.db", "Ada", "Grace", cwd=tmp_path)
+    second = run(EXAMPLES / "remembering.py", "memory.db", "Ada", cwd=tmp_path)
+    assert (first.returncode, first.stderr, second.returncode, second.stderr) == (0, "", 0, "")
+    assert first.stdout.splitlines() == [
+        "Ada, visit 1. Before you: nobody.",
+        "Grace, visit 1. Before you: Ada.",
+    ]
+    assert second.stdout == "Ada, visit 2. Before you: Grace, Ada.\n"
+
+
 def test_map_reduce_counts_the_words_of_all_files(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number}.md").write_text("often " * number + "once\n")

@@ -53,8 +53,9 @@ from agentpool._core.messages import (
 )
 from agentpool._core.outputs import OutputSpec, Parsed, Problems
 from agentpool._core.states import LoopState
-from agentpool._core.transcript import Transcript, Window, messages_tokens, repaired, request_tokens
+from agentpool._core.transcript import Transcript, messages_tokens, repaired, request_tokens
 from agentpool._core.usage import TokenUsage
+from agentpool._core.window import Window
 
 USAGE = TokenUsage(10, 5)
 LOOK = ToolDefinition("look", "Looks.", {"type": "object", "properties": {"n": {"type": "integer"}}})
@@ -221,8 +222,10 @@ def test_a_repetition_is_no_limit() -> None:
     [
         (Replied(Completion(usage=USAGE)), "its last answer was empty"),
         (saying("half of", stop_reason="max_tokens"), r"its last answer was cut off at max_tokens (4096)"),
+        (saying("half", stop_reason="pause_turn"), "its last answer was paused by the provider"),
         (calling(call(9)), "its last answer called tools"),
         (calling(call(9), stop_reason="max_tokens"), "its last answer called tools"),
+        (saying("<function=look>{}</function>"), "its last answer was a tool call as text"),
         (Idled(7), "its last answer did not come: nothing was heard of the model for 7 s"),
     ],
 )

@@ -18,6 +18,8 @@ from agentpool._core.effects import (
     PHASES,
     Act,
     Acted,
+    Compact,
+    Compacted,
     DriverFailed,
     Effect,
     Finish,
@@ -49,6 +51,7 @@ from agentpool._core.messages import (
     ChatMessage,
     Completion,
     CompletionRequest,
+    ProviderData,
     ToolCall,
     ToolDefinition,
     ToolMessage,
@@ -63,6 +66,9 @@ from agentpool._core.usage import TokenUsage
 from agentpool.abc import MemoryFragment
 
 PLAIN = AgentManifest(name="plain")
+SUMMING = AgentManifest(
+    name="summing", model=ModelSettings(context_window=1_000, max_tokens=200, compaction="summary")
+)
 MINDFUL = AgentManifest(name="mindful", capabilities=(MemoryCapability(),))
 USAGE = TokenUsage(10, 5)
 
@@ -118,6 +124,7 @@ STATES: dict[type[Effect], LoopState] = {
         run(MINDFUL),
         run(MINDFUL, Recalled()),
         run(MINDFUL, Recalled(), calling(call())),
+        run(SUMMING, Recalled(), *[calling(call()), acted("seen " * 250), Recalled()] * 2),
         run(MINDFUL, Recalled(), saying("done")),
         run(PLAIN, Recalled(), saying("done")),
         run(PLAIN, Recalled(), DriverFailed(OverloadedError())),
@@ -126,6 +133,7 @@ STATES: dict[type[Effect], LoopState] = {
 SAMPLES: dict[type[Observation], Observation] = {
     Recalled: Recalled(),
     Replied: saying("done"),
+    Compacted: Compacted(Completion("so far nothing")),
     DriverFailed: DriverFailed(OverloadedError()),
     Acted: acted("seen"),
     Idled: Idled(30, [None]),
@@ -304,6 +312,40 @@ def test_after_work_was_done_an_empty_answer_is_asked_about_again() -> None:
     assert isinstance(last(PLAIN, *observations, output=NUMBER), Finish)
 
 
+MARKED = '<tool_call>{"name": "look", "arguments": {"n": 1}}</tool_call>'
+BARE = '{"name": "look", "arguments": {"n": 1}}'
+LOOK = ToolDefinition("look", "Look.", {"type": "object"})
+
+
+@pytest.mark.parametrize("spoken", [MARKED, BARE])
+def test_a_call_that_is_text_is_asked_about_once(spoken: str) -> None:
+    """It is not run, since a quoted one looks the same (unslothai/unsloth#6967), but it is no answer."""
+    request = request_after(PLAIN, Recalled(), saying(spoken), tools=[LOOK])
+    *_, said, note = request.messages
+    assert said == AssistantMessage(spoken)
+    assert isinstance(note, UserMessage)
+    assert "written as text" in note.body
+    finish = last(PLAIN, Recalled(), saying(spoken), saying("three"), tools=[LOOK])
+    assert isinstance(finish, Finish)
+    assert finish.result.text == "three"
+    turn = [saying(spoken), calling(call()), acted("1"), Recalled()]
+    assert isinstance(last(PLAIN, Recalled(), *turn, saying(spoken), tools=[LOOK]), Reason)
+    assert isinstance(last(PLAIN, Recalled(), saying(spoken)), Finish)  # nothing was offered
+
+
+def test_a_call_that_is_text_again_is_an_error_unless_it_may_be_an_answer() -> None:
+    error = error_after(PLAIN, Recalled(), saying(MARKED), saying(MARKED), tools=[LOOK])
+    assert isinstance(error, MalformedReplyError)
+    assert "--tool-call-parser" in str(error)
+    finish = last(PLAIN, Recalled(), saying(BARE), saying(BARE), tools=[LOOK])
+    assert isinstance(finish, Finish)
+    assert finish.result.text == BARE
+    misfit = request_after(PLAIN, Recalled(), saying(BARE), tools=[LOOK], output=NUMBER)
+    assert "does not fit" in str(misfit.messages[-1])
+    spoken = request_after(PLAIN, Recalled(), saying(MARKED), tools=[LOOK], output=NUMBER)
+    assert "written as text" in str(spoken.messages[-1])
+
+
 def test_nothing_more_is_the_end_of_an_answer_that_was_cut_off() -> None:
     finish = last(PLAIN, Recalled(), saying("one, ", stop_reason="max_tokens"), saying(""))
     assert isinstance(finish, Finish)
@@ -453,6 +495,26 @@ def test_calls_of_an_answer_that_was_cut_off_are_not_run() -> None:
     assert finish.result.text == "end"
     assert finish.result.tool_calls == 0
     assert isinstance(error_after(PLAIN, Recalled(), *[calling(call(), **CUT)] * 3), LoopHaltedError)
+
+
+PAUSED: dict[str, Any] = {"stop_reason": "pause_turn"}
+
+
+def test_a_paused_answer_is_sent_back_as_it_is_and_goes_on() -> None:
+    _, effects = run(PLAIN, Recalled(), saying("one, ", **PAUSED), saying("two, ", **PAUSED), saying("three"))
+    request = typing.cast(Reason, effects[3]).request
+    assert request.messages == (UserMessage("do it"), AssistantMessage("one, "), AssistantMessage("two, "))
+    finish = typing.cast(Finish, effects[-1])
+    assert (finish.result.text, finish.result.iterations) == ("one, two, three", 3)
+
+
+def test_a_pause_without_a_word_goes_on_where_the_provider_has_something_to_go_on_from() -> None:
+    data = ProviderData("p", "m", ["search"])
+    paused = saying("", provider_data=data, **PAUSED)
+    assert request_after(PLAIN, Recalled(), paused).messages[-1] == AssistantMessage("", provider_data=data)
+    note = request_after(PLAIN, Recalled(), saying(" ", **PAUSED)).messages[-1]
+    assert isinstance(note, UserMessage)
+    assert "empty" in note.body
 
 
 # -- the context window
@@ -659,7 +721,19 @@ def assert_complete(transcript: Sequence[ChatMessage]) -> None:
     assert repaired(transcript) == list(transcript)
 
 
-CALLS = st.lists(st.builds(call, st.integers(1, 3), st.sampled_from(["look", "poll"])), max_size=3).map(tuple)
+CALLS = st.lists(st.builds(call, st.integers(1, 3), st.sampled_from(["look", "poll"])), max_size=2)
+CALLS = st.builds(
+    lambda calls, pins: (*calls, *pins),
+    CALLS,
+    st.lists(
+        st.builds(
+            lambda n, fact: ToolCall(f"pin-{n}", "pin_fact", {"fact": fact}),
+            st.integers(1, 2),
+            st.sampled_from(["x is 1", "y is 2", "", "z" * 600]),
+        ),
+        max_size=1,
+    ),
+)
 TEXTS = st.text(alphabet="ab{}<", max_size=60)
 OBSERVATIONS: dict[type[Effect], st.SearchStrategy[Any]] = {
     Recall: st.builds(
@@ -684,9 +758,30 @@ OBSERVATIONS: dict[type[Effect], st.SearchStrategy[Any]] = {
         st.builds(DriverFailed, st.sampled_from([ContextTooLongError("x"), OverloadedError()])),
     ),
     Act: st.lists(st.sampled_from([ToolResult("a"), ToolResult("b" * 300, True)]), min_size=3, max_size=3),
+    Compact: st.one_of(
+        st.builds(
+            Compacted,
+            st.builds(
+                Completion,
+                st.sampled_from(["", "so it was", "<note> a {b}", "word " * 500]),
+                st.sampled_from([(), (call(),)]),
+                st.sampled_from(["end_turn", "end_turn", "end_turn", "max_tokens", "refusal"]),
+                usage=st.builds(TokenUsage, st.integers(0, 99), st.integers(0, 20)),
+            ),
+        ),
+        st.builds(DriverFailed, st.sampled_from([ContextTooLongError("x"), OverloadedError()])),
+        st.just(Idled(30)),
+    ),
     Remember: st.just(Remembered()),
 }
-MANIFESTS = [PLAIN, MINDFUL, small(300), limited(max_tokens_budget=800, max_iterations=6)]
+MANIFESTS = [
+    PLAIN,
+    MINDFUL,
+    SUMMING,
+    small(300),
+    small(700, compaction="summary"),
+    limited(max_tokens_budget=800, max_iterations=6),
+]
 
 
 @settings(max_examples=200, deadline=None)
@@ -698,12 +793,12 @@ def test_a_run_keeps_its_promises_whatever_is_observed(
         OutputSpec({}, lambda text: Problems(("no",)) if "a" in text else Parsed(text)) if typed else None
     )
     state, effect = begin(manifest, "do it", output=output)
-    effects, observations, usage = [effect], list[Observation](), TokenUsage()
+    effects, observations, usage, shown = [effect], list[Observation](), TokenUsage(), 0
     while not isinstance(effect, Finish | Halt):
         observation = data.draw(OBSERVATIONS[type(effect)])
         if isinstance(effect, Act):
             observation = Acted(observation[: len(effect.calls)])
-        if isinstance(observation, Replied):
+        if isinstance(observation, Replied | Compacted):
             usage += observation.completion.usage
         awaiting, older = state.awaiting, tuple(state.transcript)
         state, effect = advance(state, observation)
@@ -716,7 +811,15 @@ def test_a_run_keeps_its_promises_whatever_is_observed(
         assert_complete(state.transcript)
         assert state.usage == usage
         assert state.window.tokens == messages_tokens(state.window.messages)
+        if isinstance(effect, Compact):
+            assert awaiting is not Compact or len(state.window.messages) < shown, "it gets nowhere"
+            assert_complete(effect.request.messages)
+            assert isinstance(effect.request.messages[0], UserMessage)
+        shown = len(state.window.messages)
         if isinstance(effect, Reason):
+            pins = state.window.pins
+            seen = str(effect.request.messages)
+            assert pins is None or all(fact in seen for _, fact in pins.facts)
             assert_complete(effect.request.messages)
             assert UserMessage("do it") in effect.request.messages
             assert isinstance(effect.request.messages[0], UserMessage)

@@ -531,6 +531,27 @@ def refuse(path: Path) -> bytes:
     raise PermissionError(13, "Permission denied")
 
 
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ("seed = 7", "options = { seed = 7 }"),
+        ("top_p = 0.5", "Write it into the options"),
+        ("model = 'gpt-5'", "driver = 'openai:MODEL'"),
+        ("base_url = 'http://h'", "driver = 'openai+http://HOST:PORT/v1:MODEL'"),
+        ("api_key = 'sk'", "AGENTPOOL_API_KEY"),
+        ("timeout = 5", "[[agents]]"),
+        ("headers = {}", "docs/guide/models.md"),
+        ("max_completion_tokens = 5", "Did you mean 'max_tokens'?"),
+    ],
+)
+def test_a_setting_of_another_library_is_told_its_place(line: str, fix: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        AgentManifest.from_toml(f"name = 'a'\n[model]\n{line}")
+    (finding,) = caught.value.findings
+    assert finding.problem == "is an unknown key"
+    assert fix in finding.fix
+
+
 def test_a_file_that_cannot_be_read_is_a_finding_too(tmp_path: Path) -> None:
     bad = tmp_path / "bad.toml"
     bad.write_bytes(b'name = "a"\n# \xff\n')

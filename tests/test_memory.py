@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agentpool.abc import Memory, MemoryFragment
 from agentpool.memory import InMemory
-from agentpool.memory.in_memory import words_of
+from agentpool.memory._words import terms_of
 
 
 def contents(fragments: Sequence[MemoryFragment]) -> list[str]:
@@ -170,7 +170,7 @@ def test_the_index_finds_what_a_look_at_every_text_finds(
             await memory.forget(fragment_id)
         found = await memory.recall(" ".join(query), limit=limit)
         scores = {
-            number: len(words_of(" ".join(query)) & set(words))
+            number: len(terms_of(" ".join(query)) & set(words))
             for number, words in enumerate(texts, 1)
             if number not in forgotten
         }

@@ -623,6 +623,26 @@ async def test_the_price_of_another_model_is_that_models(autojump_clock: Any) ->
     assert budget.spent.cost_usd == 30.0
 
 
+async def test_input_that_may_go_into_a_cache_is_set_aside_at_the_price_of_that(autojump_clock: Any) -> None:
+    """Anthropic and others take a quarter more for input that they cache; nobody knows before how much."""
+
+    class Caching(Provider):
+        def estimate_cost(self, usage: TokenUsage) -> float | None:
+            return usage.total_tokens + usage.cache_write_tokens / 4
+
+    async def agent(ctx: AgentContext) -> None:
+        assert ctx.driver is not None
+        await ctx.driver.complete(REQUEST)
+
+    written = TokenUsage(BOUND, 100, cache_write_tokens=BOUND, cost_usd=BOUND * 1.25 + 100)
+    for money, made in ((BOUND * 1.25 + 100, True), (BOUND * 1.25 + 99, False)):
+        budget, provider = Budget(cost_usd=money), Caching([written])
+        outcome = await run(agent, provider, budget)
+        assert isinstance(outcome, Completed) is made
+        assert len(provider.asked) == made
+        assert budget.spent.cost_usd == (money if made else 0)
+
+
 async def test_what_a_driver_makes_of_itself_for_an_agent_is_metered(autojump_clock: Any) -> None:
     class Binding(Provider):
         def bind(self, manifest: AgentManifest) -> Driver:

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from agentpool import AgentManifest, AgentResult, ModelSettings, SpawnConfig, open_agent_pool
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.content import text_of
 from agentpool._core.errors import (
@@ -28,6 +29,7 @@ from agentpool._core.messages import (
     ChatMessage,
     Completion,
     CompletionRequest,
+    ProviderData,
     ReasoningDelta,
     StreamPart,
     TextDelta,
@@ -114,7 +116,83 @@ async def test_a_stream_is_recorded_whole_and_played_back(path: Path) -> None:
     recorder = RecordingDriver(Echo(), path)
     assert [type(part) for part in await streamed(recorder, ask("abc"))] == [TextDelta, TextDelta, Completion]
     replayed = await streamed(ReplayDriver(path), ask("abc"))
-    assert replayed == [TextDelta("abc 1"), Completion("abc 1", usage=TokenUsage(3, 2, cost_usd=0.25))]
+    completion = Completion("abc 1", usage=TokenUsage(3, 2, cost_usd=0.25))
+    assert replayed == [TextDelta("ab"), TextDelta("c 1"), completion]
+
+
+class Pieces(Driver):
+    """Streams an answer in pieces that are told."""
+
+    context_window: int | None = 3000
+
+    def __init__(self, *pieces: StreamPart, answer: Completion) -> None:
+        self.pieces = [*pieces, answer]
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def stream(self, request: CompletionRequest) -> AsyncIterator[AsyncIterator[StreamPart]]:
+        async def parts() -> AsyncGenerator[StreamPart, None]:
+            for piece in self.pieces:
+                await trio.lowlevel.checkpoint()
+                yield piece
+
+        async with aclosing(parts()) as iterator:
+            yield iterator
+
+
+async def test_a_stream_replays_in_the_pieces_in_which_it_came(path: Path) -> None:
+    pieces = (
+        ReasoningDelta("h"),
+        TextDelta("a"),
+        ReasoningDelta("m"),
+        TextDelta("\U0001f600"),
+        TextDelta("c"),
+    )
+    answer = Completion("a\U0001f600c", reasoning="hm", provider_data=ProviderData("p", "m", [{"sig": "x"}]))
+    await streamed(RecordingDriver(Pieces(*pieces, answer=answer), path), ask("a"))
+    assert await streamed(ReplayDriver(path), ask("a")) == [*pieces, answer]
+    assert await ReplayDriver(path).complete(ask("a")) == answer
+
+
+async def test_pieces_that_are_not_those_of_the_answer_do_not_count(path: Path) -> None:
+    """A driver may tidy its answer at the end; a secret of the replay may be longer."""
+    pieces, answer = (TextDelta("a "), TextDelta("b ")), Completion("a b")
+    await streamed(RecordingDriver(Pieces(*pieces, answer=answer), path), ask("a"))
+    assert await streamed(ReplayDriver(path), ask("a")) == [TextDelta("a b"), answer]
+
+
+async def test_an_agent_measures_its_requests_by_the_window_of_the_driver_that_was_recorded(
+    path: Path,
+) -> None:
+    class Small(Echo):
+        context_window = 3000
+
+    async def run(driver: Driver) -> AgentResult[str]:
+        manifest = AgentManifest(name="a", model=ModelSettings(max_tokens=4000))
+        async with open_agent_pool(driver, max_concurrent=1) as pool:
+            return await (await pool.spawn(SpawnConfig(manifest, "q"))).result()
+
+    recorded = await run(RecordingDriver(Small(), path))
+    assert json.loads((await trio.Path(path).read_text()).splitlines()[1])["request"]["max_tokens"] == 1500
+    assert await run(ReplayDriver(path)) == recorded
+    assert ReplayDriver(path).context_window == 3000
+    assert ReplayDriver(path.with_name("none")).context_window is None
+
+
+async def test_a_driver_that_knows_no_window_is_recorded_too(path: Path) -> None:
+    class Bare:
+        async def complete(self, request: CompletionRequest) -> Completion:
+            await trio.lowlevel.checkpoint()
+            return Completion("a")
+
+    await RecordingDriver(Bare(), path).complete(ask("a"))  # type: ignore[arg-type]
+    replay = ReplayDriver(path)
+    assert (await replay.complete(ask("a"))).text == "a"
+    assert replay.context_window is None
+    (await trio.Path(path).write_text('{"agentpool_cassette": 1}\n'))
+    assert ReplayDriver(path).context_window is None
 
 
 async def test_reasoning_streams_before_the_text_in_a_replay(path: Path) -> None:
@@ -354,3 +432,26 @@ async def test_a_conversation_with_secrets_plays_where_there_are_others(path: Pa
 def test_a_replay_stays_on_this_machine(path: Path) -> None:
     assert ReplayDriver(path).privacy is PrivacyTier.SOVEREIGN
     assert repr(ReplayDriver("x.jsonl")) == "<ReplayDriver of 'x.jsonl'>"
+
+
+@pytest.mark.parametrize("content", ["name = 'a'\n", '{"agentpool": 1}\n', "\ufefftext"])
+async def test_a_file_that_is_no_cassette_is_not_replaced(tmp_path: Path, content: str) -> None:
+    """A path in the wrong place must not cost anybody a file, nor an answer of the model."""
+    path = tmp_path / "fleet.toml"
+    path.write_text(content, "utf-8")
+    model = ScriptedDriver(["Paris."])
+    recorder = RecordingDriver(model, path)
+    with pytest.raises(ValueError, match=r"fleet\.toml is no cassette, so it is not replaced"):
+        await recorder.complete(CompletionRequest())
+    assert path.read_text("utf-8") == content
+    assert model.requests == []
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"agentpool_c', '{"agentpool_cassette": 1}\n', '\ufeff{"agentpool_cassette": 1}\n']
+)
+async def test_a_cassette_is_replaced_also_if_its_beginning_was_cut_off(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text(content, "utf-8")
+    await RecordingDriver(ScriptedDriver(["Paris."]), path).complete(CompletionRequest())
+    assert (await ReplayDriver(path).complete(CompletionRequest())).text == "Paris."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import attrs
@@ -653,3 +654,349 @@ def test_a_pool_is_opened_as_it_was_and_as_it_is_said() -> None:
     assert (before[2].tokens, before[2].cost_usd, before[2].calls) == (100, None, 5)
     assert after[:2] == (2, 9)
     assert after[2].cost_usd == 1.0
+
+
+# -- what is rare ------------------------------------------------------------------------------
+
+
+async def giving_up(ctx: AgentContext) -> Any:
+    deaf = await ctx.spawn(hearing_late, name="late")
+    with trio.move_on_after(1) as receiving:
+        await ctx.receive()
+    with trio.move_on_after(1) as asking:
+        await ctx.ask(deaf.id, "question")
+    early = await ctx.step("note", as_it_is, (receiving.cancelled_caught, asking.cancelled_caught))
+    return early, await deaf.result(), await ctx.step("end", as_it_is, 1)
+
+
+async def hearing_late(ctx: AgentContext) -> str:
+    message = await ctx.receive()
+    await ctx.step("wait", trio.sleep, 5)
+    ctx.reply(message, "late")
+    return "answered"
+
+
+def test_what_was_cancelled_is_cancelled_again_and_a_late_answer_changes_nothing() -> None:
+    expected, records = after_each_cut(giving_up)
+    assert expected == ((True, True), "answered", 1)
+    (left,) = [record for record in records if record.data.get("kind") == "left"]
+    assert left.data["value"] == 1
+
+
+async def by_a_partial(ctx: AgentContext) -> int:
+    handle = await ctx.spawn(partial(doubled, number=4))
+    return await handle.result()
+
+
+def test_partials_are_found_again() -> None:
+    records = Records()
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=1, journal=records) as pool:
+            await pool.spawn(partial(sleeping, seconds=3), name="first")
+            raise KeyError("left")
+
+    with pytest.raises(KeyError):
+        in_virtual_time(main)
+    assert resumed(records.kept)[0].unwrap() == 3
+    assert after_each_cut(by_a_partial)[0] == 8
+
+
+def changed(kept: list[JournalRecord], kind: str, **data: Any) -> list[JournalRecord]:
+    """Return the records with other data in those that tell that."""
+    return [
+        attrs.evolve(record, data={**record.data, **data}) if record.kind == kind else record
+        for record in kept
+    ]
+
+
+GONE = {"$object": ["nowhere:Gone", {}]}
+
+
+@pytest.mark.parametrize(
+    "agent", [{"function": "test_resume:gone"}, {"kind": "journal_kit:Records", "data": {}}]
+)
+def test_an_agent_that_is_not_there_any_more_is_named(agent: Any) -> None:
+    _, records = run(sleeping, 3)
+    kept = changed(cut_behind(records, "spawned"), "spawned", work={"agent": agent, "args": []})
+    with pytest.raises(ReplayMismatchError, match=r"agent 1 \(first\), its spawn: "):
+        resumed(kept)
+
+
+def test_what_an_agent_was_given_and_cannot_be_read_is_named() -> None:
+    _, records = run(sleeping, 3)
+    kept = cut_behind(records, "spawned")
+    work = {**kept[-1].data["work"], "args": {"$tuple": [GONE]}}
+    with pytest.raises(ReplayMismatchError, match=r"its arguments: nowhere:Gone is not there"):
+        resumed(changed(kept, "spawned", work=work))
+    _, records = run(stepping)
+    ends = [end for end, record in enumerate(records.kept, 1) if record.data.get("kind") == "step first"]
+    outcome, _ = resumed(changed(records.kept[: ends[0]], "operated", value=GONE))
+    assert isinstance(outcome.error, ReplayMismatchError)
+    assert "what it came to cannot be read: nowhere:Gone" in str(outcome.error)
+
+
+def test_an_inbox_that_cannot_be_read_is_named() -> None:
+    _, records = run(without_waiting, max_concurrent=1, inbox_capacity=1)
+    kept = changed(cut_behind(records, "sent"), "sent", content=GONE)
+    with pytest.raises(ReplayMismatchError, match=r"its inbox: nowhere:Gone is not there"):
+        resumed(kept)
+
+
+def test_an_answer_that_comes_before_its_asker_is_back_is_kept_for_it() -> None:
+    async def asking(ctx: AgentContext) -> Any:
+        return await ctx.ask("echo", "hello")
+
+    records = Records()
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=1, journal=records) as pool:
+            service = await pool.spawn(hearing_late, name="echo")
+            asker = await pool.spawn(asking, name="asking")
+            await asker.wait()
+            await service.wait()
+
+    in_virtual_time(main)
+    (step,) = [end for end, record in enumerate(records.kept, 1) if record.data.get("kind") == "step wait"]
+    again = Records(records.kept[:step])
+
+    async def once_more() -> Any:
+        async with resume_agent_pool(again, agents={"asking": asking}) as pool:
+            return [await handle.result() for handle in pool.resumed]
+
+    assert in_virtual_time(once_more) == ["answered", "late"]
+
+
+def test_agents_that_an_agent_had_spawned_on_the_pool_outlive_it_and_go_on() -> None:
+    records = Records()
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=2, journal=records) as pool:
+
+            async def on_the_pool(ctx: AgentContext) -> int:
+                handle = await pool.spawn(sleeping, 30, name="outliving")
+                return handle.id
+
+            await pool.spawn(on_the_pool, name="first")
+            await trio.sleep(5)
+            raise KeyError("left")
+
+    with pytest.raises(KeyError):
+        in_virtual_time(main)
+
+    async def again() -> Any:
+        async with resume_agent_pool(Records(records.kept)) as pool:
+            handles = [handle.name for handle in pool.resumed]
+            return handles, [outcome.unwrap() for outcome in (await pool.join_all()).values()]
+
+    assert in_virtual_time(again) == (["first"], [2, 30])
+
+
+async def failing_at_first(ctx: AgentContext, marker: str) -> Any:
+    handle = await ctx.spawn(doubled, len(marker))
+    await handle.result()
+    if ctx.inbox.fill == 0:
+        await ctx.send(ctx.id, "again")
+        raise ValueError("the first life")
+    return [outcome.unwrap() for outcome in (await ctx.join_all()).values()]
+
+
+async def restarted_parent(ctx: AgentContext) -> Any:
+    handle = await ctx.spawn(failing_at_first, "xyz", restart=RestartPolicy(max_restarts=1))
+    return await handle.result()
+
+
+def test_outcomes_of_an_earlier_life_are_none_of_the_next() -> None:
+    assert after_each_cut(restarted_parent)[0] == []
+
+
+async def odd_joins(ctx: AgentContext) -> Any:
+    for number in (1, 2):
+        await ctx.spawn(doubled, number)
+    await ctx.join_all()
+    return await ctx.step("end", as_it_is, 1)
+
+
+def test_an_outcome_that_is_not_there_to_be_taken_again_is_a_mismatch() -> None:
+    _, records = run(odd_joins)
+    ends = [end for end, record in enumerate(records.kept, 1) if record.data.get("kind") == "step end"]
+    kept = records.kept[: ends[0]]
+    operated = [
+        attrs.evolve(record, data={**record.data, "value": [1]})
+        if record.data.get("kind") == "join_all"
+        else record
+        for record in kept
+    ]
+    outcome, _ = resumed(operated)
+    assert isinstance(outcome.error, ReplayMismatchError)
+    assert "it got the outcome of agent 1, which is not there to be taken now" in str(outcome.error)
+
+
+def test_batches_of_another_agent_are_a_mismatch() -> None:
+    _, records = run(taking_in_order, max_concurrent=4)
+    takes = [end for end, record in enumerate(records.kept, 1) if record.data.get("kind") == "take"]
+    kept = [
+        attrs.evolve(record, data={**record.data, "value": 1})
+        if record.data.get("kind") == "take"
+        else record
+        for record in records.kept[: takes[0]]
+    ]
+    outcome, _ = resumed(kept)
+    assert isinstance(outcome.error, ReplayMismatchError)
+    assert "agent 1 is not one of its agents any more" in str(outcome.error)
+
+
+def test_whoever_watches_is_told_of_agents_that_go_on() -> None:
+    _, records = run(talker)
+
+    async def again() -> Any:
+        seen = []
+        async with resume_agent_pool(Records(cut_behind(records, "received"))) as pool:
+            async with pool.events() as events:
+                await pool.resumed[0].wait()
+            async for event in events:
+                seen.append(type(event).__name__)
+        return seen
+
+    assert "AgentSpawned" in in_virtual_time(again)
+
+
+def test_a_journal_whose_records_cannot_be_appended_ends_the_run() -> None:
+    class Broken(Records):
+        def append(self, record: JournalRecord) -> None:
+            if record.kind == "ended":
+                raise JournalError("no more")
+            super().append(record)
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=1, journal=Broken()) as pool:
+            await pool.spawn(doubled, 1)
+
+    with pytest.raises(JournalError, match="no more"):
+        in_virtual_time(main)
+
+
+def test_verbs_of_another_pool_have_no_keys_in_this_ones_journal() -> None:
+    inner_records = Records()
+
+    async def with_a_pool(ctx: AgentContext) -> Any:
+        async with open_agent_pool(max_concurrent=1, journal=inner_records) as pool:
+            handle = await pool.spawn(doubled, 3)
+            return await handle.result()
+
+    outcome, records = run(with_a_pool)
+    assert outcome.unwrap() == 6
+    assert [record.data["by"] for record in inner_records.of_kind("spawned")] == [0]
+    assert len(records.of_kind("spawned")) == 1
+
+
+def test_a_step_of_a_task_that_the_pool_does_not_know_is_refused() -> None:
+    async def with_strangers(ctx: AgentContext) -> Any:
+        async def stranger() -> None:
+            ctx.send_nowait(ctx.id, "from a stranger")
+            with pytest.raises(RuntimeError, match="a task that its pool does not know"):
+                await ctx.step("nothing", as_it_is, 1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stranger)
+        return (await ctx.receive()).content
+
+    outcome, _ = run(with_strangers)
+    assert outcome.unwrap() == "from a stranger"
+
+
+def spawning_on_its_pool(again: bool) -> Any:
+    """Return an agent that spawns one on the pool; resumed, it may not do so."""
+
+    async def spawning(ctx: AgentContext) -> None:
+        if again:
+            await POOLS[-1].spawn(sleeping, 30, name="outliving")
+        await ctx.step("wait", trio.sleep, 10)
+
+    return spawning
+
+
+POOLS: list[Any] = []
+
+
+def of_a_pool_that_is_left() -> list[JournalRecord]:
+    records = Records()
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=2, journal=records) as pool:
+            POOLS.append(pool)
+            await pool.spawn(spawning_on_its_pool(again=True), name="first")
+            await trio.sleep(5)
+            raise KeyError("left")
+
+    with pytest.raises(KeyError):
+        in_virtual_time(main)
+    return records.kept
+
+
+def test_who_is_not_spawned_again_on_the_pool_is_aborted_too() -> None:
+    kept = of_a_pool_that_is_left()
+
+    async def again(spawns: bool) -> Any:
+        records = Records(kept)
+        agents = {"first": spawning_on_its_pool(spawns)}
+        async with resume_agent_pool(records, agents=agents) as pool:
+            POOLS.append(pool)
+            await pool.resumed[0].wait()
+        return [(record.agent, record.data.get("aborted")) for record in records.of_kind("ended")]
+
+    assert in_virtual_time(lambda: again(True)) == [(1, None), (2, None)]
+    (_, (agent, reason)) = in_virtual_time(lambda: again(False))
+    assert agent == 2
+    assert reason == "the agent that had spawned it ended without doing so again"
+
+
+def test_a_pool_that_is_left_before_all_were_spawned_again_ends() -> None:
+    kept = of_a_pool_that_is_left()
+
+    async def waiting(ctx: AgentContext) -> None:
+        await trio.sleep(50)
+
+    async def again() -> None:
+        async with resume_agent_pool(Records(kept), agents={"first": waiting}):
+            raise KeyError("left again")
+
+    with pytest.raises(KeyError, match="left again"):
+        in_virtual_time(again)
+
+
+async def taught(ctx: AgentContext) -> None:
+    """Answers the second question; the first life fails with the first."""
+    message = await ctx.receive()
+    await ctx.step("wait", trio.sleep, 5)
+    if ctx.id == 3:
+        raise ValueError("the first life")
+    ctx.reply(message, f"from {ctx.id}")
+
+
+async def asking_by_name(ctx: AgentContext) -> Any:
+    house = await ctx.spawn(Supervisor([ChildSpec(taught, name="taught", mode="transient")]), name="house")
+    answer = await ctx.ask("taught", "?")
+    await house.wait()
+    with pytest.raises(UnknownAgentError):
+        await ctx.ask(3, "too late")
+    return answer
+
+
+def test_a_question_to_a_name_outlives_a_crash_of_its_asker_and_of_its_service() -> None:
+    assert after_each_cut(asking_by_name)[0] == "from 4"
+
+
+async def asking_by_id(ctx: AgentContext) -> Any:
+    service = await ctx.spawn(taught, name="taught")
+    other = await ctx.spawn(taught, name="failing")
+    try:
+        await ctx.ask(other.id, "?")
+    except UnknownAgentError as error:
+        await other.wait()
+        return str(error), service.abort()
+    return "answered"
+
+
+def test_a_question_to_an_id_whose_agent_fails_after_the_crash_is_an_error() -> None:
+    assert after_each_cut(asking_by_id)[0] == ("agent 3 has ended without a reply", None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -21,8 +23,10 @@ from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart, TextDelta
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver
+from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.retrying import RetryingDriver
 from agentpool.drivers.routing import RoutingDriver
+from agentpool.drivers.scripted import ScriptedDriver
 
 REQUEST = CompletionRequest(model="m")
 
@@ -245,3 +249,19 @@ def test_its_price_is_that_of_the_dearest_route_and_unknown_if_one_is() -> None:
     usage = TokenUsage(1, 1)
     assert RoutingDriver(Route("a", cost=0.1), Route("b", cost=0.3)).estimate_cost(usage) == 0.3
     assert RoutingDriver(Route("a", cost=0.1), Route("b", cost=None)).estimate_cost(usage) is None
+
+
+@pytest.mark.parametrize(
+    "around", [RetryingDriver, GovernedDriver, RoutingDriver, GovernedDriver(ScriptedDriver([])).share]
+)
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("openai:gpt-5", "open it first: async with open_driver('openai:gpt-5') as driver"),
+        (None, "open_driver gives None for 'scripted'"),
+        (RetryingDriver, "it needs `complete`"),
+    ],
+)
+def test_what_is_no_driver_is_refused_at_once(around: Any, wrong: object, told: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(told)):
+        around(wrong)

@@ -20,13 +20,13 @@ from agentpool._core.messages import (
 from agentpool._core.transcript import (
     UNKNOWN_RESULT,
     Transcript,
-    Window,
     message_tokens,
     messages_tokens,
     repaired,
     request_tokens,
     text_tokens,
 )
+from agentpool._core.window import Window
 
 A, B, C, D = (UserMessage(letter) for letter in "abcd")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -13,6 +13,7 @@ from agentpool._core.encoding import encodable_result
 from agentpool._core.guard import LoopGuard
 from agentpool._core.messages import AssistantMessage, ChatMessage, ToolMessage, ToolResult
 from agentpool._core.perceiving import as_note
+from agentpool._core.pins import is_pinning, pinned
 from agentpool._core.states import NO_TROUBLE, TAKE_MESSAGES, LoopState, Step, Trouble, grown, heard
 
 
@@ -29,6 +30,10 @@ def act(state: LoopState, guard: LoopGuard, excess: int, said: AssistantMessage)
         return heard(state, unrun(said, verdict.reason)), TAKE_MESSAGES
     note = verdict.reason if isinstance(verdict, guards.Warn) else ""
     acting = LoopState(state.plan, Act, state.transcript, state.window, guard, said, note, trouble, excess)
+    if state.window.pins is not None:
+        calls = tuple(call for call in calls if not is_pinning(call))
+        if not calls:
+            return _acted(acting, ()), TAKE_MESSAGES
     return acting, Act(calls, note)
 
 
@@ -62,11 +67,17 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
     """Return the state that perceives next, with the results of the calls."""
     plan, said = state.plan, state.said
     assert said is not None
-    calls = said.tool_calls
-    if len(results) != len(calls):
+    calls, pins = said.tool_calls, state.window.pins
+    own: Mapping[int, ToolResult] = {}
+    if pins is not None:
+        pins, own = pinned(pins, calls)
+    if len(results) != len(calls) - len(own):
         raise IllegalObservationError(
-            f"{len(calls)} calls were to be run, but there are {len(results)} results"
+            f"{len(calls) - len(own)} calls were to be run, but there are {len(results)} results"
         )
+    if own:
+        others = iter(results)
+        results = [own[index] if index in own else next(others) for index in range(len(calls))]
     news: list[ChatMessage] = [said]
     news += [
         ToolMessage(call.id, call.name, encodable_result(result))
@@ -75,6 +86,8 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
     if state.note:
         news.append(as_note(state.note))
     transcript, window = grown(state, news)
+    if pins is not state.window.pins:
+        window = attrs.evolve(window, pins=pins)
     return LoopState(
         plan if plan.tool_choice is None else plan.once_called(calls),
         Recall,

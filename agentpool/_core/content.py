@@ -19,9 +19,28 @@ def _media_type(value: str) -> str:
     return value.strip().lower()
 
 
+def _in_address(url: str) -> tuple[bytes, str]:
+    """Return the bytes that a `data:` address holds, and their media type."""
+    import base64  # both are seldom needed
+    from urllib.parse import unquote_to_bytes
+
+    head, _, body = url[5:].partition(",")
+    media_type, *parameters = head.split(";")
+    data = unquote_to_bytes(body)
+    if "base64" in (parameter.strip().lower() for parameter in parameters):
+        try:
+            data = base64.b64decode(data)
+        except ValueError as error:
+            raise ValueError(f"a data: address whose bytes cannot be read: {error}") from None
+    return data, _media_type(media_type)
+
+
 @attrs.frozen
 class _File:
-    """Bytes with their media type, or an address at which the provider finds them; one of the two."""
+    """Bytes with their media type, or an address at which the provider finds them; one of the two.
+
+    A `data:` address is taken for the bytes that it holds.
+    """
 
     data: bytes = attrs.field(default=b"", repr=lambda data: f"<{len(data):,} bytes>")
     media_type: str = attrs.field(default="", converter=_media_type)
@@ -29,6 +48,11 @@ class _File:
 
     def __attrs_post_init__(self) -> None:
         kind = type(self).__name__
+        if self.url[:5].lower() == "data:" and not self.data:
+            # Most providers take bytes as bytes only.
+            data, media_type = _in_address(self.url)
+            for name, value in (("data", data), ("media_type", self.media_type or media_type), ("url", "")):
+                object.__setattr__(self, name, value)
         if not isinstance(self.data, bytes):
             raise TypeError(f"{kind}.data must be bytes, not {type(self.data).__name__}")
         if bool(self.data) == bool(self.url):
@@ -52,7 +76,7 @@ class Image(_File):
     Attributes:
       data: the file's bytes; empty if there is an address.
       media_type: what the bytes are; may be left out for an address.
-      url: where the provider finds it; we do not fetch it.
+      url: where the provider finds it; we do not fetch it. A `data:` address becomes bytes.
 
     Raises:
       ValueError: if there are neither bytes nor an address, or both, or bytes without a media type.

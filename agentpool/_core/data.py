@@ -17,14 +17,16 @@ from typing import Any
 import attrs
 
 from agentpool._core import errors
-from agentpool._core.content import Document, Image, Text
+from agentpool._core.content import Content, Document, Image, Part, Text
 from agentpool._core.errors import DriverError
 from agentpool._core.messages import (
     AssistantMessage,
+    ChatMessage,
     Completion,
     ProviderData,
     ToolCall,
     ToolMessage,
+    ToolResult,
     UserMessage,
 )
 from agentpool._core.usage import TokenUsage
@@ -119,12 +121,43 @@ def completion_from_data(data: Any) -> Completion:
     Raises:
       ValueError, KeyError, TypeError, AttributeError: if it is not one.
     """
-    fields: dict[str, Any] = {name: from_data(value) for name, value in data.items()}
-    if "tool_calls" in fields:
-        fields["tool_calls"] = [ToolCall(**_with_provider_data(call)) for call in fields["tool_calls"]]
+    fields = _with_calls({name: from_data(value) for name, value in data.items()})
     if "usage" in fields:
         fields["usage"] = TokenUsage(**fields["usage"])
-    return Completion(**_with_provider_data(fields))
+    return Completion(**fields)
+
+
+def message_from_data(data: Any) -> ChatMessage:
+    """Return the message of a conversation of which `to_data` made this.
+
+    Raises:
+      ValueError, KeyError, TypeError, AttributeError: if it is not one.
+    """
+    fields: dict[str, Any] = {name: from_data(value) for name, value in data.items()}
+    role = fields.pop("role")
+    if role == "assistant":
+        return AssistantMessage(**_with_calls(fields))
+    if role == "user":
+        return UserMessage(_content(fields.pop("content")), **fields)
+    if role == "tool":
+        result = fields.pop("result")
+        return ToolMessage(result=ToolResult(_content(result.pop("content")), **result), **fields)
+    raise ValueError(f"there is no role {role!r}")
+
+
+_PARTS: Mapping[str, type[Part]] = {kind["type"]: part for part, kind in _KINDS.items() if "type" in kind}
+
+
+def _content(given: Any) -> Content:
+    if isinstance(given, str):
+        return given
+    return tuple(_PARTS[part.pop("type")](**part) for part in given)
+
+
+def _with_calls(fields: dict[str, Any]) -> dict[str, Any]:
+    if "tool_calls" in fields:
+        fields["tool_calls"] = [ToolCall(**_with_provider_data(call)) for call in fields["tool_calls"]]
+    return _with_provider_data(fields)
 
 
 def _with_provider_data(fields: dict[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,46 @@ class Recall:
 
 
 @value
+class Compaction:
+    """What became of the oldest turns of a conversation when its context window was full.
+
+    Attributes:
+      messages: how many messages the model is not shown any more.
+      tokens_before, tokens_after: the estimates of what it was shown, and of what it is shown now.
+      summary: what stands in their place; empty if they were dropped.
+      problem: why they were dropped although they should have been summed up; empty if all is well.
+    """
+
+    messages: int
+    tokens_before: int
+    tokens_after: int
+    summary: str = ""
+    problem: str = ""
+
+
+@value
 class Reason:
-    """Ask the model. `input_tokens` estimates the request, for whoever reserves a budget for it."""
+    """Ask the model.
+
+    Attributes:
+      request: what it is asked.
+      input_tokens: an estimate of the request, for whoever reserves a budget for it.
+      compaction: what was done before, so that the request fits.
+    """
+
+    request: CompletionRequest
+    input_tokens: int = 0
+    compaction: Compaction | None = None
+
+
+@value
+class Compact:
+    """Have the model sum the oldest turns up.
+
+    Attributes:
+      request: what it is asked. Its answer is nothing that whoever watches would take for the agent's.
+      input_tokens: an estimate of the request.
+    """
 
     request: CompletionRequest
     input_tokens: int = 0
@@ -69,7 +107,7 @@ class Halt:
     transcript: Sequence[ChatMessage]
 
 
-Effect: TypeAlias = Recall | Reason | Act | Remember | Finish | Halt
+Effect: TypeAlias = Recall | Reason | Compact | Act | Remember | Finish | Halt
 
 
 # -- observations: what came of it ------------------------------------------------
@@ -97,6 +135,13 @@ class Replied:
     completion: Completion
 
 
+@value
+class Compacted:
+    """What the model answered when it was to sum up; whether that is of use is for the loop to say."""
+
+    completion: Completion
+
+
 @attrs.frozen
 class DriverFailed:
     """Why the model did not answer."""
@@ -117,7 +162,7 @@ class Idled:
 
     Attributes:
       seconds: the limit.
-      results: the results of the calls that had ended; None for each that had not. Empty after `Reason`.
+      results: the results of the calls that had ended; None for each that had not. Empty after a model call.
     """
 
     seconds: float
@@ -129,7 +174,7 @@ class Remembered:
     """The answer was kept."""
 
 
-Observation: TypeAlias = Recalled | Replied | DriverFailed | Acted | Idled | Remembered
+Observation: TypeAlias = Recalled | Replied | Compacted | DriverFailed | Acted | Idled | Remembered
 
 
 class IllegalObservationError(ValueError):
@@ -139,6 +184,7 @@ class IllegalObservationError(ValueError):
 PHASES: Mapping[type[Effect], Phase] = {
     Recall: "perceive",
     Reason: "reason",
+    Compact: "reason",
     Act: "act",
     Remember: "done",
     Finish: "done",

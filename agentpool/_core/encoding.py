@@ -75,4 +75,5 @@ def encodable_message(message: ChatMessage) -> ChatMessage:
     if isinstance(message, ToolMessage):
         call_id, name, result = message.call_id, message.name, message.result
         return ToolMessage(encodable(call_id), encodable(name), encodable_result(result))
-    return UserMessage(encodable_content(message.content), message.kind, encodable(message.body))
+    content, body = encodable_content(message.content), encodable(message.body)
+    return UserMessage(content, message.kind, body, message.kept)

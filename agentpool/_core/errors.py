@@ -18,6 +18,9 @@
     ├── JournalError              a journal cannot be written, or is another's
     │   ├── JournalCorruptError       ... or what it holds is not what was written
     │   └── ReplayMismatchError       ... or does not fit the agents that it is to be resumed with
+    ├── MemoryFileError           the file of a memory cannot be read or written
+    ├── SessionError              a file of conversations cannot be read or written
+    │   └── SessionConflictError      ... or a conversation there has gone on without this transcript
     ├── ToolError                 a tool could not do what the model asked for
     │   └── CapabilityDeniedError     ... because its manifest does not grant it
     └── DriverError               a model could not be reached or did not answer properly
@@ -34,7 +37,7 @@ Beside the tree stands `UnhandledAgentErrors`, the group that a pool raises at i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -307,8 +310,8 @@ class PriceUnknownError(BudgetExceededError):
     def __str__(self) -> str:
         return (
             f"the price of this model is not known, so that the budget of ${self.limit:g} cannot bound"
-            " the call; tell its price (a driver's estimate_cost must not return None; 0 is free),"
-            " or limit tokens or calls instead of cost_usd"
+            " the call; give the price in a file that AGENTPOOL_PRICES names (or as the driver's prices or"
+            " estimate_cost; 0 is free), or limit tokens or calls instead of cost_usd"
         )
 
 
@@ -321,6 +324,24 @@ class JournalError(AgentPoolError):
 
 class JournalCorruptError(JournalError):
     """What a journal holds is not what was written to it: the file was damaged, or it is no journal."""
+
+
+class RunPausedError(AgentPoolError):
+    """A run waits for the decision of a person, and nothing else of it is left to do.
+
+    It is in its journal, and goes on from there when it is resumed with the decision.
+
+    Attributes:
+      requests: what is asked, each an `ApprovalRequest`, by the ids under which it is decided.
+    """
+
+    def __init__(self, requests: Mapping[str, Any]) -> None:
+        self.requests = dict(requests)
+        super().__init__(self.requests)
+
+    def __str__(self) -> str:
+        asked = ", ".join(f"{key} ({request.call.name})" for key, request in self.requests.items())
+        return f"the run is paused: a person has to decide about {asked}"
 
 
 class ReplayMismatchError(JournalError):
@@ -340,6 +361,32 @@ class ReplayMismatchError(JournalError):
 
     def __str__(self) -> str:
         return f"agent {self.agent_id} ({self.name}), {self.step}: {self.problem}"
+
+
+class MemoryFileError(AgentPoolError):
+    """The file of a memory cannot be read or written; the text says where, why, and what to do."""
+
+
+class SessionError(AgentPoolError):
+    """A file of conversations cannot be read or written; the text says why. Nothing in it was changed."""
+
+
+class SessionConflictError(SessionError):
+    """A conversation does not begin the transcript that was to be added to it: somebody else went on with it.
+
+    Nothing was written. Append the transcript under another name, or ask again with the newer history.
+
+    Attributes:
+      name: the conversation.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name = name
+        self.problem = problem
+        super().__init__(name, problem)
+
+    def __str__(self) -> str:
+        return f"the conversation {self.name!r} {self.problem}"
 
 
 class ToolError(AgentPoolError):

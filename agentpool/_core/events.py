@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
+from agentpool._core.approval import ApprovalRequest, Decision
 from agentpool._core.messages import AgentId, AgentMessage, ToolCall, ToolResult
 from agentpool._core.outcomes import AgentOutcome
 from agentpool._core.usage import TokenUsage
@@ -82,11 +83,47 @@ class ToolFinished(_Event):
 
 
 @attrs.frozen
+class ApprovalRequested(_Event):
+    """The pool's approver was asked about a tool call; the agent waits for it."""
+
+    request: ApprovalRequest
+
+
+@attrs.frozen
+class ApprovalDecided(_Event):
+    """A tool call was approved or denied: by the approver, or by a rule, which asks nobody.
+
+    A call that was approved begins now; one that was denied does not begin.
+    """
+
+    request: ApprovalRequest
+    decision: Decision
+
+
+@attrs.frozen
 class CompletionFinished(_Event):
     """A model call came to its answer; `duration` is in seconds."""
 
     usage: TokenUsage
     duration: float
+
+
+@attrs.frozen
+class ContextCompacted(_Event):
+    """The context window was full: the oldest turns were summed up or dropped.
+
+    Attributes:
+      messages: how many messages the model is not shown any more.
+      tokens_before, tokens_after: an estimate of what it was shown, and of what it is shown now.
+      summary: what stands in their place; empty if they were dropped.
+      problem: why some were dropped that should have been summed up; empty if all went well.
+    """
+
+    messages: int
+    tokens_before: int
+    tokens_after: int
+    summary: str
+    problem: str
 
 
 @attrs.frozen
@@ -159,7 +196,10 @@ Event: TypeAlias = (
     | ReasoningDeltaReceived
     | ToolStarted
     | ToolFinished
+    | ApprovalRequested
+    | ApprovalDecided
     | CompletionFinished
+    | ContextCompacted
     | MessageSent
     | MessageDeadLettered
     | AgentRestarted

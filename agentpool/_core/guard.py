@@ -221,6 +221,10 @@ class LoopGuard:
         used = self._used.plus(usage)
         return LoopGuard(self.limits, self.iterations + 1, self.tool_calls, used, self._turns, self._runs)
 
+    def after_summary(self, usage: TokenUsage) -> LoopGuard:
+        """Count a model call that summed the conversation up: it is no turn."""
+        return attrs.evolve(self, used=self._used.plus(usage))
+
     def after_act(self, calls: Sequence[ToolCall], results: Sequence[ToolResult]) -> LoopGuard:
         """Count and remember the calls of a turn and what they came to."""
         return self._remembered((_wish(calls), tuple(results)), self.tool_calls + len(calls))

@@ -18,13 +18,13 @@ from agentpool._core.plan import Plan
 from agentpool._core.transcript import (
     MESSAGE_OVERHEAD,
     Transcript,
-    Window,
     message_tokens,
     messages_tokens,
     text_tokens,
 )
 from agentpool._core.usage import TokenUsage
 from agentpool._core.value import value
+from agentpool._core.window import Window
 
 
 @value
@@ -192,12 +192,17 @@ def fitted(window: Window, room: int) -> Window:
     """
     if window.tokens > room:
         window = window.trimmed(room)
+    return shortened(window, room)
+
+
+def shortened(window: Window, room: int) -> Window:
+    """Return the window with the results of tools cut, each by the same share, so that it fits if it can."""
     if window.tokens <= room:
         return window
     results = sum(message_tokens(message) for message in window.messages if isinstance(message, ToolMessage))
     share = max(0.0, 1 - (window.tokens - room) / results) if results else 0.0
     messages = [_shortened(message, share) for message in window.messages]
-    return Window(Transcript(messages), messages_tokens(messages), window.query)
+    return Window(Transcript(messages), messages_tokens(messages), window.query, window.pins)
 
 
 def _shortened(message: ChatMessage, share: float) -> ChatMessage:

@@ -30,6 +30,8 @@ from agentpool._core.effects import (
     PHASES,
     Act,
     Acted,
+    Compact,
+    Compacted,
     DriverFailed,
     Effect,
     Finish,
@@ -50,10 +52,18 @@ from agentpool._core.guard import GuardLimits, LoopGuard
 from agentpool._core.messages import ChatMessage, ToolDefinition, UserMessage
 from agentpool._core.outputs import OutputSpec
 from agentpool._core.perceiving import perceived
+from agentpool._core.pins import pins_in
 from agentpool._core.plan import Price, plan_of
-from agentpool._core.replies import on_driver_failed, on_idle_model, on_replied
+from agentpool._core.replies import (
+    on_compacted,
+    on_driver_failed,
+    on_idle_model,
+    on_replied,
+    on_summary_failed,
+)
 from agentpool._core.states import TAKE_MESSAGES, LoopState, Step, finished, heard
-from agentpool._core.transcript import Transcript, Window, messages_tokens, repaired
+from agentpool._core.transcript import Transcript, messages_tokens, repaired
+from agentpool._core.window import Window, opening
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
@@ -86,7 +96,8 @@ def begin(
 
     Raises:
       ValueError: if a result in `history` belongs to no call.
-      ManifestError: if the manifest's `tool_choice` is for a tool that is none of `tools`.
+      ManifestError: if the manifest's `tool_choice` is for a tool that is none of `tools`, or one of `tools`
+        has the name of one of the loop's own.
     """
     limits = limits or GuardLimits.of(manifest.resources)
     plan = plan_of(manifest, tuple(tools), context_window, output, limits, price)
@@ -94,7 +105,10 @@ def begin(
     asked = UserMessage(encodable_content(query))
     messages = [*before, asked]
     transcript = Transcript(messages)
-    window = Window(transcript, messages_tokens(messages), len(before))
+    shown = opening(before)
+    seen = transcript if shown == before else Transcript([*shown, asked])
+    pins = pins_in(before, plan.room) if plan.summary_tokens else None
+    window = Window(seen, messages_tokens(seen), len(shown), pins)
     effect = Recall(asked.body) if plan.remembers else TAKE_MESSAGES
     return LoopState(plan, Recall, transcript, window, LoopGuard(limits)), effect
 
@@ -150,10 +164,13 @@ class Transition:
 
 
 TRANSITIONS = (
-    Transition(Recall, Recalled, (Reason, Halt), on_recalled),
-    Transition(Reason, Replied, (Act, Recall, Reason, Remember, Finish, Halt), on_replied),
-    Transition(Reason, DriverFailed, (Reason, Halt), on_driver_failed),
+    Transition(Recall, Recalled, (Reason, Compact, Halt), on_recalled),
+    Transition(Reason, Replied, (Act, Recall, Reason, Compact, Remember, Finish, Halt), on_replied),
+    Transition(Reason, DriverFailed, (Reason, Compact, Halt), on_driver_failed),
     Transition(Reason, Idled, (Reason, Halt), on_idle_model),
+    Transition(Compact, Compacted, (Reason, Compact, Halt), on_compacted),
+    Transition(Compact, DriverFailed, (Reason, Halt), on_summary_failed),
+    Transition(Compact, Idled, (Reason, Halt), on_idle_model),
     Transition(Act, Acted, (Recall,), on_acted),
     Transition(Act, Idled, (Reason, Halt), on_idle_calls),
     Transition(Remember, Remembered, (Finish,), on_remembered),

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import attrs
 
+from agentpool._core.approval import ApprovalRules
 from agentpool._core.capability import CAPABILITY_TYPES, Capability, PrivacyTier
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.rules import (
@@ -69,6 +70,47 @@ class JsonSchema(Json):
 # -- model and quota ------------------------------------------------------------
 
 
+_PLACES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        (
+            "seed",
+            "top_p",
+            "top_k",
+            "min_p",
+            "frequency_penalty",
+            "presence_penalty",
+            "repeat_penalty",
+            "logit_bias",
+            "logprobs",
+            "num_ctx",
+            "keep_alive",
+            "service_tier",
+            "user",
+            "metadata",
+        ),
+        "Write it into the options, by the provider's own name for it: options = { seed = 7 }",
+    ),
+    (
+        ("model", "name", "model_name", "provider"),
+        "Write both into the driver's name: driver = 'openai:MODEL'",
+    ),
+    (
+        ("base_url", "api_base", "url", "endpoint", "host"),
+        "Write it into the driver's name: driver = 'openai+http://HOST:PORT/v1:MODEL'",
+    ),
+    (
+        ("api_key", "key", "token"),
+        "Leave it out of files. Set OPENAI_API_KEY or the like; for an address of your own AGENTPOOL_API_KEY",
+    ),
+    (("timeout",), "Write it into the agent's entry in the fleet file, under [[agents]]"),
+    (
+        ("headers", "query", "client", "proxy", "cache"),
+        "A file cannot say it. Make the driver in Python, as docs/guide/models.md shows",
+    ),
+)
+"""Where settings stand that other libraries have in the table of a model."""
+
+
 @attrs.frozen(kw_only=True)
 class ModelSettings(Table):
     """Which model an agent asks, and how."""
@@ -76,7 +118,8 @@ class ModelSettings(Table):
     driver: str | None = attrs.field(
         default=None,
         validator=Text(
-            "The driver and its model, such as `openai:gpt-5`; without it the pool's driver is asked",
+            "The driver that `agentpool run` opens, and its model, such as `openai:gpt-5`;"
+            " without it the pool's driver is asked",
             blank=False,
             optional=True,
         ),
@@ -118,6 +161,14 @@ class ModelSettings(Table):
         default=None,
         validator=Whole("How many tokens a request and its answer may have together", optional=True),
     )
+    compaction: Literal["drop", "summary"] = attrs.field(
+        default="drop",
+        validator=Choice(
+            "What happens when the context window is full: the oldest turns are dropped, or the model sums"
+            " them up",
+            values=choice("drop", "summary"),
+        ),
+    )
     stop: tuple[str, ...] = attrs.field(
         default=(),
         converter=as_texts,
@@ -151,6 +202,12 @@ class ModelSettings(Table):
         hash=False,
         validator=Json("What else is sent to the model, by the provider's own names, such as `seed`"),
     )
+
+    @classmethod
+    def unknown(cls, name: str, table: Mapping[str, Any]) -> tuple[str, str]:
+        """Say where a setting has its place that other libraries have here."""
+        problem, fix = super().unknown(name, table)
+        return problem, next((place for names, place in _PLACES if name in names), fix)
 
     @classmethod
     def conflicts(cls, values: Any) -> Iterator[Problem]:
@@ -515,6 +572,10 @@ class AgentManifest(Table):
     )
     capabilities: tuple[Capability, ...] = attrs.field(
         default=(), converter=_as_capabilities, validator=ListOf("What it may do", item=CapabilityRule())
+    )
+    approval: ApprovalRules = attrs.field(
+        default=ApprovalRules(),
+        validator=TableOf("Which tool calls are made, refused, or put to a person", cls=ApprovalRules),
     )
     privacy: PrivacyTier = attrs.field(
         default=PrivacyTier.STANDARD,

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from agentpool._core.content import Content, as_content, text_of
+from agentpool._core.sound_schemas import sound_schema
 from agentpool._core.usage import NO_USAGE, TokenUsage
 
 AgentId: TypeAlias = int
@@ -41,7 +42,10 @@ class AgentMessage:
 
 # -- between an agent and its model -------------------------------------------
 
-StopReason: TypeAlias = Literal["end_turn", "tool_use", "max_tokens", "stop_sequence", "refusal"]
+StopReason: TypeAlias = Literal[
+    "end_turn", "tool_use", "max_tokens", "stop_sequence", "refusal", "pause_turn"
+]
+"""Why an answer stopped; after `pause_turn` the model goes on when it is sent the answer so far."""
 
 
 @attrs.frozen
@@ -111,6 +115,11 @@ class ToolDefinition:
         """The schema as text, by which its length is estimated; each agent asks for it anew."""
         return repr(self.input_schema)
 
+    @functools.cached_property
+    def sound_schema(self) -> Mapping[str, Any]:
+        """The schema, made well-formed; a tool is offered in each request."""
+        return sound_schema(self.input_schema)
+
 
 # `tuple` itself, as a converter, would leave type checkers with a type variable.
 def _calls(values: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
@@ -136,17 +145,20 @@ class UserMessage:
     Attributes:
       content: what the model reads: text, or parts of which some are files.
       kind: what it is: the agent's `query`, a `message` of another agent, what memory gave
-        (`recall`), or a `note` of the loop itself.
+        (`recall`), a `note` of the loop itself, or the `summary` of what came before.
       body: the bare text, where `content` says more around it (who sent it, for instance);
         left out, it is the text of `content`. A script's placeholders show this.
+      kept: of a summary: how many messages before it, other summaries not counted, it does not sum up,
+        so that the model is shown them beside it.
 
     Raises:
       TypeError: if `content` is neither text nor parts.
     """
 
     content: Content = attrs.field(converter=as_content)
-    kind: Literal["query", "message", "recall", "note"] = "query"
+    kind: Literal["query", "message", "recall", "note", "summary"] = "query"
     body: str = attrs.field(default=attrs.Factory(_whole_content, takes_self=True))
+    kept: int = 0
 
 
 @attrs.frozen

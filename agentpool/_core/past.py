@@ -47,10 +47,12 @@ class PastLoop:
     """One run of the loop of a model agent.
 
     Attributes:
+      begun: what it began with, as data; None if that is not known.
       observed: what it was told, in order.
       calls: its tool calls, by their number.
     """
 
+    begun: Data | None = None
     observed: list[Data] = attrs.field(factory=list)
     calls: dict[int, PastCall] = attrs.field(factory=dict)
 
@@ -80,6 +82,7 @@ class PastAgent:
         program is 0, and its operations have no keys.
       work: what it is, as data; None if it cannot be told.
       options: how it was started, as data.
+      context: what was kept of its spawner's context, as data; None if there was nothing.
       spawned_at: seconds into the run.
       life: how often it was started afresh.
       restarted_at: when, in seconds into the run.
@@ -100,6 +103,7 @@ class PastAgent:
     work: Data | None
     options: Data
     spawned_at: float
+    context: Data | None = None
     life: int = 0
     restarted_at: list[float] = attrs.field(factory=list)
     operations: dict[str, Operation] = attrs.field(factory=dict)
@@ -262,10 +266,11 @@ def _spawned(past: Past, record: JournalRecord) -> None:
         data["work"],
         data["options"],
         record.at,
+        data.get("context"),
     )
     past.agents[record.agent] = agent
     past.last_id = max(past.last_id, record.agent)
-    if agent.parent not in past.agents:
+    if data["by"] == SUPERVISOR:
         past.roots.append(agent.id)
     past._operated(data["by"], data, Operation("spawn", agent.id, record.at))
 
@@ -276,6 +281,10 @@ def _restarted(past: Past, record: JournalRecord) -> None:
     agent.operations.clear()
     agent.loops.clear()
     agent.restarted_at.append(record.at)
+
+
+def _begun(past: Past, record: JournalRecord) -> None:
+    past.agents[record.agent].loop(record.data["loop"]).begun = record.data
 
 
 def _observed(past: Past, record: JournalRecord) -> None:
@@ -392,6 +401,7 @@ _TAKERS: Mapping[RecordKind, Callable[[Past, JournalRecord], None]] = {
     "resumed": _resumed,
     "spawned": _spawned,
     "restarted": _restarted,
+    "begun": _begun,
     "observed": _observed,
     "reserved": _reserved,
     "settled": _settled,

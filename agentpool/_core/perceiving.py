@@ -33,20 +33,21 @@ def perceived(fragments: Iterable[Fragment], messages: Iterable[AgentMessage]) -
     news: list[UserMessage] = []
     recalled = [encodable(fragment.content) for fragment in fragments]
     if recalled:
-        lines = "\n".join(f"- {_harmless(text)}" for text in recalled)
+        lines = "\n".join(f"- {harmless(text)}" for text in recalled)
         news.append(UserMessage(f"<memory>\n{lines}\n</memory>", "recall", "\n".join(recalled)))
     for message in messages:
         body = encodable(_text_of(message.content))
         topic = "" if message.topic is None else f" topic={json.dumps(encodable(message.topic))}"
         start = f'<message from="{message.sender}" id="{message.id}"{topic}>'
-        news.append(UserMessage(f"{start}\n{_harmless(body)}\n</message>", "message", body))
+        news.append(UserMessage(f"{start}\n{harmless(body)}\n</message>", "message", body))
     return news
 
 
-_DELIMITER = re.compile(r"<(?=\s*/?\s*(?:memory|message|note)\b)", re.IGNORECASE)
+_DELIMITER = re.compile(r"<(?=\s*/?\s*(?:memory|message|note|summary|pinned)\b)", re.IGNORECASE)
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """Return text in which no delimiter of ours begins."""
     return _DELIMITER.sub("&lt;", text)
 
 

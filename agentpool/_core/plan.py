@@ -12,10 +12,11 @@ from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.guard import GuardLimits
 from agentpool._core.messages import ToolCall, ToolDefinition
 from agentpool._core.outputs import OutputSpec
+from agentpool._core.pins import PIN_TOOLS
 from agentpool._core.rules import fix_for_name
 from agentpool._core.text import encodable
 from agentpool._core.transcript import frame_tokens
-from agentpool._core.usage import TokenUsage
+from agentpool._core.usage import TokenUsage, highest_cost
 from agentpool._core.value import value
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Plan:
       last_answer: how many tokens are kept back for the answer of that turn.
       shortest_answer: with less room than this for its answer, a turn is not begun.
       price: what a usage costs; None if nobody knows.
+      summary_tokens: how long a summary of the oldest turns may be; 0 if they are dropped.
     """
 
     model: str
@@ -59,10 +61,13 @@ class Plan:
     last_answer: int
     shortest_answer: int
     price: Price | None
+    summary_tokens: int = 0
 
     def cost(self, usage: TokenUsage) -> float:
-        """Return what a usage costs; 0 if nobody knows."""
-        return (0.0 if self.price is None else self.price(usage)) or 0.0
+        """Return what a call may cost at the most by its estimate; 0 if nobody knows."""
+        if self.price is None:
+            return 0.0
+        return highest_cost(self.price, usage.input_tokens, usage.output_tokens) or 0.0
 
     def once_called(self, calls: Sequence[ToolCall]) -> Plan:
         """Return the plan after these calls: who had to call a tool and did need not do so again."""
@@ -86,9 +91,14 @@ def plan_of(
     """Return the plan of a run.
 
     Raises:
-      ManifestError: if the manifest's `tool_choice` is for a tool that the agent does not have.
+      ManifestError: if the manifest's `tool_choice` is for a tool that the agent does not have, or a tool
+        has the name of one of the loop's own.
     """
     model = manifest.model
+    choice = _tool_choice(manifest, tools)
+    sums_up = model.compaction == "summary"
+    if sums_up:
+        tools = _with_pins(manifest, tools)
     system = encodable(model.system_prompt)
     if output is not None:
         system = f"{system}\n\n{output.instruction}" if system else output.instruction
@@ -109,7 +119,7 @@ def plan_of(
         max_tokens=max_tokens,
         temperature=model.temperature,
         stop=tuple(model.stop),
-        tool_choice=_tool_choice(manifest, tools),
+        tool_choice=choice,
         parallel_tool_calls=model.parallel_tool_calls,
         output_schema=None if output is None else output.schema,
         reasoning=model.reasoning,
@@ -122,7 +132,27 @@ def plan_of(
         last_answer=last_answer,
         shortest_answer=shortest_answer,
         price=price,
+        summary_tokens=_summary_tokens(max_tokens, room) if sums_up else 0,
     )
+
+
+LONGEST_SUMMARY = 4096
+"""A summary has so many tokens at the most: it is read again in each turn after it."""
+
+
+def _summary_tokens(max_tokens: int, room: int | None) -> int:
+    longest = min(max_tokens, LONGEST_SUMMARY)
+    return longest if room is None else max(1, min(longest, room // 8))
+
+
+def _with_pins(manifest: AgentManifest, tools: tuple[ToolDefinition, ...]) -> tuple[ToolDefinition, ...]:
+    names = {tool.name for tool in tools}
+    for own in PIN_TOOLS:
+        if own.name in names:
+            problem = f"gives the agent a tool {own.name!r} of the loop's own, and it has one of that name"
+            fix = "Rename that tool, or leave compaction at 'drop'"
+            raise ManifestError([Finding(f"manifest {manifest.name!r}", "model.compaction", problem, fix)])
+    return (*tools, *PIN_TOOLS)
 
 
 def _landing_answers(max_tokens: int, budget: int | None) -> tuple[int, int]:

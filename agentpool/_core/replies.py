@@ -11,7 +11,8 @@ import attrs
 from agentpool._core import guard as guards
 from agentpool._core.acting import act, idle_halt, unrun
 from agentpool._core.asking import ask, ask_last, at_limit
-from agentpool._core.effects import DriverFailed, Idled, Reason, Remember, Replied
+from agentpool._core.compacting import compacted, dropped, summary_problem, summed_up
+from agentpool._core.effects import Compacted, DriverFailed, Idled, Reason, Remember, Replied
 from agentpool._core.encoding import encodable_answer
 from agentpool._core.errors import (
     BudgetExceededError,
@@ -26,8 +27,10 @@ from agentpool._core.messages import AssistantMessage, StopReason
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.outputs import OutputSpec, Problems
 from agentpool._core.perceiving import as_note
+from agentpool._core.spoken import Spoken, spoken_call
 from agentpool._core.states import LoopState, Step, Trouble, failed, finished, halted, heard
 from agentpool._core.usage import TokenUsage
+from agentpool._core.window import Cut
 
 TRUNCATIONS_TO_HALT = 3
 """So many answers in a row that were cut off at `max_tokens` halt the agent."""
@@ -54,9 +57,14 @@ def on_replied(state: LoopState, observation: Replied) -> Step:
         return _refused(state, said)
     if stop_reason == "max_tokens":
         return _cut_off(state, said)
+    if stop_reason == "pause_turn" and (said.text.strip() or said.provider_data is not None):
+        return _paused(state, said)
     whole = trouble.partial + said.text
     if not whole.strip():
         return _empty(state)
+    form = _spoken_form(state, whole)
+    if form == "marked" or (form == "bare" and state.plan.output is None and not trouble.spoken):
+        return _spoken(state, said)
     return _answered(state, said, whole)
 
 
@@ -92,6 +100,12 @@ def _cut_off(state: LoopState, said: AssistantMessage) -> Step:
     return ask(attrs.evolve(heard(state, news), trouble=trouble))
 
 
+def _paused(state: LoopState, said: AssistantMessage) -> Step:
+    """Have the model go on where it paused: it is sent what it said so far, and nothing else."""
+    trouble = attrs.evolve(state.trouble, partial=state.trouble.partial + said.text)
+    return ask(attrs.evolve(heard(state, [said]), trouble=trouble))
+
+
 _GO_ON = "Your answer was cut off. Go on exactly where it ends, and repeat nothing."
 _BE_SHORTER = (
     "Your answer was cut off at max_tokens before it had said anything that can be used."
@@ -111,6 +125,30 @@ def _empty(state: LoopState) -> Step:
         )
     note = as_note("Your answer was empty. Give your final answer as text, or call a tool.")
     return ask(attrs.evolve(heard(state, [note]), trouble=attrs.evolve(state.trouble, emptied=True)))
+
+
+def _spoken_form(state: LoopState, text: str) -> Spoken:
+    return spoken_call(text, (tool.name for tool in state.plan.tools))
+
+
+def _spoken(state: LoopState, said: AssistantMessage) -> Step:
+    """Tell the model once that it wrote a call as text, which nobody runs."""
+    if state.trouble.spoken:
+        return failed(
+            state,
+            MalformedReplyError(
+                "the model wrote a tool call as text, and did so again when it was told: its server does not"
+                " read this model's calls. Start the server with the parser for them (vLLM, SGLang:"
+                " --tool-call-parser; llama.cpp: --jinja), or take another model"
+            ),
+        )
+    note = as_note(
+        "Your answer is a tool call written as text. It was not run: call the tool through the interface"
+        " for tool calls, or give your final answer."
+    )
+    return ask(
+        attrs.evolve(heard(state, [said, note]), trouble=attrs.evolve(state.trouble, partial="", spoken=True))
+    )
 
 
 # -- the answer -----------------------------------------------------------------------
@@ -161,8 +199,12 @@ def _landed(state: LoopState, landing: Landing, said: AssistantMessage, stop_rea
         problem = "called tools"
     elif stop_reason == "max_tokens":
         problem = f"was cut off at max_tokens ({landing.max_tokens})"
+    elif stop_reason == "pause_turn":
+        problem = "was paused by the provider"
     elif not said.text.strip():
         problem = "was empty"
+    elif _spoken_form(state, said.text) == "marked":
+        problem = "was a tool call as text"
     if problem is not None:
         return _not_landed(heard(state, unrun(said, "Not run: the agent was stopped.")), landing, problem)
     return _answered(state, said, said.text, landing.limit)
@@ -182,13 +224,44 @@ def on_driver_failed(state: LoopState, observation: DriverFailed) -> Step:
         return _no_budget(state, error)
     if not isinstance(error, ContextTooLongError) or state.trouble.squeezed:
         return failed(state, error)
-    window = state.window.trimmed(state.window.tokens // 2)
-    if window is state.window:
+    state = attrs.evolve(state, trouble=attrs.evolve(state.trouble, squeezed=True))
+    half, problem = state.window.tokens // 2, ""
+    if state.plan.summary_tokens and state.landing is None:
+        step = compacted(state, half)
+        if not isinstance(step, str):
+            return step
+        problem = step
+    state, done = dropped(state, half, problem)
+    if done is None:
         return failed(state, error)
-    trouble = attrs.evolve(state.trouble, squeezed=True)
     # What the last request was longer by went with what was dropped.
-    state = attrs.evolve(state, window=window, trouble=trouble, excess=0)
-    return ask(state) if state.landing is None else ask_last(state, state.landing)
+    state = attrs.evolve(state, excess=0)
+    return ask(state, done, sums_up=False) if state.landing is None else ask_last(state, state.landing, done)
+
+
+# -- a summary ------------------------------------------------------------------------
+
+
+def on_compacted(state: LoopState, observation: Compacted) -> Step:
+    """Put a summary in the place of what it sums up, or drop that if the summary is of no use."""
+    cut, completion = state.cut, observation.completion
+    assert cut is not None
+    state = attrs.evolve(state, guard=state.guard.after_summary(completion.usage))
+    problem = summary_problem(completion, cut, state.plan)
+    if problem:
+        return _not_summed_up(state, cut, problem)
+    return ask(*summed_up(state, cut, completion))
+
+
+def on_summary_failed(state: LoopState, observation: DriverFailed) -> Step:
+    """Drop what could not be summed up. If the model cannot be asked at all, the next turn will tell."""
+    assert state.cut is not None
+    return _not_summed_up(state, state.cut, f"{type(observation.error).__name__}: {observation.error}")
+
+
+def _not_summed_up(state: LoopState, cut: Cut, problem: str) -> Step:
+    state, done = dropped(state, cut.target, problem, state.done)
+    return ask(state, done, sums_up=False)
 
 
 def _no_budget(state: LoopState, error: BudgetExceededError) -> Step:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from agentpool._core.effects import PHASES, Effect, Finish, Halt, Reason, Recall
+from agentpool._core.effects import PHASES, Compact, Compaction, Effect, Finish, Halt, Reason, Recall
 from agentpool._core.errors import LoopHaltedError
 from agentpool._core.events import Phase
 from agentpool._core.guard import Limit, LoopGuard
@@ -15,9 +15,10 @@ from agentpool._core.landing import Landing
 from agentpool._core.messages import AssistantMessage, ChatMessage
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.plan import Plan
-from agentpool._core.transcript import Transcript, Window, messages_tokens
+from agentpool._core.transcript import Transcript, messages_tokens
 from agentpool._core.usage import TokenUsage
 from agentpool._core.value import value
+from agentpool._core.window import Cut, Window
 
 
 @attrs.frozen
@@ -30,6 +31,7 @@ class Trouble:
       retries: how many typed answers were given back.
       squeezed: whether the window was halved for the request that is under way.
       emptied: whether the last answer was empty.
+      spoken: whether the last answer was a call as text.
     """
 
     partial: str = ""
@@ -37,6 +39,7 @@ class Trouble:
     retries: int = 0
     squeezed: bool = False
     emptied: bool = False
+    spoken: bool = False
 
 
 NO_TROUBLE = Trouble()
@@ -58,6 +61,8 @@ class LoopState:
       excess: by how many tokens the last request was longer than its estimate.
       result: the result, until it is remembered.
       landing: the limit at which it lands, once its last turn is under way.
+      cut: what is being summed up, as long as that is under way.
+      done: what compactions came to since the last turn, as long as another one is under way.
     """
 
     plan: Plan
@@ -71,6 +76,8 @@ class LoopState:
     excess: int = 0
     result: AgentResult[Any] | None = None
     landing: Landing | None = None
+    cut: Cut | None = None
+    done: Compaction | None = None
 
     @property
     def phase(self) -> Phase:
@@ -80,7 +87,7 @@ class LoopState:
     @property
     def iteration(self) -> int:
         """Which turn it is, from 1 up; each model call begins one."""
-        upcoming = self.awaiting is Recall or self.awaiting is Reason
+        upcoming = self.awaiting in (Recall, Reason, Compact)
         return self.guard.iterations + 1 if upcoming else self.guard.iterations
 
     @property
@@ -115,7 +122,7 @@ def grown(state: LoopState, messages: Sequence[ChatMessage]) -> tuple[Transcript
     transcript, window = state.transcript.extended(messages), state.window
     # As long as nothing was dropped from it, the window is the transcript.
     shown = transcript if window.messages is state.transcript else window.messages.extended(messages)
-    return transcript, Window(shown, window.tokens + messages_tokens(messages), window.query)
+    return transcript, Window(shown, window.tokens + messages_tokens(messages), window.query, window.pins)
 
 
 def finished(state: LoopState, result: AgentResult[Any]) -> Step:

@@ -1,4 +1,4 @@
-"""The conversation of an agent, and the part of it that a model's context window has room for."""
+"""The conversation of an agent, and how many tokens it has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from agentpool._core.messages import (
     ToolResult,
     UserMessage,
 )
-from agentpool._core.value import value
 
 UNKNOWN_RESULT = ToolResult(
     "The result of this call is unknown: the agent was interrupted while it ran.", is_error=True
@@ -173,93 +172,6 @@ def frame_tokens(system: str, tools: Iterable[ToolDefinition]) -> int:
 def request_tokens(request: CompletionRequest) -> int:
     """Estimate how many tokens a whole request has, without its answer."""
     return frame_tokens(request.system, request.tools) + messages_tokens(request.messages)
-
-
-# -- the window ----------------------------------------------------------------
-
-
-@value
-class Window:
-    """The messages that the model is shown, with their estimate kept up to date.
-
-    Attributes:
-      messages: what is shown.
-      tokens: `messages_tokens(messages)`.
-      query: the index of the agent's query, which is never dropped.
-    """
-
-    messages: Transcript
-    tokens: int
-    query: int
-
-    def trimmed(self, target: int) -> Window:
-        """Drop the oldest whole turns until the estimate is at most `target`, or nothing more may go.
-
-        A turn is what was said to the model, its answer, and the results of the answer's calls, so
-        that a call and its result go together. The query, the last thing that was said to the
-        model and the newest turn stay, whatever their size; and what is left begins with
-        something that was said to the model, as providers demand.
-        """
-        messages = list(self.messages)
-        kept = _Kept(messages, self)
-        for start, stop in _turns(messages)[:-1]:
-            if kept.tokens <= target and kept.begins_with_user(start):
-                break
-            kept.drop(start, stop)
-        if kept.count == len(messages):
-            return self
-        return kept.window()
-
-
-class _Kept:
-    """Which messages of a window stay: those from `_stop` on, and the pinned ones before it."""
-
-    def __init__(self, messages: list[ChatMessage], window: Window) -> None:
-        self._messages = messages
-        self._query = window.query
-        last = max(i for i, message in enumerate(messages) if isinstance(message, UserMessage))
-        self._pinned = {window.query, last}
-        self._before: list[int] = []
-        self._stop = 0
-        self.tokens = window.tokens
-        self.count = len(messages)
-
-    def begins_with_user(self, start: int) -> bool:
-        return bool(self._before) or isinstance(self._messages[start], UserMessage)
-
-    def drop(self, start: int, stop: int) -> None:
-        for index in range(start, stop):
-            if index in self._pinned:
-                self._before.append(index)
-            else:
-                self.tokens -= message_tokens(self._messages[index])
-                self.count -= 1
-        self._stop = stop
-
-    def window(self) -> Window:
-        indices = [*self._before, *range(self._stop, len(self._messages))]
-        return Window(
-            Transcript(self._messages[index] for index in indices), self.tokens, indices.index(self._query)
-        )
-
-
-def _turns(messages: Sequence[ChatMessage]) -> list[tuple[int, int]]:
-    """Cut a conversation into turns, as pairs of start and stop.
-
-    A turn starts where the model is spoken to after it had spoken, and where it speaks once more
-    after its calls' results.
-    """
-    starts = [0]
-    for index in range(1, len(messages)):
-        message, previous = messages[index], messages[index - 1]
-        if isinstance(message, ToolMessage):
-            continue
-        if isinstance(message, AssistantMessage) and isinstance(previous, UserMessage):
-            continue
-        if isinstance(message, UserMessage) and isinstance(previous, UserMessage):
-            continue
-        starts.append(index)
-    return list(zip(starts, [*starts[1:], len(messages)], strict=True))
 
 
 # -- a conversation from before ------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from agentpool._core.value import value
@@ -12,7 +14,7 @@ class TokenUsage:
     """Tokens of one or many model calls, and their price where it is known.
 
     Cached tokens are a part of `input_tokens`, and reasoning tokens a part of `output_tokens`, not
-    beside them.
+    beside them. What is written to be kept for an hour is a part of `cache_write_tokens`.
     """
 
     input_tokens: int = 0
@@ -21,6 +23,7 @@ class TokenUsage:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost_usd: float = 0.0
+    cache_write_1h_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -37,10 +40,28 @@ class TokenUsage:
             self.cache_read_tokens + other.cache_read_tokens,
             self.cache_write_tokens + other.cache_write_tokens,
             self.cost_usd + other.cost_usd,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
         )
 
 
 NO_USAGE = TokenUsage()
+
+
+def highest_cost(price: Callable[[TokenUsage], float | None], given: int, taken: int) -> float | None:
+    """Return what a call may cost at the most; None if nobody knows.
+
+    Nobody knows beforehand what of its input goes into the provider's cache, which may cost more than
+    just reading it.
+
+    Args:
+      price: what a usage costs.
+      given: tokens of the input.
+      taken: tokens of the answer.
+    """
+    plain = price(TokenUsage(given, taken))
+    if not plain:
+        return plain
+    return max(plain, price(TokenUsage(given, taken, cache_write_tokens=given)) or 0.0)
 
 
 @value
@@ -53,6 +74,7 @@ class UsageSum:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost_usd: float = 0.0
+    cache_write_1h_tokens: int = 0
 
     def plus(self, usage: TokenUsage) -> UsageSum:
         """Return the sum with one more call's usage."""
@@ -63,6 +85,7 @@ class UsageSum:
             self.cache_read_tokens + usage.cache_read_tokens,
             self.cache_write_tokens + usage.cache_write_tokens,
             self.cost_usd + usage.cost_usd,
+            self.cache_write_1h_tokens + usage.cache_write_1h_tokens,
         )
 
     @property
@@ -80,6 +103,7 @@ class UsageSum:
             self.cache_read_tokens,
             self.cache_write_tokens,
             self.cost_usd,
+            self.cache_write_1h_tokens,
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from math import inf
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 import trio
@@ -27,6 +27,9 @@ from agentpool._kernel.slots import Slots
 from agentpool._kernel.wait import Held, Wait
 from agentpool._kernel.watcher import Watcher
 
+if TYPE_CHECKING:
+    from agentpool._core.budget import Budget
+
 Standing: TypeAlias = Literal["running", "lent", "queued", "backing_off"]
 """How an agent that has not ended stands to its slot; `Activity.standing` tells which."""
 
@@ -40,6 +43,7 @@ class Surroundings:
       nursery: the pool's; its agents are child tasks of it.
       root_task: of the run of trio that the pool belongs to, which tells it from others. A token would
         too, but as long as nobody has made one, no thread can call into the run.
+      budget: what the model calls of the pool may use together.
     """
 
     slots: Slots
@@ -49,6 +53,7 @@ class Surroundings:
     events: EventLog
     nursery: trio.Nursery
     root_task: trio.lowlevel.Task | None
+    budget: Budget | None = None
 
     def check_here(self) -> None:
         """Refuse a call from a foreign thread, or from another run of trio: it would break the books.

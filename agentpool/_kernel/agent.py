@@ -72,7 +72,6 @@ class AgentRecord(Activity):
       scope: cancels it.
       batch: what started it together with others, and gets its outcome; None for a plain spawn.
       started_at: when it was spawned, on trio's clock.
-      pool_budget: what the model calls of its pool may use together.
       body_ended: whether its body has ended in this life, so that it only waits for its children.
       outcome: how it ended; None until then.
       restarts: how many lives it had before this one.
@@ -87,7 +86,6 @@ class AgentRecord(Activity):
     inbox: Inbox
     batch: Any = None
     started_at: float
-    pool_budget: Budget | None = None
     body_ended: bool = False
     outcome: AnyOutcome | None = None
     restarts: int = 0
@@ -189,7 +187,7 @@ class AgentRecord(Activity):
         while record is not None and record._budget is None:
             unasked.append(record)
             record = record.parent
-        budget = self.pool_budget if record is None else record._budget
+        budget = self.pool.budget if record is None else record._budget
         for record in reversed(unasked):
             budget = record._budget_below(budget)
         return budget

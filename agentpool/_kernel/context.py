@@ -13,6 +13,7 @@ from agentpool._core.errors import PoolLimitError, UnknownAgentError
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.approvals import decision_on
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
 from agentpool._kernel.handle import AgentHandle
@@ -26,6 +27,7 @@ from agentpool._kernel.protection import call_unprotected, protect_module
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
+    from agentpool._core.approval import ApprovalRequest, Decision
     from agentpool._core.budget import Budget
     from agentpool._kernel.places import Op
     from agentpool.abc import Driver, Memory, ToolBuilder, ToolSet
@@ -319,6 +321,31 @@ class AgentContext(LastingScope):
             if left:
                 asked_for[root_id] = left
             raise
+
+    # -- approval ------------------------------------------------------------------------------------
+
+    async def ask_approver(self, request: ApprovalRequest, call_key: str | None = None) -> Decision:
+        """Ask the pool's approver about a tool call, and wait for it with the slot lent.
+
+        What the approver raises, or returns that is no decision, denies; without an approver nobody is
+        asked, and that denies too. The agent's `idle` limit, and those of the agents above it, do not
+        run meanwhile; its `timeout` does.
+
+        In a pool with a journal the decision is written, and not asked for again when the run is resumed;
+        without an approver the agent waits until the run is paused.
+
+        Args:
+          request: what is asked.
+          call_key: names the call in all the world; None without a journal.
+
+        Raises:
+          RuntimeError: if the calling task descends from an agent's, but the pool does not know it.
+          JournalError: if the decision cannot be written.
+
+        Checkpoint: always. Cancellation: `Cancelled` means that nothing was decided; the approver was
+        cancelled and has ended.
+        """
+        return await decision_on(self._state, self._agent, request, call_key)
 
     # -- time ----------------------------------------------------------------------------------------
 

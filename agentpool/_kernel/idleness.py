@@ -7,7 +7,8 @@ passed, and a pool could not end before.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from math import inf
 from types import TracebackType
 
 import attrs
@@ -31,10 +32,21 @@ class IdleLimit:
     agent: Hashable
     seconds: float
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _pauses: int = 0
 
     def heard(self) -> None:
         """Something was heard: the time begins anew."""
-        self._scope.deadline = trio.current_time() + self.seconds
+        self._scope.deadline = inf if self._pauses else trio.current_time() + self.seconds
+
+    def pause(self) -> None:
+        """Nothing will be heard, and that is as it should be, until `go_on` is called as often."""
+        self._pauses += 1
+        self.heard()
+
+    def go_on(self) -> None:
+        """The time begins anew, unless somebody else has paused it."""
+        self._pauses -= 1
+        self.heard()
 
     @property
     def deadline(self) -> float:
@@ -67,6 +79,11 @@ def heard_of(agent: Hashable) -> None:
     if _limits:
         for limit in _limits.get(agent, ()):
             limit.heard()
+
+
+def idle_limits_of(agents: Iterable[Hashable]) -> list[IdleLimit]:
+    """Return the open idle limits of some agents."""
+    return [limit for agent in agents for limit in _limits.get(agent, ())] if _limits else []
 
 
 protect_module(globals())

@@ -116,13 +116,11 @@ class Inbox:
           trio.EndOfChannel: if there is none and none will come any more.
         """
         journal = self._post.journal
-        op = None if journal is None else journal.draw()
-        if op is not None:
-            assert journal is not None
-            if op.found is not None:
-                return self._message_of(journal.found_of(op, "receive"), op)
-            if op.was_left:
-                raise trio.WouldBlock
+        if journal is None:
+            return self._receive_nowait(None)
+        return journal.perform_nowait("receive", self._receive_nowait, journal.message_of, trio.WouldBlock())
+
+    def _receive_nowait(self, op: Op | None) -> AgentMessage:
         if self.fill:
             return self._take(op)
         if self.ended:

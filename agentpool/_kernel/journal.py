@@ -7,8 +7,9 @@ the process waits (`commit`): a model call, a tool call, a step, an outcome that
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import Context
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -23,7 +24,16 @@ from agentpool._core.records import JournalRecord, RecordKind
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.descriptions import description_of, outcome_to_data
 from agentpool._kernel.options import name_of
-from agentpool._kernel.places import Op, Place, life_of, next_op, place_here, set_place, standing_at
+from agentpool._kernel.places import (
+    Op,
+    Place,
+    kept_values,
+    life_of,
+    next_op,
+    place_here,
+    set_place,
+    standing_at,
+)
 from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
 from agentpool._objects import (
     NotDataError,
@@ -50,6 +60,9 @@ class PoolJournal:
       outcomes: of agents that had ended, and that nobody was given again.
       resumed: the agents that the program had spawned, in its order.
       finder: finds agents that the journal cannot find by itself.
+      pause: ends the pool when all wait for the decisions of a person; None as long as nothing is asked.
+      is_leaving: whether the pool is left early: what agents do from then on is their unwinding, and is
+        not told.
       run_id: names the run in all the world.
     """
 
@@ -74,19 +87,17 @@ class PoolJournal:
         self.outcomes: dict[AgentId, AnyOutcome] = {}
         self.resumed: Sequence[Any] = ()
         self.finder: Any = None
+        self.pause: Any = None
         self._journal = journal
         self._on_failure = on_failure
         self._is_left = is_left
-        self._is_leaving = False
+        self.is_leaving = False
         self._zero = trio.current_time() - past.elapsed
         self._calls = past.last_call
         self._stamped: dict[int, dict[str, Any]] = {}
         self._answers: dict[int, Any] = {}
 
     # -- writing -----------------------------------------------------------------------------------
-
-    def _ends_early(self) -> bool:
-        return self._is_leaving or self._is_left()
 
     @property
     def now(self) -> float:
@@ -95,7 +106,7 @@ class PoolJournal:
 
     def append(self, kind: RecordKind, agent: AgentId, data: Mapping[str, Any]) -> None:
         """Have a record written; never raises, so that it may stand in the middle of bookkeeping."""
-        if self._ends_early():
+        if self._is_left():
             return
         try:
             self._journal.append(JournalRecord(kind, agent, data, round(self.now, 6)))
@@ -121,17 +132,16 @@ class PoolJournal:
         with trio.CancelScope(shield=True):
             await self.commit()
 
-    def leave(self) -> None:
-        """The pool is left early: what agents do from now on is their unwinding, and is not told."""
-        self._is_leaving = True
-
     async def close(self) -> None:
         """Say how the run was left, and let the journal go.
 
         Raises:
           JournalError: if what was left could not be written.
         """
-        how = "stopped" if self._ends_early() else "ended"
+        if self.pause is not None and self.pause.has_ended_it:
+            how = "paused"
+        else:
+            how = "stopped" if self._is_left() else "ended"
         with suppress(JournalError):
             self._journal.append(JournalRecord("closed", SUPERVISOR, {"how": how}, round(self.now, 6)))
         await self._journal.aclose()
@@ -158,8 +168,10 @@ class PoolJournal:
         given = self.encoded(args, f"the arguments of {name_of(fn)}")
         return None if agent is None else {"agent": agent, "args": given}
 
-    def spawned(self, record: Activity, description: Any, op: Op | None, options: Any) -> None:
-        """An agent has its id."""
+    def spawned(
+        self, record: Activity, description: Any, op: Op | None, options: Any, context: Context | None
+    ) -> None:
+        """An agent has its id; `context` is its spawner's, if that is not the calling task's."""
         by = SUPERVISOR if op is None else op.record.id
         of = _OF_THE_PROGRAM if op is None else op.data
         data = {
@@ -170,6 +182,9 @@ class PoolJournal:
             "work": description,
             "options": self.encoded(options, "options"),
         }
+        kept = kept_values(context)
+        if kept:
+            data["context"] = self.encoded(kept, "the context of an agent")
         self.append("spawned", record.id, data)
 
     def begin_life(self, record: Activity, life: int, past: PastAgent | None) -> None:
@@ -222,12 +237,24 @@ class PoolJournal:
             self.operated(op, "error", error_to_data(error))
             raise
 
-    @contextmanager
-    def telling(self, op: Op | None) -> Iterator[None]:
-        """Write what an operation raises that does not wait; that it could not be done at once is no error."""
+    def perform_nowait(
+        self, kind: str, run: Callable[[Op | None], T], restore: Callable[[Any, Op], T], refusal: Exception
+    ) -> T:
+        """As `perform`, for what does not wait.
+
+        Args:
+          refusal: raised again where it could not be done at once, and the code went on.
+        """
+        op = self.draw()
+        if op is None:
+            return run(None)
+        if op.found is not None:
+            return restore(self.found_of(op, kind), op)
+        if op.was_left:
+            raise refusal
         try:
-            yield
-        except trio.WouldBlock:
+            return run(op)
+        except trio.WouldBlock:  # nothing has happened, and who polls does so often: it is not written
             raise
         except Exception as error:
             self.operated(op, "error", error_to_data(error))
@@ -254,14 +281,13 @@ class PoolJournal:
         Returns:
           What was decided, and the operation that it is.
         """
-        op = self.draw()
-        if op is not None and op.found is not None:
-            found: T = self.found_of(op, kind)
-            return found, op
-        with self.telling(op):
+
+        def run(op: Op | None) -> tuple[T, Op | None]:
             decided = find()
-        self.operated(op, kind, decided)
-        return decided, op
+            self.operated(op, kind, decided)
+            return decided, op
+
+        return self.perform_nowait(kind, run, lambda found, op: (found, op), trio.WouldBlock())
 
     async def step(self, name: str, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
         """Do what a step of an agent's code does, or come to what it came to before."""

@@ -10,6 +10,7 @@ import trio
 
 from agentpool._core.messages import AgentId
 from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.places import key_of_call
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.scope import Scope
@@ -92,6 +93,7 @@ class LastingScope(Scope):
           What `fn` returned. With a journal it has to be data, or an object of a class with fields.
 
         Raises:
+          RuntimeError: if the calling task is none of the agent's.
           ReplayMismatchError: if the journal tells of another step, or another operation, here.
           TypeError: if the result cannot be kept in the journal.
           JournalError: if it cannot be written.
@@ -103,6 +105,7 @@ class LastingScope(Scope):
         if journal is None:
             value: T = await await_unprotected(fn, *args)
             return value
+        waiting_agent()  # in a task that the pool does not know it would be done, and not kept
         return await journal.step(name, fn, args)
 
 

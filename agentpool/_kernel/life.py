@@ -63,7 +63,7 @@ def start(
     slots.take(record)
     slots.started_at_once()
     if state.journal is not None:
-        state.journal.spawned(record, description, work.op, work.options)
+        state.journal.spawned(record, description, work.op, work.options, context)
     _made_known(state, record)
     nursery = state.parts.nursery
     if context is None:
@@ -102,7 +102,6 @@ def new_record(
         scope=trio.CancelScope(deadline=deadline),
         inbox=state.router.register(agent_id),
         batch=batch,
-        pool_budget=state.means.budget,
         started_at=started_at,
     )
     # The two refer to each other while the agent lives; `finish` takes the record out again.
@@ -168,6 +167,8 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
         if not record.is_spawned:
             state.journal.outcomes[record.id] = outcome  # for its parent, if that comes to its spawn again
     state.counts.ended += 1
+    if record.resumed is not None:
+        _abort_those_of(state, record)
     if state.counts.model_spawns:
         state.counts.model_spawns.pop(record.id, None)
     del state.records[record.id]
@@ -190,6 +191,16 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
         record.batch.ended(outcome)
     record.home.ended(outcome, is_taken=record.is_of_batch, is_seen=is_seen)
     record.end()
+
+
+def _abort_those_of(state: PoolState, record: AgentRecord) -> None:
+    """Abort those that an agent had spawned on the pool, and did not spawn again when it was resumed."""
+    for other in list(state.root.live.values()):
+        if other.resumed is not None and not other.is_spawned and other.resumed.past.origin[0] == record.id:
+            other.abort(NOT_SPAWNED_AGAIN)
+
+
+NOT_SPAWNED_AGAIN = "the agent that had spawned it ended without doing so again"
 
 
 async def _claimed(record: AgentRecord, resumed: Resumed, task: trio.lowlevel.Task) -> bool:
@@ -291,7 +302,7 @@ async def _children_ended(record: AgentRecord) -> list[Exception]:
     children = record.children
     for child in list(children.live.values()):
         if not child.is_spawned:
-            child.abort("the agent that had spawned it ended without doing so again")
+            child.abort(NOT_SPAWNED_AGAIN)
     if children.live:
         await children.wait_for_all(record, _nothing, cancellable=False, needs_slot=False)
     return children.failures()

@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,18 +27,16 @@ from agentpool._core.errors import (
     BudgetExceededError,
     DriverError,
     DriverUnavailableError,
-    MalformedReplyError,
     PoolLimitError,
 )
 from agentpool._core.events import BudgetWarned
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
-from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool._core.usage import NO_USAGE, TokenUsage, highest_cost
+from agentpool._kernel.priced import PricedDriver
 from agentpool._kernel.protection import await_unprotected, protect_module
 
 if TYPE_CHECKING:
-    from agentpool._core.bounds import InputBounds
     from agentpool._core.budget import Budget, Reservation
-    from agentpool._core.capability import PrivacyTier
     from agentpool._core.manifest import AgentManifest
     from agentpool._kernel.agent import AgentRecord
     from agentpool._kernel.journal import PoolJournal
@@ -92,48 +91,12 @@ class Meter:
             events.emit(BudgetWarned, self._record.id, self._record.parent_id, str(error))
 
 
-class MeteredDriver(abc.Driver):
+class MeteredDriver(PricedDriver):
     """A driver with a meter around it; it equals the driver inside, and has its other attributes."""
 
     def __init__(self, inner: abc.Driver, meter: Meter) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.meter = meter
-        self._bounds: InputBounds | None = None
-        self._estimate: Any = getattr(inner, "estimate_cost", None)
-        self._estimate_of: Any = getattr(inner, "estimate_cost_of", None)
-
-    def __repr__(self) -> str:
-        return repr(self.inner)
-
-    def __eq__(self, other: object) -> bool:
-        return self.inner == (other.inner if isinstance(other, MeteredDriver) else other)
-
-    def __hash__(self) -> int:
-        return hash(self.inner)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    @property
-    def context_window(self) -> int | None:  # type: ignore[override]
-        """That of the driver inside."""
-        return getattr(self.inner, "context_window", None)
-
-    @property
-    def privacy(self) -> PrivacyTier:  # type: ignore[override]
-        """That of the driver inside."""
-        return getattr(self.inner, "privacy", abc.Driver.privacy)
-
-    @property
-    def metered(self) -> bool:
-        """Whether an answer of the driver inside that tells no usage has one nevertheless."""
-        return bool(getattr(self.inner, "metered", True))
-
-    @property
-    def streams(self) -> bool:
-        """Whether the driver inside has a stream of its own, which shows more than `complete` does."""
-        stream = getattr(type(self.inner), "stream", None)
-        return stream is not None and stream is not abc.Driver.stream
 
     def bind(self, manifest: AgentManifest) -> abc.Driver:
         """Return what the driver inside makes of itself for one agent, with the same meter."""
@@ -142,19 +105,6 @@ class MeteredDriver(abc.Driver):
             return self
         bound = bind(manifest)
         return self if bound is self.inner else MeteredDriver(bound, self.meter)
-
-    def estimate_cost(self, usage: TokenUsage) -> float | None:
-        """Return what the driver inside estimates; 0 for one without prices."""
-        return self.cost_of("", usage)
-
-    def cost_of(self, model: str, usage: TokenUsage) -> float | None:
-        """As `estimate_cost`, for a request that names a model."""
-        cost: float | None = 0.0
-        if self._estimate_of is not None and model:
-            cost = self._estimate_of(model, usage)
-        elif self._estimate is not None:
-            cost = self._estimate(usage)
-        return cost
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Wait for room in the budget, then ask the driver inside, and book what it used.
@@ -187,31 +137,6 @@ class MeteredDriver(abc.Driver):
         if getattr(self.inner, "stream", None) is None:
             return super().stream(request)
         return _MeteredStream(self, request)
-
-    def bounds(self) -> InputBounds:
-        """What is known of the input of its requests."""
-        if self._bounds is None:
-            from agentpool._core.bounds import InputBounds  # who has no budget needs none
-
-            self._bounds = InputBounds()
-        return self._bounds
-
-    def counted(self, request: CompletionRequest, completion: Completion) -> None:
-        """Take in what the provider counted."""
-        if self._bounds is not None:
-            self._bounds.counted(request, completion)
-
-    def priced(self, completion: Completion, model: str) -> Completion:
-        """Fill in the price of an answer, where the driver left that to its price list."""
-        if not isinstance(completion, Completion):
-            raise MalformedReplyError(f"the driver answered {completion!r}, which is no Completion")
-        usage = completion.usage
-        if usage.cost_usd:
-            return completion
-        cost = self.cost_of(model, usage)
-        if not cost:
-            return completion
-        return attrs.evolve(completion, usage=attrs.evolve(usage, cost_usd=cost))
 
 
 class _Call:
@@ -270,7 +195,7 @@ class _Call:
             return await self._claimed(budget, None)
         bounds = self._driver.bounds()
         bound = bounds.of(self.request)
-        if budget is self._driver.meter._record.pool_budget:
+        if budget is self._driver.meter._record.pool.budget:
             return await self._claimed(budget, bound)  # no quota of its own
         while True:
             # Near the end of its own quota an agent keeps to the estimate of what is sent.
@@ -325,7 +250,7 @@ class _Call:
             raise
 
     def _cost_of(self, given: int, taken: int) -> float | None:
-        return self._driver.cost_of(self.request.model, TokenUsage(given, taken))
+        return highest_cost(partial(self._driver.cost_of, self.request.model), given, taken)
 
     async def _claimed(self, budget: Budget, tokens: int | None) -> Reservation:
         budgets = _budgets()

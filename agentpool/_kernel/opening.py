@@ -30,10 +30,12 @@ from agentpool._kernel.state import Means, PoolState, Settings
 
 if TYPE_CHECKING:
     from agentpool._kernel.keeping import Keeping
-    from agentpool.abc import Driver, Journal, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Journal, Memory, ToolBuilder
 
 
-def _check_means(driver: object, memory: object, tool_builder: object, limits: object) -> None:
+def _check_means(
+    driver: object, memory: object, tool_builder: object, approver: object, limits: object
+) -> None:
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("a pool runs on trio: start the program with trio.run(main)")
     if driver is not None and (isinstance(driver, type) or not hasattr(driver, "complete")):
@@ -45,6 +47,8 @@ def _check_means(driver: object, memory: object, tool_builder: object, limits: o
         raise TypeError(f"memory must be a memory such as InMemory(), not {shown(memory)}")
     if tool_builder is not None and not callable(tool_builder):
         raise TypeError(f"tool_builder must be a function of a manifest, not {shown(tool_builder)}")
+    if approver is not None and (isinstance(approver, type) or not callable(approver)):
+        raise TypeError(f"approver must be an async function of an ApprovalRequest, not {shown(approver)}")
     if not isinstance(limits, PoolLimits):
         raise TypeError(f"limits must be PoolLimits(...), not {shown(limits)}")
 
@@ -72,6 +76,7 @@ def open_agent_pool(
     tool_builder: ToolBuilder | None = None,
     inbox_capacity: int = 32,
     budget: Budget | None = None,
+    approver: Approver | None = None,
     journal: Journal | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
@@ -87,6 +92,8 @@ def open_agent_pool(
         that the manifest grants and its own `tools`.
       inbox_capacity: how many messages an inbox holds before senders wait.
       budget: what the model calls of the pool may use together.
+      approver: decides about the tool calls that rules of a manifest send to a person. Without one they are
+        denied, or, with a journal, the run is paused.
       journal: keeps what happens, so that the run can go on after a crash, with `resume_agent_pool`. It
         is opened and closed with the pool.
       limits: further limits, such as on the depth of trees of agents.
@@ -94,6 +101,8 @@ def open_agent_pool(
 
     Raises:
       TypeError, ValueError: if an argument makes no sense.
+      RunPausedError: if nobody is there who could decide about a tool call, the pool has a journal, and
+        nothing else is left to do. The run is resumed with the decision.
       JournalError: if the journal holds a run already, or cannot be opened or written.
       UnhandledAgentErrors: at the end, if the block raised nothing, and an agent failed whose outcome
         was not looked at. A block that raised aborts the agents, and its exception is raised unchanged.
@@ -101,7 +110,7 @@ def open_agent_pool(
     Cancellation: aborts the agents and waits for them; failures that were not looked at are raised
     together with it, in a group.
     """
-    _check_means(driver, memory, tool_builder, limits)
+    _check_means(driver, memory, tool_builder, approver, limits)
     settings = Settings(
         checked_count("max_concurrent", max_concurrent),
         checked_count("inbox_capacity", inbox_capacity),
@@ -112,7 +121,9 @@ def open_agent_pool(
         from agentpool._kernel.keeping import Keeping  # who has no journal needs none
 
         keeping = Keeping(_checked_journal(journal))
-    return OpenPool(settings, keeping, _parts(driver, memory, tool_builder, limits, seed))
+    return OpenPool(
+        settings, keeping, _parts(Means(driver, memory, tool_builder, None, approver), limits, seed)
+    )
 
 
 def go_on_with_pool(
@@ -124,12 +135,13 @@ def go_on_with_pool(
     tool_builder: ToolBuilder | None = None,
     inbox_capacity: int | None = None,
     budget: Budget | None = None,
+    approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
 ) -> AbstractAsyncContextManager[AgentPool]:
     """As `open_agent_pool`, for a journal that holds a run; `resume_agent_pool` tells of it."""
-    _check_means(driver, memory, tool_builder, limits)
+    _check_means(driver, memory, tool_builder, approver, limits)
     settings = Settings(
         None if max_concurrent is None else checked_count("max_concurrent", max_concurrent),
         None if inbox_capacity is None else checked_count("inbox_capacity", inbox_capacity),
@@ -139,18 +151,14 @@ def go_on_with_pool(
 
     found = dict(agents or {})
     keeping = Keeping(_checked_journal(journal), is_resumed=True, finder=lambda agent: found.get(agent.name))
-    return OpenPool(settings, keeping, _parts(driver, memory, tool_builder, limits, seed))
+    return OpenPool(
+        settings, keeping, _parts(Means(driver, memory, tool_builder, None, approver), limits, seed)
+    )
 
 
-def _parts(
-    driver: Driver | None,
-    memory: Memory | None,
-    tool_builder: ToolBuilder | None,
-    limits: PoolLimits,
-    seed: int | None,
-) -> dict[str, Any]:
+def _parts(means: Means, limits: PoolLimits, seed: int | None) -> dict[str, Any]:
     return {
-        "means": Means(driver, memory, tool_builder),
+        "means": means,
         "limits": limits,
         "make_context": AgentContext,
         # Drawn from the program's own lot, so that a simulation decides it too.
@@ -244,7 +252,7 @@ class OpenPool(AbstractAsyncContextManager[AgentPool]):
         try:
             if error is not None:
                 if state.journal is not None:
-                    state.journal.leave()
+                    state.journal.is_leaving = True
                 is_cancelled = is_only_cancelled(error) and trio.current_effective_deadline() == -inf
                 reason = f"the block of the pool raised {shown(error)}"
                 AgentPool(state, None).abort_all(CANCELLED_OUTSIDE if is_cancelled else reason)

@@ -12,9 +12,9 @@ the journal has happened and is not done again; it comes to what it came to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -162,6 +162,34 @@ def next_op(journal: object) -> Op | None:
 def place_here() -> Place | None:
     """Return where the calling task stands; None without a journal."""
     return _place.get()
+
+
+_kept: dict[str, ContextVar[Any]] = {}
+
+
+def keep_in_journal(name: str, variable: ContextVar[Any]) -> None:
+    """Have what a variable is set to outlive a crash, for agents that nobody spawns again.
+
+    Args:
+      name: of the variable in journals.
+      variable: holds what can be kept; what is false is not.
+    """
+    _kept[name] = variable
+
+
+def kept_values(context: Context | None) -> dict[str, Any]:
+    """Return what the variables that are kept are set to, in a context or here."""
+    get: Callable[[ContextVar[Any]], Any] = (lambda each: each.get(None)) if context is None else context.get
+    values = {name: get(each) for name, each in _kept.items()}
+    return {name: each for name, each in values.items() if each}
+
+
+def context_with(values: Mapping[str, Any]) -> Context:
+    """Return a context like the one here, with these values of the variables that are kept."""
+    context = copy_context()
+    for name, each in values.items():
+        context.run(_kept[name].set, each)
+    return context
 
 
 _call: ContextVar[tuple[AgentId, list[str]]] = ContextVar("agentpool_call")

@@ -131,7 +131,7 @@ class AgentPool(Scope):
                 return []
             # With a journal, who is aborted now has not ended: whoever resumes the run goes on with it.
             if state.journal is not None:
-                state.journal.leave()
+                state.journal.is_leaving = True
             self.abort_all(f"the grace of {grace:g} seconds has passed")
             await state.wait_for_end(CLEANUP_TIME)
         state.parts.watcher.report_stuck()

@@ -27,6 +27,7 @@ from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.life import live, new_record
 from agentpool._kernel.names import KeepsNames
 from agentpool._kernel.options import SpawnOptions, name_of
+from agentpool._kernel.places import context_with
 from agentpool._kernel.protection import call_unprotected, protect_module
 from agentpool._kernel.state import PoolState
 from agentpool._objects import UnreadableDataError, object_from_data
@@ -65,7 +66,7 @@ def restore(state: PoolState, journal: PoolJournal, finder: Finder | None) -> li
     for agent_id in past.ended:
         _outcome_put_back(state, journal, past.agents[agent_id])
     for agent_id, work in works.items():
-        claim(state, state.records[agent_id], work, None)
+        claim(state, state.records[agent_id], work, _context_of(past.agents[agent_id]))
     state.keep_journal(journal)
     journal.finder = finder
     return [
@@ -78,14 +79,11 @@ def _claimed_here(past: Past, agent: PastAgent) -> bool:
     """Whether nobody will come to the spawn of an agent again."""
     if agent.outcome is not None:
         return False
-    spawner, life, key = agent.origin
+    spawner, life, _ = agent.origin
     if spawner == SUPERVISOR:
         return True
     by = past.agents[spawner]
-    if by.outcome is not None or by.life != life:
-        return True
-    assert key is not None
-    return by.is_in_finished_call(key)
+    return by.outcome is not None or by.life != life
 
 
 def _outcome_put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) -> None:
@@ -125,12 +123,14 @@ def adopt(state: PoolState, record: AgentRecord, key: str) -> None:
         except ReplayMismatchError as error:
             child.abort(str(error))
         else:
-            claim(state, child, work, None)
+            claim(state, child, work, _context_of(resumed.past))
 
 
 def _put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) -> AgentRecord:
     home = state.root if agent.parent == SUPERVISOR else state.records[agent.parent].children
-    options = SpawnOptions(agent.name, object_from_data(agent.options).timeout)
+    # What cannot be read is found out before there is a record, which has to have a task.
+    options = SpawnOptions(agent.name, _read(agent, "its options", agent.options).timeout)
+    messages = [_message_of(agent, data) for data in agent.inbox.values()]
     work = Work(_never, (), options)
     started_at = journal.time_of(agent.spawned_at)
     record = new_record(state, home, work, agent.id, agent.name, started_at, holds=False)
@@ -138,27 +138,31 @@ def _put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) -> Agent
     record.backing_off = True
     record.restarts = agent.life
     record.used = NOTHING_USED.plus(agent.usage)
-    for data in agent.inbox.values():
-        content = _read(agent, "its inbox", data["content"])
-        record.inbox.put_back(
-            AgentMessage(data["from"], agent.id, content, data["id"], data["reply_to"], data["topic"])
-        )
+    for message in messages:
+        record.inbox.put_back(message)
     for topic in agent.topics:
         state.router.subscribe(agent.id, topic)
     state.parts.nursery.start_soon(live, state, record, name=agent.name)
     return record
 
 
+def _context_of(agent: PastAgent) -> contextvars.Context:
+    return context_with({} if agent.context is None else _read(agent, "its context", agent.context))
+
+
+def _message_of(agent: PastAgent, data: Any) -> AgentMessage:
+    content = _read(agent, "its inbox", data["content"])
+    return AgentMessage(data["from"], agent.id, content, data["id"], data["reply_to"], data["topic"])
+
+
 async def _never(ctx: Any) -> None:
     raise AssertionError("an agent runs once it is claimed")
 
 
-def claim(state: PoolState, record: AgentRecord, work: Work, context: contextvars.Context | None) -> None:
+def claim(state: PoolState, record: AgentRecord, work: Work, context: contextvars.Context) -> None:
     """Tell what a resumed agent runs, so that it goes on when it has a slot."""
     resumed = record.resumed
     assert resumed is not None
-    if resumed.claimed.is_set():
-        raise ReplayMismatchError(record.id, record.name, "its spawn", "it was spawned before")
     record.work = work
     resumed.context = context
     spent = resumed.past.spent

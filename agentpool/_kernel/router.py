@@ -323,7 +323,9 @@ class MessageRouter:
         if "content" in data:
             return journal.decoded(data["content"], op)
         message = AgentMessage(op.record.id, data["to"], None, data["id"])
-        inbox = self._inbox_of(message.to)
+        inbox = self.inboxes.get(message.to)
+        if inbox is None or inbox.ended:
+            raise UnknownAgentError(message.to, f"agent {message.to} has ended without a reply")
         wait = self._wait_on(waiting_agent(), inbox, message)
         self.asks[message.id] = _Ask(wait, message)
         return await self._answer_to(message, wait, inbox, op)

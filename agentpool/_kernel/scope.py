@@ -8,14 +8,13 @@ from collections.abc import (
     Callable,
     Iterable,
 )
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import trio
 
-from agentpool._core.errors import PoolClosedError, PoolLimitError, UnknownAgentError
-from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
+from agentpool._core.errors import PoolClosedError, PoolLimitError
+from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import shown
@@ -23,7 +22,7 @@ from agentpool._kernel import life
 from agentpool._kernel.agent import Work
 from agentpool._kernel.current import current_agent, waiting_agent
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.many import ManyScope
+from agentpool._kernel.messaging import MessagingScope
 from agentpool._kernel.options import check_agent, check_agents, options_of
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.slots import PoolFullError
@@ -36,10 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-
-async def _nothing(value: object, op: Op) -> None:
-    """The operation came to nothing."""
 
 
 class _OneStart:
@@ -82,7 +77,7 @@ class _OneStart:
         self.withdrawn = True
 
 
-class Scope(ManyScope):
+class Scope(MessagingScope):
     """Owns agents: the pool is the root scope, every agent's context is the scope of its children."""
 
     __slots__ = ()
@@ -141,10 +136,10 @@ class Scope(ManyScope):
         return await self._spawn(work, None)
 
     async def _spawned_before(self, work: Work, agent_id: AgentId, op: Op) -> AgentHandle[Any]:
-        """Return the agent that the calling one had spawned here before it was resumed."""
-        return self._respawned(agent_id, work)
+        return self._respawned(work, agent_id, op)
 
-    def _respawned(self, agent_id: AgentId, work: Work) -> AgentHandle[Any]:
+    def _respawned(self, work: Work, agent_id: AgentId, op: Op) -> AgentHandle[Any]:
+        """Return the agent that the calling one had spawned here before it was resumed."""
         from agentpool._kernel.resuming import respawned  # who has no journal needs none
 
         return AgentHandle(respawned(self._state, self._children, agent_id, work))
@@ -184,14 +179,16 @@ class Scope(ManyScope):
         """
         check_agent(agent)
         work = Work(agent, args, options_of(name, timeout, restart))
+        journal = self._state.journal
+        if journal is None:
+            return self._spawn_nowait(work, None)
+        refusal = PoolFullError("no slot was free here before the agent was resumed")
+        respawn = partial(self._respawned, work)
+        return journal.perform_nowait("spawn", partial(self._spawn_nowait, work), respawn, refusal)
+
+    def _spawn_nowait(self, work: Work, op: Op | None) -> AgentHandle[Any]:
+        work.op = op
         state = self._state
-        if state.journal is not None:
-            work.op = op = state.journal.draw()
-            if op is not None and op.found is not None:
-                before: AgentId = state.journal.found_of(op, "spawn")
-                return self._respawned(before, work)
-            if op is not None and op.was_left:
-                raise PoolFullError("no slot was free here before the agent was resumed")
         by_agent = current_agent() is not None
         state.admit(self._children, by_agent=by_agent)
         if not state.slots.has_room:
@@ -316,134 +313,13 @@ class Scope(ManyScope):
 
         Does not wait. The scope stays usable.
         """
-        children = [child for child in self._children.live.values() if child.is_spawned]
+        # Whom an agent that runs again has not spawned yet, it does not abort; a pool's end aborts all.
+        ends = self._state.is_left
+        children = [child for child in self._children.live.values() if ends or child.is_spawned]
         if children:
             self._state.parts.check_here()
         for record in children:
             record.abort(reason)
-
-    # -- messages --------------------------------------------------------------------------------------
-
-    async def send(self, to: AgentId | str, content: Any) -> None:
-        """Deliver a message to an agent's inbox, waiting for room.
-
-        Messages between the same two agents arrive in the order they were sent. The sender is the
-        agent whose task calls, or the supervisor.
-
-        Args:
-          to: the id of a live agent of this pool, or its name. If the agent of that name ends before it
-            has the message, and a `Supervisor` starts it again, its next life gets it.
-
-        Raises:
-          UnknownAgentError: if the recipient never existed or has ended, or ends meanwhile; of a name,
-            if no live agent has it and none will be started, or several have.
-          DeadlockError: if waiting would close a cycle of agents that wait for each other.
-
-        Checkpoint: always. Cancellation: `Cancelled` means that nothing was delivered.
-        """
-        state = self._state
-        if state.journal is not None:
-            return await state.journal.perform("send", partial(self._send, to, content), _nothing)
-        if isinstance(to, str):
-            return await self._by_name(to, lambda found: self.send(found, content))
-        waiter = waiting_agent()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if waiter is not None and waiter.slots is state.slots:
-            sender = waiter.id  # a task that the pool knows is in the pool's own run
-        else:
-            state.parts.check_here()
-            sender = SUPERVISOR
-        wait = state.router.begin_send(waiter, sender, to, content)
-        if wait is None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        else:
-            await wait.park(wait.undo)
-        return None
-
-    async def _send(self, to: AgentId | str, content: Any, op: Op | None) -> None:
-        if isinstance(to, str):
-            return await self._by_name(to, lambda found: self._send(found, content, op))
-        return await self._state.router.send(AgentMessage(to=to, content=content), op)
-
-    def send_nowait(self, to: AgentId | str, content: Any) -> None:
-        """Deliver a message to an agent's inbox, without waiting.
-
-        Raises:
-          UnknownAgentError: if the recipient never existed or has ended; of a name, as `find`.
-          trio.WouldBlock: if its inbox is full.
-        """
-        journal = self._state.journal
-        op = None if journal is None else journal.draw()
-        if op is not None:
-            assert journal is not None
-            if op.found is not None:
-                journal.found_of(op, "send")
-                return
-            if op.was_left:
-                raise trio.WouldBlock
-        with nullcontext() if journal is None else journal.telling(op):
-            found = self._state.names.find(to) if isinstance(to, str) else to
-            self._state.router.send_nowait(AgentMessage(to=found, content=content), op)
-
-    async def ask(self, to: AgentId | str, content: Any) -> Any:
-        """Deliver a question to an agent, and return the content of its reply.
-
-        Put a cancel scope around it for a time limit.
-
-        Args:
-          to: the id of a live agent of this pool, or its name. A question to a name outlives the one
-            that it was put to: if that agent ends or is restarted without a reply, and starts again, by
-            a `RestartPolicy` or a `Supervisor`, the question is put to its next life. So one question
-            may be received more than once, and one that breaks each life of a service breaks it until
-            its restarts are used up.
-
-        Raises:
-          UnknownAgentError: if the recipient never existed, or ends without a reply, or is
-            restarted after it took the question; of a name, if no live agent has it and none will
-            be started, or several have.
-          DeadlockError: if waiting would close a cycle of agents that wait for each other;
-            nothing was delivered then.
-
-        Checkpoint: always. Cancellation: after `Cancelled` the question may have been delivered;
-        a reply to it becomes a dead letter.
-        """
-        journal, router = self._state.journal, self._state.router
-        if journal is not None:
-            return await journal.perform("ask", partial(self._ask, to, content), router.ask_on)
-        if isinstance(to, str):
-            return await self._by_name(to, lambda found: self.ask(found, content))
-        return await router.ask(AgentMessage(to=to, content=content))
-
-    async def _ask(self, to: AgentId | str, content: Any, op: Op | None) -> Any:
-        if isinstance(to, str):
-            return await self._by_name(to, lambda found: self._ask(found, content, op))
-        return await self._state.router.ask(AgentMessage(to=to, content=content), op)
-
-    async def _by_name(self, name: str, verb: Callable[[AgentId], Awaitable[T]]) -> T:
-        """Do something with the agent of a name, and with its next life if it ends meanwhile.
-
-        Each turn is a wait of its own, judged when it begins: in between the caller runs, so that no
-        cycle can form that goes through it.
-        """
-        names = self._state.names
-        waiter = waiting_agent()
-        while True:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            found = names.begin_to_reach(waiter, name)
-            if isinstance(found, Wait):
-                found = await found.park(names.forget)
-            try:
-                return await verb(found)
-            except UnknownAgentError:
-                continue  # it has ended, or was restarted; the next look tells whether it comes again
-
-    def find(self, name: str) -> AgentId:
-        """Return the id of the live agent with a name.
-
-        Raises:
-          UnknownAgentError: if no live agent of the pool has it, or several have.
-        """
-        return self._state.names.find(name)
 
 
 protect_module(globals())

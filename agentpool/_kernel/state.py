@@ -31,7 +31,7 @@ from agentpool._kernel.watcher import Watcher
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool._kernel.journal import PoolJournal
-    from agentpool.abc import Driver, Memory
+    from agentpool.abc import Approver, Driver, Memory
 
 
 @attrs.frozen
@@ -42,6 +42,7 @@ class Means:
     memory: Memory | None
     tool_builder: Callable[[Any], Any] | None
     budget: Budget | None = None
+    approver: Approver | None = None
 
 
 @attrs.frozen
@@ -130,6 +131,7 @@ class PoolState:
             events=events,
             nursery=nursery,
             root_task=trio.lowlevel.current_root_task(),
+            budget=settings.budget,
         )
         self.router: MessageRouter = MessageRouter(settings.inbox_capacity, pool=self.parts)
         self.names: Names = Names(self.records)
@@ -198,7 +200,8 @@ class PoolState:
     @property
     def is_left(self) -> bool:
         """Whether all agents are ended from outside, so that whoever resumes the run goes on from here."""
-        return self.fatal is not None or self.parts.watcher.outside_cancelled
+        is_leaving = self.journal is not None and self.journal.is_leaving
+        return is_leaving or self.fatal is not None or self.parts.watcher.outside_cancelled
 
     def stop_starting(self, reason: str) -> None:
         """From now on, refuse to start agents; also those that wait for a slot."""

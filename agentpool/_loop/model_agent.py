@@ -15,12 +15,13 @@ from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import ChatMessage
+from agentpool._core.messages import ChatMessage, ToolDefinition
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
 from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history
+from agentpool._loop.approving import gate_of, in_force, rules_of
 from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
 from agentpool._loop.tool_calls import ToolCalls
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from agentpool._kernel.context import AgentContext
+    from agentpool._kernel.journal import PoolJournal
     from agentpool._loop.tape import Tape
     from agentpool.tools import ToolRegistry
 
@@ -165,7 +167,7 @@ class _ModelAgent(Generic[T]):
         self, ctx: AgentContext, query: Content, history: tuple[ChatMessage, ...]
     ) -> AgentResult[T]:
         """Run the loop to its end."""
-        tape = None if ctx.journal is None else _tape_of(ctx)
+        tape = _tape_of(ctx.journal)
         is_spawned = ctx.agent is self
         budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
         driver = ctx.metered(
@@ -175,18 +177,45 @@ class _ModelAgent(Generic[T]):
         )
         tools = ctx.tools if is_spawned else self.build_tools(ctx.tool_builder)
         allowed = None if tools is None else tools.limited_to(self.manifest)
+        definitions = () if allowed is None else allowed.definitions()
+        rules = rules_of(self.manifest, definitions)
+        window = getattr(driver, "context_window", None)
+        if tape is not None:
+            tape.begin(self._beginning(query, history, definitions, window))
         state, effect = begin(
             self.manifest,
             query,
             history,
-            tools=() if allowed is None else allowed.definitions(),
-            context_window=getattr(driver, "context_window", None),
+            tools=definitions,
+            context_window=window,
             output=self._output(),
             price=getattr(driver, "estimate_cost", None),
         )
         idle = self.manifest.resources.idle
-        run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed, tape), tape, idle)
-        return await run.to_its_end(state, effect)
+        gate = gate_of(ctx, self.manifest, allowed, rules)
+        run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed, gate, tape), tape, idle)
+        with in_force(rules):
+            return await run.to_its_end(state, effect)
+
+    def _beginning(
+        self,
+        query: Content,
+        history: Sequence[ChatMessage],
+        tools: Sequence[ToolDefinition],
+        window: int | None,
+    ) -> dict[str, Any]:
+        """Return what a run of the loop begins with, for its tape."""
+        from agentpool._objects import reference_of
+
+        return {
+            "manifest": self.manifest,
+            "query": query,
+            "history": tuple(history),
+            "tools": tuple(tools),
+            "context_window": window,
+            "output_type": None if self.output_type is None else reference_of(self.output_type),
+            "output_retries": self.output_retries,
+        }
 
     def _budget_below(self, above: Budget | None) -> Budget | None:
         quota = self.quota
@@ -249,8 +278,8 @@ class ModelAgent(_ModelAgent[T]):
           LoopHaltedError: if the guard stopped it.
           BudgetExceededError: if a model call found no room in the budget.
           DriverError: if the model could not be asked, or its answers were of no use.
-          ManifestError: if a tool that the manifest names cannot be loaded, or its `tool_choice` is
-            for a tool that the agent does not have.
+          ManifestError: if a tool that the manifest names cannot be loaded, its `tool_choice` is for a
+            tool that the agent does not have, or a pattern of its `[approval]` fits no call of its tools.
           TypeError: if `query` is neither text nor parts, or `history` no sequence of messages.
           ValueError: if `history` holds a tool call without its result, or a result without its
             call; or if a tool of `tools` has the name of another one.
@@ -314,10 +343,12 @@ def _reference_of_tool(each: abc.Tool) -> str:
     return _reference(function, "the tool")
 
 
-def _tape_of(ctx: AgentContext) -> Tape | None:
+def _tape_of(journal: PoolJournal | None) -> Tape | None:
+    if journal is None:
+        return None
     from agentpool._loop.tape import Tape  # who has no journal needs none
 
-    return Tape.of(ctx)
+    return Tape.of(journal)
 
 
 def _driver_for(manifest: AgentManifest, driver: abc.Driver | None) -> abc.Driver:

@@ -8,10 +8,15 @@ import attrs
 import trio
 
 from agentpool import abc
-from agentpool._core.effects import DriverFailed, Observation, Reason, Replied
+from agentpool._core.effects import Compact, Compacted, DriverFailed, Observation, Reason, Replied
 from agentpool._core.errors import MalformedReplyError
-from agentpool._core.events import CompletionFinished, ReasoningDeltaReceived, TextDeltaReceived
-from agentpool._core.messages import Completion, CompletionRequest, ReasoningDelta, TextDelta
+from agentpool._core.events import (
+    CompletionFinished,
+    ContextCompacted,
+    ReasoningDeltaReceived,
+    TextDeltaReceived,
+)
+from agentpool._core.messages import Completion, CompletionRequest, TextDelta
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import split_error
@@ -44,6 +49,9 @@ class ModelCalls:
           effect: what to ask.
           idle: is told of each piece of the answer; so the answer is streamed, if the driver can.
         """
+        done = effect.compaction
+        if done is not None:
+            self.ctx.emit(ContextCompacted, *attrs.astuple(done))
         try:
             return Replied(await self._completed(effect.request, idle))
         except Exception as error:
@@ -51,13 +59,25 @@ class ModelCalls:
                 raise
             return DriverFailed(error)
 
-    async def _completed(self, request: CompletionRequest, idle: IdleLimit | None) -> Completion:
+    async def compact(self, effect: Compact, idle: IdleLimit | None = None) -> Observation:
+        """Have the model sum up; as `reason`, but its text is no event."""
+        try:
+            return Compacted(await self._completed(effect.request, idle, shows_text=False))
+        except Exception as error:
+            if split_error(error).fatal is not None:
+                raise
+            return DriverFailed(error)
+
+    async def _completed(
+        self, request: CompletionRequest, idle: IdleLimit | None, *, shows_text: bool = True
+    ) -> Completion:
         ctx = self.ctx
         if idle is None and not ctx.observed:
             return await self.driver.complete(request)
         started = trio.current_time()
-        if self._streams():
-            completion = await self._stream(request, idle)
+        # A summary is streamed only where it has to be seen that something comes.
+        if (shows_text or idle is not None) and self._streams():
+            completion = await self._stream(request, idle, shows_text)
         else:
             completion = await self.driver.complete(request)
         if ctx.observed:
@@ -69,18 +89,22 @@ class ModelCalls:
         streams: bool | None = getattr(self.driver, "streams", None)
         return type(self.driver).stream is not abc.Driver.stream if streams is None else streams
 
-    async def _stream(self, request: CompletionRequest, idle: IdleLimit | None) -> Completion:
+    async def _stream(
+        self, request: CompletionRequest, idle: IdleLimit | None, shows_text: bool
+    ) -> Completion:
         completion: Completion | None = None
         async with self.driver.stream(request) as parts:
             async for part in parts:
                 if idle is not None:
                     idle.heard()
-                if isinstance(part, TextDelta):
-                    self.ctx.emit(TextDeltaReceived, part.text)
-                elif isinstance(part, ReasoningDelta):
-                    self.ctx.emit(ReasoningDeltaReceived, part.text)
-                else:
+                if isinstance(part, Completion):
                     completion = part
+                elif not shows_text:
+                    pass
+                elif isinstance(part, TextDelta):
+                    self.ctx.emit(TextDeltaReceived, part.text)
+                else:
+                    self.ctx.emit(ReasoningDeltaReceived, part.text)
         if completion is None:
             raise MalformedReplyError("the driver's stream ended without its completion")
         return completion

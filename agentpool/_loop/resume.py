@@ -13,7 +13,7 @@ from agentpool._kernel.opening import go_on_with_pool
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool._kernel.pool import AgentPool
-    from agentpool.abc import Driver, Journal, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Journal, Memory, ToolBuilder
 
 
 def resume_agent_pool(
@@ -25,6 +25,7 @@ def resume_agent_pool(
     tool_builder: ToolBuilder | None = None,
     inbox_capacity: int | None = None,
     budget: Budget | None = None,
+    approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
@@ -41,7 +42,8 @@ def resume_agent_pool(
 
     Args:
       journal: the file, or a journal such as `SqliteJournal(path)`.
-      driver, memory, tool_builder, limits, seed: as for `open_agent_pool`; a journal keeps none of them.
+      driver, memory, tool_builder, approver, limits, seed: as for `open_agent_pool`; a journal keeps none
+        of them.
       max_concurrent, inbox_capacity, budget: left out, they are as before. What was spent stays spent.
       agents: what runs under a name, for agents that the journal cannot find by itself: functions within
         functions, lambdas, objects. An agent that is spawned by one that runs again needs no entry.
@@ -49,11 +51,15 @@ def resume_agent_pool(
     Raises:
       ReplayMismatchError: if an agent cannot be made again, or does something else than it did.
       JournalCorruptError: if the file is damaged.
+      RunPausedError: as `open_agent_pool`.
       JournalError: if it holds no run, is in use, or cannot be read or written.
       TypeError, ValueError, UnhandledAgentErrors: as `open_agent_pool`.
 
     Cancellation: as `open_agent_pool`; the run can be resumed again.
     """
+    # Its variable is kept in journals: it has to be known before one is read.
+    from agentpool._loop import approving as approving
+
     if isinstance(journal, str | os.PathLike):
         from agentpool.journal import SqliteJournal
 
@@ -66,6 +72,7 @@ def resume_agent_pool(
         tool_builder=tool_builder,
         inbox_capacity=inbox_capacity,
         budget=budget,
+        approver=approver,
         agents=agents,
         limits=limits,
         seed=seed,

@@ -11,6 +11,7 @@ from agentpool import abc
 from agentpool._core.effects import (
     Act,
     Acted,
+    Compact,
     DriverFailed,
     Effect,
     Finish,
@@ -61,8 +62,8 @@ class Run:
         tape = self._tape
         while True:
             before = None if tape is None else tape.observed_before(effect)
-            if tape is not None and before is not None:
-                state, effect = tape.advanced(state, _placed(before, state))
+            if before is not None:
+                state, effect = advance(state, _placed(before, state))
                 continue
             if self._ctx.observed:
                 await self._announce(state)
@@ -70,6 +71,12 @@ class Run:
                 case Reason():
                     observation = await (
                         self._model.reason(effect) if self._idle is None else self._reason(effect, self._idle)
+                    )
+                case Compact():
+                    observation = await (
+                        self._model.compact(effect)
+                        if self._idle is None
+                        else self._compact(effect, self._idle)
                     )
                 case Act():
                     results: list[ToolResult | None] = [None] * len(effect.calls)
@@ -95,6 +102,11 @@ class Run:
     async def _reason(self, effect: Reason, seconds: float) -> Observation:
         with self._ctx.open_idle_limit(seconds) as limit:
             return await self._model.reason(effect, limit)
+        return Idled(seconds)
+
+    async def _compact(self, effect: Compact, seconds: float) -> Observation:
+        with self._ctx.open_idle_limit(seconds) as limit:
+            return await self._model.compact(effect, limit)
         return Idled(seconds)
 
     async def _act(self, effect: Act, results: list[ToolResult | None], seconds: float) -> Observation:

@@ -22,6 +22,7 @@ from agentpool._kernel.leftovers import close_leftovers, mark_task, run_in_conte
 from agentpool._kernel.places import begin_call, set_place, standing_at
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
+from agentpool._loop.approving import Gate
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
@@ -35,19 +36,26 @@ _NOT_RUN = ToolResult("Not run.", is_error=True)
 
 @value
 class _Numbered:
-    """A call of a turn: which one of it, and of the run as its tape counts."""
+    """A call of a turn: which one of it, and of the run as its tape counts, and whether that tells of it."""
 
     index: int
     call: ToolCall
     number: int = -1
+    is_begun: bool = False
 
 
 @attrs.frozen(eq=False)
 class ToolCalls:
-    """Runs what a model asks for, with the tools that its agent may use; None if it has none."""
+    """Runs what a model asks for.
+
+    Attributes:
+      tools: those that its agent may use; None if it has none.
+      gate: what decides which calls are made; None if all are.
+    """
 
     ctx: AgentContext
     tools: abc.ToolSet | None
+    gate: Gate | None = None
     tape: Tape | None = None
 
     async def act(
@@ -77,21 +85,26 @@ class ToolCalls:
     ) -> tuple[ToolResult, ...]:
         """As `act`: what the tape holds of the calls is not done again."""
         todo: list[_Numbered] = []
-        new: list[tuple[int, ToolCall]] = []
+        lost: list[_Numbered] = []
         for index, (number, past) in enumerate(tape.numbered(effect.calls)):
             call = effect.calls[index]
-            if past is None:
-                new.append((number, call))
-            elif past.result is not None:
-                results[index] = tape.result_of(past)
+            if past is None and tape.has_lost_secret(call):
+                results[index] = UNKNOWN_RESULT
+                lost.append(_Numbered(index, call, number))
                 continue
-            elif not self._may_be_repeated(tape, call):
+            if past is not None and past.result is None and not self._may_be_repeated(tape, call):
                 results[index] = UNKNOWN_RESULT
                 tape.returned(number, UNKNOWN_RESULT)
-                self.ctx.adopt_children_of(tape.place_of_call(number))
+            elif past is not None and past.result is not None:
+                results[index] = tape.result_of(past)
+            else:
+                todo.append(_Numbered(index, call, number, past is not None))
                 continue
-            todo.append(_Numbered(index, call, number))
-        await tape.called(new)
+            self.ctx.adopt_children_of(tape.place_of_call(number))  # the call is not made again
+        begun = lost if self.gate is not None else [*lost, *(each for each in todo if not each.is_begun)]
+        await tape.called((each.number, each.call) for each in begun)
+        for each in lost:
+            tape.returned(each.number, UNKNOWN_RESULT)
         # The tasks of the calls have places of their own; those that they are started from are not counted.
         with standing_at(None):
             await self._run_all(todo, results, idle)
@@ -104,7 +117,7 @@ class ToolCalls:
         tool = None if self.tools is None else self.tools.get(call.name)
         if tool is None:
             return True
-        return bool(getattr(tool, "idempotent", False)) and not tape.holds_placeholder(call)
+        return bool(getattr(tool, "idempotent", False)) and not tape.has_lost_secret(call)
 
     async def _run_all(
         self, todo: Sequence[_Numbered], results: list[ToolResult | None], idle: IdleLimit | None
@@ -124,7 +137,22 @@ class ToolCalls:
             for each in todo:
                 nursery.start_soon(run, each)
 
+    async def _refused(self, gate: Gate, numbered: _Numbered) -> ToolResult | None:
+        """Return what a call comes to that is not made; one that is made has begun, as its tape tells."""
+        tape, call, number = self.tape, numbered.call, numbered.number
+        if numbered.is_begun:  # it was let through before
+            return None
+        refused = await gate.refusal(call, None if tape is None else tape.call_key(number))
+        if tape is not None:
+            await tape.called([(number, call)])
+            if refused is not None:
+                tape.returned(number, refused)
+        return refused
+
     async def _run(self, numbered: _Numbered) -> ToolResult:
+        # Before the call begins: what a person takes to decide is no part of its time.
+        if self.gate is not None and (refused := await self._refused(self.gate, numbered)) is not None:
+            return refused
         call = numbered.call
         started = trio.current_time()
         self.ctx.emit(ToolStarted, call)

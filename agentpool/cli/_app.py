@@ -34,7 +34,7 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, validate, schema):
+        if command in (run, chat, validate, schema):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -73,6 +73,7 @@ def run(
     max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     output: str | None = None,
+    memory: str | None = None,
     var: Variables = (),
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -89,23 +90,66 @@ def run(
       max_concurrent: How many agents may run at once, in place of the number in the file.
       timeout: Seconds that each agent may take; it can only shorten what the file allows.
       output: An empty or new directory, for each agent's whole answer and transcript.
+      memory: A file in which the agents' memory is kept from run to run, in place of the one in the file.
       var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
     """
     from agentpool.cli._run import RunOptions, run_fleet
-    from agentpool.cli._vars import parse_directory, parse_vars
+    from agentpool.cli._vars import parse_directory, parse_file, parse_vars
 
     options = RunOptions(
         driver=driver,
         max_concurrent=max_concurrent,
         timeout=timeout,
         output=None if output is None else parse_directory("--output", output),
+        memory=None if memory is None else parse_file("--memory", memory),
         vars=parse_vars(var),
         quiet=quiet,
         as_json=as_json,
     )
     return run_fleet(fleet, options)
+
+
+@app.command
+def chat(
+    manifest: Path,
+    /,
+    *,
+    session: str | None = None,
+    sessions: str | None = None,
+    driver: str | None = None,
+    memory: str | None = None,
+    timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Talk with the agent of a manifest.
+
+    On a terminal, Ctrl-C stops an answer and not the chat; Ctrl-D ends it. What is piped in is one
+    query: its answer is printed, and the exit code is 0 if there was one, else 1. Bad input is 2.
+
+    Args:
+      manifest: The agent's manifest (TOML).
+      session: The name of a conversation, which is gone on with and kept.
+      sessions: The file of conversations, in place of the one in your home directory.
+      driver: The model driver, such as openai:MODEL or auto, in place of the one in the manifest.
+      memory: A file in which the agent remembers, in place of a memory that ends with the chat.
+      timeout: Seconds that each answer may take.
+      quiet: Show no tools, and nothing but answers and problems.
+    """
+    from agentpool.cli._chat import ChatOptions
+    from agentpool.cli._chat import chat as talk
+    from agentpool.cli._vars import parse_file
+
+    options = ChatOptions(
+        session=session,
+        sessions=None if sessions is None else parse_file("--sessions", sessions),
+        driver=driver,
+        memory=None if memory is None else parse_file("--memory", memory),
+        timeout=timeout,
+        quiet=quiet,
+    )
+    return talk(manifest, options)
 
 
 @app.command

@@ -13,6 +13,7 @@ from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.text import told
 from agentpool._kernel.current import current_agent
+from agentpool._loop.model_agent import SpawnConfig
 from agentpool.abc import Driver
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._listening import Conversations, ListeningDriver
@@ -27,6 +28,7 @@ from agentpool.drivers.named import (
 from agentpool.drivers.retrying import Retry, RetryingDriver
 from agentpool.drivers.scripted import EmbeddedDriver
 from agentpool.fleet.file import FleetFile
+from agentpool.tools import ToolRegistry, build_tools
 
 
 def _nothing(agent_id: AgentId, why: str, seconds: float) -> None:
@@ -150,6 +152,15 @@ class Drivers:
             return self._governors[account].share(driver)
         self._governors[account] = governed = GovernedDriver(driver)
         return governed
+
+
+def tools_with(drivers: Drivers, manifest: AgentManifest) -> ToolRegistry:
+    """Return an agent's tools; the agents that it spawns ask the drivers that they are to ask."""
+
+    def child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
+        return SpawnConfig(manifest, query, driver=drivers.get(manifest))
+
+    return build_tools(manifest, make_agent=child)
 
 
 def driver_name_in(manifest: AgentManifest) -> str | None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import attrs
 import trio
 
+from agentpool._core.approval import idle_patterns
 from agentpool._core.capability import CAPABILITY_TYPES
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text
 from agentpool._loading import LoadProblem, load_callable
 from agentpool._loop.model_agent import SpawnConfig
 from agentpool.cli._drivers import Drivers, driver_name_in, pool_driver_name
+from agentpool.cli._errors import BadInputError
 from agentpool.cli._idle import idle_model, idle_settings, idle_steps
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.schema import fleet_schema, manifest_schema
@@ -55,6 +57,21 @@ def load_fleet(path: Path, vars: Mapping[str, str]) -> FleetFile:
     if findings:
         raise ManifestError(findings)
     return fleet
+
+
+def load_manifest(path: Path) -> AgentManifest:
+    """Read the manifest of one agent, and import the functions that it names.
+
+    Raises:
+      ManifestError: with every finding of the file.
+      BadInputError: if it is a fleet.
+    """
+    if FLEET_KEYS & parse_toml(read_text(path, Path.read_bytes), str(path)).keys():
+        raise BadInputError(f"{path} is a fleet, and a chat is with one agent: give the file of its manifest")
+    manifest = AgentManifest.load(path)
+    if findings := list(_manifest_findings(manifest, str(path))):
+        raise ManifestError(findings)
+    return manifest
 
 
 def check_file(path: Path, driver: str | None, vars: Mapping[str, str]) -> CheckedFile:
@@ -107,6 +124,7 @@ def _function_problems(manifest: AgentManifest) -> Iterator[tuple[str, str, str]
         yield from ((found.key, found.problem, found.fix) for found in error.findings)
     else:
         yield from _capability_problems(manifest, tools)
+        yield from idle_patterns(manifest.approval, tools.definitions())
     if manifest.script is not None and manifest.script.function is not None:
         try:
             load_callable(manifest.script.function, manifest.base)

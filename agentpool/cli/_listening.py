@@ -10,7 +10,6 @@ import attrs
 
 from agentpool._core.messages import (
     AgentId,
-    AssistantMessage,
     ChatMessage,
     Completion,
     CompletionRequest,
@@ -34,7 +33,7 @@ class Conversations:
     def answered(self, request: CompletionRequest, part: StreamPart) -> None:
         """Note the answer; the pieces of one are not noted."""
         if isinstance(part, Completion):
-            self._note(request, (AssistantMessage(part.text, part.tool_calls),))
+            self._note(request, (part.message,))
 
     def _note(self, request: CompletionRequest, answer: tuple[ChatMessage, ...]) -> None:
         agent = current_agent()

@@ -131,6 +131,11 @@ def _note(event: ev.Event, name: str) -> str | None:
     match event:
         case ev.BudgetWarned() | ev.GuardWarned():
             return f"{name}: warning: {event.text}"
+        case ev.ContextCompacted():
+            done = f"{event.messages} messages no longer fit its context window"
+            if event.problem:
+                return f"{name}: warning: {done} and were dropped: {event.problem}"
+            return f"{name}: {done} and were {'summed up' if event.summary else 'dropped'}"
         case ev.MessageDeadLettered():
             return f"{name}: a message from agent {event.message.sender} was not received: {event.reason}"
         case ev.DeadlockSuspected():

@@ -17,7 +17,6 @@ from outcome import acapture
 from agentpool._core.budget import Budget
 from agentpool._core.errors import PoolClosedError, UnhandledAgentErrors
 from agentpool._core.events import AgentFinished
-from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._core.usage import NO_USAGE, TokenUsage
@@ -25,9 +24,9 @@ from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.pool import AgentPool
-from agentpool._loop.model_agent import SpawnConfig
-from agentpool.cli._drivers import Drivers, pool_driver_name
+from agentpool.cli._drivers import Drivers, pool_driver_name, tools_with
 from agentpool.cli._files import load_fleet
+from agentpool.cli._memory import open_memory
 from agentpool.cli._output import OutputDirectory
 from agentpool.cli._progress import describe
 from agentpool.cli._report import outcome_as_json, print_outcomes
@@ -37,8 +36,6 @@ from agentpool.cli._text import listed, one_line
 from agentpool.cli._view import View, choose_view
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import Start, starts_of
-from agentpool.memory.in_memory import InMemory
-from agentpool.tools import ToolRegistry, build_tools
 
 EVENTS_KEPT = 10_000
 
@@ -51,6 +48,7 @@ class RunOptions:
     max_concurrent: int | None = None
     timeout: float | None = None
     output: Path | None = None
+    memory: Path | None = None
     vars: Mapping[str, str] = attrs.field(factory=dict)
     quiet: bool = False
     as_json: bool = False
@@ -99,6 +97,7 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
     async with AsyncExitStack() as stack:
         drivers = Drivers(stack, options.driver, pool_driver_name(fleet), view.tell, view.retrying)
         await drivers.open_for(fleet.manifests, functions=bool(fleet.functions))
+        memory = await open_memory(stack, options.memory or fleet.pool.memory)
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations
         run = _Run(view, drivers, output)
@@ -107,8 +106,8 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
             # Agents of manifests are given theirs; functions ask the pool's, `ctx.driver`.
             drivers.get_for_functions(),
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
-            memory=InMemory(),
-            tool_builder=partial(_tools, drivers),
+            memory=memory,
+            tool_builder=partial(tools_with, drivers),
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=_budget(fleet),
         )
@@ -226,13 +225,6 @@ class _Run:
         if self._signals.exit_code is not None:
             return self._signals.exit_code
         return 0 if all(isinstance(outcome, Completed) for outcome in self.outcomes(starts)) else 1
-
-
-def _tools(drivers: Drivers, manifest: AgentManifest) -> ToolRegistry:
-    def child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
-        return SpawnConfig(manifest, query, driver=drivers.get(manifest))
-
-    return build_tools(manifest, make_agent=child)
 
 
 def _budget(fleet: FleetFile) -> Budget | None:

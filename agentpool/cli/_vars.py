@@ -34,6 +34,19 @@ def parse_directory(option: str, text: str) -> Path:
     Raises:
       BadInputError: if it is empty, as a variable of the shell that is not set is.
     """
+    return _path(option, text, "directory")
+
+
+def parse_file(option: str, text: str) -> Path:
+    """Return the file that an option names, as `parse_directory` does.
+
+    Raises:
+      BadInputError: if it is empty.
+    """
+    return _path(option, text, "file")
+
+
+def _path(option: str, text: str, kind: str) -> Path:
     if not text:
-        raise BadInputError(f"{option} is empty. Give the path of a directory")
+        raise BadInputError(f"{option} is empty. Give the path of a {kind}")
     return Path(os.path.expanduser(text))

@@ -42,6 +42,18 @@ class Address:
             return False
 
 
+def without_end(url: str, *ends: str) -> str:
+    """Return an address without what stands for one call at its end, such as `/chat/completions`.
+
+    Consoles show the address of a call, so that is what people copy.
+    """
+    base, mark, query = url.strip().partition("?")
+    base = base.rstrip("/")
+    for end in ends:
+        base = base.removesuffix(end).rstrip("/")
+    return f"{base}{mark}{query}"
+
+
 def address_of(url: str, query: dict[str, str] | None = None) -> Address:
     """Take the address of a server apart.
 

@@ -12,6 +12,7 @@ import attrs
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.errors import MalformedReplyError
 from agentpool._core.messages import CompletionRequest, StreamPart
+from agentpool._core.text import shown
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver, wrapped_inside
 
@@ -40,12 +41,29 @@ def is_metered(driver: Driver) -> bool:
     return bool(getattr(driver, "metered", True))
 
 
+def check_driver(driver: object) -> None:
+    """Check that there is a driver where one is wanted.
+
+    Raises:
+      TypeError: if it is none, such as a driver's name; the text says how one is opened.
+    """
+    if not isinstance(driver, type) and hasattr(driver, "complete"):
+        return
+    fix = "it needs `complete`"
+    if isinstance(driver, str):
+        fix = f"open it first: async with open_driver({shown(driver)}) as driver"
+    elif driver is None:
+        fix = "open_driver gives None for 'scripted', where each agent follows its own script"
+    raise TypeError(f"driver must be a model driver, not {shown(driver)}; {fix}")
+
+
 class DriverAround(Driver):
     """A driver that has its requests answered by another one, whose qualities it takes over."""
 
     _driver: Driver
 
     def __init__(self, driver: Driver) -> None:
+        check_driver(driver)
         self._driver = driver
 
     @property

@@ -6,6 +6,8 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import attrs
+
 from agentpool._core.content import Content, Document, Image, Part, Text, parts_of, text_of, told_of_file
 from agentpool._core.errors import MalformedReplyError
 from agentpool._core.messages import (
@@ -15,6 +17,7 @@ from agentpool._core.messages import (
     StopReason,
     TextDelta,
     ToolCall,
+    ToolDefinition,
     ToolMessage,
 )
 from agentpool._core.usage import TokenUsage
@@ -31,12 +34,17 @@ from agentpool.drivers._fitting import (
     schema_instruction,
     told_result,
 )
-from agentpool.drivers._schemas import strict_schema
+from agentpool.drivers._schemas import object_schema, strict_schema
 
 PROVIDER = "openai"
 
-_KNOWN_OF_CALL = frozenset({"id", "type", "index", "function", "name", "arguments"})
-_REASONING = ("reasoning_content", "reasoning")
+_KNOWN_OF_CALL = frozenset(
+    {"id", "type", "index", "function", "name", "arguments", "parameters", "input", "args"}
+)
+_REASONING = ("reasoning_content", "reasoning", "reasoning_text")
+_TO_KEEP = ("extra_content", "reasoning_opaque", "provider_specific_fields")
+_ITEMS_TO_KEEP = ("reasoning_details", "thinking_blocks")
+_FAILURES = ("error", "network_error", "abort", "MALFORMED_FUNCTION_CALL")
 
 
 class ChatDialect:
@@ -64,7 +72,7 @@ class ChatDialect:
     def body(self, question: Question, *, streaming: bool) -> dict[str, Any]:
         """Return the body of a request."""
         request = question.request
-        native = request.output_schema is not None and "response_format" not in question.lessons.dropped
+        native = request.output_schema is not None and _takes_schema(question)
         system = request.system
         if request.output_schema is not None and not native:
             system = schema_instruction(system, request.output_schema)
@@ -78,9 +86,9 @@ class ChatDialect:
         if request.stop:
             body["stop"] = list(request.stop)
         if request.tools:
-            body["tools"] = [_tool(tool.name, tool.description, tool.input_schema) for tool in request.tools]
+            body["tools"] = [_tool(tool, question) for tool in request.tools]
             if request.tool_choice is not None:
-                body["tool_choice"] = _choice(request.tool_choice)
+                body["tool_choice"] = _choice(request.tool_choice, question)
             if not request.parallel_tool_calls:
                 body["parallel_tool_calls"] = False
         if native:
@@ -94,19 +102,26 @@ class ChatDialect:
 
     def completion(self, data: Mapping[str, Any], question: Question) -> Completion:
         """Read a whole answer."""
-        choice = _first_choice(data)
-        _check_choice(data, choice)
-        message = reading.mapping_of(choice.get("message"))
+        choices = _choices(data)
+        _check(data, choices)
         answer = _Answer(question)
         answer.head(data)
-        answer.say(message, whole=True)
-        answer.finish(choice.get("finish_reason"))
-        answer.count(data)
+        for choice in choices:
+            answer.complete(_message(choice))
+            if answer.stop is None:
+                answer.finish(choice)
+        answer.count(data, choices[0])
         return answer.completion()
 
     def reader(self, question: Question) -> ChatReader:
         """Return a reader for one streamed answer."""
         return ChatReader(question)
+
+
+def _takes_schema(question: Question) -> bool:
+    lessons = question.lessons
+    beside_tools = question.request.tools and "no_schema_with_tools" in lessons.traits
+    return not beside_tools and "response_format" not in lessons.dropped
 
 
 def effort_of(reasoning: str | int) -> str:
@@ -118,14 +133,19 @@ def effort_of(reasoning: str | int) -> str:
     return "low" if reasoning <= 2_048 else "medium" if reasoning <= 8_192 else "high"
 
 
-def _tool(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
+def _tool(tool: ToolDefinition, question: Question) -> dict[str, Any]:
+    function: dict[str, Any] = {
+        "name": question.name_of(tool.name),
+        "description": tool.description,
+        "parameters": object_schema(tool.sound_schema),
+    }
+    return {"type": "function", "function": function}
 
 
-def _choice(choice: str) -> Any:
+def _choice(choice: str, question: Question) -> Any:
     if choice in ("auto", "required", "none"):
         return choice
-    return {"type": "function", "function": {"name": choice}}
+    return {"type": "function", "function": {"name": question.name_of(choice)}}
 
 
 def _response_format(question: Question) -> dict[str, Any]:
@@ -148,11 +168,13 @@ def _messages(question: Question, system: str) -> list[dict[str, Any]]:
     if system and "system_in_user" not in traits:
         messages.append({"role": "system", "content": system})
         system = ""
+    ids: Mapping[str, str] = {}
     for turn in turns:
         if turn.message is not None:
             messages.append(_assistant(turn, question))
+            ids = {call.id: _own_of(call, question).get("id", call.id) for call in turn.calls}
         else:
-            messages.extend(_user(turn, joins="user_joins_tool" in traits))
+            messages.extend(_user(turn, ids, joins="user_joins_tool" in traits))
     if system:
         _put_first(messages, system)
     return messages
@@ -175,7 +197,7 @@ def _assistant(turn: Turn, question: Question) -> dict[str, Any]:
     result: dict[str, Any] = {"role": "assistant", "content": message.text or None}
     plain = "plain_history" in question.lessons.traits
     if turn.calls:
-        result["tool_calls"] = [_call(call, question, plain=plain) for call in turn.calls]
+        result["tool_calls"] = [_call(call, question) for call in turn.calls]
     elif not message.text:
         result["content"] = ""
     if not plain:
@@ -183,22 +205,28 @@ def _assistant(turn: Turn, question: Question) -> dict[str, Any]:
     return result
 
 
-def _call(call: ToolCall, question: Question, *, plain: bool) -> dict[str, Any]:
-    extra = {} if plain else question.own_data(call.provider_data, PROVIDER) or {}
+def _own_of(call: ToolCall, question: Question) -> Mapping[str, Any]:
+    """Return what a server hung on a call, unless it does not take that back."""
+    if question.lessons.traits & {"plain_history", "short_ids"}:
+        return {}
+    return reading.mapping_of(question.own_data(call.provider_data, PROVIDER))
+
+
+def _call(call: ToolCall, question: Question) -> dict[str, Any]:
     arguments = encoded(call.input).decode()
     return {
-        **extra,
         "id": call.id,
+        **_own_of(call, question),
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
     }
 
 
-def _user(turn: Turn, *, joins: bool) -> Iterator[dict[str, Any]]:
+def _user(turn: Turn, ids: Mapping[str, str], *, joins: bool) -> Iterator[dict[str, Any]]:
     """Give the results of calls, and what was said after them; files of results come behind all of them."""
     files: list[Part] = []
     said = [content for content in turn.said if content]
-    results = [_result(message, files) for message in turn.results]
+    results = [_result(message, ids, files) for message in turn.results]
     if files:
         said.insert(0, (Text("These are the files of the results above:"), *files))
     if results and said and joins and all(map(is_text, said)):
@@ -211,13 +239,13 @@ def _user(turn: Turn, *, joins: bool) -> Iterator[dict[str, Any]]:
         yield {"role": "user", "content": ""}
 
 
-def _result(message: ToolMessage, files: list[Part]) -> dict[str, Any]:
+def _result(message: ToolMessage, ids: Mapping[str, str], files: list[Part]) -> dict[str, Any]:
     result = message.result
     if not is_text(result.content):
         files.extend(part for part in parts_of(result.content) if not isinstance(part, Text))
     return {
         "role": "tool",
-        "tool_call_id": message.call_id,
+        "tool_call_id": ids.get(message.call_id, message.call_id),
         "content": told_result(result.text, result.is_error),
     }
 
@@ -258,23 +286,36 @@ def document_text(part: Document) -> str:
 # -- answers -----------------------------------------------------------------------------------
 
 
-def _first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    for choice in reading.items_of(data.get("choices")):
-        if isinstance(choice, dict) and choice.get("index") in (0, None):
-            return choice
-    return {}
+def _choices(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the choices that are one answer: the first, and with servers that do not number them all."""
+    choices = [choice for choice in reading.items_of(data.get("choices")) if isinstance(choice, dict)]
+    first = [choice for choice in choices if not reading.position_of(choice.get("index"))]
+    return [*first] or [*choices[:1]]
 
 
-def _check_choice(data: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
+def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the message of a choice; some proxies give nothing but its text."""
+    message = reading.mapping_of(choice.get("message"))
+    return message or {"content": choice.get("text")}
+
+
+def _check(data: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> None:
     """Raise what a server says in the place of an answer."""
-    if data.get("error"):
-        raise RefusedInStreamError(data)
-    if choice.get("error"):
-        raise RefusedInStreamError(choice)
-    if not choice:
-        if data.get("message") or data.get("detail") or data.get("errors"):
+    for said in (data, *choices):
+        if reading.is_error(said.get("error")):
+            raise RefusedInStreamError(said)
+    if not choices:
+        if _is_refusal(data):
             raise RefusedInStreamError(data)
         raise MalformedReplyError(f"the answer has no choice: {reading.shown(str(dict(data)))}")
+
+
+def _is_refusal(data: Mapping[str, Any]) -> bool:
+    """Whether data without a choice says what is wrong, in the words of any server."""
+    if reading.is_error(data.get("base_resp")):  # MiniMax
+        return True
+    names = ("message", "detail", "errors", "msg", "error_msg", "error_code")
+    return any(data.get(name) for name in names)
 
 
 class _Answer:
@@ -283,12 +324,14 @@ class _Answer:
     def __init__(self, question: Question) -> None:
         self.question = question
         self.stop: StopReason | None = None
+        self.told: Mapping[str, Any] | None = None  # what may be said in the place of an answer
         self.calls = reading.CallAssembler()
         self._text: list[str] = []
         self._refused: list[str] = []
         self._reasoning: list[str] = []
-        self._kept: dict[str, list[str]] = {}
-        self._details: list[dict[str, Any]] = []
+        self._kept: dict[str, Any] = {}
+        self._items: dict[str, list[dict[str, Any]]] = {}
+        self._has_content = False
         self._thoughts = reading.Thoughts()
         self._usage: Mapping[str, Any] = {}
         self.id: str | None = None
@@ -299,13 +342,29 @@ class _Answer:
         self.id = self.id or reading.words(data.get("id")) or None
         self.model = self.model or reading.words(data.get("model")) or None
 
-    def count(self, data: Mapping[str, Any]) -> None:
-        """Take what the answer used; the last counts."""
-        usage = data.get("usage")
+    def count(self, data: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
+        """Take what the answer used. Of each number the last counts that is one; nothing takes none back."""
+        usage = data.get("usage") or choice.get("usage")
         if not usage and "x_groq" in data:
             usage = reading.mapping_of(data["x_groq"]).get("usage")
         if usage and isinstance(usage, dict):
-            self._usage = usage
+            self._usage = {**self._usage, **{name: value for name, value in usage.items() if value}}
+
+    def complete(self, message: Mapping[str, Any]) -> list[Delta]:
+        """Take a whole message, and return what it adds: some servers repeat it behind its pieces."""
+        new = dict(message)
+        known: list[str] = []
+        if self._has_content:
+            known.append("content")
+        if self._refused:
+            known.append("refusal")
+        if len(self.calls):
+            known += ["tool_calls", "function_call"]
+        if self._reasoning:
+            known += [*_REASONING, *_ITEMS_TO_KEEP]
+        for name in known:
+            new.pop(name, None)
+        return self.say(new, whole=True)
 
     def say(self, message: Mapping[str, Any], *, whole: bool = False) -> list[Delta]:
         """Take a message, or a piece of one, and return what it adds.
@@ -319,14 +378,14 @@ class _Answer:
             return self._said(content)
         deltas: list[Delta] = [ReasoningDelta(thought) for thought in self._thoughts_of(message)]
         deltas += self._said(content if isinstance(content, str) else reading.text_of(content))
-        refused = message.get("refusal")
-        if isinstance(refused, str) and refused:
+        refused = reading.words(message.get("refusal")) or reading.refusal_of(content)
+        if refused:
             self._refused.append(refused)
         calls = message.get("tool_calls")
         if calls:
             for position, each in enumerate(reading.items_of(calls)):
                 call = reading.mapping_of(each)
-                self._call(call, position if whole else call.get("index"))
+                self._call(call, position if whole else reading.position_of(call.get("index")))
         elif message.get("function_call"):
             self._call({"function": message["function_call"]}, 0)
         return deltas
@@ -334,22 +393,31 @@ class _Answer:
     def _said(self, text: str) -> list[Delta]:
         if not text:
             return []
+        self._has_content = True
         deltas: list[Delta] = list(self._thoughts.feed(text))
         self._keep(deltas)
         return deltas
 
     def _thoughts_of(self, message: Mapping[str, Any]) -> Iterator[str]:
-        for name in _REASONING:
-            thought = message.get(name)
-            if isinstance(thought, str) and thought:
-                self._kept.setdefault(name, []).append(thought)
-                if name == _REASONING[0] or not message.get(_REASONING[0]):
-                    self._reasoning.append(thought)
-                    yield thought
-        details = message.get("reasoning_details")
-        if isinstance(details, list):
-            _merge_details(self._details, details)
-        thought = reading.thoughts_of(message.get("content"))
+        thoughts = [name for name in _REASONING if message.get(name) and isinstance(message[name], str)]
+        for name in thoughts:
+            self._kept[name] = self._kept.get(name, "") + message[name]
+        for name in thoughts[:1]:  # by several names it is one thought
+            self._reasoning.append(message[name])
+            yield message[name]
+        for name in _TO_KEEP:
+            if message.get(name):
+                self._kept[name] = message[name]
+        for name in _ITEMS_TO_KEEP:
+            items = [item for item in reading.items_of(message.get(name)) if isinstance(item, dict)]
+            if items:
+                _merge_items(self._items.setdefault(name, []), items)
+            if items and not thoughts:
+                thoughts = [name]
+                yield from self._reasoned(reading.thoughts_of(items))
+        yield from self._reasoned(reading.thoughts_of(message.get("content")))
+
+    def _reasoned(self, thought: str) -> Iterator[str]:
         if thought:
             self._reasoning.append(thought)
             yield thought
@@ -364,16 +432,20 @@ class _Answer:
             index,
             id=reading.words(call.get("id")),
             name=reading.words(function.get("name") or call.get("name")),
-            arguments=function.get("arguments", call.get("arguments")),
+            arguments=reading.given_in(function, call),
         )
         for name, value in call.items():
             if name not in _KNOWN_OF_CALL and value is not None:
                 put_together.extra[name] = value
 
-    def finish(self, word: object) -> None:
-        """Take the finish marker, if it is one."""
-        if word is not None and word != "":
-            self.stop = reading.stop_of(word)
+    def finish(self, choice: Mapping[str, Any]) -> bool:
+        """Take the finish marker of a choice, and return whether it has one."""
+        word = choice.get("finish_reason") or choice.get("finishReason")
+        if not word or word in ("null", "None"):
+            return False
+        native = choice.get("native_finish_reason")  # OpenRouter may hide a failure behind `stop`
+        self.stop = reading.stop_of(native if native in _FAILURES else word)
+        return True
 
     def rest(self) -> list[Delta]:
         """Return what was held back of the text."""
@@ -384,6 +456,8 @@ class _Answer:
     def completion(self) -> Completion:
         """Return the whole answer."""
         self.rest()
+        if self.stop is None and self.told is not None:
+            raise RefusedInStreamError(self.told)
         if self.stop is None:
             raise MalformedReplyError("the answer ended without its finish marker")
         question = self.question
@@ -394,7 +468,7 @@ class _Answer:
             text, stop = text or "".join(self._refused), "refusal"
         return reading.completion_of(
             text,
-            calls,
+            tuple(_with_own_id(call, question.model) for call in calls),
             stop,
             usage_of(self._usage),
             reasoning="".join(self._reasoning).strip(),
@@ -404,45 +478,49 @@ class _Answer:
         )
 
     def _provider_data(self) -> ProviderData | None:
-        kept: dict[str, Any] = {name: "".join(texts) for name, texts in self._kept.items()}
-        if self._details:
-            kept["reasoning_details"] = self._details
+        kept = {**self._kept, **self._items}
         return ProviderData(PROVIDER, self.question.model, kept) if kept else None
 
 
-def _merge_details(kept: list[dict[str, Any]], details: Sequence[Any]) -> None:
-    """Put pieces of reasoning items together: texts of one index are joined."""
-    for detail in details:
-        if not isinstance(detail, dict):
-            continue
-        same = next(
-            (
-                d
-                for d in kept
-                if "index" in detail
-                and d.get("index") == detail["index"]
-                and d.get("type") == detail.get("type")
-            ),
-            None,
-        )
+def _with_own_id(call: ToolCall, model: str) -> ToolCall:
+    """Keep an id that we rename for others: it may hold more, such as Gemini's signature with LiteLLM."""
+    if LOOSE_IDS.pattern.fullmatch(call.id):
+        return call
+    data = {} if call.provider_data is None else call.provider_data.data
+    return attrs.evolve(call, provider_data=ProviderData(PROVIDER, model, {**data, "id": call.id}))
+
+
+def _merge_items(kept: list[dict[str, Any]], items: Iterable[dict[str, Any]]) -> None:
+    """Put pieces of reasoning items together: of one index, or of thoughts that are not yet signed."""
+    for item in items:
+        same = next((known for known in kept if _is_same_item(known, item)), None)
+        if same is None and kept and _goes_on(kept[-1], item):
+            same = kept[-1]
         if same is None:
-            kept.append(dict(detail))
+            kept.append(dict(item))
             continue
-        for name, value in detail.items():
-            if (
-                name in ("text", "summary", "data")
-                and isinstance(value, str)
-                and isinstance(same.get(name), str)
-            ):
-                same[name] += value
-            elif value is not None:
+        for name, value in item.items():
+            before = same.get(name)
+            if name in ("text", "summary", "data", "thinking") and isinstance(before, str):
+                same[name] = before + reading.words(value)
+            elif value is not None and value != "":
                 same[name] = value
+
+
+def _is_same_item(known: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    return "index" in item and (known.get("index"), known.get("type")) == (item["index"], item.get("type"))
+
+
+def _goes_on(known: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    is_thought = known.get("type") == item.get("type") == "thinking"
+    return is_thought and "index" not in item and not known.get("signature")
 
 
 def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
     """Return what an answer used, from the names that servers give the numbers.
 
-    Where a total is more than its parts, the rest was thought: it counts as output.
+    Where a total is more than its parts, the rest was thought: it counts as output, unless it is
+    the part of the prompt that was cached.
     """
     if not usage:
         return TokenUsage()
@@ -451,16 +529,26 @@ def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
     answer = reading.mapping_of(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     given = first(usage, "prompt_tokens", "input_tokens")
     taken = first(usage, "completion_tokens", "output_tokens")
-    output = max(taken, reading.count(usage.get("total_tokens")) - given)
-    cached = first(prompt, "cached_tokens") or first(usage, "prompt_cache_hit_tokens", "cached_tokens")
+    cached = first(prompt, "cached_tokens") or first(
+        usage, "prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens"
+    )
+    written = first(prompt, "cache_write_tokens", "cache_creation_tokens") or first(
+        usage, "cache_creation_input_tokens"
+    )
     reasoning = first(answer, "reasoning_tokens") or first(usage, "reasoning_tokens")
+    rest = max(0, reading.count(usage.get("total_tokens")) - given - taken)
+    if 0 < cached + written in (rest, rest - reasoning) and rest != reasoning:
+        given, rest = given + cached + written, rest - cached - written  # Claude's way, of some proxies
+    output = taken + (rest or (reasoning if reasoning > taken else 0))
     cost = usage.get("cost")
+    if isinstance(cost, dict):  # Perplexity tells its parts
+        cost = cost.get("total_cost")
     return TokenUsage(
         given,
         output,
         min(reasoning, output),
         min(cached, given),
-        min(first(prompt, "cache_write_tokens"), given),
+        min(written, given),
         float(cost)
         if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < 1e6
         else 0.0,
@@ -472,30 +560,56 @@ class ChatReader:
 
     def __init__(self, question: Question) -> None:
         self._answer = _Answer(question)
+        self._position: int | None = None
+        self._in_pieces = False
         self.is_done = False
 
     def feed(self, data: Any, name: str) -> Iterable[Delta]:
         """Take one chunk."""
         if not isinstance(data, dict):
             raise MalformedReplyError(f"a piece of the stream is no object: {reading.shown(str(data))}")
-        if data.get("error") or name == "error":
+        if reading.is_error(data.get("error")) or name == "error":
             raise RefusedInStreamError(data)
         answer = self._answer
         if answer.id is None or answer.model is None:
             answer.head(data)
-        answer.count(data)
-        choice = _first_choice(data)
+        choice = self._choice(data)
+        answer.count(data, choice)
         if not choice:
+            self._without_choice(data)
             return ()
-        if choice.get("error"):
+        if reading.is_error(choice.get("error")):
             raise RefusedInStreamError(choice)
-        delta = choice.get("delta") or choice.get("message")
-        deltas: list[Delta] = answer.say(delta) if isinstance(delta, dict) else []
-        finish = choice.get("finish_reason")
-        if finish:
-            answer.finish(finish)
+        deltas = self._said(choice)
+        if answer.finish(choice):
             deltas += answer.rest()
         return deltas
+
+    def _without_choice(self, data: Mapping[str, Any]) -> None:
+        if _is_refusal(data):
+            self._answer.told = data  # an answer may come nevertheless
+        elif data.get("usage") and self._answer.stop is not None:
+            self.is_done = True  # the usage comes behind all else; some servers say no [DONE] after it
+
+    def _choice(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the choice of a chunk that goes on with the one that came first."""
+        for choice in reading.items_of(data.get("choices")):
+            if isinstance(choice, dict):
+                position = reading.position_of(choice.get("index")) or 0
+                if self._position is None:
+                    self._position = position
+                if position == self._position:
+                    return choice
+        return {}
+
+    def _said(self, choice: Mapping[str, Any]) -> list[Delta]:
+        delta = choice.get("delta")
+        if delta and isinstance(delta, dict):
+            self._in_pieces = True
+            return self._answer.say(delta)
+        if self._in_pieces:
+            return self._answer.complete(reading.mapping_of(choice.get("message")))
+        return self._answer.say(_message(choice))
 
     def completion(self) -> Completion:
         """Return the whole answer."""

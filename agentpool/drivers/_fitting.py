@@ -7,6 +7,7 @@ providers stays behind.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,9 +25,11 @@ from agentpool._core.messages import (
     ToolMessage,
     UserMessage,
 )
+from agentpool._core.transcript import UNKNOWN_RESULT
 from agentpool.drivers._learning import NO_LESSONS, Lessons
 
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_-]+")
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 def clean_name(name: str) -> str:
@@ -64,6 +67,8 @@ class Turn:
       said: content of the user, in order; or None for the model's turn.
       message: what the model said, for its turn.
       calls: its calls with fit ids and names.
+      parts: what the model said one after another, where `message` is all of it; the calls are the last
+        one's. Empty if it spoke once.
       results: results of the calls before, with fit ids, which come before `said`.
     """
 
@@ -71,6 +76,7 @@ class Turn:
     results: tuple[ToolMessage, ...] = ()
     message: AssistantMessage | None = None
     calls: tuple[ToolCall, ...] = ()
+    parts: tuple[AssistantMessage, ...] = ()
 
 
 @attrs.frozen
@@ -95,7 +101,8 @@ class Question:
         Args:
           ids: the form of the ids of calls.
         """
-        return list(_in_one(_turns(self.request.messages, ids)))
+        renaming = _Renaming(ids, self.safe_names)
+        return list(_in_one(_turns(self.request.messages, renaming, self.model)))
 
     def own_data(self, data: ProviderData | None, provider: str) -> Any:
         """Return what a provider hung on a message, if it was this one and this model; else None."""
@@ -113,14 +120,38 @@ class Question:
             for call in message.tool_calls
         }
 
+    @functools.cached_property
+    def safe_names(self) -> Mapping[str, str]:
+        """Names of tools that providers refuse, with the whole request, and what they are called there."""
+        given = [tool.name for tool in self.request.tools]
+        taken, safe = set(given), dict[str, str]()
+        for name in given:
+            if not _NAME.fullmatch(name):
+                clean = short = clean_name(name)
+                number = 1
+                while clean in taken:
+                    number += 1
+                    clean = f"{short[:60]}_{number}"
+                taken.add(clean)
+                safe[name] = clean
+        return safe
+
+    def name_of(self, tool: str) -> str:
+        """Return what a tool is called at the provider."""
+        return self.safe_names.get(tool, tool)
+
     @property
-    def tool_names(self) -> Iterator[str]:
-        """The names of the tools that are offered."""
-        return (tool.name for tool in self.request.tools)
+    def tool_names(self) -> Mapping[str, str]:
+        """The names of the tools that are offered, by the names that a model may call them."""
+        own = {tool.name: tool.name for tool in self.request.tools}
+        return own | {safe: name for name, safe in self.safe_names.items()}
 
 
-def _turns(messages: Iterable[ChatMessage], ids: IdForm) -> Iterator[Turn]:
-    renaming = _Renaming(ids)
+def _turns(messages: Iterable[ChatMessage], renaming: _Renaming, model: str) -> Iterator[Turn]:
+    """Give the turns of a conversation, in which each call has one result, as all providers demand.
+
+    A call without one gets one that says so, and a result that nobody asked for is told as text.
+    """
     said: list[Content] = []
     results: list[ToolMessage] = []
     for message in messages:
@@ -128,21 +159,35 @@ def _turns(messages: Iterable[ChatMessage], ids: IdForm) -> Iterator[Turn]:
             case UserMessage():
                 said.append(message.content)
             case ToolMessage():
-                results.append(renaming.result(message))
+                result = renaming.result(message)
+                if result is None:
+                    said.append(_told(message))
+                else:
+                    results.append(result)
             case AssistantMessage():
+                data = message.provider_data  # alone it says something to its own model only
+                if not (message.text or message.tool_calls or (data is not None and data.model == model)):
+                    continue  # nothing was said: what is around it is said in a row
+                results += renaming.missing()
                 if said or results:
                     yield Turn(tuple(said), tuple(results))
                     said, results = [], []
-                if message.text or message.tool_calls or message.provider_data is not None:
-                    yield Turn(message=message, calls=renaming.calls(message.tool_calls))
+                yield Turn(message=message, calls=renaming.calls(message.tool_calls))
+    results += renaming.missing()
     if said or results:
         yield Turn(tuple(said), tuple(results))
 
 
-def _in_one(turns: Iterable[Turn]) -> Iterator[Turn]:
-    """Join what the model said in two turns in a row, as an answer that went on after it was cut off.
+def _told(message: ToolMessage) -> Content:
+    head = f"A result of {message.name}: "
+    content = message.result.content
+    return head + content if isinstance(content, str) else (Text(head), *content)
 
-    What only the provider understands belongs to one message: the later one's is kept.
+
+def _in_one(turns: Iterable[Turn]) -> Iterator[Turn]:
+    """Join what the model said in two turns in a row, as an answer that went on after a pause.
+
+    What only the provider understands belongs to one message: of all of it the later one's is kept.
     """
     waiting: Turn | None = None
     for turn in turns:
@@ -151,7 +196,7 @@ def _in_one(turns: Iterable[Turn]) -> Iterator[Turn]:
             text = "\n\n".join(text for text in (first.text, second.text) if text)
             data = second.provider_data or first.provider_data
             message = attrs.evolve(second, text=text, provider_data=data)
-            waiting = attrs.evolve(turn, message=message)
+            waiting = attrs.evolve(turn, message=message, parts=(*(waiting.parts or (first,)), second))
             continue
         if waiting is not None:
             yield waiting
@@ -163,10 +208,11 @@ def _in_one(turns: Iterable[Turn]) -> Iterator[Turn]:
 class _Renaming:
     """Gives each call of a conversation an id that is fit and its own; its result gets the same."""
 
-    def __init__(self, ids: IdForm) -> None:
+    def __init__(self, ids: IdForm, names: Mapping[str, str]) -> None:
         self._ids = ids
+        self._names = names
         self._used: set[str] = set()
-        self._waiting: dict[str, list[str]] = {}
+        self._waiting: dict[str, list[ToolCall]] = {}
         self._number = 0
 
     def calls(self, calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
@@ -175,24 +221,34 @@ class _Renaming:
 
     def _call(self, call: ToolCall) -> ToolCall:
         self._number += 1
-        id, name = call.id, clean_name(call.name)
+        id, name = call.id, self._name(call.name)
         if id in self._used or not self._ids.pattern.fullmatch(id):
             number = self._number
             while (id := self._ids.make(number)) in self._used:
                 number += 10_000
         self._used.add(id)
-        self._waiting.setdefault(call.id, []).append(id)
-        if id == call.id and name == call.name:
-            return call
-        return attrs.evolve(call, id=id, name=name)
+        fit = call if id == call.id and name == call.name else attrs.evolve(call, id=id, name=name)
+        self._waiting.setdefault(call.id, []).append(fit)
+        return fit
 
-    def result(self, message: ToolMessage) -> ToolMessage:
+    def _name(self, name: str) -> str:
+        return self._names.get(name) or clean_name(name)
+
+    def result(self, message: ToolMessage) -> ToolMessage | None:
+        """Return a result with the id and the name of its call; None if there is no such call."""
         waiting = self._waiting.get(message.call_id)
-        id = waiting.pop(0) if waiting else message.call_id
-        name = clean_name(message.name)
-        if id == message.call_id and name == message.name:
+        if not waiting:
+            return None
+        call = waiting.pop(0)
+        if call.id == message.call_id and call.name == message.name:
             return message
-        return ToolMessage(id, name, message.result)
+        return ToolMessage(call.id, call.name, message.result)
+
+    def missing(self) -> list[ToolMessage]:
+        """Return a result for each of the latest calls that has none."""
+        calls = [call for waiting in self._waiting.values() for call in waiting]
+        self._waiting = {}
+        return [ToolMessage(call.id, call.name, UNKNOWN_RESULT) for call in calls]
 
 
 # -- content ------------------------------------------------------------------------------

@@ -17,14 +17,16 @@ from agentpool._core.messages import (
     StopReason,
     TextDelta,
     ToolCall,
+    ToolDefinition,
     ToolMessage,
 )
+from agentpool._core.sound_schemas import sound_schema
 from agentpool._core.usage import TokenUsage
 from agentpool.drivers import _reading as reading
 from agentpool.drivers._chat import document_text
 from agentpool.drivers._dialect import Delta, RefusedInStreamError
 from agentpool.drivers._fitting import LOOSE_IDS, Question, Turn, joined, schema_instruction
-from agentpool.drivers._schemas import inlined, open_api_schema
+from agentpool.drivers._schemas import inlined, object_schema, open_api_schema
 
 PROVIDER = "gemini"
 
@@ -95,7 +97,7 @@ class GeminiDialect:
         if request.tools:
             body["tools"] = [{"functionDeclarations": [_declared(tool, question) for tool in request.tools]}]
             if request.tool_choice is not None:
-                body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice)}
+                body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice, question)}
         return body
 
     def completion(self, data: Mapping[str, Any], question: Question) -> Completion:
@@ -159,10 +161,11 @@ def _config(question: Question, *, native: bool) -> dict[str, Any]:
         config["stopSequences"] = list(request.stop)
     if native and request.output_schema is not None:
         config["responseMimeType"] = "application/json"
+        schema = sound_schema(request.output_schema)
         if "old_schemas" in question.lessons.traits:
-            config["responseSchema"] = open_api_schema(request.output_schema)
+            config["responseSchema"] = open_api_schema(schema)
         else:
-            config["responseJsonSchema"] = inlined(request.output_schema)
+            config["responseJsonSchema"] = inlined(schema)
     if request.reasoning is not None:
         config["thinkingConfig"] = _thinking(request.reasoning, question.lessons.dropped)
     return config
@@ -195,20 +198,21 @@ def _thinking(reasoning: str | int, dropped: frozenset[str]) -> dict[str, Any]:
     return config
 
 
-def _declared(tool: Any, question: Question) -> dict[str, Any]:
-    result: dict[str, Any] = {"name": tool.name, "description": tool.description}
+def _declared(tool: ToolDefinition, question: Question) -> dict[str, Any]:
+    result: dict[str, Any] = {"name": question.name_of(tool.name), "description": tool.description}
+    schema = object_schema(tool.sound_schema)
     if "old_schemas" not in question.lessons.traits:
-        result["parametersJsonSchema"] = inlined(tool.input_schema)
-    elif tool.input_schema.get("properties"):  # an object without properties is refused there
-        result["parameters"] = open_api_schema(tool.input_schema)
+        result["parametersJsonSchema"] = inlined(schema)
+    elif schema["properties"]:  # an object without properties is refused there
+        result["parameters"] = open_api_schema(schema)
     return result
 
 
-def _choice(choice: str) -> dict[str, Any]:
+def _choice(choice: str, question: Question) -> dict[str, Any]:
     modes = {"auto": "AUTO", "required": "ANY", "none": "NONE"}
     if choice in modes:
         return {"mode": modes[choice]}
-    return {"mode": "ANY", "allowedFunctionNames": [choice]}
+    return {"mode": "ANY", "allowedFunctionNames": [question.name_of(choice)]}
 
 
 # -- the conversation -------------------------------------------------------------------------
@@ -267,15 +271,9 @@ def _call(call: ToolCall, question: Question) -> dict[str, Any]:
 
 def _user_parts(turn: Turn, calls: Sequence[ToolCall], question: Question) -> list[dict[str, Any]]:
     """Return the results in the order of the calls, and what was said after them."""
-    waiting = {message.call_id: message for message in turn.results}
-    parts: list[dict[str, Any]] = []
+    results = {message.call_id: message for message in turn.results}
     files: list[dict[str, Any]] = []
-    for call in calls:
-        message = waiting.pop(call.id, None)
-        if message is not None:
-            parts.append(_response(message, call, question, files))
-    for message in waiting.values():  # nobody asked for it, as far as this conversation goes
-        parts.append({"text": f"A result of {message.name}: {message.result.text}"})
+    parts = [_response(results[call.id], call, question, files) for call in calls]
     said: list[Content] = [content for content in turn.said if content]
     return [*parts, *files, *(part for part in _parts(joined(said) if said else ""))]
 
@@ -371,18 +369,18 @@ class GeminiReader:
         if not isinstance(data, Mapping):
             raise MalformedReplyError(f"a piece of the answer is no object: {reading.shown(str(data))}")
         data = reading.mapping_of(data.get("response")) or data  # Google's gateways put it in an envelope
-        if data.get("error") or name == "error":
+        if reading.is_error(data.get("error")) or name == "error":
             raise RefusedInStreamError(data)
         self._id = reading.words(data.get("responseId")) or self._id
         self._model = reading.words(data.get("modelVersion")) or self._model
         counts = reading.mapping_of(data.get("usageMetadata"))
-        self._usage.update((key, value) for key, value in counts.items() if value is not None)
+        self._usage.update((key, value) for key, value in counts.items() if value)
         feedback = reading.mapping_of(data.get("promptFeedback"))
-        if feedback.get("blockReason"):
+        if feedback.get("blockReason") not in (None, "", "BLOCK_REASON_UNSPECIFIED"):
             self._blocked = True
             self._told = reading.words(feedback.get("blockReasonMessage"))
         candidates = [reading.mapping_of(item) for item in reading.items_of(data.get("candidates"))]
-        candidate = next((item for item in candidates if item.get("index") in (0, None)), {})
+        candidate = next((item for item in candidates if not reading.position_of(item.get("index"))), {})
         deltas = list(self._said(reading.mapping_of(candidate.get("content"))))
         reason = candidate.get("finishReason")
         if isinstance(reason, str) and reason and reason != "FINISH_REASON_UNSPECIFIED":
@@ -392,10 +390,13 @@ class GeminiReader:
 
     def _said(self, content: Mapping[str, Any]) -> Iterator[Delta]:
         for item in reading.items_of(content.get("parts")):
-            part = dict(reading.mapping_of(item))
+            given = reading.mapping_of(item)
+            part = {key: value for key, value in given.items() if value is not None} or dict(given)
+            if not isinstance(part.get("text"), str):
+                part.pop("text", None)
             if "functionCall" in part:
                 self._called(part)
-            elif isinstance(part.get("text"), str):
+            elif "text" in part:
                 yield from self._worded(part)
             elif part:
                 self._places.append(part)

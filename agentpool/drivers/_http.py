@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,7 +16,8 @@ from agentpool._core.errors import (
     RequestRejectedError,
 )
 from agentpool.drivers._address import Address
-from agentpool.drivers._secrets import Redaction
+from agentpool.drivers._secrets import Redaction, hide_from_log
+from agentpool.drivers._unpacking import MAGIC, Gunzip
 
 if TYPE_CHECKING:
     import httpx2
@@ -31,6 +33,9 @@ LARGEST_ANSWER = 64 * 1024 * 1024
 
 LARGEST_REFUSAL = 256 * 1024
 """Bytes of a refusal that are read."""
+
+REFUSAL_SECONDS = 10.0
+"""Seconds that a refusal may take to be told, once its status is there."""
 
 CLOSE_GRACE = 2.0
 """Seconds that closing connections may take when the caller is being cancelled."""
@@ -73,15 +78,23 @@ class HttpClient:
         What stays on this machine takes no proxies from the environment: one could lead away from
         it. Redirects are not followed, since they could, too. Nor does it load the certificates of
         authorities, which takes 0.07 s, where plain HTTP is spoken to this machine.
+
+        Raises:
+          RequestRejectedError: if the environment names a proxy or certificates that cannot be used.
         """
+        hide_from_log(redaction)
         if client is not None:
             return cls(address, client, False, timeout, redaction)
-        made = httpx.AsyncClient(
-            limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100),
-            trust_env=not address.is_loopback,
-            verify=not (address.is_loopback and address.base.startswith("http:")),
-            follow_redirects=False,
-        )
+        is_plain = address.is_loopback and address.base.startswith("http:")
+        try:
+            made = httpx.AsyncClient(
+                limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100),
+                trust_env=not address.is_loopback,
+                verify=False if is_plain else httpx.create_ssl_context(),
+                follow_redirects=False,
+            )
+        except Exception as error:
+            raise RequestRejectedError(_wrong_environment(error)) from redaction.scrub(error)
         return cls(address, made, True, timeout, redaction)
 
     async def aclose(self) -> None:
@@ -111,6 +124,7 @@ class Exchange:
     _sent: _Sent = attrs.field(factory=lambda: _Sent(), init=False)
     _response: Any = attrs.field(default=None, init=False)
     _chunks: AsyncIterator[bytes] | None = attrs.field(default=None, init=False)
+    _gunzip: Gunzip | None = attrs.field(default=None, init=False)
     _ended: bool = attrs.field(default=False, init=False)
     _received: int = attrs.field(default=0, init=False)
     status: int = attrs.field(default=0, init=False)
@@ -132,6 +146,9 @@ class Exchange:
                 self._response = await self._http.client.send(self._request(sent), stream=True)
                 break
             except Exception as error:
+                self._response = _refused(error)
+                if self._response is not None:
+                    break
                 tries += 1
                 if tries > _STALE_TRIES or sent.is_new or not _was_stale(error):
                     raise self.translated(error) from self._http.redaction.scrub(error)
@@ -169,13 +186,13 @@ class Exchange:
             return b""
         chunks = self._chunks
         if chunks is None:
-            response = self._response
-            packed = "content-encoding" in response.headers
-            chunks = self._chunks = response.aiter_bytes() if packed else response.stream.__aiter__()
+            chunks = self._chunks = self._opened()
         chunk: bytes | None = b""
         try:
             while chunk == b"":  # a piece may unpack to nothing yet
                 chunk = await anext(chunks, None)
+                if chunk:
+                    chunk = self._unpacked(chunk)
         except Exception as error:
             raise self.translated(error, begun=True) from self._http.redaction.scrub(error)
         if chunk is None:
@@ -186,13 +203,41 @@ class Exchange:
             raise MalformedReplyError(f"the answer has more than {LARGEST_ANSWER:,} bytes")
         return chunk
 
-    async def read(self, most: int = LARGEST_ANSWER) -> bytes:
-        """Return the rest of the answer, or its beginning if it has more than `most` bytes."""
+    def _opened(self) -> AsyncIterator[bytes]:
+        response = self._response
+        if response.is_closed:  # a hook of the user's own has read what there is
+            return response.aiter_bytes()  # type: ignore[no-any-return]
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        if encoding in ("gzip", "x-gzip"):
+            self._gunzip = Gunzip()
+        if encoding in ("", "identity", "gzip", "x-gzip"):
+            return response.stream.__aiter__()  # type: ignore[no-any-return]
+        return response.aiter_bytes()  # type: ignore[no-any-return]
+
+    def _unpacked(self, chunk: bytes) -> bytes:
+        if self._gunzip is None and not self._received and chunk.startswith(MAGIC):
+            self._gunzip = Gunzip()  # some proxies forget to say it
+        return chunk if self._gunzip is None else self._gunzip.feed(chunk)
+
+    async def read(self) -> bytes:
+        """Return the rest of the answer."""
         chunks: list[bytes] = []
-        size = 0
-        while size < most and (chunk := await self.chunk()):
+        while chunk := await self.chunk():
             chunks.append(chunk)
-            size += len(chunk)
+        return b"".join(chunks)
+
+    async def read_refusal(self) -> bytes:
+        """Return what comes of a refusal, within 10 seconds.
+
+        Its status says enough where its words break off, cannot be unpacked, or never come.
+        """
+        chunks: list[bytes] = []
+        with trio.move_on_after(REFUSAL_SECONDS):
+            try:
+                while sum(map(len, chunks)) < LARGEST_REFUSAL and (chunk := await self.chunk()):
+                    chunks.append(chunk)
+            except DriverError:
+                pass
         return b"".join(chunks)
 
     async def drain(self) -> None:
@@ -243,6 +288,12 @@ class _Sent:
             self.was_sent = True
 
 
+def _refused(error: Exception) -> Any:
+    """Return the refusal that a hook or a login of the user's own client raised, by `raise_for_status`."""
+    response = getattr(error, "response", None) if _is(error, "HTTPStatusError") else None
+    return response if getattr(response, "status_code", 0) >= 300 else None
+
+
 def _was_stale(error: Exception) -> bool:
     return _is(error, "RemoteProtocolError", "ReadError", "WriteError", "CloseError")
 
@@ -256,11 +307,13 @@ def _translated(error: Exception, where: str, redaction: Redaction, begun: bool,
     if isinstance(error, DriverError):
         return error
     text = redaction.text(f"{where}: {_first_words(error)}")
-    if _is(error, "DecodingError"):
+    if any(_is(each, "SSLCertVerificationError") for each in _causes(error)):
+        return RequestRejectedError(f"{text} ({_CERTIFICATES})")
+    if _is(error, "DecodingError") or isinstance(error, zlib.error):
         return MalformedReplyError(f"the answer of {text} cannot be unpacked")
     if begun and _is(error, "NetworkError", "RemoteProtocolError"):
         return MalformedReplyError(f"the answer was cut off: {text}")
-    if _is(error, "UnsupportedProtocol", "InvalidURL", "LocalProtocolError"):
+    if _is(error, "UnsupportedProtocol", "InvalidURL", "LocalProtocolError") or _is_refusal_of_proxy(error):
         return RequestRejectedError(text)
     if begun or _is(error, "TransportError", "OSError", "HTTPError"):
         # Once the request was sent it may be answered, though nobody is there to hear it.
@@ -268,12 +321,46 @@ def _translated(error: Exception, where: str, redaction: Redaction, begun: bool,
     return RequestRejectedError(text)
 
 
+def _is_refusal_of_proxy(error: Exception) -> bool:
+    """Whether a proxy wants a password, or does not let us there: `407 Proxy Authentication Required`."""
+    return _is(error, "ProxyError") and str(error).startswith("4")
+
+
+_CERTIFICATES = (
+    "if your company, or you, made the server's certificate: name the file of the authority in"
+    " SSL_CERT_FILE, or give the driver a client of your own that knows it"
+)
+
+
+def _wrong_environment(error: Exception) -> str:
+    """Return what is wrong with the environment. A proxy's address may hold a password: not shown."""
+    match error:
+        case ImportError():
+            return "the environment names a SOCKS proxy, which needs pip install 'httpx2[socks]'"
+        case OSError():  # ssl's own errors are of this kind
+            return f"SSL_CERT_FILE or SSL_CERT_DIR names no certificates that can be read: {error}"
+        case _:
+            kind = type(error).__name__
+            return f"HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is not the address of a proxy ({kind})"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and its causes, which httpcore2 hands over as arguments.
+
+    Not its context, which may be what the caller of the driver is handling.
+    """
+    while error is not None:
+        yield error
+        handed = (arg for arg in error.args if isinstance(arg, BaseException))
+        error = error.__cause__ or next(handed, None)
+
+
 def _first_words(error: Exception) -> str:
     kind = type(error).__name__
-    said = " ".join(str(error).split())[:300]
     hints = {
         "ReadTimeout": "nothing came for too long",
         "ConnectTimeout": "no connection within 5 seconds",
         "WriteTimeout": "the request could not be sent in time",
     }
-    return f"{kind}: {said or hints.get(kind, 'no more is known')}"
+    told = str(error) or hints.get(kind) or next(filter(None, map(str, _causes(error))), "no more is known")
+    return f"{kind}: {' '.join(told.split())[:300]}"  # a failed handshake is told by its cause

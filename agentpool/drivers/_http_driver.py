@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -21,24 +22,32 @@ from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool._core.transcript import request_tokens
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver
-from agentpool.drivers._address import Address, address_of
+from agentpool.drivers._address import address_of
+from agentpool.drivers._arguments import (
+    check_kinds,
+    check_timeout,
+    check_whole,
+    checked_headers,
+    checked_table,
+)
 from agentpool.drivers._dialect import Dialect, RefusedInStreamError, StreamReader
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import Question
-from agentpool.drivers._http import DEFAULT_TIMEOUT, LARGEST_REFUSAL, Exchange, HttpClient
-from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, names_in
+from agentpool.drivers._http import DEFAULT_TIMEOUT, Exchange, HttpClient
+from agentpool.drivers._learning import NO_LESSONS, Lessons, is_own, learned, limit_of, names_in, shorten
 from agentpool.drivers._reading import json_of, mapping_of
-from agentpool.drivers._records import LineReader, Records
+from agentpool.drivers._records import LineReader, Records, data_of, is_end
 from agentpool.drivers._refusals import Refusal, error_of, is_page, refusal_of
 from agentpool.drivers._secrets import Redaction, checked_key
 from agentpool.drivers._sse import SseReader
-from agentpool.drivers._windows import ASKING_SECONDS, SHORTEST_REQUEST, Source, root_of
+from agentpool.drivers._windows import ASKING_SECONDS, SHORTEST_REQUEST, Source, room_in, root_of
 from agentpool.drivers.prices import ModelPrice, PriceTable
 
 if TYPE_CHECKING:
     import httpx2
 
 _MOST_LESSONS = 8  # a request that is refused so often is wrong in another way
+_NAMES_A_MODEL = re.compile(r"model|deployment")
 
 
 class HttpDriver(Driver):
@@ -64,8 +73,10 @@ class HttpDriver(Driver):
     ) -> None:
         if not model:
             raise ValueError(f"{type(self).__name__} needs the name of a model")
-        if not timeout > 0:
-            raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
+        check_timeout(timeout)
+        if context_window is not None:
+            check_whole("context_window", context_window)
+        check_kinds(privacy, prices, client)
         if importlib.util.find_spec("httpx2") is None:
             raise ModuleNotFoundError(
                 "model drivers need httpx2, which is not installed: pip install 'trio-agentpool[http]'"
@@ -75,11 +86,11 @@ class HttpDriver(Driver):
         self.model = model
         self.timeout = timeout
         self._client = client
-        self._address = address_of(base_url, dict(query or {}))
+        self._address = address_of(base_url, checked_table("query", query))
         self._key = checked_key(api_key, "api_key")
-        self._own_headers = _checked_headers(headers or {})
+        self._own_headers = checked_headers(headers)
         self._redaction = Redaction.of(self._key, self._address.query, _secret_values(self._own_headers))
-        self._options = dict(options or {})
+        self._options = checked_table("options", options)
         self.privacy: PrivacyTier = self._checked_privacy(privacy)
         self._prices = PriceTable.builtin() if prices is None else prices
         self._window = context_window
@@ -116,9 +127,10 @@ class HttpDriver(Driver):
         if self._stays_here():
             return declared or PrivacyTier.SOVEREIGN
         if declared is PrivacyTier.SOVEREIGN:
-            raise ValueError(
-                f"{self._address} is not this machine: privacy cannot be SOVEREIGN, only PRIVATE"
+            why = (
+                "a client of your own may lead anywhere" if self._address.is_loopback else "not this machine"
             )
+            raise ValueError(f"{self._address}: {why}, so that privacy cannot be SOVEREIGN, only PRIVATE")
         return declared or PrivacyTier.STANDARD
 
     def _price(self, model: str) -> ModelPrice | None:
@@ -232,7 +244,7 @@ class HttpDriver(Driver):
     def _body(self, dialect: Dialect, question: Question, *, streaming: bool) -> dict[str, Any]:
         body = question.lessons.applied(dialect.body(question, streaming=streaming), question.own)
         for options in (self._options, question.request.options):
-            merge(body, self._placed(options))
+            merge(body, _with_our_tools(body, self._placed(options)))
         return body
 
     def _learn(self, question: Question, refusal: Refusal, body: Mapping[str, Any], dialect: Dialect) -> bool:
@@ -249,12 +261,24 @@ class HttpDriver(Driver):
 
     def _error_of(self, refusal: Refusal) -> DriverError:
         """Return the error that a refusal stands for, with a note on who said it, and how."""
-        error = error_of(refusal)
+        error = error_of(attrs.evolve(refusal, text=refusal.text + self._hint(refusal)))
         how = (
             "in the middle of its answer" if refusal.status is None else f"with HTTP status {refusal.status}"
         )
         error.add_note(f"{self._address} refused {how}")
         return error
+
+    def _hint(self, refusal: Refusal) -> str:
+        """Return what may be wrong with an address, where a server does not know it."""
+        said = f"{refusal.code} {refusal.text}".lower()
+        if refusal.status not in (404, 405) or _NAMES_A_MODEL.search(said):
+            return ""
+        return f" ({self._address} has no such API: is the address right{self._path_hint()}?)"
+
+    def _path_hint(self) -> str:
+        if self.provider != "openai" or self._address.base.endswith(("/v1", "/v1beta", "/openai")):
+            return ""  # the other drivers add it
+        return "; a part such as /v1 may be missing"
 
     def _headers(self, *, streaming: bool) -> dict[str, str]:
         accept = "text/event-stream, application/json" if streaming else "application/json"
@@ -319,6 +343,14 @@ class HttpDriver(Driver):
         return await self._asked(source.path, question, at_root=source.at_root)
 
 
+def _with_our_tools(body: Mapping[str, Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return options in which tools, such as those that a provider runs itself, stand behind ours."""
+    ours, theirs = body.get("tools"), options.get("tools")
+    if not isinstance(ours, list) or not isinstance(theirs, list | tuple):
+        return options
+    return {**options, "tools": [*ours, *theirs]}
+
+
 def merge(body: dict[str, Any], options: Mapping[str, Any]) -> None:
     """Put options into a body; tables in both are merged, null takes a name out."""
     for name, value in options.items():
@@ -328,15 +360,6 @@ def merge(body: dict[str, Any], options: Mapping[str, Any]) -> None:
             merge(body[name], value)
         else:
             body[name] = value
-
-
-def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    checked: dict[str, str] = {}
-    for name, value in headers.items():
-        if not isinstance(value, str) or any(not " " <= character <= "~" for character in value):
-            raise ValueError(f"the header {name!r} has a value that cannot be sent: give printable ASCII")
-        checked[name.lower()] = value.strip()
-    return checked
 
 
 _OPEN_HEADERS = ("content-type", "accept", "user-agent", "anthropic-version", "anthropic-beta", "openai-beta")
@@ -386,6 +409,7 @@ class _Call:
         self._contained = _Contained(driver._redaction)
         self._question = driver._question(request)
         self._exchange: Exchange | None = None
+        self._longest: int | None = None
 
     async def __aenter__(self) -> _Call:
         http = await self._driver._ready()
@@ -402,6 +426,8 @@ class _Call:
         driver, dialect = self._driver, self._dialect
         question = self._question = driver._question(self._request)
         body = driver._body(dialect, question, streaming=self._streaming)
+        if self._longest is not None:
+            shorten(body, self._longest)
         path = dialect.path(question, streaming=self._streaming)
         exchange = http.exchange(path, driver._headers(streaming=self._streaming), encoded(body))
         await exchange.__aenter__()
@@ -409,9 +435,24 @@ class _Call:
             self._exchange = exchange
             return None
         refusal = await _refusal(exchange, driver._redaction)
-        if is_last or not driver._learn(question, refusal, body, dialect):
+        if is_last or not (self._fits(refusal, body) or driver._learn(question, refusal, body, dialect)):
             raise driver._error_of(refusal)
         return refusal
+
+    def _fits(self, refusal: Refusal, body: Mapping[str, Any]) -> bool:
+        """Return whether a shorter answer fits the model's window, and make it that one for this call.
+
+        With less room than a quarter of what was asked for, it is the request that is too long.
+        """
+        room, asked = room_in(refusal.text), limit_of(body, self._question.own)
+        if room is None or asked is None:
+            return False
+        self._driver._windows[self._question.model] = room.window
+        left = room.window - room.given
+        if not min(asked, room.window) // 4 <= left < asked:
+            return False
+        self._longest = left
+        return True
 
     async def __aexit__(self, *details: object) -> None:
         if self._exchange is not None:
@@ -442,11 +483,10 @@ class _Call:
     async def _whole(self) -> Completion:
         text = (await self._opened.read()).decode("utf-8", "replace").removeprefix("\ufeff")
         if is_page(text):
-            raise _page(text, self._driver._address)
-        start = text.lstrip()[:6]
-        if start.startswith(("data:", "event:", ":")):
-            return self._of_text(text, SseReader())
-        if self._dialect.framing == "lines" and _is_lines(text):
+            raise _page(text, self._driver)
+        if text.lstrip().startswith(("data:", "event:", ":", "id:", "retry:")):
+            return self._of_text(text, SseReader() if self._dialect.framing == "sse" else LineReader())
+        if _is_lines(text):
             return self._of_text(text, LineReader())
         data = json_of(text, "the answer")
         if _is_error_list(data):
@@ -465,9 +505,11 @@ class _Call:
         """Read a stream that came as a whole, in the name of another type."""
         reader = self._dialect.reader(self._question)
         for event in [*split.feed(text.encode()), *split.close()]:
-            if event.data.strip() == "[DONE]":
+            if is_end(event):
+                break
+            data = data_of(event)
+            if data is None:
                 continue
-            data = json_of(event.data, "a piece of the stream")
             try:
                 reader.feed(data, event.name)
             except RefusedInStreamError as refused:
@@ -516,20 +558,18 @@ def _is_error_list(data: object) -> bool:
     return isinstance(data, list) and bool(data) and isinstance(data[0], dict) and "error" in data[0]
 
 
-def _page(text: str, address: Address) -> MalformedReplyError:
-    told = refusal_of(text, None).text
-    hint = (
-        "" if address.base.endswith(("/v1", "/v1beta", "/openai")) else "; a part such as /v1 may be missing"
-    )
+def _page(text: str, driver: HttpDriver) -> MalformedReplyError:
+    told, where = refusal_of(text, None).text, driver._address
+    hint = driver._path_hint()
     return MalformedReplyError(
-        f"{address} answered with {told}, not as a model does: is the address right{hint}?"
+        f"{where} answered with {told}, not as a model does: is the address right{hint}?"
     )
 
 
 async def _refusal(exchange: Exchange, redaction: Redaction) -> Refusal:
     """Read a refusal, and leave the exchange."""
     try:
-        raw = await exchange.read(LARGEST_REFUSAL)
+        raw = await exchange.read_refusal()
     finally:
         await exchange.__aexit__(None, None, None)
     status = exchange.status

@@ -31,6 +31,7 @@ Trait: TypeAlias = Literal[
     "adaptive_thinking",
     "no_thoughts",
     "user_last",
+    "tools_for_calls",
 ]
 """How a model wants its conversation:
 
@@ -50,6 +51,7 @@ Trait: TypeAlias = Literal[
 * `adaptive_thinking`: how much it thinks is left to it
 * `no_thoughts`: what was thought in earlier turns does not go back, signed or encrypted as it may be
 * `user_last`: it does not go on from its own words, a conversation ends with the user's
+* `tools_for_calls`: calls may be in its conversation only where it is offered tools
 """
 
 
@@ -63,12 +65,14 @@ class Lessons:
       dropped: parameters that are left out.
       renamed: parameters that have another name there.
       capped: the most that a parameter may be.
+      efforts: the efforts that it knows, by the parameter that names one.
       traits: how its conversation has to be.
     """
 
     dropped: frozenset[str] = frozenset()
     renamed: Mapping[str, str] = attrs.field(factory=dict)
     capped: Mapping[str, int] = attrs.field(factory=dict)
+    efforts: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
     traits: frozenset[Trait] = frozenset()
 
     def applied(self, body: dict[str, Any], own: frozenset[str]) -> dict[str, Any]:
@@ -82,6 +86,10 @@ class Lessons:
             table, last = _place(body, name)
             if isinstance(table.get(last), int) and not is_own(name, own):
                 table[last] = min(table[last], most)
+        for name, known in self.efforts.items():
+            table, last = _place(body, name)
+            if table.get(last) in EFFORTS and not is_own(name, own):
+                table[last] = _nearest(table[last], known)
         for name, other in self.renamed.items():
             if name in body and not is_own(name, own):
                 body[other] = body.pop(name)
@@ -137,6 +145,8 @@ _NOT_TAKEN = (
     r"|cannot find field|not recogni[sz]ed|is not a valid|incompatible|mutually exclusive|ignored"
     r"|is invalid|only works in|is only enabled|must be verified|too many states|not compatible"
     r"|may only be set|cannot both be|grammar is too large|too complex for compilation"
+    r"|is unavailable|enabled only|only \S+ is allowed|cannot be combined|must be '?json_object"
+    r"|invalid schema for response_format|may not be enabled|input tag 'disabled'"
     r"|input should be \W?(?:none|minimal|low|medium|high)\b"
 )
 
@@ -144,10 +154,11 @@ _INSTEAD = r"use ['\"`]?(\w+)['\"`]? instead"
 _NUMBER = r"(\d[\d,_]*)"
 _MOST = (
     rf"max(?:_completion|_output)?_tokens['\"`]?:? {_NUMBER} ?> ?(?P<most>\d[\d,_]*)",
-    r"range of .?max_tokens.? is \[\d+, ?(?P<most>\d+)",
+    r"range of .?max_tokens.? (?:is|should be) \[\d+, ?(?P<most>\d+)",
+    r"maximum tokens you requested exceeds? the model limit of (?P<most>\d[\d,_]*)",
     r"at most (?P<most>\d[\d,_]*) (?:completion|output|new)?\s*tokens",
     (
-        r"max(?:_completion|_output)?_?tokens.{0,80}(?:less than or equal to|<=|maximum (?:value )?(?:is|of)"
+        r"max(?:_completion|_output)?_?tokens.{0,120}(?:less than or equal to|<=|maximum (?:value )?(?:is|of)"
         r"|at most|no(?:t)? (?:greater|more) than|between \d+ and|range .{0,10}\[?\d+, ?)\W{0,3}"
         r"(?P<most>\d[\d,_]*)"
     ),
@@ -164,6 +175,7 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
             r"|system (?:message|prompt|instruction)s? (?:is|are) not"
             r"|only user.{0,40}roles? (?:are|is) (?:supported|allowed)"
             r"|roles? must be (?:one of )?\W{0,3}user"
+            r"|\brole: input should be \W?user\W{1,2}or\W{1,2}assistant"
         ),
     ),
     (
@@ -199,15 +211,26 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
     ),
     ("user_last", r"assistant message prefill|must end with a user message"),
     (
+        "tools_for_calls",
+        r"toolconfig field must be defined|(?:tool_use|tool_result)\W.{0,30}blocks must define \W?tools"
+        r"|tool calling without .?tools",
+    ),
+    (
         "no_thoughts",
         r"invalid \W?signature|thinking\.signature\W.{0,20}(?:required|invalid)"
         r"|redacted_thinking\W{1,3}blocks .{0,60}cannot be modified"
         r"|encrypted content .{0,200}(?:could not|cannot) be (?:verified|decrypted)|invalid_encrypted_content"
-        r"|\breasoning\W{1,3}was provided without|cannot determine type of \W?item",
+        r"|\breasoning\W{1,3}was provided without|cannot determine type of \W?item"
+        r"|items are not persisted when|encrypted_content\W{1,3}was not issued"
+        r"|could not decrypt .{0,20}encrypted_content"
+        r"|parameter\W{1,3}input\[\d+\]\.(?:status|summary|encrypted_content|phase)"
+        r"|parameter\W{1,3}input\[\d+\]\.content\[\d+\]\.(?:annotations|logprobs)"
+        r"|final position cannot contain \W?thinking",
     ),
     (
         "no_cache_points",
-        r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control",
+        r"cache_control.{0,60}(?:not|extra|unknown)|(?:unknown|extra).{0,40}cache_control"
+        r"|maximum of \d+ blocks with cache_control",
     ),
     (
         "plain_thinking",
@@ -235,11 +258,14 @@ _TRAITS: tuple[tuple[Trait, str], ...] = (
         (
             r"(?:function calling|tool use|tools?\b).{0,40}(?:response mime type|json mode|response_?schema)"
             r".{0,60}(?:unsupported|not supported)"
+            r"|json_?(?:mode|schema|object).{0,12}cannot be combined with .?(?:tool|function)"
+            r"|json mode cannot be combined with .?(?:tool|function)"
+            r"|tools\W{0,3} (?:is|are) incompatible with \W?response_format"
         ),
     ),
     (
         "no_strict",
-        r"\bstrict\b.{0,60}(?:not|unknown|unexpected|extra)|(?:unknown|unexpected).{0,30}\bstrict\b",
+        r"\bstrict\b.{0,60}(?:not|unknown|unexpected|extra)|(?:unknown|unexpected).{0,60}\bstrict\b",
     ),
 )
 
@@ -260,10 +286,12 @@ def learned(
     said = f"{refusal.code} {refusal.text}".lower()
     if refusal.status in (404, 405, 500, 501) and not re.search(_NOT_TAKEN, said):
         return None
+    more = _trait(lessons, said, body) or _cap(lessons, said, body)
+    if more is not None or _most(said):
+        return more
     return (
-        _trait(lessons, said, body)
-        or _cap(lessons, said, body)
-        or _rename(lessons, said, refusal, body)
+        _rename(lessons, said, refusal, body)
+        or _effort(lessons, said, refusal, body, droppable)
         or _drop(lessons, said, refusal, body, droppable)
     )
 
@@ -283,13 +311,36 @@ def _cap(lessons: Lessons, said: str, body: Mapping[str, Any]) -> Lessons | None
     if name is None:
         return None
     name = {other: own for own, other in lessons.renamed.items()}.get(name, name)
-    for pattern in _MOST:
-        match = re.search(pattern, said)
-        if match is not None:
-            most = _number(match)
-            if 0 < most < lessons.capped.get(name, _sent(lessons, name, body)):
-                return attrs.evolve(lessons, capped={**lessons.capped, name: most})
+    most = _most(said)
+    if 0 < most < lessons.capped.get(name, _sent(lessons, name, body)):
+        return attrs.evolve(lessons, capped={**lessons.capped, name: most})
     return None
+
+
+def _most(said: str) -> int:
+    """Return the most that an answer may have, as a server tells it; 0 if it does not."""
+    match = next(filter(None, (re.search(pattern, said) for pattern in _MOST)), None)
+    return 0 if match is None else _number(match)
+
+
+def limit_of(body: Mapping[str, Any], own: frozenset[str]) -> int | None:
+    """Return how long the answer may be that a body asks for; None if that is the user's own wish."""
+    name = next((name for name in _LIMITS if _has(body, name)), None)
+    return None if name is None or is_own(name, own) else _value(body, name)
+
+
+def shorten(body: dict[str, Any], longest: int) -> None:
+    """Ask for an answer of at most `longest` tokens, where a body asks for a longer one."""
+    for name in _LIMITS:
+        if _value(body, name) > longest:
+            table, last = _place(body, name)
+            table[last] = longest
+
+
+def _value(body: Mapping[str, Any], name: str) -> int:
+    table, last = _place(body, name)
+    value = table.get(last)
+    return value if isinstance(value, int) else 0
 
 
 def _number(match: re.Match[str]) -> int:
@@ -298,9 +349,7 @@ def _number(match: re.Match[str]) -> int:
 
 
 def _sent(lessons: Lessons, name: str, body: Mapping[str, Any]) -> int:
-    table, last = _place(body, lessons.renamed.get(name, name))
-    value = table.get(last)
-    return value if isinstance(value, int) else 0
+    return _value(body, lessons.renamed.get(name, name))
 
 
 _RENAMES = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
@@ -315,6 +364,37 @@ def _rename(lessons: Lessons, said: str, refusal: Refusal, body: Mapping[str, An
         if named and ((instead is not None and instead[1] == other) or re.search(_NOT_TAKEN, said)):
             return attrs.evolve(lessons, renamed={**lessons.renamed, name: other})
     return None
+
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""How much a model may be asked to think, from little to much."""
+
+_EFFORT_PLACES = ("reasoning_effort", "reasoning.effort", "output_config.effort")
+_TAKES_INSTEAD = r"(?:supported values are|must be one of|should be|expected one of|one of)\W(.{0,120})"
+
+
+def _effort(
+    lessons: Lessons, said: str, refusal: Refusal, body: Mapping[str, Any], droppable: frozenset[str]
+) -> Lessons | None:
+    """Learn which efforts a model knows, where it names them in the place of the one that it was given."""
+    name = next((name for name in _EFFORT_PLACES if name in droppable and _has(body, name)), None)
+    known = re.search(_TAKES_INSTEAD, said)
+    if name is None or known is None or "effort" not in said + refusal.parameter or name in lessons.efforts:
+        return None
+    table, last = _place(body, name)
+    efforts = tuple(effort for effort in EFFORTS if re.search(rf"\b{effort}\b", known[1]))
+    if table[last] in efforts or table[last] not in EFFORTS or not efforts:
+        return None
+    if efforts == ("none",):
+        return attrs.evolve(lessons, dropped=lessons.dropped | {name})
+    return attrs.evolve(lessons, efforts={**lessons.efforts, name: efforts})
+
+
+def _nearest(effort: str, known: tuple[str, ...]) -> str:
+    """Return the effort nearest to a wished one, of two the greater; who wants thoughts is given some."""
+    place = EFFORTS.index
+    choices = [other for other in known if other != "none"] if effort != "none" else known
+    return min(choices, key=lambda other: (abs(place(other) - place(effort)), -place(other)))
 
 
 def _drop(

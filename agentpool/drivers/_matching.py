@@ -80,12 +80,16 @@ class Recorded:
       data: the request as JSON data.
       ids: what stands for its secrets.
       answer: what came of it; a completion has placeholders for secrets.
+      window: the context window that the driver had for it, by which agents measure their requests.
+      parts: how many characters each piece of a stream had; those of reasoning are below zero.
     """
 
     line: int
     data: dict[str, Any]
     ids: tuple[str, ...]
     answer: Completion | DriverError
+    window: int | None = None
+    parts: tuple[int, ...] = ()
 
 
 class Shelf:
@@ -110,14 +114,19 @@ class Shelf:
         """How many answers nobody has asked for."""
         return sum(map(len, self._left.values()))
 
-    def take(self, asked: Asked) -> Completion | DriverError | None:
+    @property
+    def window(self) -> int | None:
+        """The context window of the driver whose answer is the first."""
+        return self._entries[0].window if self._entries else None
+
+    def take(self, asked: Asked) -> Recorded | None:
         """Return the oldest answer to a request that is there; None if there is none."""
         left = self._left.get(asked.key, [])
         for position, entry in enumerate(left):
             same = self._same_secrets(asked.ids, entry.ids)
             if same is not None:
                 self._same.update(same)
-                return left.pop(position).answer
+                return left.pop(position)
         return None
 
     def _same_secrets(

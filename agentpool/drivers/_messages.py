@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from agentpool._core.content import Content, Document, Image, Part, Text, parts_of, told_of_file
-from agentpool._core.messages import Completion, ToolCall, ToolMessage
+from agentpool._core.messages import AssistantMessage, Completion, ToolCall, ToolMessage, UserMessage
+from agentpool._core.text import encodable
 from agentpool.drivers._dialect import RefusedInStreamError
 from agentpool.drivers._fitting import STRICT_IDS, Question, Turn, is_text, schema_instruction
-from agentpool.drivers._messages_reading import PROVIDER, MessagesAnswer, MessagesReader
+from agentpool.drivers._messages_reading import CONTAINER, PROVIDER, MessagesAnswer, MessagesReader
 from agentpool.drivers._schemas import closed_schema, named_schema
 
 _CACHE = {"type": "ephemeral"}
@@ -52,7 +53,7 @@ class MessagesDialect:
     def body(self, question: Question, *, streaming: bool) -> dict[str, Any]:
         """Return the body of a request."""
         request = question.request
-        caches = self._cache and "no_cache_points" not in question.lessons.traits
+        caches = self._caches(question)
         schema = _native_schema(question)
         system = request.system
         if request.output_schema is not None and schema is None:
@@ -66,7 +67,9 @@ class MessagesDialect:
             body["system"] = _system(system, caches=caches)
         if request.tools:
             body["tools"] = _tools(question, caches=caches)
-            body.update(_choice(request.tool_choice, parallel=request.parallel_tool_calls))
+            body.update(_choice(question))
+        elif "tools_for_calls" in question.lessons.traits:
+            body.update(_tools_of_calls(body["messages"]))
         if request.stop:
             # The API takes no stop string that is white space.
             stops = [text for text in request.stop if text.strip()]
@@ -75,6 +78,11 @@ class MessagesDialect:
         thinking = _thinking(question, forced=_is_forced(request.tool_choice) and bool(request.tools))
         if thinking.get("thinking", {}).get("type") != "enabled" or _may_think(body["messages"]):
             body.update(thinking)
+        container = _container(question)
+        if container:
+            # As a table only where the user has one, too: then both are merged.
+            inside = any(name.startswith("container.") for name in question.own)
+            body["container"] = {"id": container} if inside else container
         if schema is not None:
             body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": schema}
         if request.temperature is not None and body.get("thinking", {}).get("type") not in _THINKS:
@@ -82,6 +90,11 @@ class MessagesDialect:
         if streaming:
             body["stream"] = True
         return body
+
+    def _caches(self, question: Question) -> bool:
+        """Whether to set points of ours: four are taken at the most, so a user's own are alone."""
+        own = any(name == "cache_control" or name.startswith("cache_control.") for name in question.own)
+        return self._cache and not own and "no_cache_points" not in question.lessons.traits
 
     def completion(self, data: Mapping[str, Any], question: Question) -> Completion:
         """Read a whole answer."""
@@ -115,9 +128,9 @@ def _system(system: str, *, caches: bool) -> Any:
 def _tools(question: Question, *, caches: bool) -> list[dict[str, Any]]:
     tools: list[dict[str, Any]] = [
         {
-            "name": tool.name,
-            "description": tool.description,
-            "input_schema": named_schema(tool.input_schema)[0],
+            "name": question.name_of(tool.name),
+            **({"description": tool.description} if tool.description.strip() else {}),
+            "input_schema": named_schema(tool.sound_schema)[0],
         }
         for tool in question.request.tools
     ]
@@ -126,16 +139,27 @@ def _tools(question: Question, *, caches: bool) -> list[dict[str, Any]]:
     return tools
 
 
+def _tools_of_calls(messages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the tools that were called before, as ones that must not be called any more."""
+    blocks = (block for message in messages for block in message["content"])
+    names = dict.fromkeys(block["name"] for block in blocks if block["type"] == "tool_use")
+    if not names:
+        return {}
+    tools = [{"name": name, "input_schema": {"type": "object"}} for name in names]
+    return {"tools": tools, "tool_choice": {"type": "none"}}
+
+
 _CHOICES = {"auto": "auto", "required": "any", "none": "none"}
 
 
-def _choice(choice: str | None, *, parallel: bool) -> dict[str, Any]:
+def _choice(question: Question) -> dict[str, Any]:
+    choice, parallel = question.request.tool_choice, question.request.parallel_tool_calls
     if choice is None and parallel:
         return {}
     if choice is None or choice in _CHOICES:
         said: dict[str, Any] = {"type": _CHOICES[choice or "auto"]}
     else:
-        said = {"type": "tool", "name": choice}
+        said = {"type": "tool", "name": question.name_of(choice)}
     if not parallel and said["type"] != "none":
         said["disable_parallel_tool_use"] = True
     return {"tool_choice": said}
@@ -162,7 +186,8 @@ def _thinking(question: Question, *, forced: bool) -> dict[str, Any]:
     if "adaptive_thinking" in traits:
         return {"thinking": {"type": "adaptive"}}
     wished = _BUDGETS.get(reasoning, 8192) if isinstance(reasoning, str) else reasoning
-    budget = min(max(wished, _LEAST_THINKING), question.request.max_tokens - 1)
+    most = question.lessons.capped.get("max_tokens", question.request.max_tokens)
+    budget = min(max(wished, _LEAST_THINKING), min(most, question.request.max_tokens) - 1)
     if budget < _LEAST_THINKING:
         return {}
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
@@ -172,10 +197,10 @@ def _may_think(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a budget for thoughts may be given.
 
     It may not while results are given to calls before which nothing was thought: another model made
-    them, or thoughts were left out.
+    them, or thoughts were left out. Nor may it in the middle of an answer that began without any.
     """
     if messages[-1]["role"] == "assistant":
-        return False
+        return messages[-1]["content"][0]["type"] in _THOUGHTS
     if messages[-1]["content"][0]["type"] != "tool_result":
         return True
     return len(messages) > 1 and messages[-2]["content"][0]["type"] in _THOUGHTS
@@ -185,8 +210,7 @@ def _may_think(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _messages(question: Question, *, caches: bool) -> list[dict[str, Any]]:
-    messages = [_message(turn, question) for turn in question.turns(STRICT_IDS)]
-    messages = [message for message in messages if message["content"]]
+    messages = _together(_paired([_message(turn, question) for turn in question.turns(STRICT_IDS)]))
     if not messages or messages[0]["role"] != "user":
         messages.insert(
             0, {"role": "user", "content": [{"type": "text", "text": "(The conversation goes on.)"}]}
@@ -203,30 +227,114 @@ def _messages(question: Question, *, caches: bool) -> list[dict[str, Any]]:
     return messages
 
 
+def _paired(messages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Give messages in which each call that the provider runs itself stands with its result.
+
+    The API refuses one without the other. A call may lack its result as long as the provider still
+    has to run it: the conversation goes on from there, or with results of our own calls. The other
+    half may also have been dropped with the oldest turns.
+    """
+    blocks = [(place, block) for place, message in enumerate(messages) for block in message["content"]]
+    uses = {block["id"] for _, block in blocks if _is_own_use(block)}
+    results = {block["tool_use_id"] for _, block in blocks if _is_own_result(block)}
+    for place, message in enumerate(messages):
+        if message["role"] == "assistant":
+            rest = messages[place + 1 :]
+            is_pending = not rest or (len(rest) == 1 and _gives_results(rest[0]))
+            kept = [
+                block
+                for block in message["content"]
+                if not (_is_own_use(block) and block["id"] not in results and not is_pending)
+                and not (_is_own_result(block) and block["tool_use_id"] not in uses)
+            ]
+            while kept and kept[-1]["type"] in _THOUGHTS:  # which an answer may not end with
+                kept.pop()
+            message = {**message, "content": [_of_known_caller(block, uses) for block in kept]}
+        yield message
+
+
+def _together(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages without those that say nothing, and what then stands side by side together."""
+    together: list[dict[str, Any]] = []
+    for message in messages:
+        if together and together[-1]["role"] == message["role"]:
+            together[-1]["content"] += message["content"]
+        elif message["content"]:
+            together.append(message)
+    return together
+
+
 def _message(turn: Turn, question: Question) -> dict[str, Any]:
     if turn.message is not None:
         return {"role": "assistant", "content": _said(turn, question)}
     content: list[dict[str, Any]] = [_result(message) for message in turn.results]
+    for message in turn.results:
+        if message.result.is_error:  # of which the API takes nothing but text
+            content += [block for block in _blocks(message.result.content) if block["type"] != "text"]
     for said in turn.said:
         content += _blocks(said)
     return {"role": "user", "content": content}
 
 
+def _gives_results(message: Mapping[str, Any]) -> bool:
+    return bool(message["content"]) and message["content"][0]["type"] == "tool_result"
+
+
+def _is_own_use(block: Mapping[str, Any]) -> bool:
+    """Whether this is a call that the provider runs itself."""
+    return block["type"] in ("server_tool_use", "mcp_tool_use") and isinstance(block.get("id"), str)
+
+
+def _is_own_result(block: Mapping[str, Any]) -> bool:
+    """Whether this is what such a call came to."""
+    return block["type"].endswith("_tool_result") and isinstance(block.get("tool_use_id"), str)
+
+
+def _of_known_caller(block: dict[str, Any], uses: Container[str]) -> dict[str, Any]:
+    """Return a block; a call of ours that a program of the model's made, whose call is gone, without that."""
+    if "caller" not in block or block["caller"].get("tool_id") in uses:
+        return block
+    return {name: value for name, value in block.items() if name != "caller"}
+
+
 def _said(turn: Turn, question: Question) -> list[dict[str, Any]]:
     """Return what the model said, with what only the provider understands in the place where it was."""
-    message = turn.message
-    assert message is not None
+    assert turn.message is not None
+    *parts, last = turn.parts or (turn.message,)
+    blocks = [block for part in parts for block in _answer(part, (), question)]
+    return [*blocks, *_answer(last, turn.calls, question)]
+
+
+def _answer(message: AssistantMessage, made: Sequence[ToolCall], question: Question) -> list[dict[str, Any]]:
     data = question.own_data(message.provider_data, PROVIDER)
-    kept: Sequence[Any] = data if isinstance(data, list) else []
+    kept = [block for block in data if block.get("type") != CONTAINER] if isinstance(data, list) else []
     if "no_thoughts" in question.lessons.traits:
         kept = [block for block in kept if block.get("type") not in _THOUGHTS]
     told = [block for block in kept if block.get("type") == "text"]
     calls = [block for block in kept if block.get("type") == "tool_use"]
-    if kept and len(calls) == len(turn.calls) and "".join(block["text"] for block in told) == message.text:
-        rest = iter(turn.calls)
-        return [_call(next(rest)) if block.get("type") == "tool_use" else block for block in kept]
+    text = encodable("".join(block["text"] for block in told))
+    if kept and len(calls) == len(made) and text == encodable(message.text):
+        rest = iter(made)
+        return [
+            {**block, **_call(next(rest))} if block.get("type") == "tool_use" else block for block in kept
+        ]
     special = [block for block in kept if block.get("type") not in ("text", "tool_use")]
-    return [*special, *_blocks(message.text), *map(_call, turn.calls)]
+    return [*special, *_blocks(message.text), *map(_call, made)]
+
+
+def _container(question: Question) -> str:
+    """Return the container that the model's programs run in, until the user asks something new.
+
+    The API wants its name while calls wait that such a program made.
+    """
+    for message in reversed(question.request.messages):
+        if isinstance(message, UserMessage) and message.kind == "query":
+            break
+        data = isinstance(message, AssistantMessage) and question.own_data(message.provider_data, PROVIDER)
+        for block in data if isinstance(data, list) else ():
+            if block.get("type") == CONTAINER:
+                return str(block["id"])
+    return ""
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -237,7 +345,7 @@ def _result(message: ToolMessage) -> dict[str, Any]:
     content = message.result.content
     block: dict[str, Any] = {"type": "tool_result", "tool_use_id": message.call_id}
     # An empty content is left out: the API takes no empty block. But an error has to say something.
-    told: Any = message.result.text if is_text(content) else _blocks(content)
+    told: Any = message.result.text if is_text(content) or message.result.is_error else _blocks(content)
     if told if isinstance(told, list) else told.strip():
         block["content"] = told
     elif message.result.is_error:

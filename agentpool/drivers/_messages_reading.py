@@ -24,7 +24,11 @@ from agentpool.drivers._schemas import named_schema
 
 PROVIDER = "anthropic"
 
+CONTAINER = "container"
+"""What the container of a model's programs is kept as, beside the blocks of an answer."""
+
 _PLAIN = ("text", "tool_use")
+_OF_THE_CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 class MessagesAnswer:
@@ -42,6 +46,7 @@ class MessagesAnswer:
         self._usage: dict[str, Any] = {}
         self._id: str | None = None
         self._model: str | None = None
+        self._container = ""
         self.stop: StopReason | None = None
 
     @classmethod
@@ -61,17 +66,30 @@ class MessagesAnswer:
 
     def head(self, message: Mapping[str, Any]) -> None:
         """Take what a message says of itself."""
-        self._id = reading.words(message.get("id")) or self._id
+        id = reading.words(message.get("id"))
+        if id and self._id and id != self._id and self._blocks:
+            raise MalformedReplyError("a second answer began in the middle of the first")
+        self._id = id or self._id
         self._model = reading.words(message.get("model")) or self._model
         self.count(message.get("usage"))
+        self._run_in(message.get("container"))
+
+    def _run_in(self, container: object) -> None:
+        self._container = reading.words(reading.mapping_of(container).get("id")) or self._container
 
     def count(self, usage: object) -> None:
         """Take what the answer used; later numbers stand for the whole answer, too.
 
-        Gateways that count at one end of the stream only send 0 at the other.
+        Gateways that count at one end of the stream only send 0 at the other. But what was taken for
+        written to the cache may turn out as read from it.
         """
-        for name, value in reading.mapping_of(usage).items():
-            if value is not None and (value or name not in self._usage):
+        counts = reading.mapping_of(usage)
+        is_split = any(reading.count(counts.get(name)) for name in _OF_THE_CACHE)
+        for name, value in counts.items():
+            told = any(value.values()) if isinstance(value, dict) else value
+            if value is not None and (
+                told or name not in self._usage or (is_split and name in _OF_THE_CACHE)
+            ):
                 self._usage[name] = value
 
     def begin(self, index: int, block: Mapping[str, Any]) -> list[Delta]:
@@ -116,9 +134,11 @@ class MessagesAnswer:
         """Take a piece of what the model thinks."""
         if not thought:
             return []
-        self._block(index, "thinking")["thinking"] += thought
-        self._reasoning.append(thought)
-        return [ReasoningDelta(thought)]
+        block = self._block(index, "thinking")
+        apart = "" if block["thinking"] or not self._reasoning else "\n\n"
+        block["thinking"] += thought
+        self._reasoning.append(apart + thought)
+        return [ReasoningDelta(apart + thought)]
 
     def sign(self, index: int, signature: str) -> None:
         """Take a piece of the signature of what was thought."""
@@ -162,8 +182,7 @@ class MessagesAnswer:
     def finish(self, told: Mapping[str, Any]) -> list[Delta]:
         """Take why the answer stopped, if it says so; of a refusal without a word, why it refuses."""
         word = told.get("stop_reason")
-        if word == "pause_turn":
-            raise MalformedReplyError("the provider paused in the middle of the answer (pause_turn)")
+        self._run_in(told.get("container"))
         if word is not None and word != "":
             self.stop = reading.stop_of(word)
         why = reading.words(reading.mapping_of(told.get("stop_details")).get("explanation"))
@@ -203,18 +222,30 @@ class MessagesAnswer:
             given, problem = reading.arguments_of("".join(pieces))
             if not problem:
                 self._blocks[position]["input"] = given
-        blocks = [block for block in self._blocks if reading.words(block.get("type"))]
-        if all(block.get("type") in _PLAIN for block in blocks):
+        blocks = [_kept_call(block) for block in self._blocks if reading.words(block.get("type"))]
+        if not self._container and all(
+            block == {"type": "tool_use"} or block["type"] == "text" for block in blocks
+        ):
             return None
-        kept = [{"type": "tool_use"} if block.get("type") == "tool_use" else block for block in blocks]
-        kept = [block for block in kept if block.get("type") != "text" or block["text"].strip()]
+        kept = [block for block in blocks if block["type"] != "text" or block["text"].strip()]
+        if self._container:
+            kept.append({"type": CONTAINER, "id": self._container})
         return ProviderData(PROVIDER, self._question.model, kept)
+
+
+def _kept_call(block: dict[str, Any]) -> dict[str, Any]:
+    """Return a block; of a call of ours its place, and which program of the model's made it."""
+    if block["type"] != "tool_use":
+        return block
+    caller = reading.mapping_of(block.get("caller"))
+    made = bool(reading.words(caller.get("tool_id")))
+    return {"type": "tool_use", "caller": caller} if made else {"type": "tool_use"}
 
 
 def _with_own_names(call: ToolCall, question: Question) -> ToolCall:
     """Return a call whose arguments have the names that the tool gave them."""
     tool = next((tool for tool in question.request.tools if tool.name == call.name), None)
-    own = {} if tool is None else named_schema(tool.input_schema)[1]
+    own = {} if tool is None else named_schema(tool.sound_schema)[1]
     if not own.keys() & call.input.keys():
         return call
     return attrs.evolve(call, input={own.get(name, name): value for name, value in call.input.items()})
@@ -224,13 +255,18 @@ def usage_of(usage: Mapping[str, Any]) -> TokenUsage:
     """Return what an answer used. Anthropic counts what was cached apart from other input."""
     read = reading.count(usage.get("cache_read_input_tokens"))
     written = reading.count(usage.get("cache_creation_input_tokens"))
+    kept = reading.mapping_of(usage.get("cache_creation"))
     details = reading.mapping_of(usage.get("output_tokens_details"))
+    given = reading.count(usage.get("input_tokens"))
+    if given or not usage.get("prompt_tokens"):  # which has all of it
+        given += read + written
     return TokenUsage(
-        input_tokens=reading.first_count(usage, "input_tokens", "prompt_tokens") + read + written,
+        input_tokens=given or reading.count(usage.get("prompt_tokens")),
         output_tokens=reading.first_count(usage, "output_tokens", "completion_tokens"),
         reasoning_tokens=reading.count(details.get("thinking_tokens")),
         cache_read_tokens=read,
         cache_write_tokens=written,
+        cache_write_1h_tokens=min(reading.count(kept.get("ephemeral_1h_input_tokens")), written),
     )
 
 

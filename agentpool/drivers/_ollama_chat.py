@@ -35,7 +35,7 @@ from agentpool.drivers._schemas import for_ollama
 PROVIDER = "ollama"
 
 _OF_A_CALL = frozenset({"id", "type", "index", "function"})
-_OF_A_FUNCTION = frozenset({"name", "arguments", "index"})
+_OF_A_FUNCTION = frozenset({"name", "arguments", "parameters", "input", "args", "index"})
 
 AT_THE_TOP = frozenset(
     {
@@ -179,9 +179,9 @@ def _offered(question: Question) -> list[dict[str, Any]]:
         {
             "type": "function",
             "function": {
-                "name": tool.name,
+                "name": question.name_of(tool.name),
                 "description": tool.description,
-                "parameters": for_ollama(tool.input_schema),
+                "parameters": for_ollama(tool.sound_schema),
             },
         }
         for tool in tools
@@ -194,8 +194,8 @@ def _with_choice(system: str, question: Question) -> str:
     said = [system] if system else []
     if request.tool_choice == "required":
         said.append("Answer with a call of one of the tools.")
-    elif request.tool_choice not in (None, "auto"):
-        said.append(f"Answer with a call of the tool {request.tool_choice}.")
+    elif request.tool_choice is not None and request.tool_choice != "auto":
+        said.append(f"Answer with a call of the tool {question.name_of(request.tool_choice)}.")
     if not request.parallel_tool_calls:
         said.append("Call one tool at a time.")
     return "\n\n".join(said)
@@ -318,7 +318,7 @@ class OllamaReader:
         """Take one line."""
         if not isinstance(data, Mapping):
             raise MalformedReplyError(f"a line of the answer is no object: {reading.shown(str(data))}")
-        if data.get("error"):
+        if reading.is_error(data.get("error")):
             raise RefusedInStreamError(data)
         if "message" not in data and "done" not in data:
             if data.get("detail") or data.get("errors"):
@@ -364,7 +364,7 @@ class OllamaReader:
             object(),
             id=id,
             name=reading.words(function.get("name")),
-            arguments=function.get("arguments"),
+            arguments=reading.given_in(function),
         )
         extra = {
             "call": {name: value for name, value in call.items() if name not in _OF_A_CALL and value},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -31,6 +31,13 @@ SHOWN = 500
 
 
 # -- plain values -----------------------------------------------------------------------
+
+
+def position_of(value: object) -> int | None:
+    """Return an index, which some servers give as text; None for what is none."""
+    if isinstance(value, str):
+        return int(value) if value.isdecimal() and len(value) < 19 else None
+    return int(value) if isinstance(value, int | float) and 0 <= value < 10**18 else None
 
 
 def mapping_of(value: object) -> Mapping[str, Any]:
@@ -94,22 +101,49 @@ def text_of(content: object) -> str:
 
 
 def thoughts_of(content: object) -> str:
-    """Return what is thought in an array of parts, as Mistral and others send it."""
+    """Return what is thought in an array of parts, as Mistral, OpenRouter and others send it."""
     texts: list[str] = []
     for part in content if isinstance(content, list) else ():
         found = mapping_of(part)
-        if found.get("type") in ("thinking", "reasoning"):
-            texts.append(text_of(found.get("thinking") or found.get("reasoning") or found.get("text")))
+        if found.get("type") in ("thinking", "reasoning", "reasoning.text", "reasoning.summary"):
+            texts.append(_thought(found))
     return "".join(texts)
 
 
-_OPENINGS = ("<think>", "<thinking>", "<thought>", "<|channel|>analysis<|message|>")
+def _thought(part: Mapping[str, Any]) -> str:
+    names = ("thinking", "reasoning", "text", "summary")
+    given = next((part[name] for name in names if part.get(name)), None)
+    if isinstance(given, list):
+        given = [item if isinstance(item, str) else mapping_of(item).get("text") for item in given]
+        return "".join(map(words, given))
+    return text_of(given)
+
+
+def refusal_of(content: object) -> str:
+    """Return with which words a model declines in an array of parts."""
+    parts = map(mapping_of, content if isinstance(content, list) else ())
+    return "".join(words(part.get("refusal")) for part in parts if part.get("type") == "refusal")
+
+
+def is_error(value: object) -> bool:
+    """Whether what stands under `error`, or MiniMax's `base_resp`, is one; some fill it with nothing."""
+    if not isinstance(value, dict):
+        return bool(value)
+    if "status_code" in value:
+        return value["status_code"] not in (None, 0, 200, "", "0", "200")
+    return any(value.values())
+
+
 _CLOSINGS = {
     "<think>": "</think>",
     "<thinking>": "</thinking>",
     "<thought>": "</thought>",
+    "<seed:think>": "</seed:think>",
+    "[THINK]": "[/THINK]",
+    "\u25c1think\u25b7": "\u25c1/think\u25b7",
     "<|channel|>analysis<|message|>": "<|end|>",
 }
+_OPENINGS = tuple(_CLOSINGS)
 
 
 class Thoughts:
@@ -174,18 +208,6 @@ class Thoughts:
             yield ReasoningDelta(said)
 
 
-def split_thoughts(text: str) -> tuple[str, str]:
-    """Return the thoughts at the beginning of a whole text, and the text behind them."""
-    if "<" not in text[:100]:
-        return "", text
-    thoughts = Thoughts()
-    pieces = [*thoughts.feed(text), *thoughts.close()]
-    return (
-        "".join(piece.text for piece in pieces if isinstance(piece, ReasoningDelta)).strip(),
-        "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)),
-    )
-
-
 # -- calls -------------------------------------------------------------------------------
 
 
@@ -193,9 +215,10 @@ def arguments_of(given: object) -> tuple[Mapping[str, Any], str]:
     """Return the arguments of a call, and what is wrong with them if they cannot be read.
 
     Nothing at all, null and an empty array are no arguments. A text is read as JSON, once more if
-    that gives a text again. What is no object is a problem in words that the model can use.
+    that gives a text again; pieces of a text may come as an array, and one object several times over.
+    What is no object is a problem in words that the model can use.
     """
-    value, problem = given, ""
+    value, problem = _joined_text(given), ""
     for _ in range(2):
         if not isinstance(value, str):
             break
@@ -204,6 +227,9 @@ def arguments_of(given: object) -> tuple[Mapping[str, Any], str]:
         try:
             value = json.loads(value)
         except ValueError as error:
+            said = _object_said(value)
+            if said is not None:
+                return said, ""
             problem = f"are not JSON: {error}"
             break
         except RecursionError:
@@ -219,6 +245,37 @@ def arguments_of(given: object) -> tuple[Mapping[str, Any], str]:
     return {}, f"Not run: the arguments {problem}. Give one JSON object. You gave: {text[:SHOWN]}"
 
 
+def _joined_text(given: object) -> object:
+    """Return the text of a JSON object that comes in pieces, as an array; else what was given."""
+    if isinstance(given, list) and given and all(isinstance(piece, str) for piece in given):
+        text = "".join(given)
+        if _is_whole(text):
+            return text
+    return given
+
+
+def _object_said(text: str) -> Mapping[str, Any] | None:
+    """Return the object that a text says several times in a row; an empty one may stand before it.
+
+    Some servers send the arguments whole in each fragment, or begin with `{}`. Two objects that differ
+    say nothing clear: None.
+    """
+    said: dict[str, Any] = {}
+    rest = text.strip()
+    while rest:
+        try:
+            value, end = _DECODER.raw_decode(rest)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(value, dict) or (value and said and value != said):
+            return None
+        said = said or value
+        rest = rest[end:].lstrip()
+    return said
+
+
+_DECODER = json.JSONDecoder()
+
 _JSON_NAMES: dict[type, str] = {
     str: "a string",
     list: "an array",
@@ -226,6 +283,12 @@ _JSON_NAMES: dict[type, str] = {
     int: "a number",
     float: "a number",
 }
+
+
+def given_in(*places: Mapping[str, Any]) -> Any:
+    """Return the arguments of a call, under whichever name a server gives them; None if there are none."""
+    names = ("arguments", "parameters", "input", "args")
+    return next((place[name] for place in places for name in names if place.get(name) is not None), None)
 
 
 def new_call_id() -> str:
@@ -245,8 +308,20 @@ class Fragments:
 
     @property
     def given(self) -> object:
-        """The arguments as they were given."""
-        return "".join(self.arguments) if self.arguments else self.whole
+        """The arguments as they were given; some servers repeat with each fragment what came before it."""
+        if not self.arguments:
+            return self.whole
+        text, last = "".join(self.arguments), self.arguments[-1]
+        if len(self.arguments) > 1 and _is_whole(last) and not _is_whole(text):
+            repeats = all(map(last.startswith, self.arguments))
+            return last if repeats else text
+        return text
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the arguments so far are an object."""
+        given = self.given
+        return isinstance(given, dict) or (isinstance(given, str) and _is_whole(given))
 
 
 class CallAssembler:
@@ -264,16 +339,14 @@ class CallAssembler:
 
         Some servers number every call 0, or not at all; some repeat a name or an id with every
         fragment, or give a fragment another id. A new call begins where a name comes with another
-        id, or after arguments that are whole.
+        id, or after arguments that are whole, unless it only says the same again.
         """
         if index is None:
-            index = (
-                self._calls[-1]
-                if self._calls and not self._begins(self._calls[-1], id, name)
-                else len(self._calls)
-            )
+            latest = self._known(id)
+            is_new = latest is None or self._begins(latest, id, name, arguments)
+            index = len(self._calls) if is_new else latest
         call = index if isinstance(index, Fragments) else self._at.get(index)
-        if call is None or self._begins(call, id, name):
+        if call is None or self._begins(call, id, name, arguments):
             call = self._at[index] = Fragments(id, name)
             self._calls.append(call)
         else:
@@ -286,13 +359,19 @@ class CallAssembler:
             call.whole = arguments
         return call
 
-    def _begins(self, call: Fragments, id: str, name: str) -> bool:
+    def _known(self, id: str) -> Fragments | None:
+        """Return the call with this id, else the last one."""
+        same = (call for call in reversed(self._calls) if id and call.id == id)
+        return next(same, self._calls[-1] if self._calls else None)
+
+    def _begins(self, call: Fragments, id: str, name: str, arguments: object) -> bool:
         if not name:
             return False
         if id and call.id and id != call.id:
             return True
-        same = id and id == call.id
-        return not same and bool(call.name) and call.whole is None and _is_whole("".join(call.arguments))
+        if not call.name or not call.is_whole:
+            return False
+        return not (id and id == call.id) or _is_another(call.given, arguments)
 
     def calls(self, provider: str, model: str, *, truncated: bool) -> tuple[ToolCall, ...]:
         """Return the calls in the order in which they began.
@@ -316,6 +395,12 @@ class CallAssembler:
             extra = ProviderData(provider, model, call.extra) if call.extra else None
             whole.append(ToolCall(call.id, name, arguments, extra, problem))
         return tuple(whole)
+
+
+def _is_another(given: object, more: object) -> bool:
+    """Whether arguments that follow others of one id belong to another call: both say different things."""
+    (before, _), (after, _) = arguments_of(given), arguments_of(more)
+    return bool(before) and bool(after) and not before.items() <= after.items()
 
 
 def _is_whole(text: str) -> bool:
@@ -358,6 +443,7 @@ _STOPS: dict[str, StopReason] = {
     "spii": "refusal",
     "image_safety": "refusal",
     "guardrail_intervened": "refusal",
+    "pause_turn": "pause_turn",
 }
 
 
@@ -403,7 +489,7 @@ def completion_of(
 
     Some servers say `stop` after tool calls, or `tool_calls` without any.
     """
-    if stop in ("end_turn", "stop_sequence", "tool_use"):
+    if stop in ("end_turn", "stop_sequence", "tool_use", "pause_turn"):
         if calls:
             stop = "tool_use"
         elif stop == "tool_use":
@@ -416,7 +502,7 @@ def completion_of(
 _MARKUP = re.compile(r"<\|.*|<[/a-z].*|\s.*", re.DOTALL)
 
 
-def tidied(calls: tuple[ToolCall, ...], tools: Iterable[str], taken: set[str]) -> tuple[ToolCall, ...]:
+def tidied(calls: tuple[ToolCall, ...], tools: Mapping[str, str], taken: set[str]) -> tuple[ToolCall, ...]:
     """Return calls whose names are those of tools, where that is clear, and whose ids are their own.
 
     A model may leak its template into a name (`search<|channel|>commentary`), or put a namespace
@@ -425,23 +511,20 @@ def tidied(calls: tuple[ToolCall, ...], tools: Iterable[str], taken: set[str]) -
 
     Args:
       calls: what the model wishes for.
-      tools: the names of the tools that it was offered.
+      tools: the names of the tools that it was offered, by the names that it was told.
       taken: ids that the conversation holds already; the ids of the calls are added.
     """
     if not calls:
         return calls
-    known = frozenset(tools)
-    return tuple(_tidy(call, known, taken) for call in calls)
+    return tuple(_tidy(call, tools, taken) for call in calls)
 
 
-def _tidy(call: ToolCall, known: frozenset[str], taken: set[str]) -> ToolCall:
-    name = call.name
-    if name not in known:
-        bare = _MARKUP.sub("", name.strip().strip("\"'`"))
-        for candidate in (bare, *(bare.rpartition(mark)[2] for mark in (".", ":", "/"))):
-            if candidate in known:
-                name = candidate
-                break
+def _tidy(call: ToolCall, known: Mapping[str, str], taken: set[str]) -> ToolCall:
+    name = known.get(call.name)
+    if name is None:
+        bare = _MARKUP.sub("", call.name.strip().strip("\"'`"))
+        candidates = (bare, *(bare.rpartition(mark)[2] for mark in (".", ":", "/")))
+        name = next((known[candidate] for candidate in candidates if candidate in known), call.name)
     id = call.id
     if not id or id in taken:
         id = new_call_id()

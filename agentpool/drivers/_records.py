@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from typing import Any
 
-from agentpool._core.errors import DriverError
+from agentpool._core.errors import DriverError, MalformedReplyError
 from agentpool.drivers._dialect import Delta, RefusedInStreamError, StreamReader
 from agentpool.drivers._http import Exchange
 from agentpool.drivers._reading import json_of
@@ -42,7 +42,7 @@ class Records:
         events = self._split.feed(chunk) if chunk else self._split.close()
         deltas: list[Delta] = []
         for event in events:
-            if event.data.strip() == "[DONE]" or self._reader.is_done:
+            if is_end(event) or self._reader.is_done:
                 self.ended = True
                 break
             deltas += self._fed(event)
@@ -54,15 +54,9 @@ class Records:
         return deltas
 
     def _fed(self, event: SseEvent) -> list[Delta]:
-        try:
-            data = json.loads(event.data)
-        except (ValueError, RecursionError):
-            data = None
+        data = data_of(event)
         if data is None:
-            if event.name == "error":
-                data = {"error": {"message": event.data}}
-            else:
-                data = json_of(event.data, "a piece of the stream")
+            return []  # a sign of life
         try:
             deltas = list(self._reader.feed(data, event.name))
         except RefusedInStreamError as refused:
@@ -72,17 +66,48 @@ class Records:
         raise self._refused(body)
 
 
+def is_end(event: SseEvent) -> bool:
+    """Whether an event says that the stream is over, as OpenAI's does."""
+    return event.data.strip(' "') == "[DONE]"
+
+
+def data_of(event: SseEvent) -> Any:
+    """Return the JSON data of an event; of an error, its words if they are none.
+
+    Raises:
+      MalformedReplyError: if it is no JSON.
+    """
+    try:
+        data = json_of(event.data, "a piece of the stream")
+    except MalformedReplyError:
+        if event.name != "error":
+            raise
+        data = None
+    return {"error": {"message": event.data}} if data is None and event.name == "error" else data
+
+
 class LineReader:
-    """Reads records that are lines of JSON; empty lines are passed over."""
+    """Reads records that are lines of JSON; empty lines are passed over.
+
+    Proxies may put them into server-sent events; then what is more than the data is passed over, too.
+    """
 
     def __init__(self) -> None:
         self._lines = Lines()
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
         """Take the next bytes, and return the lines that they complete."""
-        return [SseEvent(line) for line in self._lines.feed(chunk) if line.strip()]
+        return [SseEvent(data) for line in self._lines.feed(chunk) if (data := _bare(line))]
 
     def close(self) -> list[SseEvent]:
         """Return the last line, also if its end is missing."""
-        line = self._lines.close()
-        return [SseEvent(line)] if line.strip() else []
+        data = _bare(self._lines.close())
+        return [SseEvent(data)] if data else []
+
+
+def _bare(line: str) -> str:
+    """Return the data in a line."""
+    line = line.strip()
+    if line.startswith("data:"):
+        return line[5:].strip()
+    return "" if line.startswith((":", "event:", "id:", "retry:")) else line

@@ -19,6 +19,7 @@ from agentpool._core.errors import (
     ContextTooLongError,
     DriverError,
     DriverUnavailableError,
+    MalformedReplyError,
     OverloadedError,
     RateLimitedError,
     RequestRejectedError,
@@ -38,6 +39,7 @@ class Refusal:
       code: its own names for what is wrong, such as `context_length_exceeded`.
       parameter: the name of the parameter that it does not like, if it says so.
       retry_after: seconds to wait, if it said so.
+      resets_in: seconds until a quota that is used up is whole again, which it tells in passing.
       begun: whether a part of an answer had come before, which may have to be paid.
     """
 
@@ -46,6 +48,7 @@ class Refusal:
     code: str = ""
     parameter: str = ""
     retry_after: float | None = None
+    resets_in: float | None = None
     begun: bool = False
 
 
@@ -67,10 +70,19 @@ def refusal_of(
     text, code, parameter = words_of(inner)
     if not text:
         text = "an error without words" if status is None else f"HTTP status {status} without words"
-    hint = retry_after_seconds(headers or {})
-    if hint is None:
-        hint = _delay_in(inner)
-    return Refusal(_status(status, inner), text[:LONGEST_TEXT], code, parameter, hint, begun)
+    heads = (headers or {}, _headers_in(inner))
+    hints = (retry_after_seconds(heads[0]), _delay_in(inner), retry_after_seconds(heads[1]))
+    hint = next(filter(None, hints), 0.0 if 0.0 in hints else None)
+    resets = next((wait for head in heads if (wait := reset_seconds(head)) is not None), None)
+    return Refusal(
+        _status(status, inner),
+        text[:LONGEST_TEXT],
+        code,
+        parameter,
+        hint,
+        resets,
+        begun,
+    )
 
 
 def _inner(body: object) -> object:
@@ -85,6 +97,8 @@ def _inner(body: object) -> object:
             body = inner
         elif isinstance(body, dict) and isinstance(body.get("errors"), list) and body["errors"]:
             body = body["errors"]
+        elif isinstance(body, dict) and isinstance(body.get("base_resp"), dict):
+            body = body["base_resp"]
         else:
             break
     return body
@@ -96,16 +110,14 @@ def words_of(inner: object) -> tuple[str, str, str]:
         return _told_of_text(inner), "", ""
     if not isinstance(inner, dict):
         return ("" if inner is None else str(inner)), "", ""
-    names = ("code", "type", "status", "error_type", "__type", "error_code", "reason")
+    names = ("code", "type", "status", "status_code", "error_type", "__type", "error_code", "reason")
     codes = [str(inner[name]) for name in names if isinstance(inner.get(name), str | int) and inner[name]]
     nested = inner.get("innererror")
     if isinstance(nested, dict) and nested.get("code"):
         codes.append(str(nested["code"]))
     raw = _mapping(inner.get("metadata")).get("raw")
-    said: Any = (
-        inner.get("message") or inner.get("detail") or inner.get("msg") or inner.get("error_description")
-    )
-    text, parameter = _said(said)
+    places = ("message", "detail", "msg", "error_description", "error_msg", "status_msg")
+    text, parameter = _said(next((inner[name] for name in places if inner.get(name)), None))
     if isinstance(raw, str) and raw and raw not in text:
         text = f"{text} ({raw})" if text else raw  # a router hides the provider's words there
     param = inner.get("param")
@@ -197,17 +209,66 @@ def retry_after_seconds(headers: Mapping[str, str], *, now: float | None = None)
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    text = headers.get("retry-after")
-    seconds = _number(text)
-    if seconds is not None or text is None:
-        return seconds
-    from email.utils import parsedate_to_datetime  # mostly a wait is a number
+    return _wait(headers.get("retry-after"), now)
 
-    try:
-        moment = parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError, OverflowError):
+
+_RESET = re.compile(r"rate-?limit-(?:.+-)?reset\b")
+
+
+def reset_seconds(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
+    """Return when a quota is whole again that is used up, as `x-ratelimit-reset-tokens` and its like say.
+
+    Several quotas may be told of; those of which something remains do not count, unless it is the only one.
+
+    Args:
+      headers: of an answer; names in lower case.
+      now: seconds since 1970, for a moment; left out, the clock is read.
+    """
+    told = {name: _wait(value, now) for name, value in headers.items() if _RESET.search(name)}
+    waits = {name: wait for name, wait in told.items() if wait is not None}
+    empty = [wait for name, wait in waits.items() if _number(headers.get(_remaining(name))) == 0]
+    return max(empty, default=None) if empty or len(waits) != 1 else next(iter(waits.values()))
+
+
+def _remaining(name: str) -> str:
+    return name.replace("reset", "remaining")
+
+
+def _headers_in(inner: object) -> Mapping[str, str]:
+    """Return the headers of another server that a router puts into the body of its error."""
+    found = _mapping(_mapping(_mapping(inner).get("metadata")).get("headers"))
+    return {str(name).lower(): str(value) for name, value in found.items()}
+
+
+_YEARS = 1e9  # seconds: what is longer is a moment, seconds since 1970 ...
+_MILLENNIA = 1e12  # ... or milliseconds
+
+
+def _wait(text: str | None, now: float | None) -> float | None:
+    """Read a wait: seconds, `1m30s`, or a moment as a date or as seconds or milliseconds since 1970."""
+    if text is None:
         return None
-    return max(0.0, moment - (time.time() if now is None else now))
+    seconds = _number(text)
+    if seconds is None:
+        seconds = _duration(text)
+    if seconds is not None and seconds < _YEARS:
+        return seconds
+    moment = _moment(text) if seconds is None else seconds / 1000 if seconds >= _MILLENNIA else seconds
+    return None if moment is None else max(0.0, moment - (time.time() if now is None else now))
+
+
+def _moment(text: str) -> float | None:
+    """Read a date as HTTP writes it, or as ISO 8601 does; return seconds since 1970."""
+    from datetime import UTC, datetime  # mostly a wait is a number
+    from email.utils import parsedate_to_datetime
+
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            date = read(text.strip())
+            return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return None
 
 
 def _number(text: str | None) -> float | None:
@@ -218,13 +279,14 @@ def _number(text: str | None) -> float | None:
     return value if 0 <= value < float("inf") else None  # `nan` is neither
 
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
-_IN_WORDS = re.compile(
-    r"(?:try again|retry|come back|wait|available|reset\w*)\D{0,30}?"
-    r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?)\b",
-    re.IGNORECASE,
+_ONE = (
+    r"\d+(?:\.\d+)?\s*"
+    r"(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
 )
-_UNITS = {"ms": 0.001, "mil": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hou": 3600.0}
+_SPAN = rf"{_ONE}(?:(?:\s*,|\s+and)?\s*{_ONE})*"
+_IN_WORDS = rf"(?:try again|retry|come back|wait|available|reset\w*)\D{{0,30}}?(?<![-\d.])({_SPAN})"
+_PARTS = r"(\d+(?:\.\d+)?)\s*(ms|mil|s|m|h|d)"
+_UNITS = {"ms": 0.001, "mil": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def _delay_in(inner: object) -> float | None:
@@ -232,31 +294,23 @@ def _delay_in(inner: object) -> float | None:
     found = _mapping(inner)
     details = found.get("details")
     for detail in details if isinstance(details, list) else ():
-        delay = _duration(_mapping(detail).get("retryDelay"))
+        of_quota = _mapping(_mapping(detail).get("metadata")).get("quotaResetDelay")
+        delay = _duration(_mapping(detail).get("retryDelay") or of_quota)
         if delay is not None:
             return delay
     for name in ("retry_after", "retry_after_seconds"):
         value = found.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return _number(str(value))
-    text = words_of(inner)[0]
-    match = _IN_WORDS.search(text)
-    if match is None:
-        return None
-    unit = match[2].lower()
-    scale = _UNITS.get(unit) or _UNITS.get(unit[:3]) or _UNITS[unit[0]]
-    return float(match[1]) * scale
+    match = re.search(_IN_WORDS, words_of(inner)[0].lower())
+    return None if match is None else _duration(match[1])
 
 
 def _duration(text: object) -> float | None:
-    """Read `26s`, `1m30.5s` or `250ms`."""
-    if not isinstance(text, str) or not text:
+    """Read `26s`, `1m30.5s`, `250ms` or `1 minute and 5 seconds`."""
+    if not isinstance(text, str) or re.fullmatch(_SPAN, text.strip().lower()) is None:
         return None
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or not any(match.groups()):
-        return None
-    hours, minutes, seconds, milliseconds = (float(group or 0) for group in match.groups())
-    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PARTS, text.lower()))
 
 
 # -- errors -----------------------------------------------------------------------------
@@ -287,6 +341,16 @@ def _words(*parts: str) -> str:
 
 
 RULES = (
+    Rule(
+        MalformedReplyError,  # first, since what the model wrote is quoted, which may hold any words
+        _words(
+            r"tool_use_failed",
+            r"json_validate_failed",
+            r"(?:error|failed to) pars(?:e|ing) (?:the )?(?:tool|function)[ _]?call",
+            r"failed to (?:call a function|generate json)",
+        ),
+        (400, 422, 500, None),
+    ),
     Rule(
         RateLimitedError,  # before the rule on length: limits per minute speak of too many tokens, too
         _words(
@@ -341,6 +405,7 @@ RULES = (
             r"blocked by .{0,40}(?:safety|guardrail|policy)",
             r"guardrail",
             r"sensitive (?:words|content|information)",
+            r"new_sensitive",
         ),
         (400, 403, 422, 451, 500, None),
     ),
@@ -397,6 +462,7 @@ RULES = (
             r"unsupported",
             r"does not exist",
             r"api key",
+            r"login fail",
             r"bad[ _]?request",
         ),
         (None,),
@@ -423,7 +489,8 @@ def error_of(refusal: Refusal) -> DriverError:
 
 def _made(kind: type[DriverError], refusal: Refusal) -> DriverError:
     if issubclass(kind, RateLimitedError | OverloadedError):
-        error: DriverError = kind(refusal.text, retry_after=refusal.retry_after)
+        wait = refusal.resets_in if refusal.retry_after is None else refusal.retry_after
+        error: DriverError = kind(refusal.text, retry_after=wait)
     else:
         error = kind(refusal.text)
     if refusal.begun and error.retryable:

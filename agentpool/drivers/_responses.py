@@ -8,6 +8,7 @@ from typing import Any, Literal
 from agentpool._core.content import Content, Document, Image, Part, Text, parts_of, text_of, told_of_file
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.messages import Completion, ToolCall, ToolMessage
+from agentpool._core.text import encodable
 from agentpool.drivers._chat import data_url, document_text, effort_of
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import (
@@ -71,18 +72,20 @@ class ResponsesDialect:
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.tools:
+            # Left out, it is on.
+            strict = {} if "no_strict" in question.lessons.traits else {"strict": False}
             body["tools"] = [
                 {
                     "type": "function",
-                    "name": tool.name,
+                    "name": question.name_of(tool.name),
                     "description": tool.description,
-                    "parameters": object_schema(tool.input_schema),
-                    "strict": False,
+                    "parameters": object_schema(tool.sound_schema),
+                    **strict,
                 }
                 for tool in request.tools
             ]
             if request.tool_choice is not None:
-                body["tool_choice"] = _choice(request.tool_choice)
+                body["tool_choice"] = _choice(request.tool_choice, question)
             if not request.parallel_tool_calls:
                 body["parallel_tool_calls"] = False
         if native:
@@ -102,8 +105,10 @@ class ResponsesDialect:
         return ResponsesReader(question)
 
 
-def _choice(choice: str) -> Any:
-    return choice if choice in ("auto", "required", "none") else {"type": "function", "name": choice}
+def _choice(choice: str, question: Question) -> Any:
+    if choice in ("auto", "required", "none"):
+        return choice
+    return {"type": "function", "name": question.name_of(choice)}
 
 
 def _format(question: Question) -> dict[str, Any]:
@@ -147,7 +152,7 @@ def _fits(kept: list[Any], turn: Turn) -> bool:
     assert turn.message is not None
     calls = sum(item.get("type") == "function_call" for item in kept)
     texts = [text_of_item(item)[0] for item in kept if item.get("type") == "message"]
-    return calls == len(turn.calls) and "".join(texts) == turn.message.text
+    return calls == len(turn.calls) and encodable("".join(texts)) == encodable(turn.message.text)
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -159,7 +164,7 @@ def _output(message: ToolMessage) -> Any:
     content = message.result.content
     if is_text(content):
         return told_result(message.result.text, message.result.is_error)
-    return _content(content)
+    return _content((Text("Error:"), *parts_of(content)) if message.result.is_error else content)
 
 
 def _content(content: Content) -> Any:

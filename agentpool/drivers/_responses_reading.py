@@ -154,6 +154,7 @@ class Streamed:
 
     def __init__(self) -> None:
         self._items: dict[int, dict[str, Any]] = {}
+        self._ended: set[int] = set()
         self._arguments: dict[object, str] = {}
         self._said: dict[str, str] = {}
 
@@ -167,6 +168,7 @@ class Streamed:
         number = data.get("output_index")
         index = number if isinstance(number, int) else max(self._items, default=-1) + 1
         self._items[index] = dict(reading.mapping_of(data.get("item")))
+        self._ended.add(index)
 
     def say(self, kind: str, text: str) -> None:
         """Take a piece of text, or of a refusal."""
@@ -185,6 +187,8 @@ class Streamed:
     def completed(self, items: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return the items of a response, with what only was streamed put in."""
         found: list[dict[str, Any]] = [dict(item) for item in items]
+        if found:
+            found = [*self._missing("reasoning", found), *found, *self._missing("function_call", found)]
         numbered = dict(enumerate(found)) or dict(sorted(self._items.items()))
         for number, item in numbered.items():
             if item.get("type") == "function_call" and not item.get("arguments"):
@@ -203,6 +207,13 @@ class Streamed:
             whole.insert(place, {"type": "message", "role": "assistant", "content": parts})
         return whole
 
+    def _missing(self, kind: str, found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the items of a kind that were streamed to their end, if a response holds none of it."""
+        if any(item.get("type") == kind for item in found):
+            return []
+        ended = (self._items[index] for index in sorted(self._ended))
+        return [item for item in ended if item.get("type") == kind]
+
 
 def _keys(data: Mapping[str, Any]) -> list[object]:
     """Return by what an event says to which item it belongs."""
@@ -211,6 +222,7 @@ def _keys(data: Mapping[str, Any]) -> list[object]:
 
 _REFUSED = ("response.refusal.delta",)
 _SAID = ("response.output_text.delta", *_REFUSED)
+_SAID_AT_ONCE = ("response.output_text.done", "response.refusal.done")
 _THOUGHT = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
 _ENDS = ("response.completed", "response.incomplete", "response.failed", "response.done")
 _UNENDED = (None, "in_progress", "queued")
@@ -223,6 +235,9 @@ class ResponsesReader:
         self._question = question
         self._streamed = Streamed()
         self._final: Mapping[str, Any] | None = None
+        self._is_saying = False  # whether a part of a text has come in pieces that has not ended
+        self._thoughts: dict[str, str] = {}  # in which kind of event an item's thoughts come
+        self._thought: tuple[object, ...] | None = None  # to what the last piece of one belonged
         self.is_done = False
 
     def feed(self, data: Any, name: str) -> Iterable[Delta]:
@@ -234,14 +249,15 @@ class ResponsesReader:
             raise RefusedInStreamError(data)
         streamed = self._streamed
         if kind in _SAID:
-            text = reading.words(data.get("delta"))
-            if not text:
-                return ()
-            streamed.say(kind, text)
-            return (TextDelta(text),)
+            return self._say(kind, reading.words(data.get("delta")))
+        if kind in _SAID_AT_ONCE:
+            # A text whose pieces came is known by now.
+            told = "" if self._is_saying else reading.words(data.get("text") or data.get("refusal"))
+            deltas = self._say(kind.replace(".done", ".delta"), told)
+            self._is_saying = False
+            return deltas
         if kind in _THOUGHT:
-            text = reading.words(data.get("delta"))
-            return (ReasoningDelta(text),) if text else ()
+            return self._think(kind, data)
         if kind == "response.output_item.added":
             streamed.begin(data)
         elif kind == "response.output_item.done":
@@ -257,6 +273,27 @@ class ResponsesReader:
             self._final = final
             self.is_done = True
         return ()
+
+    def _say(self, kind: str, text: str) -> Iterable[Delta]:
+        if not text:
+            return ()
+        self._is_saying = True
+        self._streamed.say(kind, text)
+        return (TextDelta(text),)
+
+    def _think(self, kind: str, data: Mapping[str, Any]) -> Iterable[Delta]:
+        """Take a piece of a thought; parts of it stand apart, as in the whole answer.
+
+        Some servers send each piece twice, as a summary and as the thought itself.
+        """
+        text = reading.words(data.get("delta"))
+        item = str(data.get("item_id") or data.get("output_index"))
+        if not text or self._thoughts.setdefault(item, kind) != kind:
+            return ()
+        place = (item, data.get("summary_index"), data.get("content_index"))
+        apart = "\n\n" if self._thought is not None and self._thought != place else ""
+        self._thought = place
+        return (ReasoningDelta(apart + text),)
 
     def completion(self) -> Completion:
         """Return the whole answer."""

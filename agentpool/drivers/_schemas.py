@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from agentpool._core.sound_schemas import sound_schema
+
 _LOOSE = frozenset(
     {
         "patternProperties",
@@ -33,7 +35,7 @@ def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     Strict answers need objects whose properties are all required and that have no others. Nothing
     is made required that was not: such a schema is sent, but not as a strict one.
     """
-    strict = _strict(schema)
+    strict = _strict(sound_schema(schema))
     if isinstance(strict, dict) and strict.get("type") == "object":
         return strict
     return None
@@ -85,9 +87,14 @@ def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
 _OF_DOCUMENTS = ("$ref", "$defs", "definitions", "$schema", "$id", "$comment")
 
 
+_MOST_FOUND = 500
+"""So many references are followed: of schemas that contain each other there is no end soon enough."""
+
+
 class _Inliner:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
+        self._left = _MOST_FOUND
 
     def node(self, node: Any, inside: tuple[str, ...]) -> dict[str, Any]:
         """Return one schema; `inside` are the references that it stands in."""
@@ -96,7 +103,8 @@ class _Inliner:
         reference = node.get("$ref")
         rest = {key: value for key, value in node.items() if key not in _OF_DOCUMENTS}
         if isinstance(reference, str):
-            if reference in inside:
+            self._left -= 1
+            if reference in inside or self._left < 0:
                 name = reference.rpartition("/")[2]
                 return {"type": "object", "description": f"like {name}", **self._inner(rest, inside)}
             return {**self.node(self._found(reference), (*inside, reference)), **self._inner(rest, inside)}
@@ -214,10 +222,7 @@ def for_ollama(schema: Mapping[str, Any]) -> dict[str, Any]:
     Those are `type`, `properties`, `required`, `items`, `enum`, `anyOf` and `description`; all
     others are said in the description.
     """
-    whole = _ollama_node(inlined(schema))
-    whole["type"] = "object"
-    whole.setdefault("properties", {})
-    return whole
+    return _ollama_node(inlined(object_schema(schema)))
 
 
 _OLLAMA_DROPS = tuple(key for key in _SAID if key != "enum")
@@ -238,7 +243,7 @@ def _ollama_node(node: dict[str, Any]) -> dict[str, Any]:
         result["type"] = implied_type(node)
     if "properties" in node:
         result["properties"] = {name: _ollama_node(item) for name, item in node["properties"].items()}
-    if isinstance(node.get("items"), dict):
+    if isinstance(node.get("items"), dict) and node["items"]:
         result["items"] = _ollama_node(node["items"])
     return result
 
@@ -314,9 +319,13 @@ def _open_api_node(node: dict[str, Any]) -> dict[str, Any]:
     result["type"] = some[0]["type"] if some else "string"
     if result["type"] == "object" and node.get("properties"):
         result["properties"] = {name: _open_api_node(item) for name, item in node["properties"].items()}
+        # What is needed and not there is refused.
+        needed = [name for name in result.pop("required", ()) if name in result["properties"]]
+        if needed:
+            result["required"] = needed
     if result["type"] == "array":
         result["items"] = _open_api_node(
-            node["items"] if isinstance(node.get("items"), dict) else {"type": "string"}
+            node["items"] if isinstance(node.get("items"), dict) and node["items"] else {"type": "string"}
         )
     return result
 
@@ -327,7 +336,7 @@ def closed_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     What it does not take, such as `minimum`, is said in the description. None if an object in it may
     have other properties.
     """
-    closed = _closed(schema)
+    closed = _closed(sound_schema(schema))
     return closed if isinstance(closed, dict) and closed.get("type") == "object" else None
 
 
@@ -413,7 +422,9 @@ def object_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     them need; what each of them needs is said in the description.
     """
     if not schema.keys() & _NOT_ON_TOP:
-        return schema if schema.get("type") == "object" else {**schema, "type": "object"}
+        if schema.get("type") == "object" and "properties" in schema:
+            return schema
+        return {"properties": {}, **schema, "type": "object"}
     whole = inlined(schema)
     variants: list[dict[str, Any]] = whole.pop("anyOf", [])
     whole = {name: value for name, value in whole.items() if name not in _NOT_ON_TOP}

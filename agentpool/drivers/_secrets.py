@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, quote_plus
+from weakref import WeakSet
 
 import attrs
 
@@ -65,7 +67,7 @@ class Redaction:
         texts = {key.reveal(), *headers}
         for _, value in parse_qsl(query):
             if len(value) >= _SHORTEST_OF_QUERY:
-                texts |= {value, quote(value)}
+                texts |= {value, quote(value), quote(value, safe=""), quote_plus(value)}
         known = sorted((text for text in texts if len(text) >= _SHORTEST), key=len, reverse=True)
         return cls(tuple(map(Secret, known)))
 
@@ -86,6 +88,33 @@ class Redaction:
             _forget(error, name)
         error.__traceback__ = error.__cause__ = error.__context__ = None
         return error
+
+
+_hidden: WeakSet[Redaction] = WeakSet()
+
+
+def hide_from_log(redaction: Redaction) -> None:
+    """Keep the secrets of a driver out of what httpx2 logs: it logs each address, with the query.
+
+    They are kept out for as long as the driver exists, and also where its client is the user's own.
+    """
+    logging.getLogger("httpx2").addFilter(_without_secrets)  # once, however often it is added
+    _hidden.add(redaction)
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(map(_shown, record.args))
+    return True
+
+
+def _shown(arg: object) -> object:
+    if isinstance(arg, int | float):
+        return arg
+    text = said = str(arg)
+    for redaction in list(_hidden):
+        text = redaction.text(text)
+    return arg if text == said else text
 
 
 _SHORTEST_OF_QUERY = 16

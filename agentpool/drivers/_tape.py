@@ -21,6 +21,8 @@ from agentpool._locks import lock, unlock
 
 VERSION = 1
 HEADER = json.dumps({"agentpool_cassette": VERSION})
+_BEGINNING = b'{"agentpool_cassette"'
+_BOM = b"\xef\xbb\xbf"
 _BLOCK = 64 * 1024
 
 FileState: TypeAlias = tuple[int, int, int] | None
@@ -154,13 +156,32 @@ def whole_lines(path: Path) -> bytes:
     return content[:end] if is_torn else content
 
 
+def check_replaceable(path: Path) -> None:
+    """Check that a file which a cassette is to take the place of is one, or is not there.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is something else, which nobody wants to lose.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_BOM + _BEGINNING))
+    except FileNotFoundError:
+        return
+    start = start.removeprefix(_BOM)
+    if start and not start.startswith(_BEGINNING) and not _BEGINNING.startswith(start):
+        raise ValueError(
+            f"{path} is no cassette, so it is not replaced; name another file, or delete this one"
+        )
+
+
 def lines_of(content: bytes, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the lines of a cassette with their numbers, from 1; headers and empty ones are left out.
 
     Raises:
       ValueError: if it is no cassette, or a line of it cannot be read, with the line's number.
     """
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if content else []
+    lines = content.removeprefix(_BOM).split(b"\n") if content else []
     for number, line in enumerate(lines, 1):
         if not line.strip() and number > 1:
             continue
@@ -168,15 +189,21 @@ def lines_of(content: bytes, path: Path) -> Iterator[tuple[int, dict[str, Any]]]
             data = json.loads(line)
             if not isinstance(data, dict):
                 raise TypeError("not an object")
-            if number == 1 or "agentpool_cassette" in data:  # another one is where two files were joined
-                _check_header(data)
-                continue
+        if number == 1 or "agentpool_cassette" in data:  # another one is where two files were joined
+            _check_header(data, f"{path}, line {number}")
+            continue
         yield number, data
 
 
-def _check_header(data: dict[str, Any]) -> None:
-    if data.get("agentpool_cassette") != VERSION:
-        raise ValueError(f"a cassette begins with {HEADER}")
+def _check_header(data: dict[str, Any], where: str) -> None:
+    version = data.get("agentpool_cassette")
+    if isinstance(version, int) and version > VERSION:
+        raise ValueError(
+            f"{where}: not a cassette that this agentpool knows, but one of version {version}, newer than"
+            f" {VERSION}: play it with a newer agentpool, or record it again"
+        )
+    if version != VERSION:
+        raise ValueError(f"{where}: not a cassette, which begins with {HEADER}: record it again")
 
 
 @contextmanager

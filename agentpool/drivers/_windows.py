@@ -41,6 +41,46 @@ class Source:
     question: Mapping[str, Any] | None = None
 
 
+@attrs.frozen
+class Room:
+    """What a server says of a request whose answer may become longer than there is room for.
+
+    Attributes:
+      window: tokens of a request and its answer together.
+      given: tokens of the request.
+    """
+
+    window: int
+    given: int
+
+
+_NUMBER = r"(\d[\d,]*)"
+_WINDOW = rf"context (?:length|limit|window)(?: is| of|:)? {_NUMBER}|must be <= {_NUMBER}"
+_GIVEN = (
+    rf"{_NUMBER} (?:tokens )?(?:in the (?:messages|functions|prompt)|in your prompt|from the input"
+    r"|of text input|of tool input|input tokens|.?inputs.? tokens)"
+)
+_SUM = rf"context limit: {_NUMBER} \+ {_NUMBER} > {_NUMBER}"
+
+
+def room_in(text: str) -> Room | None:
+    """Read how much room there is from a refusal of a request that is too long together with its answer.
+
+    OpenAI, vLLM, SGLang, TGI, OpenRouter and Anthropic tell; None if nothing is told.
+    """
+    text = text.lower()
+    if added := re.search(_SUM, text):
+        return Room(_count(added[3]), _count(added[1]))
+    window, given = re.search(_WINDOW, text), re.findall(_GIVEN, text)
+    if window is None or not given:
+        return None
+    return Room(_count(window[1] or window[2]), sum(map(_count, given)))
+
+
+def _count(digits: str) -> int:
+    return int(digits.replace(",", ""))
+
+
 def root_of(base: str) -> str:
     """Return an address without the `/v1` of OpenAI's API at its end."""
     return re.sub(r"/(?:openai/)?v1(?:beta)?(?:/openai)?$", "", base.rstrip("/"))

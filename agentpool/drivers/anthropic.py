@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.messages import CompletionRequest
+from agentpool.drivers._address import without_end
 from agentpool.drivers._dialect import Dialect
 from agentpool.drivers._http import DEFAULT_TIMEOUT
 from agentpool.drivers._http_driver import HttpDriver
@@ -39,18 +40,18 @@ class AnthropicDriver(HttpDriver):
         provider caches what came before. Reading from the cache is cheap, writing to it costs more
         than plain input: worth it for agents of several turns.
       timeout: seconds of silence after which a call is given up.
-      context_window: tokens of a request and its answer together, where the price table does not
-        know them.
+      context_window: tokens of a request and its answer together, in the place of what the price
+        table or the server says.
       privacy: where words go; left out, it follows from the address.
       prices: left out, the table that comes with the package.
       client: an `httpx2.AsyncClient` of your own, for proxies, certificates or signing. It is not closed.
       headers: more headers, such as `anthropic-beta`; they win over ours.
       query: more of the address's query.
-      options: more of each request, by the API's own names; they win over ours.
+      options: more of each request, by the API's own names; they win over ours. `tools` are added to ours.
 
     Raises:
       ModuleNotFoundError: if httpx2 is not installed; it names the `pip install`.
-      ValueError: if the key is missing, or an argument cannot be right.
+      ValueError, TypeError: if the key is missing, or an argument cannot be right.
     """
 
     provider = "anthropic"
@@ -71,10 +72,10 @@ class AnthropicDriver(HttpDriver):
         query: Mapping[str, str] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        base_url = base_url or os.environ.get("ANTHROPIC_BASE_URL") or DEFAULT_URL
+        base_url = without_end(base_url or os.environ.get("ANTHROPIC_BASE_URL") or DEFAULT_URL, "/messages")
         if api_key is None:
             api_key = os.environ.get("ANTHROPIC_API_KEY", "")
-        if not api_key.strip() and base_url.rstrip("/") == DEFAULT_URL and client is None and not headers:
+        if not api_key.strip() and base_url == DEFAULT_URL and client is None and not headers:
             raise ValueError(
                 "Anthropic needs a key: set ANTHROPIC_API_KEY, or pass api_key= to AnthropicDriver"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -35,8 +36,8 @@ class GeminiDriver(HttpDriver):
       api_key: the key; left out, `GEMINI_API_KEY`, else `GOOGLE_API_KEY`; empty, none, which other
         servers may take.
       timeout: seconds of silence after which a call is given up.
-      context_window: tokens of a request and its answer together, where the price table does not
-        know them.
+      context_window: tokens of a request and its answer together, in the place of what the price
+        table or the server says.
       privacy: where words go; left out, it follows from the address.
       prices: left out, the table that comes with the package.
       client: an `httpx2.AsyncClient` of your own, for proxies, certificates or signing (Vertex AI).
@@ -48,7 +49,7 @@ class GeminiDriver(HttpDriver):
 
     Raises:
       ModuleNotFoundError: if httpx2 is not installed; it names the `pip install`.
-      ValueError: if the key is missing, or an argument cannot be right.
+      ValueError, TypeError: if the key is missing, or an argument cannot be right.
     """
 
     provider = "gemini"
@@ -109,7 +110,7 @@ def gemini_key(env: Mapping[str, str]) -> str:
 def _versioned(url: str) -> str:
     """Return an address with the version of the API, if it has no path at all."""
     base, mark, query = url.strip().partition("?")
-    base = base.rstrip("/").removesuffix("/models")
+    base = re.sub(r"/(?:models|models/[^/]+:\w+)$", "", base.rstrip("/"))
     try:
         bare = not urlsplit(base).path
     except ValueError:  # said better by whoever checks it

@@ -30,7 +30,7 @@ from agentpool._core.refusals import check_wait, wait_too_long
 from agentpool._core.text import told
 from agentpool._core.usage import NO_USAGE
 from agentpool.abc import Driver, root_agent_id
-from agentpool.drivers._around import DriverAround, open_stream
+from agentpool.drivers._around import DriverAround, check_driver, open_stream
 
 _CHARACTERS_PER_TOKEN = 4  # of English prose; code and other languages have fewer
 
@@ -119,6 +119,7 @@ class GovernedDriver(DriverAround):
 
     def share(self, driver: Driver) -> GovernedDriver:
         """Return another driver under the same governor: another model of the same provider and key."""
+        check_driver(driver)
         return self._put_around(driver)
 
     def statistics(self) -> GovernorStatistics:

@@ -15,6 +15,7 @@ from agentpool._core.capability import PrivacyTier
 from agentpool._core.errors import MalformedReplyError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool.abc import Driver
+from agentpool.drivers._arguments import check_whole
 from agentpool.drivers._dialect import Delta
 from agentpool.drivers._gguf import look_at
 from agentpool.drivers._local_answer import Answer
@@ -60,9 +61,9 @@ class LocalDriver(Driver):
     ) -> None:
         for name, value in (("context_window", context_window), ("threads", threads)):
             if value is not None:
-                _check(name, value)
-        _check("slots", slots)
-        _check("batch", batch)
+                check_whole(name, value)
+        check_whole("slots", slots)
+        check_whole("batch", batch)
         # Made absolute at once: the program may go to another directory before the first call.
         file = look_at(Path(os.path.abspath(Path(path).expanduser())))
         if find_spec(PACKAGE) is None:
@@ -165,13 +166,6 @@ async def _parts(call: Call, answer: Answer, begun: list[Delta]) -> AsyncGenerat
             yield delta
     for part in answer.end():
         yield part
-
-
-def _check(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value!r}")
 
 
 def _spare_cores() -> int:

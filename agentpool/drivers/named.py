@@ -38,6 +38,22 @@ _FORMS = (
     "openai:MODEL, anthropic:MODEL, gemini:MODEL, ollama:MODEL, openai+http://HOST:PORT/PATH:MODEL"
     " (the same for the others), local:FILE.gguf, scripted or auto"
 )
+_MODELS: Mapping[str, tuple[str, ...]] = {
+    "openai": ("gpt", "chatgpt", "o1", "o3", "o4"),
+    "anthropic": ("claude",),
+    "gemini": ("google",),
+}
+"""How the words begin that people write in the place of a provider."""
+
+# fmt: off
+_COMPATIBLE = (
+    "azure", "bedrock", "cerebras", "deepinfra", "deepseek", "fireworks", "groq", "huggingface",
+    "litellm", "llamacpp", "llama.cpp", "lmstudio", "lm-studio", "mistral", "moonshot", "nvidia",
+    "openrouter", "perplexity", "sglang", "together", "vertex", "vllm", "xai",
+)
+# fmt: on
+"""Servers with OpenAI's API that have no name of their own here."""
+
 # The address ends at the colon in front of the model: the first one behind the port or the path. A
 # port is taken whole, so that `http://host:8080` alone is not a model of the name 8080. (Not by `?+`:
 # that fails to match in Python 3.11.2, which Debian 12 has.)
@@ -138,6 +154,18 @@ def _has_password(text: str) -> bool:
     return "@" in text.partition("://")[2].partition("/")[0]
 
 
+def _meant(word: str) -> str:
+    """Return what somebody may have meant who wrote the name of a model, or of another provider."""
+    if word in get_args(Provider):
+        return f". Did you mean {word}, in small letters?"
+    for provider, beginnings in _MODELS.items():
+        if word.startswith(beginnings):
+            return f". Did you mean {provider}:MODEL?"
+    if word in _COMPATIBLE:
+        return f". A server with OpenAI's API, as {word} has it, is openai+https://HOST/PATH:MODEL"
+    return ""
+
+
 def _why_not(text: str) -> str:
     """Return what is wrong with a driver's name, without showing a password that may be in it."""
     if _has_password(text):
@@ -148,7 +176,7 @@ def _why_not(text: str) -> str:
     if first in ("scripted", "auto"):
         return f"{text!r} is not the name of a driver: write {first!r} alone"
     if first not in get_args(Provider):
-        return f"{text!r} is not the name of a driver: write {_FORMS}"
+        return f"{text!r} is not the name of a driver: write {_FORMS}{_meant(first.strip().lower())}"
     if "://" in text or "+" in text:
         return f"{text!r} names no server, or no model there: write {first}+http://127.0.0.1:8080/v1:MODEL"
     return f"{text!r} names no model: write {first}:MODEL"
@@ -170,11 +198,12 @@ async def open_driver(
 
     Keys are read from `OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, `GEMINI_API_KEY` (else `GOOGLE_API_KEY`)
     and `OLLAMA_API_KEY`, and go to the provider that they are named after only. A server whose address
-    is in the name is given `AGENTPOOL_API_KEY`, if that is set.
+    is in the name is given `AGENTPOOL_API_KEY`, if that is set. Without one in the name, `OPENAI_BASE_URL`,
+    `ANTHROPIC_BASE_URL`, `GOOGLE_GEMINI_BASE_URL` and `OLLAMA_HOST` may name another server.
 
     Args:
       name: of the driver.
-      env: where the keys are read from; left out, the environment of the process.
+      env: where the keys and these addresses are read from; left out, the environment of the process.
       prices: left out, the file that `AGENTPOOL_PRICES` names on top of the table of the package.
       resilient: whether to put a `GovernedDriver` and a `RetryingDriver` with their defaults around
         it, as `agentpool run` does, so that many agents can share it.

@@ -48,7 +48,7 @@ class OllamaDriver(HttpDriver):
 
     Raises:
       ModuleNotFoundError: if httpx2 is not installed; it names the `pip install`.
-      ValueError: if an argument cannot be right.
+      ValueError, TypeError: if an argument cannot be right.
     """
 
     provider = "ollama"

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.messages import CompletionRequest
+from agentpool.drivers._address import without_end
 from agentpool.drivers._chat import ChatDialect
 from agentpool.drivers._dialect import Dialect
 from agentpool.drivers._http import DEFAULT_TIMEOUT
@@ -32,23 +33,24 @@ class OpenAIDriver(HttpDriver):
 
     Args:
       model: the model's name, used for requests that name none.
-      base_url: where the server is, with a query if it needs one; left out, `OPENAI_BASE_URL` or
-        else OpenAI.
-      api_key: the key; left out, `OPENAI_API_KEY`; empty, none, which servers other than OpenAI's may take.
+      base_url: where the server is, mostly up to its `/v1`, with a query if it needs one; left out,
+        `OPENAI_BASE_URL` or else OpenAI.
+      api_key: the key; left out, `OPENAI_API_KEY`, whatever the server; empty, none, which servers
+        other than OpenAI's may take.
       api: `chat` for chat completions, which compatible servers speak, or `responses`.
       timeout: seconds of silence after which a call is given up.
-      context_window: tokens of a request and its answer together, where the price table does not
-        know them.
+      context_window: tokens of a request and its answer together, in the place of what the price
+        table or the server says.
       privacy: where words go; left out, it follows from the address.
       prices: left out, the table that comes with the package.
       client: an `httpx2.AsyncClient` of your own, for proxies, certificates or signing. It is not closed.
       headers: more headers, such as `api-key` for Azure; they win over ours.
       query: more of the address's query, such as `api-version`.
-      options: more of each request, by the server's own names; they win over ours.
+      options: more of each request, by the server's own names; they win over ours. `tools` are added to ours.
 
     Raises:
       ModuleNotFoundError: if httpx2 is not installed; it names the `pip install`.
-      ValueError: if the key is missing, or an argument cannot be right.
+      ValueError, TypeError: if the key is missing, or an argument cannot be right.
     """
 
     provider = "openai"
@@ -72,9 +74,10 @@ class OpenAIDriver(HttpDriver):
         if api not in ("chat", "responses"):
             raise ValueError(f"api must be 'chat' or 'responses', not {api!r}")
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
+        base_url = without_end(base_url, "/chat/completions", "/responses")
         if api_key is None:
             api_key = os.environ.get("OPENAI_API_KEY", "")
-        if not api_key.strip() and base_url.rstrip("/") == DEFAULT_URL and client is None and not headers:
+        if not api_key.strip() and base_url == DEFAULT_URL and client is None and not headers:
             raise ValueError("OpenAI needs a key: set OPENAI_API_KEY, or pass api_key= to OpenAIDriver")
         self.api = api
         super().__init__(

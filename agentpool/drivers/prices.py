@@ -17,7 +17,7 @@ from agentpool._core.manifest import parse_toml, read_text
 from agentpool._core.usage import TokenUsage
 
 _PER_TOKEN = 1e-6  # prices are written down for a million tokens
-_NUMBERS = ("input", "output", "cache_read", "cache_write")
+_NUMBERS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
 _LONG = ("above", "input", "output")
 # what providers append to a model's name for one snapshot of it: -2025-08-07, -20251001, -latest
 _SNAPSHOT = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|latest)$")
@@ -46,6 +46,7 @@ class ModelPrice:
       input, output: the price of a token.
       cache_read, cache_write: the price of an input token that came from, or went into, the
         provider's prompt cache; None means that it costs as much as any other.
+      cache_write_1h: the price of one that is kept there for an hour; None means that of `cache_write`.
       context_window: tokens of a request and its answer together; None if unknown.
       long: the surcharge on long inputs, if there is one.
     """
@@ -54,6 +55,7 @@ class ModelPrice:
     output: float
     cache_read: float | None = None
     cache_write: float | None = None
+    cache_write_1h: float | None = None
     context_window: int | None = None
     long: LongContext | None = None
 
@@ -62,9 +64,11 @@ class ModelPrice:
         plain = usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens
         read = self.input if self.cache_read is None else self.cache_read
         write = self.input if self.cache_write is None else self.cache_write
+        for_long = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
+        dearer = 0.0 if self.cache_write_1h is None else self.cache_write_1h - write
         of_input = (
             max(plain, 0) * self.input + usage.cache_read_tokens * read + usage.cache_write_tokens * write
-        )
+        ) + for_long * dearer
         of_output = usage.output_tokens * self.output
         if self.long is not None and usage.input_tokens > self.long.above:
             of_input *= self.long.input

@@ -12,8 +12,9 @@ to one file (`_tape.py`).
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from agentpool._core.capability import PrivacyTier
 from agentpool._core.data import completion_from_data, error_from_data, error_to_data, to_data
 from agentpool._core.detection import KnownSecrets
 from agentpool._core.errors import DriverError, RequestRejectedError
-from agentpool._core.messages import Completion, CompletionRequest, StreamPart
+from agentpool._core.messages import Completion, CompletionRequest, ReasoningDelta, StreamPart, TextDelta
 from agentpool._core.redaction import Redaction
 from agentpool.abc import Driver
 from agentpool.drivers._around import DriverAround, open_stream
 from agentpool.drivers._matching import Asked, Recorded, Shelf, with_secrets
-from agentpool.drivers._tape import FileState, Tape, lines_of, told_line
+from agentpool.drivers._tape import FileState, Tape, check_replaceable, lines_of, told_line
 from agentpool.drivers._tape import whole_lines as _whole_lines
 
 
@@ -39,13 +40,14 @@ def _entries(path: Path) -> Iterator[Recorded]:
     for number, data in lines_of(_whole_lines(path), path):
         with told_line(path, number):
             request, ids = data["request"], tuple(data.get("secrets", ()))
+            window, parts = data.get("context_window"), tuple(map(int, data.get("parts", ())))
             if "error" in data:
                 answer: Completion | DriverError = error_from_data(data["error"])
             else:
                 answer = completion_from_data(data["completion"])
             if not isinstance(request, dict):
                 raise TypeError("the request is no object")
-        yield Recorded(number, request, ids, answer)
+        yield Recorded(number, request, ids, answer, window if isinstance(window, int) else None, parts)
 
 
 # -- recording ---------------------------------------------------------------------
@@ -66,8 +68,9 @@ class RecordingDriver(DriverAround):
 
         Args:
           driver: answers.
-          path: the cassette. The first answer takes the place of what the file holds now, unless
+          path: the cassette. The first answer takes the place of the cassette that is there now, unless
             another recorder has written to it meanwhile, or one of this program that still exists.
+            A file that is no cassette stays.
           append: keep what an older cassette holds, and add to it.
           secrets: texts that must not get into the cassette, beside those that are found.
         """
@@ -80,18 +83,19 @@ class RecordingDriver(DriverAround):
         Raises:
           DriverError: what the driver inside raises.
           OSError: if the cassette cannot be written.
-          ValueError: if what is to be added to is no cassette; then the driver was not asked.
+          ValueError: if the file is there and no cassette; then the driver was not asked.
 
         Checkpoint: as the driver inside. Cancellation: as the driver inside; an answer that has
           come is written and returned, even if a cancellation comes meanwhile.
         """
         await self._recorder.check()
+        window = _window_of(self._driver)
         try:
             completion = await self._driver.complete(request)
         except DriverError as error:
-            await self._recorder.write(request, error)
+            await self._recorder.write(request, error, window)
             raise
-        await self._recorder.write(request, completion)
+        await self._recorder.write(request, completion, window)
         return completion
 
     @asynccontextmanager
@@ -102,13 +106,19 @@ class RecordingDriver(DriverAround):
           DriverError, OSError, ValueError: as `complete`.
         """
         await self._recorder.check()
+        window = _window_of(self._driver)
         async with AsyncExitStack() as stack:
             try:
                 parts = await open_stream(stack, self._driver, request)
             except DriverError as error:
-                await self._recorder.write(request, error)
+                await self._recorder.write(request, error, window)
                 raise
-            yield _RecordedStream(parts, self._recorder, request)
+            yield _RecordedStream(parts, self._recorder, request, window)
+
+
+def _window_of(driver: Driver) -> int | None:
+    window = getattr(driver, "context_window", None)
+    return window if isinstance(window, int) else None
 
 
 @attrs.define(eq=False)
@@ -116,6 +126,8 @@ class _RecordedStream:
     _parts: AsyncIterator[StreamPart]
     _recorder: _Recorder
     _request: CompletionRequest
+    _window: int | None
+    _sizes: list[int] = attrs.field(factory=list, init=False)
 
     def __aiter__(self) -> _RecordedStream:
         return self
@@ -124,10 +136,12 @@ class _RecordedStream:
         try:
             part = await anext(self._parts)
         except DriverError as error:
-            await self._recorder.write(self._request, error)
+            await self._recorder.write(self._request, error, self._window)
             raise
         if isinstance(part, Completion):
-            await self._recorder.write(self._request, part)
+            await self._recorder.write(self._request, part, self._window, self._sizes)
+        else:
+            self._sizes.append(len(part.text) if isinstance(part, TextDelta) else -len(part.text))
         return part
 
 
@@ -146,28 +160,45 @@ class _Recorder:
         self._replaced = None if self._append else self._tape.state()
 
     async def check(self) -> None:
-        """See that a file that is to be added to is a cassette, before anything is asked of a model."""
-        if not self._append or self._is_checked:
+        """See that a file that is there is a cassette, before anything is asked of a model.
+
+        One that is to be added to is read to its end; of one that is replaced, the beginning is enough.
+        """
+        if self._is_checked:
             return
-        await run_blocking(_check, self._tape.path)
+        await run_blocking(_check if self._append else check_replaceable, self._tape.path)
         self._is_checked = True
 
-    async def write(self, request: CompletionRequest, answer: Completion | DriverError) -> None:
+    async def write(
+        self,
+        request: CompletionRequest,
+        answer: Completion | DriverError,
+        window: int | None,
+        parts: Sequence[int] = (),
+    ) -> None:
         # Shielded: the answer is here, and must not be lost to a cancellation of the writing.
         with trio.CancelScope(shield=True):
             async with self._one_at_a_time:
-                await run_blocking(self._write, request, answer)
+                line = partial(self._line, request, answer, window, parts)
+                await run_blocking(lambda: self._tape.append(line(), replaced=self._replaced))
 
-    def _write(self, request: CompletionRequest, answer: Completion | DriverError) -> None:
-        self._tape.append(self._line(request, answer), replaced=self._replaced)
-
-    def _line(self, request: CompletionRequest, answer: Completion | DriverError) -> str:
+    def _line(
+        self,
+        request: CompletionRequest,
+        answer: Completion | DriverError,
+        window: int | None,
+        parts: Sequence[int],
+    ) -> str:
         known = KnownSecrets.of(self._secrets)
         redaction = Redaction(known)
         asked = Asked.of(request, redaction, known)
         entry: dict[str, Any] = {"request": asked.data}
         if asked.ids:
             entry["secrets"] = asked.ids
+        if window is not None:
+            entry["context_window"] = window
+        if len(parts) > 1:
+            entry["parts"] = list(parts)
         if isinstance(answer, DriverError):
             entry["error"] = redaction.data(error_to_data(answer))
         else:
@@ -190,7 +221,7 @@ class ReplayDriver(Driver):
     Equal requests are answered in the order in which they were recorded, each answer once. Where an
     answer repeats a secret of its request, the secret of the request at hand is put there. A last
     line that was cut off (the recording process was killed) is left out; any other line that cannot
-    be read is an error. The file is read by the first request.
+    be read is an error. The file is read by the first request, or the first agent.
     """
 
     privacy = PrivacyTier.SOVEREIGN  # nothing leaves this machine
@@ -211,6 +242,19 @@ class ReplayDriver(Driver):
         return f"<ReplayDriver of {str(self._path)!r}>"
 
     @property
+    def context_window(self) -> int | None:  # type: ignore[override]
+        """That of the driver that was recorded; agents measure their requests by it.
+
+        Blocks on the file, briefly, if no request came before. None if the file cannot be read.
+        """
+        if self._shelf is None:
+            try:
+                self._shelf = self._read()
+            except (OSError, ValueError):
+                return None  # the first request tells
+        return self._shelf.window
+
+    @property
     def remaining(self) -> int | None:
         """How many answers have not been asked for; None before the file was read."""
         return None if self._shelf is None else self._shelf.remaining
@@ -227,17 +271,56 @@ class ReplayDriver(Driver):
 
         Checkpoint: always. Cancellation: takes no answer.
         """
+        completion, _ = await self._take(request)
+        return completion
+
+    @asynccontextmanager
+    async def stream(self, request: CompletionRequest) -> AsyncIterator[AsyncIterator[StreamPart]]:
+        """Give what was recorded for this request, in the pieces in which it came.
+
+        An answer that was not streamed comes in one piece.
+
+        Raises:
+          RequestRejectedError, DriverError, OSError, ValueError: as `complete`.
+        """
+        completion, sizes = await self._take(request)
+        parts = _parts_of(completion, sizes)
+        try:
+            yield parts
+        finally:
+            await parts.aclose()
+
+    async def _take(self, request: CompletionRequest) -> tuple[Completion, Sequence[int]]:
         async with self._loading:
             if self._shelf is None:
-                self._shelf = await run_blocking(lambda: Shelf(_entries(self._path)))
+                self._shelf = await run_blocking(self._read)
         known = KnownSecrets.of(self._secrets)
         asked = Asked.of(request, Redaction(known), known)
-        answer = self._shelf.take(asked)
-        if answer is None:
+        recorded = self._shelf.take(asked)
+        if recorded is None:
             raise RequestRejectedError(
                 f"the cassette {self._path} {self._shelf.missing(asked)};"
                 " record it again with a RecordingDriver"
             )
-        if isinstance(answer, DriverError):
-            raise answer
-        return with_secrets(answer, asked.secrets)
+        if isinstance(recorded.answer, DriverError):
+            raise recorded.answer
+        return with_secrets(recorded.answer, asked.secrets), recorded.parts
+
+    def _read(self) -> Shelf:
+        return Shelf(_entries(self._path))
+
+
+async def _parts_of(completion: Completion, sizes: Sequence[int]) -> AsyncGenerator[StreamPart, None]:
+    """Give the pieces of an answer; their sizes count if they are those of what it says."""
+    reasoning, text = completion.reasoning, completion.text
+    thought, said = -sum(size for size in sizes if size < 0), sum(size for size in sizes if size > 0)
+    if (thought, said) != (len(reasoning), len(text)):
+        sizes = (-len(reasoning), len(text))
+    for size in sizes:
+        if size < 0:
+            yield ReasoningDelta(reasoning[:-size])
+            reasoning = reasoning[-size:]
+        elif size > 0:
+            yield TextDelta(text[:size])
+            text = text[size:]
+    yield completion

@@ -14,7 +14,7 @@ from agentpool._core.errors import DriverError, RequestRejectedError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool._core.usage import TokenUsage
 from agentpool.abc import Driver, wrapped_inside
-from agentpool.drivers._around import bind_driver, is_metered, open_stream
+from agentpool.drivers._around import bind_driver, check_driver, is_metered, open_stream
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
@@ -103,6 +103,7 @@ class RoutingDriver(Driver):
         """
         drivers = (primary, *fallbacks)
         for driver in drivers:
+            check_driver(driver)
             if not privacy.permits(driver.privacy):
                 raise ValueError(
                     f"{driver!r} is {driver.privacy.value}, which the tier {privacy.value} does not"

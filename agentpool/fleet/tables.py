@@ -10,6 +10,7 @@ import attrs
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.rules import (
     Choice,
+    FilePath,
     Json,
     ListOf,
     Number,
@@ -59,6 +60,14 @@ class PoolSettings(Table):
     )
     inbox_capacity: int = attrs.field(
         default=32, validator=Whole("How many messages wait in an agent's inbox at the most")
+    )
+    memory: str | None = attrs.field(
+        default=None,
+        validator=FilePath(
+            "A file that `agentpool run` keeps the agents' memory in, from run to run; relative to this file",
+            optional=True,
+            home=True,
+        ),
     )
     budget: BudgetSettings | None = attrs.field(
         default=None,

@@ -23,7 +23,7 @@ from agentpool._core.messages import (
     UserMessage,
 )
 from agentpool._core.usage import NO_USAGE, TokenUsage
-from agentpool.abc import Driver, Memory, MemoryFragment, Tool
+from agentpool.abc import Driver, Memory, MemoryFragment, NamespacedMemory, Tool
 
 T = TypeVar("T")
 
@@ -268,10 +268,38 @@ async def check_memory(factory: Factory[Memory]) -> None:
     await _check_forget(await _made(factory))
     await _check_memory_concurrency(await _made(factory))
     await _check_memory_cancelled(await _made(factory))
+    memory = await _made(factory)
+    if isinstance(memory, NamespacedMemory):
+        await _check_namespaces(memory)
+        await _check_trust(await _made(factory))
 
 
 def _contents(fragments: Iterable[MemoryFragment]) -> list[str]:
     return [fragment.content for fragment in fragments]
+
+
+# What models write, and what means something to search engines, databases and encoders.
+_HOSTILE = (
+    "",
+    "   ",
+    '"quoted AND OR NOT* (',
+    "a'b; DROP TABLE x",
+    "NOT",
+    "AND AND",
+    "NEAR(a b, 2)",
+    "^a -b +c *",
+    "a:b {c}",
+    '"',
+    "\\",
+    "%_",
+    "a\0b",
+    "\ud83d",
+    "\u202e\ufeff",
+    "🍜",
+    "x" * 100_000,
+    "word " * 10_000,
+    " ".join(f"w{number}" for number in range(5_000)),
+)
 
 
 async def _check_remember_and_recall(memory: Memory) -> None:
@@ -293,8 +321,11 @@ async def _check_remember_and_recall(memory: Memory) -> None:
     _require(
         0 <= fragment.relevance <= 1, f"recall() gave a relevance of {fragment.relevance}, outside 0 to 1"
     )
-    for awkward in ("", "   ", '"quoted AND OR NOT* (', "a'b; DROP TABLE x"):
+    for awkward in _HOSTILE:
         await memory.recall(awkward)  # must not raise: queries come from models
+    for query in ("NOT noodles", "noodles AND", "- noodles *", "NEAR ( noodles", "OR NOODLES ^"):
+        found = await memory.recall(query)
+        _require(_contents(found) == [text], f"recall({query!r}) gave {_contents(found)}: a query is text")
 
 
 async def _check_order_of_recall(memory: Memory) -> None:
@@ -308,6 +339,11 @@ async def _check_order_of_recall(memory: Memory) -> None:
     )
     found = [fragment.id for fragment in await memory.recall("alpha beta") if fragment.id != both]
     _require(found == [newer, older], "recall() did not put the more recent of two equal fragments first")
+    equal = [await memory.remember("omega") for _ in range(20)]
+    found = [fragment.id for fragment in await memory.recall("omega", limit=20)]
+    _require(
+        found == equal[::-1], f"recall() gave 20 equal fragments as {found}, and not the most recent first"
+    )
     limited = await memory.recall("alpha", limit=2)
     _require(len(limited) == 2, f"recall(limit=2) gave {len(limited)} fragments of 3 that fit")
     relevances = [fragment.relevance for fragment in await memory.recall("alpha beta gamma")]
@@ -391,6 +427,41 @@ async def _check_memory_cancelled(memory: Memory) -> None:
     _require(
         await memory.recall("here"), "after a call was cancelled, remember() and recall() no longer worked"
     )
+
+
+async def _check_namespaces(shared: NamespacedMemory) -> None:
+    one, two = shared.namespace("one"), shared.namespace("two")
+    ids = [await memory.remember("limes are green") for memory in (shared, one, two)]
+    _require(len(set(ids)) == 3, f"three namespaces gave their fragments the ids {ids}, not three")
+    for memory, name, wanted in ((shared, "", ids[0]), (one, "one", ids[1]), (two, "two", ids[2])):
+        found = await memory.recall("limes")
+        got = [fragment.id for fragment in found]
+        _require(got == [wanted], f"recall() in the namespace {name!r} gave {got}, and its own is {wanted}")
+        _require(
+            found[0].namespace == name,
+            f"a fragment of the namespace {name!r} says that it is of {found[0].namespace!r}",
+        )
+        await memory.set("key", name)
+    for memory, name in ((shared, ""), (one, "one"), (two, "two")):
+        got_value = await memory.get("key")
+        _require(got_value == name, f"the namespace {name!r} has the value {got_value!r} of another")
+    _require(await two.forget(ids[1]) is False, "forget() dropped a fragment of another namespace")
+    again = [fragment.id for fragment in await shared.namespace("one").recall("limes")]
+    _require(again == [ids[1]], f"namespace('one') for a second time recalled {again}, not {[ids[1]]}")
+
+
+async def _check_trust(memory: Memory) -> None:
+    assert isinstance(memory, NamespacedMemory)
+    await memory.remember("dates by a page", source="tool", origin="https://example.org/page", trust=0.2)
+    await memory.remember("dates by a tool", source="tool")
+    await memory.remember("dates by a user")
+    trusts = {fragment.content: fragment.trust for fragment in await memory.recall("dates")}
+    wanted = {"dates by a page": 0.2, "dates by a tool": 0.5, "dates by a user": 1.0}
+    _require(trusts == wanted, f"recall() gave the trusts {trusts}, and not {wanted}")
+    (page,) = await memory.recall("page")
+    _require(page.origin == "https://example.org/page", f"a fragment's origin came back as {page.origin!r}")
+    believed = sorted(_contents(await memory.recall("dates", min_trust=0.5)))
+    _require(believed == ["dates by a tool", "dates by a user"], f"recall(min_trust=0.5) gave {believed}")
 
 
 # -- tools ---------------------------------------------------------------------

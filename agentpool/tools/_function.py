@@ -199,6 +199,23 @@ class FunctionTool(Generic[P, R]):
             declaration.definition = ToolDefinition(declaration.name, said, compiled.input_schema)
         return declaration.definition
 
+    def taken(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | ToolResult:
+        """Return the arguments as `call` takes them: checked, as JSON data, with all defaults.
+
+        Wrong arguments give the result that `call` would give.
+        """
+        declaration = self._declaration
+        compiled = declaration.compiled or declaration.compile()
+        try:
+            values = compiled.validate(arguments)
+        except compiled.invalid as error:
+            told = _mended(compiled, arguments, error)
+            if told is None:
+                return ToolResult(compiled.explain(error), is_error=True)
+            values = told
+        defaults = {p.name: p.default for p in declaration.parameters if p.default is not p.empty}
+        return compiled.as_json({**defaults, **values})
+
     async def call(self, ctx: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
         """Check the arguments and call the function.
 

@@ -38,6 +38,7 @@ class Compiled:
       validate: returns the arguments as the hints want them, or raises `invalid`.
       mended: returns the arguments as they were meant, if an `invalid` shows a habit of models.
       explain: says in words what an `invalid` found.
+      as_json: returns checked arguments as JSON data; what JSON cannot say as a text.
     """
 
     description: str
@@ -45,6 +46,7 @@ class Compiled:
     validate: Callable[[Mapping[str, Any]], dict[str, Any]]
     mended: Callable[[Mapping[str, Any], pydantic.ValidationError], dict[str, Any] | None]
     explain: Callable[[pydantic.ValidationError], str]
+    as_json: Callable[[Mapping[str, Any]], dict[str, Any]]
     invalid: type[pydantic.ValidationError] = pydantic.ValidationError
 
 
@@ -85,7 +87,18 @@ def compile_tool(
 
     _complete(schema, parameters, said.arguments)
     _check_defaults(schema)
-    return Compiled(said.text, schema, adapter.validator.validate_python, mended, explain)
+    return Compiled(said.text, schema, adapter.validator.validate_python, mended, explain, _as_json)
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    data: dict[str, Any] = pydantic_core.to_jsonable_python(values, fallback=_plain, inf_nan_mode="strings")
+    return data
+
+
+def _plain(value: Any) -> Any:
+    if attrs.has(type(value)):
+        return {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
+    return str(value)
 
 
 def _complete(

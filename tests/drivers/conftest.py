@@ -13,10 +13,15 @@ collect_ignore = (
     []
     if find_spec("httpx2")
     else [
+        "test_agents_on_chat.py",
+        "test_agents_on_claude.py",
         "test_agents_on_gemini.py",
+        "test_first_mistakes.py",
         "test_gemini_body.py",
         "test_http.py",
+        "test_odd_streams.py",
         "test_ollama_body.py",
+        "test_sending.py",
         "test_windows.py",
     ]
 )

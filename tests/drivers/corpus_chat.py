@@ -80,6 +80,11 @@ WHOLE: tuple[Odd, ...] = (
     ),
     Odd("the message is null", whole(None), {"text": ""}),
     Odd(
+        "a reference between the texts, Mistral (vercel/ai#4820)",
+        whole({"content": ["a", {"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "b"}]}),
+        {"text": "ab"},
+    ),
+    Odd(
         "reasoning beside the text, DeepSeek",
         whole({"content": "a", "reasoning_content": "hm"}),
         {"text": "a", "reasoning": "hm", "kept": {"reasoning_content": "hm"}},
@@ -236,6 +241,14 @@ WHOLE: tuple[Odd, ...] = (
         MalformedReplyError,
     ),
     Odd(
+        "an id that others do not take goes back as it came (BerriAI/litellm#37849)",
+        whole({"tool_calls": [call("{}", id="call_1__thought__Cs4/+=")]}, "tool_calls"),
+        {
+            "calls": [("call_1__thought__Cs4/+=", "look", {})],
+            "extra": {"id": "call_1__thought__Cs4/+="},
+        },
+    ),
+    Odd(
         "what hangs on a call goes back with it, Gemini (langroid#969)",
         whole(
             {"tool_calls": [call("{}", extra_content={"google": {"thought_signature": "s"}})]}, "tool_calls"
@@ -291,6 +304,27 @@ WHOLE: tuple[Odd, ...] = (
     Odd("an error with status 200 (OpenManus#29)", {"error": {"message": "slow down", "code": 429}}, REFUSED),
     Odd("an error as a text", {"error": "slow down"}, REFUSED),
     Odd("a message in the place of choices", {"message": "no model is loaded"}, REFUSED),
+    Odd(
+        "an error that is filled with nothing, one-api",
+        whole({"content": "a"}, error={"message": "", "type": "", "param": "", "code": None}),
+        {"text": "a"},
+    ),
+    Odd(
+        "MiniMax says what is wrong with status 200 and its own words (edenai/edenai-apis#360)",
+        {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+        REFUSED,
+    ),
+    Odd(
+        "MiniMax says that nothing is wrong",
+        whole({"content": "a"}, base_resp={"status_code": 0, "status_msg": ""}),
+        {"text": "a"},
+    ),
+    Odd(
+        "no choice, and MiniMax says that nothing is wrong",
+        {"base_resp": {"status_code": 0, "status_msg": ""}},
+        MalformedReplyError,
+    ),
+    Odd("words of Zhipu's and Baidu's own in the place of choices", {"code": 1113, "msg": "no"}, REFUSED),
     Odd("no choices", {"id": "c", "choices": []}, MalformedReplyError),
     Odd("choices null", {"id": "c", "choices": None}, MalformedReplyError),
     Odd("something else altogether", {"status": "ok"}, MalformedReplyError),
@@ -308,6 +342,154 @@ WHOLE: tuple[Odd, ...] = (
         "no index in the choice",
         {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]},
         {"text": "a"},
+    ),
+    Odd(
+        "one answer in two choices without numbers, Copilot (HKUDS/nanobot#1481)",
+        {
+            "choices": [
+                {"message": {"content": "I look."}, "finish_reason": "tool_calls"},
+                {"message": {"content": None, "tool_calls": [call("{}")]}, "finish_reason": "tool_calls"},
+            ]
+        },
+        {"text": "I look.", "calls": [("a", "look", {})], "stop": "tool_use"},
+    ),
+    Odd(
+        "the same, numbered 0 both",
+        {
+            "choices": [
+                {"index": 0, "message": {"content": "I look."}, "finish_reason": "tool_calls"},
+                {"index": 0, "message": {"tool_calls": [call("{}")]}, "finish_reason": "tool_calls"},
+            ]
+        },
+        {"text": "I look.", "calls": [("a", "look", {})]},
+    ),
+    Odd(
+        "several texts without numbers: the first counts",
+        {
+            "choices": [
+                {"message": {"content": "a"}, "finish_reason": "stop"},
+                {"message": {"content": "b"}, "finish_reason": "length"},
+            ]
+        },
+        {"text": "a", "stop": "end_turn"},
+    ),
+    Odd(
+        "the only choice has another number",
+        {"choices": [{"index": 1, "message": {"content": "a"}, "finish_reason": "stop"}]},
+        {"text": "a"},
+    ),
+    Odd(
+        "a number that is text",
+        {"choices": [{"index": "0", "message": {"content": "a"}, "finish_reason": "stop"}]},
+        {"text": "a"},
+    ),
+    Odd(
+        "the text of old completions in a choice",
+        {"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]},
+        {"text": "a"},
+    ),
+    Odd(
+        "finishReason, Gemini's chat endpoint (jakobdylanc/llmcord#84)",
+        {"choices": [{"message": {"content": "a"}, "finish_reason": None, "finishReason": "stop"}]},
+        {"text": "a", "stop": "end_turn"},
+    ),
+    Odd("the end is null as text, and no end", whole({"content": "a"}, "null"), MalformedReplyError),
+    Odd(
+        "`{}` before the arguments, Bedrock (openai/openai-agents-js#712)",
+        whole({"tool_calls": [call('{}{"a": 1}')]}, "tool_calls"),
+        {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "the arguments twice (mudler/cogito#66)",
+        whole({"tool_calls": [call('{"a": 1} {"a": 1}')]}, "tool_calls"),
+        {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "arguments of two calls in one (dyedd/lens#49)",
+        whole({"tool_calls": [call('{"a": 1}{"b": 1}')]}, "tool_calls"),
+        {"problem": "are not JSON"},
+    ),
+    Odd(
+        "arguments and a half of them",
+        whole({"tool_calls": [call('{"a": 1}{"a":')]}, "tool_calls"),
+        {"problem": "are not JSON"},
+    ),
+    Odd(
+        "arguments and another thing behind them",
+        whole({"tool_calls": [call('{"a": 1}[1]')]}, "tool_calls"),
+        {"problem": "are not JSON"},
+    ),
+    *(
+        Odd(
+            f"arguments by the name {name!r}",
+            whole({"tool_calls": [{"id": "a", "function": {"name": "look", name: {"a": 1}}}]}, "tool_calls"),
+            {"calls": [("a", "look", {"a": 1})], "extra": None},
+        )
+        for name in ("parameters", "input", "args")
+    ),
+    Odd(
+        "name and arguments beside the function, Workers AI",
+        whole({"tool_calls": [{"name": "look", "arguments": {"a": 1}}]}, "tool_calls"),
+        {"names": ["look"], "unique": True},
+    ),
+    Odd(
+        "arguments in pieces, as an array",
+        whole({"tool_calls": [call(['{"a"', ": 1}"])]}, "tool_calls"),
+        {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "arguments that are an array of texts",
+        whole({"tool_calls": [call(["x", "y"])]}, "tool_calls"),
+        {"problem": "are an array"},
+    ),
+    Odd(
+        "a refusal as a part of the content",
+        whole({"content": [{"type": "refusal", "refusal": "I cannot."}]}),
+        {"text": "I cannot.", "stop": "refusal"},
+    ),
+    Odd(
+        "a summary of what was thought as a part of the content, Databricks",
+        whole(
+            {
+                "content": [
+                    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
+                    {"type": "text", "text": "a"},
+                ]
+            }
+        ),
+        {"text": "a", "reasoning": "hm"},
+    ),
+    Odd(
+        "thoughts in reasoning_details alone, MiniMax (ENTERPILOT/GoModel#1068)",
+        whole({"content": "a", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}),
+        {"reasoning": "hm", "kept": {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}},
+    ),
+    Odd(
+        "signed thoughts of Claude go back through LiteLLM",
+        whole(
+            {
+                "content": "a",
+                "reasoning_content": "hm",
+                "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}],
+            }
+        ),
+        {
+            "reasoning": "hm",
+            "kept": {
+                "reasoning_content": "hm",
+                "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}],
+            },
+        },
+    ),
+    Odd(
+        "thoughts that Copilot wants back",
+        whole({"content": "a", "reasoning_text": "hm", "reasoning_opaque": "x"}),
+        {"reasoning": "hm", "kept": {"reasoning_text": "hm", "reasoning_opaque": "x"}},
+    ),
+    Odd(
+        "a signature on the message, Gemini's chat endpoint",
+        whole({"content": "a", "extra_content": {"google": {"thought_signature": "s"}}}),
+        {"kept": {"extra_content": {"google": {"thought_signature": "s"}}}},
     ),
     Odd("usage null", whole({"content": "a"}, usage=None), {"usage": (0, 0, 0, 0)}),
     Odd(
@@ -342,6 +524,109 @@ WHOLE: tuple[Odd, ...] = (
             },
         ),
         {"usage": (10, 25, 20, 0)},
+    ),
+    Odd(
+        "thoughts counted beside the answer, and no total",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "completion_tokens_details": {"reasoning_tokens": 20},
+            },
+        ),
+        {"usage": (10, 25, 20, 0)},
+    ),
+    Odd(
+        "thoughts and nothing else are counted (router-for-me/CLIProxyAPI#5733)",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 21,
+                "completion_tokens": 0,
+                "total_tokens": 81,
+                "completion_tokens_details": {"reasoning_tokens": 60},
+            },
+        ),
+        {"usage": (21, 60, 60, 0)},
+    ),
+    Odd(
+        "thoughts within the answer's count (promptfoo/promptfoo#9507)",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 500,
+                "completion_tokens": 500,
+                "total_tokens": 1000,
+                "completion_tokens_details": {"reasoning_tokens": 200},
+            },
+        ),
+        {"usage": (500, 500, 200, 0)},
+    ),
+    Odd(
+        "a total and no thoughts: the rest is output (MartialBE/one-hub#795)",
+        whole({"content": "a"}, usage={"prompt_tokens": 9, "completion_tokens": 664, "total_tokens": 1994}),
+        {"usage": (9, 1985, 0, 0)},
+    ),
+    Odd(
+        "Claude's counts of cached tokens, beside those of the prompt",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "total_tokens": 1115,
+                "cache_read_input_tokens": 1000,
+                "cache_creation_input_tokens": 100,
+            },
+        ),
+        {"usage": (1110, 5, 0, 1000)},
+    ),
+    Odd(
+        "Claude's counts of cached tokens, as a part of the prompt's, LiteLLM",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 1110,
+                "completion_tokens": 5,
+                "total_tokens": 1115,
+                "cache_read_input_tokens": 1000,
+                "cache_creation_input_tokens": 100,
+            },
+        ),
+        {"usage": (1110, 5, 0, 1000)},
+    ),
+    Odd(
+        "as many cached as thought: the rest was thought",
+        whole(
+            {"content": "a"},
+            usage={
+                "prompt_tokens": 30,
+                "completion_tokens": 5,
+                "total_tokens": 55,
+                "prompt_tokens_details": {"cached_tokens": 20},
+                "completion_tokens_details": {"reasoning_tokens": 20},
+            },
+        ),
+        {"usage": (30, 25, 20, 20)},
+    ),
+    Odd(
+        "OpenRouter hides that the provider broke off (OleksandrChekhovskyi/hax#15)",
+        {
+            "choices": [
+                {"message": {"content": ""}, "finish_reason": "stop", "native_finish_reason": "network_error"}
+            ]
+        },
+        MalformedReplyError,
+    ),
+    Odd(
+        "OpenRouter tells the provider's word for the end",
+        {
+            "choices": [
+                {"message": {"content": "a"}, "finish_reason": "stop", "native_finish_reason": "end_turn"}
+            ]
+        },
+        {"text": "a", "stop": "end_turn"},
     ),
     Odd(
         "cached tokens, OpenAI",
@@ -388,6 +673,13 @@ WHOLE: tuple[Odd, ...] = (
         "what it cost, OpenRouter",
         whole({"content": "a"}, usage={"prompt_tokens": 3, "completion_tokens": 1, "cost": 0.25}),
         {"cost": 0.25},
+    ),
+    Odd(
+        "what it cost in parts, Perplexity (langchain-ai/langchain#40285)",
+        whole(
+            {"content": "a"}, usage={"prompt_tokens": 3, "cost": {"input_tokens_cost": 1, "total_cost": 2}}
+        ),
+        {"cost": 2.0},
     ),
     Odd(
         "a cost that is none",
@@ -471,6 +763,142 @@ STREAMS: tuple[Odd, ...] = (
             {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
         ],
         {"usage": (3, 2, 0, 0)},
+    ),
+    Odd(
+        "usage within the choice, Moonshot (earendil-works/pi#2017)",
+        [
+            TEXT[0],
+            {
+                "choices": [
+                    {
+                        "index": 0,
+                        "delta": {},
+                        "finish_reason": "stop",
+                        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+                    }
+                ]
+            },
+        ],
+        {"text": "Hel", "usage": (3, 2, 0, 0)},
+    ),
+    Odd(
+        "usage in two pieces, and nothing behind it (MiniMax-AI/MiniMax-M2.5#2)",
+        [
+            chunk({"content": "a"}, usage={"prompt_tokens": 3, "completion_tokens": 0}),
+            chunk({}, "stop", usage={"prompt_tokens": 0, "completion_tokens": 2}),
+            chunk({}, usage={"total_tokens": 0, "total_characters": 0}),
+        ],
+        {"usage": (3, 2, 0, 0)},
+    ),
+    Odd(
+        "the whole message once more at the end (abundantbeing/hermes-browser-extension#11)",
+        [
+            *TEXT,
+            {
+                "object": "chat.completion",
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "Hello"},
+                        "finish_reason": "stop",
+                    }
+                ],
+            },
+        ],
+        {"text": "Hello", "deltas": ["Hel", "lo"]},
+    ),
+    Odd(
+        "the whole message once more, with an empty delta beside it",
+        [
+            *TEXT,
+            {
+                "choices": [
+                    {"index": 0, "delta": {}, "message": {"content": "Hello"}, "finish_reason": "stop"}
+                ]
+            },
+        ],
+        {"text": "Hello"},
+    ),
+    Odd(
+        "call, thoughts and refusal once more at the end, and the text for the first time",
+        [
+            chunk({"reasoning_content": "hm", "refusal": "no"}),
+            chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "look", "arguments": "{}"}}]}),
+            {
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {
+                            "content": "I look.",
+                            "reasoning_content": "hm",
+                            "refusal": "no",
+                            "tool_calls": [call("{}")],
+                        },
+                        "finish_reason": "tool_calls",
+                    }
+                ]
+            },
+        ],
+        {"text": "I look.", "calls": [("a", "look", {})], "reasoning": "hm"},
+    ),
+    Odd(
+        "messages in the place of deltas",
+        [
+            {"choices": [{"index": 0, "message": {"content": "Hel"}, "finish_reason": None}]},
+            {"choices": [{"index": 0, "message": {"content": "lo"}, "finish_reason": "stop"}]},
+        ],
+        {"text": "Hello"},
+    ),
+    Odd(
+        "the pieces of old completions",
+        [
+            {"choices": [{"index": 0, "text": "Hel"}]},
+            {"choices": [{"index": 0, "text": "lo", "finish_reason": "stop"}]},
+        ],
+        {"text": "Hello"},
+    ),
+    Odd(
+        "the end as text in every chunk, KoboldCpp (PowerShell/AIShell#350)",
+        [chunk({"content": "a"}, "null"), chunk({"content": "b"}, "null"), chunk({}, "stop")],
+        {"text": "ab", "stop": "end_turn"},
+    ),
+    Odd(
+        "the end in every chunk: the last counts (su-kaka/gcli2api#403)",
+        [chunk({"content": "a"}, "stop"), chunk({"content": "b"}, "stop"), chunk({}, "length")],
+        {"text": "ab", "stop": "max_tokens"},
+    ),
+    Odd(
+        "the only choice has another number in a stream",
+        [
+            {"choices": [{"index": 1, "delta": {"content": "a"}}]},
+            {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]},
+        ],
+        {"text": "a"},
+    ),
+    Odd(
+        "a second choice is not mixed in",
+        [
+            TEXT[0],
+            {"choices": [{"index": 1, "delta": {"content": "x"}, "finish_reason": "length"}]},
+            TEXT[1],
+            END,
+        ],
+        {"text": "Hello", "stop": "end_turn"},
+    ),
+    Odd(
+        "an error in vLLM's old form, and no end",
+        [TEXT[0], {"object": "error", "message": "out of memory", "code": 500}],
+        REFUSED,
+    ),
+    Odd(
+        "MiniMax breaks off in its own words",
+        [TEXT[0], {"choices": None, "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}],
+        REFUSED,
+    ),
+    Odd(
+        "a message beside the answer, which comes nevertheless",
+        [{"message": "queued"}, *TEXT, END],
+        {"text": "Hello"},
     ),
     Odd("an error as data (openai-python#2796)", [TEXT[0], {"error": {"message": "boom"}}], REFUSED),
     Odd(
@@ -587,6 +1015,116 @@ STREAMS: tuple[Odd, ...] = (
             chunk({}, "tool_calls"),
         ],
         {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "no index, and the pieces of two calls by turns, known by their ids (SamSaffron/term-llm#314)",
+        [
+            chunk({"tool_calls": [{"id": "a", "function": {"name": "look", "arguments": '{"a"'}}]}),
+            chunk({"tool_calls": [{"id": "b", "function": {"name": "look", "arguments": '{"a"'}}]}),
+            chunk({"tool_calls": [{"id": "a", "function": {"arguments": ": 1}"}}]}),
+            chunk({"tool_calls": [{"id": "b", "function": {"arguments": ": 2}"}}]}),
+            chunk({}, "tool_calls"),
+        ],
+        {"calls": [("a", "look", {"a": 1}), ("b", "look", {"a": 2})]},
+    ),
+    *(
+        Odd(
+            f"an index that is none: {index!r} (anvia-hq/anvia#262)",
+            [
+                chunk({"tool_calls": [{"index": index, **call('{"a"')}]}),
+                chunk({"tool_calls": [{"index": index, "function": {"arguments": ": 1}"}}]}),
+                chunk({"tool_calls": [{"index": index, **call("{}", id="b")}]}),
+                chunk({}, "tool_calls"),
+            ],
+            {"calls": [("a", "look", {"a": 1}), ("b", "look", {})]},
+        )
+        for index in ("0", "first", 0.0, -1, [], {}, float("nan"))
+    ),
+    Odd(
+        "the name comes again with the last piece, without the id (agentscope-ai/agentscope-java#1223)",
+        [
+            chunk({"tool_calls": [{"index": 0, **call('{"a": {"b": 1}')}]}),
+            chunk({"tool_calls": [{"index": 0, **call("}", id=None)}]}),
+            chunk({}, "tool_calls"),
+        ],
+        {"calls": [("a", "look", {"a": {"b": 1}})]},
+    ),
+    Odd(
+        "`{}` first, then the arguments (microsoft/autogen#7549)",
+        [
+            chunk({"tool_calls": [{"index": 0, **call("{}")}]}),
+            chunk({"tool_calls": [{"index": 0, **call('{"a": 1}')}]}),
+            chunk({}, "tool_calls"),
+        ],
+        {"calls": [("a", "look", {"a": 1})]},
+    ),
+    Odd(
+        "each piece says again what came before it",
+        [
+            chunk({"tool_calls": [{"index": 0, **call('{"a"')}]}),
+            chunk({"tool_calls": [{"index": 0, "function": {"arguments": '{"a": [1'}}]}),
+            chunk({"tool_calls": [{"index": 0, "function": {"arguments": '{"a": [1]}'}}]}),
+            chunk({}, "tool_calls"),
+        ],
+        {"calls": [("a", "look", {"a": [1]})]},
+    ),
+    Odd(
+        "a whole object in the place of the last piece",
+        [
+            chunk({"tool_calls": [{"index": 0, **call('{"b"')}]}),
+            chunk({"tool_calls": [{"index": 0, "function": {"arguments": '{"a": 1}'}}]}),
+            chunk({}, "tool_calls"),
+        ],
+        {"problem": "are not JSON"},
+    ),
+    Odd(
+        "two calls of one id and one number, each whole",
+        [
+            chunk({"tool_calls": [{"index": 0, **call('{"a": 1}')}]}),
+            chunk({"tool_calls": [{"index": 0, **call('{"a": 2}')}]}),
+            chunk({}, "tool_calls"),
+        ],
+        {"names": ["look", "look"], "unique": True},
+    ),
+    Odd(
+        "two calls of one number without ids, with objects for arguments",
+        [
+            chunk({"tool_calls": [{"index": 0, **call({"a": 1}, id=None)}]}),
+            chunk({"tool_calls": [{"index": 0, **call({"a": 2}, id=None)}]}),
+            chunk({}, "tool_calls"),
+        ],
+        {"names": ["look", "look"], "unique": True},
+    ),
+    Odd(
+        "one call whose object grows",
+        [
+            chunk({"tool_calls": [{"index": 0, **call({"a": 1})}]}),
+            chunk({"tool_calls": [{"index": 0, **call({"a": 1, "b": [2]})}]}),
+            chunk({}, "tool_calls"),
+        ],
+        {"calls": [("a", "look", {"a": 1, "b": [2]})]},
+    ),
+    Odd(
+        "signed thoughts of Claude in pieces, LiteLLM",
+        [
+            chunk({"thinking_blocks": [{"type": "thinking", "thinking": "h", "signature": None}]}),
+            chunk({"thinking_blocks": [{"type": "thinking", "thinking": "m", "signature": ""}]}),
+            chunk({"thinking_blocks": [{"type": "thinking", "thinking": "", "signature": "s"}]}),
+            chunk({"thinking_blocks": [{"type": "thinking", "thinking": "o", "signature": "t"}]}),
+            chunk({"thinking_blocks": [{"type": "redacted_thinking", "data": "x"}]}),
+            *TEXT,
+            END,
+        ],
+        {
+            "reasoning": "hmo",
+            "kept": {
+                "thinking_blocks": [
+                    {"type": "thinking", "thinking": "hm", "signature": "s"},
+                    {"type": "thinking", "thinking": "o", "signature": "t"},
+                    {"type": "redacted_thinking", "data": "x"},
+                ]
+            },
+        },
     ),
     Odd(
         "tool_calls null in the pieces of text",

@@ -122,6 +122,22 @@ WHOLE: tuple[Odd, ...] = (
     Odd("an empty text part", whole(text("")), {"text": "", "kept": None}),
     Odd("a part without anything", whole({}, text("a")), {"text": "a", "kept": None}),
     Odd("a part that is null", whole(None, text("a")), {"text": "a"}),
+    *(
+        Odd(
+            f"a text that is none: {none!r} (BerriAI/litellm#30962)",
+            whole(text(none), text("a")),
+            {"text": "a", "kept": None},
+        )
+        for none in (None, 7, {})
+    ),
+    Odd(
+        "every field is named, and most are null",
+        whole(
+            text("a", functionCall=None, thought=None, thoughtSignature=None, inlineData=None),
+            {"text": None, **call({"p": 1}, id="a", thoughtSignature=None)},
+        ),
+        {"text": "a", "calls": [("a", "look", {"p": 1})], "extra": {"id": "a"}, "kept": None},
+    ),
     Odd("parts null", {"candidates": [{"content": {"parts": None}, "finishReason": "STOP"}]}, {"text": ""}),
     Odd(
         "content without parts (pydantic/pydantic-ai#2631)",
@@ -236,6 +252,12 @@ WHOLE: tuple[Odd, ...] = (
         {"promptFeedback": {"blockReason": "OTHER", "blockReasonMessage": "no"}, "candidates": []},
         {"stop": "refusal", "text": "no"},
     ),
+    Odd(
+        "feedback whose reason is none",
+        {**whole(text("a")), "promptFeedback": {"blockReason": "BLOCK_REASON_UNSPECIFIED"}},
+        {"text": "a", "stop": "end_turn"},
+    ),
+    Odd("an error that is filled with nothing", {**whole(text("a")), "error": {"code": 0}}, {"text": "a"}),
     Odd(
         "feedback that blocks nothing",
         {**whole(text("a")), "promptFeedback": {"safetyRatings": []}},

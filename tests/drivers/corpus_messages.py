@@ -74,7 +74,7 @@ WHOLE: tuple[Odd, ...] = (
     Odd(
         "thinking between calls keeps its place (openai-agents-python#1744)",
         whole([THOUGHT, use({}), THOUGHT, use({}, id="b")], "tool_use"),
-        {"kept": [THOUGHT, {"type": "tool_use"}, THOUGHT, {"type": "tool_use"}]},
+        {"reasoning": "hm\n\nhm", "kept": [THOUGHT, {"type": "tool_use"}, THOUGHT, {"type": "tool_use"}]},
     ),
     Odd(
         "thinking without a text, with the display off",
@@ -118,7 +118,12 @@ WHOLE: tuple[Odd, ...] = (
     Odd("the context ran full", whole([text("a")], "model_context_window_exceeded"), {"stop": "max_tokens"}),
     Odd("a stop string", whole([text("a")], "stop_sequence"), {"stop": "stop_sequence"}),
     Odd("a refusal without a word (pydantic-ai#5221)", whole([], "refusal"), {"stop": "refusal"}),
-    Odd("paused in the middle (hax#15)", whole([text("a")], "pause_turn"), MalformedReplyError),
+    Odd(
+        "paused in the middle, to be sent back (hax#15, laravel/ai#493, vellum-assistant#40145)",
+        whole([SEARCH], "pause_turn"),
+        {"text": "", "stop": "pause_turn", "kept": [SEARCH]},
+    ),
+    Odd("paused with a call of ours", whole([SEARCH, use({})], "pause_turn"), {"stop": "tool_use"}),
     *(
         Odd(f"the end {word!r} is none", whole([text("a")], word), MalformedReplyError)
         for word in (None, "", "error", "unknown", 3)
@@ -138,9 +143,26 @@ WHOLE: tuple[Odd, ...] = (
         {"usage": (130, 5, 0, 100)},
     ),
     Odd(
+        "what is cached for an hour is told beside the rest (pi#5737)",
+        whole(
+            [text("a")],
+            usage={
+                **USAGE,
+                "cache_creation_input_tokens": 20,
+                "cache_creation": {"ephemeral_5m_input_tokens": 15, "ephemeral_1h_input_tokens": 5},
+            },
+        ),
+        {"usage": (30, 5, 0, 0), "written": (20, 5)},
+    ),
+    Odd(
         "usage by OpenAI's names, a gateway",
         whole([text("a")], usage={"prompt_tokens": 3, "completion_tokens": 2}),
         {"usage": (3, 2, 0, 0)},
+    ),
+    Odd(
+        "all of the prompt by OpenAI's name, and what of it was cached by Anthropic's",
+        whole([text("a")], usage={"prompt_tokens": 30, "cache_read_input_tokens": 20, "output_tokens": 2}),
+        {"usage": (30, 2, 0, 20)},
     ),
     Odd(
         "usage with nulls",
@@ -239,6 +261,24 @@ STREAMS: tuple[Odd, ...] = (
         [{"type": "ping"}, START, {"type": "ping"}, *HELLO, {"type": "odd"}, end(), STOP],
         {"text": "Hello"},
     ),
+    Odd(
+        "a second answer begins within the first, which a gateway gave up (vercel/ai#18331)",
+        [
+            START,
+            *HELLO,
+            {"type": "message_start", "message": {**whole([], None), "id": "other"}},
+            *HELLO,
+            end(),
+            STOP,
+        ],
+        MalformedReplyError,
+    ),
+    Odd("the beginning comes twice (bifrost#4556)", [START, START, *HELLO, end(), STOP], {"text": "Hello"}),
+    Odd(
+        "another id before a word was said",
+        [{"type": "message_start", "message": {"id": "gateway"}}, START, *HELLO, end(), STOP],
+        {"text": "Hello", "id": "msg"},
+    ),
     Odd("no message_start", [*HELLO, end(), STOP], {"text": "Hello", "usage": (0, 9, 0, 0)}),
     Odd("a block that was never begun", [START, delta("text_delta", text="a"), end(), STOP], {"text": "a"}),
     Odd(
@@ -254,7 +294,11 @@ STREAMS: tuple[Odd, ...] = (
     Odd("no message_stop", [START, *HELLO, end()], MalformedReplyError),
     Odd("no reason why it ended", [START, *HELLO, STOP], MalformedReplyError),
     Odd("nothing", [], MalformedReplyError),
-    Odd("paused", [START, *HELLO, end("pause_turn"), STOP], MalformedReplyError),
+    Odd(
+        "paused (WordPress/ai-provider-for-anthropic#29)",
+        [START, *HELLO, end("pause_turn"), STOP],
+        {"text": "Hello", "stop": "pause_turn"},
+    ),
     Odd(
         "an error in the middle",
         [START, *HELLO, {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}],
@@ -403,6 +447,58 @@ STREAMS: tuple[Odd, ...] = (
             STOP,
         ],
         {"usage": (10, 9, 0, 3)},
+    ),
+    Odd(
+        "the whole prompt at the beginning, what of it was cached at the end (bifrost#5510)",
+        [
+            {"type": "message_start", "message": whole([], None, {"input_tokens": 8834, "output_tokens": 0})},
+            *HELLO,
+            end(input_tokens=18, cache_creation_input_tokens=0, cache_read_input_tokens=8831),
+            STOP,
+        ],
+        {"usage": (8849, 9, 0, 8831)},
+    ),
+    Odd(
+        "written to the cache at the beginning, read from it at the end (litellm#40736)",
+        [
+            {
+                "type": "message_start",
+                "message": whole(
+                    [],
+                    None,
+                    {
+                        "input_tokens": 10,
+                        "cache_creation_input_tokens": 100,
+                        "cache_creation": {"ephemeral_1h_input_tokens": 100},
+                    },
+                ),
+            },
+            *HELLO,
+            end(cache_creation_input_tokens=0, cache_read_input_tokens=100),
+            STOP,
+        ],
+        {"usage": (110, 9, 0, 100), "written": (0, 0)},
+    ),
+    Odd(
+        "zeros for what is cached for an hour at the end",
+        [
+            {
+                "type": "message_start",
+                "message": whole(
+                    [],
+                    None,
+                    {
+                        "input_tokens": 10,
+                        "cache_creation_input_tokens": 100,
+                        "cache_creation": {"ephemeral_1h_input_tokens": 100},
+                    },
+                ),
+            },
+            *HELLO,
+            end(cache_creation_input_tokens=0, cache_creation={"ephemeral_1h_input_tokens": 0}),
+            STOP,
+        ],
+        {"usage": (110, 9, 0, 0), "written": (100, 100)},
     ),
     Odd(
         "each block has the number 0 (sglang#25876 tells why pieces can miss their block)",

@@ -128,6 +128,11 @@ WHOLE: tuple[Odd, ...] = (
         {"calls": [("a", "look", {})]},
     ),
     Odd(
+        "arguments by another name",
+        whole("", tool_calls=[{"id": "a", "function": {"name": "look", "parameters": {"p": 1}}}]),
+        {"calls": [("a", "look", {"p": 1})], "extra": None},
+    ),
+    Odd(
         "arguments null",
         whole("", tool_calls=[call(id="a") | {"function": {"name": "look", "arguments": None}}]),
         {"calls": [("a", "look", {})]},
@@ -172,6 +177,7 @@ WHOLE: tuple[Odd, ...] = (
         whole("", tool_calls=[{"id": "a", "function": {"name": "look", "arguments": {}, "signature": "s"}}]),
         {"extra": {"function": {"signature": "s"}}},
     ),
+    Odd("an error that is empty, a proxy", {**whole("hi"), "error": {"message": ""}}, {"text": "hi"}),
     Odd("an error with status 200", {"error": "model runner has unexpectedly stopped"}, REFUSED),
     Odd(
         "an error of Ollama's cloud, with its status inside (ollama/ollama#14567)",

@@ -13,6 +13,7 @@ from agentpool._core.errors import (
     ContextTooLongError,
     DriverError,
     DriverUnavailableError,
+    MalformedReplyError,
     OverloadedError,
     RateLimitedError,
     RequestRejectedError,
@@ -39,6 +40,42 @@ LONG, RATE, BUSY = ContextTooLongError, RateLimitedError, OverloadedError
 GONE, WRONG, REFUSED = DriverUnavailableError, RequestRejectedError, ContentRefusedError
 
 REFUSALS: tuple[Said, ...] = (
+    # -- MiniMax, with status 200 and in streams (edenai/edenai-apis#360)
+    *(
+        Said(f"MiniMax: {text}", None, {"base_resp": {"status_code": code, "status_msg": text}}, kind)
+        for code, text, kind in (
+            (1002, "rate limit exceeded(RPM)", RATE),
+            (1004, "login fail: Please carry the API secret key", WRONG),
+            (1008, "insufficient balance", WRONG),
+            (1027, "output new_sensitive", REFUSED),
+        )
+    ),
+    # -- the model's own words could not be read
+    *(
+        Said(f"{why}, status {status}", status, body, MalformedReplyError)
+        for status in (500, None)
+        for why, body in (
+            (
+                "Ollama (langchain-ai/langchain#34746)",
+                {"error": 'error parsing tool call: raw=\'{"a": "rate limit, invalid\', err=unexpected end'},
+            ),
+            ("llama.cpp", error("Failed to parse tool call arguments as JSON: parse error", code=500)),
+        )
+    ),
+    *(
+        Said(
+            f"Groq: {code}, status {status} (anomalyco/opencode#1018)",
+            status,
+            error(
+                "Failed. Please adjust your prompt. See 'failed_generation'.",
+                code=code,
+                failed_generation="<",
+            ),
+            MalformedReplyError,
+        )
+        for status in (400, None)
+        for code in ("tool_use_failed", "json_validate_failed")
+    ),
     # -- too long
     Said(
         "llama.cpp#19774",
@@ -576,6 +613,132 @@ LESSONS: tuple[Lesson, ...] = (
         400,
         bad("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]"),
         capped=8192,
+    ),
+    Lesson(
+        "a schema, DeepSeek (llm-exe/llm-exe#662, presenton/presenton#676)",
+        {**SENT, "response_format": {}},
+        400,
+        bad("This response_format type is unavailable now"),
+        dropped="response_format",
+    ),
+    Lesson(
+        "a schema, DeepSeek as text (dzhng/deep-research#22)",
+        {**SENT, "response_format": {}},
+        422,
+        "Failed to deserialize the JSON body into the target type: response_format: response_format.type"
+        " `json_schema` is unavailable now at line 1 column 12440",
+        dropped="response_format",
+    ),
+    Lesson(
+        "a schema, Azure's older versions",
+        {**SENT, "response_format": {}},
+        400,
+        bad(
+            "response_format value as json_schema is enabled only for api versions 2024-08-01-preview and later"
+        ),
+        dropped="response_format",
+    ),
+    Lesson(
+        "a schema, LM Studio's older versions",
+        {**SENT, "response_format": {}},
+        400,
+        {"error": "'response_format.type' must be 'json_object' or 'text'"},
+        dropped="response_format",
+    ),
+    Lesson(
+        "a schema that a server takes strictly, asked or not",
+        {**SENT, "response_format": {}},
+        400,
+        bad(
+            "Invalid schema for response_format 'answer': In context=(), 'additionalProperties' is required to"
+            " be supplied and to be false.",
+            "response_format",
+        ),
+        dropped="response_format",
+    ),
+    Lesson(
+        "a schema beside tools, Groq (vercel/ai#16540)",
+        SENT,
+        400,
+        bad("json mode cannot be combined with tool/function calling"),
+        trait="no_schema_with_tools",
+    ),
+    Lesson(
+        "a schema beside tools, Groq's other words (agno-agi/agno#1065)",
+        SENT,
+        400,
+        bad("'response_format' json_object cannot be combined with tool/function calling"),
+        trait="no_schema_with_tools",
+    ),
+    Lesson(
+        "a schema beside tools, Cerebras",
+        SENT,
+        400,
+        {"message": '"tools" is incompatible with "response_format"', "code": "wrong_api_format"},
+        trait="no_schema_with_tools",
+    ),
+    Lesson(
+        "temperature, Kimi (Warma10032/VideoAdGuard#34, NousResearch/hermes-agent#11764)",
+        SENT,
+        400,
+        bad("invalid temperature: only 1 is allowed for this model"),
+        dropped="temperature",
+    ),
+    Lesson(
+        "too many tokens asked for, Alibaba (open-webui/open-webui#10507, anomalyco/opencode#16971)",
+        {**SENT, "max_tokens": 32_000},
+        400,
+        bad("<400> InternalError.Algo.InvalidParameter: Range of max_tokens should be [1, 8192]"),
+        capped=8192,
+    ),
+    Lesson(
+        "too many tokens asked for, Bedrock (charmbracelet/crush#946)",
+        {**SENT, "max_tokens": 64_000},
+        400,
+        {"message": "The maximum tokens you requested exceeds the model limit of 32768"},
+        capped=32768,
+    ),
+    Lesson(
+        "too many tokens asked for, Volcengine (yiliqi78/TOKENICODE#3)",
+        {**SENT, "max_tokens": 64_000},
+        400,
+        bad(
+            "The parameter max_tokens specified in the request is not valid: integer above maximum value,"
+            " expected a value <= 32768, but got 64000 instead.",
+            "max_tokens",
+        ),
+        capped=32768,
+    ),
+    Lesson(
+        "the system role, a validator",
+        SENT,
+        422,
+        {
+            "detail": [
+                {"loc": ["body", "messages", 0, "role"], "msg": "Input should be 'user' or 'assistant'"}
+            ]
+        },
+        trait="system_in_user",
+    ),
+    Lesson(
+        "strict, by its place",
+        SENT,
+        400,
+        bad("Unknown parameter: 'tools[0].function.strict'.", "tools[0].function.strict"),
+        trait="no_strict",
+    ),
+    Lesson(
+        "efforts of which none is one of ours",
+        {**SENT, "reasoning_effort": "low"},
+        400,
+        bad("`reasoning_effort` must be one of `none` or `default`"),
+        dropped="reasoning_effort",
+    ),
+    Lesson(
+        "an effort that is known, so that something else is wrong",
+        {**SENT, "reasoning_effort": "low"},
+        400,
+        bad("`reasoning_effort` should be one of 'low' or 'high'"),
     ),
     Lesson("nothing: another thing is wrong", SENT, 400, bad("model not found")),
     Lesson(

@@ -360,6 +360,47 @@ STREAMS: tuple[Odd, ...] = (
         [*TEXT, piece("failed", response=whole(said("Hello"), status="in_progress", error={"message": "x"}))],
         REFUSED,
     ),
+    Odd(
+        "thoughts and calls that were streamed, and an end with the text alone (bifrost#1978)",
+        [
+            piece("output_item.done", output_index=0, item=THOUGHT),
+            *TEXT,
+            piece("output_item.done", output_index=1, item=said("Hello")),
+            piece("output_item.done", output_index=2, item=call()),
+            done(whole(said("Hello"))),
+        ],
+        {
+            "text": "Hello",
+            "calls": [("a", "look", {})],
+            "kept": [THOUGHT, said("Hello"), {"type": "function_call"}],
+        },
+    ),
+    Odd(
+        "a call that did not end, and an end without it",
+        [piece("output_item.added", output_index=0, item=call("")), *TEXT, done(whole(said("Hello")))],
+        {"text": "Hello", "calls": []},
+    ),
+    Odd(
+        "a text without pieces, and an end without items",
+        [piece("output_text.done", output_index=0, text="Hello"), done(whole())],
+        {"text": "Hello"},
+    ),
+    Odd(
+        "a text in pieces, then another at once",
+        [
+            *TEXT,
+            piece("output_text.done", text="Hello"),
+            piece("output_text.done", text="!"),
+            piece("refusal.done", refusal=""),
+            done(whole()),
+        ],
+        {"text": "Hello!"},
+    ),
+    Odd(
+        "a refusal at once",
+        [piece("refusal.done", refusal="no"), done(whole())],
+        {"text": "no", "stop": "refusal"},
+    ),
     Odd("no end", [*TEXT], MalformedReplyError),
     Odd("nothing", [], MalformedReplyError),
     Odd("an event that is no object", [[]], MalformedReplyError),

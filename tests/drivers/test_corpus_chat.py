@@ -62,6 +62,7 @@ def check(odd: Odd, read: Any) -> Completion | None:
         "extra": calls[0].provider_data.data if calls and calls[0].provider_data else None,
         "kept": None if data is None else data.data,
         "usage": (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens, usage.cache_read_tokens),
+        "written": (usage.cache_write_tokens, usage.cache_write_1h_tokens),
         "cost": usage.cost_usd,
         "id": completion.response_id,
         "model": completion.served_model,

@@ -267,10 +267,11 @@ async def test_a_packed_answer_is_unpacked() -> None:
         driver_at(server.url) as driver,
     ):
         assert (await driver.complete(ASK)).text == "packed"
-    broken = answer(200, b"no gzip", content_encoding="gzip")
-    async with raw_server(broken) as server, driver_at(server.url) as driver:
-        with pytest.raises(MalformedReplyError, match="cannot be unpacked"):
-            await driver.complete(ASK)
+    for body, encoding in ((b"\x1f\x8b is no gzip", "gzip"), (b"no deflate", "deflate")):
+        broken = answer(200, body, content_encoding=encoding)
+        async with raw_server(broken) as server, driver_at(server.url) as driver:
+            with pytest.raises(MalformedReplyError, match="cannot be unpacked"):
+                await driver.complete(ASK)
 
 
 async def test_a_stream_under_another_name_is_read_too() -> None:

@@ -28,7 +28,8 @@ from agentpool import (
     ToolResult,
     UserMessage,
 )
-from agentpool._core.messages import TextDelta
+from agentpool._core.encoding import encodable_message
+from agentpool._core.messages import ReasoningDelta, TextDelta
 from agentpool.drivers._dialect import Dialect, RefusedInStreamError
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import Question, schema_instruction
@@ -71,6 +72,61 @@ def test_a_stream(dialect: Dialect, odd: Odd) -> None:
     completion = check(odd, read)
     if completion is not None and deltas:
         assert "".join(deltas) == completion.text
+
+
+def thoughts_of(dialect: Dialect, *events: Any) -> tuple[str, str]:
+    """Return the thoughts as they were streamed, and as the whole answer has them."""
+    reader = dialect.reader(QUESTION)
+    streamed = [
+        delta.text
+        for event in events
+        for delta in reader.feed(event, "")
+        if isinstance(delta, ReasoningDelta)
+    ]
+    return "".join(streamed), reader.completion().reasoning
+
+
+def test_parts_of_a_thought_stand_apart_in_a_stream_as_in_the_whole() -> None:
+    """hermes-agent#81911, goai#125."""
+
+    def piece(text: str, index: int, item: str = "rs") -> dict[str, Any]:
+        return corpus_responses.piece(
+            "reasoning_summary_text.delta", item_id=item, summary_index=index, delta=text
+        )
+
+    def thought(*texts: str) -> dict[str, Any]:
+        return {
+            **corpus_responses.THOUGHT,
+            "summary": [{"type": "summary_text", "text": text} for text in texts],
+        }
+
+    end = corpus_responses.done(
+        corpus_responses.whole(thought("**a**", "**b**"), thought("c"), corpus_responses.said("d"))
+    )
+    streamed, whole = thoughts_of(
+        RESPONSES, piece("**", 0), piece("a**", 0), piece("**b**", 1), piece("c", 0, "rt"), end
+    )
+    assert streamed == whole == "**a**\n\n**b**\n\nc"
+    blocks = [
+        corpus_messages.begin({"type": "thinking", "thinking": ""}),
+        corpus_messages.delta("thinking_delta", thinking="a"),
+        corpus_messages.delta("thinking_delta", thinking="b"),
+        corpus_messages.begin({"type": "thinking", "thinking": "c"}, 1),
+        corpus_messages.delta("thinking_delta", 1, thinking="d"),
+    ]
+    streamed, whole = thoughts_of(CLAUDE, *blocks, corpus_messages.end(), corpus_messages.STOP)
+    assert streamed == whole == "ab\n\ncd"
+
+
+def test_a_thought_that_is_streamed_twice_is_heard_once() -> None:
+    """halogen-flash-server#67: as a summary and as itself."""
+    pieces = [
+        corpus_responses.piece(f"reasoning_{kind}.delta", item_id="rs", delta=text)
+        for text in ("h", "m")
+        for kind in ("text", "summary_text")
+    ]
+    end = corpus_responses.done(corpus_responses.whole(corpus_responses.THOUGHT, corpus_responses.said("a")))
+    assert thoughts_of(RESPONSES, *pieces, end) == ("hm", "hm")
 
 
 # -- answers changed at random ----------------------------------------------------------------------
@@ -282,7 +338,7 @@ def test_no_budget_for_thoughts_within_calls_of_another_model() -> None:
         (thought, lost, False),
         ([*unthought, AssistantMessage("done"), UserMessage("b")], None, True),
         ([UserMessage("a"), AssistantMessage("so")], None, False),
-        ([result("1")], None, False),
+        ([result("1")], None, True),  # nobody asked for it: it is told as text
     ):
         body = sent(CLAUDE, *messages, reasoning=2000, temperature=0.5, lessons=lessons)
         assert ("thinking" in body) is thinks
@@ -301,6 +357,142 @@ def test_thoughts_that_the_server_does_not_take_back_are_left_out() -> None:
     message = called("1", data=data, provider="openai-responses")
     items = sent(RESPONSES, UserMessage("q"), message, result("1"), lessons=lost)["input"]
     assert [item.get("type") for item in items] == [None, "function_call", "function_call_output"]
+
+
+def answered(*content: Any, stop: str = "tool_use", **more: Any) -> AssistantMessage:
+    """Return what the model said as it comes out of an answer."""
+    return CLAUDE.completion(corpus_messages.whole(list(content), stop, **more), QUESTION).message
+
+
+def kinds(messages: Any) -> list[list[str]]:
+    return [[block["type"] for block in message["content"]] for message in messages]
+
+
+def test_no_files_in_a_result_that_is_an_error() -> None:
+    """vellum-assistant#18387: the API takes nothing but text there, so they stand behind the results."""
+    body = sent(
+        MessagesDialect(cache=False),
+        UserMessage("a"),
+        called("1", "2"),
+        result("1", (Text("no"), PICTURE), is_error=True),
+        result("2", (Text("yes"), PICTURE)),
+    )
+    content = body["messages"][-1]["content"]
+    assert [block["type"] for block in content] == ["tool_result", "tool_result", "image"]
+    assert content[0]["content"] == "no\n[image/png, 1 bytes]"
+    items = sent(RESPONSES, UserMessage("a"), called("1"), result("1", (PICTURE,), is_error=True))["input"]
+    assert items[-1]["output"][0] == {"type": "input_text", "text": "Error:"}
+    assert items[-1]["output"][1]["type"] == "input_image"
+
+
+@pytest.mark.parametrize(
+    "last", [corpus_messages.THOUGHT, corpus_messages.HIDDEN, {"type": "thinking", "thinking": "h"}]
+)
+def test_an_answer_does_not_end_with_a_thought(last: Any) -> None:
+    """forgecode#2107, forgecode#3071, hermes-agent#16921: the API refuses it, from then on for ever."""
+    message = answered(corpus_messages.text("a"), last, stop="max_tokens")
+    assert kinds(sent(CLAUDE, UserMessage("q"), message, UserMessage("go"))["messages"]) == [
+        ["text"],
+        ["text"],
+        ["text"],
+    ]
+    message = answered(THOUGHT, last, stop="max_tokens")
+    assert kinds(sent(CLAUDE, UserMessage("q"), message, UserMessage("go"))["messages"]) == [["text", "text"]]
+
+
+SEARCH, FOUND = corpus_messages.SEARCH, corpus_messages.FOUND
+
+
+def test_a_paused_answer_goes_back_as_it_came_and_what_followed_stands_behind_it() -> None:
+    """gsd-2#2870, laravel/ai#493."""
+    paused = answered(THOUGHT, corpus_messages.text("so "), SEARCH, stop="pause_turn")
+    asked = sent(CLAUDE, UserMessage("q"), paused, reasoning=2000)
+    assert asked["messages"][1]["content"] == [THOUGHT, {"type": "text", "text": "so "}, SEARCH]
+    assert asked["thinking"]["type"] == "enabled"
+    more = answered(FOUND, corpus_messages.text("it is"), corpus_messages.use({"a": 1}))
+    whole = [UserMessage("q"), paused, more, result("a")]
+    said = sent(CLAUDE, *whole)["messages"][1]["content"]
+    assert [block["type"] for block in said] == [
+        *["thinking", "text", "server_tool_use"],
+        *["web_search_tool_result", "text", "tool_use"],
+    ]
+    last = answered(corpus_messages.text("done"), stop="end_turn")
+    other = answered(THOUGHT, corpus_messages.text("so "), {**SEARCH, "id": "t"}, stop="pause_turn")
+    said = sent(CLAUDE, *whole, other, last, UserMessage("b"))["messages"][3]["content"]
+    assert [block["type"] for block in said] == ["thinking", "text", "text"]
+
+
+def test_half_of_a_pair_in_a_text_moves_no_thought() -> None:
+    """The loop mends the text of a message, the provider's own blocks are mended on their way out."""
+    broken = "smile \ud83d"
+    message = encodable_message(answered(corpus_messages.text(broken), THOUGHT, corpus_messages.use({})))
+    said = sent(CLAUDE, UserMessage("q"), message, result("a"))["messages"][1]["content"]
+    assert [block["type"] for block in said] == ["text", "thinking", "tool_use"]
+    items = (corpus_responses.THOUGHT, corpus_responses.said(broken))
+    thought = RESPONSES.completion(corpus_responses.whole(*items), QUESTION).message
+    body = sent(RESPONSES, UserMessage("q"), encodable_message(thought), UserMessage("b"))
+    assert body["input"][1] == corpus_responses.THOUGHT
+    encoded(body)
+
+
+def test_a_call_that_the_provider_runs_goes_back_with_its_result_only() -> None:
+    """gsd-2#2870, anthropic-sdk-python#1339: the API refuses the one without the other."""
+    cut = answered(corpus_messages.text("a"), SEARCH, stop="max_tokens")
+    assert kinds(sent(CLAUDE, UserMessage("q"), cut, UserMessage("go"))["messages"])[1] == ["text"]
+    # It runs later, if it was wished for beside calls of ours (vellum-assistant#40137).
+    beside = answered(SEARCH, corpus_messages.use({}))
+    messages = [UserMessage("q"), beside, result("a")]
+    assert kinds(sent(CLAUDE, *messages)["messages"])[1] == ["server_tool_use", "tool_use"]
+    later = answered(FOUND, corpus_messages.text("b"), stop="end_turn")
+    assert kinds(sent(CLAUDE, *messages, later, UserMessage("c"))["messages"])[1::2] == [
+        ["server_tool_use", "tool_use"],
+        ["web_search_tool_result", "text"],
+    ]
+    # The turn of the call may have been dropped.
+    assert kinds(sent(CLAUDE, UserMessage("q"), later, UserMessage("c"))["messages"])[1] == ["text"]
+
+
+def test_a_program_of_the_models_gets_its_container_and_its_results() -> None:
+    """ggcode#2566, anthropic-sdk-python#1150, anthropic-sdk-typescript#1114, defog#270."""
+    caller = {"type": "code_execution_20250825", "tool_id": "s"}
+    program = {"type": "server_tool_use", "id": "s", "name": "code_execution", "input": {"code": "x"}}
+    call = {**corpus_messages.use({"a": 1}), "caller": caller}
+    made = answered(program, call, container={"id": "box", "expires_at": "2026-01-01T00:00:00Z"})
+    body = sent(CLAUDE, UserMessage("q"), made, result("a"))
+    assert body["container"] == "box"
+    assert body["messages"][1]["content"] == [program, call]
+    own = Question(
+        CompletionRequest(messages=[UserMessage("q"), made, result("a")]),
+        "m",
+        own=frozenset({"container.skills"}),
+    )
+    assert CLAUDE.body(own, streaming=False)["container"] == {"id": "box"}
+    # Another question, another container; and of a program that was dropped nothing is said.
+    done = answered(corpus_messages.text("b"), stop="end_turn")
+    assert "container" not in sent(CLAUDE, UserMessage("q"), made, result("a"), done, UserMessage("n"))
+    second = answered({**call, "id": "b"}, container=None)
+    said = sent(CLAUDE, UserMessage("q"), second, result("b"))["messages"][1]["content"]
+    assert "caller" not in said[0]
+    assert answered({**call, "caller": {"type": "direct"}}).provider_data is None
+
+
+def test_a_users_own_cache_point_takes_the_place_of_ours() -> None:
+    """sub2api#176, zeph#1568: four are taken at the most."""
+    request = CompletionRequest(messages=[UserMessage("a")], system="s", tools=[LOOK])
+    for name in ("cache_control", "cache_control.type"):
+        body = CLAUDE.body(Question(request, "m", own=frozenset({name})), streaming=False)
+        assert "cache_control" not in str(body)
+
+
+def test_a_tool_without_a_description_says_none() -> None:
+    body = sent(CLAUDE, UserMessage("a"), tools=[ToolDefinition("look", " ", {"type": "object"})])
+    assert "description" not in body["tools"][0]
+
+
+def test_a_budget_of_thoughts_stays_below_the_limit_that_was_learned() -> None:
+    capped = Lessons(capped={"max_tokens": 2000})
+    body = sent(CLAUDE, UserMessage("a"), reasoning=3000, max_tokens=4000, lessons=capped)
+    assert body["thinking"]["budget_tokens"] == 1999
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]}
@@ -326,7 +518,7 @@ UNION = {
 @pytest.mark.parametrize(
     ("schema", "expected"),
     [
-        ({"type": "object"}, {"type": "object"}),
+        ({"type": "object"}, {"type": "object", "properties": {}}),
         ({"properties": {}}, {"type": "object", "properties": {}}),
         (
             UNION,
@@ -500,9 +692,9 @@ def test_what_claude_takes_of_a_schema_is_told_in_words_else() -> None:
             None,
             "budget_thinking",
         ),
-        (  # litellm#27074
+        (
             CLAUDE,
-            "output_config.effort: Input should be 'low', 'medium', 'high' or 'max'",
+            "This model does not support the effort parameter.",
             "",
             {"reasoning": "xhigh", "output_schema": SCHEMA},
             "output_config.effort",
@@ -602,6 +794,88 @@ def test_what_claude_takes_of_a_schema_is_told_in_words_else() -> None:
         (RESPONSES, "Encrypted content is not supported with this model.", "", {}, "include", None),
         (
             RESPONSES,
+            "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.",
+            "input",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (  # gentle-ai#4595
+            RESPONSES,
+            "reasoning `encrypted_content` was not issued to this caller",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (  # hermes-agent#32617
+            RESPONSES,
+            "Could not decrypt the provided encrypted_content. Ensure the value is the unmodified"
+            " encrypted_content from a previous response.",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (
+            RESPONSES,
+            "Unknown parameter: 'input[1].status'.",
+            "input[1].status",
+            {"reasoning": "low"},
+            None,
+            "no_thoughts",
+        ),
+        (
+            RESPONSES,
+            "Unknown parameter: 'input[1].content[0].annotations'.",
+            "input[1].content[0].annotations",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (  # sub2api#176, GCMP#83: a gateway has points of its own
+            CLAUDE,
+            "A maximum of 4 blocks with cache_control may be provided. Found 5.",
+            "",
+            {"temperature": 0.5},
+            None,
+            "no_cache_points",
+        ),
+        (
+            CLAUDE,
+            "The toolConfig field must be defined when using toolUse and toolResult content blocks.",
+            "",
+            {},
+            None,
+            "tools_for_calls",
+        ),
+        (
+            CLAUDE,
+            "Requests which include `tool_use` or `tool_result` blocks must define `tools`.",
+            "",
+            {},
+            None,
+            "tools_for_calls",
+        ),
+        (  # kilocode#4631
+            CLAUDE,
+            "When thinking is disabled, an `assistant` message in the final position cannot contain"
+            " `thinking`. To use thinking blocks, enable `thinking` in your request.",
+            "",
+            {},
+            None,
+            "no_thoughts",
+        ),
+        (
+            CLAUDE,
+            "thinking: Input tag 'disabled' found using 'type' does not match any of the expected tags",
+            "",
+            {"reasoning": 0},
+            "thinking",
+            None,
+        ),
+        (
+            RESPONSES,
             "Unsupported parameter: 'reasoning.effort' is not supported with this model.",
             "reasoning.effort",
             {"reasoning": "low"},
@@ -627,6 +901,30 @@ def test_what_a_refusal_teaches(
     assert lessons is not None
     assert lessons.dropped == ({dropped} if dropped else set())
     assert lessons.traits == ({trait} if trait else set())
+
+
+def test_calls_of_before_need_tools_where_none_is_offered_any_more() -> None:
+    """kibana#246943, dify#17545: Bedrock refuses the request that is to be answered without tools."""
+    lessons = Lessons(traits=frozenset({"tools_for_calls"}))
+    body = sent(CLAUDE, UserMessage("a"), called("1", "2"), result("1"), result("2"), lessons=lessons)
+    assert body["tools"] == [{"name": "look", "input_schema": {"type": "object"}}]
+    assert body["tool_choice"] == {"type": "none"}
+    assert "tools" not in sent(CLAUDE, UserMessage("a"), lessons=lessons)
+    assert sent(CLAUDE, UserMessage("a"), called("1"), result("1"), tools=[LOOK], lessons=lessons)["tools"][
+        0
+    ]["description"]
+
+
+def test_a_call_is_not_forced_where_the_user_has_the_model_think() -> None:
+    """oh-my-pi#341, mastra#7507: both together are refused, and what the user gave by hand stays."""
+    body = {
+        **sent(CLAUDE, UserMessage("a"), tools=[LOOK], tool_choice="required"),
+        "thinking": {"type": "enabled"},
+    }
+    refusal = Refusal(400, "Thinking may not be enabled when tool_choice forces tool use.")
+    lessons = learned(Lessons(), refusal, body, CLAUDE.droppable - {"thinking"})
+    assert lessons is not None
+    assert lessons.dropped == {"tool_choice"}
 
 
 def test_a_conversation_that_claude_began_gets_a_beginning() -> None:
@@ -788,6 +1086,16 @@ def test_what_a_response_is_asked_for() -> None:
     )
     assert worded["instructions"] == schema_instruction("", SCHEMA)
     assert "text" not in worded
+
+
+def test_strict_is_left_out_of_tools_where_it_is_not_known() -> None:
+    tools = [ToolDefinition("t", "d", {"type": "object"})]
+    known = sent(RESPONSES, UserMessage("a"), tools=tools)["tools"][0]
+    unknown = sent(
+        RESPONSES, UserMessage("a"), tools=tools, lessons=Lessons(traits=frozenset({"no_strict"}))
+    )["tools"][0]
+    assert known["strict"] is False
+    assert "strict" not in unknown
 
 
 def test_a_response_knows_no_stop_strings() -> None:

@@ -22,6 +22,7 @@ def test_the_table_of_the_package_has_a_date_and_its_prices_make_sense() -> None
         assert 0 < price.input < price.output, model
         assert price.cache_read is None or price.cache_read < price.input, model
         assert price.cache_write is None or price.cache_write > price.input, model
+        assert (price.cache_write_1h is not None) is (provider == "anthropic"), model
 
 
 def test_a_model_is_found_with_its_date_behind_its_name() -> None:
@@ -51,6 +52,17 @@ def test_cached_tokens_have_prices_of_their_own() -> None:
     price = ModelPrice(input=2.0, output=10.0, cache_read=0.5, cache_write=3.0)
     usage = TokenUsage(MILLION, MILLION, cache_read_tokens=MILLION // 2, cache_write_tokens=MILLION // 4)
     assert price.cost(usage) == pytest.approx(0.25 * 2 + 0.5 * 0.5 + 0.25 * 3 + 10)
+
+
+def test_what_is_cached_for_an_hour_has_a_price_of_its_own() -> None:
+    """pi#5737, oh-my-pi#6876, claude-powerline#104: it was taken for what is cached for five minutes."""
+    price = PriceTable.builtin().find("anthropic", "claude-opus-4-8")
+    assert price is not None
+    usage = TokenUsage(MILLION, cache_write_tokens=MILLION, cache_write_1h_tokens=400_000)
+    assert price.cost(usage) == pytest.approx(0.6 * 6.25 + 0.4 * 10)
+    assert ModelPrice(2.0, 10.0, cache_write=3.0).cost(usage) == pytest.approx(3)
+    odd = TokenUsage(MILLION, cache_write_tokens=MILLION, cache_write_1h_tokens=2 * MILLION)
+    assert price.cost(odd) == pytest.approx(10)
 
 
 def test_cached_tokens_without_a_price_cost_what_others_do() -> None:

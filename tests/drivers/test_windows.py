@@ -10,9 +10,19 @@ import trio
 from rawserver import RawServer, answer, raw_server
 from trio.testing import MockClock
 
-from agentpool import CompletionRequest, GeminiDriver, OllamaDriver, OpenAIDriver, PriceTable, UserMessage
+from agentpool import (
+    CompletionRequest,
+    ContextTooLongError,
+    GeminiDriver,
+    OllamaDriver,
+    OpenAIDriver,
+    PriceTable,
+    UserMessage,
+)
 from agentpool.drivers._http_driver import HttpDriver
 from agentpool.drivers._windows import (
+    Room,
+    room_in,
     root_of,
     window_in_list,
     window_in_props,
@@ -239,3 +249,121 @@ async def test_each_model_has_its_own() -> None:
             await driver.complete(LONG)
             assert driver.context_window == 7000
     assert [line.split()[0] for line in asked(server)] == ["GET", "POST", "GET", "POST"]
+
+
+# -- what a refusal tells ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "window", "given"),
+    [
+        (  # ogx-ai/ogx#4534, vllm-project/vllm#20409
+            "This model's maximum context length is 6048 tokens. However, you requested 6616 tokens"
+            " (568 in the"
+            " messages, 6048 in the completion). Please reduce the length of the messages or completion.",
+            6048,
+            568,
+        ),
+        (
+            "This model's maximum context length is 4,096 tokens. However, you requested 4200"
+            " tokens (100 in the"
+            " messages, 20 in the functions, and 4080 in the completion).",
+            4096,
+            120,
+        ),
+        (  # vllm-project/vllm#42474
+            "This model's maximum context length is 128000 tokens. However, you requested 65535"
+            " output tokens and"
+            " your prompt contains at least 62466 input tokens, for a total of at least 128001 tokens.",
+            128000,
+            62466,
+        ),
+        (
+            "'max_tokens' or 'max_completion_tokens' is too large: 4096. This model's maximum"
+            " context length is"
+            " 2048 tokens and your request has 50 input tokens (4096 > 2048 - 50).",
+            2048,
+            50,
+        ),
+        (
+            "Requested token count exceeds the model's maximum context length of 8192 tokens. You requested a"
+            " total of 9000 tokens: 5000 tokens from the input messages and 4000 tokens for the completion.",
+            8192,
+            5000,
+        ),
+        (
+            "This endpoint's maximum context length is 131072 tokens. However, you requested about"
+            " 140000 tokens"
+            " (8000 of text input, 400 of tool input, 131600 in the output).",
+            131072,
+            8400,
+        ),
+        (
+            "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8192. Given: 5000 `inputs`"
+            " tokens and 4000 `max_new_tokens`",
+            8192,
+            5000,
+        ),
+        (
+            "input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000, decrease"
+            " input length"
+            " or `max_tokens` and try again",
+            200000,
+            190000,
+        ),
+    ],
+)
+def test_the_room_that_a_refusal_tells(text: str, window: int, given: int) -> None:
+    assert room_in(text) == Room(window, given)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["prompt is too long", "maximum context length is 8 tokens", "5 input tokens", "context limit: a + b"],
+)
+def test_refusals_that_tell_of_no_room(text: str) -> None:
+    assert room_in(text) is None
+
+
+async def test_a_short_request_to_a_small_model_is_given_a_shorter_answer() -> None:
+    """vllm-project/vllm#33418: the length of the answer, which nobody had thought of, fails every request."""
+
+    def reply(head: str, body: Any) -> bytes:
+        given = 500
+        if given + body["max_tokens"] > 4096:
+            words = (
+                "This model's maximum context length is 4096 tokens. However, you requested"
+                f" {given + body['max_tokens']} tokens ({given} in the messages, {body['max_tokens']} in the"
+                " completion). Please reduce the length of the messages or completion."
+            )
+            return answer(400, {"object": "error", "message": words, "code": 400})
+        said = {"role": "assistant", "content": "ok"}
+        return answer(200, {"choices": [{"index": 0, "message": said, "finish_reason": "stop"}]})
+
+    async with raw_server(reply) as server:
+        async with OpenAIDriver("m", base_url=f"{server.url}/v1", api_key="") as driver:
+            for longest in (4096, 100_000):
+                request = CompletionRequest(messages=[UserMessage("hi")], max_tokens=longest)
+                assert (await driver.complete(request)).text == "ok"
+                assert server.requests[-1][1]["max_tokens"] == 3596
+            assert driver.context_window == 4096  # so that the next agent knows
+            assert (
+                await driver.complete(CompletionRequest(messages=[UserMessage("hi")], max_tokens=9))
+            ).text == "ok"
+            assert server.requests[-1][1]["max_tokens"] == 9
+            # What the user gave by hand is not made less.
+            own = CompletionRequest(messages=[UserMessage("hi")], options={"max_tokens": 4000})
+            with pytest.raises(ContextTooLongError):
+                await driver.complete(own)
+
+
+async def test_a_request_that_leaves_no_room_for_an_answer_is_too_long() -> None:
+    words = (
+        "This model's maximum context length is 4096 tokens. However, you requested 7900 tokens (3900 in the"
+        " messages, 4000 in the completion)."
+    )
+    async with raw_server(answer(400, {"message": words})) as server:
+        async with OpenAIDriver("m", base_url=f"{server.url}/v1", api_key="") as driver:
+            with pytest.raises(ContextTooLongError):
+                await driver.complete(CompletionRequest(messages=[UserMessage("hi")], max_tokens=4000))
+        assert len(server.requests) == 1

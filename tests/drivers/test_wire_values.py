@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from time import process_time
 from typing import Any
 
 import pytest
@@ -22,12 +24,12 @@ from agentpool import (
     UserMessage,
 )
 from agentpool._core.text import encodable
-from agentpool.drivers._address import address_of
+from agentpool.drivers._address import address_of, without_end
 from agentpool.drivers._chat import ChatDialect, effort_of
 from agentpool.drivers._encoding import encoded
 from agentpool.drivers._fitting import LOOSE_IDS, SHORT_IDS, Question, clean_name, schema_instruction
 from agentpool.drivers._learning import Lessons
-from agentpool.drivers._reading import Thoughts, split_thoughts
+from agentpool.drivers._reading import Thoughts
 from agentpool.drivers._schemas import strict_schema
 from agentpool.drivers._secrets import Redaction, Secret, checked_key
 from agentpool.drivers._sse import Lines, SseEvent, SseReader
@@ -61,6 +63,52 @@ def test_events_with_data_are_given_and_no_others() -> None:
         SseEvent("1", "a"),
         SseEvent("2\n3"),
     ]
+
+
+def test_an_event_ends_with_its_json_where_the_blank_line_is_missing() -> None:
+    """Some servers end events with one line break; Dify and others say an error as bare JSON in between."""
+    assert events(b'data: {"a":1}\ndata: {"b":2}\ndata: [DONE]\n') == [
+        SseEvent('{"a":1}'),
+        SseEvent('{"b":2}'),
+        SseEvent("[DONE]"),
+    ]
+    assert events(b'data: {"a":\ndata: {}}\n\n') == [SseEvent('{"a":\n{}}')]
+    assert events(b'event: x\ndata: {"a":1}\nevent: y\ndata: {}\n\n') == [
+        SseEvent('{"a":1}', "x"),
+        SseEvent("{}", "y"),
+    ]
+    assert events(b'data: {"a":1}\nevent: error\n\n') == [SseEvent('{"a":1}', "error")]
+    assert events(b'{"a":1}\n{"b":\n{}}\ndata: [DONE]\n\n') == [
+        SseEvent('{"a":1}'),
+        SseEvent('{"b":\n{}}'),
+        SseEvent("[DONE]"),
+    ]
+    assert events(b'{"error": 1}\nevent: error\ndata: {}\n\n') == [
+        SseEvent('{"error": 1}'),
+        SseEvent("{}", "error"),
+    ]
+
+
+def test_a_long_line_in_many_pieces_takes_linear_time() -> None:
+    piece, pieces = b"x" * 2000, 1000
+
+    def read() -> None:
+        lines = Lines()
+        for _ in range(pieces):
+            lines.feed(piece)
+        assert len(lines.feed(b"\n")[0]) == len(piece) * pieces
+
+    def join_with_each() -> None:
+        line = b""
+        for _ in range(pieces):
+            line = line + piece  # copies all that came before
+
+    def seconds(work: Callable[[], None]) -> float:
+        begin = process_time()
+        work()
+        return process_time() - begin
+
+    assert 5 * min(seconds(read) for _ in range(3)) < seconds(join_with_each)
 
 
 def test_the_last_event_counts_also_without_its_blank_line() -> None:
@@ -98,6 +146,25 @@ def test_a_query_is_added_to_and_never_shown() -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is not the address of a server"):
         address_of(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("http://h/v1/chat/completions", "http://h/v1"),
+        ("http://h/v1/chat/completions/?k=v", "http://h/v1?k=v"),
+        (
+            "http://h/openai/deployments/d/chat/completions?api-version=1",
+            "http://h/openai/deployments/d?api-version=1",
+        ),
+        ("http://h/v1/responses", "http://h/v1"),
+        ("http://h/v1/", "http://h/v1"),
+        ("http://h/chat", "http://h/chat"),
+    ],
+)
+def test_the_address_of_a_call_is_that_of_its_server(url: str, whole: str) -> None:
+    """BerriAI/litellm#8572, sourcegit-scm/sourcegit#1618: what consoles show is what people copy."""
+    assert without_end(url, "/chat/completions", "/responses") == whole
 
 
 def test_passwords_and_fragments_are_refused() -> None:
@@ -241,12 +308,6 @@ def test_short_ids_have_nine_letters() -> None:
     assert SHORT_IDS.pattern.fullmatch(SHORT_IDS.make(7))
 
 
-def test_a_result_without_its_call_keeps_its_id() -> None:
-    body = sent(UserMessage("a"), result("lost"))
-    assert [m["role"] for m in body["messages"]] == ["tool", "user"]
-    assert body["messages"][0]["tool_call_id"] == "lost"
-
-
 def test_names_are_clean_in_a_history() -> None:
     assert clean_name("search<|channel|>x") == "search_channel_x"
     assert clean_name("") == "unknown"
@@ -269,6 +330,24 @@ def test_data_of_this_model_goes_back_and_no_other() -> None:
         assert "extra_content" not in foreign["tool_calls"][0]
 
 
+def test_an_id_that_others_do_not_take_goes_back_to_its_server_with_its_result() -> None:
+    """BerriAI/litellm#37849: LiteLLM hides Gemini's signature in it."""
+    raw = "call_1__thought__" + "Cs4/+=" * 20
+
+    def ids(model: str, *traits: str) -> tuple[str, str]:
+        call = ToolCall(raw, "look", {}, ProviderData("openai", model, {"id": raw}))
+        lessons = Lessons(traits=frozenset(traits))
+        messages = sent(UserMessage("a"), AssistantMessage("", [call]), result(raw), lessons=lessons)[
+            "messages"
+        ]
+        return messages[1]["tool_calls"][0]["id"], messages[2]["tool_call_id"]
+
+    assert ids("m") == (raw, raw)
+    for id, answered in (ids("other"), ids("m", "short_ids"), ids("m", "plain_history")):
+        assert id == answered
+        assert len(id) <= 64
+
+
 def test_a_plain_history_holds_nothing_of_the_provider() -> None:
     message = AssistantMessage("x", (), "hm", ProviderData("openai", "m", {"reasoning_content": "hm"}))
     call = ToolCall("1", "look", {}, ProviderData("openai", "m", {"extra_content": 1}))
@@ -282,7 +361,7 @@ def test_a_plain_history_holds_nothing_of_the_provider() -> None:
 
 def test_an_empty_message_of_the_model_is_not_sent() -> None:
     body = sent(UserMessage("a"), AssistantMessage(""), UserMessage("b"))
-    assert [m["role"] for m in body["messages"]] == ["user", "user"]
+    assert [(m["role"], m["content"]) for m in body["messages"]] == [("user", "a\n\nb")]
     kept = AssistantMessage("", (), "", ProviderData("openai", "m", {"reasoning": "hm"}))
     assert sent(UserMessage("a"), kept)["messages"][1] == {
         "role": "assistant",
@@ -304,10 +383,8 @@ def test_what_the_model_said_in_a_row_is_one_message() -> None:
     assert [m["role"] for m in body["messages"]] == ["user", "assistant", "tool", "assistant"]
     joined = body["messages"][1]
     assert (joined["content"], joined["reasoning"], len(joined["tool_calls"])) == ("one\n\ntwo", "hm", 1)
-    assert [m["role"] for m in sent(AssistantMessage("a"), called("1"), called("2"))["messages"]] == [
-        "assistant",
-        "assistant",
-    ]
+    body = sent(AssistantMessage("a"), called("1"), called("2"))
+    assert [m["role"] for m in body["messages"]] == ["assistant", "tool", "assistant", "tool"]
 
 
 def test_the_system_prompt_of_a_model_without_one() -> None:
@@ -417,6 +494,17 @@ def test_a_schema_that_is_not_taken_is_asked_for_in_words() -> None:
     assert schema_instruction(schema_instruction("", SCHEMA), SCHEMA) == schema_instruction("", SCHEMA)
 
 
+def test_a_schema_that_is_not_taken_beside_tools_is_asked_for_in_words_there() -> None:
+    """vercel/ai#16540, agno-agi/agno#1065."""
+    lessons = Lessons(traits=frozenset({"no_schema_with_tools"}))
+    beside = sent(
+        UserMessage("a"), output_schema=SCHEMA, lessons=lessons, tools=[ToolDefinition("t", "d", {})]
+    )
+    assert "response_format" not in beside
+    assert json.dumps(SCHEMA) in beside["messages"][0]["content"]
+    assert "response_format" in sent(UserMessage("a"), output_schema=SCHEMA, lessons=lessons)
+
+
 @pytest.mark.parametrize(
     ("schema", "strict"),
     [
@@ -459,6 +547,10 @@ def test_which_schemas_can_be_strict(schema: dict[str, Any], strict: bool) -> No
         ("<think>a < b</think>\n\nyes", "a < b", "yes"),
         (" <thinking>hm</thinking>yes", "hm", "yes"),
         ("<|channel|>analysis<|message|>hm<|end|>yes", "hm", "yes"),
+        ("[THINK]hm[/THINK]yes", "hm", "yes"),
+        ("<seed:think>hm</seed:think>\nyes", "hm", "yes"),
+        ("◁think▷hm◁/think▷yes", "hm", "yes"),
+        ("[THIS] is text", "", "[THIS] is text"),
         ("<think></think>yes", "", "yes"),
         ("<think>hm</th", "hm</th", ""),
         ("<think>", "", ""),
@@ -479,4 +571,11 @@ def test_thoughts_are_told_from_text_however_they_come(text: str, thought: str, 
     for piece in pieces:
         got[type(piece).__name__] += piece.text
     assert got == {"ReasoningDelta": thought, "TextDelta": said}
-    assert split_thoughts(text) == (thought.strip(), said)
+
+
+def test_what_says_nothing_but_to_another_model_is_not_sent() -> None:
+    paused = AssistantMessage(
+        "", provider_data=ProviderData("anthropic", "claude", [{"type": "server_tool_use"}])
+    )
+    body = sent(UserMessage("a"), paused, UserMessage("b"))
+    assert [m["role"] for m in body["messages"]] == ["user"]

@@ -66,7 +66,7 @@ async def opened(path: Path) -> list[JournalRecord]:
 def problems_of_damage(
     files: dict[str, bytes], whole: list[JournalRecord], folder: Path, seed: int
 ) -> Iterator[str]:
-    """Damage a journal, and look at what is read of it: a beginning, or an error that says that it is damaged."""
+    """Damage a journal, and look at what is read of it: a beginning, or that it is damaged."""
     rng = Random(f"damage {seed}")
     suffix = rng.choice(sorted(files))
     damaged = {**files, suffix: damage(files[suffix], rng)}

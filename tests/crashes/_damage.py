@@ -84,4 +84,4 @@ def problems_of_damage(
             yield f"{how}, damage {seed} to {suffix or 'the file'}: {error!r}"
         else:
             if found != whole[: len(found)]:
-                yield f"{how}, damage {seed} to {suffix or 'the file'}: {len(found)} records, which are others"
+                yield f"{how}, damage {seed} to {suffix or 'the file'}: {len(found)} other records"

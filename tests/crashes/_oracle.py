@@ -77,9 +77,8 @@ def resumed(main: Main, ran: Ran, crash: Crash, seed: int = 0) -> Ran:
 def problems_of(whole: Ran, after: Ran, *, spent_at_crash: int | None = None, tidy: bool = True) -> list[str]:
     """Compare a run that was resumed, however often, with one that was never cut off."""
     if after.error is not None:
-        return [
-            f"it raised {type(after.error).__name__}: {str(after.error).splitlines()[0] if str(after.error) else ''}"
-        ]
+        first = str(after.error).partition("\n")[0]
+        return [f"it raised {type(after.error).__name__}: {first}"]
     return [
         *(_result_problems(whole, after) if tidy else ()),
         *(_effect_problems(whole.world, after.world) if tidy else ()),
@@ -160,7 +159,7 @@ def _spending_problems(after: Ran, spent_at_crash: int | None) -> Iterator[str]:
 
 
 def _broken_pledges(found: World) -> Iterator[str]:
-    """What somebody outside was told, or was done by what a step had come to, is never another thing."""
+    """What was told outside, or done by what a step had come to, never becomes another thing."""
     told: dict[str, str] = {}
     for line in found.lines:
         if line.startswith("pledge "):

@@ -137,7 +137,7 @@ def contradictions(before: Ran, crash: Crash, after: Ran) -> Iterator[str]:
 
 
 _GAVE_UP = ("nobody", "nothing", "room", "answer", "WouldBlock", "PoolFullError")
-"""What an agent saw of an operation that came to nothing: unless a later one left a record, it is done again."""
+"""What an agent saw of an operation that came to nothing: it may be done again if nothing came later."""
 
 
 def _notes(lines: Iterable[str]) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ import pytest
 from . import _town
 from ._kills import kill_at_random, kill_at_records
 
-KILLS = int(os.environ.get("AGENTPOOL_KILLS", "10"))
+KILLS = int(os.environ.get("AGENTPOOL_KILLS", "6"))
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="takes too long where processes cannot fork")
 

@@ -292,8 +292,8 @@ def _begun(past: Past, record: JournalRecord) -> None:
 def _observed(past: Past, record: JournalRecord) -> None:
     agent = past.agents[record.agent]
     agent.loop(record.data["loop"]).observed.append(record.data)
-    for message in record.data.get("messages", ()):  # the loop took them
-        agent.inbox.pop(message["id"])
+    for message in record.data.get("messages", ()):  # the loop took them; in a new run from a step, another's
+        agent.inbox.pop(message["id"], None)
 
 
 def _called(past: Past, record: JournalRecord) -> None:

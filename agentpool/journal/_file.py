@@ -17,7 +17,7 @@ import attrs
 from agentpool._core.detection import KnownSecrets, spans_of
 from agentpool._core.errors import JournalCorruptError, JournalError
 from agentpool._core.records import SCHEMA_VERSION, JournalRecord, RecordKind
-from agentpool._core.redaction import Redaction, is_placeholder
+from agentpool._core.redaction import Redaction
 from agentpool._locks import try_lock, unlock
 
 Row: TypeAlias = tuple[float, int, str, str]
@@ -25,7 +25,7 @@ Row: TypeAlias = tuple[float, int, str, str]
 
 _APPLICATION_ID = 0x61677031
 _BUSY_SECONDS = 5.0
-_ROWS_AT_ONCE = 1_000
+_ROWS_AT_ONCE = 150  # six values each, of which an old SQLite takes 999 in one statement
 _SECRETS_REMEMBERED = 100  # a look for them takes the longer the more they are
 _ROW = "(?, ?, ?, ?, ?, ?)"
 _FIRST_SUM = b"agentpool journal"
@@ -178,7 +178,7 @@ class JournalFile:
 
     def _remember(self, secrets: Iterable[str]) -> None:
         """Know secrets from now on, wherever they stand: the next record may not say what they are."""
-        new = [each for each in secrets if each not in self._found and not is_placeholder(each)]
+        new = [each for each in secrets if each not in self._found]
         if new:
             self._found.update(dict.fromkeys(new))
             for oldest in list(self._found)[:-_SECRETS_REMEMBERED]:

@@ -167,7 +167,6 @@ class _ModelAgent(Generic[T]):
         self, ctx: AgentContext, query: Content, history: tuple[ChatMessage, ...]
     ) -> AgentResult[T]:
         """Run the loop to its end."""
-        tape = _tape_of(ctx.journal)
         is_spawned = ctx.agent is self
         budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
         driver = ctx.metered(
@@ -179,13 +178,15 @@ class _ModelAgent(Generic[T]):
         allowed = None if tools is None else tools.limited_to(self.manifest)
         definitions = () if allowed is None else allowed.definitions()
         rules = rules_of(self.manifest, definitions)
+        window = getattr(driver, "context_window", None)
+        tape = _tape_of(ctx.journal, window)
         state, effect = begin(
             self.manifest,
             query,
             history,
             tools=definitions,
-            context_window=getattr(driver, "context_window", None),
-            output=self._output(),
+            context_window=window,
+            output=self.output_spec(),
             price=getattr(driver, "estimate_cost", None),
         )
         idle = self.manifest.resources.idle
@@ -202,7 +203,8 @@ class _ModelAgent(Generic[T]):
             return Budget(tokens=quota.tokens, cost_usd=quota.cost_usd)
         return above.child(tokens=quota.tokens, cost_usd=quota.cost_usd)
 
-    def _output(self) -> OutputSpec | None:
+    def output_spec(self) -> OutputSpec | None:
+        """Return what its answer has to be; None for a text."""
         schema = self.manifest.model.output_schema
         if self.output_type is None and schema is not None:
             return schema_output(schema, self.output_retries)
@@ -320,12 +322,12 @@ def _reference_of_tool(each: abc.Tool) -> str:
     return _reference(function, "the tool")
 
 
-def _tape_of(journal: PoolJournal | None) -> Tape | None:
+def _tape_of(journal: PoolJournal | None, window: int | None) -> Tape | None:
     if journal is None:
         return None
     from agentpool._loop.tape import Tape  # who has no journal needs none
 
-    return Tape.of(journal)
+    return Tape.of(journal, window)
 
 
 def _driver_for(manifest: AgentManifest, driver: abc.Driver | None) -> abc.Driver:

@@ -56,16 +56,22 @@ class Tape:
     _op: Op
     _place: Place
     _past: PastLoop
+    _window: int | None = None
     _read: int = 0
     _numbered: int = 0
+    _is_begun: bool = False
 
     @classmethod
-    def of(cls, journal: PoolJournal) -> Tape | None:
-        """Return the tape of a run that the calling task begins; None if no agent of the journal runs it."""
+    def of(cls, journal: PoolJournal, window: int | None = None) -> Tape | None:
+        """Return the tape of a run that the calling task begins; None if no agent of the journal runs it.
+
+        Args:
+          window: the context window of the run's driver, without which it could not be replayed.
+        """
         place, op = place_here(), journal.draw()
         if place is None or op is None:
             return None
-        return cls(journal, op, place, place.past.loops.get(op.key) or PastLoop())
+        return cls(journal, op, place, place.past.loops.get(op.key) or PastLoop(), window)
 
     @property
     def key(self) -> str:
@@ -89,6 +95,7 @@ class Tape:
         if kind not in _FITTING[type(effect)]:
             raise self._mismatch(f"its loop comes to {type(effect).__name__} now, and had {kind!r} then")
         self._read += 1
+        self._is_begun = True
         return self._read_back(data, effect)
 
     def _read_back(self, data: Any, effect: Effect) -> Observation:
@@ -136,6 +143,9 @@ class Tape:
                 return  # each result was written by itself
             case _:
                 assert_never(observation)
+        if not self._is_begun:
+            self._is_begun = True
+            data["window"] = self._window
         self._journal.append("observed", self._op.record.id, {"loop": self.key, **data})
 
     # -- tool calls --------------------------------------------------------------------------------

@@ -1,0 +1,217 @@
+"""Journals of the command line: what they tell of a fleet, how they are read, and what is asked in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from agentpool._core.approval import ApprovalRequest
+from agentpool._core.errors import JournalError
+from agentpool._core.messages import AgentId
+from agentpool._core.outcomes import AnyOutcome
+from agentpool._core.past import Past, PastAgent, past_of
+from agentpool._core.records import JournalRecord
+from agentpool._core.redaction import has_placeholder
+from agentpool._kernel.descriptions import outcome_from_data
+from agentpool._loading import LoadProblem
+from agentpool._objects import UnreadableDataError
+from agentpool.cli._errors import BadInputError
+from agentpool.cli._text import one_line
+from agentpool.fleet.file import FleetFile
+from agentpool.fleet.keeping import fleet_from_data, fleet_to_data
+from agentpool.journal import read_journal
+
+if TYPE_CHECKING:
+    from agentpool.cli._run import RunOptions
+
+PAUSED = 3
+"""The exit code of a run that waits for the decision of a person."""
+
+
+# -- a fleet in a journal -----------------------------------------------------------
+
+
+def about_run(path: str, fleet: FleetFile, options: RunOptions) -> dict[str, Any]:
+    """Return what a journal keeps of a fleet, so that the run goes on without its files."""
+    memory = options.memory or fleet.pool.memory
+    return {
+        "path": path,
+        "fleet": fleet_to_data(fleet),
+        "driver": options.driver,
+        "timeout": options.timeout,
+        "memory": None if memory is None else os.path.abspath(os.path.expanduser(memory)),
+    }
+
+
+@attrs.frozen
+class KeptRun:
+    """A run of a fleet, as its journal has it.
+
+    Attributes:
+      records: all of them, in order.
+      past: what it had come to.
+    """
+
+    path: Path
+    records: Sequence[JournalRecord]
+    past: Past
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the journal tells of the fleet; empty for a run that a program began."""
+        about: Mapping[str, Any] = self.past.run.get("about") or {}
+        return about
+
+    def fleet(self) -> FleetFile:
+        """Return the fleet; the modules of its functions are imported.
+
+        Raises:
+          BadInputError: if it is no run of a fleet, or a function is not there any more.
+        """
+        about = self.about
+        if "fleet" not in about:
+            raise BadInputError(
+                f"{self.path}: a program began this run, and not `agentpool run`: go on with it in Python, by"
+                " `resume_agent_pool`"
+            )
+        try:
+            return fleet_from_data(about["fleet"])
+        except LoadProblem as problem:
+            raise BadInputError(f"{self.path}: {problem.problem}. {problem.fix}") from problem
+        except (UnreadableDataError, KeyError, TypeError, ValueError) as error:
+            raise BadInputError(
+                f"{self.path}: its fleet cannot be read by this agentpool: {error}. Use the one that began it"
+            ) from error
+
+    def refuse_secrets(self) -> None:
+        """Refuse a fleet in which something stands in the place of a secret.
+
+        Raises:
+          BadInputError: if so.
+        """
+        if has_placeholder(self.about["fleet"]):
+            raise BadInputError(
+                f"{self.path}: the fleet holds what looks like a secret, which no journal keeps. Take it out of"
+                " queries and manifests: tools read keys from the environment; begin a new run"
+            )
+
+    def agent(self, agent_id: AgentId) -> PastAgent:
+        """Return an agent.
+
+        Raises:
+          BadInputError: if there is none of that id.
+        """
+        agent = self.past.agents.get(agent_id)
+        if agent is None:
+            last = self.past.last_id
+            known = f"its agents are 1 to {last}" if last else "it has no agents yet"
+            raise BadInputError(f"--agent {agent_id}: the run has no such agent: {known}")
+        return agent
+
+
+def read_run(path: Path) -> KeptRun:
+    """Read a journal, also one that is being written.
+
+    Raises:
+      BadInputError: if it cannot be read, is no journal, or holds no run.
+    """
+    try:
+        if path.is_dir():
+            raise BadInputError(f"{path} is a directory. Give the file that `agentpool run --journal` wrote")
+        records = read_journal(path)
+        past = past_of(records)
+    except FileNotFoundError:
+        raise BadInputError(f"{path}: there is no such file. Give a journal that a run wrote") from None
+    except JournalError as error:
+        raise BadInputError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: {error}") from error
+    if not past.run:
+        raise BadInputError(f"{path} holds no run: it ended before it had begun. Begin it again")
+    return KeptRun(path, records, past)
+
+
+def refuse_journal_in_use(path: Path) -> None:
+    """Refuse a journal for a new run, where there is one already.
+
+    Raises:
+      BadInputError: if so.
+    """
+    if path.is_dir():
+        raise BadInputError(f"--journal: {path} is a directory. Give the path of a new file")
+    try:
+        is_empty = not path.exists() or path.stat().st_size == 0
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"--journal: {path}: {error}. Give the path of a new file") from error
+    if is_empty:
+        return
+    try:
+        records = read_journal(path)
+    except JournalError as error:
+        raise BadInputError(f"--journal: {error}. Give the path of a new file") from error
+    if records:
+        raise BadInputError(
+            f"--journal: {path} holds a run already. Go on with it: {command('resume', path)};"
+            " or give another file to a new run"
+        )
+
+
+# -- what became of agents -------------------------------------------------------------
+
+
+def outcome_of(agent: PastAgent) -> AnyOutcome | None:
+    """Return how an agent had ended; None if it had not."""
+    if agent.outcome is None:
+        return None
+    return outcome_from_data(agent.outcome, agent.id, agent.name, agent.parent, agent.spawned_at)
+
+
+def children_of(past: Past) -> dict[tuple[AgentId, str], AnyOutcome]:
+    """Return the outcomes of what agents had spawned, the last one for each name."""
+    ended = [past.agents[agent_id] for agent_id in past.ended if past.agents[agent_id].parent]
+    return {(agent.parent, agent.name): found for agent in ended if (found := outcome_of(agent))}
+
+
+# -- what is asked -----------------------------------------------------------------------
+
+
+def command(verb: str, path: Path, *more: str) -> str:
+    """Return a command as one types it into a shell."""
+    return one_line(" ".join(["agentpool", verb, shlex.quote(str(path)), *more]))
+
+
+def asked_line(key: str, agent_id: AgentId, name: str, call: Any, rule: str) -> str:
+    """Tell what a person is asked, with the real arguments, on one line."""
+    arguments = ", ".join(f"{argument}={json.dumps(value)}" for argument, value in call.input.items())
+    return one_line(f"{key}  agent {agent_id} ({name}) wants {call.name}({arguments})  [{rule}]")
+
+
+def how_to_go_on(path: Path, asked: Mapping[str, ApprovalRequest]) -> Iterator[str]:
+    """Yield what a person types next, a line each."""
+    if asked:
+        yield "paused: a person has to decide"
+        for key, request in asked.items():
+            yield "  " + asked_line(key, request.agent_id, request.agent_name, request.call, request.rule)
+        first = next(iter(asked))
+        yield f"decide with: {command('approve', path, first)}"
+        yield f"         or: {command('deny', path, first)}"
+    yield f"resume with: {command('resume', path)}"
+
+
+def asked_as_json(item: tuple[str, ApprovalRequest]) -> dict[str, Any]:
+    """Return what is asked as `--json` prints it."""
+    key, request = item
+    return {
+        "id": key,
+        "agent_id": request.agent_id,
+        "agent": request.agent_name,
+        "tool": request.call.name,
+        "arguments": dict(request.call.input),
+        "rule": request.rule,
+    }

@@ -21,6 +21,7 @@ from agentpool._core.effects import (
     Finish,
     Halt,
     Idled,
+    IllegalObservationError,
     Observation,
     Reason,
     Recall,
@@ -29,7 +30,6 @@ from agentpool._core.effects import (
     Remembered,
     Replied,
 )
-from agentpool._core.errors import IllegalObservationError
 from agentpool._core.loop import advance, begin
 from agentpool._core.messages import AgentId, AgentMessage, ChatMessage, ToolResult
 from agentpool._core.past import Data, PastAgent

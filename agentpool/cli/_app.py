@@ -237,9 +237,7 @@ def replay(
 
     if fork is None:
         if into is not None or driver is not None:
-            raise BadInputError(
-                "--journal and --driver are those of a new run. Name where it begins: --fork STEP"
-            )
+            raise BadInputError("--journal and --driver are of a new run. Say where it begins: --fork STEP")
         with printing():
             return replay_run(journal, agent, until)
     if agent is None or until is not None:

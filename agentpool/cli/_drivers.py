@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import attrs
 
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.governor import GovernorStatistics
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import AgentId
+from agentpool._core.messages import AgentId, Completion, CompletionRequest, StreamPart
 from agentpool._core.text import told
 from agentpool._kernel.current import current_agent
 from agentpool._loop.model_agent import SpawnConfig
@@ -160,10 +160,15 @@ class FleetDriver(DriverAround):
     """The one driver of a pool with a journal, which gives each agent its own.
 
     Agents that carry their drivers could not be made again from a journal.
+
+    Attributes:
+      only_binds: whether agents that have no manifest have no driver.
     """
 
     def __init__(self, drivers: Drivers) -> None:
-        super().__init__(drivers.get_for_functions() or EmbeddedDriver())
+        for_functions = drivers.get_for_functions()
+        super().__init__(for_functions or EmbeddedDriver())
+        self.only_binds = for_functions is None
         self._drivers = drivers
         self._wrap: Callable[[Driver], Driver] | None = None
 
@@ -171,6 +176,20 @@ class FleetDriver(DriverAround):
         """Return the driver of an agent."""
         driver = self._drivers.get(manifest)
         return driver if self._wrap is None else wrapped_inside(driver, self._wrap)
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """Ask the driver of agents that have no manifest.
+
+        Raises:
+          DriverError: as that; RequestRejectedError if there is none.
+
+        Checkpoint, cancellation: as the driver inside.
+        """
+        return await self._driver.complete(request)
+
+    def stream(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[StreamPart]]:
+        """Ask the driver of agents that have no manifest, in pieces."""
+        return self._driver.stream(request)
 
     def rewrapped(self, wrap: Callable[[Driver], Driver]) -> FleetDriver:
         """Return this driver around what `wrap` makes of each driver inside."""

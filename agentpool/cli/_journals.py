@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -27,9 +27,6 @@ from agentpool.fleet.file import FleetFile
 from agentpool.fleet.keeping import fleet_from_data, fleet_to_data
 from agentpool.journal import read_journal
 
-if TYPE_CHECKING:
-    from agentpool.cli._run import RunOptions
-
 PAUSED = 3
 """The exit code of a run that waits for the decision of a person."""
 
@@ -37,14 +34,15 @@ PAUSED = 3
 # -- a fleet in a journal -----------------------------------------------------------
 
 
-def about_run(path: str, fleet: FleetFile, options: RunOptions) -> dict[str, Any]:
+def about_run(
+    path: str, fleet: FleetFile, *, driver: str | None, timeout: float | None, memory: str | Path | None
+) -> dict[str, Any]:
     """Return what a journal keeps of a fleet, so that the run goes on without its files."""
-    memory = options.memory or fleet.pool.memory
     return {
         "path": path,
         "fleet": fleet_to_data(fleet),
-        "driver": options.driver,
-        "timeout": options.timeout,
+        "driver": driver,
+        "timeout": timeout,
         "memory": None if memory is None else os.path.abspath(os.path.expanduser(memory)),
     }
 
@@ -97,8 +95,8 @@ class KeptRun:
         """
         if has_placeholder(self.about["fleet"]):
             raise BadInputError(
-                f"{self.path}: the fleet holds what looks like a secret, which no journal keeps. Take it out of"
-                " queries and manifests: tools read keys from the environment; begin a new run"
+                f"{self.path}: the fleet holds what looks like a secret, which no journal keeps. Take it"
+                " out of queries and manifests: tools read keys from the environment; begin a new run"
             )
 
     def agent(self, agent_id: AgentId) -> PastAgent:

@@ -202,7 +202,9 @@ def _opened(
         journal=journal,
     )
     assert isinstance(pool, OpenPool)
-    pool.tell_about(about_run(path, fleet, options))
+    file = options.memory or fleet.pool.memory
+    about = about_run(path, fleet, driver=options.driver, timeout=options.timeout, memory=file)
+    pool.tell_about(about)
     return pool
 
 

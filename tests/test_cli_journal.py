@@ -158,8 +158,7 @@ def test_the_main_job_killed_in_the_middle_ends_with_the_same_report(
     wanted = (tmp_path / "r.md").read_text()
     (tmp_path / "r.md").unlink()
     assert die(write, when, "run", job, *texts, "--journal", journal) == -signal.SIGKILL
-    job.unlink()  # all of it is in the journal
-    (tmp_path / "job" / "reviewer.toml").unlink()
+    job.unlink()  # all of it is in the journal, but for the modules and what they read
     resumed = call("resume", journal, "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert report(resumed.stdout) == report(whole.stdout)

@@ -157,6 +157,8 @@ class SqliteFile:
             connection.execute("COMMIT")
         # Outlives the process, however it ends; a loss of power may cost the last changes, never the file.
         connection.execute("PRAGMA synchronous = NORMAL")
+        # What is deleted is overwritten, and not only marked as free.
+        connection.execute("PRAGMA secure_delete = ON").fetchone()
         self._check(connection)
 
     def _check(self, connection: sqlite3.Connection) -> None:

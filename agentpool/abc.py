@@ -152,11 +152,7 @@ class MemoryFragment:
     relevance: float = 0.0
     namespace: str = ""
     origin: str = ""
-    trust: float = attrs.field()
-
-    @trust.default
-    def _usual_trust(self) -> float:
-        return usual_trust(self.source)
+    trust: float = attrs.Factory(lambda fragment: usual_trust(fragment.source), takes_self=True)
 
 
 @runtime_checkable

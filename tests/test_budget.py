@@ -27,11 +27,13 @@ from agentpool import (
     open_agent_pool,
 )
 from agentpool._core.budget import (
+    NOTHING_BOOKED,
     Budget,
     BudgetAmounts,
     BudgetLimits,
     Claim,
     Reservation,
+    amounts_of,
 )
 from agentpool._core.errors import BudgetExceededError, PriceUnknownError
 from agentpool._kernel.budgets import reserve_when_room
@@ -119,6 +121,37 @@ def test_usage_beyond_the_reservation_is_told_as_it_is() -> None:
     with pytest.raises(BudgetExceededError):
         budget.reserve(tokens=1)
     budget.reserve(tokens=0)  # what needs nothing of it, an overdrawn resource does not stop
+
+
+def test_what_a_run_had_spent_before_is_spent_here_and_not_above() -> None:
+    pool = Budget(tokens=100)
+    agent = pool.child(tokens=50)
+    agent.begin_with(40, 250_000_000_000, 3)
+    assert agent.spent == BudgetAmounts(40, 0.25, 3)
+    assert pool.spent == BudgetAmounts()
+    agent.begin_with(5, 0, 1)
+    assert agent.remaining.tokens == 5
+    with pytest.raises(BudgetExceededError):
+        agent.reserve(tokens=6)
+    agent.reserve(tokens=5).settle()
+    assert pool.spent == BudgetAmounts(5, 0.0, 1)
+
+
+def test_a_reservation_tells_what_was_set_aside_and_what_was_booked_in_whole_numbers() -> None:
+    budget = Budget(tokens=100)
+    reservation = budget.reserve(tokens=60, cost_usd=0.25)
+    assert (reservation.need, reservation.booked) == ((60, 250_000_000_000, 1), (0, 0, 0))
+    reservation.settle(tokens=7, cost_usd=0.125)
+    reservation.settle(tokens=9)
+    assert (reservation.need, reservation.booked) == ((60, 250_000_000_000, 1), (7, 125_000_000_000, 1))
+    released = budget.reserve(tokens=1)
+    released.release()
+    assert released.booked == NOTHING_BOOKED
+
+
+def test_usage_is_told_in_whole_numbers() -> None:
+    assert amounts_of(TokenUsage(3, 4, cost_usd=0.000_000_000_001)) == (7, 1, 1)
+    assert amounts_of(TokenUsage(), calls=0) == (0, 0, 0)
 
 
 def test_money_does_not_drift() -> None:

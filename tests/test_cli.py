@@ -256,6 +256,57 @@ steps = [{ calls = [{ tool = "remember", input = { content = "one" } }] }, { tex
     assert (noter["text"], noter["stopped_by"]) == ("I came to one.", "iterations")
 
 
+def remembering_fleet(folder: Path, head: str = "") -> Path:
+    """Write a fleet whose agent remembers a text, and tells what it recalls."""
+    folder.mkdir(exist_ok=True)
+    (folder / "noter.toml").write_text(
+        """
+name = "noter"
+capabilities = ["memory"]
+[script]
+steps = [
+  { calls = [{ tool = "recall", input = { query = "visits" } }] },
+  { calls = [{ tool = "remember", input = { content = "{query} visits" } }] },
+  { text = "I knew: {results[0]}" },
+]
+"""
+    )
+    path = folder / "fleet.toml"
+    path.write_text(f'[pool]\n{head}\n[[agents]]\nmanifest = "noter.toml"\nquery = "Ada"\n')
+    return path
+
+
+def answer_of(*arguments: object) -> str:
+    done = call("run", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    (agent,) = json.loads(done.stdout)["agents"]
+    return str(agent["text"])
+
+
+def test_a_fleet_remembers_from_run_to_run_in_a_file(tmp_path: Path) -> None:
+    path = remembering_fleet(tmp_path)
+    nothing, known = "I knew: nothing was remembered that has these words", "I knew: - Ada visits (agent 1)"
+    assert [answer_of(path), answer_of(path)] == [nothing] * 2
+    option = ("--memory", tmp_path / "new" / "one.db")
+    assert [answer_of(path, *option), answer_of(path, *option)] == [nothing, known]
+    path = remembering_fleet(tmp_path / "in file", 'memory = "two.db"')
+    assert [answer_of(path), answer_of(path)] == [nothing, known]
+    assert (path.parent / "two.db").is_file()  # relative to the fleet file
+    assert answer_of(path, *option).startswith(known)
+
+
+def test_a_memory_that_cannot_be_used_is_told_before_anything_runs(tmp_path: Path) -> None:
+    path = remembering_fleet(tmp_path)
+    (tmp_path / "notes.txt").write_text("Dear diary, " * 100)
+    done = call("run", path, "--memory", tmp_path / "notes.txt")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"the memory {tmp_path / 'notes.txt'} cannot be used: file is not a database" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = call("run", path, "--memory", "")
+    assert done.returncode == 2
+    assert "--memory is empty. Give the path of a file" in done.stderr
+
+
 def test_the_option_timeout_shortens_what_the_file_allows(tmp_path: Path) -> None:
     done = call("run", fleet(tmp_path, "hang", extra="timeout = 20"), "--timeout", "0.1", "--json")
     assert done.returncode == 1

@@ -51,6 +51,17 @@ def test_the_debate_goes_in_turns_and_ends_with_a_verdict(tmp_path: Path) -> Non
     assert speakers == ["for", "against", "for", "against", "Verdict"]
 
 
+def test_what_is_remembered_in_one_run_is_known_in_the_next(tmp_path: Path) -> None:
+    first = run(EXAMPLES / "remembering.py", "memory.db", "Ada", "Grace", cwd=tmp_path)
+    second = run(EXAMPLES / "remembering.py", "memory.db", "Ada", cwd=tmp_path)
+    assert (first.returncode, first.stderr, second.returncode, second.stderr) == (0, "", 0, "")
+    assert first.stdout.splitlines() == [
+        "Ada, visit 1. Before you: nobody.",
+        "Grace, visit 1. Before you: Ada.",
+    ]
+    assert second.stdout == "Ada, visit 2. Before you: Grace, Ada.\n"
+
+
 def test_map_reduce_counts_the_words_of_all_files(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number}.md").write_text("often " * number + "once\n")
@@ -376,4 +387,21 @@ async def test_with_a_model_the_review_has_judgements_and_a_summary(
     assert sorted(query.splitlines()[0] for query in asked if query.startswith("The page")) == [
         f"The page {tmp_path}/clear.md:",
         f"The page {tmp_path}/dark.md:",
+    ]
+
+
+def test_a_run_that_is_killed_at_night_goes_on_in_the_morning(tmp_path: Path) -> None:
+    done = run(EXAMPLES / "overnight.py", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if "fetching" in line] == [
+        "  fetching rivers",
+        "  fetching mountains",
+        "  fetching lakes",
+        "  fetching forests",
+    ]
+    assert lines[4:] == [
+        "it was killed: 9",
+        "the next morning:",
+        "  fetching forests",
+        "the report has 4 parts",
     ]

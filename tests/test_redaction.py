@@ -9,7 +9,7 @@ import time
 import pytest
 
 from agentpool._core.detection import KnownSecrets, secrets_of_environment
-from agentpool._core.redaction import Redaction, redact, restored
+from agentpool._core.redaction import Redaction, has_placeholder, redact, restored
 
 WORDS = """
 I have a basic understanding of trio.
@@ -371,3 +371,72 @@ def test_secrets_go_from_bytes_that_are_text() -> None:
 
 def test_spans_that_overlap_are_one_secret() -> None:
     assert redact(f"api_key={ONE}/more9", ["more9"]) == "api_key=[redacted-1]"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("use [redacted-3] here", True),
+        ("[redacted]", True),
+        ("redacted-1", False),
+        ({"a": ["b", ("c [redacted-1]",)]}, True),
+        ({"[redacted-2]": 1}, True),
+        ({"a": [1, None, {"b": 2.5}]}, False),
+        (7, False),
+    ],
+)
+def test_a_placeholder_is_seen_wherever_it_stands_in_data(data: object, expected: bool) -> None:
+    assert has_placeholder(data) is expected
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *(
+            "sk-",
+            "sk_",
+            "pk-",
+            "rk_",
+            "ghp_",
+            "gho_",
+            "glpat-",
+            "glft-",
+            "glagent-",
+            "hf_",
+            "gsk_",
+            "r8_",
+            "npm_",
+        ),
+        *(
+            "pypi-",
+            "pplx-",
+            "tvly-",
+            "xai-",
+            "nvapi-",
+            "fw_",
+            "dop_v1_",
+            "shpat_",
+            "shpss_",
+            "lin_api_",
+            "ntn_",
+        ),
+        *("dckr_pat_", "hvs.", "whsec_", "ya29.", "co_", "jina_", "voyage-", "csk-", "lsv2_pt_", "lsv2_sk_"),
+        *("key-", "apify_api_", "figd_", "rnd_"),
+    ],
+)
+def test_each_shape_of_a_key_is_seen(prefix: str) -> None:
+    key = f"{prefix}a8Fk29xLqP0z"
+    assert redact(f"it is {key}, so") == "it is [redacted-1], so"
+    assert redact(f'{{"a":"{key}"}}') == '{"a":"[redacted-1]"}'
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("api_key", "apikey", "access-key-id", "private key", "token", "client_secret", "authorization"),
+        *("credential", "credentials", "password", "passwd", "passphrase", "pwd", "API_KEY", "PassWord"),
+    ],
+)
+@pytest.mark.parametrize("between", ["=", ": ", '": "', '\\": \\"', " := ", "=>", " is ", "'] = '"])
+def test_each_name_of_a_secret_is_seen(name: str, between: str) -> None:
+    assert redact(f"{name}{between}1f2e3d4c5b6a7988") == f"{name}{between}[redacted-1]"

@@ -117,17 +117,21 @@ _SCHEME = r"(?:(?:bearer|basic|token|apikey|bot|key)\s+)?"
 _VALUE = r"""([^\s"'`,;&|<>(){}\[\]\\$*]+)"""
 
 # What begins so is a key if it looks random.
+_PREFIXES = [
+    *("gh[pousr]_", "glpat-", "hf_", "gsk_", "r8_", "npm_", "pypi-", "pplx-", "tvly-", "xai-", "nvapi-"),
+    *("fw_", "dop_v1_", "shp(?:at|ca|pa|ss)_", "lin_api_", "ntn_", "dckr_pat_", r"hvs\.", "whsec_"),
+    *(r"ya29\.", "co_", "jina_", "voyage-", "csk-", "lsv2_(?:pt|sk)_", "key-", "apify_api_", "figd_", "rnd_"),
+    *("gl" + "[a-z]" * letters + "-" for letters in range(2, 6)),
+]
+_SHORT_PREFIX = "(?:sk|pk|rk)[-_]"  # OpenAI, Stripe, ...
 _SHAPES = re.compile(
-    r"""(?x)
-      (?:sk|pk|rk)[-_] (?P<value>[A-Za-z0-9_-]{10,})            # OpenAI, Stripe, ...
-    | (?: gh[pousr]_ | glpat- | gl[a-z]{2,5}- | hf_ | gsk_ | r8_ | npm_ | pypi- | pplx- | tvly- | xai-
-        | nvapi- | fw_ | dop_v1_ | shp(?:at|ca|pa|ss)_ | lin_api_ | ntn_ | dckr_pat_ | hvs\. | whsec_ | ya29\.
-        | co_ | jina_ | voyage- | csk- | lsv2_(?:pt|sk)_ | key- | apify_api_ | figd_ | rnd_
-      ) (?P<other>[A-Za-z0-9_.-]{12,})
-    """
+    rf"{_SHORT_PREFIX}(?P<value>[A-Za-z0-9_-]{{10,}})"
+    rf"|(?:{'|'.join(_PREFIXES)})(?P<other>[A-Za-z0-9_.-]{{12,}})"
 )
-# Without so many letters in a row a text has no such key, as is seen three times as soon.
-_LONG = re.compile(r"[A-Za-z0-9_.-]{13}")
+# Whether there is such a text, which is seen much sooner: the last character of a prefix is a rare one.
+_HAS_SHAPE = re.compile(
+    rf"[-_.](?=[A-Za-z0-9_.-]{{10}})(?:{'|'.join(f'(?<={end})' for end in (_SHORT_PREFIX, *_PREFIXES))})"
+)
 # What has such a form is a key. Before each: a text without which there is none, as that is soon seen.
 _CERTAIN = {
     "sk-ant-": re.compile(r"sk-ant-[a-z]+\d\d-[A-Za-z0-9_-]{8,}"),
@@ -179,7 +183,20 @@ def _is_basic(value: str) -> bool:
     return _is_basic_credential(value) or looks_random(value)
 
 
-_NAME_PARTS = ("key", "token", "secret", "authorization", "credential", "passw", "passphrase", "pwd")
+# How the names of secrets end, and what follows: such a place is seen sooner than a whole name.
+_NAME_ENDS = {
+    end: re.compile(rf"{end}{rest}{_IS}")
+    for end, rest in {
+        "key": "(?:[-_]?id)?",
+        "token": "",
+        "secret": "",
+        "authorization": "",
+        "credential": "s?",
+        "passw": "(?:or)?d",
+        "passphrase": "",
+        "pwd": "",
+    }.items()
+}
 
 # What a text has to hold in small letters; where a secret stands there; what it looks like.
 _PLACES: list[tuple[str, re.Pattern[str], Callable[[str], bool]]] = [
@@ -200,7 +217,7 @@ def _places(text: str) -> Iterator[Span]:
     if len(lower) != len(text):  # a few letters become two
         lower = "".join(letter.lower() if letter.isascii() else letter for letter in text)
     places = [(pattern, is_secret) for part, pattern, is_secret in _PLACES if part in lower]
-    if any([part in lower for part in _NAME_PARTS]):
+    if any(end in lower and place.search(lower) is not None for end, place in _NAME_ENDS.items()):
         places.append((_NAMED, looks_random))
     for pattern, is_secret in places:
         for match in pattern.finditer(lower):
@@ -227,7 +244,7 @@ def spans_of(text: str) -> Iterator[Span]:
     for part, pattern in _CERTAIN.items():
         if part in text:
             yield from _keys(pattern, text)
-    if _LONG.search(text) is not None:
+    if _HAS_SHAPE.search(text) is not None:
         yield from _keys(_SHAPES, text)
     yield from _places(text)
 

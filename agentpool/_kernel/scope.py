@@ -313,13 +313,13 @@ class Scope(MessagingScope):
 
         Does not wait. The scope stays usable.
         """
-        children = list(self._children.live.values())
+        # Whom an agent that runs again has not spawned yet, it does not abort; a pool's end aborts all.
+        ends = self._state.is_left
+        children = [child for child in self._children.live.values() if ends or child.is_spawned]
         if children:
             self._state.parts.check_here()
         for record in children:
-            # Whom an agent that runs again has not spawned yet, it does not abort; a pool's end aborts all.
-            if record.is_spawned or self._state.is_left:
-                record.abort(reason)
+            record.abort(reason)
 
 
 protect_module(globals())

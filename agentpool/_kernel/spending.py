@@ -58,7 +58,7 @@ class Spending:
         if reservation is None and usage is NO_USAGE:
             return
         took = amounts_of(usage) if reservation is None else reservation.booked
-        told = attrs.asdict(usage)
+        told = {name: amount for name, amount in attrs.asdict(usage).items() if amount}
         self._write("settled", took, NOTHING_BOOKED if slack is None else slack.booked, {"usage": told})
 
     def _write(self, kind: Any, took: tuple[int, int, int], slack: tuple[int, int, int], more: Any) -> None:

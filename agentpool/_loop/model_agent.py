@@ -15,7 +15,7 @@ from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import ChatMessage
+from agentpool._core.messages import ChatMessage, ToolDefinition
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
@@ -167,6 +167,7 @@ class _ModelAgent(Generic[T]):
         self, ctx: AgentContext, query: Content, history: tuple[ChatMessage, ...]
     ) -> AgentResult[T]:
         """Run the loop to its end."""
+        tape = _tape_of(ctx.journal)
         is_spawned = ctx.agent is self
         budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
         driver = ctx.metered(
@@ -179,14 +180,15 @@ class _ModelAgent(Generic[T]):
         definitions = () if allowed is None else allowed.definitions()
         rules = rules_of(self.manifest, definitions)
         window = getattr(driver, "context_window", None)
-        tape = _tape_of(ctx.journal, window)
+        if tape is not None:
+            tape.begin(self._beginning(query, history, definitions, window))
         state, effect = begin(
             self.manifest,
             query,
             history,
             tools=definitions,
             context_window=window,
-            output=self.output_spec(),
+            output=self._output(),
             price=getattr(driver, "estimate_cost", None),
         )
         idle = self.manifest.resources.idle
@@ -194,6 +196,26 @@ class _ModelAgent(Generic[T]):
         run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed, gate, tape), tape, idle)
         with in_force(rules):
             return await run.to_its_end(state, effect)
+
+    def _beginning(
+        self,
+        query: Content,
+        history: Sequence[ChatMessage],
+        tools: Sequence[ToolDefinition],
+        window: int | None,
+    ) -> dict[str, Any]:
+        """Return what a run of the loop begins with, for its tape."""
+        from agentpool._objects import reference_of
+
+        return {
+            "manifest": self.manifest,
+            "query": query,
+            "history": tuple(history),
+            "tools": tuple(tools),
+            "context_window": window,
+            "output_type": None if self.output_type is None else reference_of(self.output_type),
+            "output_retries": self.output_retries,
+        }
 
     def _budget_below(self, above: Budget | None) -> Budget | None:
         quota = self.quota
@@ -203,8 +225,7 @@ class _ModelAgent(Generic[T]):
             return Budget(tokens=quota.tokens, cost_usd=quota.cost_usd)
         return above.child(tokens=quota.tokens, cost_usd=quota.cost_usd)
 
-    def output_spec(self) -> OutputSpec | None:
-        """Return what its answer has to be; None for a text."""
+    def _output(self) -> OutputSpec | None:
         schema = self.manifest.model.output_schema
         if self.output_type is None and schema is not None:
             return schema_output(schema, self.output_retries)
@@ -322,12 +343,12 @@ def _reference_of_tool(each: abc.Tool) -> str:
     return _reference(function, "the tool")
 
 
-def _tape_of(journal: PoolJournal | None, window: int | None) -> Tape | None:
+def _tape_of(journal: PoolJournal | None) -> Tape | None:
     if journal is None:
         return None
     from agentpool._loop.tape import Tape  # who has no journal needs none
 
-    return Tape.of(journal, window)
+    return Tape.of(journal)
 
 
 def _driver_for(manifest: AgentManifest, driver: abc.Driver | None) -> abc.Driver:

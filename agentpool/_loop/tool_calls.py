@@ -85,8 +85,13 @@ class ToolCalls:
     ) -> tuple[ToolResult, ...]:
         """As `act`: what the tape holds of the calls is not done again."""
         todo: list[_Numbered] = []
+        lost: list[_Numbered] = []
         for index, (number, past) in enumerate(tape.numbered(effect.calls)):
             call = effect.calls[index]
+            if past is None and tape.has_lost_secret(call):
+                results[index] = UNKNOWN_RESULT
+                lost.append(_Numbered(index, call, number))
+                continue
             if past is not None and past.result is None and not self._may_be_repeated(tape, call):
                 results[index] = UNKNOWN_RESULT
                 tape.returned(number, UNKNOWN_RESULT)
@@ -96,8 +101,10 @@ class ToolCalls:
                 todo.append(_Numbered(index, call, number, past is not None))
                 continue
             self.ctx.adopt_children_of(tape.place_of_call(number))  # the call is not made again
-        if self.gate is None:
-            await tape.called((each.number, each.call) for each in todo if not each.is_begun)
+        begun = lost if self.gate is not None else [*lost, *(each for each in todo if not each.is_begun)]
+        await tape.called((each.number, each.call) for each in begun)
+        for each in lost:
+            tape.returned(each.number, UNKNOWN_RESULT)
         # The tasks of the calls have places of their own; those that they are started from are not counted.
         with standing_at(None):
             await self._run_all(todo, results, idle)
@@ -110,7 +117,7 @@ class ToolCalls:
         tool = None if self.tools is None else self.tools.get(call.name)
         if tool is None:
             return True
-        return bool(getattr(tool, "idempotent", False)) and not tape.holds_placeholder(call)
+        return bool(getattr(tool, "idempotent", False)) and not tape.has_lost_secret(call)
 
     async def _run_all(
         self, todo: Sequence[_Numbered], results: list[ToolResult | None], idle: IdleLimit | None

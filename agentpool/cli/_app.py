@@ -34,7 +34,7 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, resume, show, approve, deny, replay, chat, validate, schema):
+        if command in (run, resume, approve, deny, chat, show, replay, validate, schema):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -160,92 +160,6 @@ def resume(
 
 
 @app.command
-def show(
-    journal: Path,
-    /,
-    *,
-    agent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
-) -> int:
-    """Show what a journal tells of a run, also while the run goes on.
-
-    Args:
-      journal: The file of the run.
-      agent: The id of an agent: show its conversation instead of the tree of all agents.
-      as_json: Print one JSON document.
-    """
-    from agentpool.cli._show import show_agent, show_run
-
-    with printing():
-        return show_run(journal, as_json) if agent is None else show_agent(journal, agent, as_json)
-
-
-@app.command
-def approve(journal: Path, id: str, /) -> int:
-    """Allow a tool call for which a run is paused; `agentpool resume` goes on with it.
-
-    Args:
-      journal: The file of the run.
-      id: What `agentpool show` calls it, or its beginning.
-    """
-    from agentpool._core.approval import Approved
-    from agentpool.cli._approve import decide
-
-    return decide(journal, id, Approved())
-
-
-@app.command
-def deny(journal: Path, id: str, /, *, reason: str = "") -> int:
-    """Forbid a tool call for which a run is paused; `agentpool resume` goes on, and the model is told.
-
-    Args:
-      journal: The file of the run.
-      id: What `agentpool show` calls it, or its beginning.
-      reason: What the model is told.
-    """
-    from agentpool._core.approval import Denied
-    from agentpool.cli._approve import decide
-
-    return decide(journal, id, Denied(reason))
-
-
-@app.command
-def replay(
-    journal: Path,
-    /,
-    *,
-    agent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
-    until: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
-    fork: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
-    into: Annotated[str | None, Parameter(name="--journal")] = None,
-    driver: str | None = None,
-) -> int:
-    """Feed what model agents observed through the loop again, without a model, and print each step.
-
-    The exit code is 1 if the loop does something else now than it did.
-
-    Args:
-      journal: The file of the run.
-      agent: The id of an agent; left out, all model agents.
-      until: The last step that is printed.
-      fork: Begin a new run with all that had happened before this step of the agent, and go on from there.
-      into: The file of the new run.
-      driver: The model driver of the new run, in place of the one that the old run had.
-    """
-    from agentpool.cli._replay import fork_run, replay_run
-    from agentpool.cli._vars import parse_file
-
-    if fork is None:
-        if into is not None or driver is not None:
-            raise BadInputError("--journal and --driver are of a new run. Say where it begins: --fork STEP")
-        with printing():
-            return replay_run(journal, agent, until)
-    if agent is None or until is not None:
-        raise BadInputError("--fork is a step of one agent. Write --agent N --fork STEP, without --until")
-    return fork_run(journal, agent, fork, None if into is None else parse_file("--journal", into), driver)
-
-
-@app.command
 def chat(
     manifest: Path,
     /,
@@ -284,6 +198,90 @@ def chat(
         quiet=quiet,
     )
     return talk(manifest, options)
+
+
+@app.command
+def show(
+    journal: Path,
+    /,
+    *,
+    agent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Print what is in the journal of a run: its agents, how each ended and why, what is asked.
+
+    The run may be under way.
+
+    Args:
+      journal: The journal, such as run.db.
+      agent: The id of an agent, whose conversation is printed in place of that.
+      as_json: Print one JSON document.
+    """
+    from agentpool.cli._show import show as print_run
+
+    return print_run(journal, agent, as_json=as_json)
+
+
+@app.command
+def replay(
+    journal: Path,
+    /,
+    *,
+    agent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    until: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    fork: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    into: Annotated[Path | None, Parameter(name="--journal")] = None,
+) -> int:
+    """Go through the steps of model agents again, from their journal: no model and no tool is called.
+
+    The exit code is 1 if an agent comes to something else than it did.
+
+    Args:
+      journal: The journal, such as run.db.
+      agent: The id of an agent; all if it is left out.
+      until: The last step to print.
+      fork: Begin a new run of the agent before this step, which `agentpool resume` goes on with.
+      into: The journal of the new run.
+    """
+    from agentpool.cli._replay import fork as begin_there
+    from agentpool.cli._replay import replay_run
+
+    if fork is None:
+        if into is not None:
+            raise BadInputError("--journal is for a new run: give --fork STEP with it")
+        return replay_run(journal, agent, until)
+    if agent is None or into is None or until is not None:
+        raise BadInputError("--fork needs --agent N and --journal NEW.db, and takes no --until")
+    return begin_there(journal, agent, fork, into)
+
+
+@app.command
+def approve(journal: Path, id: str, /) -> int:
+    """Allow a tool call for which a run is paused; `agentpool resume` goes on with it.
+
+    Args:
+      journal: The file of the run.
+      id: What `agentpool show` calls it, or its beginning.
+    """
+    from agentpool._core.approval import Approved
+    from agentpool.cli._approve import decide
+
+    return decide(journal, id, Approved())
+
+
+@app.command
+def deny(journal: Path, id: str, /, *, reason: str = "") -> int:
+    """Forbid a tool call for which a run is paused; `agentpool resume` goes on, and the model is told.
+
+    Args:
+      journal: The file of the run.
+      id: What `agentpool show` calls it, or its beginning.
+      reason: What the model is told.
+    """
+    from agentpool._core.approval import Denied
+    from agentpool.cli._approve import decide
+
+    return decide(journal, id, Denied(reason))
 
 
 @app.command

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import attrs
 
 from agentpool._core.approval import ApprovalRequest
 from agentpool._core.errors import JournalError
+from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.past import Past, PastAgent, past_of
 from agentpool._core.records import JournalRecord
 from agentpool._core.redaction import has_placeholder
-from agentpool._kernel.descriptions import outcome_from_data
+from agentpool._kernel.descriptions import described_agent, outcome_from_data
 from agentpool._loading import LoadProblem
 from agentpool._objects import UnreadableDataError
 from agentpool.cli._errors import BadInputError
@@ -73,6 +75,8 @@ class KeptRun:
           BadInputError: if it is no run of a fleet, or a function is not there any more.
         """
         about = self.about
+        if "forked" in about:
+            return FleetFile(agents=())  # its one agent is in the journal
         if "fleet" not in about:
             raise BadInputError(
                 f"{self.path}: a program began this run, and not `agentpool run`: go on with it in Python, by"
@@ -93,24 +97,11 @@ class KeptRun:
         Raises:
           BadInputError: if so.
         """
-        if has_placeholder(self.about["fleet"]):
+        if has_placeholder(self.about.get("fleet")):
             raise BadInputError(
                 f"{self.path}: the fleet holds what looks like a secret, which no journal keeps. Take it"
                 " out of queries and manifests: tools read keys from the environment; begin a new run"
             )
-
-    def agent(self, agent_id: AgentId) -> PastAgent:
-        """Return an agent.
-
-        Raises:
-          BadInputError: if there is none of that id.
-        """
-        agent = self.past.agents.get(agent_id)
-        if agent is None:
-            last = self.past.last_id
-            known = f"its agents are 1 to {last}" if last else "it has no agents yet"
-            raise BadInputError(f"--agent {agent_id}: the run has no such agent: {known}")
-        return agent
 
 
 def read_run(path: Path) -> KeptRun:
@@ -158,6 +149,18 @@ def refuse_journal_in_use(path: Path) -> None:
             f"--journal: {path} holds a run already. Go on with it: {command('resume', path)};"
             " or give another file to a new run"
         )
+
+
+def manifests_of(past: Past) -> list[AgentManifest]:
+    """Return the manifests of the agents that go on and that the journal describes."""
+    found = []
+    for agent in past.agents.values():
+        if agent.outcome is None and agent.work is not None:
+            with suppress(UnreadableDataError):  # resuming tells of it
+                manifest = getattr(described_agent(agent.work["agent"]), "manifest", None)
+                if isinstance(manifest, AgentManifest):
+                    found.append(manifest)
+    return found
 
 
 # -- what became of agents -------------------------------------------------------------

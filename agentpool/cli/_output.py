@@ -102,7 +102,7 @@ def files_of(outcome: AnyOutcome, heard: Sequence[ChatMessage] = ()) -> Iterator
     stem = stem_of(outcome)
     if isinstance(outcome, Completed):
         yield f"{stem}.txt", result_text(outcome)
-    transcript = [message_as_json(each) for each in transcript_of(outcome) or heard]
+    transcript = [message_as_json(each) for each in _transcript(outcome) or heard]
     document = outcome_as_json(outcome) | {"transcript": transcript}
     yield f"{stem}.json", json.dumps(document, indent=2, default=repr)
 
@@ -113,7 +113,7 @@ def stem_of(outcome: AnyOutcome) -> str:
     return f"{outcome.agent_id}-{plain}" if plain else str(outcome.agent_id)
 
 
-def transcript_of(outcome: AnyOutcome) -> Sequence[ChatMessage]:
+def _transcript(outcome: AnyOutcome) -> Sequence[ChatMessage]:
     """Return the conversation, as far as the outcome knows it."""
     match outcome:
         case Completed(value=AgentResult() as result):
@@ -125,7 +125,7 @@ def transcript_of(outcome: AnyOutcome) -> Sequence[ChatMessage]:
 
 
 def message_as_json(message: ChatMessage) -> dict[str, Any]:
-    """Turn a message into what `--output` writes of it."""
+    """Return a message of a conversation as data for machines."""
     match message:
         case UserMessage():
             return {"role": "user", "kind": message.kind, "content": text_of(message.content)}

@@ -1,14 +1,12 @@
-"""`agentpool replay`: the loops of a run again without a model, or a new run from the middle of one."""
+"""`agentpool replay`: the steps of an agent once more, from its tape, and new runs from one of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, assert_never
 
-import attrs
 import trio
 
 from agentpool._core.effects import (
@@ -26,214 +24,227 @@ from agentpool._core.effects import (
     Recall,
     Recalled,
     Remember,
+    Remembered,
     Replied,
 )
-from agentpool._core.errors import JournalError, ManifestError
-from agentpool._core.outcomes import AgentResult, Completed
+from agentpool._core.errors import JournalError, ReplayMismatchError
+from agentpool._core.messages import AgentId
+from agentpool._core.outcomes import AgentResult, AnyOutcome, Completed, Failed
 from agentpool._core.past import PastAgent
 from agentpool._core.records import JournalRecord
-from agentpool._core.text import told
-from agentpool._loop.replaying import DiffersError, NotReplayableError, Replayed, replayed, tapes_of
+from agentpool._core.tapes import RecordedLoop
+from agentpool._loop.replaying import ReplayedStep, replay
 from agentpool.cli._errors import BadInputError
-from agentpool.cli._journals import KeptRun, outcome_of, read_run, refuse_journal_in_use
-from agentpool.cli._streams import complain, say
+from agentpool.cli._past_runs import PastRun
+from agentpool.cli._progress import tell_error
+from agentpool.cli._streams import complain, printing
 from agentpool.cli._text import cut, one_line
 from agentpool.journal import SqliteJournal
 
-LONGEST = 160
+LETTERS = 100
 
 
-def replay_run(path: Path, agent_id: int | None, until: int | None) -> int:
-    """Print the steps of an agent, or of all model agents; return the exit code.
+def replay_run(path: Path, agent_id: AgentId | None, until: int | None) -> int:
+    """Print the steps of one agent, or of all that ask a model; return the exit code.
 
-    Raises:
-      BadInputError: if the journal cannot be read, has no such agent, or that cannot be replayed.
-    """
-    kept = read_run(path)
-    agents = list(kept.past.agents.values()) if agent_id is None else [kept.agent(agent_id)]
-    code = 0
-    for agent in agents:
-        try:
-            for number, line in _lines_of(kept, agent):
-                if until is None or number <= until:
-                    print(cut(one_line(line), LONGEST))
-        except NotReplayableError as error:
-            if agent_id is not None:
-                raise BadInputError(f"agent {agent.id} ({agent.name}) cannot be replayed: {error}") from error
-            print(one_line(f"{agent.id} {agent.name}: not replayed: {error}"))
-        except _StepDiffersError as error:
-            code = 1
-            if until is None or error.step <= until:
-                complain([f"agent {agent.id} ({agent.name}), step {error.step}: {error}"])
-    return code
-
-
-class _StepDiffersError(Exception):
-    def __init__(self, step: int, text: str) -> None:
-        self.step = step
-        super().__init__(text)
-
-
-def _lines_of(kept: KeptRun, agent: PastAgent) -> Iterator[tuple[int, str]]:
-    for number, step in _steps(kept, agent):
-        came = "" if step.observation is None else f" -> {_told_observation(step.observation)}"
-        if step.observation is None and not isinstance(step.effect, Finish | Halt):
-            came = " -> not known: it was cut here"
-        yield number, f"{agent.id} {agent.name} {number}: {_told_effect(step.effect)}{came}"
-
-
-def _steps(kept: KeptRun, agent: PastAgent) -> Iterator[tuple[int, Replayed]]:
-    """Yield the steps of an agent, numbered through all runs of its loop.
+    It is 1 if an agent comes to something else than its journal says, and 0 otherwise.
 
     Raises:
-      NotReplayableError: if the agent is no model agent.
-      _StepDiffersError: if the loop does something else now.
+      BadInputError: if there is no such journal or agent, or the agent asked no model.
     """
-    number = 0
-    last = None
-    tapes = tapes_of(kept.records, agent.id)
-    if not tapes:
-        raise NotReplayableError("no run of the loop is on its tape")
-    for tape in tapes:
-        try:
-            for step in replayed(agent, tape):
-                number += 1
-                last = step
-                yield number, step
-        except DiffersError as error:
-            raise _StepDiffersError(number + 1, str(error)) from error
-        except (ManifestError, ValueError, TypeError, KeyError) as error:
-            raise _StepDiffersError(number + 1, told(error)) from error
-    if last is not None:
-        _compare_end(agent, number, last.effect)
+    run = PastRun.read(path)
+    agents = list(run.past.agents.values()) if agent_id is None else [run.agent(agent_id)]
+    loops = [(agent, loop) for agent in agents for loop in run.loops_of(agent)]
+    if not loops:
+        who = "no agent of it" if agent_id is None else f"agent {agent_id}"
+        raise BadInputError(f"{who} asked a model, so that there is nothing to replay")
+    differs = False
+    for agent, loop in loops:
+        is_last = loop.key == run.loops_of(agent)[-1].key
+        problem = _replayed(run, agent, loop, until, is_last=is_last)
+        if problem:
+            differs = True
+            complain([problem])
+    return 1 if differs else 0
 
 
-def _compare_end(agent: PastAgent, number: int, effect: Effect) -> None:
-    """Compare how an agent ended with what its loop comes to now."""
-    outcome = outcome_of(agent)
-    if not isinstance(outcome, Completed) or not isinstance(outcome.value, AgentResult):
-        return
-    then = outcome.value
-    if not isinstance(effect, Finish):
-        raise _StepDiffersError(number, f"the loop comes to {_told_effect(effect)}, and had completed")
-    now = effect.result
-    for field in ("text", "iterations", "tool_calls", "stopped_by"):
-        if getattr(now, field) != getattr(then, field):
-            raise _StepDiffersError(
-                number, f"its {field} is {getattr(now, field)!r}, and was {getattr(then, field)!r}"
-            )
+def _replayed(run: PastRun, agent: PastAgent, loop: RecordedLoop, until: int | None, *, is_last: bool) -> str:
+    """Print the steps of one run of the loop; return how it differs from what its journal says."""
+    where = "" if loop.key == "0" and not loop.life else f", life {loop.life}, at {loop.key}"
+    with printing():
+        print(f"agent {agent.id} {one_line(agent.name)}{where}")
+    step: ReplayedStep | None = None
+    try:
+        for step in replay(loop, agent.name):
+            with printing():
+                print(f"  {step.number:>4} {_effect_of(step.effect)}{_observed(step)}")
+            if until is not None and step.number >= until:
+                return ""
+    except ReplayMismatchError as error:
+        return one_line(str(error))
+    assert step is not None
+    return _difference(run.outcome_of(agent), step.effect) if _is_whole(agent, loop, is_last) else ""
 
 
-def _told_effect(effect: Effect) -> str:
+def _is_whole(agent: PastAgent, loop: RecordedLoop, is_last: bool) -> bool:
+    """Whether what the loop came to is what the agent came to, so that they can be compared."""
+    kind = "" if agent.work is None else agent.work["agent"].get("kind", "")
+    return is_last and kind in ("agentpool:ModelAgent", "agentpool:SpawnConfig") and loop.key == "0"
+
+
+def _difference(outcome: AnyOutcome | None, end: Effect) -> str:
+    match outcome, end:
+        case Completed(value=AgentResult() as then), Finish(result=now) if then.text != now.text:
+            return f"it came to {_short(then.text)} then, and comes to {_short(now.text)} now"
+        case Completed(), Halt(error=error):
+            return f"it completed then, and fails now: {one_line(tell_error(error))}"
+        case Failed(error=error), Finish():
+            return f"it failed then, and completes now: {one_line(tell_error(error))}"
+        case _:
+            return ""
+
+
+def _effect_of(effect: Effect) -> str:
     match effect:
         case Recall():
-            return f"recall {json.dumps(effect.query)}"
+            return "takes its messages" + (f", recalls {_short(effect.query)}" if effect.query else "")
         case Reason():
-            return f"reason over {len(effect.request.messages)} messages"
+            return f"asks the model: {len(effect.request.messages)} messages"
         case Compact():
-            return f"sum up {len(effect.request.messages)} messages"
+            return f"asks for a summary of {len(effect.request.messages)} messages"
         case Act():
-            return "act: " + ", ".join(f"{call.name}({json.dumps(call.input)})" for call in effect.calls)
+            calls = [f"{one_line(call.name)} {_short(json.dumps(dict(call.input)))}" for call in effect.calls]
+            return "calls " + "; ".join(calls)
         case Remember():
-            return "remember its answer"
+            return f"remembers {_short(effect.text)}"
         case Finish():
-            return f"finish: {effect.result.text}"
+            return f"is done: {_short(effect.result.text)}"
         case Halt():
-            return f"halt: {type(effect.error).__name__}: {told(effect.error)}"
+            return f"fails: {one_line(tell_error(effect.error))}"
+        case _:
+            assert_never(effect)
 
 
-def _told_observation(observation: Observation) -> str:
+def _observed(step: ReplayedStep) -> str:
+    if step.observation is None:
+        return "" if isinstance(step.effect, (Finish, Halt)) else " -> the journal ends here"
+    told = _told(step.observation)
+    return f" -> {told}" if told else ""
+
+
+def _told(observation: Observation) -> str:
     match observation:
         case Recalled():
-            return f"{len(observation.fragments)} fragments, {len(observation.messages)} messages"
+            found = len(observation.fragments)
+            return ", ".join(
+                f"{count} {what}"
+                for count, what in ((found, "memories"), (len(observation.messages), "messages"))
+                if count
+            )
         case Replied() | Compacted():
-            calls = ", ".join(call.name for call in observation.completion.tool_calls)
-            said = json.dumps(observation.completion.text)
-            return f"{said} and calls {calls}" if calls else said
-        case Acted():
-            return ", ".join(json.dumps(result.text) for result in observation.results)
+            completion = observation.completion
+            calls = f"{len(completion.tool_calls)} calls" if completion.tool_calls else ""
+            return " ".join(filter(None, (_short(completion.text) if completion.text else "", calls)))
         case DriverFailed():
-            return f"failed: {type(observation.error).__name__}: {told(observation.error)}"
+            return one_line(tell_error(observation.error))
+        case Acted():
+            return "; ".join(_short(result.text) for result in observation.results)
         case Idled():
-            return f"nothing for {observation.seconds:g} s"
+            return f"nothing was heard for {observation.seconds:g} s"
+        case Remembered():
+            return ""
         case _:
-            return "done"
+            assert_never(observation)
 
 
-# -- a new run from the middle of an old one ----------------------------------------------
+def _short(text: str) -> str:
+    return repr(cut(one_line(text), LETTERS))
 
 
-def fork_run(path: Path, agent_id: int, step: int, into: Path | None, driver: str | None) -> int:
-    """Begin a new run with what had happened before a step of an agent, and go on with it.
-
-    What the other agents did later has not happened in the new run either: a journal is one list of what
-    happened, and any beginning of it is a run.
-
-    Raises:
-      BadInputError: if the journal cannot be read, there is no such step, or the new file holds a run.
-    """
-    from agentpool.cli._resume import resume_run
-    from agentpool.cli._run import RunOptions
-
-    kept = read_run(path)
-    agent = kept.agent(agent_id)
-    kept.fleet()
-    end = _end_before(kept, agent, step)
-    target = path.with_name(f"{path.stem}-fork{path.suffix}") if into is None else into
-    refuse_journal_in_use(target)
-    try:
-        trio.run(_write, target, _beginning(kept.records, end))
-    except JournalError as error:
-        raise BadInputError(f"--journal: {error}") from error
-    say(one_line(f"forked before step {step} of agent {agent_id}: {target}"))
-    return resume_run(target, RunOptions(driver=driver))
+# -- a new run from a step ----------------------------------------------------------------------
 
 
-def _end_before(kept: KeptRun, agent: PastAgent, step: int) -> int:
-    """Return how many records had been written when a step of an agent began.
+def fork(path: Path, agent_id: AgentId, step: int, target: Path) -> int:
+    """Write a journal in which an agent stands where it stood before a step; return the exit code.
+
+    The new run has this one agent. What it had observed is there; whom it had spawned is not.
 
     Raises:
-      BadInputError: if there is no such step.
+      BadInputError: if the journal, the agent or the step does not exist, the agent asked no model or is
+        no model agent, or the target is there.
     """
-    spawned = next(
-        number
-        for number, record in enumerate(kept.records)
-        if record.kind == "spawned" and record.agent == agent.id
-    )
-    end, last = spawned + 1, 0
-    try:
-        for number, replayed_step in _steps(kept, agent):
-            last = number
-            if number == step:
-                return end
-            if replayed_step.position >= 0:
-                end = replayed_step.position + 1
-    except NotReplayableError as error:
-        raise BadInputError(f"agent {agent.id} ({agent.name}) has no steps: {error}") from error
-    except _StepDiffersError as error:
+    run = PastRun.read(path)
+    agent = run.agent(agent_id)
+    loops = [loop for loop in run.loops_of(agent) if loop.key == "0"]
+    if not loops or agent.work is None or not _is_whole(agent, loops[-1], is_last=True):
         raise BadInputError(
-            f"agent {agent.id} ({agent.name}), step {error.step}: {error}. Fork before that step"
-        ) from error
-    raise BadInputError(f"--fork {step}: agent {agent.id} ({agent.name}) has {last} steps")
+            f"agent {agent_id} ({one_line(agent.name)}) is a function. A new run begins at a step of a"
+            " model agent; look for one with `agentpool show`"
+        )
+    if target.exists():
+        raise BadInputError(f"{one_line(str(target))} is there already. Give a new file to the new run")
+    records = list(_forked(run, agent, loops[-1], _steps_before(loops[-1], agent, step)))
+    try:
+        trio.run(_write, target, records)
+    except JournalError as error:
+        raise BadInputError(one_line(str(error))) from None
+    with printing():
+        print(f"agent {agent_id} before step {step}: go on with `agentpool resume {one_line(str(target))}`")
+    return 0
 
 
-def _beginning(records: Sequence[JournalRecord], end: int) -> list[JournalRecord]:
-    """Return the first records, as those of a run of its own."""
-    first, *rest = records[:end]
-    decided = {record.data["hash"] for record in rest if record.kind == "decided"}
-    data: dict[str, Any] = {**first.data, "id": uuid4().hex}
-    # What is open in the old run is asked anew: an approval is for one call of one run.
-    kept = [each for each in rest if each.kind != "asked" or each.data["hash"] in decided]
-    return [attrs.evolve(first, data=data), *kept]
+def _steps_before(loop: RecordedLoop, agent: PastAgent, step: int) -> Sequence[ReplayedStep]:
+    try:
+        steps = [each for each in replay(loop, agent.name) if each.observation is not None]
+    except ReplayMismatchError as error:
+        raise BadInputError(one_line(str(error))) from None
+    if not 1 <= step <= len(steps) + 1:
+        raise BadInputError(f"agent {agent.id} has steps 1 to {len(steps) + 1}, and no step {step}")
+    return steps[: step - 1]
 
 
-async def _write(path: Path, records: Sequence[JournalRecord]) -> None:
-    journal = SqliteJournal(path)
-    if await journal.open():
-        await journal.aclose()
-        raise JournalError(f"{path} holds a run already. Give the path of a new file")
+def _forked(
+    run: PastRun, agent: PastAgent, loop: RecordedLoop, steps: Sequence[ReplayedStep]
+) -> Iterator[JournalRecord]:
+    first = {key: value for key, value in run.past.run.items() if key != "id"}
+    old = first.get("about") or {}
+    kept = {key: old[key] for key in ("path", "driver", "timeout", "memory") if key in old}
+    forked = {"agent": agent.id, "name": agent.name, "before_step": len(steps) + 1}
+    first["about"] = {**kept, "forked": forked}
+    yield JournalRecord("run", 0, first)
+    spawned: dict[str, Any] = {
+        "name": agent.name,
+        "parent": 0,
+        "by": 0,
+        "life": 0,
+        "key": None,
+        "work": agent.work,
+        "options": agent.options,
+    }
+    if agent.context is not None:
+        spawned["context"] = agent.context
+    yield JournalRecord("spawned", 1, spawned)
+    yield JournalRecord("begun", 1, loop.loop.begun or {})
+    observed = iter(loop.loop.observed)
+    number = 0
+    for each in steps:
+        if isinstance(each.effect, Act):
+            for _ in each.effect.calls:
+                call = loop.loop.calls[number]
+                yield JournalRecord("called", 1, {"loop": "0", "n": number, "call": call.call})
+                if call.result is not None:
+                    yield JournalRecord("returned", 1, {"loop": "0", "n": number, "result": call.result})
+                number += 1
+        if not isinstance(each.observation, Acted):
+            yield JournalRecord("observed", 1, next(observed))
+
+
+async def _write(target: Path, records: Sequence[JournalRecord]) -> None:
+    journal = SqliteJournal(target)
+    await journal.open()
     try:
         for record in records:
             journal.append(record)
+        await journal.commit()
     finally:
         await journal.aclose()

@@ -9,13 +9,14 @@ import attrs
 import trio
 
 from agentpool._core.outcomes import Completed
+from agentpool._kernel.context import AgentContext
 from agentpool.cli._journals import KeptRun, children_of, outcome_of, read_run
 from agentpool.cli._run import RunOptions, RunReport, perform, print_report
 from agentpool.cli._streams import only_ours, say
 from agentpool.cli._text import one_line
 from agentpool.cli._view import choose_view
 from agentpool.fleet.file import FleetFile
-from agentpool.fleet.start import starts_of
+from agentpool.fleet.start import Start, starts_of
 
 
 def resume_run(path: Path, options: RunOptions) -> int:
@@ -29,15 +30,15 @@ def resume_run(path: Path, options: RunOptions) -> int:
         kept = read_run(path)
         fleet = kept.fleet()
         about = kept.about
-        name = str(about["path"])
+        name = str(about.get("path", path))
         report = _report_of(kept, fleet)
         if report is None:
             kept.refuse_secrets()
-            memory = about["memory"]
+            memory = about.get("memory")
             options = attrs.evolve(
                 options,
-                driver=options.driver or about["driver"],
-                timeout=options.timeout or about["timeout"],
+                driver=options.driver or about.get("driver"),
+                timeout=options.timeout or about.get("timeout"),
                 memory=options.memory or (None if memory is None else Path(memory)),
                 journal=path,
             )
@@ -58,6 +59,8 @@ def _report_of(kept: KeptRun, fleet: FleetFile) -> RunReport | None:
     past = kept.past
     starts = starts_of(fleet, lambda manifest: None, None)
     roots = {past.agents[agent_id].name: past.agents[agent_id] for agent_id in past.roots}
+    if "forked" in kept.about:
+        starts = [Start(_nothing, name, (name,)) for name in roots]
     outcomes = []
     supervisors = set()
     for start in starts:
@@ -71,3 +74,7 @@ def _report_of(kept: KeptRun, fleet: FleetFile) -> RunReport | None:
     outcomes.sort(key=lambda outcome: outcome.agent_id)
     code = 0 if all(isinstance(outcome, Completed) for outcome in outcomes) else 1
     return RunReport(outcomes, (), past.usage, past.elapsed, code)
+
+
+async def _nothing(ctx: AgentContext) -> None:
+    """Stand for the agent of a forked run, which is not started here."""

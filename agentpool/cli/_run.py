@@ -37,6 +37,7 @@ from agentpool.cli._journals import (
     asked_as_json,
     children_of,
     how_to_go_on,
+    manifests_of,
     refuse_journal_in_use,
 )
 from agentpool.cli._memory import open_memory
@@ -134,7 +135,9 @@ async def perform(
     started = trio.current_time()
     async with AsyncExitStack() as stack:
         drivers = Drivers(stack, options.driver, pool_driver_name(fleet), view.tell, view.retrying)
-        await drivers.open_for(fleet.manifests, functions=bool(fleet.functions))
+        # Agents that agents had spawned may ask another driver than those of the fleet.
+        manifests = [*fleet.manifests, *([] if past is None else manifests_of(past))]
+        await drivers.open_for(manifests, functions=bool(fleet.functions))
         memory = await open_memory(stack, options.memory or fleet.pool.memory)
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations

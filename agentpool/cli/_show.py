@@ -1,195 +1,164 @@
-"""`agentpool show`: what a journal tells of a run, also while the run goes on."""
+"""`agentpool show`: what is in a journal, for people and for machines."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from agentpool._core.errors import ManifestError
-from agentpool._core.messages import AssistantMessage, ChatMessage, ToolMessage
+from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
-from agentpool._core.past import Past, PastAgent
-from agentpool._core.text import told
-from agentpool._loop.replaying import DiffersError, NotReplayableError, tapes_of, transcript_so_far
-from agentpool.cli._approve import asked_of
-from agentpool.cli._journals import KeptRun, outcome_of, read_run
-from agentpool.cli._output import message_as_json, transcript_of
-from agentpool.cli._progress import reason_of, state_of, tell_usage
+from agentpool._core.past import PastAgent
+from agentpool.cli._output import message_as_json
+from agentpool.cli._past_runs import PastRun, lines_of
+from agentpool.cli._progress import describe, reason_of, tell_usage
 from agentpool.cli._report import outcome_as_json, result_text
-from agentpool.cli._text import cut, one_line, safe
+from agentpool.cli._streams import printing
+from agentpool.cli._text import cut, one_line
 
-LONGEST = 160
+LETTERS_OF_ANSWER = 100
 
 
-def show_run(path: Path, as_json: bool) -> int:
-    """Print the tree of agents of a run; return the exit code.
+def show(path: Path, agent_id: AgentId | None, *, as_json: bool) -> int:
+    """Print the agents of a run, or the conversation of one; return the exit code.
 
     Raises:
-      BadInputError: if the journal cannot be read.
+      BadInputError: if there is no such journal or agent.
     """
-    kept = read_run(path)
-    if as_json:
-        print(json.dumps(_run_as_json(kept), indent=2, default=repr))
-        return 0
-    past = kept.past
-    fleet = kept.about.get("path")
-    print(one_line(f"{path}: {_how(past)}, {past.elapsed:.1f} s" + (f", fleet {fleet}" if fleet else "")))
-    for depth, agent in _tree(past):
-        print(cut("  " * depth + one_line(_line(agent)), LONGEST))
-    for line in _asked_lines(past):
-        print(line)
-    print(f"{tell_usage(past.usage)}{_budget(past)}")
+    run = PastRun.read(path)
+    if agent_id is None:
+        told = json.dumps(_document(run), indent=2, default=repr) if as_json else "\n".join(_lines(run))
+    else:
+        agent = run.agent(agent_id)
+        told = (
+            json.dumps(_agent_document(run, agent, conversation=True), indent=2, default=repr)
+            if as_json
+            else "\n".join(_agent_lines(run, agent))
+        )
+    with printing():
+        print(told)
     return 0
 
 
-def _how(past: Past) -> str:
-    is_open = any(agent.outcome is None for agent in past.agents.values())
-    if past.closed == "ended" and not is_open:
-        return "ended"
-    return {"paused": "paused", "stopped": "stopped"}.get(past.closed, "at work, or its process died")
+# -- for people ----------------------------------------------------------------------------------
 
 
-def _tree(past: Past) -> Iterator[tuple[int, PastAgent]]:
-    below: dict[int, list[PastAgent]] = {}
+def _lines(run: PastRun) -> Iterator[str]:
+    past = run.past
+    children: dict[AgentId, list[PastAgent]] = {}
     for agent in past.agents.values():
-        below.setdefault(agent.parent, []).append(agent)
-    waiting = [(0, agent) for agent in reversed(below.get(0, ()))]
-    while waiting:  # trees may be deeper than Python's stack
-        depth, agent = waiting.pop()
-        yield depth, agent
-        waiting += [(depth + 1, child) for child in reversed(below.get(agent.id, ()))]
+        above = agent.parent if agent.parent in past.agents else 0
+        children.setdefault(above, []).append(agent)
+    todo = [(agent, 0) for agent in reversed(children.get(0, []))]
+    while todo:
+        agent, depth = todo.pop()
+        yield "  " * depth + _line_of(run, agent)
+        todo.extend((child, depth + 1) for child in reversed(children.get(agent.id, [])))
+    if not past.agents:
+        yield "no agent was started"
+    yield from _questions(run)
+    yield f"{_state_of(run)}; {past.elapsed:.1f} s of work; {tell_usage(past.usage)}{_budget_of(run)}"
 
 
-def _line(agent: PastAgent) -> str:
-    outcome = outcome_of(agent)
-    used = tell_usage(agent.usage if outcome is None else outcome.usage)
-    restarts = f", {agent.life} restarts" if agent.life else ""
+def _line_of(run: PastRun, agent: PastAgent) -> str:
+    outcome = run.outcome_of(agent)
+    head = f"{agent.id} {one_line(agent.name)}: "
     if outcome is None:
+        restarts = f", restarted {agent.life} times" if agent.life else ""
         waiting = f", {len(agent.inbox)} messages in its inbox" if agent.inbox else ""
-        return f"{agent.id} {agent.name}: not ended{restarts}{waiting}; {used}"
-    return f"{agent.id} {agent.name}: {state_of(outcome)}{restarts}; {used}; {_why(outcome)}"
+        used = f", {tell_usage(agent.usage)}" if agent.usage.total_tokens else ""
+        return f"{head}unfinished{restarts}{waiting}{used}"
+    why = one_line(reason_of(outcome) or result_text(outcome))
+    return f"{head}{describe(outcome)}" + (f": {cut(why, LETTERS_OF_ANSWER)}" if why else "")
 
 
-def _why(outcome: AnyOutcome) -> str:
-    if state_of(outcome) != "completed":
-        return reason_of(outcome)
-    return result_text(outcome).strip().partition("\n")[0]
-
-
-def _asked_lines(past: Past) -> Iterator[str]:
-    for key, approval in past.approvals.items():
-        agent = past.agents.get(approval.asked["agent"])
-        text = asked_of(key, approval, "" if agent is None else agent.name)
+def _questions(run: PastRun) -> Iterator[str]:
+    for key, approval in run.past.approvals.items():
+        call = approval.asked["call"]["$object"][1]
+        about = f"{one_line(str(call['name']))} {one_line(json.dumps(call['input']))}"
         if approval.decided is None:
-            yield f"asked: {text}"
-        elif agent is not None and agent.outcome is None:
-            yield f"{'approved' if approval.decided['approved'] else 'denied'}: {text}"
-    for question, (asker, _, _) in past.questions.items():
-        yield f"agent {asker} waits for the answer to its question {question}"
+            yield f"asked: {key}: may agent {approval.asked['agent']} call {about}?"
+        else:
+            yield f"{'approved' if approval.decided['approved'] else 'denied'}: {key}: {about}"
 
 
-def _budget(past: Past) -> str:
-    limit = past.run["settings"]["budget"]
-    if limit is None:
+def _state_of(run: PastRun) -> str:
+    unfinished = sum(agent.outcome is None for agent in run.past.agents.values())
+    match run.past.closed:
+        case "ended":
+            return "the run has ended"
+        case "paused":
+            return f"the run is paused, with {unfinished} unfinished agents"
+        case "stopped":
+            return f"the run was stopped, with {unfinished} unfinished agents"
+        case _:
+            return f"the run goes on, or its process died, with {unfinished} unfinished agents"
+
+
+def _budget_of(run: PastRun) -> str:
+    limits = run.past.run["settings"]["budget"]
+    if limits is None:
         return ""
-    spent = {"tokens": past.spent.tokens, "cost_usd": past.spent.cost / 1e12, "calls": past.spent.calls}
-    parts = [f"{spent[key]:g} of {most:g} {key}" for key, most in limit.items() if most is not None]
-    return f"; budget: {', '.join(parts)} spent" if parts else ""
+    spent = run.past.spent
+    parts = [
+        f"{used:,g} of {limit:,g} {name}"
+        for name, limit, used in (
+            ("tokens", limits["tokens"], spent.tokens),
+            ("dollars", limits["cost_usd"], spent.cost / 10**12),
+            ("calls", limits["calls"], spent.calls),
+        )
+        if limit is not None
+    ]
+    return "; budget: " + ", ".join(parts)
 
 
-def _run_as_json(kept: KeptRun) -> dict[str, Any]:
-    past = kept.past
+def _agent_lines(run: PastRun, agent: PastAgent) -> Iterator[str]:
+    yield _line_of(run, agent)
+    yield ""
+    yield from lines_of(run.conversation_of(agent))
+
+
+# -- for machines --------------------------------------------------------------------------------
+
+
+def _document(run: PastRun) -> dict[str, Any]:
+    past = run.past
     return {
-        "journal": str(kept.path),
-        "fleet": kept.about.get("path"),
-        "state": _how(past),
-        "duration": past.elapsed,
+        "state": past.closed or "running or died",
+        "about": past.run["about"],
+        "elapsed": past.elapsed,
         "usage": attrs.asdict(past.usage),
-        "budget": past.run["settings"]["budget"],
-        "spent": attrs.asdict(past.spent),
-        "agents": [_agent_as_json(agent) for agent in past.agents.values()],
-        "asked": [
+        "settings": past.run["settings"],
+        "spent": {
+            "tokens": past.spent.tokens,
+            "cost_usd": past.spent.cost / 10**12,
+            "calls": past.spent.calls,
+        },
+        "agents": [_agent_document(run, agent) for agent in past.agents.values()],
+        "approvals": [
             {"id": key, **approval.asked, "decided": approval.decided}
             for key, approval in past.approvals.items()
         ],
     }
 
 
-def _agent_as_json(agent: PastAgent) -> dict[str, Any]:
-    outcome = outcome_of(agent)
+def _agent_document(run: PastRun, agent: PastAgent, *, conversation: bool = False) -> dict[str, Any]:
+    outcome: AnyOutcome | None = run.outcome_of(agent)
     if outcome is not None:
-        return outcome_as_json(outcome)
-    return {
-        "id": agent.id,
-        "name": agent.name,
-        "parent_id": agent.parent,
-        "outcome": None,
-        "restarts": agent.life,
-        "usage": attrs.asdict(agent.usage),
-        "inbox": len(agent.inbox),
-    }
-
-
-# -- one agent -------------------------------------------------------------------------
-
-
-def show_agent(path: Path, agent_id: int, as_json: bool) -> int:
-    """Print the conversation of an agent, also of one that has not ended; return the exit code.
-
-    Raises:
-      BadInputError: if the journal cannot be read, or has no such agent.
-    """
-    kept = read_run(path)
-    agent = kept.agent(agent_id)
-    transcript, problem = _transcript(kept, agent)
-    if as_json:
-        document = _agent_as_json(agent) | {"transcript": [message_as_json(each) for each in transcript]}
-        print(json.dumps(document | ({"problem": problem} if problem else {}), indent=2, default=repr))
-        return 0
-    print(one_line(_line(agent)))
-    for message in transcript:
-        for line in _lines_of(message):
-            print(line)
-    if problem:
-        print(one_line(f"no conversation: {problem}"))
-    return 0
-
-
-def _transcript(kept: KeptRun, agent: PastAgent) -> tuple[Sequence[ChatMessage], str]:
-    """Return the conversation of an agent, and why there is none."""
-    outcome = outcome_of(agent)
-    found = () if outcome is None else transcript_of(outcome)
-    if found:
-        return found, ""
-    try:
-        return transcript_so_far(agent, tapes_of(kept.records, agent.id)), ""
-    except (DiffersError, NotReplayableError) as error:
-        return (), str(error)
-    except (ManifestError, ValueError, TypeError, KeyError) as error:
-        return (), f"it cannot be made again: {told(error)}"
-
-
-def _lines_of(message: ChatMessage) -> Iterator[str]:
-    document = message_as_json(message)
-    match message:
-        case AssistantMessage():
-            if message.text:
-                yield from _said("assistant", message.text)
-            for call in message.tool_calls:
-                yield from _said("call", f"{call.name}({json.dumps(call.input, default=repr)})")
-        case ToolMessage():
-            sign = " (error)" if message.result.is_error else ""
-            yield from _said(f"{message.name}{sign}", document["content"])
-        case _:
-            yield from _said("user", document["content"])
-
-
-def _said(who: str, text: str) -> Iterator[str]:
-    first, *rest = safe(text).split("\n")
-    yield f"{one_line(who)}: {first}"
-    for line in rest:
-        yield f"    {line}"
+        document = outcome_as_json(outcome)
+    else:
+        document = {
+            "id": agent.id,
+            "name": agent.name,
+            "parent_id": agent.parent,
+            "outcome": None,
+            "restarts": agent.life,
+            "usage": attrs.asdict(agent.usage),
+            "inbox": len(agent.inbox),
+        }
+    if conversation:
+        document["transcript"] = [message_as_json(each) for each in run.conversation_of(agent)]
+    return document

@@ -25,6 +25,9 @@ Row: TypeAlias = tuple[float, int, str, str]
 
 _APPLICATION_ID = 0x61677031
 _BUSY_SECONDS = 5.0
+_ROWS_AT_ONCE = 150  # six values each, of which an old SQLite takes 999 in one statement
+_SECRETS_REMEMBERED = 100  # a look for them takes the longer the more they are
+_ROW = "(?, ?, ?, ?, ?, ?)"
 _FIRST_SUM = b"agentpool journal"
 _KINDS = frozenset(get_args(RecordKind))
 _TABLE = """
@@ -43,13 +46,17 @@ def row_of(record: JournalRecord) -> Row:
     """Return a record as it is written.
 
     Raises:
-      TypeError, ValueError: if its data is no JSON data.
+      TypeError, ValueError, RecursionError: if its data is no JSON data.
     """
     return float(record.at), record.agent, record.kind, _text_of(record.data)
 
 
+# Of data that holds itself it makes a RecursionError, sooner than it would look for that in all data.
+_ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
+
+
 def _text_of(data: Any) -> str:
-    return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(data)
 
 
 @attrs.frozen
@@ -80,12 +87,16 @@ class JournalFile:
           JournalError: if another process writes to it, or it cannot be opened.
           JournalCorruptError: if what it holds is not what was written.
         """
-        self.path = path
-        self._secrets = KnownSecrets.of(secrets)
+        # One file has one lock, through whatever links it is reached and wherever the process goes.
+        self.path = path = Path(os.path.realpath(path))
+        self._given = tuple(secrets)
+        self._secrets = KnownSecrets.of(self._given)
+        self._found: dict[str, None] = {}
+        self._process = os.getpid()
         self._lock = _WriterLock(path)
         try:
             with _told(path, "opened"):
-                _create(path)
+                self._file = _created(path)
                 self._connection = _connected(path, "rw")
             try:
                 self.records, self._end = self._begun(is_durable)
@@ -98,9 +109,12 @@ class JournalFile:
 
     def _begun(self, is_durable: bool) -> tuple[Sequence[JournalRecord], _End]:
         with _told(self.path, "opened"):
+            is_empty = _is_empty(self._connection)
+            if not is_empty:  # nothing is changed in a file that is another's
+                _check_version(self._connection, self.path)
             self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
-            if _is_empty(self._connection):
+            if is_empty:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -108,39 +122,76 @@ class JournalFile:
                 self._connection.execute("COMMIT")
         return _read(self._connection, self.path)
 
-    def write(self, rows: Iterable[Row]) -> None:
-        """Write rows in one transaction; all of them are kept, or none.
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write rows after those that are there. What is kept of them, if it fails, is a beginning.
 
         Raises:
-          JournalError: if they could not be written.
+          JournalError: if they could not all be written.
         """
-        end, numbered = self._end, []
-        for given in rows:
-            row = self._clean(given)
+        self._check_place()
+        rows = self._clean(rows)
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            self._insert(rows[first : first + _ROWS_AT_ONCE])
+
+    def _check_place(self) -> None:
+        """Check that what is written will be found."""
+        if os.getpid() != self._process:
+            raise JournalError(
+                f"the journal {self.path} was opened by process {self._process}: a fork of it may not write"
+            )
+        try:
+            is_there = os.path.samestat(os.stat(self.path), self._file)
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise JournalError(f"the journal {self.path} was deleted or replaced while it was written")
+
+    def _insert(self, rows: Sequence[Row]) -> None:
+        end, given = self._end, list[Any]()
+        for row in rows:
             end = end.after(row)
-            numbered.append((end.seq, *row, end.sum))
+            given += (end.seq, *row, end.sum)
         with _told(self.path, "written"):
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", numbered)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-                raise
+            # One statement is one transaction. And it lets go of the interpreter's lock once, where
+            # one for each row would do so for each, and wait each time to have it back.
+            self._connection.execute(
+                f"INSERT INTO records VALUES {_ROW}{f',{_ROW}' * (len(rows) - 1)}", given
+            )
         self._end = end
 
-    def _clean(self, row: Row) -> Row:
-        """Take the secrets out of a row."""
-        text = row[3]
-        # Most rows have none, as one look at the whole of it shows; bytes are not seen by that.
-        if '"$bytes"' in text or any(self._secrets.spans(text)) or any(spans_of(text)):
-            data = Redaction(self._secrets).data(json.loads(text))
-            return (*row[:3], _text_of(data))
-        return row
+    def _clean(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Take the secrets out of rows."""
+        # Most have none, as one look at all of them shows. A row is `{...}`, and what is no row stands
+        # between two of them, so that what is found in one alone is found in all of them too.
+        if self._may_hold_secrets("\n".join([row[3] for row in rows])):
+            return [self._clean_row(row) for row in rows]
+        return rows
+
+    def _clean_row(self, row: Row) -> Row:
+        if not self._may_hold_secrets(row[3]):
+            return row
+        redaction = Redaction(self._secrets)
+        data = redaction.data(json.loads(row[3]))
+        self._remember(redaction.secrets)
+        return (*row[:3], _text_of(data))
+
+    def _remember(self, secrets: Iterable[str]) -> None:
+        """Know secrets from now on, wherever they stand: the next record may not say what they are."""
+        new = [each for each in secrets if each not in self._found]
+        if new:
+            self._found.update(dict.fromkeys(new))
+            for oldest in list(self._found)[:-_SECRETS_REMEMBERED]:
+                del self._found[oldest]
+            self._secrets = KnownSecrets.of((*self._given, *self._found))
+
+    def _may_hold_secrets(self, text: str) -> bool:
+        # Bytes are not seen by that.
+        return '"$bytes"' in text or any(self._secrets.spans(text)) or any(spans_of(text))
 
     def close(self) -> None:
         """Let the file go. What was written stays written, whatever goes wrong here."""
+        if os.getpid() != self._process:
+            return  # it is the other's, and so are its locks
         with suppress(sqlite3.Error):
             # So that whoever reads it next needs no files beside it, and may not even write there.
             self._connection.execute("PRAGMA journal_mode = DELETE").fetchone()
@@ -198,24 +249,32 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
 def _is_empty(connection: sqlite3.Connection) -> bool:
     """Whether nothing was ever written: also if a process died between creating and beginning it."""
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    return not tables
+    # The table and these were written together: a file that has lost its table is damaged, and not new.
+    (marked,) = connection.execute("PRAGMA application_id").fetchone()
+    return not tables and not marked
 
 
-def _create(path: Path) -> None:
-    """Create the file for its owner alone; leave one that is there as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600))
+def _created(path: Path) -> os.stat_result:
+    """Create the file for its owner alone, or leave one that is there as it is; return which one it is."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:
     # Used by one thread at a time, but not always by the same.
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         timeout=_BUSY_SECONDS,
         isolation_level=None,
         check_same_thread=False,
     )
+    # What is no UTF-8 is damage, which the sums show.
+    connection.text_factory = lambda data: data.decode("utf-8", "replace")
+    return connection
 
 
 # -- what goes wrong ---------------------------------------------------------------------------
@@ -227,6 +286,8 @@ def _told(path: Path, done: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR:
+            raise _corrupt(path, str(error)) from error  # its tables are not those that were made
         raise JournalError(f"the journal {path} cannot be {done}: {error}{_fix(path, error)}") from error
     except (sqlite3.DatabaseError, UnicodeError, ValueError, TypeError) as error:
         raise _corrupt(path, str(error)) from error
@@ -262,6 +323,8 @@ class _WriterLock:
         self._path = path.with_name(f"{path.name}-lock")
         with _told(path, "opened"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():
+                raise JournalError(f"{path} is no file, and cannot hold a journal")
             self._file = self._taken(path)
 
     def _taken(self, path: Path) -> FileIO:

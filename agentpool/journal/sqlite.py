@@ -68,7 +68,7 @@ class SqliteJournal(Journal):
           JournalError: if another process writes to it, or it cannot be opened.
           JournalCorruptError: if what it holds is not what was written.
 
-        Checkpoint: always. Cancellation: waits until the file is open, and closes it.
+        Checkpoint: always. Cancellation: only before it is opened; then it is open.
         """
         if self._file is not None:
             raise RuntimeError(f"{self!r} is open already; a journal is for one pool at a time")
@@ -85,10 +85,13 @@ class SqliteJournal(Journal):
 
         Raises:
           JournalError: if the journal could not be written before.
-          TypeError, ValueError: if the record's data is no JSON data.
+          RuntimeError: if it is not open.
+          TypeError, ValueError, RecursionError: if the record's data is no JSON data.
         """
         if self._broken is not None:
             raise self._broken
+        if self._file is None:
+            raise RuntimeError(f"{self!r} is not open")
         self._rows.append(row_of(record))
         self._appended += 1
 
@@ -110,22 +113,27 @@ class SqliteJournal(Journal):
             else:
                 await self._write()
 
+    @trio.lowlevel.enable_ki_protection
     async def _write(self) -> None:
         """Have a thread write the rows that are there, and wait for it."""
-        file, rows = self._file, self._rows
+        file = self._file
         if file is None:
             raise RuntimeError(f"{self!r} is not open")
-        self._rows, self._writing = [], True
+        self._writing = True
+        # Who else is about to append is in the group: one for all that a moment's replies lead to, not two.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        rows, self._rows = self._rows, []
         job = _Job(file, rows)
         try:
             await start_blocking(job.run, lambda: self._written(job))
-        except BaseException:
-            if not job.is_done:  # cancelled before it began, which only a simulation can do
+        except BaseException:  # cancelled, which only a simulation can be here
+            if job.is_done:
+                self._written(job)
+            else:
                 self._rows, self._writing = [*rows, *self._rows], False
                 self._waiting.unpark_all()
             raise
-        if self._writing:
-            await self._waiting.park()
+        await self._waiting.park()
 
     def _written(self, job: _Job) -> None:
         self._writing = False

@@ -6,6 +6,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 MOST_PHRASES = 512
 """So many different words of a query are looked for; the first ones of a longer text tell enough."""
@@ -17,8 +18,12 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af"
 )
-_PIECE = re.compile(rf"[{_UNSPACED}]+|[^{_UNSPACED}]+")
-_IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
+
+
+@cache
+def _piece() -> re.Pattern[str]:
+    """Return the pattern of a piece of a word, in a script without spaces (its group) or in another."""
+    return re.compile(rf"([{_UNSPACED}]+)|[^{_UNSPACED}]+")  # takes 5 ms: not for who has ASCII alone
 
 
 def words_of(text: str) -> Iterator[str]:
@@ -26,8 +31,8 @@ def words_of(text: str) -> Iterator[str]:
 
     A word is letters, digits and `_`; in a script without spaces, each character.
     """
-    for piece in _pieces(text):
-        if _IS_UNSPACED.match(piece):
+    for piece, is_unspaced in _pieces(text):
+        if is_unspaced:
             yield from piece
         else:
             yield piece
@@ -36,8 +41,8 @@ def words_of(text: str) -> Iterator[str]:
 def phrases_of(query: str) -> Sequence[str]:
     """Return what to look for, each once: a word, or two neighbours in a script without spaces."""
     phrases: dict[str, None] = {}
-    for piece in _pieces(query):
-        if len(piece) > 1 and _IS_UNSPACED.match(piece):
+    for piece, is_unspaced in _pieces(query):
+        if is_unspaced and len(piece) > 1:
             phrases |= dict.fromkeys(f"{a} {b}" for a, b in itertools.pairwise(piece))
         else:
             phrases[piece] = None
@@ -52,14 +57,19 @@ def terms_of(text: str) -> frozenset[str]:
 
 
 def _neighbours(text: str) -> Iterator[str]:
-    for piece in _pieces(text):
-        if _IS_UNSPACED.match(piece):
+    for piece, is_unspaced in _pieces(text):
+        if is_unspaced:
             yield from (f"{a} {b}" for a, b in itertools.pairwise(piece))
 
 
-def _pieces(text: str) -> Iterator[str]:
-    for word in _WORD.finditer(_folded(text)):
-        yield from _PIECE.findall(word[0])
+def _pieces(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield the pieces of the words of a text, and whether each is of a script without spaces."""
+    for match in _WORD.finditer(_folded(text)):
+        word = match[0]
+        if word.isascii():
+            yield word, False
+        else:
+            yield from ((piece[0], piece[1] is not None) for piece in _piece().finditer(word))
 
 
 def _folded(text: str) -> str:

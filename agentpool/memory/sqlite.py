@@ -131,10 +131,16 @@ class SqliteMemory(NamespacedMemory):
         await self._file.aclose()
 
     def namespace(self, name: str) -> SqliteMemory:
-        """Return the memory of this name in the same file; `""` is the shared one, which has no name."""
+        """Return the memory of this name in the same file; `""` is the shared one, which has no name.
+
+        Raises:
+          ValueError: if the name has half an emoji, and cannot be written.
+        """
+        if encodable(name) != name:
+            raise ValueError(f"the namespace {name!r} is no text that can be encoded")
         inner = SqliteMemory.__new__(SqliteMemory)
         inner.__dict__ |= self.__dict__
-        inner._namespace = encodable(name)
+        inner._namespace = name
         return inner
 
     async def remember(

@@ -1,4 +1,4 @@
-"""Deterministic simulation for programs of agents, and kits for whoever writes a driver or a tool.
+"""Deterministic simulation for programs of agents, and kits for whoever writes a driver, a tool or a journal.
 
     from agentpool.testing import explore, simulate
 
@@ -6,7 +6,8 @@
         explore(main, seeds=200)
 
 `simulate` runs a program once on virtual time, with every order decided by a seed; `explore`
-searches many seeds and shrinks what it finds. An instrument of your own, `instrumented(PoolInstrument())`,
+searches many seeds and shrinks what it finds; `crash_everywhere` kills a program with a journal wherever it
+writes, and has it go on. An instrument of your own, `instrumented(PoolInstrument())`,
 sees every pool that a run opens.
 """
 
@@ -22,6 +23,12 @@ if _TYPE_CHECKING:
     from agentpool.testing._cancel import CancelSweep as CancelSweep
     from agentpool.testing._cancel import CancelSweepError as CancelSweepError
     from agentpool.testing._cancel import cancel_everywhere as cancel_everywhere
+    from agentpool.testing._crashes import CrashProgram as CrashProgram
+    from agentpool.testing._crashes import CrashSweep as CrashSweep
+    from agentpool.testing._crashes import CrashSweepError as CrashSweepError
+    from agentpool.testing._crashes import FaultyJournal as FaultyJournal
+    from agentpool.testing._crashes import crash_everywhere as crash_everywhere
+    from agentpool.testing._crashes import kill_this_process as kill_this_process
     from agentpool.testing._explore import Case as Case
     from agentpool.testing._explore import Exploration as Exploration
     from agentpool.testing._explore import ExplorationError as ExplorationError
@@ -29,6 +36,7 @@ if _TYPE_CHECKING:
     from agentpool.testing._explore import explore as explore
     from agentpool.testing._faults import CLOCK_FAULTS as CLOCK_FAULTS
     from agentpool.testing._faults import DRIVER_FAULTS as DRIVER_FAULTS
+    from agentpool.testing._faults import JOURNAL_FAULTS as JOURNAL_FAULTS
     from agentpool.testing._faults import NO_FAULTS as NO_FAULTS
     from agentpool.testing._faults import TOOL_FAULTS as TOOL_FAULTS
     from agentpool.testing._faults import Fault as Fault
@@ -37,6 +45,8 @@ if _TYPE_CHECKING:
     from agentpool.testing._faults import FaultPlan as FaultPlan
     from agentpool.testing._faults import FaultyDriver as FaultyDriver
     from agentpool.testing._faults import FaultyTool as FaultyTool
+    from agentpool.testing._journal_kit import MakeJournal as MakeJournal
+    from agentpool.testing._journal_kit import check_journal as check_journal
     from agentpool.testing._kits import ConformanceError as ConformanceError
     from agentpool.testing._kits import StubToolContext as StubToolContext
     from agentpool.testing._kits import check_driver as check_driver
@@ -62,12 +72,18 @@ _HOMES = {
     "agentpool.testing._cancel": """
         BLOWS Blow CancelSweep CancelSweepError cancel_everywhere
     """,
+    "agentpool.testing._crashes": """
+        CrashProgram CrashSweep CrashSweepError FaultyJournal crash_everywhere kill_this_process
+    """,
     "agentpool.testing._explore": """
         Case Exploration ExplorationError RegressionFile explore
     """,
     "agentpool.testing._faults": """
-        CLOCK_FAULTS DRIVER_FAULTS Fault FaultKind FaultMix FaultPlan FaultyDriver FaultyTool NO_FAULTS
-        TOOL_FAULTS
+        CLOCK_FAULTS DRIVER_FAULTS Fault FaultKind FaultMix FaultPlan FaultyDriver FaultyTool JOURNAL_FAULTS
+        NO_FAULTS TOOL_FAULTS
+    """,
+    "agentpool.testing._journal_kit": """
+        MakeJournal check_journal
     """,
     "agentpool.testing._kits": """
         ConformanceError StubToolContext check_driver check_memory check_tool

@@ -1,4 +1,4 @@
-"""What goes wrong, and when: fault plans for drivers, tools and clocks."""
+"""What goes wrong, and when: fault plans for drivers, tools, journals and clocks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from agentpool.abc import Driver, Tool, ToolContext
 
 
 class FaultKind(enum.Enum):
-    """What can go wrong at a call of a driver or tool, or with the clock at a step."""
+    """What can go wrong at a call of a driver or tool, at a record of a journal, or with the clock."""
 
     RATE_LIMIT = "rate_limit"
     """The driver refuses the call with `RateLimitedError`; `seconds` is its `retry_after`."""
@@ -50,6 +50,12 @@ class FaultKind(enum.Enum):
     """The tool raises `ToolError`."""
     JUMP = "jump"
     """The clock jumps `seconds` ahead."""
+    CRASH_BEFORE = "crash_before"
+    """The process is killed when the record is appended: it is lost, with all that were not committed."""
+    CRASH_AFTER = "crash_after"
+    """The process is killed as soon as the record, and all before it, are kept."""
+    FULL = "full"
+    """The disk is full: from this record on the journal cannot be written (`JournalError`)."""
 
 
 DRIVER_FAULTS = (
@@ -62,6 +68,7 @@ DRIVER_FAULTS = (
 )
 TOOL_FAULTS = (FaultKind.ERROR, FaultKind.STALL)
 CLOCK_FAULTS = (FaultKind.JUMP,)
+JOURNAL_FAULTS = (FaultKind.CRASH_BEFORE, FaultKind.CRASH_AFTER, FaultKind.FULL)
 
 _DEFAULT_SECONDS = {FaultKind.STALL: 60.0, FaultKind.JUMP: 60.0}
 
@@ -80,8 +87,10 @@ class Fault:
     """One thing that goes wrong.
 
     Attributes:
-      target: `driver`, `tool`, `clock`, or the name that a faulty driver or tool was given.
-      call: at which call it happens, counted from 1 (for the clock: at which scheduler step).
+      target: `driver`, `tool`, `journal`, `clock`, or the name that a faulty driver, tool or journal was
+        given.
+      call: at which call it happens, counted from 1 (for the clock: at which scheduler step; for a
+        journal: at which record of this process).
       kind: what happens.
       seconds: how long a stall or jump is, in virtual seconds; 60 if left out.
     """

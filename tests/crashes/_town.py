@@ -252,7 +252,7 @@ async def mayor(ctx: AgentContext) -> dict[str, Any]:
     left = await ctx.spawn(slow, name="left")
     left.abort("not needed")
     found["aborted"] = plain((await left.wait()).reason)
-    found["timed out"] = type((await (await ctx.spawn(slow, timeout=3)).wait()).error).__name__
+    found["timed out"] = type((await (await ctx.spawn(slow, timeout=0.3)).wait()).error).__name__
     found["rest"] = sorted((await ctx.join_all()).keys()) == []
     return found
 

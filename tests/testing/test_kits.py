@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -8,6 +9,7 @@ import attrs
 import pytest
 import trio
 
+from agentpool import InMemory
 from agentpool._core.errors import OverloadedError, ToolError, UnknownAgentError
 from agentpool._core.messages import (
     AgentMessage,
@@ -291,6 +293,58 @@ async def test_a_bad_memory_is_told_what_is_wrong(autojump_clock: object, flaw: 
 async def test_a_memory_that_chokes_on_a_query_shows_its_error(autojump_clock: object) -> None:
     with pytest.raises(ValueError, match="quoted"):
         await check_memory(lambda: Shelf("awkward queries"))
+
+
+class Cabinet(InMemory):
+    """A memory with namespaces that keeps every promise, unless it was told to break one."""
+
+    flaw = ""
+
+    def namespace(self, name: str) -> InMemory:
+        match self.flaw:
+            case "one for all":
+                return self
+            case "anew":
+                self._namespaces.pop(name, None)
+            case "ids of its own":
+                inner = super().namespace(name)
+                inner._ids = itertools.count(1)
+                return inner
+        return super().namespace(name)
+
+    async def remember(self, content: str, **given: Any) -> int:
+        if self.flaw == "trusts everyone":
+            given["trust"] = 1.0
+        if self.flaw == "forgets the origin":
+            given["origin"] = ""
+        return await super().remember(content, **given)
+
+    async def recall(self, query: str, *, min_trust: float = 0.0, **given: Any) -> Any:
+        least = 0.0 if self.flaw == "min_trust ignored" else min_trust
+        found = await super().recall(query, min_trust=least, **given)
+        return found[::-1] if self.flaw == "equals shuffled" and len(found) == 20 else found
+
+
+async def test_a_good_memory_with_namespaces_passes() -> None:
+    await check_memory(Cabinet)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "sentence"),
+    [
+        ("one for all", r"recall\(\) in the namespace '' gave"),
+        ("anew", "for a second time recalled"),
+        ("ids of its own", "gave their fragments the ids"),
+        ("trusts everyone", r"recall\(\) gave the trusts"),
+        ("forgets the origin", "origin came back as ''"),
+        ("min_trust ignored", r"recall\(min_trust=0.5\) gave"),
+        ("equals shuffled", "20 equal fragments"),
+    ],
+)
+async def test_a_bad_memory_with_namespaces_is_told_what_is_wrong(flaw: str, sentence: str) -> None:
+    kind = type("Flawed", (Cabinet,), {"flaw": flaw})
+    with pytest.raises(ConformanceError, match=sentence):
+        await check_memory(kind)
 
 
 # -- tools

@@ -256,7 +256,7 @@ def test_what_is_no_journal_is_told(tmp_path: Path, command: list[str]) -> None:
     empty = tmp_path / "empty\x1b.db"
     empty.touch()
     for path, complaint in (
-        (tmp_path / "nope.db", "there is no such file"),
+        (tmp_path / "nope.db", "there is no journal"),
         (tmp_path, "is a directory"),
         (text, "damaged"),
         (database, "no journal"),

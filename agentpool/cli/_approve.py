@@ -12,7 +12,7 @@ from agentpool._core.past import Past, PastApproval, past_of
 from agentpool._core.records import JournalRecord
 from agentpool._objects import object_from_data
 from agentpool.cli._errors import BadInputError
-from agentpool.cli._journals import asked_line, command, read_run
+from agentpool.cli._journals import KeptRun, asked_line, command
 from agentpool.cli._streams import printing
 from agentpool.cli._text import listed
 from agentpool.journal import SqliteJournal
@@ -24,7 +24,7 @@ def decide(path: Path, id: str, decision: Decision) -> int:
     Raises:
       BadInputError: if the journal cannot be written, is in use, or nothing of that id is asked.
     """
-    read_run(path)  # with errors that say what to do, and without making a file
+    KeptRun.read(path)  # with errors that say what to do, and without making a file
     try:
         key, approval = trio.run(_decide, path, id, decision)
     except JournalError as error:

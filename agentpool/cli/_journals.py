@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from agentpool._core.errors import JournalError
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
-from agentpool._core.past import Past, PastAgent, past_of
-from agentpool._core.records import JournalRecord
+from agentpool._core.past import Past, PastAgent
 from agentpool._core.redaction import has_placeholder
 from agentpool._kernel.descriptions import described_agent, outcome_from_data
 from agentpool._loading import LoadProblem
 from agentpool._objects import UnreadableDataError
 from agentpool.cli._errors import BadInputError
+from agentpool.cli._past_runs import PastRun
 from agentpool.cli._text import one_line
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.keeping import fleet_from_data, fleet_to_data
@@ -50,17 +50,8 @@ def about_run(
 
 
 @attrs.frozen
-class KeptRun:
-    """A run of a fleet, as its journal has it.
-
-    Attributes:
-      records: all of them, in order.
-      past: what it had come to.
-    """
-
-    path: Path
-    records: Sequence[JournalRecord]
-    past: Past
+class KeptRun(PastRun):
+    """A run of a fleet, as its journal has it."""
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -102,28 +93,6 @@ class KeptRun:
                 f"{self.path}: the fleet holds what looks like a secret, which no journal keeps. Take it"
                 " out of queries and manifests: tools read keys from the environment; begin a new run"
             )
-
-
-def read_run(path: Path) -> KeptRun:
-    """Read a journal, also one that is being written.
-
-    Raises:
-      BadInputError: if it cannot be read, is no journal, or holds no run.
-    """
-    try:
-        if path.is_dir():
-            raise BadInputError(f"{path} is a directory. Give the file that `agentpool run --journal` wrote")
-        records = read_journal(path)
-        past = past_of(records)
-    except FileNotFoundError:
-        raise BadInputError(f"{path}: there is no such file. Give a journal that a run wrote") from None
-    except JournalError as error:
-        raise BadInputError(str(error)) from error
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"{path}: {error}") from error
-    if not past.run:
-        raise BadInputError(f"{path} holds no run: it ended before it had begun. Begin it again")
-    return KeptRun(path, records, past)
 
 
 def refuse_journal_in_use(path: Path) -> None:

@@ -10,7 +10,7 @@ import trio
 
 from agentpool._core.outcomes import Completed
 from agentpool._kernel.context import AgentContext
-from agentpool.cli._journals import KeptRun, children_of, outcome_of, read_run
+from agentpool.cli._journals import KeptRun, children_of, outcome_of
 from agentpool.cli._run import RunOptions, RunReport, perform, print_report
 from agentpool.cli._streams import only_ours, say
 from agentpool.cli._text import one_line
@@ -27,7 +27,7 @@ def resume_run(path: Path, options: RunOptions) -> int:
       ManifestError: if an agent has nothing to ask.
     """
     with only_ours() if options.as_json else nullcontext():
-        kept = read_run(path)
+        kept = KeptRun.read(path)
         fleet = kept.fleet()
         about = kept.about
         name = str(about.get("path", path))

@@ -29,10 +29,6 @@ from agentpool.fleet.file import FleetFile
 from agentpool.fleet.keeping import fleet_from_data, fleet_to_data
 from agentpool.journal import read_journal
 
-PAUSED = 3
-"""The exit code of a run that waits for the decision of a person."""
-
-
 # -- a fleet in a journal -----------------------------------------------------------
 
 

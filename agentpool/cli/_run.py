@@ -8,38 +8,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 from outcome import acapture
 
-from agentpool._core.approval import ApprovalRequest
 from agentpool._core.budget import Budget
 from agentpool._core.errors import JournalError, PoolClosedError, RunPausedError, UnhandledAgentErrors
 from agentpool._core.events import AgentFinished
+from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
-from agentpool._core.past import Past
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.opening import OpenPool, open_agent_pool
 from agentpool._kernel.pool import AgentPool
-from agentpool._loop.resume import resume_agent_pool
 from agentpool.abc import Memory
 from agentpool.cli._drivers import Drivers, FleetDriver, plain_tools, pool_driver_name, tools_with
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._files import load_fleet
-from agentpool.cli._journals import (
-    PAUSED,
-    about_run,
-    asked_as_json,
-    children_of,
-    how_to_go_on,
-    manifests_of,
-    refuse_journal_in_use,
-)
 from agentpool.cli._memory import open_memory
 from agentpool.cli._output import OutputDirectory
 from agentpool.cli._progress import describe
@@ -50,9 +39,16 @@ from agentpool.cli._text import listed, one_line
 from agentpool.cli._view import View, choose_view
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import DriverOf, Start, starts_of
-from agentpool.journal import SqliteJournal
+
+if TYPE_CHECKING:
+    from agentpool._core.approval import ApprovalRequest
+    from agentpool._core.past import Past
+
+# What is for journals is imported where there is one: an agent without runs sooner.
 
 EVENTS_KEPT = 10_000
+PAUSED = 3
+"""The exit code of a run that waits for the decision of a person."""
 
 
 @attrs.frozen(kw_only=True)
@@ -104,6 +100,8 @@ def run_fleet(path: Path, options: RunOptions) -> int:
       BadInputError: if a driver or the journal cannot be opened.
     """
     if options.journal is not None:
+        from agentpool.cli._journals import refuse_journal_in_use
+
         refuse_journal_in_use(options.journal)
     with only_ours() if options.as_json else nullcontext():
         fleet = load_fleet(path, options.vars)
@@ -136,7 +134,7 @@ async def perform(
     async with AsyncExitStack() as stack:
         drivers = Drivers(stack, options.driver, pool_driver_name(fleet), view.tell, view.retrying)
         # Agents that agents had spawned may ask another driver than those of the fleet.
-        manifests = [*fleet.manifests, *([] if past is None else manifests_of(past))]
+        manifests = [*fleet.manifests, *_manifests_below(past)]
         await drivers.open_for(manifests, functions=bool(fleet.functions))
         memory = await open_memory(stack, options.memory or fleet.pool.memory)
         output = None if options.output is None else OutputDirectory.prepare(options.output)
@@ -145,6 +143,8 @@ async def perform(
         run = _Run(view, drivers, output, options.journal)
         pool = _opened(path, fleet, options, drivers, memory, starts, past)
         if past is not None:
+            from agentpool.cli._journals import children_of
+
             run.children.update(children_of(past))
         async with trio.open_nursery() as nursery:
             # Captured, so that this nursery puts no group around an agent's SystemExit.
@@ -158,6 +158,14 @@ async def perform(
     code = run.exit_code(starts) or (1 if lost else 0)
     is_left = run.is_left or bool(options.journal and not_started)
     return RunReport(outcomes, not_started, run.usage, duration, code, lost, run.asked, is_left, run.problem)
+
+
+def _manifests_below(past: Past | None) -> Sequence[AgentManifest]:
+    if past is None:
+        return ()
+    from agentpool.cli._journals import manifests_of
+
+    return manifests_of(past)
 
 
 def _driver_of(drivers: Drivers, options: RunOptions) -> DriverOf:
@@ -185,6 +193,10 @@ def _opened(
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=_budget(fleet),
         )
+    from agentpool._loop.resume import resume_agent_pool
+    from agentpool.cli._journals import about_run
+    from agentpool.journal import SqliteJournal
+
     journal = SqliteJournal(options.journal)
     if past is not None:
         return resume_agent_pool(
@@ -376,8 +388,18 @@ def print_report(path: str, report: RunReport, options: RunOptions) -> None:
     if report.problem:
         complain([report.problem])
     if report.is_left and options.journal is not None:
+        from agentpool.cli._journals import how_to_go_on
+
         for line in how_to_go_on(options.journal, report.asked):
             say(line)
+
+
+def _paused_as_json(report: RunReport) -> dict[str, Any]:
+    if not report.asked:
+        return {}
+    from agentpool.cli._journals import asked_as_json
+
+    return {"paused": list(map(asked_as_json, report.asked.items()))}
 
 
 def _report_as_json(path: str, report: RunReport) -> dict[str, Any]:
@@ -389,5 +411,5 @@ def _report_as_json(path: str, report: RunReport) -> dict[str, Any]:
         "agents": [outcome_as_json(outcome) for outcome in report.outcomes],
         "not_started": list(report.not_started),
         "not_written": list(report.lost),
-        **({"paused": list(map(asked_as_json, report.asked.items()))} if report.asked else {}),
+        **_paused_as_json(report),
     }

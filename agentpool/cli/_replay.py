@@ -207,7 +207,10 @@ def _forked(
     run: PastRun, agent: PastAgent, loop: RecordedLoop, steps: Sequence[ReplayedStep]
 ) -> Iterator[JournalRecord]:
     first = {key: value for key, value in run.past.run.items() if key != "id"}
-    first["about"] = {"forked": {"agent": agent.id, "name": agent.name, "before_step": len(steps) + 1}}
+    old = first.get("about") or {}
+    kept = {key: old[key] for key in ("path", "driver", "timeout", "memory") if key in old}
+    forked = {"agent": agent.id, "name": agent.name, "before_step": len(steps) + 1}
+    first["about"] = {**kept, "forked": forked}
     yield JournalRecord("run", 0, first)
     spawned: dict[str, Any] = {
         "name": agent.name,

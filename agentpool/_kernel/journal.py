@@ -137,6 +137,15 @@ class PoolJournal:
         with trio.CancelScope(shield=True):
             await self.commit()
 
+    async def keep_end(self) -> None:
+        """Wait, as the task of an agent that has ended, until that is written.
+
+        Nobody depends on it. But without it a run of agents that never wait for the journal, which are
+        functions without steps, would be written at its end only, and lost by a crash before that.
+        """
+        with suppress(JournalError):  # the pool ends by it
+            await self.commit_shielded()
+
     async def close(self) -> None:
         """Say how the run was left, and let the journal go.
 
@@ -416,9 +425,7 @@ class PoolJournal:
 
     def sent(self, message: AgentMessage) -> None:
         """The message is on its way: in an inbox, or handed over."""
-        data = self._stamped.pop(message.id, None)
-        if data is not None:  # a reply is none of an inbox
-            self.append("sent", message.to, data)
+        self.append("sent", message.to, self._stamped.pop(message.id))
 
     def received(self, message: AgentMessage, op: Op | None) -> None:
         """The message was taken."""

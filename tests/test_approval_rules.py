@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from agentpool._core.approval import (
     CallPattern,
     CallView,
     PatternError,
+    PatternRule,
     Verdict,
     call_hash,
     decision_from_data,
@@ -189,6 +191,8 @@ def test_a_text_that_is_nearly_json_is_a_text() -> None:
     assert not may_fit("rm*", "[rm")
     assert not may_fit("rm", "[" * 100_000)
     assert may_fit("[1,2]", [1, 2])
+    assert not may_fit("6", "5")
+    assert not may_fit("6", "[5]")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +215,14 @@ def test_a_text_that_is_nearly_json_is_a_text() -> None:
 )
 def test_a_path_is_what_it_leads_to(pattern: str, path: str, fits: bool) -> None:
     assert may_fit(pattern, path, BASES) is fits
+
+
+def test_a_directory_is_the_same_by_each_of_its_names() -> None:
+    assert may_fit("/real/here/key", "/work/here/key", BASES)
+    assert may_fit("/work/here/key", "/real/here/x/../key", BASES)
+    assert may_fit("/real/here/key", "../../work/here/key", BASES)
+    assert not may_fit("/real/other", "/work/other", BASES)
+    assert must_fit("/work/here/*", "/work/here/key", BASES)
 
 
 def test_a_permitted_path_is_below_by_all_names_of_the_directory() -> None:
@@ -301,6 +313,13 @@ def test_what_is_wrong_in_the_rules_is_found(text: str, key: str, told: str) -> 
 
 def test_what_is_wrong_is_found_all_at_once() -> None:
     assert len(findings_of('deny = ["run(", 5, 5]\nask = ["run()"]')) == 4
+
+
+def test_an_editor_is_told_what_is_no_pattern() -> None:
+    pattern = PatternRule("").schema({})["pattern"]
+    assert isinstance(pattern, str)
+    assert re.search(pattern, "run(a=b)")
+    assert not re.search(pattern, "run it")
 
 
 TOOLS = (

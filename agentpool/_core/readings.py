@@ -123,6 +123,11 @@ def _readings(pattern: str, text: str, bases: Sequence[str], *, by_place: bool) 
     yield mended, plain
     for base in bases or (None,):
         yield _paths(mended, plain, base)
+    for base, other in itertools.permutations(() if by_place else bases, 2):
+        # The same directory by another name.
+        inside = _paths(".", plain, base)[1]
+        if not inside.startswith("../"):
+            yield _paths(mended, inside, other)
     commands = _commands(text)
     wanted = _commands(pattern) if by_place else []
     if len(wanted) != len(commands):

@@ -399,9 +399,7 @@ async def test_nobody_is_at_a_dead_end_while_a_person_thinks(autojump_clock: Any
         waiting = await pool.spawn(receiver)
         call = ToolCall("1", "tell", {"to": waiting.id})
         agent = agent_with(ApprovalRules(ask=("tell",)), [tell])
-        asking = await pool.spawn(
-            ModelAgent(agent.manifest, tools=[tell], driver=Model(call)), "go"
-        )
+        asking = await pool.spawn(ModelAgent(agent.manifest, tools=[tell], driver=Model(call)), "go")
     assert (await waiting.wait()).unwrap() == "late"
     assert (await asking.wait()).unwrap().text == "ok"
 
@@ -516,7 +514,9 @@ async def test_events_tell_what_was_asked_and_decided(autojump_clock: Any) -> No
                     if isinstance(event, ApprovalRequested):
                         seen.append(("asked", event.request.call.id, event.request.rule))
                     elif isinstance(event, ApprovalDecided):
-                        seen.append((type(event.decision).__name__, event.request.call.id, event.request.rule))
+                        seen.append(
+                            (type(event.decision).__name__, event.request.call.id, event.request.rule)
+                        )
     assert sorted(seen) == [
         ("Approved", "1", 'ask = "wipe"'),
         ("Denied", "3", 'deny = "wipe(what=c)"'),

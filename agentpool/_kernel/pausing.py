@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import trio
 
 from agentpool._core.approval import ApprovalRequest
@@ -37,7 +35,7 @@ class Pause(trio.abc.Instrument):
         self._asked: dict[str, ApprovalRequest] = {}
         self.has_ended_it = False
 
-    async def wait_with(self, key: str, request: ApprovalRequest, waiter: Waiter | None) -> NoReturn:
+    async def wait_with(self, key: str, request: ApprovalRequest, waiter: Waiter | None) -> None:
         """Wait for the end of the pool, or for what cancels the agent before it.
 
         Args:
@@ -52,7 +50,6 @@ class Pause(trio.abc.Instrument):
             del self._asked[key]
             if not self._asked:
                 trio.lowlevel.remove_instrument(self)
-        raise AssertionError("nobody ends this wait")
 
     def before_io_wait(self, timeout: float) -> None:
         """Look whether anything is left to do (called by trio)."""
@@ -68,6 +65,9 @@ class Pause(trio.abc.Instrument):
     def _is_at_rest(self) -> bool:
         state = self._state
         if not self._asked or state.fatal is not None or state.judge.idle < len(state.judge.agents):
+            return False
+        # An agent that waits may have a pool of its own, in which others work.
+        if any(wait.looks_elsewhere for agent in state.judge.agents for wait in agent.waits):
             return False
         # The block may still do anything, unless it waits for agents, too.
         wait = waits_outside.get(state.parts.nursery.parent_task)

@@ -7,7 +7,7 @@ asks cancels the approver, and goes on when that has ended, as from a nursery.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -24,7 +24,6 @@ from agentpool._core.text import shown, told
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.idleness import idle_limits_of
-from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.leftovers import run_tidily, told_of
 from agentpool._kernel.pausing import OpenQuestionWait, Pause
 from agentpool._kernel.protection import protect_module
@@ -32,6 +31,9 @@ from agentpool._kernel.splitting import split_error
 from agentpool._kernel.state import PoolState
 from agentpool._kernel.wait import Wait, Waiter
 from agentpool.abc import Approver
+
+if TYPE_CHECKING:
+    from agentpool._kernel.journal import PoolJournal
 
 NOBODY = Denied("it needs the approval of a person, and there is nobody to ask")
 

@@ -24,6 +24,7 @@ from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.pool import AgentPool
+from agentpool.cli._asking import TerminalApprover, can_ask
 from agentpool.cli._drivers import Drivers, pool_driver_name, tools_with
 from agentpool.cli._files import load_fleet
 from agentpool.cli._memory import open_memory
@@ -110,6 +111,7 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
             tool_builder=partial(tools_with, drivers),
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=_budget(fleet),
+            approver=TerminalApprover(view) if can_ask() else None,
         )
         async with trio.open_nursery() as nursery:
             # Captured, so that this nursery puts no group around an agent's SystemExit.

@@ -22,7 +22,9 @@ MOST_FOLDERS = 4
 
 _UNSEEN = frozenset({"Cc", "Cf"})  # controls, and marks that take no room
 # What ends a command in a shell, or begins one inside of another.
-_BETWEEN_COMMANDS = re.compile(r"[;&|\n\r`]|[$<>]?\(|\)")
+_BETWEEN_COMMANDS = re.compile(r"[;&|<>\n\r`]|\$?\(|\)")
+# `2>&1` names no file and no command.
+_STREAMS = re.compile(r"\d*>&\d+(?=[\s;&|)]|$)")
 _QUOTES = str.maketrans("", "", "'\"\\")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 
@@ -133,7 +135,8 @@ def _readings(pattern: str, text: str, bases: Sequence[str], *, by_place: bool) 
 
 
 def _commands(text: str) -> list[str]:
-    return [command for part in _BETWEEN_COMMANDS.split(text) if (command := _mended(part))]
+    parts = _BETWEEN_COMMANDS.split(_STREAMS.sub(" ", text))
+    return [command for part in parts if (command := _mended(part))]
 
 
 def _mended(text: str) -> str:

@@ -217,8 +217,8 @@ def _forget_early_answers() -> None:
 
 async def _wait_for_terminal() -> None:
     """Wait until the terminal is ours: a job in the background that touches it is stopped as a whole."""
-    while _is_in_background():
-        await trio.sleep(SECONDS_BETWEEN_LOOKS)  # noqa: ASYNC110 - nothing tells of it
+    while _is_in_background():  # noqa: ASYNC110 - nothing tells of a change
+        await trio.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _is_in_background() -> bool:

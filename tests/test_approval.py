@@ -233,6 +233,10 @@ SAME_COMMAND = [
     "(rm -rf x)",
     "cat <(rm -rf x)",
     "a & rm -rf x",
+    "/bin/rm -rf x",
+    "sudo rm -rf x",
+    "LC_ALL=C sudo env A=b '/usr/bin/rm' -rf x",
+    "if true; then rm -rf x; fi",
     '["rm -rf x"]',
     '{"command": "rm -rf x"}',
     '[["rm -rf x"], 3]',
@@ -243,6 +247,14 @@ SAME_COMMAND = [
 def test_a_rule_is_not_passed_by_another_spelling(command: str) -> None:
     rules = ApprovalRules(deny=("run(command=rm *)",))
     assert verdict(rules, "run", {"command": command}, taken={"command": command}) == "deny"
+
+
+def test_what_stands_before_a_program_is_part_of_a_permission() -> None:
+    rules = ApprovalRules(allow=("run(command=sudo ls *)",), default="ask")
+    assert verdict(rules, "run", {"command": "sudo ls x"}, taken={}) == "allow"
+    deny = ApprovalRules(deny=("write(path=key)",))
+    assert verdict(deny, "write", {"path": "secret/key"}, taken={}) == "allow"
+    assert verdict(ApprovalRules(deny=("run(command=sudo)",)), "run", {"command": "sudo"}, taken={}) == "deny"
 
 
 @pytest.mark.parametrize("command", [*SAME_COMMAND, "git log > /etc/passwd", "git log 2>&1evil", "GIT log"])

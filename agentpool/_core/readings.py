@@ -25,6 +25,12 @@ _UNSEEN = frozenset({"Cc", "Cf"})  # controls, and marks that take no room
 _BETWEEN_COMMANDS = re.compile(r"[;&|<>\n\r`]|\$?\(|\)")
 # `2>&1` names no file and no command.
 _STREAMS = re.compile(r"\d*>&\d+(?=[\s;&|)]|$)")
+# The usual ones: that any program may start another is not to be had by comparing texts.
+_BEFORE_PROGRAMS = frozenset(
+    ["!", "{", "builtin", "command", "do", "doas", "else", "env", "exec", "nice", "nohup", "sudo", "then"]
+    + ["time", "xargs"]
+)
+_ASSIGNMENT = re.compile(r"\w+=")
 _QUOTES = str.maketrans("", "", "'\"\\")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 
@@ -134,12 +140,25 @@ def _readings(pattern: str, text: str, bases: Sequence[str], *, by_place: bool) 
         wanted = [mended] * len(commands)
     for one, command in zip(wanted, commands, strict=True):
         yield one, command
-        yield one.translate(_QUOTES), command.translate(_QUOTES)
+        bare = command.translate(_QUOTES)
+        yield one.translate(_QUOTES), bare
+        if not by_place:
+            yield one.translate(_QUOTES), _from_its_program(bare)
 
 
 def _commands(text: str) -> list[str]:
     parts = _BETWEEN_COMMANDS.split(_STREAMS.sub(" ", text))
     return [command for part in parts if (command := _mended(part))]
+
+
+def _from_its_program(command: str) -> str:
+    """Return a command without what stands before its program, and without the program's directory."""
+    words = command.split(" ")
+    while len(words) > 1 and (words[0].casefold() in _BEFORE_PROGRAMS or _ASSIGNMENT.match(words[0])):
+        del words[0]
+    if len(words) > 1:  # else it may be a path, of which the last part alone is another one
+        words[0] = words[0].rpartition("/")[2]
+    return " ".join(words)
 
 
 def _mended(text: str) -> str:

@@ -26,9 +26,8 @@ _BETWEEN_COMMANDS = re.compile(r"[;&|<>\n\r`]|\$?\(|\)")
 # `2>&1` names no file and no command.
 _STREAMS = re.compile(r"\d*>&\d+(?=[\s;&|)]|$)")
 # The usual ones: that any program may start another is not to be had by comparing texts.
-_BEFORE_PROGRAMS = frozenset(
-    ["!", "{", "builtin", "command", "do", "doas", "else", "env", "exec", "nice", "nohup", "sudo", "then"]
-    + ["time", "xargs"]
+_BEFORE_PROGRAMS = frozenset({"!", "{", "do", "else", "then"}) | frozenset(
+    {"builtin", "command", "doas", "env", "exec", "nice", "nohup", "sudo", "time", "xargs"}
 )
 _ASSIGNMENT = re.compile(r"\w+=")
 _QUOTES = str.maketrans("", "", "'\"\\")

@@ -38,8 +38,10 @@ from agentpool import (
     SpawnConfig,
     ToolCall,
     ToolDefinition,
+    ToolFinished,
     ToolMessage,
     ToolResult,
+    ToolStarted,
     UnknownAgentError,
     open_agent_pool,
     tool,
@@ -539,6 +541,22 @@ async def test_nobody_is_asked_about_a_call_that_cannot_be_made(
     rules = ApprovalRules(ask=("wipe", "*"))
     assert told in await text_of(call, rules=rules, approver=refuses)
     assert DONE == []
+
+
+async def test_events_tell_of_a_call_with_wrong_arguments_as_without_rules(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    call = ToolCall("1", "wipe", {"wat": "x"})
+    told = []
+    for rules in (ApprovalRules(), ASK):
+        config = SpawnConfig(AgentManifest(name="m", approval=rules), "go", tools=[wipe], driver=Calls(call))
+        async with pool_of(1, approver=refuses) as pool, pool.events() as events:
+            handle = await pool.spawn(config)
+            seen = [event async for event in _until_finished(events)]
+            await handle.wait()
+        tools = [event for event in seen if isinstance(event, (ToolStarted, ToolFinished))]
+        told.append([(type(event), event.call) for event in tools])
+    assert told[0] == told[1] == [(ToolStarted, call), (ToolFinished, call)]
 
 
 async def test_the_person_sees_the_arguments_with_which_the_tool_works(

@@ -233,8 +233,8 @@ def test_the_end_of_the_input_denies(tmp_path: Path) -> None:
     path = fleet(tmp_path, ("wipe", {"what": "x"}), ("wipe", {"what": "y"}))
     with on_a_terminal([*COMMAND, str(path)], columns=150) as terminal:
         answer(terminal, 1, "y\x04\x04")  # a yes that nobody has ended is none
+        answer(terminal, 2, "\x04")
         assert terminal.read_to_the_end() == 0
-    assert terminal.screen.text.count(QUESTION) == 1  # whoever has left is not asked again
     assert "it was denied: nobody answers at the terminal" in terminal.screen.text
     assert done(tmp_path) == []
 
@@ -344,3 +344,49 @@ def test_validate_finds_wrong_rules(tmp_path: Path, rules: str, problem: str) ->
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2, ended.stdout
     assert re.search(problem, ended.stderr), ended.stderr
+
+
+MANIFEST = """
+name = "cleaner"
+tools = ["agents:wipe", "agents:look"]
+script.function = "agents:model"
+[approval]
+ask = ["wipe"]
+"""
+CHAT = [sys.executable, "-m", "agentpool", "chat"]
+
+
+def manifest(folder: Path, *calls: tuple[str, dict[str, object]]) -> Path:
+    fleet(folder, *calls)
+    path = folder / "agent.toml"
+    path.write_text(MANIFEST, "utf-8")
+    return path
+
+
+def test_a_chat_asks_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+    path = manifest(tmp_path, ("wipe", {"what": "x"}), ("look", {"wat": "wrong"}))
+    with on_a_terminal([*CHAT, str(path)]) as terminal:
+        terminal.read_until(lambda text: ">>>" in text)
+        terminal.type("wipe it\n")
+        # What else happens is shown, and the question stands below it.
+        terminal.read_until(lambda text: text.count("look failed") == 1 and text.rstrip().endswith("why:"))
+        terminal.type("y\n")
+        terminal.read_until(lambda text: "wiped; look was not called" in text and text.rstrip()[-3:] == ">>>")
+        terminal.type("\x04")
+        assert terminal.read_to_the_end() == 0
+    assert "cleaner (agent 1) wants to call wipe" in terminal.screen.text
+    assert done(tmp_path) == ["x"]
+
+
+def test_ctrl_c_at_the_question_of_a_chat_ends_the_answer_and_not_the_chat(tmp_path: Path) -> None:
+    path = manifest(tmp_path, ("wipe", {"what": "x"}))
+    with on_a_terminal([*CHAT, str(path)]) as terminal:
+        terminal.read_until(lambda text: ">>>" in text)
+        terminal.type("wipe it\n")
+        answer(terminal, 1, "")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.read_until(lambda text: "interrupted" in text and text.rstrip().endswith(">>>"))
+        terminal.type("\x04")
+        assert terminal.read_to_the_end() == 0
+    assert "(the question is withdrawn)" in terminal.screen.text
+    assert done(tmp_path) == []

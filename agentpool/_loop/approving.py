@@ -21,7 +21,7 @@ from agentpool._core.approval import (
     ruling_on,
 )
 from agentpool._core.errors import Finding, ManifestError, ToolError
-from agentpool._core.events import ApprovalDecided
+from agentpool._core.events import ApprovalDecided, ToolFinished, ToolStarted
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
 from agentpool._core.text import told
@@ -104,7 +104,12 @@ class Gate:
             if split_error(error).fatal is not None:
                 raise
             return _not_run(f"its arguments cannot be judged: {type(error).__name__}: {told(error)}")
-        if not isinstance(judged, _Judged):
+        if judged is None:
+            return None
+        if isinstance(judged, ToolResult):
+            # Nobody is asked about a call that cannot be made: it has come to its error, as without rules.
+            self.ctx.emit(ToolStarted, call)
+            self.ctx.emit(ToolFinished, call, judged, 0.0)
             return judged
         ruling = judged.ruling
         if ruling.verdict == "allow":
@@ -132,7 +137,7 @@ class Gate:
         if (take := getattr(tool, "taken", None)) is not None:
             taken = call_unprotected(take, call.input)
             if isinstance(taken, ToolResult):
-                return taken  # nobody is asked about a call that cannot be made
+                return taken
         view = CallView(call.name, call.input, taken, tool.definition.input_schema, self.bases)
         return _Judged(ruling_on(view, self.rules), taken)
 

@@ -49,7 +49,6 @@ class TerminalApprover:
     def __init__(self, view: Shares) -> None:
         self._view = view
         self._turn = trio.Lock()
-        self._gone = False
 
     async def __call__(self, request: ApprovalRequest, /) -> Decision:
         """Ask about a call, when it is its turn.
@@ -57,15 +56,12 @@ class TerminalApprover:
         Cancellation: the question is withdrawn.
         """
         async with self._turn:
-            if self._gone:
-                return NOBODY_THERE
             question = _Question(request, self._turn.statistics().tasks_waiting)
             try:
                 with self._view.asking(question.ask):
                     decision = await question.answered()
             except OSError:  # the terminal has gone
                 decision = None
-            self._gone = decision is None
             return decision or NOBODY_THERE
 
 

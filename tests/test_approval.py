@@ -272,6 +272,12 @@ def test_a_permission_is_for_each_command_of_a_line(command: str) -> None:
     assert verdict(rules, "run", {"command": command}, taken={"command": command}) == "allow"
 
 
+def test_quotes_count_in_a_permission() -> None:
+    rules = ApprovalRules(allow=('run(command="echo ""*""")',), default="ask")
+    for command, expected in (('echo "a"; echo "b"', "allow"), ('echo "a"; echo b "c"', "ask")):
+        assert verdict(rules, "run", {"command": command}, taken={}) == expected
+
+
 def test_a_permission_for_several_commands_is_for_those_in_their_order() -> None:
     rules = ApprovalRules(allow=("run(command=cd * && make *)",), default="ask")
     for command, expected in (

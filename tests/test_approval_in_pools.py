@@ -764,4 +764,5 @@ def test_rules_are_put_back() -> None:
     rules = (ASK,)
     with approving.in_force(rules):
         assert approving.rules_of(AgentManifest(name="x"), []) == rules
+        assert approving.rules_of(AgentManifest(name="x", approval=ASK), []) == rules  # once is enough
     assert approving.rules_of(AgentManifest(name="x"), []) == ()

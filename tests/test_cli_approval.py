@@ -390,3 +390,30 @@ def test_ctrl_c_at_the_question_of_a_chat_ends_the_answer_and_not_the_chat(tmp_p
         assert terminal.read_to_the_end() == 0
     assert "(the question is withdrawn)" in terminal.screen.text
     assert done(tmp_path) == []
+
+
+SHELL = """
+import fcntl, os, subprocess, sys, termios, time
+
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+job = subprocess.Popen(sys.argv[2:], process_group=0)
+while not os.path.exists(sys.argv[1]):
+    assert "T" not in open(f"/proc/{job.pid}/stat").read().split()[2], "the job was stopped"
+    time.sleep(0.01)
+os.tcsetpgrp(0, job.pid)
+sys.exit(job.wait())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_job_in_the_background_asks_when_it_is_fetched_to_the_front(tmp_path: Path) -> None:
+    path = fleet(tmp_path, ("wipe", {"what": "x"}))
+    shell = [sys.executable, "-c", SHELL, str(tmp_path / "front"), *COMMAND, str(path)]
+    with on_a_terminal(shell, environment={"TERM": "dumb"}) as terminal:
+        terminal.read_until(lambda text: "started as agent 1" in text)
+        assert QUESTION not in terminal.screen.text
+        (tmp_path / "front").touch()
+        answer(terminal, 1, "y\n")
+        assert terminal.read_to_the_end() == 0
+    assert done(tmp_path) == ["x"]

@@ -77,7 +77,7 @@ async def decision_on(
     if state.means.approver is None:
         waiter = waiting_agent()
         _emit(state, record, ApprovalRequested, request)
-        await _pause_of(state).wait_with(key, request, waiter)
+        return await _pause_of(state).wait_with(key, request, waiter)
     decided = await _asked(state, record, request)
     journal.append("decided", record.id, decision_to_data(key, decided))
     await journal.commit()

@@ -13,6 +13,7 @@ import trio
 from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
 from agentpool.cli._progress import LONGEST_LINE, FewLines, Progress, kind_of
+from agentpool.cli._quiet import Quiet
 from agentpool.cli._streams import say
 from agentpool.cli._tables import can_draw
 from agentpool.cli._text import cut, one_line
@@ -32,7 +33,6 @@ def choose_view(*, quiet: bool) -> View:
         from rich.console import Console
 
         from agentpool.cli._live import LiveView
-from agentpool.cli._quiet import Quiet
 
         return LiveView(Console(stderr=True))
     return PlainView()

@@ -165,6 +165,44 @@ def _known_member(directory: Path, name: str, path: Path, version: str) -> Modul
     return everybodys if file and os.path.realpath(file) == str(path) else None
 
 
+BESIDE_MARK = "|"
+"""Between the directory and the name of a module that was loaded from a file, in a reference to it."""
+
+
+def member_name(module: str, path: str, thing: object) -> str | None:
+    """Return what finds the module of a thing again, if it was loaded from beside some file.
+
+    Args:
+      module: what the thing calls its module; that is not its name for everybody.
+      path: where in the module it stands, such as `Class.Inner`.
+    """
+    with _lock:
+        for directory, family in _families.items():
+            for name, (_, member) in family.items():
+                if member.__name__ != module:
+                    continue
+                found: Any = member
+                for part in path.split("."):
+                    found = getattr(found, part, None)
+                if found is thing:
+                    return f"{directory}{BESIDE_MARK}{name}"
+    return None
+
+
+def named_member(name: str) -> ModuleType:
+    """Return the module that `member_name` named, as its file is now.
+
+    Raises:
+      LoadProblem: if it is not there any more, or fails to import.
+    """
+    directory, _, module = name.rpartition(BESIDE_MARK)
+    with _lock:
+        version, known = _families.get(directory, {}).get(module, ("", None))
+        if known is not None and _version_of_module(known) == version:
+            return known
+        return _load_module(module, Path(directory), "the file of the fleet or manifest")
+
+
 @contextmanager
 def _neighbours(base: Path, own_name: str, module: ModuleType) -> Iterator[None]:
     """Let a module import those beside it, and take their names out of `sys.modules` afterwards.

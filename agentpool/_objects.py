@@ -31,6 +31,7 @@ import attrs
 
 from agentpool._core.text import shown
 from agentpool._core.transcript import Transcript
+from agentpool._loading import BESIDE_MARK, member_name, named_member
 
 _JOINED = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
 DEEPEST = 100
@@ -285,9 +286,7 @@ def _others_of(value: Any, names: Iterable[str]) -> dict[str, Any]:
     others = {
         key: item
         for key, item in state.items()
-        if key not in names
-        and key != _CACHED_HASH
-        and not isinstance(getattr(kind, key, None), functools.cached_property)
+        if key not in names and not isinstance(getattr(kind, key, None), functools.cached_property)
     }
     if _CACHED_HASH in state or hasattr(kind, _CACHED_HASH):
         others[_CACHED_HASH] = None
@@ -523,11 +522,13 @@ def _reference(thing: Any) -> str | None:
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         return None
     try:
-        found = _found(module, name)
+        is_found = _found(module, name) is thing and not module.startswith("_agentpool_")
     except UnreadableDataError:
-        return None
-    if found is not thing:
-        return None
+        is_found = False
+    if not is_found:
+        # It may be of a module beside a fleet or a manifest, which has that name for its neighbours only.
+        beside = member_name(module, name, thing)
+        return None if beside is None else f"{beside}:{name}"
     if module.startswith("agentpool.") and _is_offered(name, thing):
         module = "agentpool"
     return f"{module}:{name}"
@@ -546,13 +547,13 @@ def found_again(reference: str) -> Any:
     Raises:
       UnreadableDataError: if it is not there any more.
     """
-    module, _, name = str(reference).partition(":")
+    module, _, name = str(reference).rpartition(":")  # a directory may have a colon in it
     return _found(module, name)
 
 
 def _found(module: str, name: str) -> Any:
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = named_member(module) if BESIDE_MARK in module else importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:

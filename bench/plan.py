@@ -262,6 +262,43 @@ def _w7() -> Workload:
     )
 
 
+def _w7_journal() -> tuple[Workload, Workload]:
+    kept = ("agentpool: 20 agents at once", "agentpool: 100 agents at once")
+    cpu = Workload(
+        "W7 journal",
+        "What a journal adds to a turn of W3, for each observation, JSON and file counted",
+        {"us": "µs per observation"},
+        (
+            Contender("agentpool: one agent at a time", "w7_journal:one_at_once", 100, 10, 2),
+            Contender(kept[0], "w7_journal:twenty_at_once", 200, 20, 2),
+            Contender(kept[1], "w7_journal:hundred_at_once", 300, 20, 2),
+        ),
+        floor=kept[0],
+        goals=tuple(Goal(label, "us", 60) for label in kept),
+    )
+    wall = Workload(
+        "W7 journal delay",
+        "A turn with a model that takes 50 ms, with a journal and without",
+        {"ms": "ms per turn"},
+        (
+            Contender("agentpool: one agent, no journal", "w7_journal:turn_without", 1, 1, 1),
+            Contender("agentpool: one agent", "w7_journal:turn", 1, 1, 1),
+            Contender("agentpool: 100 agents, no journal", "w7_journal:turn_without", 100, 20, 2),
+            Contender("agentpool: 100 agents", "w7_journal:turn", 100, 20, 2),
+            Contender(
+                "agentpool: 100 agents in step, no journal", "w7_journal:turn_in_step_without", 100, 20, 2
+            ),
+            Contender("agentpool: 100 agents in step", "w7_journal:turn_in_step", 100, 20, 2),
+        ),
+        floor="agentpool: one agent, no journal",
+        goals=(
+            Goal("agentpool: one agent", "ms", 1.03, "agentpool: one agent, no journal"),
+            Goal("agentpool: 100 agents", "ms", 1.1, "agentpool: 100 agents, no journal"),
+        ),
+    )
+    return cpu, wall
+
+
 def _w8() -> tuple[Workload, ...]:
     floor = "httpx2 alone (floor)"
     peers = {
@@ -336,6 +373,7 @@ WORKLOADS: tuple[Workload, ...] = (
     _w5(),
     _w6(),
     _w7(),
+    *_w7_journal(),
     *_w8(),
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 
 import trio
@@ -19,12 +18,19 @@ Beside these the journal holds what each call may cost, what it cost, and that a
 """
 
 
-def _run(size: int, at_once: int, seconds: float, journal: SqliteJournal | None) -> None:
-    """Run agents of eleven turns; their model takes `seconds`."""
+def _run(size: int, at_once: int, seconds: float, journal: SqliteJournal | None, apart: float = 0) -> float:
+    """Run agents of eleven turns; return how long one of them takes, in seconds.
+
+    Args:
+      seconds: how long their model takes.
+      apart: seconds between their starts.
+    """
     registry = ToolRegistry([add])
     config = SpawnConfig(_manifest(), "add")
+    took = 0.0
 
     async def main() -> None:
+        nonlocal took
         async with open_agent_pool(
             InMemoryModel(CALLS, seconds),
             max_concurrent=at_once,
@@ -34,10 +40,14 @@ def _run(size: int, at_once: int, seconds: float, journal: SqliteJournal | None)
         ) as pool:
             for _ in range(size):
                 await pool.spawn(config)
+                if apart:
+                    await trio.sleep(apart)
             for outcome in (await pool.join_all()).values():
                 assert outcome.unwrap().text == "done"
+                took += outcome.duration / size
 
     trio.run(main)
+    return took
 
 
 def _per_observation(size: int, at_once: int) -> dict[str, float]:
@@ -63,17 +73,26 @@ def hundred_at_once(size: int) -> dict[str, float]:
     return _per_observation(size, 100)
 
 
-def _wall(size: int, journal: SqliteJournal | None) -> dict[str, float]:
-    start = time.perf_counter()
-    _run(size, size, MODEL_SECONDS, journal)
-    return {"wall": (time.perf_counter() - start) / (TURNS * MODEL_SECONDS)}
+def _turn(size: int, apart: float, journal: SqliteJournal | None) -> dict[str, float]:
+    """A turn of one of `size` agents, with a model that takes 50 ms."""
+    return {"ms": _run(size, size, MODEL_SECONDS, journal, apart) / TURNS * 1e3}
 
 
-def crowd_without(size: int) -> dict[str, float]:
-    """`size` agents at once, with a model that takes 50 ms; compared with the ideal wall clock."""
-    return _wall(size, None)
+def turn_without(size: int) -> dict[str, float]:
+    """Their starts are spread over the 50 ms, so that they do not wait for each other all at once."""
+    return _turn(size, MODEL_SECONDS / size, None)
 
 
-def crowd(size: int) -> dict[str, float]:
+def turn(size: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        return _wall(size, SqliteJournal(Path(folder, "run.db")))
+        return _turn(size, MODEL_SECONDS / size, SqliteJournal(Path(folder, "run.db")))
+
+
+def turn_in_step_without(size: int) -> dict[str, float]:
+    """All start at once, and all hear of their model in the same moment, turn after turn."""
+    return _turn(size, 0, None)
+
+
+def turn_in_step(size: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        return _turn(size, 0, SqliteJournal(Path(folder, "run.db")))

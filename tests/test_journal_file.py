@@ -73,7 +73,7 @@ async def test_nobody_else_may_read_it_or_what_stands_beside_it(tmp_path: Path) 
         await journal.open()
         journal.append(record(1))
         await journal.commit()
-        modes = {path.name: mode_of(path) for path in tmp_path.iterdir()}
+        modes = {name: mode_of(tmp_path / name) for name in os.listdir(tmp_path)}
     finally:
         os.umask(umask)
     assert modes == dict.fromkeys(("run.db", "run.db-wal", "run.db-shm", "run.db-lock"), 0o600)

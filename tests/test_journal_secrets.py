@@ -48,7 +48,9 @@ class Model(Driver):
     async def complete(self, request: CompletionRequest) -> Completion:
         await trio.sleep(1)
         if any(isinstance(message, AssistantMessage) for message in request.messages):
-            results = [message.result.content for message in request.messages if isinstance(message, ToolMessage)]
+            results = [
+                message.result.content for message in request.messages if isinstance(message, ToolMessage)
+            ]
             return Completion(f"done: {results}")
         keys = (ONE, TWO, PASSWORD)
         return Completion(
@@ -119,6 +121,8 @@ def test_what_was_a_secret_in_one_record_is_one_in_later_ones(number: int, tmp_p
     file = JournalFile(tmp_path / "run.db", is_durable=False)
     for n in range(number):
         file.write([row_of(JournalRecord("operated", 1, {"text": f"password: Zk{n}Lm8Qw2x"}))])
-    file.write([row_of(JournalRecord("operated", 1, {"x": f"Zk{number - 1}Lm8Qw2x", "text": "[redacted-4]"}))])
+    file.write(
+        [row_of(JournalRecord("operated", 1, {"x": f"Zk{number - 1}Lm8Qw2x", "text": "[redacted-4]"}))]
+    )
     file.close()
     assert read_journal(tmp_path / "run.db")[-1].data["x"] == "[redacted-2]"

@@ -10,7 +10,7 @@ import pathlib
 import sys
 import zoneinfo
 from collections import OrderedDict
-from typing import Any
+from typing import Any, ClassVar
 
 import objects_kit as kit
 import pytest
@@ -426,8 +426,9 @@ def called(*args: Any, **named: Any) -> Any:
 
 
 class Callable_:
-    model_fields: dict[str, Any] = {}
+    model_fields: ClassVar[dict[str, Any]] = {}
     _fields = ("a",)
+    __members__: ClassVar[dict[str, int]] = {"echo": 1}
     __attrs_attrs__: Any = ()
 
     def __init__(self, *args: Any) -> None:

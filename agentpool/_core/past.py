@@ -47,10 +47,12 @@ class PastLoop:
     """One run of the loop of a model agent.
 
     Attributes:
+      begun: what it began with, as data; None if that is not known.
       observed: what it was told, in order.
       calls: its tool calls, by their number.
     """
 
+    begun: Data | None = None
     observed: list[Data] = attrs.field(factory=list)
     calls: dict[int, PastCall] = attrs.field(factory=dict)
 
@@ -213,6 +215,8 @@ class Past:
     def _operated(self, agent_id: AgentId, data: Data, operation: Operation) -> None:
         agent = self.agents.get(agent_id)
         if agent is not None and data.get("key") is not None and data["life"] == agent.life:
+            # In the order in which they came to something: an ask, when it had its answer.
+            agent.operations.pop(data["key"], None)
             agent.operations[data["key"]] = operation
         for taken in _taken_by(operation):
             self.agents[taken].is_taken = True
@@ -281,11 +285,15 @@ def _restarted(past: Past, record: JournalRecord) -> None:
     agent.restarted_at.append(record.at)
 
 
+def _begun(past: Past, record: JournalRecord) -> None:
+    past.agents[record.agent].loop(record.data["loop"]).begun = record.data
+
+
 def _observed(past: Past, record: JournalRecord) -> None:
     agent = past.agents[record.agent]
     agent.loop(record.data["loop"]).observed.append(record.data)
-    for message in record.data.get("messages", ()):  # the loop took them
-        agent.inbox.pop(message["id"])
+    for message in record.data.get("messages", ()):  # the loop took them; in a new run from a step, another's
+        agent.inbox.pop(message["id"], None)
 
 
 def _called(past: Past, record: JournalRecord) -> None:
@@ -395,6 +403,7 @@ _TAKERS: Mapping[RecordKind, Callable[[Past, JournalRecord], None]] = {
     "resumed": _resumed,
     "spawned": _spawned,
     "restarted": _restarted,
+    "begun": _begun,
     "observed": _observed,
     "reserved": _reserved,
     "settled": _settled,

@@ -34,7 +34,7 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, chat, validate, schema):
+        if command in (run, resume, approve, deny, chat, show, replay, validate, schema):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -74,6 +74,7 @@ def run(
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     output: str | None = None,
     memory: str | None = None,
+    journal: str | None = None,
     var: Variables = (),
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -82,7 +83,7 @@ def run(
 
     The first Ctrl-C, SIGTERM or SIGHUP starts no more agents and lets the running ones finish, the
     second aborts them. The exit code is 0 if all completed, 1 if some failed or were aborted, 2 for bad
-    input, 130 and 143 after signals.
+    input, 3 if a run with a journal waits for a person, 130 and 143 after signals.
 
     Args:
       fleet: The fleet file (TOML).
@@ -91,6 +92,8 @@ def run(
       timeout: Seconds that each agent may take; it can only shorten what the file allows.
       output: An empty or new directory, for each agent's whole answer and transcript.
       memory: A file in which the agents' memory is kept from run to run, in place of the one in the file.
+      journal: A new file that keeps the run, so that `agentpool resume` goes on with it after any crash. With
+        it the first Ctrl-C, SIGTERM or SIGHUP stops at once: nothing of it is lost.
       var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
@@ -104,11 +107,56 @@ def run(
         timeout=timeout,
         output=None if output is None else parse_directory("--output", output),
         memory=None if memory is None else parse_file("--memory", memory),
+        journal=None if journal is None else parse_file("--journal", journal),
         vars=parse_vars(var),
         quiet=quiet,
         as_json=as_json,
     )
     return run_fleet(fleet, options)
+
+
+@app.command
+def resume(
+    journal: Path,
+    /,
+    *,
+    driver: str | None = None,
+    max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    output: str | None = None,
+    memory: str | None = None,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Go on with a run that `agentpool run --journal` began, after a crash, a signal or a decision.
+
+    What had ended is not done again. The report is that of a run without interruption, and so is the
+    exit code. Of a run that has ended, the report is printed again.
+
+    Args:
+      journal: The file of the run.
+      driver: The model driver, in place of the one that the run had.
+      max_concurrent: How many agents may run at once, in place of the number that the run had.
+      timeout: Seconds that each agent that was not started yet may take, in place of those that the run had.
+      output: An empty or new directory, for the whole answer and transcript of each agent that ends.
+      memory: A file in which the agents' memory is, in place of the one that the run had.
+      quiet: Print nothing but the failures.
+      as_json: Print one JSON document on standard output, and nothing else there.
+    """
+    from agentpool.cli._resume import resume_run
+    from agentpool.cli._run import RunOptions
+    from agentpool.cli._vars import parse_directory, parse_file
+
+    options = RunOptions(
+        driver=driver,
+        max_concurrent=max_concurrent,
+        timeout=timeout,
+        output=None if output is None else parse_directory("--output", output),
+        memory=None if memory is None else parse_file("--memory", memory),
+        quiet=quiet,
+        as_json=as_json,
+    )
+    return resume_run(journal, options)
 
 
 @app.command
@@ -150,6 +198,90 @@ def chat(
         quiet=quiet,
     )
     return talk(manifest, options)
+
+
+@app.command
+def show(
+    journal: Path,
+    /,
+    *,
+    agent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Print what is in the journal of a run: its agents, how each ended and why, what is asked.
+
+    The run may be under way.
+
+    Args:
+      journal: The journal, such as run.db.
+      agent: The id of an agent, whose conversation is printed in place of that.
+      as_json: Print one JSON document.
+    """
+    from agentpool.cli._show import show as print_run
+
+    return print_run(journal, agent, as_json=as_json)
+
+
+@app.command
+def replay(
+    journal: Path,
+    /,
+    *,
+    agent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    until: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    fork: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    into: Annotated[Path | None, Parameter(name="--journal")] = None,
+) -> int:
+    """Go through the steps of model agents again, from their journal: no model and no tool is called.
+
+    The exit code is 1 if an agent comes to something else than it did.
+
+    Args:
+      journal: The journal, such as run.db.
+      agent: The id of an agent; all if it is left out.
+      until: The last step to print.
+      fork: Begin a new run of the agent before this step, which `agentpool resume` goes on with.
+      into: The journal of the new run.
+    """
+    from agentpool.cli._replay import fork as begin_there
+    from agentpool.cli._replay import replay_run
+
+    if fork is None:
+        if into is not None:
+            raise BadInputError("--journal is for a new run: give --fork STEP with it")
+        return replay_run(journal, agent, until)
+    if agent is None or into is None or until is not None:
+        raise BadInputError("--fork needs --agent N and --journal NEW.db, and takes no --until")
+    return begin_there(journal, agent, fork, into)
+
+
+@app.command
+def approve(journal: Path, id: str, /) -> int:
+    """Allow a tool call for which a run is paused; `agentpool resume` goes on with it.
+
+    Args:
+      journal: The file of the run.
+      id: What `agentpool show` calls it, or its beginning.
+    """
+    from agentpool._core.approval import Approved
+    from agentpool.cli._approve import decide
+
+    return decide(journal, id, Approved())
+
+
+@app.command
+def deny(journal: Path, id: str, /, *, reason: str = "") -> int:
+    """Forbid a tool call for which a run is paused; `agentpool resume` goes on, and the model is told.
+
+    Args:
+      journal: The file of the run.
+      id: What `agentpool show` calls it, or its beginning.
+      reason: What the model is told.
+    """
+    from agentpool._core.approval import Denied
+    from agentpool.cli._approve import decide
+
+    return decide(journal, id, Denied(reason))
 
 
 @app.command

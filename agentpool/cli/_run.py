@@ -1,4 +1,4 @@
-"""`agentpool run`: the agents of a fleet file in a pool, with signals, a view and an exit code."""
+"""`agentpool run` and `resume`: the agents of a fleet in a pool, with signals, a view and an exit code."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 from outcome import acapture
 
 from agentpool._core.budget import Budget
-from agentpool._core.errors import PoolClosedError, UnhandledAgentErrors
+from agentpool._core.errors import JournalError, PoolClosedError, RunPausedError, UnhandledAgentErrors
 from agentpool._core.events import AgentFinished
+from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.opening import open_agent_pool
+from agentpool._kernel.opening import OpenPool, open_agent_pool
 from agentpool._kernel.pool import AgentPool
+from agentpool.abc import Approver, Memory
 from agentpool.cli._asking import TerminalApprover, can_ask
-from agentpool.cli._drivers import Drivers, pool_driver_name, tools_with
+from agentpool.cli._drivers import Drivers, FleetDriver, plain_tools, pool_driver_name, tools_with
+from agentpool.cli._errors import BadInputError
 from agentpool.cli._files import load_fleet
 from agentpool.cli._memory import open_memory
 from agentpool.cli._output import OutputDirectory
@@ -36,9 +39,17 @@ from agentpool.cli._streams import PROBLEMS_SHOWN, complain, only_ours, printing
 from agentpool.cli._text import listed, one_line
 from agentpool.cli._view import View, choose_view
 from agentpool.fleet.file import FleetFile
-from agentpool.fleet.start import Start, starts_of
+from agentpool.fleet.start import DriverOf, Start, starts_of
+
+if TYPE_CHECKING:
+    from agentpool._core.approval import ApprovalRequest
+    from agentpool._core.past import Past
+
+# What is for journals is imported where there is one: an agent without runs sooner.
 
 EVENTS_KEPT = 10_000
+PAUSED = 3
+"""The exit code of a run that waits for the decision of a person."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,6 +61,7 @@ class RunOptions:
     timeout: float | None = None
     output: Path | None = None
     memory: Path | None = None
+    journal: Path | None = None
     vars: Mapping[str, str] = attrs.field(factory=dict)
     quiet: bool = False
     as_json: bool = False
@@ -65,6 +77,9 @@ class RunReport:
       usage: of all model calls, also those of agents that agents spawned.
       duration: seconds.
       lost: the files below `--output` that could not be written, and why.
+      asked: what a person has to decide before the run goes on, by the ids of the decisions.
+      is_left: whether the run is not over, and can be resumed.
+      problem: why the run could not go on; empty if it could.
     """
 
     outcomes: Sequence[AnyOutcome]
@@ -73,6 +88,9 @@ class RunReport:
     duration: float
     exit_code: int
     lost: Sequence[str] = ()
+    asked: Mapping[str, ApprovalRequest] = attrs.field(factory=dict)
+    is_left: bool = False
+    problem: str = ""
 
 
 def run_fleet(path: Path, options: RunOptions) -> int:
@@ -80,30 +98,96 @@ def run_fleet(path: Path, options: RunOptions) -> int:
 
     Raises:
       ManifestError: if a file is wrong.
-      BadInputError: if a driver cannot be opened.
+      BadInputError: if a driver or the journal cannot be opened.
     """
+    if options.journal is not None:
+        from agentpool.cli._journals import refuse_journal_in_use
+
+        refuse_journal_in_use(options.journal)
     with only_ours() if options.as_json else nullcontext():
         fleet = load_fleet(path, options.vars)
         view = choose_view(quiet=options.quiet)
         try:
-            report = trio.run(_run, fleet, options, view)
+            report = trio.run(perform, str(path), fleet, options, view)
         finally:
             view.close()
-    _print_report(path, report, options)
+    print_report(str(path), report, options)
     return report.exit_code
 
 
-async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
+async def perform(
+    path: str, fleet: FleetFile, options: RunOptions, view: View, past: Past | None = None
+) -> RunReport:
+    """Run a fleet, or go on with it.
+
+    Args:
+      path: what the fleet's file is called.
+      fleet: what was read.
+      options: those of the command line.
+      view: shows it.
+      past: what the run of the journal had come to; None for one that begins.
+
+    Raises:
+      ManifestError: if an agent has nothing to ask.
+      BadInputError: if a driver or the journal cannot be opened.
+    """
     started = trio.current_time()
     async with AsyncExitStack() as stack:
         drivers = Drivers(stack, options.driver, pool_driver_name(fleet), view.tell, view.retrying)
-        await drivers.open_for(fleet.manifests, functions=bool(fleet.functions))
+        # Agents that agents had spawned may ask another driver than those of the fleet.
+        manifests = [*fleet.manifests, *_manifests_below(past)]
+        await drivers.open_for(manifests, functions=bool(fleet.functions))
         memory = await open_memory(stack, options.memory or fleet.pool.memory)
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations
-        run = _Run(view, drivers, output)
-        starts = starts_of(fleet, drivers.get, options.timeout)
-        pool = open_agent_pool(
+        starts = starts_of(fleet, _driver_of(drivers, options), options.timeout)
+        run = _Run(view, drivers, output, options.journal)
+        approver = TerminalApprover(view) if can_ask() else None
+        pool = _opened(path, fleet, options, drivers, memory, approver, starts, past)
+        if past is not None:
+            from agentpool.cli._journals import children_of
+
+            run.children.update(children_of(past))
+        async with trio.open_nursery() as nursery:
+            # Captured, so that this nursery puts no group around an agent's SystemExit.
+            ended = await acapture(run.to_its_end, pool, starts, nursery)
+            nursery.cancel_scope.cancel("the agents have ended")
+        ended.unwrap()
+    not_started = [name for start in starts if start.name not in run.handles for name in start.names]
+    outcomes = run.outcomes(starts)
+    lost = await _write_rest(output, outcomes)
+    duration = trio.current_time() - started + (0.0 if past is None else past.elapsed)
+    code = run.exit_code(starts) or (1 if lost else 0)
+    is_left = run.is_left or bool(options.journal and not_started)
+    return RunReport(outcomes, not_started, run.usage, duration, code, lost, run.asked, is_left, run.problem)
+
+
+def _manifests_below(past: Past | None) -> Sequence[AgentManifest]:
+    if past is None:
+        return ()
+    from agentpool.cli._journals import manifests_of
+
+    return manifests_of(past)
+
+
+def _driver_of(drivers: Drivers, options: RunOptions) -> DriverOf:
+    # With a journal, agents ask the pool's driver: one that carried its own could not be made again.
+    return drivers.get if options.journal is None else lambda manifest: None
+
+
+def _opened(
+    path: str,
+    fleet: FleetFile,
+    options: RunOptions,
+    drivers: Drivers,
+    memory: Memory,
+    approver: Approver | None,
+    starts: Sequence[Start],
+    past: Past | None,
+) -> AbstractAsyncContextManager[AgentPool]:
+    """Return the pool, which is still to be opened."""
+    if options.journal is None:
+        return open_agent_pool(
             # Agents of manifests are given theirs; functions ask the pool's, `ctx.driver`.
             drivers.get_for_functions(),
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
@@ -111,19 +195,38 @@ async def _run(fleet: FleetFile, options: RunOptions, view: View) -> RunReport:
             tool_builder=partial(tools_with, drivers),
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=_budget(fleet),
-            approver=TerminalApprover(view) if can_ask() else None,
+            approver=approver,
         )
-        async with trio.open_nursery() as nursery:
-            # Captured, so that this nursery puts no group around an agent's SystemExit.
-            ended = await acapture(run.to_its_end, pool, starts, nursery)
-            nursery.cancel_scope.cancel("the agents have ended")
-        ended.unwrap()
-    not_started = [name for start in starts[len(run.handles) :] for name in start.names]
-    outcomes = run.outcomes(starts)
-    lost = await _write_rest(output, outcomes)
-    duration = trio.current_time() - started
-    code = run.exit_code(starts) or (1 if lost else 0)
-    return RunReport(outcomes, not_started, run.usage, duration, code, lost)
+    from agentpool._loop.resume import resume_agent_pool
+    from agentpool.cli._journals import about_run
+    from agentpool.journal import SqliteJournal
+
+    journal = SqliteJournal(options.journal)
+    if past is not None:
+        return resume_agent_pool(
+            journal,
+            FleetDriver(drivers),
+            max_concurrent=options.max_concurrent,
+            memory=memory,
+            tool_builder=plain_tools,
+            approver=approver,
+            agents={start.name: start.agent for start in starts},
+        )
+    pool = open_agent_pool(
+        FleetDriver(drivers),
+        max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
+        memory=memory,
+        tool_builder=plain_tools,
+        inbox_capacity=fleet.pool.inbox_capacity,
+        budget=_budget(fleet),
+        journal=journal,
+        approver=approver,
+    )
+    assert isinstance(pool, OpenPool)
+    file = options.memory or fleet.pool.memory
+    about = about_run(path, fleet, driver=options.driver, timeout=options.timeout, memory=file)
+    pool.tell_about(about)
+    return pool
 
 
 async def _write_rest(output: OutputDirectory | None, outcomes: Sequence[AnyOutcome]) -> Sequence[str]:
@@ -140,18 +243,26 @@ class _Run:
     """A pool at work, shown by a view, and what signals do to it.
 
     Attributes:
-      handles: of what was spawned here, in the order of the file.
+      handles: of what was spawned here, or before the run was resumed, by name.
       children: the outcomes of what agents spawned, the last one for each name.
       usage: of all model calls, once the pool has ended.
+      asked: what a person has to decide, if the run is paused.
+      is_left: whether agents were stopped that go on when the run is resumed.
+      problem: why the journal could not be written, or an agent could not go on.
     """
 
     _view: View
     _drivers: Drivers
     _output: OutputDirectory | None
+    _journal: Path | None = None
     _signals: SignalCounter = attrs.field(factory=SignalCounter)
-    handles: list[AgentHandle[Any]] = attrs.field(factory=list)
+    handles: dict[str, AgentHandle[Any]] = attrs.field(factory=dict)
     children: dict[tuple[AgentId, str], AnyOutcome] = attrs.field(factory=dict)
     usage: TokenUsage = NO_USAGE
+    asked: Mapping[str, ApprovalRequest] = attrs.field(factory=dict)
+    is_left: bool = False
+    problem: str = ""
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     async def to_its_end(
         self, opened: AbstractAsyncContextManager[AgentPool], starts: Sequence[Start], nursery: trio.Nursery
@@ -160,24 +271,33 @@ class _Run:
         async with AsyncExitStack() as around:
             pool = None
             try:
-                async with opened as pool:
-                    events = await around.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
-                    nursery.start_soon(self._show, events, shown)
-                    nursery.start_soon(self._view.keep_drawing, pool, self._drivers)
-                    around.enter_context(self._handling_signals(pool, nursery))
-                    await self._start_all(pool, starts)
-                    # The block ends here: servers end when nobody is left who could write to them.
+                with self._scope:
+                    async with opened as pool:
+                        events = await around.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
+                        nursery.start_soon(self._show, events, shown)
+                        nursery.start_soon(self._view.keep_drawing, pool, self._drivers)
+                        around.enter_context(self._handling_signals(pool, nursery))
+                        await self._start_all(pool, starts)
+                        # The block ends here: servers end when nobody is left who could write to them.
             except UnhandledAgentErrors:
                 pass  # the report tells of every failure
+            except RunPausedError as paused:
+                self.asked, self.is_left = paused.requests, True
+            except JournalError as error:
+                if pool is None:
+                    raise BadInputError(str(error)) from error
+                self.problem, self.is_left = str(error), True
             finally:
                 if pool is not None:
                     self.usage = pool.statistics().usage
         await shown.wait()
 
     async def _start_all(self, pool: AgentPool, starts: Sequence[Start]) -> None:
+        self.handles.update((handle.name, handle) for handle in pool.resumed)
         try:
             for start in starts:
-                self.handles.append(await start.spawn_in(pool))
+                if start.name not in self.handles:
+                    self.handles[start.name] = await start.spawn_in(pool)
         except PoolClosedError:
             pass  # a signal came: the rest is not started
 
@@ -195,6 +315,11 @@ class _Run:
             await trio.to_thread.run_sync(self._output.write, outcome)
 
     def _handling_signals(self, pool: AgentPool, nursery: trio.Nursery) -> AbstractContextManager[None]:
+        def leave() -> None:
+            self._view.tell("stopping: what is unfinished can be resumed")
+            self.is_left = True
+            self._scope.cancel("a signal came")
+
         def drain() -> None:
             nursery.start_soon(self._drain, pool)
 
@@ -202,6 +327,10 @@ class _Run:
             self._view.tell("aborting")
             pool.abort_all("stopped by a second signal")
 
+        if self._journal is not None:
+            # Who is stopped now goes on later. Were they let run to their ends, servers would be told that
+            # nobody writes to them any more, though agents that were not started yet would have.
+            return self._signals.handling(leave, lambda: None)
         return self._signals.handling(drain, abort)
 
     async def _drain(self, pool: AgentPool) -> None:
@@ -214,18 +343,22 @@ class _Run:
     def outcomes(self, starts: Sequence[Start]) -> list[AnyOutcome]:
         """Return the outcomes of the fleet's agents and supervisors, in the order of their ids."""
         supervisors = {
-            handle.id for handle, start in zip(self.handles, starts, strict=False) if start.supervises
+            self.handles[start.name].id for start in starts if start.supervises and start.name in self.handles
         }
         supervised = [outcome for outcome in self.children.values() if outcome.parent_id in supervisors]
         return sorted([*self._own(), *supervised], key=lambda outcome: outcome.agent_id)
 
     def _own(self) -> list[AnyOutcome]:
-        return [handle.outcome for handle in self.handles if handle.outcome is not None]
+        return [handle.outcome for handle in self.handles.values() if handle.outcome is not None]
 
     def exit_code(self, starts: Sequence[Start]) -> int:
         """Tell the end of a signal, or else whether all went well; what a supervisor fixed did."""
         if self._signals.exit_code is not None:
             return self._signals.exit_code
+        if self.asked:
+            return PAUSED
+        if self.problem:
+            return 1
         return 0 if all(isinstance(outcome, Completed) for outcome in self.outcomes(starts)) else 1
 
 
@@ -239,7 +372,8 @@ def _budget(fleet: FleetFile) -> Budget | None:
 # -- at the end ------------------------------------------------------------------
 
 
-def _print_report(path: Path, report: RunReport, options: RunOptions) -> None:
+def print_report(path: str, report: RunReport, options: RunOptions) -> None:
+    """Print how a run went, as the options say."""
     with printing():
         if options.as_json:
             print(json.dumps(_report_as_json(path, report), indent=2))
@@ -257,15 +391,31 @@ def _print_report(path: Path, report: RunReport, options: RunOptions) -> None:
             say(f"and {len(bad) - PROBLEMS_SHOWN:,} more failed or were aborted")
     if report.lost:
         complain([f"not written: {lost}" for lost in report.lost])
+    if report.problem:
+        complain([report.problem])
+    if report.is_left and options.journal is not None:
+        from agentpool.cli._journals import how_to_go_on
+
+        for line in how_to_go_on(options.journal, report.asked):
+            say(line)
 
 
-def _report_as_json(path: Path, report: RunReport) -> dict[str, Any]:
+def _paused_as_json(report: RunReport) -> dict[str, Any]:
+    if not report.asked:
+        return {}
+    from agentpool.cli._journals import asked_as_json
+
+    return {"paused": list(map(asked_as_json, report.asked.items()))}
+
+
+def _report_as_json(path: str, report: RunReport) -> dict[str, Any]:
     return {
-        "fleet": str(path),
+        "fleet": path,
         "exit_code": report.exit_code,
         "duration": report.duration,
         "usage": attrs.asdict(report.usage),
         "agents": [outcome_as_json(outcome) for outcome in report.outcomes],
         "not_started": list(report.not_started),
         "not_written": list(report.lost),
+        **_paused_as_json(report),
     }

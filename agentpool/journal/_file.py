@@ -17,7 +17,7 @@ import attrs
 from agentpool._core.detection import KnownSecrets, spans_of
 from agentpool._core.errors import JournalCorruptError, JournalError
 from agentpool._core.records import SCHEMA_VERSION, JournalRecord, RecordKind
-from agentpool._core.redaction import Redaction, is_placeholder
+from agentpool._core.redaction import Redaction
 from agentpool._locks import try_lock, unlock
 
 Row: TypeAlias = tuple[float, int, str, str]
@@ -25,7 +25,7 @@ Row: TypeAlias = tuple[float, int, str, str]
 
 _APPLICATION_ID = 0x61677031
 _BUSY_SECONDS = 5.0
-_ROWS_AT_ONCE = 1_000
+_ROWS_AT_ONCE = 150  # six values each, of which an old SQLite takes 999 in one statement
 _SECRETS_REMEMBERED = 100  # a look for them takes the longer the more they are
 _ROW = "(?, ?, ?, ?, ?, ?)"
 _FIRST_SUM = b"agentpool journal"
@@ -120,7 +120,8 @@ class JournalFile:
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 self._connection.execute(_TABLE)
                 self._connection.execute("COMMIT")
-        return _read(self._connection, self.path)
+        with _told(self.path, "read"):
+            return _read(self._connection, self.path)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write rows after those that are there. What is kept of them, if it fails, is a beginning.
@@ -177,10 +178,10 @@ class JournalFile:
 
     def _remember(self, secrets: Iterable[str]) -> None:
         """Know secrets from now on, wherever they stand: the next record may not say what they are."""
-        new = [each for each in secrets if each not in self._found and not is_placeholder(each)]
+        new = [each for each in secrets if each not in self._found]
         if new:
             self._found.update(dict.fromkeys(new))
-            for oldest in list(self._found)[: -_SECRETS_REMEMBERED]:
+            for oldest in list(self._found)[:-_SECRETS_REMEMBERED]:
                 del self._found[oldest]
             self._secrets = KnownSecrets.of((*self._given, *self._found))
 
@@ -211,22 +212,32 @@ def read_journal(path: str | os.PathLike[str]) -> Sequence[JournalRecord]:
     where = Path(path)
     if not where.is_file():
         raise FileNotFoundError(f"there is no journal {where}")
-    with _told(where, "read"), closing(_connected(where, "ro")) as connection:
-        return () if _is_empty(connection) else _read(connection, where)[0]
+    with _told(where, "read"):
+        try:
+            return _read_by(where, "ro")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                raise
+            # Its writer died while it opened or closed it: what that left has to be taken back first.
+            return _read_by(where, "rw")
+
+
+def _read_by(path: Path, mode: str) -> Sequence[JournalRecord]:
+    with closing(_connected(path, mode)) as connection:
+        return () if _is_empty(connection) else _read(connection, path)[0]
 
 
 def _read(connection: sqlite3.Connection, path: Path) -> tuple[Sequence[JournalRecord], _End]:
-    with _told(path, "read"):
-        _check_version(connection, path)
-        records, end = [], _End()
-        for seq, at, agent, kind, data, found in connection.execute(
-            "SELECT seq, at, agent, kind, data, sum FROM records ORDER BY seq"
-        ):
-            end = end.after((at, agent, kind, data))
-            if (seq, found) != (end.seq, end.sum):
-                raise _corrupt(path, f"record {end.seq} is not as it was written")
-            records.append(_record_of(path, seq, at, agent, kind, data))
-        return tuple(records), end
+    _check_version(connection, path)
+    records, end = [], _End()
+    for seq, at, agent, kind, data, found in connection.execute(
+        "SELECT seq, at, agent, kind, data, sum FROM records ORDER BY seq"
+    ):
+        end = end.after((at, agent, kind, data))
+        if (seq, found) != (end.seq, end.sum):
+            raise _corrupt(path, f"record {end.seq} is not as it was written")
+        records.append(_record_of(path, seq, at, agent, kind, data))
+    return tuple(records), end
 
 
 def _record_of(path: Path, seq: int, at: float, agent: int, kind: Any, data: str) -> JournalRecord:
@@ -286,7 +297,7 @@ def _told(path: Path, done: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF == sqlite3.SQLITE_ERROR:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR:
             raise _corrupt(path, str(error)) from error  # its tables are not those that were made
         raise JournalError(f"the journal {path} cannot be {done}: {error}{_fix(path, error)}") from error
     except (sqlite3.DatabaseError, UnicodeError, ValueError, TypeError) as error:

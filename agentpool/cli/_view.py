@@ -13,6 +13,7 @@ import trio
 from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
 from agentpool.cli._progress import LONGEST_LINE, FewLines, Progress, kind_of
+from agentpool.cli._quiet import Quiet
 from agentpool.cli._streams import say
 from agentpool.cli._tables import can_draw
 from agentpool.cli._text import cut, one_line
@@ -92,39 +93,6 @@ class SilentView:
 
     def close(self) -> None:
         """Do nothing."""
-
-
-@attrs.define(eq=False)
-class Quiet:
-    """Keeps lines back while somebody is asked."""
-
-    _again: Callable[[], None] | None = None
-    _kept: list[str] = attrs.field(factory=list)
-
-    @property
-    def is_asking(self) -> bool:
-        """Whether somebody is asked now."""
-        return self._again is not None
-
-    @contextmanager
-    def asking(self, again: Callable[[], None], kept: list[str]) -> Iterator[None]:
-        """Keep lines back within the block: they are added to `kept`."""
-        self._again, self._kept = again, kept
-        try:
-            yield
-        finally:
-            self._again = None
-
-    def keeps(self, line: str) -> bool:
-        """Keep a line back, if somebody is asked; tell whether that was done."""
-        if self._again is not None:
-            self._kept.append(line)
-        return self._again is not None
-
-    def ask_again(self) -> None:
-        """Something was printed behind the question, if there is one."""
-        if self._again is not None:
-            self._again()
 
 
 @attrs.define(eq=False)

@@ -1,598 +1,441 @@
-"""Tool calls that rules send to a person, in a pool: who is asked, who waits, and what comes of it."""
+"""Rules for tool calls: which patterns mean which calls, and what is not passed by another spelling."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-import trio
-from journal_kit import Records, in_virtual_time
-from pool_kit import pool_of
 
-from agentpool import (
-    Aborted,
-    AgentContext,
-    AgentManifest,
-    AgentPool,
-    ApprovalDecided,
-    ApprovalRequest,
-    ApprovalRequested,
-    ApprovalRules,
-    Approved,
-    AssistantMessage,
-    Completion,
-    CompletionRequest,
-    Decision,
-    Denied,
-    Driver,
-    Failed,
-    ManifestError,
-    ModelAgent,
-    ResourceQuota,
-    RunPausedError,
-    TokenUsage,
-    ToolCall,
-    ToolContext,
-    ToolDefinition,
-    ToolMessage,
-    ToolResult,
-    open_agent_pool,
-    tool,
+from agentpool import AgentManifest, ApprovalRequest, ApprovalRules, Approved, Denied, ManifestError, ToolCall
+from agentpool._core.approval import (
+    CallPattern,
+    CallView,
+    PatternError,
+    Ruling,
+    call_hash,
+    decision_from_data,
+    decision_to_data,
+    idle_patterns,
+    parse_pattern,
+    ruling_on,
 )
-
-DONE: list[str] = []
-
-
-@pytest.fixture(autouse=True)
-def nothing_done() -> None:
-    DONE.clear()
+from agentpool._core.messages import ToolDefinition
+from agentpool._core.readings import MOST_FOLDERS, may_fit, must_fit, text_of_value
+from agentpool.fleet.schema import manifest_schema
 
 
-@tool(quick=True)
-def wipe(what: str, force: bool = False) -> str:
-    """Wipe something."""
-    DONE.append(what)
-    return f"wiped {what}"
+def verdict(rules: ApprovalRules, name: str, given: Mapping[str, Any], **view: Any) -> str:
+    return ruling_on(CallView(name, given, **view), [rules]).verdict
 
 
-class Model(Driver):
-    """Asks for these calls once, and then tells what they came to."""
+# -- which rule decides ---------------------------------------------------------------
 
-    def __init__(self, *calls: ToolCall) -> None:
-        self.calls = calls
-
-    async def complete(self, request: CompletionRequest) -> Completion:
-        await trio.lowlevel.checkpoint()
-        if not any(isinstance(message, AssistantMessage) for message in request.messages):
-            return Completion(tool_calls=self.calls, usage=TokenUsage(1, 1))
-        told = [str(each.result.content) for each in request.messages if isinstance(each, ToolMessage)]
-        return Completion("; ".join(told), usage=TokenUsage(1, 1))
-
-
-ASK = ApprovalRules(ask=("wipe",))
-ONE = ToolCall("1", "wipe", {"what": "a"})
-
-
-def agent_with(rules: ApprovalRules = ASK, tools: Any = (wipe,), **manifest: Any) -> ModelAgent:
-    return ModelAgent(AgentManifest(name="careful", approval=rules, **manifest), tools=list(tools))
-
-
-def answering(decision: Any, seconds: float = 0) -> Callable[[ApprovalRequest], Awaitable[Any]]:
-    async def approver(request: ApprovalRequest) -> Any:
-        await trio.sleep(seconds)
-        return decision
-
-    return approver
-
-
-async def text_of(
-    approver: Any = None, *calls: ToolCall, agent: ModelAgent | None = None, **options: Any
-) -> str:
-    """Return what the calls came to."""
-    async with pool_of(1, driver=Model(*(calls or (ONE,))), approver=approver, **options) as pool:
-        handle = await pool.spawn(agent or agent_with(), "go")
-        return str((await handle.wait()).unwrap().text)
-
-
-# -- what an approver says ------------------------------------------------------------
-
-
-async def test_what_is_approved_is_called(autojump_clock: Any) -> None:
-    assert await text_of(answering(Approved(), 1000)) == "wiped a"
+MIXED = ApprovalRules(
+    deny=("run(command=rm *)",),
+    ask=("run(command=git *)", "write"),
+    allow=("run(command=*)",),
+    default="deny",
+)
 
 
 @pytest.mark.parametrize(
-    ("decision", "told"),
+    ("name", "given", "expected"),
     [
-        (Denied(), "Not run: it was denied."),
-        (Denied("not today"), "Not run: it was denied: not today."),
-        (True, "Not run: it was denied: asking for approval failed: the approver returned True, "),
-        (None, "Not run: it was denied: asking for approval failed: the approver returned None, "),
-        (Approved, "Not run: it was denied: asking for approval failed: the approver returned <class"),
+        ("run", {"command": "rm -rf /"}, "deny"),
+        ("run", {"command": "git push"}, "ask"),
+        ("run", {"command": "git push; rm x"}, "deny"),
+        ("run", {"command": "ls"}, "allow"),
+        ("write", {}, "ask"),
+        ("read", {}, "deny"),
     ],
 )
-async def test_all_but_an_approval_denies(autojump_clock: Any, decision: Any, told: str) -> None:
-    assert (await text_of(answering(decision))).startswith(told)
-    assert DONE == []
+def test_deny_comes_before_ask_and_ask_before_allow(name: str, given: dict[str, Any], expected: str) -> None:
+    assert verdict(MIXED, name, given, taken=given) == expected
+
+
+def test_a_ruling_tells_the_rule_as_it_stands_in_a_manifest() -> None:
+    view = CallView("write", {"path": "é"}, {"path": "é"})
+    ask = ApprovalRules(ask=('write(path="é")',))
+    assert ruling_on(view, [ask]) == Ruling("ask", 'ask = "write(path=\\"é\\")"')
+    assert ruling_on(view, [ApprovalRules(default="deny")]) == Ruling("deny", 'default = "deny"')
+    assert ruling_on(view, []) == Ruling("allow", "")
+
+
+def test_of_several_rules_the_strictest_counts() -> None:
+    view = CallView("write", {}, {})
+    allow, ask, deny = ApprovalRules(), ApprovalRules(ask=("write",)), ApprovalRules(default="deny")
+    assert ruling_on(view, [allow, deny, ask]).verdict == "deny"
+    assert ruling_on(view, [allow, ask]).verdict == "ask"
+
+
+def test_rules_that_let_everything_through_are_none() -> None:
+    assert not ApprovalRules()
+    assert not AgentManifest(name="x").approval
+    assert all((ApprovalRules(ask=("x",)), ApprovalRules(deny=("x",)), ApprovalRules(default="ask")))
+
+
+# -- patterns -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("text", "pattern"),
     [
-        (ValueError("no terminal"), "ValueError: no terminal"),
-        (ValueError(), "ValueError."),
-        (ExceptionGroup("both", [ValueError("x")]), "ExceptionGroup: both (1 sub-exception)"),
+        ("write", CallPattern("write")),
+        ("  mcp_* ", CallPattern("mcp_*")),
+        ("run(command=git push*)", CallPattern("run", (("command", "git push*"),))),
+        ('run (a="x, ""y"" )", b= two words )', CallPattern("run", (("a", 'x, "y" )'), ("b", "two words")))),
+        ("run(a=)", CallPattern("run", (("a", ""),))),
+        ("run(a=(x)*)", CallPattern("run", (("a", "(x)*"),))),
     ],
 )
-async def test_an_approver_that_fails_denies(autojump_clock: Any, error: Exception, told: str) -> None:
-    async def approver(request: ApprovalRequest) -> Decision:
-        raise error
-
-    text = await text_of(approver)
-    assert text.startswith(f"Not run: it was denied: asking for approval failed: {told}")
-    assert DONE == []
-
-
-@pytest.mark.parametrize("fatal", [SystemExit(3), KeyboardInterrupt(), MemoryError()])
-async def test_what_is_fatal_ends_the_pool(autojump_clock: Any, fatal: BaseException) -> None:
-    async def approver(request: ApprovalRequest) -> Decision:
-        raise fatal
-
-    with pytest.raises(type(fatal)):
-        await text_of(approver)
-    assert DONE == []
-
-
-async def test_an_approver_that_leaves_a_scope_open_has_approved_nothing(autojump_clock: Any) -> None:
-    async def approver(request: ApprovalRequest) -> Decision:
-        trio.CancelScope().__enter__()
-        return Approved()
-
-    text = await text_of(approver)
-    assert "asking for approval failed: the approver ended with" in text
-    assert DONE == []
-
-
-async def test_without_an_approver_a_call_is_denied(autojump_clock: Any) -> None:
-    assert "there is nobody to ask" in await text_of(None)
-    assert DONE == []
-
-
-async def test_what_is_approved_is_the_call_that_is_made(autojump_clock: Any) -> None:
-    """The approver gets a copy: it cannot change the call, and sees what the model gave."""
-    seen: list[ApprovalRequest] = []
-
-    async def approver(request: ApprovalRequest) -> Decision:
-        seen.append(request)
-        assert isinstance(request.call.input, dict)
-        request.call.input["what"] = "everything"
-        return Approved()
-
-    assert await text_of(approver) == "wiped a"
-    (request,) = seen
-    assert (request.agent_name, request.call.name, request.rule) == ("careful", "wipe", 'ask = "wipe"')
-
-
-# -- what is asked about --------------------------------------------------------------
-
-
-async def test_what_a_rule_forbids_asks_nobody(autojump_clock: Any) -> None:
-    rules = ApprovalRules(deny=("wipe(what=a*)",), ask=("wipe",))
-    asked: list[str] = []
-
-    async def approver(request: ApprovalRequest) -> Decision:
-        asked.append(request.call.id)
-        return Approved()
-
-    calls = (ONE, ToolCall("2", "wipe", {"what": "b"}))
-    text = await text_of(approver, *calls, agent=agent_with(rules))
-    assert text == 'Not run: the rule deny = "wipe(what=a*)" forbids it.; wiped b'
-    assert asked == ["2"]
-
-
-async def test_what_is_allowed_asks_nobody(autojump_clock: Any) -> None:
-    rules = ApprovalRules(allow=("wipe(what=a)",), default="ask")
-    calls = (ONE, ToolCall("2", "wipe", {"what": "b"}))
-    text = await text_of(answering(Denied("no")), *calls, agent=agent_with(rules))
-    assert text == "wiped a; Not run: it was denied: no."
+def test_patterns_are_read(text: str, pattern: CallPattern) -> None:
+    assert parse_pattern(text) == pattern
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("text", "problem"),
     [
-        (ToolCall("1", "wipe", {"wat": "a"}), "wipe was not called"),
-        (ToolCall("1", "wipe", {}), "wipe was not called"),
-        (ToolCall("1", "wope", {"what": "a"}), "wope"),
-        (ToolCall("1", "wipe", {}, problem="is no JSON"), "is no JSON"),
+        ("two words", "no pattern of tool calls"),
+        ("run(", "no pattern of tool calls"),
+        ("=x", "no pattern of tool calls"),
+        ("run()", "names no argument"),
+        ("run( )", "names no argument"),
+        ("run(command)", "no argument with its text"),
+        ("run(a=x,)", "no argument with its text"),
+        ('run(a="x)', "no argument with its text"),
+        ("run(a*=x)", "no argument with its text"),
+        ("run(a=1, a=2)", "names the argument 'a' twice"),
+        ("run(a=" + "**/" * (MOST_FOLDERS + 1) + ")", "holds more than 4"),
     ],
 )
-async def test_nobody_is_asked_about_a_call_that_cannot_be_made(
-    autojump_clock: Any, call: ToolCall, told: str
-) -> None:
-    async def approver(request: ApprovalRequest) -> Decision:
-        raise AssertionError("asked")
-
-    assert told in await text_of(approver, call)
-    assert DONE == []
+def test_what_is_no_pattern_is_told(text: str, problem: str) -> None:
+    with pytest.raises(PatternError) as caught:
+        parse_pattern(text)
+    assert problem in caught.value.args[0]
+    assert caught.value.args[1]
+    with pytest.raises(ManifestError, match=r"approval\.deny\[0\]"):
+        AgentManifest.from_toml(f"name = 'x'\n[approval]\ndeny = ['''{text}''']\n")
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"what": "a", "force": "true"}, {"what": "a", "force": 1}, {"what": "a", "force": True}]
+    ("table", "problem"),
+    [
+        ("allow = ['a']", "approval.allow: has no effect"),
+        ("ask = ['a', 'a']", "has no effect: ask holds the same pattern"),
+        ("deny = ['a']\nask = ['a']", "approval.ask[0]: has no effect: deny holds the same pattern"),
+        ("deny = ['']", "approval.deny[0]"),
+        ("deny = [3]", "approval.deny[0]"),
+        ("default = 'never'", "approval.default"),
+        ("forbid = ['a']", "approval.forbid"),
+    ],
 )
-async def test_an_argument_counts_as_the_tool_takes_it(
-    autojump_clock: Any, arguments: Mapping[str, Any]
-) -> None:
-    agent = agent_with(ApprovalRules(deny=("wipe(force=true)",)))
-    assert "forbids it" in await text_of(None, ToolCall("1", "wipe", arguments), agent=agent)
-    assert await text_of(None, agent=agent) == "wiped a"  # the default is false
+def test_rules_that_say_nothing_or_are_none_are_told(table: str, problem: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        AgentManifest.from_toml(f"name = 'x'\n[approval]\n{table}\n")
+    assert problem in str(caught.value)
 
 
-class Foreign:
-    """A tool that is no function, and does not tell how it takes arguments."""
-
-    definition = ToolDefinition("foreign", "", {"type": "object", "properties": {"what": {}}})
-    capability = None
-    timeout = None
-
-    async def call(self, ctx: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
-        await trio.lowlevel.checkpoint()
-        DONE.append("foreign")
-        return ToolResult("called")
+def test_a_manifest_holds_its_rules() -> None:
+    text = "name = 'x'\n[approval]\nask = ['a', 'b(c=d*)']\nallow = ['e']\ndefault = 'deny'\n"
+    expected = ApprovalRules(ask=("a", "b(c=d*)"), allow=("e",), default="deny")
+    assert AgentManifest.from_toml(text).approval == expected
 
 
-async def test_a_tool_that_does_not_tell_what_it_takes_is_judged_by_what_is_given(
-    autojump_clock: Any,
-) -> None:
-    agent = agent_with(ApprovalRules(deny=("foreign(what=a)",)), [Foreign()])
-    outcomes = [
-        await text_of(None, ToolCall("1", "foreign", given), agent=agent)
-        for given in ({"what": "a"}, {"what": "b"}, {})
-    ]
-    assert ["forbids" in text for text in outcomes] == [True, False, True]
-    assert DONE == ["foreign"]
+def test_the_schema_of_manifests_knows_patterns() -> None:
+    schema = manifest_schema()
+    pattern = schema["$defs"]["ApprovalRules"]["properties"]["ask"]["items"]["pattern"]
+    for text in ("write", "run(command=git push*)"):
+        assert re.search(pattern, text)
+    for text in ("two words", "run(", ""):
+        assert not re.search(pattern, text)
 
 
-class Broken(Foreign):
-    """One that cannot tell."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def taken(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise self.error
+def tool_of(name: str, *arguments: str, **schema: Any) -> ToolDefinition:
+    properties = {each: {"type": "string"} for each in arguments}
+    return ToolDefinition(name, "", {"type": "object", "properties": properties, **schema})
 
 
-async def test_a_call_that_cannot_be_judged_is_not_made(autojump_clock: Any) -> None:
-    agent = agent_with(ApprovalRules(ask=("foreign",)), [Broken(ValueError("odd"))])
-    text = await text_of(answering(Approved()), ToolCall("1", "foreign", {}), agent=agent)
-    assert text == "Not run: its arguments cannot be judged: ValueError: odd."
-    assert DONE == []
-    agent = agent_with(ApprovalRules(ask=("foreign",)), [Broken(MemoryError())])
-    with pytest.raises(MemoryError):
-        await text_of(answering(Approved()), ToolCall("1", "foreign", {}), agent=agent)
-
-
-async def test_paths_are_those_of_the_manifest_by_both_names(autojump_clock: Any, tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    os.symlink(tmp_path / "real", tmp_path / "link")
-    for deny in (tmp_path / "link" / "key", (tmp_path / "real" / "key").resolve()):
-        agent = agent_with(ApprovalRules(deny=(f"wipe(what={deny})",)), base=tmp_path / "link")
-        for path in ("key", "./key", "../link/key", str(deny)):
-            assert "forbids" in await text_of(None, ToolCall("1", "wipe", {"what": path}), agent=agent)
-        assert "wiped" in await text_of(None, ToolCall("1", "wipe", {"what": "other"}), agent=agent)
-
-
-async def test_rules_hold_where_the_current_directory_is_gone(
-    autojump_clock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
-    agent = agent_with(ApprovalRules(deny=("wipe(what=key)",)))
-    assert "forbids" in await text_of(None, ToolCall("1", "wipe", {"what": "x/../key"}), agent=agent)
-
-
-async def test_a_pattern_that_fits_no_tool_ends_the_agent_before_it_asks_its_model(
-    autojump_clock: Any,
-) -> None:
-    async with pool_of(1, driver=Model(ONE)) as pool:
-        outcome = await (await pool.spawn(agent_with(ApprovalRules(ask=("wope",))), "go")).wait()
-        assert isinstance(outcome, Failed)
-        assert isinstance(outcome.error, ManifestError)
-        (finding,) = outcome.error.findings
-        assert (finding.key, finding.fix) == ("approval.ask[0]", "Did you mean 'wipe'?")
-
-
-async def test_rules_of_an_agent_without_tools_have_no_effect(autojump_clock: Any) -> None:
-    agent = agent_with(ApprovalRules(default="ask"), [])
-    assert "wipe" in await text_of(None, ONE, agent=agent)
-
-
-# -- several agents -------------------------------------------------------------------
-
-
-@tool
-async def hire(ctx: AgentContext, what: str) -> str:
-    """Have somebody without rules of his own work."""
-    manifest = AgentManifest(name="hired", approval=ApprovalRules(ask=("look",)))
-    handle = await ctx.spawn(ModelAgent(manifest, tools=[wipe, look]), "go")
-    return str((await handle.wait()).unwrap().text)
-
-
-@tool(quick=True)
-def look(what: str) -> str:
-    """Look at something."""
-    return f"saw {what}"
-
-
-class Hiring(Model):
-    async def complete(self, request: CompletionRequest) -> Completion:
-        tools = {each.name for each in request.tools}
-        given = await super().complete(request)
-        if given.tool_calls and "hire" in tools:
-            return Completion(tool_calls=(ToolCall("0", "hire", {"what": "x"}),), usage=given.usage)
-        return given
-
-
-async def test_rules_bind_children_and_those_of_a_child_are_added(autojump_clock: Any) -> None:
-    boss = agent_with(ApprovalRules(deny=("wipe",)), [hire, wipe])
-    calls = (ONE, ToolCall("2", "look", {"what": "b"}))
-    async with pool_of(1, driver=Hiring(*calls), approver=answering(Denied("no"))) as pool:
-        text = (await (await pool.spawn(boss, "go")).wait()).unwrap().text
-        assert text == 'Not run: the rule deny = "wipe" forbids it.; Not run: it was denied: no.'
-        # Whoever is spawned beside is not bound by them.
-        other = ModelAgent(AgentManifest(name="free"), tools=[wipe, look])
-        assert (await (await pool.spawn(other, "go")).wait()).unwrap().text == "wiped a; saw b"
-
-
-async def test_the_calls_of_one_turn_are_asked_about_at_the_same_time(autojump_clock: Any) -> None:
-    asked: list[str] = []
-
-    async def approver(request: ApprovalRequest) -> Decision:
-        asked.append(request.call.id)
-        await trio.sleep(10 - int(request.call.id))
-        return Approved() if request.call.id == "2" else Denied(request.call.id)
-
-    calls = [ToolCall(str(n), "wipe", {"what": str(n)}) for n in range(1, 4)]
-    start = trio.current_time()
-    assert await text_of(approver, *calls) == (
-        "Not run: it was denied: 1.; wiped 2; Not run: it was denied: 3."
+def test_patterns_that_fit_no_tool_are_found() -> None:
+    tools = [tool_of("write", "path", additionalProperties=False), tool_of("mcp_go", "a")]
+    rules = ApprovalRules(
+        deny=("wirte", "write(pth=x)", "*", "mcp_*(anything=x)", "*(path=x)"), ask=("rm(x=y)",)
     )
-    assert sorted(asked) == ["1", "2", "3"]
-    assert trio.current_time() - start == 9
+    found = list(idle_patterns(rules, tools))
+    assert [key for key, _, _ in found] == ["approval.deny[0]", "approval.deny[1]", "approval.ask[0]"]
+    assert "no tool that 'wirte' names" in found[0][1]
+    assert "write" in found[0][2]
+    assert "takes 'pth'" in found[1][1]
+    assert "path" in found[1][2]
+    # `*` names every tool of an agent that has none.
+    assert list(idle_patterns(ApprovalRules(ask=("*",)), [])) == []
+    assert list(idle_patterns(ApprovalRules(ask=("*(a=b)",)), []))
 
 
-async def test_who_waits_for_a_person_has_lent_its_slot(autojump_clock: Any) -> None:
-    async with pool_of(1, driver=Model(ONE), approver=answering(Approved(), 100)) as pool:
-        handle = await pool.spawn(agent_with(), "go")
-        await trio.sleep(10)
-        seen = pool.statistics()
-        assert (seen.running, seen.lent, seen.queued) == (0, 1, 0)
-
-        async def other(ctx: AgentContext) -> tuple[int, int, float]:
-            await trio.sleep(20)
-            return pool.statistics().running, pool.statistics().lent, trio.current_time()
-
-        running, lent, _ = (await (await pool.spawn(other)).wait()).unwrap()
-        assert (running, lent) == (1, 1)
-        assert handle.status == "waiting"
-        assert (await handle.wait()).unwrap().text == "wiped a"
+# -- what fits ------------------------------------------------------------------------
 
 
-async def test_nobody_is_at_a_dead_end_while_a_person_thinks(autojump_clock: Any) -> None:
-    """Neither is a deadlock reported, nor does a receiver end as if all work were done."""
-
-    async def receiver(ctx: AgentContext) -> str:
-        return str((await ctx.receive()).content)
-
-    @tool
-    async def tell(ctx: AgentContext, to: int) -> None:
-        """Tell somebody."""
-        await ctx.send(to, "late")
-
-    async with pool_of(1, driver=None, approver=answering(Approved(), 100)) as pool:
-        waiting = await pool.spawn(receiver)
-        call = ToolCall("1", "tell", {"to": waiting.id})
-        agent = agent_with(ApprovalRules(ask=("tell",)), [tell])
-        asking = await pool.spawn(ModelAgent(agent.manifest, tools=[tell], driver=Model(call)), "go")
-    assert (await waiting.wait()).unwrap() == "late"
-    assert (await asking.wait()).unwrap().text == "ok"
-
-
-# -- limits and ends ------------------------------------------------------------------
-
-
-async def test_idle_limits_pause_while_a_person_thinks(autojump_clock: Any) -> None:
-    agent = agent_with(resources=ResourceQuota(idle=5))
-    assert await text_of(answering(Approved(), 1000), agent=agent) == "wiped a"
-
-
-async def test_idle_limits_of_those_that_wait_for_the_child_pause_too(autojump_clock: Any) -> None:
-    boss = ModelAgent(AgentManifest(name="boss", resources=ResourceQuota(idle=5)), tools=[hire])
-    async with pool_of(
-        1,
-        driver=Hiring(ToolCall("2", "look", {"what": "b"})),
-        approver=answering(Approved(), 100),  # less than a call of a tool may take
-    ) as pool:
-        assert (await (await pool.spawn(boss, "go")).wait()).unwrap().text == "saw b"
+@pytest.mark.parametrize(
+    ("pattern", "value"),
+    [
+        ("*", ""),
+        ("a?c", "abc"),
+        ("a*c", "ac"),
+        ("a*b*c", "a1b2b3c"),
+        ("**", "anything"),
+        ("a.c", "a.c"),
+        ("[a]", "[a]"),
+        ("x\\y", "x\\y"),
+        ("docs/**/x", "docs/x"),
+        ("docs/**/x", "docs/a/b/x"),
+        ("3", 3),
+        ("3", 3.0),
+        ("3.5", 3.5),
+        ("true", True),
+        ("null", None),
+        ("", ""),
+        ("[]", []),
+        ("{}", {}),
+        ("a\nb*", "a\nb\nc"),
+    ],
+)
+def test_what_a_pattern_means_fits_both_ways(pattern: str, value: Any) -> None:
+    assert may_fit(pattern, value)
+    if "\n" not in pattern:
+        assert must_fit(pattern, value)
 
 
-async def test_an_approver_is_cancelled_with_the_agent(autojump_clock: Any) -> None:
-    ended: list[float] = []
-
-    async def approver(request: ApprovalRequest) -> Decision:
-        try:
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(3)
-            ended.append(trio.current_time())
-
-    async with pool_of(1, driver=Model(ONE), approver=approver) as pool:
-        start = trio.current_time()
-        late = await pool.spawn(agent_with(), "go", timeout=10)
-        await late.wait()
-        assert late.status == "failed"
-        assert ended == [start + 13]  # it has ended before the agent
-        handle = await pool.spawn(agent_with(), "go")
-        await trio.sleep(1)
-        handle.abort()
-        assert isinstance(await handle.wait(), Aborted)
-        assert len(ended) == 2
-    assert DONE == []
+@pytest.mark.parametrize(
+    ("pattern", "value"),
+    [("a?c", "ac"), ("a.c", "abc"), ("a*b*c", "acb"), ("docs/**/x", "docs/ax"), ("3", 4), ("a", ["b"])],
+)
+def test_what_a_pattern_does_not_mean_fits_no_way(pattern: str, value: Any) -> None:
+    assert not may_fit(pattern, value)
+    assert not must_fit(pattern, value)
 
 
-async def test_what_an_approver_raises_while_it_is_cancelled_is_not_lost(autojump_clock: Any) -> None:
-    async def approver(request: ApprovalRequest) -> Decision:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ValueError("cannot clean up")
-
-    async with pool_of(1, driver=Model(ONE), approver=approver) as pool:
-        handle = await pool.spawn(agent_with(), "go")
-        await trio.sleep(1)
-        handle.abort()
-        outcome = await handle.wait()
-        assert "cannot clean up" in repr(outcome)
-    assert DONE == []
-
-
-async def test_a_decision_that_comes_while_the_agent_is_cancelled_is_none(autojump_clock: Any) -> None:
-    async def approver(request: ApprovalRequest) -> Decision:
-        with trio.CancelScope(shield=True):
-            await trio.sleep(5)
-        return Approved()
-
-    async with pool_of(1, driver=Model(ONE), approver=approver) as pool:
-        handle = await pool.spawn(agent_with(), "go")
-        await trio.sleep(1)
-        handle.abort()
-        assert isinstance(await handle.wait(), Aborted)
-    assert DONE == []
+SAME_COMMAND = [
+    "RM -rf x",
+    "rm  -rf\tx",
+    " rm -rf x ",
+    "r\u200bm -rf x",
+    "\uff52\uff4d -rf x",  # letters of full width
+    "r''m -rf x",
+    'r"m" -rf x',
+    "\\rm -rf x",
+    "cd y && rm -rf x",
+    "true; rm -rf x",
+    "true\nrm -rf x",
+    "true | rm -rf x",
+    "echo $(rm -rf x)",
+    "echo `rm -rf x`",
+    "(rm -rf x)",
+    "cat <(rm -rf x)",
+    "a & rm -rf x",
+    "/bin/rm -rf x",
+    "sudo rm -rf x",
+    "LC_ALL=C sudo env A=b '/usr/bin/rm' -rf x",
+    "if true; then rm -rf x; fi",
+    '["rm -rf x"]',
+    '{"command": "rm -rf x"}',
+    '[["rm -rf x"], 3]',
+]
 
 
-async def test_a_task_that_asks_for_an_agent_that_has_ended_is_told(autojump_clock: Any) -> None:
-    contexts: list[AgentContext] = []
-    told: list[Decision] = []
-
-    async def body(ctx: AgentContext, seconds: float) -> None:
-        contexts.append(ctx)
-        await trio.sleep(seconds)
-
-    async def ask(ctx: AgentContext) -> None:
-        told.append(await ctx.ask_approver(ApprovalRequest.of(ctx.id, ctx.name, ONE, "rule")))
-
-    async with pool_of(2, approver=answering(Approved(), 50)) as pool:
-        handle = await pool.spawn(body, 10)
-        await trio.sleep(1)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, contexts[0])
-            await handle.wait()
-        await ask(contexts[0])
-    assert [isinstance(each, Denied) and "has ended" in each.reason for each in told] == [True, True]
+@pytest.mark.parametrize("command", SAME_COMMAND)
+def test_a_rule_is_not_passed_by_another_spelling(command: str) -> None:
+    rules = ApprovalRules(deny=("run(command=rm *)",))
+    assert verdict(rules, "run", {"command": command}, taken={"command": command}) == "deny"
 
 
-# -- events ---------------------------------------------------------------------------
+def test_what_stands_before_a_program_is_part_of_a_permission() -> None:
+    rules = ApprovalRules(allow=("run(command=sudo ls *)",), default="ask")
+    assert verdict(rules, "run", {"command": "sudo ls x"}, taken={}) == "allow"
+    deny = ApprovalRules(deny=("write(path=key)",))
+    assert verdict(deny, "write", {"path": "secret/key"}, taken={}) == "allow"
+    assert verdict(ApprovalRules(deny=("run(command=sudo)",)), "run", {"command": "sudo"}, taken={}) == "deny"
 
 
-async def test_events_tell_what_was_asked_and_decided(autojump_clock: Any) -> None:
-    rules = ApprovalRules(deny=("wipe(what=c)",), ask=("wipe",))
-    calls = (ONE, ToolCall("3", "wipe", {"what": "c"}))
-    async with pool_of(1, driver=Model(*calls), approver=answering(Approved(), 1)) as pool:
-        async with pool.events() as events:
-            handle = await pool.spawn(agent_with(rules), "go")
-            await handle.wait()
-            seen = []
-            with trio.move_on_after(5):
-                async for event in events:
-                    if isinstance(event, ApprovalRequested):
-                        seen.append(("asked", event.request.call.id, event.request.rule))
-                    elif isinstance(event, ApprovalDecided):
-                        seen.append(
-                            (type(event.decision).__name__, event.request.call.id, event.request.rule)
-                        )
-    assert sorted(seen) == [
-        ("Approved", "1", 'ask = "wipe"'),
-        ("Denied", "3", 'deny = "wipe(what=c)"'),
-        ("asked", "1", 'ask = "wipe"'),
-    ]
+@pytest.mark.parametrize("command", [*SAME_COMMAND, "git log > /etc/passwd", "git log 2>&1evil", "GIT log"])
+def test_a_permission_is_not_won_by_another_spelling(command: str) -> None:
+    rules = ApprovalRules(allow=("run(command=git *)",), default="ask")
+    assert verdict(rules, "run", {"command": f"git {command}"}, taken={"command": command}) == "ask"
 
 
-async def test_an_approver_is_an_async_function() -> None:
-    for wrong in (5, ApprovalRules):
-        with pytest.raises(TypeError, match="approver must be an async function"):
-            async with pool_of(1, approver=wrong):
-                pass
+@pytest.mark.parametrize(
+    "command",
+    ["git log", "git log && git status", "git log 2>&1", "git log 2>&1 | git x", "git commit -m 'a'"],
+)
+def test_a_permission_is_for_each_command_of_a_line(command: str) -> None:
+    rules = ApprovalRules(allow=("run(command=git *)",), default="ask")
+    assert verdict(rules, "run", {"command": command}, taken={"command": command}) == "allow"
 
 
-# -- with a journal, and nobody to ask ------------------------------------------------
+def test_quotes_count_in_a_permission() -> None:
+    rules = ApprovalRules(allow=('run(command="echo ""*""")',), default="ask")
+    for command, expected in (('echo "a"; echo "b"', "allow"), ('echo "a"; echo b "c"', "ask")):
+        assert verdict(rules, "run", {"command": command}, taken={}) == expected
 
 
-def test_a_run_is_not_paused_while_an_agent_works_in_a_pool_of_its_own() -> None:
-    seen: list[str] = []
-
-    async def inner(ctx: AgentContext) -> None:
-        await trio.sleep(50)
-        seen.append("inner")
-
-    async def outer(ctx: AgentContext) -> None:
-        async with open_agent_pool(max_concurrent=1) as pool:
-            await (await pool.spawn(inner)).wait()
-        seen.append("outer")
-
-    async def main() -> None:
-        async with open_agent_pool(Model(ONE), max_concurrent=2, journal=Records()) as pool:
-            await pool.spawn(agent_with(), "go")
-            await pool.spawn(outer)
-
-    with pytest.raises(RunPausedError):
-        in_virtual_time(main)
-    assert seen == ["inner", "outer"]
+def test_a_permission_for_several_commands_is_for_those_in_their_order() -> None:
+    rules = ApprovalRules(allow=("run(command=cd * && make *)",), default="ask")
+    for command, expected in (
+        ("cd x && make y", "allow"),
+        ("make y && cd x", "ask"),
+        ("cd x && rm y", "ask"),
+    ):
+        assert verdict(rules, "run", {"command": command}, taken={"command": command}) == expected
 
 
-def test_a_run_is_not_paused_while_its_block_waits_for_something_else() -> None:
-    seen: list[str] = []
-
-    async def main() -> None:
-        async with open_agent_pool(Model(ONE), max_concurrent=1, journal=Records()) as pool:
-            handle = await pool.spawn(agent_with(), "go")
-            await trio.sleep(50)
-            assert pool.statistics().lent == 1
-            seen.append("slept")
-            await handle.wait()
-            seen.append("never")
-
-    with pytest.raises(RunPausedError) as caught:
-        in_virtual_time(main)
-    assert seen == ["slept"]
-    assert [each.call for each in caught.value.requests.values()] == [ONE]
+HOME = ("/home/me/work", "/srv/real")
 
 
-class AtRest(trio.abc.Instrument):
-    """Does something as soon as a pool rests, before the pool itself looks at it again."""
+@pytest.mark.parametrize(
+    "path",
+    [
+        "secret/key",
+        "./secret/key",
+        "docs/../secret/key",
+        "secret//key",
+        "SECRET/key",
+        "secret\\key",
+        "/home/me/work/secret/key",
+        "//home/me/work/secret/key",
+        "/srv/real/secret/key",
+        "/home/me/work/../work/secret/key",
+        "../work/secret/key",
+    ],
+)
+def test_a_path_is_the_same_however_it_is_written(path: str) -> None:
+    rules = ApprovalRules(deny=("write(path=secret/*)",))
+    assert verdict(rules, "write", {"path": path}, taken={"path": path}, bases=HOME) == "deny"
+    absolute = ApprovalRules(deny=("write(path=/home/me/work/secret/*)", "write(path=/srv/real/secret/*)"))
+    assert verdict(absolute, "write", {"path": path}, taken={"path": path}, bases=HOME) == "deny"
 
-    def __init__(self, pool: AgentPool, act: Callable[[], object]) -> None:
-        self.pool = pool
-        self.act = act
-        self.token = trio.lowlevel.current_trio_token()
 
-    def before_io_wait(self, timeout: float) -> None:
-        if self.pool.statistics().lent:
-            self.token.run_sync_soon(self.act)
-            trio.lowlevel.remove_instrument(self)
+@pytest.mark.parametrize(
+    "path", ["docs/../secret/key", "/docs/x", "../docs/x", "docs/..", "C:/docs/x", "docs/a/../../x"]
+)
+def test_a_permission_for_a_folder_is_for_what_is_in_it(path: str) -> None:
+    rules = ApprovalRules(allow=("write(path=docs/*)",), default="ask")
+    assert verdict(rules, "write", {"path": path}, taken={"path": path}, bases=("/home/me",)) == "ask"
+    good = {"path": "docs/a/b"}
+    assert verdict(rules, "write", good, taken=good, bases=("/home/me",)) == "allow"
+    assert verdict(rules, "write", good, taken=good) == "allow"
 
 
-def test_an_abort_in_the_last_moment_is_no_pause() -> None:
-    async def main() -> bool:
-        async with open_agent_pool(Model(ONE), max_concurrent=1, journal=Records()) as pool:
-            handle = await pool.spawn(agent_with(), "go")
-            trio.lowlevel.add_instrument(AtRest(pool, handle.abort))
-            return isinstance(await handle.wait(), Aborted)
-        raise AssertionError
+def test_paths_without_a_known_base_and_on_other_drives() -> None:
+    assert may_fit("secret/*", "docs/../secret/key")
+    assert may_fit("*", "x", ("C:/work",))
+    assert not may_fit("x/*", "D:/x/y", ("C:/work",))
+    assert may_fit("D:/x/*", "D:/x/z/../y", ("C:/work",))
+    assert may_fit(".", "/home/me", ("/home/me",))
+    assert may_fit("../x", "/x", ("/home",))
+    assert may_fit("x", "/x", ("/",))
+    assert may_fit("/a/x", "/b/y/../x", ("/a", "/b"))
+    assert not may_fit("/a/x", "/bb/x", ("/a", "/b"))
+    assert may_fit("/a", "/b", ("/a", "/b"))
 
-    assert in_virtual_time(main)
+
+def test_lists_and_tables_are_meant_by_each_part() -> None:
+    assert may_fit("secret", ["a", {"b": ["secret"]}])
+    assert may_fit("secret", {"secret": 1})  # a key
+    assert may_fit('["a","b"]', ["a", "b"])  # as a whole
+    assert must_fit("a*", ["a1", "a2", {"a3": "a4"}])
+    assert not must_fit("a*", ["a1", "b"])
+    assert not must_fit("a*", {"b": "a"})
+
+
+def test_numbers_in_texts_are_numbers() -> None:
+    for text in ("7", "07", " 7 ", "7.0", "7e0", "0_7"):
+        assert may_fit("7", text), text
+    assert not may_fit("7", "seven")
+    assert not may_fit("7", "9" * 5_000)  # more digits than Python reads
+    assert may_fit("[[*", "[" * 100_000)  # no JSON: a text
+    assert text_of_value(float("inf")) == "Infinity"
+
+
+def test_arguments_that_are_missing() -> None:
+    deny = ApprovalRules(deny=("run(mode=fast)",))
+    allow = ApprovalRules(allow=("run(mode=fast)",), default="ask")
+    # A tool that tells what it takes: a default counts, and what is not there is not there.
+    assert verdict(deny, "run", {}, taken={"mode": "fast"}) == "deny"
+    assert verdict(deny, "run", {}, taken={}) == "allow"
+    assert verdict(allow, "run", {}, taken={"mode": "fast"}) == "allow"
+    assert verdict(allow, "run", {}, taken={}) == "ask"
+    # One that does not tell may take anything, unless its schema says what.
+    assert verdict(deny, "run", {}) == "deny"
+    assert verdict(allow, "run", {}) == "ask"
+    schema = {"properties": {"mode": {"default": "fast"}}}
+    assert verdict(deny, "run", {}, schema=schema) == "deny"
+    assert verdict(allow, "run", {}, schema=schema) == "allow"
+    assert verdict(deny, "run", {}, schema={"properties": {"mode": {"default": "slow"}}}) == "allow"
+    odd: dict[str, Any]
+    for odd in ({"properties": {"mode": {}}}, {"properties": {"mode": True}}, {"properties": []}):
+        assert verdict(deny, "run", {}, schema=odd) == "deny"
+
+
+def test_what_the_model_gave_counts_as_well_as_what_the_tool_takes() -> None:
+    deny = ApprovalRules(deny=("pay(amount=100)",))
+    assert verdict(deny, "pay", {"amount": "1e2"}, taken={"amount": 5}) == "deny"
+    assert verdict(deny, "pay", {"amount": "x"}, taken={"amount": 100}) == "deny"
+    allow = ApprovalRules(allow=("pay(amount=5)",), default="ask")
+    assert verdict(allow, "pay", {"amount": 100}, taken={"amount": 5}) == "ask"
+
+
+def test_all_arguments_of_a_pattern_must_fit() -> None:
+    rules = ApprovalRules(deny=("run(a=1, b=2)",))
+    for given, expected in (({"a": 1, "b": 2}, "deny"), ({"a": 1, "b": 3}, "allow"), ({"a": 1}, "allow")):
+        assert verdict(rules, "run", given, taken=given) == expected
+
+
+def test_tools_are_named_by_patterns() -> None:
+    rules = ApprovalRules(deny=("mcp_*", "r?n"))
+    for name, expected in (("mcp_x", "deny"), ("run", "deny"), ("MCP_x", "deny"), ("rn", "allow")):
+        assert verdict(rules, name, {}, taken={}) == expected
+    allow = ApprovalRules(allow=("mcp_*",), default="ask")
+    assert verdict(allow, "MCP_x", {}, taken={}) == "ask"
+
+
+def test_a_long_text_takes_no_more_than_its_length() -> None:
+    text = "ab" * 200_000
+    assert not may_fit("*a*b*a*b*a*b*c", text)
+    assert may_fit("*" * 50 + "b", text)
+
+
+# -- what is asked --------------------------------------------------------------------
+
+
+def test_a_hash_is_of_the_exact_call() -> None:
+    call = ToolCall("1", "run", {"a": 1, "b": [2]})
+    assert call_hash(call) == call_hash(ToolCall("1", "run", {"b": [2], "a": 1}))
+    for other in (
+        ToolCall("2", "run", {"a": 1, "b": [2]}),
+        ToolCall("1", "ran", {"a": 1, "b": [2]}),
+        ToolCall("1", "run", {"a": "1", "b": [2]}),
+        ToolCall("1", "run", {"a": 1, "b": [2], "c": None}),
+        ToolCall("1", "run", {"a": True, "b": [2]}),
+    ):
+        assert call_hash(other) != call_hash(call)
+
+
+def test_a_request_keeps_what_was_asked() -> None:
+    given = {"a": [1]}
+    taken = {"b": 0, "a": [1]}
+    request = ApprovalRequest.of(3, "x", ToolCall("1", "run", given), "rule", taken)
+    before = request.key("call")
+    given["a"].append(2)
+    taken["a"] = [1, 2]
+    assert request.call.input == {"a": [1]}
+    assert request.taken == {"b": 0, "a": [1]}
+    assert list(request.arguments.items()) == [("a", [1]), ("b", 0)]  # the model's first
+    assert request.key("call") == before != request.key("another call")
+    assert ApprovalRequest.of(3, "x", ToolCall("1", "run", {"a": 1}), "rule").arguments == {"a": 1}
+
+
+def test_a_decision_travels() -> None:
+    for decision in (Approved(), Denied(), Denied("why")):
+        assert decision_from_data(decision_to_data("key", decision)) == decision
+    with pytest.raises(TypeError):
+        Denied(3)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from agentpool._core.approval import ApprovalRequest
+from agentpool._core.approval import ApprovalRequest, Decision
 from agentpool._core.errors import RunPausedError
 from agentpool._kernel._trio_private import call_soon
 from agentpool._kernel.protection import protect_module
@@ -35,8 +35,8 @@ class Pause(trio.abc.Instrument):
         self._asked: dict[str, ApprovalRequest] = {}
         self.has_ended_it = False
 
-    async def wait_with(self, key: str, request: ApprovalRequest, waiter: Waiter | None) -> None:
-        """Wait for the end of the pool, or for what cancels the agent before it.
+    async def wait_with(self, key: str, request: ApprovalRequest, waiter: Waiter | None) -> Decision:
+        """Wait for the end of the pool, or for what cancels the agent before it: nobody ever decides.
 
         Args:
           key: under which the request is decided.
@@ -45,7 +45,8 @@ class Pause(trio.abc.Instrument):
             trio.lowlevel.add_instrument(self)
         self._asked[key] = request
         try:
-            await OpenQuestionWait(waiter).park(lambda _: None)
+            decided: Decision = await OpenQuestionWait(waiter).park(lambda _: None)
+            return decided
         finally:
             del self._asked[key]
             if not self._asked:

@@ -310,8 +310,9 @@ HOME = ("/home/me/work", "/srv/real")
 def test_a_path_is_the_same_however_it_is_written(path: str) -> None:
     rules = ApprovalRules(deny=("write(path=secret/*)",))
     assert verdict(rules, "write", {"path": path}, taken={"path": path}, bases=HOME) == "deny"
-    absolute = ApprovalRules(deny=("write(path=/home/me/work/secret/*)", "write(path=/srv/real/secret/*)"))
-    assert verdict(absolute, "write", {"path": path}, taken={"path": path}, bases=HOME) == "deny"
+    for home in HOME:  # also by the other name of the directory
+        absolute = ApprovalRules(deny=(f"write(path={home}/secret/*)",))
+        assert verdict(absolute, "write", {"path": path}, taken={"path": path}, bases=HOME) == "deny"
 
 
 @pytest.mark.parametrize(

@@ -184,9 +184,10 @@ def _paths(pattern: str, text: str, base: str | None) -> tuple[str, str]:
 
 
 def _moved(path: str, base: str, other: str) -> str:
-    """Return an absolute path with another name of the directory that it begins with."""
+    """Return a path as an absolute one, with another name of the directory that it begins with."""
     home = posixpath.normpath(_slashed(base))
-    absolute = posixpath.normpath(_slashed(path))
+    slashed = _slashed(path)
+    absolute = posixpath.normpath(slashed if _is_absolute(slashed) else f"{home}/{slashed}")
     return f"{other}/{absolute[len(home) :]}" if f"{absolute}/".startswith(f"{home}/") else absolute
 
 

@@ -31,6 +31,7 @@ import attrs
 
 from agentpool._core.text import shown
 from agentpool._core.transcript import Transcript
+from agentpool._loading import module_at, place_of
 
 _JOINED = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
 DEEPEST = 100
@@ -505,7 +506,8 @@ def _set_attribute(error: BaseException, kind: type, name: str, value: Any) -> N
 def reference_of(thing: Any) -> str | None:
     """Return `module:name` of a class or function, if it is found there again; else None.
 
-    What `agentpool` offers is named as its users name it, wherever its file is.
+    What `agentpool` offers is named as its users name it, wherever its file is. The module of what was
+    imported from beside a fleet or a manifest is `module@directory`.
     """
     known = _references.get(thing) if isinstance(thing, type) else None
     if known is None:
@@ -522,6 +524,7 @@ def _reference(thing: Any) -> str | None:
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         return None
+    module = place_of(module, thing) or module
     try:
         found = _found(module, name)
     except UnreadableDataError:
@@ -546,13 +549,13 @@ def found_again(reference: str) -> Any:
     Raises:
       UnreadableDataError: if it is not there any more.
     """
-    module, _, name = str(reference).partition(":")
+    module, _, name = str(reference).rpartition(":")
     return _found(module, name)
 
 
 def _found(module: str, name: str) -> Any:
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = module_at(module) if "@" in module else importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:

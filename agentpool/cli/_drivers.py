@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import attrs
 
@@ -158,9 +159,22 @@ def tools_with(drivers: Drivers, manifest: AgentManifest) -> ToolRegistry:
     """Return an agent's tools; the agents that it spawns ask the drivers that they are to ask."""
 
     def child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
-        return SpawnConfig(manifest, query, driver=drivers.get(manifest))
+        return FleetChild(manifest, query, driver=drivers.get(manifest))
 
     return build_tools(manifest, make_agent=child)
+
+
+@attrs.frozen
+class FleetChild(SpawnConfig[str]):
+    """An agent that an agent of a fleet spawned. A journal keeps it without its driver."""
+
+    def to_journal(self) -> Any:
+        """Return its manifest and its query, as JSON data."""
+        return SpawnConfig(self.manifest, self.query).to_journal()
+
+    def with_driver(self, drivers: Drivers) -> FleetChild:
+        """Return it as it came from a journal, with the driver that it is to ask."""
+        return attrs.evolve(self, driver=drivers.get(self.manifest))
 
 
 def driver_name_in(manifest: AgentManifest) -> str | None:

@@ -1,0 +1,212 @@
+"""A run that is kept in a journal: what its first record tells, how it is opened, what is left of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from agentpool._core.errors import JournalError
+from agentpool._core.messages import SUPERVISOR
+from agentpool._core.outcomes import AnyOutcome
+from agentpool._core.past import Past, PastAgent, past_of
+from agentpool._core.redaction import has_placeholder
+from agentpool._kernel.descriptions import described_agent, outcome_from_data
+from agentpool._kernel.opening import go_on_with_pool, open_agent_pool, tell_of_run
+from agentpool._kernel.pool import AgentPool
+from agentpool.cli._drivers import Drivers, FleetChild
+from agentpool.cli._errors import BadInputError
+from agentpool.cli._text import one_line
+from agentpool.fleet.start import Start
+from agentpool.journal import SqliteJournal, read_journal
+
+if TYPE_CHECKING:
+    from agentpool._kernel.resuming import Finder
+
+
+@attrs.frozen
+class KeptRun:
+    """A run with a journal.
+
+    Attributes:
+      path: the journal.
+      shown: the path as the user wrote it.
+      about: what the run's first record tells of it.
+      past: what it had come to; None for a run that begins.
+    """
+
+    path: Path
+    shown: str
+    about: Mapping[str, Any]
+    past: Past | None = None
+
+    @classmethod
+    def begin(cls, path: Path, about: Mapping[str, Any]) -> KeptRun:
+        """Return a run that begins."""
+        return cls(path.absolute(), str(path), about)
+
+    def open_pool(
+        self, starts: Sequence[Start], drivers: Drivers, settings: Mapping[str, Any], **means: Any
+    ) -> AbstractAsyncContextManager[AgentPool]:
+        """Return the pool of the run, to be opened: a new one, or one that goes on.
+
+        Args:
+          starts: the agents of its fleet.
+          drivers: what they ask.
+          settings: of a new run; another one has its own.
+          means: what the agents work with, as `open_agent_pool` takes it.
+        """
+        journal = SqliteJournal(self.path)
+        driver = drivers.get_for_functions()
+        if self.past is not None:
+            return go_on_with_pool(journal, driver, finder=_finder(starts, drivers), **means)
+        opened = open_agent_pool(driver, journal=journal, **settings, **means)
+        tell_of_run(opened, {**self.about, "starts": [[start.name, start.supervises] for start in starts]})
+        return opened
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the run had worked before this process."""
+        return 0.0 if self.past is None else self.past.elapsed
+
+    def remaining(self, starts: Sequence[Start]) -> list[Start]:
+        """Return those that have still to be spawned."""
+        spawned = set() if self.past is None else {self.past.agents[each].name for each in self.past.roots}
+        return [start for start in starts if start.name not in spawned]
+
+    def outcomes_before(self) -> Iterator[AnyOutcome]:
+        """Yield the outcomes of all agents that had ended, in the order in which they did."""
+        for agent_id in () if self.past is None else self.past.ended:
+            yield outcome_of(self.past.agents[agent_id])
+
+    async def past_now(self) -> Past:
+        """Return what the run has come to, from its file.
+
+        Raises:
+          JournalError: if it cannot be read.
+        """
+        return await trio.to_thread.run_sync(lambda: read_past(self.path))
+
+    def command(self, verb: str, *more: str) -> str:
+        """Return a command for this run, as a shell takes it."""
+        return one_line(shlex.join(["agentpool", verb, self.shown, *more]))
+
+
+def outcome_of(agent: PastAgent) -> AnyOutcome:
+    """Return how an agent had ended."""
+    return outcome_from_data(agent.outcome, agent.id, agent.name, agent.parent, agent.spawned_at)
+
+
+def _finder(starts: Sequence[Start], drivers: Drivers) -> Finder:
+    """Return what makes the agents of a fleet again: a journal keeps them without their drivers."""
+    agents = {start.name: start.agent for start in starts}
+
+    def find(agent: PastAgent) -> Any:
+        if agent.origin[0] == SUPERVISOR:
+            return agents.get(agent.name)
+        made = None if agent.work is None else described_agent(agent.work["agent"])
+        return made.with_driver(drivers) if isinstance(made, FleetChild) else made
+
+    return find
+
+
+# -- what a journal holds --------------------------------------------------------------------------
+
+
+def read_past(path: Path) -> Past:
+    """Return what the run in a file has come to. Blocks on the disk.
+
+    Raises:
+      BadInputError: if there is no such file, or it holds no run.
+      JournalError: if it cannot be read, is damaged, or of another version.
+    """
+    shown = one_line(str(path))
+    if path.is_dir():
+        raise BadInputError(f"{shown} is a directory. Give the file that `agentpool run --journal` wrote")
+    if not path.exists():
+        raise BadInputError(f"there is no file {shown}. Give the one that `agentpool run --journal` wrote")
+    try:
+        past = past_of(read_journal(path))
+    except ValueError as error:
+        raise JournalError(f"the journal {shown} is damaged: {error}") from error
+    if not past.run:
+        raise BadInputError(f"{shown} holds no run: it had not begun. Begin it with `agentpool run --journal`")
+    return past
+
+
+def check_free(path: Path) -> None:
+    """Refuse a file that holds something, before anything is run. Blocks on the disk.
+
+    Raises:
+      BadInputError: if it cannot be the journal of a new run.
+    """
+    shown = one_line(str(path))
+    if path.is_dir():
+        raise BadInputError(f"--journal: {shown} is a directory. Give a file in it")
+    if not path.exists():
+        return
+    try:
+        records = read_journal(path)
+    except (JournalError, OSError) as error:
+        raise BadInputError(f"--journal: {error}. Give a new file") from error
+    if records:
+        go_on = shlex.join(["agentpool", "resume", str(path)])
+        raise BadInputError(
+            f"--journal: {shown} holds a run already. Go on with it by `{one_line(go_on)}`, or give a new file"
+        )
+
+
+def about_of(past: Past, path: Path) -> Mapping[str, Any]:
+    """Return what the first record of a run tells of its fleet.
+
+    Raises:
+      BadInputError: if the run was begun by a program, and not by the command line.
+    """
+    about: Mapping[str, Any] = past.run.get("about", {})
+    if "fleet" not in about:
+        raise BadInputError(
+            f"{one_line(str(path))} was written by a Python program. Go on with it there, by resume_agent_pool"
+        )
+    return about
+
+
+def given_again(about: Mapping[str, Any], vars: Mapping[str, str], driver: str | None) -> dict[str, Any]:
+    """Return the variables and the driver of a run; those that held a secret have to be given again.
+
+    Raises:
+      BadInputError: if one was not.
+    """
+    merged = {**about["vars"], **vars}
+    problems = [
+        f"the value of the variable {name} was not kept, because a secret stands in it."
+        f" Give it again with --var {name}=VALUE"
+        for name, value in merged.items()
+        if has_placeholder(value)
+    ]
+    name = driver or about["driver"]
+    if has_placeholder(name):
+        problems.append("the driver was not kept, because a secret stands in it. Give it with --driver NAME")
+    if problems:
+        raise BadInputError(*problems)
+    return {"vars": merged, "driver": name}
+
+
+def enter_directory(about: Mapping[str, Any]) -> None:
+    """Make the directory in which a run began the current one: relative paths mean what they meant then.
+
+    Raises:
+      BadInputError: if it is not there any more.
+    """
+    where = about["directory"]
+    try:
+        os.chdir(where)
+    except OSError as error:
+        raise BadInputError(
+            f"the run began in {one_line(where)}, which cannot be entered: {error.strerror}. Put it back"
+        ) from None

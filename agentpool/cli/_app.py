@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from agentpool._core.errors import ManifestError
-from agentpool.cli._errors import BadInputError, OutputLostError, problems_of
+from agentpool.cli._errors import BadInputError, JournalLostError, OutputLostError, problems_of
 from agentpool.cli._streams import complain, give_up, prepare_streams, printing
 from agentpool.cli._text import one_line
 
@@ -34,7 +34,7 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, chat, validate, schema):
+        if command in (run, resume, approve, deny, chat, validate, schema):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -46,6 +46,9 @@ def call(arguments: Sequence[str]) -> int:
         return _bad_input(str(error))
     except (ManifestError, BadInputError) as error:
         return _bad_input(*problems_of(error))
+    except JournalLostError as error:
+        complain([str(error)])
+        return 1
     except OutputLostError as error:
         complain([str(error)] if str(error) else [])
         give_up(sys.stdout)
@@ -74,6 +77,7 @@ def run(
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     output: str | None = None,
     memory: str | None = None,
+    journal: str | None = None,
     var: Variables = (),
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -82,7 +86,7 @@ def run(
 
     The first Ctrl-C, SIGTERM or SIGHUP starts no more agents and lets the running ones finish, the
     second aborts them. The exit code is 0 if all completed, 1 if some failed or were aborted, 2 for bad
-    input, 130 and 143 after signals.
+    input, 3 if a person has to decide first, 130 and 143 after signals.
 
     Args:
       fleet: The fleet file (TOML).
@@ -91,6 +95,7 @@ def run(
       timeout: Seconds that each agent may take; it can only shorten what the file allows.
       output: An empty or new directory, for each agent's whole answer and transcript.
       memory: A file in which the agents' memory is kept from run to run, in place of the one in the file.
+      journal: A new file that keeps the run, so that `agentpool resume` can go on with it.
       var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
@@ -104,11 +109,76 @@ def run(
         timeout=timeout,
         output=None if output is None else parse_directory("--output", output),
         memory=None if memory is None else parse_file("--memory", memory),
+        journal=None if journal is None else parse_file("--journal", journal),
         vars=parse_vars(var),
         quiet=quiet,
         as_json=as_json,
     )
     return run_fleet(fleet, options)
+
+
+@app.command
+def resume(
+    journal: Path,
+    /,
+    *,
+    driver: str | None = None,
+    output: str | None = None,
+    var: Variables = (),
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Go on with a run that was killed, stopped or paused, and tell how each agent ended.
+
+    Nothing that had ended is done again. A run that is over prints its report once more. Signals and exit
+    codes are those of `agentpool run`.
+
+    Args:
+      journal: The file that `agentpool run --journal` wrote.
+      driver: The model driver, in place of the one that the run began with.
+      output: The directory for answers and transcripts, in place of the one that the run began with.
+      var: NAME=VALUE, for a variable that was not kept because a secret stands in it.
+      quiet: Print nothing but the failures.
+      as_json: Print one JSON document on standard output, and nothing else there.
+    """
+    from agentpool.cli._resume import ResumeOptions, resume_run
+    from agentpool.cli._vars import parse_directory, parse_vars
+
+    options = ResumeOptions(
+        driver=driver,
+        output=None if output is None else parse_directory("--output", output),
+        vars=parse_vars(var),
+        quiet=quiet,
+        as_json=as_json,
+    )
+    return resume_run(journal, options)
+
+
+@app.command
+def approve(journal: Path, call: str | None = None, /) -> int:
+    """Allow a tool call that a paused run asks about; `agentpool resume` goes on with it.
+
+    Args:
+      journal: The file that `agentpool run --journal` wrote.
+      call: The id that the paused run told.
+    """
+    from agentpool.cli._decide import decide
+
+    return decide(journal, call, None)
+
+
+@app.command
+def deny(journal: Path, call: str | None = None, /, *, reason: str = "") -> int:
+    """Refuse a tool call that a paused run asks about; `agentpool resume` goes on without it.
+
+    Args:
+      journal: The file that `agentpool run --journal` wrote.
+      call: The id that the paused run told.
+      reason: What the model is told.
+    """
+    from agentpool.cli._decide import decide
+
+    return decide(journal, call, reason)
 
 
 @app.command

@@ -17,9 +17,10 @@ from agentpool._core.messages import SUPERVISOR
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.past import Past, PastAgent, past_of
 from agentpool._core.redaction import has_placeholder
-from agentpool._kernel.descriptions import described_agent, outcome_from_data
+from agentpool._kernel.descriptions import outcome_from_data
 from agentpool._kernel.opening import go_on_with_pool, open_agent_pool, tell_of_run
 from agentpool._kernel.pool import AgentPool
+from agentpool._objects import UnreadableDataError, reference_of
 from agentpool.cli._drivers import Drivers, FleetChild
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._text import one_line
@@ -77,7 +78,8 @@ class KeptRun:
 
     def remaining(self, starts: Sequence[Start]) -> list[Start]:
         """Return those that have still to be spawned."""
-        spawned = set() if self.past is None else {self.past.agents[each].name for each in self.past.roots}
+        past = Past() if self.past is None else self.past
+        spawned = {past.agents[each].name for each in past.roots}
         return [start for start in starts if start.name not in spawned]
 
     def outcomes_before(self) -> Iterator[AnyOutcome]:
@@ -95,7 +97,12 @@ class KeptRun:
 
     def command(self, verb: str, *more: str) -> str:
         """Return a command for this run, as a shell takes it."""
-        return one_line(shlex.join(["agentpool", verb, self.shown, *more]))
+        return command_for(verb, self.shown, *more)
+
+
+def command_for(verb: str, *arguments: str) -> str:
+    """Return a command as a shell takes it."""
+    return one_line(shlex.join(["agentpool", verb, *arguments]))
 
 
 def outcome_of(agent: PastAgent) -> AnyOutcome:
@@ -106,12 +113,19 @@ def outcome_of(agent: PastAgent) -> AnyOutcome:
 def _finder(starts: Sequence[Start], drivers: Drivers) -> Finder:
     """Return what makes the agents of a fleet again: a journal keeps them without their drivers."""
     agents = {start.name: start.agent for start in starts}
+    child = reference_of(FleetChild)
 
     def find(agent: PastAgent) -> Any:
         if agent.origin[0] == SUPERVISOR:
             return agents.get(agent.name)
-        made = None if agent.work is None else described_agent(agent.work["agent"])
-        return made.with_driver(drivers) if isinstance(made, FleetChild) else made
+        data = {} if agent.work is None else agent.work["agent"]
+        if data.get("kind") != child:
+            return None
+        try:
+            made: FleetChild = FleetChild.from_journal(data["data"])
+        except UnreadableDataError:
+            return None  # the pool finds that too, and says it
+        return made.with_driver(drivers)
 
     return find
 
@@ -136,7 +150,7 @@ def read_past(path: Path) -> Past:
     except ValueError as error:
         raise JournalError(f"the journal {shown} is damaged: {error}") from error
     if not past.run:
-        raise BadInputError(f"{shown} holds no run: it had not begun. Begin it with `agentpool run --journal`")
+        raise BadInputError(f"{shown} holds no run: it had not begun. Begin it by `agentpool run --journal`")
     return past
 
 
@@ -156,9 +170,9 @@ def check_free(path: Path) -> None:
     except (JournalError, OSError) as error:
         raise BadInputError(f"--journal: {error}. Give a new file") from error
     if records:
-        go_on = shlex.join(["agentpool", "resume", str(path)])
+        go_on = command_for("resume", str(path))
         raise BadInputError(
-            f"--journal: {shown} holds a run already. Go on with it by `{one_line(go_on)}`, or give a new file"
+            f"--journal: {shown} holds a run already. Go on with it by `{go_on}`, or give a new file"
         )
 
 
@@ -171,7 +185,7 @@ def about_of(past: Past, path: Path) -> Mapping[str, Any]:
     about: Mapping[str, Any] = past.run.get("about", {})
     if "fleet" not in about:
         raise BadInputError(
-            f"{one_line(str(path))} was written by a Python program. Go on with it there, by resume_agent_pool"
+            f"{one_line(str(path))} was written by a Python program. Go on with it there: resume_agent_pool"
         )
     return about
 

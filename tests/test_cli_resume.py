@@ -1,4 +1,4 @@
-"""Runs that are kept in a journal and gone on with from the command line, as real processes that are killed."""
+"""Runs that the command line keeps in a journal and goes on with: real processes, which are killed."""
 
 from __future__ import annotations
 
@@ -170,6 +170,10 @@ def kill_when(process: subprocess.Popen[str], condition: Any) -> bool:
     return was_there
 
 
+def kill_at(process: subprocess.Popen[str], journal: Path, size: float) -> bool:
+    return kill_when(process, lambda: len(records(journal)) >= size)
+
+
 def plain(text: str) -> str:
     """Return a report without what differs from run to run: how long each agent took."""
     return re.sub(r"\d+\.\d+", "0", re.sub(r" +", " ", text))
@@ -193,11 +197,10 @@ def test_the_main_job_killed_in_the_middle_and_resumed_ends_with_the_same_report
         journal = tmp_path / f"{number}.db"
         total = 27 * 4  # records: each reviewer is spawned, sends, is heard, ends
         with running("run", job, "--journal", journal, "--max-concurrent", 2, cwd=tmp_path) as process:
-            killed += kill_when(process, lambda: len(records(journal)) >= share * total)
+            killed += kill_at(process, journal, share * total)
         # From another directory: the fleet is in the journal, and paths mean what they meant.
         with running("resume", journal) as process:
-            more = len(records(journal)) + 10
-            killed += kill_when(process, lambda: len(records(journal)) >= more)
+            killed += kill_at(process, journal, len(records(journal)) + 10)
         again = call("resume", journal)
         assert again.returncode == 0, again.stderr
         assert plain(again.stdout) == plain(whole.stdout)
@@ -547,10 +550,8 @@ def test_no_secret_gets_into_the_journal_and_what_held_one_is_given_again(tmp_pa
 
 def test_values_of_the_environment_do_not_get_into_the_journal(tmp_path: Path) -> None:
     journal = tmp_path / "run.db"
-    env = {"OPENAI_API_KEY": "plain-words-of-mine-0815", "SOME_PASSWORD": "correct horse battery"}
-    path = fleet(
-        tmp_path, agent("answer", '[agents.manifest.model]\nsystem_prompt = "correct horse battery"')
-    )
+    env = {"OPENAI_API_KEY": "plain-words-of-mine-0815", "SOME_PASSWORD": "Tr0ub4dor-horse9"}
+    path = fleet(tmp_path, agent("answer", '[agents.manifest.model]\nsystem_prompt = "Tr0ub4dor-horse9"'))
     assert call("run", path, "--journal", journal, env=env).returncode == 0
     assert oct(journal.stat().st_mode & 0o777) == "0o600"
     data = journal.read_bytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +40,16 @@ class KeptRun:
       shown: the path as the user wrote it.
       about: what the run's first record tells of it.
       past: what it had come to; None for a run that begins.
+      journal: writes to the file.
     """
 
     path: Path
     shown: str
     about: Mapping[str, Any]
     past: Past | None = None
+    journal: SqliteJournal = attrs.field(
+        init=False, default=attrs.Factory(lambda self: SqliteJournal(self.path), takes_self=True)
+    )
 
     @classmethod
     def begin(cls, path: Path, about: Mapping[str, Any]) -> KeptRun:
@@ -63,11 +67,10 @@ class KeptRun:
           settings: of a new run; another one has its own.
           means: what the agents work with, as `open_agent_pool` takes it.
         """
-        journal = SqliteJournal(self.path)
         driver = drivers.get_for_functions()
         if self.past is not None:
-            return go_on_with_pool(journal, driver, finder=_finder(starts, drivers), **means)
-        opened = open_agent_pool(driver, journal=journal, **settings, **means)
+            return go_on_with_pool(self.journal, driver, finder=_finder(starts, drivers), **means)
+        opened = open_agent_pool(driver, journal=self.journal, **settings, **means)
         tell_of_run(opened, {**self.about, "starts": [[start.name, start.supervises] for start in starts]})
         return opened
 
@@ -78,14 +81,20 @@ class KeptRun:
 
     def remaining(self, starts: Sequence[Start]) -> list[Start]:
         """Return those that have still to be spawned."""
-        past = Past() if self.past is None else self.past
+        past = self.past or Past()
         spawned = {past.agents[each].name for each in past.roots}
         return [start for start in starts if start.name not in spawned]
 
     def outcomes_before(self) -> Iterator[AnyOutcome]:
         """Yield the outcomes of all agents that had ended, in the order in which they did."""
-        for agent_id in () if self.past is None else self.past.ended:
-            yield outcome_of(self.past.agents[agent_id])
+        past = self.past or Past()
+        for agent_id in past.ended:
+            yield outcome_of(past.agents[agent_id])
+
+    async def commit(self) -> None:
+        """Wait until what has happened so far is in the file."""
+        with suppress(JournalError):  # the pool finds that too, and ends with it
+            await self.journal.commit()
 
     async def past_now(self) -> Past:
         """Return what the run has come to, from its file.

@@ -18,7 +18,7 @@ from outcome import acapture
 from agentpool._core.approval import ApprovalRequest
 from agentpool._core.budget import Budget
 from agentpool._core.errors import JournalError, PoolClosedError, RunPausedError, UnhandledAgentErrors
-from agentpool._core.events import AgentFinished, AgentSpawned
+from agentpool._core.events import AgentFinished, AgentSpawned, ApprovalRequested
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._core.usage import NO_USAGE, TokenUsage
@@ -275,6 +275,8 @@ class _Run:
 
     async def _show(self, events: EventSubscription, shown: trio.Event) -> None:
         async for event in events:
+            if self._kept is not None and isinstance(event, AgentFinished | ApprovalRequested):
+                await self._kept.commit()  # what a person has read is not taken back
             self._view.take(event)
             if isinstance(event, AgentFinished):
                 await self._keep(event.outcome)

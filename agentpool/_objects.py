@@ -286,9 +286,7 @@ def _others_of(value: Any, names: Iterable[str]) -> dict[str, Any]:
     others = {
         key: item
         for key, item in state.items()
-        if key not in names
-        and key != _CACHED_HASH
-        and not isinstance(getattr(kind, key, None), functools.cached_property)
+        if key not in names and not isinstance(getattr(kind, key, None), functools.cached_property)
     }
     if _CACHED_HASH in state or hasattr(kind, _CACHED_HASH):
         others[_CACHED_HASH] = None

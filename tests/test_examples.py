@@ -388,3 +388,20 @@ async def test_with_a_model_the_review_has_judgements_and_a_summary(
         f"The page {tmp_path}/clear.md:",
         f"The page {tmp_path}/dark.md:",
     ]
+
+
+def test_a_run_that_is_killed_at_night_goes_on_in_the_morning(tmp_path: Path) -> None:
+    done = run(EXAMPLES / "overnight.py", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if "fetching" in line] == [
+        "  fetching rivers",
+        "  fetching mountains",
+        "  fetching lakes",
+        "  fetching forests",
+    ]
+    assert lines[4:] == [
+        "it was killed: 9",
+        "the next morning:",
+        "  fetching forests",
+        "the report has 4 parts",
+    ]

@@ -428,6 +428,7 @@ def called(*args: Any, **named: Any) -> Any:
 class Callable_:
     model_fields: ClassVar[dict[str, Any]] = {}
     _fields = ("a",)
+    __members__: ClassVar[dict[str, int]] = {"echo": 1}
     __attrs_attrs__: Any = ()
 
     def __init__(self, *args: Any) -> None:

@@ -71,6 +71,8 @@ def test_operations_of_an_earlier_life_or_of_nobody_are_none() -> None:
     now = past(
         spawned(1),
         operated(1, "0", "step a"),
+        operated(1, "5", "step of another life"),
+        record("called", 1, loop="6", n=0, call={}),
         record("restarted", 1, 4.0, life=1),
         operated(1, "1", "step late", life=0),
         operated(1, None, "step of nobody", life=1),
@@ -80,6 +82,7 @@ def test_operations_of_an_earlier_life_or_of_nobody_are_none() -> None:
     agent = now.agents[1]
     assert (agent.life, agent.restarted_at) == (1, [4.0])
     assert {key: (op.kind, op.value) for key, op in agent.operations.items()} == {"0": ("step b", 5)}
+    assert agent.loops == {}
 
 
 @pytest.mark.parametrize(

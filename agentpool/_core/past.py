@@ -47,10 +47,12 @@ class PastLoop:
     """One run of the loop of a model agent.
 
     Attributes:
+      begun: what it began with, as data; None if that is not known.
       observed: what it was told, in order.
       calls: its tool calls, by their number.
     """
 
+    begun: Data | None = None
     observed: list[Data] = attrs.field(factory=list)
     calls: dict[int, PastCall] = attrs.field(factory=dict)
 
@@ -281,11 +283,15 @@ def _restarted(past: Past, record: JournalRecord) -> None:
     agent.restarted_at.append(record.at)
 
 
+def _begun(past: Past, record: JournalRecord) -> None:
+    past.agents[record.agent].loop(record.data["loop"]).begun = record.data
+
+
 def _observed(past: Past, record: JournalRecord) -> None:
     agent = past.agents[record.agent]
     agent.loop(record.data["loop"]).observed.append(record.data)
-    for message in record.data.get("messages", ()):  # the loop took them
-        agent.inbox.pop(message["id"])
+    for message in record.data.get("messages", ()):  # the loop took them; in a new run from a step, another's
+        agent.inbox.pop(message["id"], None)
 
 
 def _called(past: Past, record: JournalRecord) -> None:
@@ -395,6 +401,7 @@ _TAKERS: Mapping[RecordKind, Callable[[Past, JournalRecord], None]] = {
     "resumed": _resumed,
     "spawned": _spawned,
     "restarted": _restarted,
+    "begun": _begun,
     "observed": _observed,
     "reserved": _reserved,
     "settled": _settled,

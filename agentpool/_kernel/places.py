@@ -192,28 +192,30 @@ def context_with(values: Mapping[str, Any]) -> Context:
     return context
 
 
-_call: ContextVar[tuple[AgentId, list[str]]] = ContextVar("agentpool_call")
+_call: ContextVar[list[Any]] = ContextVar("agentpool_call")
+"""Whose tool call the calling task makes, and behind that its key, once somebody has asked for it."""
 
 
-def begin_call(agent_id: AgentId, key: str | None) -> None:
+def begin_call(agent_id: AgentId, *key: str) -> None:
     """Say that the calling task makes a tool call of an agent.
 
     Args:
-      key: names the call; None has one made when it is asked for.
+      key: names the call; left out, one is made when it is asked for.
     """
-    _call.set((agent_id, [] if key is None else [key]))
+    _call.set([agent_id, *key])
 
 
 def key_of_call(agent_id: AgentId) -> str | None:
     """Return what names the tool call that the calling task makes for an agent; None if it makes none."""
-    made_by, keys = _call.get((None, []))
-    if made_by != agent_id:
+    call = _call.get([])
+    if not call or call[0] != agent_id:
         return None
-    if not keys:
+    if len(call) == 1:
         from uuid import uuid4
 
-        keys.append(uuid4().hex)
-    return keys[0]
+        call.append(uuid4().hex)
+    key: str = call[1]
+    return key
 
 
 def life_of(past: PastAgent | None, life: int) -> PastLife:

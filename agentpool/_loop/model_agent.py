@@ -15,7 +15,7 @@ from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import ChatMessage
+from agentpool._core.messages import ChatMessage, ToolDefinition
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
@@ -179,12 +179,15 @@ class _ModelAgent(Generic[T]):
         allowed = None if tools is None else tools.limited_to(self.manifest)
         definitions = () if allowed is None else allowed.definitions()
         rules = rules_of(self.manifest, definitions)
+        window = getattr(driver, "context_window", None)
+        if tape is not None:
+            tape.begin(self._beginning(query, history, definitions, window))
         state, effect = begin(
             self.manifest,
             query,
             history,
             tools=definitions,
-            context_window=getattr(driver, "context_window", None),
+            context_window=window,
             output=self._output(),
             price=getattr(driver, "estimate_cost", None),
         )
@@ -193,6 +196,26 @@ class _ModelAgent(Generic[T]):
         run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed, gate, tape), tape, idle)
         with in_force(rules):
             return await run.to_its_end(state, effect)
+
+    def _beginning(
+        self,
+        query: Content,
+        history: Sequence[ChatMessage],
+        tools: Sequence[ToolDefinition],
+        window: int | None,
+    ) -> dict[str, Any]:
+        """Return what a run of the loop begins with, for its tape."""
+        from agentpool._objects import reference_of
+
+        return {
+            "manifest": self.manifest,
+            "query": query,
+            "history": tuple(history),
+            "tools": tuple(tools),
+            "context_window": window,
+            "output_type": None if self.output_type is None else reference_of(self.output_type),
+            "output_retries": self.output_retries,
+        }
 
     def _budget_below(self, above: Budget | None) -> Budget | None:
         quota = self.quota

@@ -63,7 +63,9 @@ class Run:
         while True:
             before = None if tape is None else tape.observed_before(effect)
             if before is not None:
-                state, effect = advance(state, _placed(before, state))
+                if isinstance(before, DriverFailed):
+                    _place(before.error, state)
+                state, effect = advance(state, before)
                 continue
             if self._ctx.observed:
                 await self._announce(state)
@@ -97,7 +99,9 @@ class Run:
                     assert_never(effect)
             if tape is not None:
                 tape.observed(observation)
-            state, effect = advance(state, _placed(observation, state))
+            if isinstance(observation, DriverFailed):
+                _place(observation.error, state)
+            state, effect = advance(state, observation)
 
     async def _reason(self, effect: Reason, seconds: float) -> Observation:
         with self._ctx.open_idle_limit(seconds) as limit:
@@ -138,11 +142,10 @@ class Run:
         return Remembered()
 
 
-def _placed(observation: Observation, state: LoopState) -> Observation:
+def _place(error: Exception, state: LoopState) -> None:
     """Have the error of a budget tell how far the run has come."""
-    if isinstance(observation, DriverFailed) and isinstance(observation.error, BudgetExceededError):
-        observation.error.usage, observation.error.transcript = state.usage, state.transcript
-    return observation
+    if isinstance(error, BudgetExceededError):
+        error.usage, error.transcript = state.usage, state.transcript
 
 
 def _raise(halt: Halt) -> NoReturn:

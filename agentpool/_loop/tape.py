@@ -7,26 +7,20 @@ result: those that have both are not made again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, assert_never
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import attrs
 
 from agentpool._core.effects import (
     Act,
-    Acted,
     Compact,
-    Compacted,
-    DriverFailed,
     Effect,
-    Idled,
     Observation,
     Reason,
     Recall,
-    Recalled,
     Remember,
-    Remembered,
-    Replied,
 )
 from agentpool._core.messages import ToolCall, ToolResult
 from agentpool._core.past import PastCall, PastLoop
@@ -34,14 +28,7 @@ from agentpool._core.redaction import has_placeholder
 from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.places import Op, Place, place_here
 from agentpool._kernel.protection import protect_module
-from agentpool._objects import error_to_data
-
-
-@attrs.frozen
-class RecalledText:
-    """What memory gave, as a tape holds it."""
-
-    content: str
+from agentpool._loop.observed import observation_from_data, observation_to_data
 
 
 @attrs.define(eq=False)
@@ -73,6 +60,24 @@ class Tape:
         """Where in its agent the run stands."""
         return self._op.key
 
+    def begin(self, begun: Mapping[str, Any]) -> None:
+        """Write what the run begins with, or compare it with what it began with.
+
+        Args:
+          begun: `of_run` made it.
+
+        Raises:
+          ReplayMismatchError: if its manifest, its query or its history is another one than it was.
+        """
+        data = {name: self._encoded(each) for name, each in begun.items()}
+        before = self._past.begun
+        if before is None:
+            self._journal.append("begun", self._op.record.id, {"loop": self.key, **data})
+            return
+        for name in ("manifest", "query", "history"):
+            if not _is_same(before[name], data[name]):
+                raise self._mismatch(f"its loop has another {name} now than it had then")
+
     # -- what was observed -------------------------------------------------------------------------
 
     def observed_before(self, effect: Effect) -> Observation | None:
@@ -91,23 +96,9 @@ class Tape:
             raise self._mismatch(f"its loop comes to {type(effect).__name__} now, and had {kind!r} then")
         self._read += 1
         self._is_replayed = True
-        return self._read_back(data, effect)
-
-    def _read_back(self, data: Any, effect: Effect) -> Observation:
-        match data["is"]:
-            case "recalled":
-                messages = [self._journal.message_of(message, self._op) for message in data["messages"]]
-                return Recalled([RecalledText(text) for text in data["fragments"]], messages)
-            case "replied":
-                return Replied(self._journal.decoded(data["completion"], self._op))
-            case "compacted":
-                return Compacted(self._journal.decoded(data["completion"], self._op))
-            case "failed":
-                return DriverFailed(self._journal.decoded(data["error"], self._op))
-            case "idled":
-                return Idled(data["seconds"], self._results_of(effect))
-            case _:
-                return Remembered()
+        decode = partial(self._journal.decoded, op=self._op)
+        agent_id = self._op.record.id
+        return observation_from_data(data, agent_id, decode, lambda: self._results_of(effect))
 
     def _results_of(self, effect: Effect) -> Sequence[ToolResult | None]:
         if not isinstance(effect, Act):
@@ -117,29 +108,9 @@ class Tape:
     def observed(self, observation: Observation) -> None:
         """Write what an effect came to."""
         self._is_replayed = False
-        data: dict[str, Any]
-        match observation:
-            case Recalled():
-                data = {
-                    "is": "recalled",
-                    "fragments": [fragment.content for fragment in observation.fragments],
-                    "messages": [self._journal.message_to_data(each) for each in observation.messages],
-                }
-            case Replied():
-                data = {"is": "replied", "completion": self._encoded(observation.completion)}
-            case Compacted():
-                data = {"is": "compacted", "completion": self._encoded(observation.completion)}
-            case DriverFailed():
-                data = {"is": "failed", "error": error_to_data(observation.error)}
-            case Idled():
-                data = {"is": "idled", "seconds": observation.seconds}
-            case Remembered():
-                data = {"is": "remembered"}
-            case Acted():
-                return  # each result was written by itself
-            case _:
-                assert_never(observation)
-        self._journal.append("observed", self._op.record.id, {"loop": self.key, **data})
+        data = observation_to_data(observation, self._encoded)
+        if data is not None:
+            self._journal.append("observed", self._op.record.id, {"loop": self.key, **data})
 
     # -- tool calls --------------------------------------------------------------------------------
 
@@ -149,7 +120,7 @@ class Tape:
         self._numbered += len(calls)
         known = [(first + index, self._past.calls.get(first + index)) for index in range(len(calls))]
         for call, (number, past) in zip(calls, known, strict=True):
-            if past is not None and not _is_same_call(past.call, self._encoded(call)):
+            if past is not None and not _is_same(past.call, self._encoded(call)):
                 raise self._mismatch(f"its tool call {number} is another one now: {call.name}")
         return known
 
@@ -204,14 +175,14 @@ class Tape:
         return self._op.mismatch(problem)
 
 
-def _is_same_call(then: Any, now: Any) -> bool:
-    """Whether calls, as data, are one call; each record has placeholders of its own for secrets."""
+def _is_same(then: Any, now: Any) -> bool:
+    """Whether values, as data, are the same; each record has placeholders of its own for secrets."""
     if then == now:
         return True
     if isinstance(then, dict) and isinstance(now, dict):
-        return then.keys() == now.keys() and all(_is_same_call(then[key], now[key]) for key in then)
+        return then.keys() == now.keys() and all(_is_same(then[key], now[key]) for key in then)
     if isinstance(then, list) and isinstance(now, list):
-        return len(then) == len(now) and all(map(_is_same_call, then, now))
+        return len(then) == len(now) and all(map(_is_same, then, now))
     return has_placeholder(then) or has_placeholder(now)
 
 

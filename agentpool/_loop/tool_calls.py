@@ -35,7 +35,7 @@ _NOT_RUN = ToolResult("Not run.", is_error=True)
 
 
 @value
-class _Numbered:
+class _Todo:
     """A call of a turn: which one of it, and of the run as its tape counts, and whether that tells of it."""
 
     index: int
@@ -75,22 +75,22 @@ class ToolCalls:
             self.ctx.emit(GuardWarned, effect.warning)
         if self.tape is not None:
             return await self._act_on_tape(self.tape, effect, results, idle)
-        await self._run_all(
-            [_Numbered(index, call) for index, call in enumerate(effect.calls)], results, idle
-        )
+        if len(effect.calls) == 1:
+            return (await self._run(effect.calls[0]),)
+        await self._run_all([_Todo(index, call) for index, call in enumerate(effect.calls)], results, idle)
         return _all_of(results)
 
     async def _act_on_tape(
         self, tape: Tape, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None
     ) -> tuple[ToolResult, ...]:
         """As `act`: what the tape holds of the calls is not done again."""
-        todo: list[_Numbered] = []
-        lost: list[_Numbered] = []
+        todo: list[_Todo] = []
+        lost: list[_Todo] = []
         for index, (number, past) in enumerate(tape.numbered(effect.calls)):
             call = effect.calls[index]
             if past is None and tape.has_lost_secret(call):
                 results[index] = UNKNOWN_RESULT
-                lost.append(_Numbered(index, call, number))
+                lost.append(_Todo(index, call, number))
                 continue
             if past is not None and past.result is None and not self._may_be_repeated(tape, call):
                 results[index] = UNKNOWN_RESULT
@@ -98,7 +98,7 @@ class ToolCalls:
             elif past is not None and past.result is not None:
                 results[index] = tape.result_of(past)
             else:
-                todo.append(_Numbered(index, call, number, past is not None))
+                todo.append(_Todo(index, call, number, past is not None))
                 continue
             self.ctx.adopt_children_of(tape.place_of_call(number))  # the call is not made again
         begun = lost if self.gate is not None else [*lost, *(each for each in todo if not each.is_begun)]
@@ -120,16 +120,17 @@ class ToolCalls:
         return bool(getattr(tool, "idempotent", False)) and not tape.has_lost_secret(call)
 
     async def _run_all(
-        self, todo: Sequence[_Numbered], results: list[ToolResult | None], idle: IdleLimit | None
+        self, todo: Sequence[_Todo], results: list[ToolResult | None], idle: IdleLimit | None
     ) -> None:
         if len(todo) == 1:
-            results[todo[0].index] = await self._run(todo[0])
+            (each,) = todo
+            results[each.index] = await self._run(each.call, each.number, is_begun=each.is_begun)
             return
 
-        async def run(each: _Numbered) -> None:
+        async def run(each: _Todo) -> None:
             if idle is not None:
                 idle.heard()
-            results[each.index] = await self._run(each)
+            results[each.index] = await self._run(each.call, each.number, is_begun=each.is_begun)
             if idle is not None:
                 idle.heard()
 
@@ -137,11 +138,9 @@ class ToolCalls:
             for each in todo:
                 nursery.start_soon(run, each)
 
-    async def _refused(self, gate: Gate, numbered: _Numbered) -> ToolResult | None:
+    async def _refused(self, gate: Gate, call: ToolCall, number: int) -> ToolResult | None:
         """Return what a call comes to that is not made; one that is made has begun, as its tape tells."""
-        tape, call, number = self.tape, numbered.call, numbered.number
-        if numbered.is_begun:  # it was let through before
-            return None
+        tape = self.tape
         refused = await gate.refusal(call, None if tape is None else tape.call_key(number))
         if tape is not None:
             await tape.called([(number, call)])
@@ -149,23 +148,29 @@ class ToolCalls:
                 tape.returned(number, refused)
         return refused
 
-    async def _run(self, numbered: _Numbered) -> ToolResult:
+    async def _run(self, call: ToolCall, number: int = -1, *, is_begun: bool = False) -> ToolResult:
+        """Run one call.
+
+        Args:
+          number: which one of the run, as its tape counts.
+          is_begun: whether the tape tells of it, so that it was let through before.
+        """
         # Before the call begins: what a person takes to decide is no part of its time.
-        if self.gate is not None and (refused := await self._refused(self.gate, numbered)) is not None:
-            return refused
-        call = numbered.call
+        if self.gate is not None and not is_begun:
+            refused = await self._refused(self.gate, call, number)
+            if refused is not None:
+                return refused
         started = trio.current_time()
         self.ctx.emit(ToolStarted, call)
-        result = await self._contained(numbered, started)
+        result = await self._contained(call, number, started)
         if self.tape is not None:
-            self.tape.returned(numbered.number, result)
+            self.tape.returned(number, result)
         if self.ctx.observed:
             self.ctx.emit(ToolFinished, call, result, trio.current_time() - started)
         return result
 
-    async def _contained(self, numbered: _Numbered, started: float) -> ToolResult:
+    async def _contained(self, call: ToolCall, number: int, started: float) -> ToolResult:
         """Run one call within its time limit; what goes wrong in it is its result."""
-        call = numbered.call
         seconds = self._limit_of(call)
         too_slow = f"{call.name} did not end within {seconds:g} s and was stopped."
         # For a tool without a limit the deadline is infinite: a finite one would tell the pool that
@@ -173,7 +178,7 @@ class ToolCalls:
         limit = trio.CancelScope(deadline=started + seconds)
         try:
             with limit:
-                return await self._isolated(numbered)
+                return await self._isolated(call, number)
         except BaseException as error:
             if not _is_ordinary(error):
                 raise
@@ -181,14 +186,13 @@ class ToolCalls:
             return ToolResult(f"{too_slow} {text}" if limit.cancelled_caught else text, is_error=True)
         return ToolResult(too_slow, is_error=True)
 
-    async def _isolated(self, numbered: _Numbered) -> ToolResult:
+    async def _isolated(self, call: ToolCall, number: int) -> ToolResult:
         """Run one call so that nothing of it stays on the task: no variable, no scope, no nursery."""
-        call = numbered.call
         mark = mark_task()
         result: ToolResult | None = None
         raised: BaseException | None = None
         try:
-            result = await run_in_context(contextvars.copy_context(), self._called(numbered))
+            result = await run_in_context(contextvars.copy_context(), self._called(call, number))
         except BaseException as error:  # raised again below, when what it left open is closed
             raised = error
         try:
@@ -205,11 +209,13 @@ class ToolCalls:
         finally:
             del raised  # its traceback holds this frame
 
-    async def _called(self, numbered: _Numbered) -> ToolResult:
-        call, tape = numbered.call, self.tape
-        if tape is not None:
-            set_place(tape.place_of_call(numbered.number))
-        begin_call(self.ctx.id, None if tape is None else tape.call_key(numbered.number))
+    async def _called(self, call: ToolCall, number: int) -> ToolResult:
+        tape = self.tape
+        if tape is None:
+            begin_call(self.ctx.id)
+        else:
+            set_place(tape.place_of_call(number))
+            begin_call(self.ctx.id, tape.call_key(number))
         if call.problem:
             raise ToolError(call.problem)
         if self.tools is None:

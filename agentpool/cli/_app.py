@@ -34,7 +34,7 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, resume, approve, deny, chat, validate, schema):
+        if command in (run, resume, approve, deny, chat, show, replay, validate, schema):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -123,6 +123,7 @@ def resume(
     /,
     *,
     driver: str | None = None,
+    max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     output: str | None = None,
     var: Variables = (),
     quiet: Annotated[bool, Parameter(negative="")] = False,
@@ -136,6 +137,7 @@ def resume(
     Args:
       journal: The file that `agentpool run --journal` wrote.
       driver: The model driver, in place of the one that the run began with.
+      max_concurrent: How many agents may run at once, in place of the number that the run began with.
       output: The directory for answers and transcripts, in place of the one that the run began with.
       var: NAME=VALUE, for a variable that was not kept because a secret stands in it.
       quiet: Print nothing but the failures.
@@ -146,6 +148,7 @@ def resume(
 
     options = ResumeOptions(
         driver=driver,
+        max_concurrent=max_concurrent,
         output=None if output is None else parse_directory("--output", output),
         vars=parse_vars(var),
         quiet=quiet,
@@ -220,6 +223,61 @@ def chat(
         quiet=quiet,
     )
     return talk(manifest, options)
+
+
+@app.command
+def show(
+    journal: Path,
+    /,
+    *,
+    agent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Print what is in the journal of a run: its agents, how each ended and why, what is asked.
+
+    The run may be under way.
+
+    Args:
+      journal: The journal, such as run.db.
+      agent: The id of an agent, whose conversation is printed in place of that.
+      as_json: Print one JSON document.
+    """
+    from agentpool.cli._show import show as print_run
+
+    return print_run(journal, agent, as_json=as_json)
+
+
+@app.command
+def replay(
+    journal: Path,
+    /,
+    *,
+    agent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    until: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    fork: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    into: Annotated[Path | None, Parameter(name="--journal")] = None,
+) -> int:
+    """Go through the steps of model agents again, from their journal: no model and no tool is called.
+
+    The exit code is 1 if an agent comes to something else than it did.
+
+    Args:
+      journal: The journal, such as run.db.
+      agent: The id of an agent; all if it is left out.
+      until: The last step to print.
+      fork: Begin a new run of the agent before this step, which `agentpool resume` goes on with.
+      into: The journal of the new run.
+    """
+    from agentpool.cli._replay import fork as begin_there
+    from agentpool.cli._replay import replay_run
+
+    if fork is None:
+        if into is not None:
+            raise BadInputError("--journal is for a new run: give --fork STEP with it")
+        return replay_run(journal, agent, until)
+    if agent is None or into is None or until is not None:
+        raise BadInputError("--fork needs --agent N and --journal NEW.db, and takes no --until")
+    return begin_there(journal, agent, fork, into)
 
 
 @app.command

@@ -13,7 +13,8 @@ from agentpool._core.errors import JournalError
 from agentpool._core.past import Past, PastApproval, past_of
 from agentpool._core.records import JournalRecord
 from agentpool.cli._errors import BadInputError
-from agentpool.cli._journal import command_for, read_past
+from agentpool.cli._journal import command_for
+from agentpool.cli._past_runs import PastRun
 from agentpool.cli._streams import printing
 from agentpool.cli._text import one_line
 from agentpool.journal import SqliteJournal
@@ -32,7 +33,7 @@ def decide(path: Path, key: str | None, reason: str | None) -> int:
     """
     decision: Decision = Approved() if reason is None else Denied(reason)
     try:
-        check(read_past(path), path, key)
+        check(PastRun.read(path).past, path, key)
         left = trio.run(_written, path, str(key), decision)
     except JournalError as error:
         raise BadInputError(str(error)) from error

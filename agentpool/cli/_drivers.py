@@ -159,20 +159,20 @@ def tools_with(drivers: Drivers, manifest: AgentManifest) -> ToolRegistry:
     """Return an agent's tools; the agents that it spawns ask the drivers that they are to ask."""
 
     def child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
-        return FleetChild(manifest, query, driver=drivers.get(manifest))
+        return DrivenConfig(manifest, query, driver=drivers.get(manifest))
 
     return build_tools(manifest, make_agent=child)
 
 
 @attrs.frozen
-class FleetChild(SpawnConfig[str]):
-    """An agent that an agent of a fleet spawned. A journal keeps it without its driver."""
+class DrivenConfig(SpawnConfig[str]):
+    """An agent with a driver that the command line opened. A journal keeps it without that."""
 
     def to_journal(self) -> Any:
         """Return its manifest and its query, as JSON data."""
         return SpawnConfig(self.manifest, self.query).to_journal()
 
-    def with_driver(self, drivers: Drivers) -> FleetChild:
+    def with_driver(self, drivers: Drivers) -> DrivenConfig:
         """Return it as it came from a journal, with the driver that it is to ask."""
         return attrs.evolve(self, driver=drivers.get(self.manifest))
 

@@ -13,16 +13,16 @@ import attrs
 import trio
 
 from agentpool._core.errors import JournalError
-from agentpool._core.messages import SUPERVISOR
-from agentpool._core.outcomes import AnyOutcome
-from agentpool._core.past import Past, PastAgent, past_of
+from agentpool._core.messages import SUPERVISOR, ChatMessage
+from agentpool._core.outcomes import AnyOutcome, Completed
+from agentpool._core.past import Past, PastAgent
 from agentpool._core.redaction import has_placeholder
-from agentpool._kernel.descriptions import outcome_from_data
 from agentpool._kernel.opening import go_on_with_pool, open_agent_pool, tell_of_run
 from agentpool._kernel.pool import AgentPool
 from agentpool._objects import UnreadableDataError, reference_of
-from agentpool.cli._drivers import Drivers, FleetChild
+from agentpool.cli._drivers import DrivenConfig, Drivers
 from agentpool.cli._errors import BadInputError
+from agentpool.cli._past_runs import PastRun
 from agentpool.cli._text import one_line
 from agentpool.fleet.start import Start
 from agentpool.journal import SqliteJournal, read_journal
@@ -39,14 +39,14 @@ class KeptRun:
       path: the journal.
       shown: the path as the user wrote it.
       about: what the run's first record tells of it.
-      past: what it had come to; None for a run that begins.
+      before: what it had come to; None for a run that begins.
       journal: writes to the file.
     """
 
     path: Path
     shown: str
     about: Mapping[str, Any]
-    past: Past | None = None
+    before: PastRun | None = None
     journal: SqliteJournal = attrs.field(
         init=False, default=attrs.Factory(lambda self: SqliteJournal(self.path), takes_self=True)
     )
@@ -57,7 +57,12 @@ class KeptRun:
         return cls(path.absolute(), str(path), about)
 
     def open_pool(
-        self, starts: Sequence[Start], drivers: Drivers, settings: Mapping[str, Any], **means: Any
+        self,
+        starts: Sequence[Start],
+        drivers: Drivers,
+        settings: Mapping[str, Any],
+        max_concurrent: int | None,
+        **means: Any,
     ) -> AbstractAsyncContextManager[AgentPool]:
         """Return the pool of the run, to be opened: a new one, or one that goes on.
 
@@ -65,11 +70,18 @@ class KeptRun:
           starts: the agents of its fleet.
           drivers: what they ask.
           settings: of a new run; another one has its own.
+          max_concurrent: how many agents of a run that goes on may run at once, in place of its own number.
           means: what the agents work with, as `open_agent_pool` takes it.
         """
         driver = drivers.get_for_functions()
-        if self.past is not None:
-            return go_on_with_pool(self.journal, driver, finder=_finder(starts, drivers), **means)
+        if self.before is not None:
+            return go_on_with_pool(
+                self.journal,
+                driver,
+                max_concurrent=max_concurrent,
+                finder=_finder(starts, drivers),
+                **means,
+            )
         opened = open_agent_pool(driver, journal=self.journal, **settings, **means)
         tell_of_run(opened, {**self.about, "starts": [[start.name, start.supervises] for start in starts]})
         return opened
@@ -77,19 +89,40 @@ class KeptRun:
     @property
     def elapsed(self) -> float:
         """Seconds that the run had worked before this process."""
-        return 0.0 if self.past is None else self.past.elapsed
+        return self.past.elapsed
+
+    @property
+    def past(self) -> Past:
+        """What the run had come to."""
+        return Past() if self.before is None else self.before.past
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether it is the run of one agent alone, which began within another run."""
+        return "forked" in self.about
 
     def remaining(self, starts: Sequence[Start]) -> list[Start]:
         """Return those that have still to be spawned."""
-        past = self.past or Past()
-        spawned = {past.agents[each].name for each in past.roots}
+        spawned = {self.past.agents[each].name for each in self.past.roots}
         return [start for start in starts if start.name not in spawned]
 
     def outcomes_before(self) -> Iterator[AnyOutcome]:
         """Yield the outcomes of all agents that had ended, in the order in which they did."""
-        past = self.past or Past()
-        for agent_id in past.ended:
-            yield outcome_of(past.agents[agent_id])
+        if self.before is None:
+            return
+        for agent_id in self.past.ended:
+            outcome = self.before.outcome_of(self.past.agents[agent_id])
+            if outcome is not None:
+                yield outcome
+
+    def conversation_of(self, outcome: AnyOutcome) -> Sequence[ChatMessage]:
+        """Return the conversation of an agent that had ended, where its outcome does not know it."""
+        if self.before is None or isinstance(outcome, Completed):
+            return ()
+        try:
+            return self.before.conversation_of(self.past.agents[outcome.agent_id])
+        except BadInputError:  # its model was never asked
+            return ()
 
     async def commit(self) -> None:
         """Wait until what has happened so far is in the file."""
@@ -100,9 +133,9 @@ class KeptRun:
         """Return what the run has come to, from its file.
 
         Raises:
-          JournalError: if it cannot be read.
+          BadInputError: if it cannot be read any more.
         """
-        return await trio.to_thread.run_sync(lambda: read_past(self.path))
+        return (await trio.to_thread.run_sync(PastRun.read, self.path)).past
 
     def command(self, verb: str, *more: str) -> str:
         """Return a command for this run, as a shell takes it."""
@@ -114,24 +147,19 @@ def command_for(verb: str, *arguments: str) -> str:
     return one_line(shlex.join(["agentpool", verb, *arguments]))
 
 
-def outcome_of(agent: PastAgent) -> AnyOutcome:
-    """Return how an agent had ended."""
-    return outcome_from_data(agent.outcome, agent.id, agent.name, agent.parent, agent.spawned_at)
-
-
 def _finder(starts: Sequence[Start], drivers: Drivers) -> Finder:
     """Return what makes the agents of a fleet again: a journal keeps them without their drivers."""
     agents = {start.name: start.agent for start in starts}
-    child = reference_of(FleetChild)
+    child = reference_of(DrivenConfig)
 
     def find(agent: PastAgent) -> Any:
-        if agent.origin[0] == SUPERVISOR:
-            return agents.get(agent.name)
+        if agent.origin[0] == SUPERVISOR and agent.name in agents:
+            return agents[agent.name]
         data = {} if agent.work is None else agent.work["agent"]
         if data.get("kind") != child:
             return None
         try:
-            made: FleetChild = FleetChild.from_journal(data["data"])
+            made: DrivenConfig = DrivenConfig.from_journal(data["data"])
         except UnreadableDataError:
             return None  # the pool finds that too, and says it
         return made.with_driver(drivers)
@@ -140,27 +168,6 @@ def _finder(starts: Sequence[Start], drivers: Drivers) -> Finder:
 
 
 # -- what a journal holds --------------------------------------------------------------------------
-
-
-def read_past(path: Path) -> Past:
-    """Return what the run in a file has come to. Blocks on the disk.
-
-    Raises:
-      BadInputError: if there is no such file, or it holds no run.
-      JournalError: if it cannot be read, is damaged, or of another version.
-    """
-    shown = one_line(str(path))
-    if path.is_dir():
-        raise BadInputError(f"{shown} is a directory. Give the file that `agentpool run --journal` wrote")
-    if not path.exists():
-        raise BadInputError(f"there is no file {shown}. Give the one that `agentpool run --journal` wrote")
-    try:
-        past = past_of(read_journal(path))
-    except ValueError as error:
-        raise JournalError(f"the journal {shown} is damaged: {error}") from error
-    if not past.run:
-        raise BadInputError(f"{shown} holds no run: it had not begun. Begin it by `agentpool run --journal`")
-    return past
 
 
 def check_free(path: Path) -> None:
@@ -199,7 +206,9 @@ def about_of(past: Past, path: Path) -> Mapping[str, Any]:
     return about
 
 
-def given_again(about: Mapping[str, Any], vars: Mapping[str, str], driver: str | None) -> dict[str, Any]:
+def given_again(
+    about: Mapping[str, Any], vars: Mapping[str, str], driver: str | None
+) -> tuple[Mapping[str, str], str | None]:
     """Return the variables and the driver of a run; those that held a secret have to be given again.
 
     Raises:
@@ -217,7 +226,7 @@ def given_again(about: Mapping[str, Any], vars: Mapping[str, str], driver: str |
         problems.append("the driver was not kept, because a secret stands in it. Give it with --driver NAME")
     if problems:
         raise BadInputError(*problems)
-    return {"vars": merged, "driver": name}
+    return merged, name
 
 
 def enter_directory(about: Mapping[str, Any]) -> None:

@@ -106,7 +106,7 @@ def files_of(outcome: AnyOutcome, heard: Sequence[ChatMessage] = ()) -> Iterator
     stem = stem_of(outcome)
     if isinstance(outcome, Completed):
         yield f"{stem}.txt", result_text(outcome)
-    transcript = [_as_json(each) for each in _transcript(outcome) or heard]
+    transcript = [message_as_json(each) for each in _transcript(outcome) or heard]
     document = outcome_as_json(outcome) | {"transcript": transcript}
     yield f"{stem}.json", json.dumps(document, indent=2, default=repr)
 
@@ -128,7 +128,8 @@ def _transcript(outcome: AnyOutcome) -> Sequence[ChatMessage]:
             return ()
 
 
-def _as_json(message: ChatMessage) -> dict[str, Any]:
+def message_as_json(message: ChatMessage) -> dict[str, Any]:
+    """Return a message of a conversation as data for machines."""
     match message:
         case UserMessage():
             return {"role": "user", "kind": message.kind, "content": text_of(message.content)}

@@ -26,7 +26,7 @@ from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.opening import leave_unfinished, open_agent_pool
 from agentpool._kernel.pool import AgentPool
-from agentpool.cli._drivers import Drivers, pool_driver_name, tools_with
+from agentpool.cli._drivers import DrivenConfig, Drivers, pool_driver_name, tools_with
 from agentpool.cli._errors import BadInputError, JournalLostError
 from agentpool.cli._files import load_fleet
 from agentpool.cli._journal import KeptRun, check_free
@@ -144,7 +144,9 @@ async def _run(fleet: FleetFile, options: RunOptions, kept: KeptRun | None, view
         memory = await open_memory(stack, options.memory or fleet.pool.memory)
         output = None if options.output is None else _output(options.output, kept)
         drivers.conversations = None if output is None else output.conversations
-        starts = starts_of(fleet, drivers.get, options.timeout)
+        starts = starts_of(fleet, drivers.get, options.timeout, DrivenConfig)
+        if kept is not None and kept.is_forked:
+            starts = []
         run = _Run(view, drivers, output, starts, kept)
         settings: dict[str, Any] = {
             "max_concurrent": options.max_concurrent or fleet.pool.max_concurrent,
@@ -156,7 +158,7 @@ async def _run(fleet: FleetFile, options: RunOptions, kept: KeptRun | None, view
             # Agents of manifests are given theirs; functions ask the pool's, `ctx.driver`.
             pool = open_agent_pool(drivers.get_for_functions(), **settings, **means)
         else:
-            pool = kept.open_pool(starts, drivers, settings, **means)
+            pool = kept.open_pool(starts, drivers, settings, options.max_concurrent, **means)
         async with trio.open_nursery() as nursery:
             # Captured, so that this nursery puts no group around an agent's SystemExit.
             ended = await acapture(run.to_its_end, pool, nursery)
@@ -174,7 +176,7 @@ async def _run(fleet: FleetFile, options: RunOptions, kept: KeptRun | None, view
 
 def _output(path: Path, kept: KeptRun | None) -> OutputDirectory:
     """Return the directory for the answers; a run that goes on may have begun to fill it."""
-    is_its_own = kept is not None and kept.past is not None and kept.about["output"] == str(path.absolute())
+    is_its_own = kept is not None and kept.before is not None and kept.about["output"] == str(path.absolute())
     return OutputDirectory.prepare(path, may_hold_files=is_its_own)
 
 
@@ -239,7 +241,7 @@ class _Run:
 
     async def _take_up(self, pool: AgentPool) -> None:
         """Take in what the run had come to before it was resumed."""
-        if self._kept is None or self._kept.past is None:
+        if self._kept is None or self._kept.before is None:
             return
         self.handles.extend(pool.resumed)
         alive = [agent for agent in self._kept.past.agents.values() if agent.outcome is None]
@@ -248,6 +250,9 @@ class _Run:
         ended = 0
         for outcome in self._kept.outcomes_before():
             ended += 1
+            if self._output is not None:
+                said = self._kept.conversation_of(outcome)
+                self._output.conversations.remember(outcome.agent_id, said)
             await self._keep(outcome)
         self._view.tell(f"resumed: {ended:,} agents had ended, {len(alive):,} go on")
 

@@ -165,13 +165,14 @@ def _turns(messages: Iterable[ChatMessage], renaming: _Renaming, model: str) -> 
                 else:
                     results.append(result)
             case AssistantMessage():
+                data = message.provider_data  # alone it says something to its own model only
+                if not (message.text or message.tool_calls or (data is not None and data.model == model)):
+                    continue  # nothing was said: what is around it is said in a row
                 results += renaming.missing()
                 if said or results:
                     yield Turn(tuple(said), tuple(results))
                     said, results = [], []
-                data = message.provider_data  # alone it says something to its own model only
-                if message.text or message.tool_calls or (data is not None and data.model == model):
-                    yield Turn(message=message, calls=renaming.calls(message.tool_calls))
+                yield Turn(message=message, calls=renaming.calls(message.tool_calls))
     results += renaming.missing()
     if said or results:
         yield Turn(tuple(said), tuple(results))

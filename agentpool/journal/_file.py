@@ -17,7 +17,7 @@ import attrs
 from agentpool._core.detection import KnownSecrets, spans_of
 from agentpool._core.errors import JournalCorruptError, JournalError
 from agentpool._core.records import SCHEMA_VERSION, JournalRecord, RecordKind
-from agentpool._core.redaction import Redaction, is_placeholder
+from agentpool._core.redaction import Redaction
 from agentpool._locks import try_lock, unlock
 
 Row: TypeAlias = tuple[float, int, str, str]
@@ -25,7 +25,7 @@ Row: TypeAlias = tuple[float, int, str, str]
 
 _APPLICATION_ID = 0x61677031
 _BUSY_SECONDS = 5.0
-_ROWS_AT_ONCE = 1_000
+_ROWS_AT_ONCE = 150  # six values each, of which an old SQLite takes 999 in one statement
 _SECRETS_REMEMBERED = 100  # a look for them takes the longer the more they are
 _ROW = "(?, ?, ?, ?, ?, ?)"
 _FIRST_SUM = b"agentpool journal"
@@ -177,7 +177,7 @@ class JournalFile:
 
     def _remember(self, secrets: Iterable[str]) -> None:
         """Know secrets from now on, wherever they stand: the next record may not say what they are."""
-        new = [each for each in secrets if each not in self._found and not is_placeholder(each)]
+        new = [each for each in secrets if each not in self._found]
         if new:
             self._found.update(dict.fromkeys(new))
             for oldest in list(self._found)[:-_SECRETS_REMEMBERED]:
@@ -286,7 +286,7 @@ def _told(path: Path, done: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF == sqlite3.SQLITE_ERROR:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR:
             raise _corrupt(path, str(error)) from error  # its tables are not those that were made
         raise JournalError(f"the journal {path} cannot be {done}: {error}{_fix(path, error)}") from error
     except (sqlite3.DatabaseError, UnicodeError, ValueError, TypeError) as error:

@@ -32,7 +32,7 @@ from agentpool.abc import Driver, Tool, ToolContext
 
 
 class FaultKind(enum.Enum):
-    """What can go wrong at a call of a driver or tool, at a record of a journal, or with the clock at a step."""
+    """What can go wrong at a call of a driver or tool, at a record of a journal, or with the clock."""
 
     RATE_LIMIT = "rate_limit"
     """The driver refuses the call with `RateLimitedError`; `seconds` is its `retry_after`."""

@@ -286,7 +286,7 @@ async def _check_what_a_kill_left(make: MakeJournal) -> None:
         )
         _require(
             len(numbers) >= _COMMITTED,
-            f"a process was killed after {_COMMITTED} records had been committed, and {len(numbers)} are left",
+            f"a process was killed when {_COMMITTED} records had been committed, and {len(numbers)} are left",
         )
     processes = [record.data["process"] for record in found]
     _require(

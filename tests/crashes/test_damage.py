@@ -226,7 +226,7 @@ def test_what_may_not_be_written_is_told_before_anything_is_done(what: str) -> N
 
 def test_a_folder_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.db").mkdir()
-    with pytest.raises(JournalError, match="cannot be opened"):
+    with pytest.raises(JournalError, match="is no file"):
         trio.run(run_busily, tmp_path / "run.db", tmp_path / "done")
 
 

@@ -361,7 +361,7 @@ def test_a_plain_history_holds_nothing_of_the_provider() -> None:
 
 def test_an_empty_message_of_the_model_is_not_sent() -> None:
     body = sent(UserMessage("a"), AssistantMessage(""), UserMessage("b"))
-    assert [m["role"] for m in body["messages"]] == ["user", "user"]
+    assert [(m["role"], m["content"]) for m in body["messages"]] == [("user", "a\n\nb")]
     kept = AssistantMessage("", (), "", ProviderData("openai", "m", {"reasoning": "hm"}))
     assert sent(UserMessage("a"), kept)["messages"][1] == {
         "role": "assistant",
@@ -578,4 +578,4 @@ def test_what_says_nothing_but_to_another_model_is_not_sent() -> None:
         "", provider_data=ProviderData("anthropic", "claude", [{"type": "server_tool_use"}])
     )
     body = sent(UserMessage("a"), paused, UserMessage("b"))
-    assert [m["role"] for m in body["messages"]] == ["user", "user"]
+    assert [m["role"] for m in body["messages"]] == ["user"]

@@ -455,7 +455,7 @@ def test_what_is_no_journal_is_refused_with_a_fix(tmp_path: Path) -> None:
     (tmp_path / "empty.db").touch()
     for name, told in {
         ".": "is a directory",
-        "none.db": "there is no file",
+        "none.db": "there is no journal",
         "text.db": "is damaged",
         "empty.db": "holds no run",
     }.items():
@@ -583,3 +583,100 @@ def test_the_files_of_a_fleet_are_those_of_its_beginning(tmp_path: Path) -> None
         "page-1",
         "page-2",
     ]
+
+
+# -- what users of comparable programs ran into -----------------------------------------------------
+
+
+def test_a_run_goes_on_from_any_directory_and_with_its_journal_moved(tmp_path: Path) -> None:
+    work, other = tmp_path / "work", tmp_path / "other"
+    work.mkdir()
+    other.mkdir()
+    path = fleet(work, agent("wait_for_go"), agent("answer"), head="max_concurrent = 1")
+    with running("run", path.name, "--journal", "run.db", cwd=work) as process:
+        assert kill_when(process, lambda: done(work))
+    for file in work.glob("run.db*"):
+        file.rename(other / file.name)
+    (work / "go").touch()
+    moved = work.rename(tmp_path / "moved")
+    result = call("resume", "run.db", cwd=other)
+    assert result.returncode == 2
+    assert f"began in {work}, which cannot be entered" in result.stderr
+    moved.rename(work)
+    result = call("resume", "run.db", "--max-concurrent", 2, cwd=other)
+    assert result.returncode == 0, result.stderr
+    assert done(work) == ["wait_for_go", "wait_for_go", "answer"]
+    # The report of a run that is over needs nothing but the journal.
+    shutil.rmtree(work)
+    again = call("resume", "run.db", cwd=other)
+    assert again.returncode == 0, again.stderr
+    assert plain(again.stdout) == plain(result.stdout)
+
+
+def test_a_journal_that_is_lost_in_the_middle_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    path = fleet(tmp_path, agent("wait_for_go"), agent("answer"), head="max_concurrent = 1")
+    journal = tmp_path / "run.db"
+    with running("run", path, "--journal", journal) as process:
+        until(lambda: done(tmp_path))
+        journal.rename(tmp_path / "away.db")
+        (tmp_path / "go").touch()
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "was deleted or replaced while it was written" in err
+    assert "Traceback" not in err
+    assert "answer" not in done(tmp_path)
+
+
+def test_a_function_that_does_something_else_now_says_so(tmp_path: Path) -> None:
+    sums = '[[agents]]\nname = "sums"\nfunction = "agents:sums"\n'
+    counts = '[[agents]]\nname = "counts"\nfunction = "agents:counts"\nargs = { number = 7 }\n'
+    path = fleet(tmp_path, sums, counts, agent("wait_for_go"))
+    journal = tmp_path / "run.db"
+    with running("run", path, "--journal", journal) as process:
+        assert kill_when(process, lambda: any(each.kind == "received" for each in records(journal)))
+    module = tmp_path / "agents.py"
+    module.write_text(
+        module.read_text().replace("return sum(", 'await ctx.send(ctx.find("counts"), 1); return sum(')
+    )
+    (tmp_path / "go").touch()
+    result = call("resume", journal, "--json")
+    assert result.returncode == 1
+    (sums_now, *_) = json.loads(result.stdout)["agents"]
+    assert "ReplayMismatchError" in sums_now["error"]
+    assert "agent 1 (sums)" in sums_now["error"]
+
+
+def test_failed_agents_of_before_have_their_conversation_in_the_files_of_output(tmp_path: Path) -> None:
+    path = fleet(tmp_path, agent("fail"), agent("wait_for_go"))
+    journal, output = tmp_path / "run.db", tmp_path / "out"
+    with running("run", path, "--journal", journal) as process:
+        assert kill_when(process, lambda: any(each.kind == "ended" for each in records(journal)))
+    (tmp_path / "go").touch()
+    assert call("resume", journal, "--output", output, "--quiet").returncode == 1
+    for folder in (output, tmp_path / "again"):
+        if not folder.exists():
+            assert call("resume", journal, "--output", folder).returncode == 1
+        document = json.loads((folder / "1-fail.json").read_text())
+        assert document["transcript"][0] == {"role": "user", "kind": "query", "content": "?"}
+
+
+def test_a_run_that_began_within_another_one_goes_on(tmp_path: Path) -> None:
+    path = fleet(tmp_path, agent("answer"), agent("boss", 'capabilities = ["spawn"]'))
+    journal, new = tmp_path / "run.db", tmp_path / "new.db"
+    assert call("run", path, "--journal", journal, "--output", tmp_path / "out").returncode == 0
+    forked = call("replay", journal, "--agent", 1, "--fork", 1, "--journal", new)
+    assert forked.returncode == 0, forked.stderr
+    path.unlink()
+    result = call("resume", new, "--json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert [each["text"] for each in document["agents"]] == ["well and good"]
+    assert document["not_started"] == []
+    assert call("resume", new, "--json").returncode == 0
+
+
+def test_a_process_that_died_before_its_run_began_leaves_a_file_for_a_new_run(tmp_path: Path) -> None:
+    journal = tmp_path / "run.db"
+    write(journal, [])
+    assert "holds no run" in call("resume", journal).stderr
+    assert call("run", fleet(tmp_path, agent("answer")), "--journal", journal).returncode == 0

@@ -42,6 +42,11 @@ from agentpool.cli._text import cut, one_line
 from agentpool.journal import SqliteJournal
 
 LETTERS = 100
+_MODEL_AGENTS = (
+    "agentpool:ModelAgent",
+    "agentpool:SpawnConfig",
+    "agentpool.cli._drivers:DrivenConfig",  # those of fleets
+)
 
 
 def replay_run(path: Path, agent_id: AgentId | None, until: int | None) -> int:
@@ -89,7 +94,7 @@ def _replayed(run: PastRun, agent: PastAgent, loop: RecordedLoop, until: int | N
 def _is_whole(agent: PastAgent, loop: RecordedLoop, is_last: bool) -> bool:
     """Whether what the loop came to is what the agent came to, so that they can be compared."""
     kind = "" if agent.work is None else agent.work["agent"].get("kind", "")
-    return is_last and kind in ("agentpool:ModelAgent", "agentpool:SpawnConfig") and loop.key == "0"
+    return is_last and kind in _MODEL_AGENTS and loop.key == "0"
 
 
 def _difference(outcome: AnyOutcome | None, end: Effect) -> str:

@@ -64,46 +64,6 @@ def load_callable(
     return function, module
 
 
-def place_of(module_name: str, thing: object) -> str | None:
-    """Return `module@directory` of the file in which something stands, if it was imported from beside a file.
-
-    Args:
-      module_name: what the thing calls its module.
-      thing: a class or function at the top of it.
-    """
-    directory, name = _places.get(module_name, ("", module_name))
-    for place in [directory] if directory else list(_families):
-        _, module = _families.get(place, {}).get(name, ("", None))
-        if module is not None and _is_in(module, thing):
-            return f"{name}@{place}"
-    return None
-
-
-def _is_in(module: ModuleType, thing: object) -> bool:
-    found: object = module
-    for part in str(getattr(thing, "__qualname__", "")).split("."):
-        found = getattr(found, part, None)
-    return found is thing
-
-
-def module_at(place: str) -> ModuleType:
-    """Return the module of which `place_of` made this.
-
-    Only of a directory from which this process has imported something: text from elsewhere does not decide
-    which files are run.
-
-    Raises:
-      LoadProblem: if it is not there, or fails to import.
-    """
-    name, _, directory = place.partition("@")
-    with _lock:
-        if directory not in _families:
-            problem = f"nothing was imported from {directory} yet"
-            raise LoadProblem(problem, "Load the fleet or the manifest first that names a function of it")
-        _, module = _families[directory].get(name, ("", None))
-        return _load_module(name, Path(directory), "the file") if module is None else module
-
-
 def _split(spec: str, beside: str) -> tuple[str, str]:
     module_name, colon, name = spec.partition(":")
     if not (colon and name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
@@ -175,7 +135,6 @@ def _execute(path: Path, name: str, unique: str, directory: Path) -> ModuleType:
     assert spec is not None  # it has a loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[unique] = module  # dataclasses and type hints look their module up
-    _places[unique] = (str(directory), name)
     try:
         with _neighbours(directory, name, module):
             loader.exec_module(module)
@@ -195,8 +154,6 @@ class _FreshLoader(importlib.machinery.SourceFileLoader):
 # For each directory the modules that were imported from it, by the names that they have there, with the
 # versions of their files. So two functions of one directory share the classes of a third module.
 _families: dict[str, dict[str, tuple[str, ModuleType]]] = {}
-# For each module that was imported under a name of its own: its directory, and its name there.
-_places: dict[str, tuple[str, str]] = {}
 
 
 def _known_member(directory: Path, name: str, path: Path, version: str) -> ModuleType | None:
@@ -206,6 +163,44 @@ def _known_member(directory: Path, name: str, path: Path, version: str) -> Modul
     everybodys = sys.modules.get(name) if _is_on_path(str(directory)) else None
     file = getattr(everybodys, "__file__", None)
     return everybodys if file and os.path.realpath(file) == str(path) else None
+
+
+BESIDE_MARK = "|"
+"""Between the directory and the name of a module that was loaded from a file, in a reference to it."""
+
+
+def member_name(module: str, path: str, thing: object) -> str | None:
+    """Return what finds the module of a thing again, if it was loaded from beside some file.
+
+    Args:
+      module: what the thing calls its module; that is not its name for everybody.
+      path: where in the module it stands, such as `Class.Inner`.
+    """
+    with _lock:
+        for directory, family in _families.items():
+            for name, (_, member) in family.items():
+                if member.__name__ != module:
+                    continue
+                found: Any = member
+                for part in path.split("."):
+                    found = getattr(found, part, None)
+                if found is thing:
+                    return f"{directory}{BESIDE_MARK}{name}"
+    return None
+
+
+def named_member(name: str) -> ModuleType:
+    """Return the module that `member_name` named, as its file is now.
+
+    Raises:
+      LoadProblem: if it is not there any more, or fails to import.
+    """
+    directory, _, module = name.rpartition(BESIDE_MARK)
+    with _lock:
+        version, known = _families.get(directory, {}).get(module, ("", None))
+        if known is not None and _version_of_module(known) == version:
+            return known
+        return _load_module(module, Path(directory), "the file of the fleet or manifest")
 
 
 @contextmanager

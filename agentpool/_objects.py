@@ -31,7 +31,7 @@ import attrs
 
 from agentpool._core.text import shown
 from agentpool._core.transcript import Transcript
-from agentpool._loading import module_at, place_of
+from agentpool._loading import BESIDE_MARK, member_name, named_member
 
 _JOINED = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
 DEEPEST = 100
@@ -504,8 +504,7 @@ def _set_attribute(error: BaseException, kind: type, name: str, value: Any) -> N
 def reference_of(thing: Any) -> str | None:
     """Return `module:name` of a class or function, if it is found there again; else None.
 
-    What `agentpool` offers is named as its users name it, wherever its file is. The module of what was
-    imported from beside a fleet or a manifest is `module@directory`.
+    What `agentpool` offers is named as its users name it, wherever its file is.
     """
     known = _references.get(thing) if isinstance(thing, type) else None
     if known is None:
@@ -522,13 +521,14 @@ def _reference(thing: Any) -> str | None:
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         return None
-    module = place_of(module, thing) or module
     try:
-        found = _found(module, name)
+        is_found = _found(module, name) is thing and not module.startswith("_agentpool_")
     except UnreadableDataError:
-        return None
-    if found is not thing:
-        return None
+        is_found = False
+    if not is_found:
+        # It may be of a module beside a fleet or a manifest, which has that name for its neighbours only.
+        beside = member_name(module, name, thing)
+        return None if beside is None else f"{beside}:{name}"
     if module.startswith("agentpool.") and _is_offered(name, thing):
         module = "agentpool"
     return f"{module}:{name}"
@@ -547,13 +547,13 @@ def found_again(reference: str) -> Any:
     Raises:
       UnreadableDataError: if it is not there any more.
     """
-    module, _, name = str(reference).rpartition(":")
+    module, _, name = str(reference).rpartition(":")  # a directory may have a colon in it
     return _found(module, name)
 
 
 def _found(module: str, name: str) -> Any:
     try:
-        found: Any = module_at(module) if "@" in module else importlib.import_module(module)
+        found: Any = named_member(module) if BESIDE_MARK in module else importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,6 @@ from agentpool import (
     open_agent_pool,
     start_fleet,
 )
-from agentpool._objects import (
-    UnreadableDataError,
-    found_again,
-    object_from_data,
-    object_to_data,
-    reference_of,
-)
-from agentpool.fleet.disk import NotedDisk, NotingDisk
 from agentpool.fleet.file import RestartSettings
 
 MODULE = """
@@ -368,53 +359,3 @@ def test_a_module_that_failed_is_tried_again(tmp_path: Path) -> None:
             fleet(tmp_path, '[[agents]]\nfunction = "one:f"\n')
     (tmp_path / "two.py").write_text("import one\n")
     fleet(tmp_path, '[[agents]]\nfunction = "one:f"\n')
-
-
-# -- names of what stands beside a fleet -----------------------------------------------------------
-
-
-def test_classes_and_functions_beside_a_fleet_are_found_again_by_their_place(tmp_path: Path) -> None:
-    (tmp_path / "pages.py").write_text("import attrs\n\n@attrs.frozen\nclass Page:\n    number: int\n")
-    (tmp_path / "later.py").write_text("class Later:\n    class Inner:\n        pass\n")
-    (tmp_path / "own.py").write_text("from pages import Page\n\n\nasync def ask(ctx):\n    return Page(1)\n")
-    fleet = FleetFile.from_toml('[[agents]]\nfunction = "own:ask"\n', base=tmp_path)
-    function = fleet.functions[0].function
-    page = function.__globals__["Page"]
-    assert reference_of(function) == f"own@{tmp_path}:ask"
-    assert reference_of(page) == f"pages@{tmp_path}:Page"
-    assert object_from_data(object_to_data(page(7))) == page(7)
-    # Also what nobody has imported yet; and it stands in one module from then on.
-    later = found_again(f"later@{tmp_path}:Later.Inner")
-    assert found_again(f"later@{tmp_path}:Later.Inner") is later
-    assert reference_of(later) == f"later@{tmp_path}:Later.Inner"
-    for missing in (f"own@{tmp_path}:nothing", f"none@{tmp_path}:x", f"pages@{tmp_path}/elsewhere:Page"):
-        with pytest.raises(UnreadableDataError):
-            found_again(missing)
-
-
-def test_a_text_from_elsewhere_does_not_decide_which_files_are_run(tmp_path: Path) -> None:
-    (tmp_path / "evil.py").write_text("raise SystemExit('run')\n")
-    with pytest.raises(UnreadableDataError, match="nothing was imported from"):
-        found_again(f"evil@{tmp_path}:x")
-
-
-def test_what_a_fleet_has_read_is_read_once_more_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text("async def ask(ctx, query):\n    return query\n")
-    (tmp_path / "fleet.toml").write_text(
-        '[vars.folder]\ntype = "path"\ndefault = "pages"\n'
-        '[[agents]]\nfunction = "own:ask"\nfor_each = "{folder}/*.md"\nquery = "{path}"\n'
-    )
-    pages = tmp_path / "pages"
-    pages.mkdir()
-    (pages / "a.md").touch()
-    noting = NotingDisk()
-    before = FleetFile.load(tmp_path / "fleet.toml", disk=noting)
-    data = json.loads(json.dumps(noting.to_data()))
-    (pages / "a.md").unlink()
-    pages.rmdir()
-    (tmp_path / "fleet.toml").unlink()
-    noted = NotedDisk.of(data)
-    assert FleetFile.load(tmp_path / "fleet.toml", disk=noted) == before
-    # What was not noted is as it is.
-    assert noted.find(tmp_path, "*.py") == [tmp_path / "own.py"]
-    assert b"async def" in noted.read(tmp_path / "own.py")

@@ -31,9 +31,7 @@ from agentpool import (
     open_agent_pool,
     resume_agent_pool,
 )
-from agentpool._core.past import PastAgent
 from agentpool._core.records import JournalRecord
-from agentpool._kernel.opening import go_on_with_pool, leave_unfinished, tell_of_run
 
 # -- the verbs ---------------------------------------------------------------------------------
 
@@ -1002,42 +1000,3 @@ async def asking_by_id(ctx: AgentContext) -> Any:
 
 def test_a_question_to_an_id_whose_agent_fails_after_the_crash_is_an_error() -> None:
     assert after_each_cut(asking_by_id)[0] == ("agent 3 has ended without a reply", None)
-
-
-# -- what the command line needs ----------------------------------------------------------------------
-
-
-def test_agents_that_are_left_unfinished_are_found_by_whoever_resumes_the_run() -> None:
-    records = Records()
-
-    async def slow(ctx: AgentContext) -> int:
-        await trio.sleep(10)
-        return 7
-
-    async def first() -> None:
-        opened = open_agent_pool(max_concurrent=2, journal=records)
-        tell_of_run(opened, {"fleet": "a.toml"})
-        async with opened as pool:
-            handle = await pool.spawn(slow, name="slow")
-            await trio.sleep(1)
-            leave_unfinished(pool, "left unfinished")
-            outcome = await handle.wait()
-            assert isinstance(outcome, Aborted)
-            assert outcome.reason == "left unfinished"
-
-    in_virtual_time(first)
-    assert records.kept[0].data["about"] == {"fleet": "a.toml"}
-    assert not records.of_kind("ended")
-    asked = []
-
-    def find(agent: PastAgent) -> Any:
-        asked.append(agent.name)
-        return slow
-
-    async def second() -> Any:
-        async with go_on_with_pool(records, finder=find) as pool:
-            (handle,) = pool.resumed
-            return (await handle.wait()).unwrap()
-
-    assert in_virtual_time(second) == 7
-    assert asked == ["slow"]

@@ -215,6 +215,8 @@ class Past:
     def _operated(self, agent_id: AgentId, data: Data, operation: Operation) -> None:
         agent = self.agents.get(agent_id)
         if agent is not None and data.get("key") is not None and data["life"] == agent.life:
+            # In the order in which they came to something: an ask, when it had its answer.
+            agent.operations.pop(data["key"], None)
             agent.operations[data["key"]] = operation
         for taken in _taken_by(operation):
             self.agents[taken].is_taken = True

@@ -183,7 +183,10 @@ class _Asking:
 
     async def _run(self) -> None:
         """Call the approver, in a task of the pool: nothing may come out of here."""
-        with self._scope:
+        value: object = None
+        error: BaseException | None = None
+        left_open: tuple[str, ...] = ()
+        with self._scope:  # `run_tidily` raises nothing, so that the scope swallows nothing
             value, error, left_open = await run_tidily(self._approver, (self._request,))
         try:
             parts = None if error is None else split_error(error)

@@ -258,8 +258,7 @@ class Batch:
         if journal is not None:
             op = self._op_of_taking()
             journal.operated(op, "take", outcome.agent_id)
-            if op is None:
-                await journal.commit_shielded()
+            await self._keep()
         self._taken += 1
         self.launcher.home.see(outcome.agent_id)
         if self._feed is not None:
@@ -293,6 +292,13 @@ class Batch:
         while not self.is_over and self.error is None:
             await self.wait_for_more(needs_all=True)
         self.raise_error()
+        await self._keep()
+
+    async def _keep(self) -> None:
+        """Have what the program gets written before it gets it."""
+        journal = self.launcher.state.journal
+        if journal is not None and self.launcher.op is None:
+            await journal.commit_shielded()
 
     def raise_error(self, *, beside: BaseException | None = None) -> None:
         """Raise what ended the input early, once.

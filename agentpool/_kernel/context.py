@@ -111,6 +111,12 @@ class AgentContext(LastingScope):
         attempt of a retry and each fallback is a call by itself. A call for which there is no room
         raises `BudgetExceededError`.
         """
+        driver = self.driver_to_bind
+        return None if getattr(driver, "only_binds", False) else driver
+
+    @property
+    def driver_to_bind(self) -> Driver | None:
+        """The pool's driver, also one that answers nobody but the agents to whose manifests it is bound."""
         if self._driver is None and self._state.means.driver is not None:
             self._driver = self.metered(self._state.means.driver, self._agent.budget)
         return self._driver

@@ -19,7 +19,7 @@ from agentpool import abc
 from agentpool._core.errors import JournalError
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AnyOutcome
-from agentpool._core.past import Past, PastAgent
+from agentpool._core.past import Operation, Past, PastAgent
 from agentpool._core.records import JournalRecord, RecordKind
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.descriptions import description_of, outcome_to_data
@@ -50,6 +50,11 @@ LEFT = "left"
 
 
 _OF_THE_PROGRAM: Mapping[str, Any] = {"life": 0, "key": None}
+
+
+def _is_open(found: Operation) -> bool:
+    """Whether an operation had begun, and not come to anything: a question without an answer."""
+    return found.kind == "ask" and "content" not in found.value
 
 
 class PoolJournal:
@@ -131,6 +136,15 @@ class PoolJournal:
         """As `commit`; cancellation does not end the wait."""
         with trio.CancelScope(shield=True):
             await self.commit()
+
+    async def keep_end(self) -> None:
+        """Wait, as the task of an agent that has ended, until that is written.
+
+        Nobody depends on it. But without it a run of agents that never wait for the journal, which are
+        functions without steps, would be written at its end only, and lost by a crash before that.
+        """
+        with suppress(JournalError):  # the pool ends by it
+            await self.commit_shielded()
 
     async def close(self) -> None:
         """Say how the run was left, and let the journal go.
@@ -229,8 +243,10 @@ class PoolJournal:
             # It was cancelled before it had a result; what cancelled it does so again.
             await trio.sleep_forever()
         if op.found is not None:
-            await trio.lowlevel.checkpoint()
-            return await restore(self.found_of(op, kind), op)
+            async with op.past.turns.take(op.key):
+                found = self.found_of(op, kind, is_taken=_is_open(op.found))
+                return await restore(found, op)
+        await op.past.turns.are_over(op.key)
         try:
             return await run(op)
         except Exception as error:
@@ -260,8 +276,11 @@ class PoolJournal:
             self.operated(op, "error", error_to_data(error))
             raise
 
-    def found_of(self, op: Op, kind: str) -> Any:
+    def found_of(self, op: Op, kind: str, *, is_taken: bool = True) -> Any:
         """Return what the journal tells of an operation.
+
+        Args:
+          is_taken: whether the agent has come to it thereby.
 
         Raises:
           ReplayMismatchError: if it is of another kind.
@@ -269,6 +288,8 @@ class PoolJournal:
         """
         found = op.found
         assert found is not None
+        if is_taken:
+            op.past.turns.taken(op.key)
         if found.kind == "error":
             raise self.decoded(found.value, op)
         if found.kind != kind:
@@ -404,9 +425,7 @@ class PoolJournal:
 
     def sent(self, message: AgentMessage) -> None:
         """The message is on its way: in an inbox, or handed over."""
-        data = self._stamped.pop(message.id, None)
-        if data is not None:  # a reply is none of an inbox
-            self.append("sent", message.to, data)
+        self.append("sent", message.to, self._stamped.pop(message.id))
 
     def received(self, message: AgentMessage, op: Op | None) -> None:
         """The message was taken."""

@@ -152,8 +152,11 @@ async def live(state: PoolState, record: AgentRecord) -> None:
         state.fatal_error(error)
     assert outcome is not None  # the scope swallows nothing: a cancellation became the outcome inside
     finish(state, record, outcome)
+    journal = state.journal
     # The traceback of a failure holds this frame: do not hold the record by it.
-    del record, outcome
+    del record, outcome, state
+    if journal is not None:
+        await journal.keep_end()
 
 
 def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
@@ -213,10 +216,10 @@ async def _claimed(record: AgentRecord, resumed: Resumed, task: trio.lowlevel.Ta
         await resumed.claimed.wait()
     except trio.Cancelled:
         return False
-    if resumed.context is not None:
-        task.context = resumed.context.copy()
-        await trio.lowlevel.cancel_shielded_checkpoint()  # the next step is in it
-        set_current_agent(record)
+    assert resumed.context is not None
+    task.context = resumed.context.copy()
+    await trio.lowlevel.cancel_shielded_checkpoint()  # the next step is in it
+    set_current_agent(record)
     await record.come_back()
     return not record.is_cancelled()
 

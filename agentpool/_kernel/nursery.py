@@ -17,7 +17,7 @@ from agentpool._kernel.activity import Activity
 from agentpool._kernel.current import set_current_agent
 from agentpool._kernel.leftovers import NurseryOwner, run_tidily, told_of, when_left_open
 from agentpool._kernel.options import is_coroutine
-from agentpool._kernel.places import Place, place_of_task, set_place
+from agentpool._kernel.places import Place, place_of_task, set_place, task_ended
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait
 
@@ -139,6 +139,7 @@ class AgentNursery:
             else:
                 self._tasks -= 1  # its count goes back to who waits for it to be started
             record.drop_task(task)
+            task_ended(place)
 
     def _ended(self, fails: bool) -> None:
         self._tasks -= 1

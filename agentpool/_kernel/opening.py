@@ -30,7 +30,6 @@ from agentpool._kernel.state import Means, PoolState, Settings
 
 if TYPE_CHECKING:
     from agentpool._kernel.keeping import Keeping
-    from agentpool._kernel.resuming import Finder
     from agentpool.abc import Approver, Driver, Journal, Memory, ToolBuilder
 
 
@@ -138,15 +137,10 @@ def go_on_with_pool(
     budget: Budget | None = None,
     approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
-    finder: Finder | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
 ) -> AbstractAsyncContextManager[AgentPool]:
-    """As `open_agent_pool`, for a journal that holds a run; `resume_agent_pool` tells of it.
-
-    Args:
-      finder: finds the agents that the journal cannot find by itself, in the place of `agents`.
-    """
+    """As `open_agent_pool`, for a journal that holds a run; `resume_agent_pool` tells of it."""
     _check_means(driver, memory, tool_builder, approver, limits)
     settings = Settings(
         None if max_concurrent is None else checked_count("max_concurrent", max_concurrent),
@@ -156,8 +150,7 @@ def go_on_with_pool(
     from agentpool._kernel.keeping import Keeping
 
     found = dict(agents or {})
-    finder = finder or (lambda agent: found.get(agent.name))
-    keeping = Keeping(_checked_journal(journal), is_resumed=True, finder=finder)
+    keeping = Keeping(_checked_journal(journal), is_resumed=True, finder=lambda agent: found.get(agent.name))
     return OpenPool(
         settings, keeping, _parts(Means(driver, memory, tool_builder, None, approver), limits, seed)
     )
@@ -171,20 +164,6 @@ def _parts(means: Means, limits: PoolLimits, seed: int | None) -> dict[str, Any]
         # Drawn from the program's own lot, so that a simulation decides it too.
         "random": Random(getrandbits(64) if seed is None else seed),
     }
-
-
-def tell_of_run(opened: AbstractAsyncContextManager[AgentPool], about: Mapping[str, Any]) -> None:
-    """Have the first record of a run tell more, as JSON data; call it before the pool is opened."""
-    assert isinstance(opened, OpenPool)
-    opened.tell_of_run(about)
-
-
-def leave_unfinished(pool: AgentPool, reason: str) -> None:
-    """Abort all agents, and have the pool's journal say that they have not ended: they can be resumed."""
-    state = pool._state
-    assert state.journal is not None
-    state.journal.is_leaving = True
-    pool.abort_all(reason)
 
 
 _HOW_TO_OPEN = "open it with `async with open_agent_pool(...) as pool:`"
@@ -205,10 +184,10 @@ class OpenPool(AbstractAsyncContextManager[AgentPool]):
         self._opener: Activity | None = None
         self._nurseries = trio.open_nursery()
 
-    def tell_of_run(self, about: Mapping[str, Any]) -> None:
-        """Have the first record of the run tell more."""
-        assert self._keeping is not None
-        self._keeping.about = about
+    def tell_about(self, about: Mapping[str, Any]) -> None:
+        """Have the first record of a new journal tell this too: JSON data, such as the fleet of the run."""
+        if self._keeping is not None:
+            self._keeping.about = about
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"a pool that is not open has no {name!r}; {_HOW_TO_OPEN}", name=name, obj=self)

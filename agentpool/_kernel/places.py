@@ -12,12 +12,13 @@ the journal has happened and is not done again; it comes to what it came to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import trio
 
 from agentpool._core.errors import ReplayMismatchError
 from agentpool._core.messages import AgentId
@@ -29,6 +30,75 @@ if TYPE_CHECKING:
     from agentpool._core.past import Operation, PastAgent, PastLoop
 
 
+class Turns:
+    """Has the tasks of an agent come to what they had done in the order in which they did it.
+
+    Its tasks share what the agent knows: were they to come to it in another order, one would find
+    something else there, and do something else. A task whose turn it is not waits for those before it,
+    unless their tasks are not there.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        """Begin.
+
+        Args:
+          keys: the operations of the agent's own code, in their order.
+        """
+        self._pending = dict.fromkeys(keys)
+        self._paths = {""}
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def opened(self, path: str) -> None:
+        """A task of the agent stands there from now on."""
+        self._paths.add(path)
+
+    def closed(self, path: str) -> None:
+        """The task that stood there has ended."""
+        self._paths.discard(path)
+        self._waiting.unpark_all()
+
+    def taken(self, key: str) -> None:
+        """An operation is there again."""
+        if key in self._pending:
+            del self._pending[key]
+            self._waiting.unpark_all()
+
+    async def are_over(self, key: str) -> None:
+        """Wait until all that the other tasks had done is there again, before something new is done.
+
+        Checkpoint: unless nothing is left. Cancellation: leaves nothing behind.
+        """
+        while self._pending and self._is_early(key):
+            await self._waiting.park()
+
+    @asynccontextmanager
+    async def take(self, key: str) -> AsyncIterator[None]:
+        """Wait until those before an operation are there again; the block comes to it.
+
+        Those after it wait for the end of the block, and whoever comes to it goes on in the step in which
+        the block ends.
+
+        Checkpoint: always. Cancellation: nobody waits for it.
+        """
+        try:
+            await trio.lowlevel.checkpoint()
+            while self._is_early(key):
+                await self._waiting.park()
+            yield
+        finally:
+            self.taken(key)
+
+    def _is_early(self, key: str) -> bool:
+        own = _split(key)[0]
+        for other in self._pending:
+            if other == key:
+                break
+            path = _split(other)[0]
+            if path != own and path in self._paths:
+                return True
+        return False
+
+
 @attrs.frozen
 class PastLife:
     """What one life of an agent had done when the journal ended.
@@ -37,11 +107,13 @@ class PastLife:
       operations: those that have their results, by key.
       loops: the runs of the loop, by key.
       last: the number of the last operation that is known, by the place where it stands.
+      turns: has its tasks come to them in their order.
     """
 
     operations: Mapping[str, Operation]
     loops: Mapping[str, PastLoop]
     last: Mapping[str, int]
+    turns: Turns
 
     @classmethod
     def of(cls, past: PastAgent) -> PastLife:
@@ -51,7 +123,8 @@ class PastLife:
             place, number = _split(key)
             last[place] = max(number, last.get(place, -1))
         # Copies: when the agent ends, its past lets go of what is not needed any more.
-        return cls(dict(past.operations), dict(past.loops), last)
+        operations = dict(past.operations)
+        return cls(operations, dict(past.loops), last, Turns(_in_own_code(operations)))
 
 
 def _split(key: str) -> tuple[str, int]:
@@ -59,7 +132,17 @@ def _split(key: str) -> tuple[str, int]:
     return place, int(key[len(place) :].partition(".")[0].partition("t")[0])
 
 
-NO_PAST = PastLife({}, {}, {})
+def _in_own_code(operations: Mapping[str, Operation]) -> Iterator[str]:
+    """Yield the keys of what an agent's body and its tasks did; not of items, nor within calls and steps."""
+    for key in operations:
+        parts = key.split("/")
+        if all(map(str.isdecimal, parts)):
+            above = ("/".join(parts[:end]) for end in range(1, len(parts)))
+            if not any(outer in operations for outer in above):
+                yield key
+
+
+NO_PAST = PastLife({}, {}, {}, Turns(()))
 
 
 @attrs.define(eq=False)
@@ -109,7 +192,16 @@ def place_of_task(record: Activity) -> Place | None:
         return None
     number = place.count
     place.count += 1
-    return place.inside(f"{place.path}{number}")
+    inner = place.inside(f"{place.path}{number}")
+    if inner.past is not NO_PAST:
+        inner.past.turns.opened(inner.path)
+    return inner
+
+
+def task_ended(place: Place | None) -> None:
+    """The task that stood at a place has ended."""
+    if place is not None and place.past is not NO_PAST:
+        place.past.turns.closed(place.path)
 
 
 @attrs.frozen

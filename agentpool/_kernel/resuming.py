@@ -156,7 +156,7 @@ def _message_of(agent: PastAgent, data: Any) -> AgentMessage:
 
 
 async def _never(ctx: Any) -> None:
-    raise AssertionError("an agent runs once it is claimed")
+    raise NotImplementedError  # an agent runs once it is claimed
 
 
 def claim(state: PoolState, record: AgentRecord, work: Work, context: contextvars.Context) -> None:

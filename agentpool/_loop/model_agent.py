@@ -171,7 +171,7 @@ class _ModelAgent(Generic[T]):
         is_spawned = ctx.agent is self
         budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
         driver = ctx.metered(
-            _driver_for(self.manifest, ctx.driver if self.driver is None else self.driver),
+            _driver_for(self.manifest, ctx.driver_to_bind if self.driver is None else self.driver),
             budget,
             MODEL_SECONDS,
         )

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from agentpool._core.errors import ManifestError
-from agentpool.cli._errors import BadInputError, JournalLostError, OutputLostError, problems_of
+from agentpool.cli._errors import BadInputError, OutputLostError, problems_of
 from agentpool.cli._streams import complain, give_up, prepare_streams, printing
 from agentpool.cli._text import one_line
 
@@ -46,9 +46,6 @@ def call(arguments: Sequence[str]) -> int:
         return _bad_input(str(error))
     except (ManifestError, BadInputError) as error:
         return _bad_input(*problems_of(error))
-    except JournalLostError as error:
-        complain([str(error)])
-        return 1
     except OutputLostError as error:
         complain([str(error)] if str(error) else [])
         give_up(sys.stdout)
@@ -86,7 +83,7 @@ def run(
 
     The first Ctrl-C, SIGTERM or SIGHUP starts no more agents and lets the running ones finish, the
     second aborts them. The exit code is 0 if all completed, 1 if some failed or were aborted, 2 for bad
-    input, 3 if a person has to decide first, 130 and 143 after signals.
+    input, 3 if a run with a journal waits for a person, 130 and 143 after signals.
 
     Args:
       fleet: The fleet file (TOML).
@@ -95,7 +92,8 @@ def run(
       timeout: Seconds that each agent may take; it can only shorten what the file allows.
       output: An empty or new directory, for each agent's whole answer and transcript.
       memory: A file in which the agents' memory is kept from run to run, in place of the one in the file.
-      journal: A new file that keeps the run, so that `agentpool resume` can go on with it.
+      journal: A new file that keeps the run, so that `agentpool resume` goes on with it after any crash. With
+        it the first Ctrl-C, SIGTERM or SIGHUP stops at once: nothing of it is lost.
       var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
@@ -124,64 +122,41 @@ def resume(
     *,
     driver: str | None = None,
     max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     output: str | None = None,
-    var: Variables = (),
+    memory: str | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Go on with a run that was killed, stopped or paused, and tell how each agent ended.
+    """Go on with a run that `agentpool run --journal` began, after a crash, a signal or a decision.
 
-    Nothing that had ended is done again. A run that is over prints its report once more. Signals and exit
-    codes are those of `agentpool run`.
+    What had ended is not done again. The report is that of a run without interruption, and so is the
+    exit code. Of a run that has ended, the report is printed again.
 
     Args:
-      journal: The file that `agentpool run --journal` wrote.
-      driver: The model driver, in place of the one that the run began with.
-      max_concurrent: How many agents may run at once, in place of the number that the run began with.
-      output: The directory for answers and transcripts, in place of the one that the run began with.
-      var: NAME=VALUE, for a variable that was not kept because a secret stands in it.
+      journal: The file of the run.
+      driver: The model driver, in place of the one that the run had.
+      max_concurrent: How many agents may run at once, in place of the number that the run had.
+      timeout: Seconds that each agent that was not started yet may take, in place of those that the run had.
+      output: An empty or new directory, for the whole answer and transcript of each agent that ends.
+      memory: A file in which the agents' memory is, in place of the one that the run had.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
     """
-    from agentpool.cli._resume import ResumeOptions, resume_run
-    from agentpool.cli._vars import parse_directory, parse_vars
+    from agentpool.cli._resume import resume_run
+    from agentpool.cli._run import RunOptions
+    from agentpool.cli._vars import parse_directory, parse_file
 
-    options = ResumeOptions(
+    options = RunOptions(
         driver=driver,
         max_concurrent=max_concurrent,
+        timeout=timeout,
         output=None if output is None else parse_directory("--output", output),
-        vars=parse_vars(var),
+        memory=None if memory is None else parse_file("--memory", memory),
         quiet=quiet,
         as_json=as_json,
     )
     return resume_run(journal, options)
-
-
-@app.command
-def approve(journal: Path, call: str | None = None, /) -> int:
-    """Allow a tool call that a paused run asks about; `agentpool resume` goes on with it.
-
-    Args:
-      journal: The file that `agentpool run --journal` wrote.
-      call: The id that the paused run told.
-    """
-    from agentpool.cli._decide import decide
-
-    return decide(journal, call, None)
-
-
-@app.command
-def deny(journal: Path, call: str | None = None, /, *, reason: str = "") -> int:
-    """Refuse a tool call that a paused run asks about; `agentpool resume` goes on without it.
-
-    Args:
-      journal: The file that `agentpool run --journal` wrote.
-      call: The id that the paused run told.
-      reason: What the model is told.
-    """
-    from agentpool.cli._decide import decide
-
-    return decide(journal, call, reason)
 
 
 @app.command
@@ -278,6 +253,35 @@ def replay(
     if agent is None or into is None or until is not None:
         raise BadInputError("--fork needs --agent N and --journal NEW.db, and takes no --until")
     return begin_there(journal, agent, fork, into)
+
+
+@app.command
+def approve(journal: Path, id: str, /) -> int:
+    """Allow a tool call for which a run is paused; `agentpool resume` goes on with it.
+
+    Args:
+      journal: The file of the run.
+      id: What `agentpool show` calls it, or its beginning.
+    """
+    from agentpool._core.approval import Approved
+    from agentpool.cli._approve import decide
+
+    return decide(journal, id, Approved())
+
+
+@app.command
+def deny(journal: Path, id: str, /, *, reason: str = "") -> int:
+    """Forbid a tool call for which a run is paused; `agentpool resume` goes on, and the model is told.
+
+    Args:
+      journal: The file of the run.
+      id: What `agentpool show` calls it, or its beginning.
+      reason: What the model is told.
+    """
+    from agentpool._core.approval import Denied
+    from agentpool.cli._approve import decide
+
+    return decide(journal, id, Denied(reason))
 
 
 @app.command

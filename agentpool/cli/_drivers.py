@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
-from typing import Any
+import copy
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import attrs
 
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.governor import GovernorStatistics
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import AgentId
+from agentpool._core.messages import AgentId, Completion, CompletionRequest, StreamPart
 from agentpool._core.text import told
 from agentpool._kernel.current import current_agent
 from agentpool._loop.model_agent import SpawnConfig
-from agentpool.abc import Driver
+from agentpool.abc import Driver, wrapped_inside
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._listening import Conversations, ListeningDriver
+from agentpool.drivers._around import DriverAround
 from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.named import (
     DriverName,
@@ -155,26 +156,60 @@ class Drivers:
         return governed
 
 
+class FleetDriver(DriverAround):
+    """The one driver of a pool with a journal, which gives each agent its own.
+
+    Agents that carry their drivers could not be made again from a journal.
+
+    Attributes:
+      only_binds: whether agents that have no manifest have no driver.
+    """
+
+    def __init__(self, drivers: Drivers) -> None:
+        for_functions = drivers.get_for_functions()
+        super().__init__(for_functions or EmbeddedDriver())
+        self.only_binds = for_functions is None
+        self._drivers = drivers
+        self._wrap: Callable[[Driver], Driver] | None = None
+
+    def bind(self, manifest: AgentManifest) -> Driver:
+        """Return the driver of an agent."""
+        driver = self._drivers.get(manifest)
+        return driver if self._wrap is None else wrapped_inside(driver, self._wrap)
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """Ask the driver of agents that have no manifest.
+
+        Raises:
+          DriverError: as that; RequestRejectedError if there is none.
+
+        Checkpoint, cancellation: as the driver inside.
+        """
+        return await self._driver.complete(request)
+
+    def stream(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[StreamPart]]:
+        """Ask the driver of agents that have no manifest, in pieces."""
+        return self._driver.stream(request)
+
+    def rewrapped(self, wrap: Callable[[Driver], Driver]) -> FleetDriver:
+        """Return this driver around what `wrap` makes of each driver inside."""
+        copied = copy.copy(self)
+        copied._driver, copied._wrap = wrapped_inside(self._driver, wrap), wrap
+        return copied
+
+
+def plain_tools(manifest: AgentManifest) -> ToolRegistry:
+    """Return an agent's tools; the agents that it spawns ask the pool's driver."""
+    return build_tools(manifest, make_agent=SpawnConfig)
+
+
 def tools_with(drivers: Drivers, manifest: AgentManifest) -> ToolRegistry:
     """Return an agent's tools; the agents that it spawns ask the drivers that they are to ask."""
 
     def child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
-        return DrivenConfig(manifest, query, driver=drivers.get(manifest))
+        return SpawnConfig(manifest, query, driver=drivers.get(manifest))
 
     return build_tools(manifest, make_agent=child)
-
-
-@attrs.frozen
-class DrivenConfig(SpawnConfig[str]):
-    """An agent with a driver that the command line opened. A journal keeps it without that."""
-
-    def to_journal(self) -> Any:
-        """Return its manifest and its query, as JSON data."""
-        return SpawnConfig(self.manifest, self.query).to_journal()
-
-    def with_driver(self, drivers: Drivers) -> DrivenConfig:
-        """Return it as it came from a journal, with the driver that it is to ask."""
-        return attrs.evolve(self, driver=drivers.get(self.manifest))
 
 
 def driver_name_in(manifest: AgentManifest) -> str | None:

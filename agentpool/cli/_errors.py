@@ -17,10 +17,6 @@ class OutputLostError(Exception):
     """Standard output took not all that there was to say; the text says why. Empty: nobody reads it."""
 
 
-class JournalLostError(Exception):
-    """A run ended because its journal could not be written; it can be resumed from what was."""
-
-
 def problems_of(error: ManifestError | BadInputError) -> list[str]:
     """Return what is wrong with the user's input, one text for each problem."""
     if isinstance(error, BadInputError):

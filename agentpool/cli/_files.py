@@ -18,7 +18,6 @@ from agentpool._loop.model_agent import SpawnConfig
 from agentpool.cli._drivers import Drivers, driver_name_in, pool_driver_name
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._idle import idle_model, idle_settings, idle_steps
-from agentpool.fleet.disk import Disk
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.schema import fleet_schema, manifest_schema
 from agentpool.tools import ToolRegistry, build_tools
@@ -41,18 +40,17 @@ class CheckedFile:
     warnings: tuple[str, ...]
 
 
-def load_fleet(path: Path, vars: Mapping[str, str], disk: Disk | None = None) -> FleetFile:
+def load_fleet(path: Path, vars: Mapping[str, str]) -> FleetFile:
     """Read a fleet file with its manifests, and import the functions that they name.
 
     Args:
       path: the file.
       vars: what the command line gives its variables.
-      disk: reads the files.
 
     Raises:
       ManifestError: with every finding of the fleet, of its manifests, and of their modules.
     """
-    fleet = FleetFile.load(path, vars=vars, disk=disk or Disk())
+    fleet = FleetFile.load(path, vars=vars)
     findings = [
         finding for manifest in fleet.manifests for finding in _manifest_findings(manifest, str(path))
     ]

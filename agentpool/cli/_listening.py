@@ -41,10 +41,6 @@ class Conversations:
             # Immutable, and shared between the requests of an agent: nothing is copied here.
             self._last[agent.id] = (request.messages, answer)
 
-    def remember(self, agent_id: AgentId, messages: Sequence[ChatMessage]) -> None:
-        """Take in an agent's conversation as it was before its run was resumed."""
-        self._last[agent_id] = (messages, ())
-
     def take(self, agent_id: AgentId) -> Sequence[ChatMessage]:
         """Return an agent's conversation as far as its model saw it, and forget it."""
         messages, answer = self._last.pop(agent_id, ((), ()))

@@ -42,19 +42,15 @@ class OutputDirectory:
     _seen: set[AgentId] = attrs.field(factory=set)
 
     @classmethod
-    def prepare(cls, path: Path, *, may_hold_files: bool = False) -> OutputDirectory:
+    def prepare(cls, path: Path) -> OutputDirectory:
         """Make the directory, or take one that is there and empty, and try to write to it.
-
-        Args:
-          path: the directory.
-          may_hold_files: whether files of the same run may be in it already, which are written again.
 
         Raises:
           BadInputError: if it holds something, or cannot be made or written to.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if not may_hold_files and any(path.iterdir()):
+            if any(path.iterdir()):
                 raise BadInputError(
                     f"--output: {str(path)!r} is not empty. Give a new directory, so that the files of two"
                     " runs are not mixed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import attrs
 
@@ -30,7 +31,7 @@ class PastRun:
     past: Past
 
     @classmethod
-    def read(cls, path: Path) -> PastRun:
+    def read(cls, path: Path) -> Self:
         """Read a journal, also one that is being written.
 
         Raises:

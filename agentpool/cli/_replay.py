@@ -42,11 +42,6 @@ from agentpool.cli._text import cut, one_line
 from agentpool.journal import SqliteJournal
 
 LETTERS = 100
-_MODEL_AGENTS = (
-    "agentpool:ModelAgent",
-    "agentpool:SpawnConfig",
-    "agentpool.cli._drivers:DrivenConfig",  # those of fleets
-)
 
 
 def replay_run(path: Path, agent_id: AgentId | None, until: int | None) -> int:
@@ -94,7 +89,7 @@ def _replayed(run: PastRun, agent: PastAgent, loop: RecordedLoop, until: int | N
 def _is_whole(agent: PastAgent, loop: RecordedLoop, is_last: bool) -> bool:
     """Whether what the loop came to is what the agent came to, so that they can be compared."""
     kind = "" if agent.work is None else agent.work["agent"].get("kind", "")
-    return is_last and kind in _MODEL_AGENTS and loop.key == "0"
+    return is_last and kind in ("agentpool:ModelAgent", "agentpool:SpawnConfig") and loop.key == "0"
 
 
 def _difference(outcome: AnyOutcome | None, end: Effect) -> str:
@@ -212,8 +207,10 @@ def _forked(
     run: PastRun, agent: PastAgent, loop: RecordedLoop, steps: Sequence[ReplayedStep]
 ) -> Iterator[JournalRecord]:
     first = {key: value for key, value in run.past.run.items() if key != "id"}
+    old = first.get("about") or {}
+    kept = {key: old[key] for key in ("path", "driver", "timeout", "memory") if key in old}
     forked = {"agent": agent.id, "name": agent.name, "before_step": len(steps) + 1}
-    first["about"] = {**first.get("about", {}), "forked": forked}
+    first["about"] = {**kept, "forked": forked}
     yield JournalRecord("run", 0, first)
     spawned: dict[str, Any] = {
         "name": agent.name,

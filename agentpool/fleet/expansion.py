@@ -159,7 +159,7 @@ class Expansion:
     def _load(self, path: Path) -> Any:
         """Return the manifest, or why its file cannot be read; note what is wrong inside."""
         try:
-            data = self.place.disk.read(path)
+            data = path.read_bytes()
         except (OSError, ValueError) as error:
             return error
         try:

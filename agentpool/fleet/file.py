@@ -15,7 +15,6 @@ from agentpool._core.text import shown
 from agentpool.fleet.agents import AnyFleetAgent as AnyFleetAgent
 from agentpool.fleet.agents import FleetAgent as FleetAgent
 from agentpool.fleet.agents import FleetFunction as FleetFunction
-from agentpool.fleet.disk import Disk
 from agentpool.fleet.expansion import Expansion
 from agentpool.fleet.patterns import Place
 from agentpool.fleet.tables import BudgetSettings as BudgetSettings
@@ -54,13 +53,7 @@ class FleetFile:
         return tuple(agent for agent in self.agents if isinstance(agent, FleetFunction))
 
     @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        vars: Mapping[str, str] | None = None,
-        disk: Disk = Disk(),  # noqa: B008  (it holds nothing)
-    ) -> FleetFile:
+    def load(cls, path: str | os.PathLike[str], *, vars: Mapping[str, str] | None = None) -> FleetFile:
         """Read the fleet file at `path`, with the manifests and functions that it names.
 
         Blocks on the disk, and imports the modules of its functions.
@@ -68,14 +61,13 @@ class FleetFile:
         Args:
           path: the file.
           vars: values for its variables, in place of their defaults.
-          disk: reads the files.
 
         Raises:
           ManifestError: with every finding of the file and of all its manifests.
           TypeError: if a value of `vars` is no string.
         """
-        text = read_text(path, disk.read)
-        return cls.from_toml(text, source=os.fspath(path), base=Path(path).parent, vars=vars, disk=disk)
+        text = read_text(path, Path.read_bytes)
+        return cls.from_toml(text, source=os.fspath(path), base=Path(path).parent, vars=vars)
 
     @classmethod
     def from_toml(
@@ -85,7 +77,6 @@ class FleetFile:
         source: str = "<string>",
         base: str | os.PathLike[str] | None = None,
         vars: Mapping[str, str] | None = None,
-        disk: Disk = Disk(),  # noqa: B008  (it holds nothing)
     ) -> FleetFile:
         """Read a fleet from TOML text, with the manifests and functions that it names.
 
@@ -97,7 +88,6 @@ class FleetFile:
           base: the directory that paths in it are relative to; without it the current one. Modules
             of functions are looked for there first; without it only installed ones are found.
           vars: values for its variables, in place of their defaults.
-          disk: reads the files that it names.
 
         Raises:
           ManifestError: with every finding of the text and of all its manifests.
@@ -108,7 +98,7 @@ class FleetFile:
         report = Report(base=None if base is None else Path(os.path.abspath(directory)))
         table = read_table(FleetTable, parse_toml(text, source), "", report)
         variables = Variables.of(table.vars, given, directory, report)
-        expansion = Expansion(Place(directory, variables, report, disk), variables, report)
+        expansion = Expansion(Place(directory, variables, report), variables, report)
         agents, supervisors = expansion.expand(table.agents, table.supervisors)
         if not report.problems:  # else what was wrong may be where they are used
             variables.report_unused()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +12,6 @@ import attrs
 
 from agentpool._core.rules import Report
 from agentpool._core.templates import Placeholder, TemplateError, parse_template
-from agentpool.fleet.disk import Disk
 from agentpool.fleet.variables import Variables
 
 
@@ -23,13 +23,11 @@ class Place:
       directory: where the file is, as its reader named it.
       variables: those of the file.
       report: takes the problems.
-      disk: reads the files.
     """
 
     directory: Path
     variables: Variables
     report: Report
-    disk: Disk = attrs.field(factory=Disk)
 
     def path(self, key: str, text: str) -> Path | None:
         """Return the path that a text stands for, None if that cannot be told."""
@@ -86,7 +84,7 @@ class Place:
         value = self.variables.values[variable]
         if not isinstance(value, str):
             return None
-        problem = self.disk.why_no_directory(value)
+        problem = _why_no_directory(value)
         if problem is not None:
             self.report.add(key, problem, f"Give a directory with --var {variable}=PATH")
             return None
@@ -94,11 +92,30 @@ class Place:
 
     def _glob(self, key: str, root: Path, pattern: str, shown: str) -> list[Path] | None:
         try:
-            return self.disk.find(root, pattern)
+            return sorted({path for path in root.glob(pattern) if _may_be_file(path)})
         except (ValueError, IndexError, NotImplementedError):  # pathlib raises them all
             fix = "Write it relative to the fleet file, such as docs/**/*.md, ** as a whole directory only"
             self.report.add(key, f"{shown!r} is no pattern of files", fix)
             return None
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # in a directory that may be listed and not entered: its agent will tell of it
+        return True
+
+
+def _why_no_directory(path: str) -> str | None:
+    try:
+        os.scandir(path).close()
+    except FileNotFoundError:
+        return f"there is no directory {path!r}"
+    except NotADirectoryError:
+        return f"{path!r} is a file, not a directory"
+    except OSError as error:
+        return f"{path!r} cannot be read: {error.strerror}"
+    return None
 
 
 def _is_excluded(parts: Iterable[str], patterns: Sequence[str]) -> bool:

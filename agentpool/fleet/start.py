@@ -30,7 +30,6 @@ MODES: Mapping[str, RestartMode] = {
     "never": "temporary",
 }
 DriverOf = Callable[[AgentManifest], Driver | None]
-BodyOf = Callable[[AnyFleetAgent], Callable[[AgentContext], Awaitable[Any]]]
 
 
 async def start_fleet(
@@ -88,49 +87,43 @@ class Start:
         return await pool.spawn(self.agent, name=self.name, timeout=self.timeout, restart=self.restart)
 
 
-def starts_of(
-    fleet: FleetFile,
-    driver_of: DriverOf,
-    timeout: float | None,
-    make_agent: Callable[..., SpawnConfig[str]] = SpawnConfig,
-) -> list[Start]:
+def starts_of(fleet: FleetFile, driver_of: DriverOf, timeout: float | None) -> list[Start]:
     """Return what is to be spawned, in the order of the file; a supervisor where its first agent stands.
 
     Args:
       driver_of: gives the driver of an agent.
       timeout: seconds that no agent may pass, whatever the file allows.
-      make_agent: makes an agent of a manifest, a query and a driver, as `SpawnConfig` does.
     """
-
-    def body_of(agent: AnyFleetAgent) -> Callable[[AgentContext], Awaitable[Any]]:
-        if isinstance(agent, FleetFunction):
-            return agent
-        return make_agent(agent.manifest, agent.query, driver=driver_of(agent.manifest))
-
     supervisors = {child: supervisor for supervisor in fleet.supervisors for child in supervisor.children}
     agents = {agent.name: agent for agent in fleet.agents}
     starts: dict[str, Start] = {}
     for agent in fleet.agents:
         supervisor = supervisors.get(agent.name)
         if supervisor is None:
-            starts[agent.name] = _start_alone(agent, body_of, timeout)
+            starts[agent.name] = _start_alone(agent, driver_of, timeout)
         elif supervisor.name not in starts:
             children = [agents[name] for name in supervisor.children]
-            starts[supervisor.name] = _start_supervised(supervisor, children, body_of, timeout)
+            starts[supervisor.name] = _start_supervised(supervisor, children, driver_of, timeout)
     return list(starts.values())
 
 
-def _start_alone(agent: AnyFleetAgent, body_of: BodyOf, timeout: float | None) -> Start:
-    body = body_of(agent)
+def _body_of(agent: AnyFleetAgent, driver_of: DriverOf) -> Callable[[AgentContext], Awaitable[Any]]:
+    if isinstance(agent, FleetFunction):
+        return agent
+    return SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest))
+
+
+def _start_alone(agent: AnyFleetAgent, driver_of: DriverOf, timeout: float | None) -> Start:
+    body = _body_of(agent, driver_of)
     return Start(body, agent.name, (agent.name,), _shorter(agent.timeout, timeout), _policy(agent.restart))
 
 
 def _start_supervised(
-    settings: SupervisorSettings, agents: Sequence[AnyFleetAgent], body_of: BodyOf, timeout: float | None
+    settings: SupervisorSettings, agents: Sequence[AnyFleetAgent], driver_of: DriverOf, timeout: float | None
 ) -> Start:
     children = [
         ChildSpec(
-            body_of(agent),
+            _body_of(agent, driver_of),
             name=agent.name,
             # An agent of a fleet has a question to answer: it comes back if it failed to.
             mode="transient" if agent.restart is None else MODES[agent.restart.mode],

@@ -120,7 +120,8 @@ class JournalFile:
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 self._connection.execute(_TABLE)
                 self._connection.execute("COMMIT")
-        return _read(self._connection, self.path)
+        with _told(self.path, "read"):
+            return _read(self._connection, self.path)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write rows after those that are there. What is kept of them, if it fails, is a beginning.
@@ -211,22 +212,32 @@ def read_journal(path: str | os.PathLike[str]) -> Sequence[JournalRecord]:
     where = Path(path)
     if not where.is_file():
         raise FileNotFoundError(f"there is no journal {where}")
-    with _told(where, "read"), closing(_connected(where, "ro")) as connection:
-        return () if _is_empty(connection) else _read(connection, where)[0]
+    with _told(where, "read"):
+        try:
+            return _read_by(where, "ro")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                raise
+            # Its writer died while it opened or closed it: what that left has to be taken back first.
+            return _read_by(where, "rw")
+
+
+def _read_by(path: Path, mode: str) -> Sequence[JournalRecord]:
+    with closing(_connected(path, mode)) as connection:
+        return () if _is_empty(connection) else _read(connection, path)[0]
 
 
 def _read(connection: sqlite3.Connection, path: Path) -> tuple[Sequence[JournalRecord], _End]:
-    with _told(path, "read"):
-        _check_version(connection, path)
-        records, end = [], _End()
-        for seq, at, agent, kind, data, found in connection.execute(
-            "SELECT seq, at, agent, kind, data, sum FROM records ORDER BY seq"
-        ):
-            end = end.after((at, agent, kind, data))
-            if (seq, found) != (end.seq, end.sum):
-                raise _corrupt(path, f"record {end.seq} is not as it was written")
-            records.append(_record_of(path, seq, at, agent, kind, data))
-        return tuple(records), end
+    _check_version(connection, path)
+    records, end = [], _End()
+    for seq, at, agent, kind, data, found in connection.execute(
+        "SELECT seq, at, agent, kind, data, sum FROM records ORDER BY seq"
+    ):
+        end = end.after((at, agent, kind, data))
+        if (seq, found) != (end.seq, end.sum):
+            raise _corrupt(path, f"record {end.seq} is not as it was written")
+        records.append(_record_of(path, seq, at, agent, kind, data))
+    return tuple(records), end
 
 
 def _record_of(path: Path, seq: int, at: float, agent: int, kind: Any, data: str) -> JournalRecord:

@@ -66,7 +66,7 @@ async def opened(path: Path) -> list[JournalRecord]:
 def problems_of_damage(
     files: dict[str, bytes], whole: list[JournalRecord], folder: Path, seed: int
 ) -> Iterator[str]:
-    """Damage a journal, and look at what is read of it: a beginning, or an error that says that it is damaged."""
+    """Damage a journal, and look at what is read of it: a beginning, or that it is damaged."""
     rng = Random(f"damage {seed}")
     suffix = rng.choice(sorted(files))
     damaged = {**files, suffix: damage(files[suffix], rng)}
@@ -84,4 +84,4 @@ def problems_of_damage(
             yield f"{how}, damage {seed} to {suffix or 'the file'}: {error!r}"
         else:
             if found != whole[: len(found)]:
-                yield f"{how}, damage {seed} to {suffix or 'the file'}: {len(found)} records, which are others"
+                yield f"{how}, damage {seed} to {suffix or 'the file'}: {len(found)} other records"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
@@ -188,20 +189,23 @@ def kill_at_random(program: Any, folder: Path, kills: int, *, seed: int = 0, lon
     whole = Ran(ended.value, None, Tape(read_journal(whole_path)), World(effects_of(whole_path)))
     while report.kills < kills:
         path = folder / f"{report.runs}.db"
-        problems = list(_until_it_ends(program, path, whole, rng, report, longest))
+        problems = list(_until_it_ends(program, path, whole, rng, report, kills, longest))
         report.problems += [f"run {report.runs}: {problem}" for problem in problems]
         report.runs += 1
     return report
 
 
 def _until_it_ends(
-    program: Any, path: Path, whole: Ran, rng: Random, report: Kills, longest: float
+    program: Any, path: Path, whole: Ran, rng: Random, report: Kills, kills: int, longest: float
 ) -> Iterator[str]:
-    while True:
+    for attempt in count():
         before = list(read_journal(path)) if path.exists() else []
         process, receiver = start(run_really, program, path)
         receiver.recv()  # it has started
-        if not receiver.poll(rng.uniform(0, longest)):
+        # Longer each time: on a slow machine it would never come to its end.
+        if not receiver.poll(
+            rng.uniform(0, longest) * 1.1**attempt if report.kills < kills else MOST_SECONDS
+        ):
             process.kill()
         ended = wait_for(process, receiver)
         yield from lost(path, before)
@@ -214,4 +218,56 @@ def _until_it_ends(
             yield f"it raised {ended.error}"
         else:
             yield from problems_of(whole, Ran(ended.value, None, Tape(records), World(effects_of(path))))
+        return
+
+
+def kill_at_records(
+    program: Any, folder: Path, *, most: int | None = None, seed: int = 0, several: int = 1
+) -> Kills:
+    """Run a program that kills itself before and after each record, and is resumed until it ends.
+
+    Args:
+      most: try so many of the records, drawn by `seed`; all if left out.
+      several: how often it is killed at the most, one after the other.
+    """
+    report, rng = Kills(), Random(f"records {seed}")
+    whole_path = folder / "whole.db"
+    ended = ended_apart(program, whole_path, seed=seed)
+    if ended.value is None:
+        report.problems.append(f"without any kill: {ended.error}")
+        return report
+    records = list(read_journal(whole_path))
+    whole = Ran(ended.value, None, Tape(records), World(effects_of(whole_path)))
+    kinds = ("crash_before", "crash_after")
+    plans = [f"journal:{number}:{kind}" for number in range(1, len(records) + 1) for kind in kinds]
+    if most is not None:
+        plans = rng.sample(plans, most)
+    for text in plans:
+        path = folder / f"{report.runs}.db"
+        texts = [text, *(f"journal:{rng.randint(1, 60)}:{rng.choice(kinds)}" for _ in range(several - 1))]
+        problems = list(
+            _through(program, path, [*map(FaultPlan.parse, texts), NO_FAULTS], whole, seed, report)
+        )
+        report.problems += [f"{', '.join(texts)}: {problem}" for problem in problems]
+        report.runs += 1
+    return report
+
+
+def _through(
+    program: Any, path: Path, plans: Sequence[FaultPlan], whole: Ran, seed: int, report: Kills
+) -> Iterator[str]:
+    for plan in plans:
+        before = list(read_journal(path)) if path.exists() else []
+        spent = World(effects_of(path)).tokens
+        ended = ended_apart(program, path, plan, seed)
+        yield from lost(path, before)
+        if ended.is_killed:
+            report.kills += 1
+            continue
+        report.acknowledged += len(read_journal(path))
+        if ended.error:
+            yield f"it raised {ended.error}"
+        else:
+            after = Ran(ended.value, None, Tape(read_journal(path)), World(effects_of(path)))
+            yield from problems_of(whole, after, spent_at_crash=spent)
         return

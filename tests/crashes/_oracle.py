@@ -77,13 +77,13 @@ def resumed(main: Main, ran: Ran, crash: Crash, seed: int = 0) -> Ran:
 def problems_of(whole: Ran, after: Ran, *, spent_at_crash: int | None = None, tidy: bool = True) -> list[str]:
     """Compare a run that was resumed, however often, with one that was never cut off."""
     if after.error is not None:
-        return [
-            f"it raised {type(after.error).__name__}: {str(after.error).splitlines()[0] if str(after.error) else ''}"
-        ]
+        first = str(after.error).partition("\n")[0]
+        return [f"it raised {type(after.error).__name__}: {first}"]
     return [
         *(_result_problems(whole, after) if tidy else ()),
         *(_effect_problems(whole.world, after.world) if tidy else ()),
         *_spending_problems(after, spent_at_crash),
+        *_broken_pledges(after.world),
         *_history_problems(after.tape.kept),
     ]
 
@@ -127,15 +127,17 @@ def contradictions(before: Ran, crash: Crash, after: Ran) -> Iterator[str]:
     lines = after.world.lines
     seen, again = _notes(lines[: crash.effects][before.given :]), _notes(lines[crash.effects :])
     for agent in seen.keys() & again.keys():
-        for one, other in zip(seen[agent], again[agent], strict=False):
+        for number, (one, other) in enumerate(zip(seen[agent], again[agent], strict=False), 1):
             if one != other:
-                if one.rpartition(" ")[2].strip("'") not in _GAVE_UP:
+                # A step that came after it left a record.
+                was_last = not any("|" in later.partition(" ")[2] for later in seen[agent][number:])
+                if not was_last or one.rpartition(" ")[2].strip("'") not in _GAVE_UP:
                     yield f"agent {agent} saw {other} after the crash, and {one} before it"
                 break
 
 
 _GAVE_UP = ("nobody", "nothing", "room", "answer", "WouldBlock", "PoolFullError")
-"""What an agent saw of an operation that came to nothing: unless a later one left a record, it is done again."""
+"""What an agent saw of an operation that came to nothing: it may be done again if nothing came later."""
 
 
 def _notes(lines: Iterable[str]) -> dict[str, list[str]]:
@@ -156,9 +158,63 @@ def _spending_problems(after: Ran, spent_at_crash: int | None) -> Iterator[str]:
         yield f"{before} tokens count as spent after the crash, and {spent_at_crash} were before it"
 
 
+def _broken_pledges(found: World) -> Iterator[str]:
+    """What was told outside, or done by what a step had come to, never becomes another thing."""
+    told: dict[str, str] = {}
+    for line in found.lines:
+        if line.startswith("pledge "):
+            who, _, what = line[7:].partition(" ")
+            if told.setdefault(who, what) != what:
+                yield f"{who} told {what} after it had told {told[who]}"
+
+
+SLOTS = 3
+"""How many model calls are under way at once at the most."""
+
+
+def waste(before: Ran, crash: Crash, after: Ran) -> Iterator[str]:
+    """What a crash may not cost: answers that were acted on, and more money than was set aside."""
+    if after.error is not None:
+        return
+    lines = after.world.lines
+    asked = _turns(lines[: crash.effects])
+    for query, turns in _turns(lines[crash.effects :]).items():
+        again = [turn for turn in turns if turn < max(asked.get(query, [0]))]
+        if again:
+            yield f"turns {again} of {query} were made again, and {asked[query]} were made before the crash"
+    kept = before.tape.kept[: crash.kept]
+    most = max((r.data["took"][0] + r.data["slack"][0] for r in kept if r.kind == "reserved"), default=0)
+    truth = World(lines[: crash.effects]).tokens
+    if after.result[1] > truth + SLOTS * most:
+        yield f"{after.result[1]} tokens count as spent after the crash, and {truth} were"
+
+
+def _turns(lines: Iterable[str]) -> dict[str, list[int]]:
+    """Return which turns of each query were asked of the model."""
+    found: dict[str, list[int]] = {}
+    for line in lines:
+        if line.startswith("model "):
+            query, _, turn = line.rpartition(" ")
+            found.setdefault(query, []).append(int(turn))
+    return found
+
+
+def orphans(before: Ran, crash: Crash, after: Ran) -> Iterator[str]:
+    """Children that had been spawned, and did not do what they were spawned for."""
+    for record in before.tape.kept[: crash.kept]:
+        if record.kind == "spawned" and record.data["name"] == "errand":
+            (what,) = record.data["work"]["args"]["$tuple"]
+            if f"errand {what}" not in after.world.lines:
+                yield f"the errand {what} was spawned, and never done"
+
+
 def _history_problems(records: Sequence[JournalRecord]) -> Iterator[str]:
     """What a journal may never tell."""
-    past = past_of(records)
+    try:
+        past = past_of(records)
+    except ValueError as error:
+        yield f"the journal does not fit: {error}"
+        return
     yield from _twice("spawned", (r.agent for r in records if r.kind == "spawned"))
     yield from _twice("ended", (r.agent for r in records if r.kind == "ended"))
     yield from _twice("received", [r.data["id"] for r in records if r.kind == "received"])

@@ -30,6 +30,7 @@ Script: TypeAlias = tuple[Op, ...]
 
 TIDY = {
     "step": 4,
+    "pledge": 2,
     "sleep": 2,
     "child": 4,
     "map": 2,
@@ -88,7 +89,7 @@ def _op(rng: Random, weights: dict[str, int], depth: int) -> Op:
         return _script(rng, weights, depth + 1)
 
     match kind:
-        case "step" | "model" | "failing":
+        case "step" | "model" | "failing" | "pledge":
             return kind, rng.randint(0, 99)
         case "sleep":
             return kind, rng.choice([0, 0.001, 0.01, 0.1])
@@ -147,6 +148,11 @@ class _Acting:
     async def step(self, path: str, number: int) -> Any:
         return await self.ctx.step(f"step {number}", look_up, f"{self.me}|{path} {number}")
 
+    async def pledge(self, path: str, number: int) -> None:
+        """Do something outside by what a step came to, which is never the same twice."""
+        drawn = await self.ctx.step("draw", draw_lot)
+        world().do(f"pledge {self.me}|{path} {drawn}")
+
     async def sleep(self, path: str, seconds: float) -> None:
         await trio.sleep(seconds)
 
@@ -171,6 +177,7 @@ class _Acting:
         found = []
         async with self.ctx.as_completed(numbered, self._items(path, scripts)) as done:
             async for outcome in done:
+                world().do(f"note {self.me}|{path}-taken/{len(found)} {_how(outcome)!r}")
                 found.append(_how(outcome))
         return sorted(found, key=repr)
 
@@ -340,7 +347,7 @@ class _Acting:
         self.ctx.abort_all(path)
 
 
-_ALONE = ("step", "sleep", "child", "map", "race", "ask", "model", "failing", "late", "aborted")
+_ALONE = ("step", "pledge", "sleep", "child", "map", "race", "ask", "model", "failing", "late", "aborted")
 """What may be done by several tasks of an agent at once without one taking what is another's."""
 
 
@@ -355,6 +362,12 @@ def _how(outcome: Any) -> Any:
 
 async def _told(handle: Any) -> Any:
     return _how(await handle.wait())
+
+
+async def draw_lot() -> int:
+    await trio.lowlevel.checkpoint()
+    world().do("lot")
+    return len(world().lines)
 
 
 async def look_up(what: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -11,7 +10,8 @@ import attrs
 from agentpool.abc import Journal
 
 from . import _programs, _town
-from ._oracle import Crash, Main, Ran, contradictions, crashes_of, problems_of, resumed, run
+from ._cases import program_of_case
+from ._oracle import Crash, Main, Ran, contradictions, crashes_of, orphans, problems_of, resumed, run, waste
 from ._world import World
 
 UNTIDY_SECONDS = 500.0
@@ -75,6 +75,7 @@ def cut_off(
             report.crashes += 1
             found = [
                 *problems_of(whole, ran, spent_at_crash=_tokens(before, crash), tidy=tidy),
+                *(waste(before, crash, ran) if number == 1 else ()),
                 *(contradictions(before, crash, ran) if _loses_nothing(before, crash) else ()),
             ]
             if found:
@@ -103,11 +104,27 @@ def run_random(first: int, runs: int, *, times: int = 3) -> Report:
 
 def run_town(seed: int, report: Report, *, every: int = 1) -> None:
     """Cut the town off at each boundary, or at every so many."""
-    main = partial(_town.main)
+    _run_once(_town.main, seed, report, every, "town")
+
+
+def run_case(case: Any, report: Report) -> None:
+    """Cut a case off at each boundary."""
+    _run_once(program_of_case(case), 0, report, 1, case.__name__)
+
+
+def _run_once(main: Main, seed: int, report: Report, every: int, label: str) -> None:
     whole = run(main, seed=seed)
     report.programs += 1
     report.agents += sum(record.kind == "spawned" for record in whole.tape.kept)
+    if whole.error is not None:
+        report.problems.append(f"{label}: {whole.error!r} without any crash")
+        return
     for crash in [crash for crash in crashes_of(whole) if crash.kept][seed % every :: every]:
         report.crashes += 1
-        found = problems_of(whole, resumed(main, whole, crash, seed), spent_at_crash=_tokens(whole, crash))
-        report.problems += [f"town, seed {seed}, {crash}: {problem}" for problem in found]
+        after = resumed(main, whole, crash, seed)
+        found = [
+            *problems_of(whole, after, spent_at_crash=_tokens(whole, crash)),
+            *waste(whole, crash, after),
+            *orphans(whole, crash, after),
+        ]
+        report.problems += [f"{label}, seed {seed}, {crash}: {problem}" for problem in found]

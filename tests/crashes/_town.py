@@ -75,18 +75,20 @@ def script_of(query: str, turn: int) -> tuple[ToolCall, ...]:
             return (ToolCall("a2", "consult", {"what": of}), ToolCall("k2", "pay", {"what": f"{of} 4"}))
         case "study", 2:
             return (ToolCall("o2", "post", {"what": f"{of} 5"}),)
+        case "send", 0:
+            return (ToolCall("o1", "dispatch", {"what": of}),)
         case "lead", 0:
             return (ToolCall("a1", "delegate", {"what": of}), ToolCall("a2", "look", {"what": of}))
         case "random", _ if turn < int(of) % 4:
             return random_calls(Random(f"{query} {turn}"))
         case "note", 0:
-            return (ToolCall("a1", "look", {"what": of}),)
+            return (ToolCall("a1", "look", {"what": of}), ToolCall("a2", "entrust", {"what": of}))
     return ()
 
 
 def random_calls(rng: Random) -> tuple[ToolCall, ...]:
     """Return some calls for a turn; never the same twice, which a guard would see as going in circles."""
-    names = {"look": "a", "pay": "k", "post": "o", "delegate": "a", "breaks": "a"}
+    names = {"look": "a", "pay": "k", "post": "o", "delegate": "a", "entrust": "a", "breaks": "a"}
     drawn = [rng.choice(list(names)) for _ in range(rng.randint(1, 3))]
     return tuple(
         ToolCall(f"{names[name]}{number}", name, {"what": f"{rng.randint(0, 10**6)}"})
@@ -134,12 +136,38 @@ async def delegate(ctx: AgentContext, what: str) -> str:
 
 
 @tool(idempotent=True)
+async def entrust(ctx: AgentContext, what: str) -> str:
+    """Have a child do it, and do not wait for it."""
+    await ctx.spawn(errand, what)
+    return f"entrusted {what}"
+
+
+@tool
+async def dispatch(ctx: AgentContext, what: str) -> str:
+    """Have a child do it, and be slow; what is done once at most."""
+    await ctx.spawn(errand, what)
+    await trio.sleep(0.01)
+    return f"dispatched {what}"
+
+
+async def errand(ctx: AgentContext, what: str) -> str:
+    await trio.sleep(0.05)
+    return await ctx.step("run", run_errand, what)
+
+
+async def run_errand(what: str) -> str:
+    world().do(f"errand {what}")
+    await trio.lowlevel.checkpoint()
+    return what
+
+
+@tool(idempotent=True)
 async def breaks(what: str) -> str:
     """Fail."""
     raise ToolError(f"{what} is broken")
 
 
-TOOLS = [breaks, look, pay, post, consult, delegate]
+TOOLS = [breaks, entrust, dispatch, look, pay, post, consult, delegate]
 SCHOLAR = AgentManifest(name="scholar")
 
 
@@ -303,14 +331,19 @@ async def tasks(ctx: AgentContext) -> list[str]:
 
 
 async def main(
-    journal: Journal, is_resumed: bool, root: Any = mayor, *args: Any, timeout: float | None = None
+    journal: Journal,
+    is_resumed: bool,
+    root: Any = mayor,
+    *args: Any,
+    timeout: float | None = None,
+    max_concurrent: int = 3,
 ) -> tuple[Any, int, int]:
     """Run one agent with everything below it; return its result, and what was spent before and after."""
     budget = Budget(tokens=BUDGET)
     opened = (
         resume_agent_pool(journal, Model(), budget=budget)
         if is_resumed
-        else open_agent_pool(Model(), max_concurrent=3, journal=journal, budget=budget)
+        else open_agent_pool(Model(), max_concurrent=max_concurrent, journal=journal, budget=budget)
     )
     async with opened as pool:
         before = budget.spent.tokens
@@ -319,4 +352,5 @@ async def main(
         )
         outcome = await handle.wait()
         result = outcome.value if isinstance(outcome, Completed) else getattr(outcome, "error", "aborted")
+        world().do(f"pledge program|end {plain(result)!r}")
         return plain(result), before, budget.spent.tokens

@@ -102,15 +102,30 @@ def test_a_file_that_was_emptied_holds_no_run(closed: dict[str, bytes], tmp_path
         trio.run(main)
 
 
-def test_records_that_were_cut_off_behind_leave_a_beginning(
-    closed: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_records_that_were_cut_off_behind_leave_a_beginning(closed: dict[str, bytes], tmp_path: Path) -> None:
     path = changed(written(tmp_path / "run", closed), "DELETE FROM records WHERE seq > 150")
     assert len(read_journal(path)) == 150
     expected, _, _ = ended_apart(_town.main, tmp_path / "whole.db").value
     ended = ended_apart(_town.main, path)
     assert ended.error == ""
     assert ended.value[0] == expected
+
+
+def test_what_a_kill_left_half_written_is_taken_back_by_whoever_reads_it(
+    closed: dict[str, bytes], tmp_path: Path
+) -> None:
+    path = written(tmp_path / "run", closed)
+    whole = read_journal(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA cache_size = 1")  # so that it writes into the file before it commits
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE records SET data = data || '          '")
+    killed = written(tmp_path / "killed", files_of(path))
+    killed.with_name("run.db-journal").write_bytes(path.with_name("run.db-journal").read_bytes())
+    connection.execute("ROLLBACK")
+    connection.close()
+    assert killed.read_bytes() != path.read_bytes()
+    assert read_journal(killed) == whole
 
 
 # -- disks that are full, files that others hold ----------------------------------------------------

@@ -6,7 +6,7 @@ import os
 
 from ._runs import Report, run_random, run_town
 
-RUNS = int(os.environ.get("AGENTPOOL_CRASH_RUNS", "60"))
+RUNS = int(os.environ.get("AGENTPOOL_CRASH_RUNS", "40"))
 
 
 def test_a_town_of_agents_comes_to_the_same_wherever_it_is_cut_off() -> None:

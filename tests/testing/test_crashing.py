@@ -49,12 +49,17 @@ def test_a_program_that_outlives_every_crash_comes_to_the_same() -> None:
     assert sweep.crashes == 2 * sweep.records
 
 
-async def careless(ctx: AgentContext, numbers: list[int], luck: Path) -> int:
-    """Counts how often it was started, outside of any step."""
+def count_one_more(luck: Path) -> int:
     with luck.open("a") as file:
         file.write("x")
-    await ctx.step("add", add, 1, 2)
     return len(luck.read_text())
+
+
+async def careless(ctx: AgentContext, numbers: list[int], luck: Path) -> int:
+    """Counts how often it was started, outside of any step."""
+    starts = count_one_more(luck)
+    await ctx.step("add", add, 1, 2)
+    return starts
 
 
 def test_a_program_that_does_not_is_told_with_the_crash_that_shows_it(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def on_a_terminal(
     rows: int = 24,
     columns: int = 80,
     stdout: int | None = None,
+    stderr: int | None = None,
     encoding: str = "utf-8",
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Terminal]:
@@ -171,7 +172,7 @@ def on_a_terminal(
         command,
         stdin=theirs,
         stdout=theirs if stdout is None else stdout,
-        stderr=theirs,
+        stderr=theirs if stderr is None else stderr,
         env=env,
     )
     os.close(theirs)

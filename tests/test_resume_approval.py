@@ -12,7 +12,9 @@ from journal_kit import Records, in_virtual_time, resumed, run
 
 from agentpool import (
     AgentContext,
+    AgentHandle,
     AgentManifest,
+    AgentPool,
     ApprovalRequest,
     ApprovalRules,
     Approved,
@@ -271,3 +273,33 @@ def test_a_run_with_an_approver_goes_on_wherever_it_was_cut_off() -> None:
     for end in range(3, len(records.kept)):
         outcome, _ = resumed(records.kept[:end], driver=Model(*calls), approver=yes, agents={"first": boss})
         assert outcome.unwrap() == "saw x; saw y"
+
+
+class AbortsAtRest(trio.abc.Instrument):
+    """Aborts an agent in the moment in which nothing is left to do, before the pool is paused."""
+
+    def __init__(self, pool: AgentPool, handle: AgentHandle[Any]) -> None:
+        self.pool = pool
+        self.handle = handle
+        self.aborted = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self.pool.statistics().waiting and not self.aborted:
+            self.aborted += 1
+            trio.lowlevel.current_trio_token().run_sync_soon(self.handle.abort)
+
+
+def test_a_run_is_not_paused_if_there_is_something_to_do_after_all() -> None:
+    records = Records()
+
+    async def main() -> str:
+        async with open_agent_pool(Model(*CALLS), max_concurrent=2, journal=records) as pool:
+            handle = await pool.spawn(AGENT, "go")
+            early = AbortsAtRest(pool, handle)
+            trio.lowlevel.add_instrument(early)
+            await handle.wait()
+            assert early.aborted
+            return handle.status
+
+    assert in_virtual_time(main) == "aborted"
+    assert len(records.of_kind("asked")) == 2

@@ -309,6 +309,8 @@ class ApprovalRequest:
       agent_id, agent_name: whose model wishes for the call.
       call: its id, the tool's name and the arguments as the model gave them; a copy, so that what is
         called stays what was asked about.
+      taken: the arguments as the tool takes them, checked and with all defaults; None if it does not
+        tell.
       rule: why it is asked, as it stands in a manifest, such as `ask = "write_file"`.
       hash: stands for this exact call, and no other.
     """
@@ -318,12 +320,28 @@ class ApprovalRequest:
     call: ToolCall
     rule: str
     hash: str
+    taken: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, agent_id: AgentId, agent_name: str, call: ToolCall, rule: str) -> ApprovalRequest:
+    def of(
+        cls,
+        agent_id: AgentId,
+        agent_name: str,
+        call: ToolCall,
+        rule: str,
+        taken: Mapping[str, Any] | None = None,
+    ) -> ApprovalRequest:
         """Return the request for a call."""
         copied = ToolCall(call.id, call.name, copy.deepcopy(dict(call.input)))
-        return cls(agent_id, agent_name, copied, rule, call_hash(call))
+        return cls(agent_id, agent_name, copied, rule, call_hash(call), copy.deepcopy(taken))
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """What a person should see: the arguments with which the tool works, else those of the model."""
+        if self.taken is None:
+            return self.call.input
+        given_first = {name: self.taken[name] for name in self.call.input if name in self.taken}
+        return {**given_first, **self.taken}
 
     def key(self, call_key: str) -> str:
         """Return the id under which it is decided: it stands for this call of this run, and its arguments.

@@ -336,7 +336,7 @@ class RunPausedError(AgentPoolError):
     """
 
     def __init__(self, requests: Mapping[str, Any]) -> None:
-        self.requests = dict(requests)
+        self.requests: dict[str, Any] = dict(requests)
         super().__init__(self.requests)
 
     def __str__(self) -> str:

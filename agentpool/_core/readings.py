@@ -22,7 +22,14 @@ MOST_FOLDERS = 4
 
 _UNSEEN = frozenset({"Cc", "Cf"})  # controls, and marks that take no room
 # What ends a command in a shell, or begins one inside of another.
-_BETWEEN_COMMANDS = re.compile(r"[;&|\n\r`]|[$<>]?\(|\)")
+_BETWEEN_COMMANDS = re.compile(r"[;&|<>\n\r`]|\$?\(|\)")
+# `2>&1` names no file and no command.
+_STREAMS = re.compile(r"\d*>&\d+(?=[\s;&|)]|$)")
+# The usual ones: that any program may start another is not to be had by comparing texts.
+_BEFORE_PROGRAMS = frozenset({"!", "{", "do", "else", "then"}) | frozenset(
+    {"builtin", "command", "doas", "env", "exec", "nice", "nohup", "sudo", "time", "xargs"}
+)
+_ASSIGNMENT = re.compile(r"\w+=")
 _QUOTES = str.maketrans("", "", "'\"\\")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 
@@ -123,17 +130,34 @@ def _readings(pattern: str, text: str, bases: Sequence[str], *, by_place: bool) 
     yield mended, plain
     for base in bases or (None,):
         yield _paths(mended, plain, base)
+    if not by_place:
+        for base, other in itertools.permutations(bases, 2):
+            yield _paths(mended, _moved(plain, base, other), None)
     commands = _commands(text)
     wanted = _commands(pattern) if by_place else []
     if len(wanted) != len(commands):
         wanted = [mended] * len(commands)
     for one, command in zip(wanted, commands, strict=True):
         yield one, command
-        yield one.translate(_QUOTES), command.translate(_QUOTES)
+        bare = command.translate(_QUOTES)
+        yield one.translate(_QUOTES), bare
+        if not by_place:
+            yield one.translate(_QUOTES), _from_its_program(bare)
 
 
 def _commands(text: str) -> list[str]:
-    return [command for part in _BETWEEN_COMMANDS.split(text) if (command := _mended(part))]
+    parts = _BETWEEN_COMMANDS.split(_STREAMS.sub(" ", text))
+    return [command for part in parts if (command := _mended(part))]
+
+
+def _from_its_program(command: str) -> str:
+    """Return a command without what stands before its program, and without the program's directory."""
+    words = command.split(" ")
+    while len(words) > 1 and (words[0].casefold() in _BEFORE_PROGRAMS or _ASSIGNMENT.match(words[0])):
+        del words[0]
+    if len(words) > 1:  # else it may be a path, of which the last part alone is another one
+        words[0] = words[0].rpartition("/")[2]
+    return " ".join(words)
 
 
 def _mended(text: str) -> str:
@@ -157,6 +181,13 @@ def _paths(pattern: str, text: str, base: str | None) -> tuple[str, str]:
     if _is_absolute(wanted):
         return posixpath.normpath(wanted), absolute
     return posixpath.normpath(wanted), _relative(absolute, home)
+
+
+def _moved(path: str, base: str, other: str) -> str:
+    """Return an absolute path with another name of the directory that it begins with."""
+    home = posixpath.normpath(_slashed(base))
+    absolute = posixpath.normpath(_slashed(path))
+    return f"{other}/{absolute[len(home) :]}" if f"{absolute}/".startswith(f"{home}/") else absolute
 
 
 def _slashed(text: str) -> str:

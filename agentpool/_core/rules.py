@@ -448,7 +448,7 @@ class Json(Rule):
     def _check(self, value: Any, key: str, report: Report) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             report.add(key, f"is {value}", "Give a finite number")
-        elif isinstance(value, int) and abs(value) > MOST_WHOLE:
+        elif isinstance(value, int) and not -MOST_WHOLE - 1 <= value <= MOST_WHOLE:
             fix = f"Give a whole number of at most {MOST_WHOLE}, or write it in quotes"
             report.add(key, f"is {_shown(value)}", fix)
         elif isinstance(value, str) and _SURROGATES.search(value):

@@ -7,7 +7,7 @@ asks cancels the approver, and goes on when that has ended, as from a nursery.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -24,7 +24,6 @@ from agentpool._core.text import shown, told
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.idleness import idle_limits_of
-from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.leftovers import run_tidily, told_of
 from agentpool._kernel.pausing import OpenQuestionWait, Pause
 from agentpool._kernel.protection import protect_module
@@ -32,6 +31,9 @@ from agentpool._kernel.splitting import split_error
 from agentpool._kernel.state import PoolState
 from agentpool._kernel.wait import Wait, Waiter
 from agentpool.abc import Approver
+
+if TYPE_CHECKING:
+    from agentpool._kernel.journal import PoolJournal
 
 NOBODY = Denied("it needs the approval of a person, and there is nobody to ask")
 
@@ -75,7 +77,7 @@ async def decision_on(
     if state.means.approver is None:
         waiter = waiting_agent()
         _emit(state, record, ApprovalRequested, request)
-        await _pause_of(state).wait_with(key, request, waiter)
+        return await _pause_of(state).wait_with(key, request, waiter)
     decided = await _asked(state, record, request)
     journal.append("decided", record.id, decision_to_data(key, decided))
     await journal.commit()

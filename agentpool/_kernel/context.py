@@ -13,7 +13,6 @@ from agentpool._core.errors import PoolLimitError, UnknownAgentError
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
-from agentpool._kernel.approvals import decision_on
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
 from agentpool._kernel.handle import AgentHandle
@@ -351,6 +350,8 @@ class AgentContext(LastingScope):
         Checkpoint: always. Cancellation: `Cancelled` means that nothing was decided; the approver was
         cancelled and has ended.
         """
+        from agentpool._kernel.approvals import decision_on  # who has no rules needs none
+
         return await decision_on(self._state, self._agent, request, call_key)
 
     # -- time ----------------------------------------------------------------------------------------

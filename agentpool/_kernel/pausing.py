@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import trio
 
-from agentpool._core.approval import ApprovalRequest
+from agentpool._core.approval import ApprovalRequest, Decision
 from agentpool._core.errors import RunPausedError
 from agentpool._kernel._trio_private import call_soon
 from agentpool._kernel.protection import protect_module
@@ -37,8 +35,8 @@ class Pause(trio.abc.Instrument):
         self._asked: dict[str, ApprovalRequest] = {}
         self.has_ended_it = False
 
-    async def wait_with(self, key: str, request: ApprovalRequest, waiter: Waiter | None) -> NoReturn:
-        """Wait for the end of the pool, or for what cancels the agent before it.
+    async def wait_with(self, key: str, request: ApprovalRequest, waiter: Waiter | None) -> Decision:
+        """Wait for the end of the pool, or for what cancels the agent before it: nobody ever decides.
 
         Args:
           key: under which the request is decided.
@@ -47,12 +45,12 @@ class Pause(trio.abc.Instrument):
             trio.lowlevel.add_instrument(self)
         self._asked[key] = request
         try:
-            await OpenQuestionWait(waiter).park(lambda _: None)
+            decided: Decision = await OpenQuestionWait(waiter).park(lambda _: None)
+            return decided
         finally:
             del self._asked[key]
             if not self._asked:
                 trio.lowlevel.remove_instrument(self)
-        raise AssertionError("nobody ends this wait")
 
     def before_io_wait(self, timeout: float) -> None:
         """Look whether anything is left to do (called by trio)."""

@@ -112,7 +112,7 @@ class PoolState:
     ) -> None:
         assert settings.max_concurrent is not None
         assert settings.inbox_capacity is not None
-        self.means = attrs.evolve(means, budget=settings.budget)
+        self.means: Means = attrs.evolve(means, budget=settings.budget)
         self.limits = limits
         self.make_context = make_context
         self.random = random

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -21,7 +21,7 @@ from agentpool._core.approval import (
     ruling_on,
 )
 from agentpool._core.errors import Finding, ManifestError, ToolError
-from agentpool._core.events import ApprovalDecided
+from agentpool._core.events import ApprovalDecided, ToolFinished, ToolStarted
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
 from agentpool._core.text import told
@@ -66,6 +66,14 @@ def in_force(rules: tuple[ApprovalRules, ...]) -> Iterator[None]:
         _in_force.set(above)
 
 
+@attrs.frozen
+class _Judged:
+    """What the rules say of a call, and its arguments as the tool takes them, if it tells."""
+
+    ruling: Ruling
+    taken: Mapping[str, Any] | None
+
+
 @attrs.frozen(eq=False)
 class Gate:
     """Lets the tool calls of one run through, or refuses them.
@@ -96,13 +104,19 @@ class Gate:
             if split_error(error).fatal is not None:
                 raise
             return _not_run(f"its arguments cannot be judged: {type(error).__name__}: {told(error)}")
-        if not isinstance(judged, Ruling):
-            return judged
-        if judged.verdict == "allow":
+        if judged is None:
             return None
-        request = ApprovalRequest.of(self.ctx.id, self.ctx.name, call, judged.rule)
-        if judged.verdict == "deny":
-            denied = Denied(f"the rule {judged.rule} forbids it")
+        if isinstance(judged, ToolResult):
+            # Nobody is asked about a call that cannot be made: it has come to its error, as without rules.
+            self.ctx.emit(ToolStarted, call)
+            self.ctx.emit(ToolFinished, call, judged, 0.0)
+            return judged
+        ruling = judged.ruling
+        if ruling.verdict == "allow":
+            return None
+        request = ApprovalRequest.of(self.ctx.id, self.ctx.name, call, ruling.rule, judged.taken)
+        if ruling.verdict == "deny":
+            denied = Denied(f"the rule {ruling.rule} forbids it")
             self.ctx.emit(ApprovalDecided, request, denied)
             return _not_run(denied.reason)
         decision = await self.ctx.ask_approver(request, call_key)
@@ -111,7 +125,7 @@ class Gate:
         said = f"it was denied: {decision.reason}" if decision.reason else "it was denied"
         return self.tools.shortened(_not_run(said))
 
-    def _judged(self, call: ToolCall) -> Ruling | ToolResult | None:
+    def _judged(self, call: ToolCall) -> _Judged | ToolResult | None:
         """Return what the rules say; a result, or None, for a call that comes to an error by itself."""
         if call.problem:
             return None
@@ -123,9 +137,9 @@ class Gate:
         if (take := getattr(tool, "taken", None)) is not None:
             taken = call_unprotected(take, call.input)
             if isinstance(taken, ToolResult):
-                return taken  # nobody is asked about a call that cannot be made
+                return taken
         view = CallView(call.name, call.input, taken, tool.definition.input_schema, self.bases)
-        return ruling_on(view, self.rules)
+        return _Judged(ruling_on(view, self.rules), taken)
 
 
 def gate_of(

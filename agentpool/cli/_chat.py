@@ -21,6 +21,7 @@ from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.pool import AgentPool
 from agentpool._loop.model_agent import ModelAgent
+from agentpool.cli._asking import TerminalApprover, can_ask
 from agentpool.cli._chat_view import ChatView
 from agentpool.cli._drivers import Drivers, tools_with
 from agentpool.cli._errors import BadInputError
@@ -102,7 +103,10 @@ async def _chat(manifest: AgentManifest, options: ChatOptions, view: ChatView, a
         memory = await open_memory(stack, options.memory)
         pool = await stack.enter_async_context(
             open_agent_pool(
-                max_concurrent=MOST_AGENTS, memory=memory, tool_builder=partial(tools_with, drivers)
+                max_concurrent=MOST_AGENTS,
+                memory=memory,
+                tool_builder=partial(tools_with, drivers),
+                approver=TerminalApprover(view) if can_ask() else None,
             )
         )
         events = await stack.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import attrs
 
@@ -56,6 +58,7 @@ class ChatView:
     _streamed: str = ""
     _stream: Stream = attrs.field(factory=Stream)
     _is_open: bool = False
+    _again: Callable[[], None] | None = None
     _progress: Progress = attrs.field(factory=Progress)
 
     def begin(self, agent: AgentId) -> None:
@@ -104,8 +107,7 @@ class ChatView:
 
     def tell(self, line: str) -> None:
         """Show a line that is no part of an answer."""
-        self._close_line()
-        say(cut(one_line(line), LONGEST_LINE, sys.stderr))
+        self._say(cut(one_line(line), LONGEST_LINE, sys.stderr))
 
     def retrying(self, agent_id: AgentId, why: str, seconds: float) -> None:
         """Show that a model call failed, and will be made again."""
@@ -115,9 +117,25 @@ class ChatView:
         """Show something that is good to know, on one line of the terminal."""
         if line is None or self.quiet:
             return
-        self._close_line()
         mark = "·" if can_encode("·", sys.stderr) else "-"
-        say(cut(f"{mark} {one_line(line)}", _width(), sys.stderr))
+        self._say(cut(f"{mark} {one_line(line)}", _width(), sys.stderr))
+
+    @contextmanager
+    def asking(self, again: Callable[[], None]) -> Iterator[None]:
+        """Leave the terminal to somebody who asks; behind each line that is shown then, call `again`."""
+        self._close_line()
+        self._again = again
+        try:
+            yield
+        finally:
+            self._again = None
+
+    def _say(self, line: str) -> None:
+        self._close_line()
+        # A question stands on a line that has not ended.
+        say(line if self._again is None else f"\n{line}")
+        if self._again is not None:
+            self._again()
 
     def _add(self, piece: str) -> None:
         self.partial += piece

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -11,11 +12,13 @@ import trio
 from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
 from agentpool.cli._progress import LONGEST_LINE, AgentRow, FewLines, Progress, kind_of, tell_usage
+from agentpool.cli._quiet import Quiet
 from agentpool.cli._tables import COLOURS, Column, heading, money, row_of, tokens, width_of_all
 from agentpool.cli._text import cut, encodable, listed, one_line, width_of
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.live import Live
     from rich.text import Text
 
     from agentpool._kernel.inbox import InboxStatistics
@@ -38,22 +41,27 @@ class LiveView:
     """
 
     def __init__(self, console: Console) -> None:
-        from rich.live import Live
-
         self._console = console
         self._progress = Progress()
         self._lines = FewLines()
+        self._quiet = Quiet()
         self._gone = False
-        self._live = Live(
-            console=console,
+        self._live = self._started()
+
+    def _started(self) -> Live:
+        from rich.live import Live
+
+        live = Live(
+            console=self._console,
             auto_refresh=False,
             transient=True,
             # Standard output may be somebody's file: only what goes to the terminal is drawn around.
             redirect_stdout=sys.stdout.isatty(),
         )
-        self._live.start()
+        live.start()
         # A cursor that is not hidden cannot be left hidden: by Ctrl-Z, Ctrl-\\ or a kill.
-        console.show_cursor()
+        self._console.show_cursor()
+        return live
 
     def take(self, event: ev.Event) -> None:
         """Take the event in; warnings stay on the screen above the table."""
@@ -61,7 +69,7 @@ class LiveView:
         if line is None or isinstance(event, (ev.AgentStarted, ev.AgentFinished)):
             return
         few = self._lines.next(kind_of(event), line)
-        if few is not None:
+        if few is not None and not self._quiet.keeps(few):
             self.tell(few)
 
     def tell(self, line: str) -> None:
@@ -71,12 +79,31 @@ class LiveView:
         if self._gone:
             return
         try:
+            if self._quiet.is_asking:
+                self._console.print()  # the question stands on a line that has not ended
             # A text, not a string: in a string rich would look for markup and for names of emoji.
             self._console.print(
                 Text(cut(encodable(one_line(line), sys.stderr), LONGEST_LINE), style="yellow")
             )
+            self._quiet.ask_again()
         except OSError:
             self._gone = True
+
+    @contextmanager
+    def asking(self, again: Callable[[], None]) -> Iterator[None]:
+        """Take the table off the terminal, and draw a new one below what was said there."""
+        self.close()
+        kept: list[str] = []
+        try:
+            with self._quiet.asking(again, kept):
+                yield
+        finally:
+            try:
+                self._live = self._started()
+            except OSError:
+                self._gone = True
+            for line in kept:
+                self.tell(line)
 
     def retrying(self, agent_id: AgentId, why: str, seconds: float) -> None:
         """Have the agent's line say so until the call is made again."""
@@ -86,7 +113,8 @@ class LiveView:
         """Draw a frame, wait, and so on until cancelled, or until the terminal has gone."""
         while not self._gone:
             try:
-                self._live.update(self._frame(pool, drivers), refresh=True)
+                if not self._quiet.is_asking:
+                    self._live.update(self._frame(pool, drivers), refresh=True)
             except OSError:
                 self._gone = True
             await trio.sleep(SECONDS_BETWEEN_FRAMES)
@@ -177,11 +205,16 @@ def _columns(width: int, rows: Sequence[AgentRow]) -> list[Column]:
 
 
 def _doing(row: AgentRow, waiting: Mapping[AgentId, str], time: float) -> tuple[str, str]:
-    """Tell what an agent does, and the style of it: its end, a retry, a wait, its work, in this order."""
+    """Tell what an agent does, and the style of it: its end, a retry, a wait, its work, in this order.
+
+    A wait for a person comes before others.
+    """
     if row.duration is not None:
         return row.state, COLOURS[row.state]
     if row.retry_at > time:
         return f"asks again in {row.retry_at - time:.0f} s: {row.retry}", "yellow"
+    if row.asking:
+        return f"waits for approval of {listed([*row.asking.values()], 2)}", "yellow"
     if row.agent_id in waiting:
         return waiting[row.agent_id], "dim"
     return row.doing or row.state, COLOURS[row.state]

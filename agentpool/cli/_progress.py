@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, assert_never
 import attrs
 
 from agentpool._core import events as ev
+from agentpool._core.approval import Denied
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
@@ -28,6 +29,7 @@ class AgentRow:
     """One agent, as far as the events have told.
 
     Attributes:
+      asking: the tools of the calls for whose approval it waits, by their hashes.
       retry_at: when the model call that failed is made again, on trio's clock; `retry` says why.
     """
 
@@ -41,6 +43,7 @@ class AgentRow:
     tool_calls: int = 0
     usage: TokenUsage = NO_USAGE
     duration: float | None = None
+    asking: dict[str, str] = attrs.field(factory=dict)
     retry: str = ""
     retry_at: float = -math.inf
 
@@ -112,6 +115,11 @@ def _update_row(row: AgentRow, event: ev.Event) -> None:
             row.state = "running"
         case ev.PhaseChanged():
             row.doing, row.iteration = event.phase, event.iteration
+            row.asking.clear()
+        case ev.ApprovalRequested():
+            row.asking[event.request.hash] = event.request.call.name
+        case ev.ApprovalDecided():
+            row.asking.pop(event.request.hash, None)
         case ev.ToolStarted():
             row.doing = event.call.name
             row.tool_calls += 1
@@ -136,6 +144,8 @@ def _note(event: ev.Event, name: str) -> str | None:
             if event.problem:
                 return f"{name}: warning: {done} and were dropped: {event.problem}"
             return f"{name}: {done} and were {'summed up' if event.summary else 'dropped'}"
+        case ev.ApprovalDecided(decision=Denied(reason=reason)):
+            return f"{name}: {event.request.call.name} was denied{f': {reason}' if reason else ''}"
         case ev.MessageDeadLettered():
             return f"{name}: a message from agent {event.message.sender} was not received: {event.reason}"
         case ev.DeadlockSuspected():

@@ -25,7 +25,8 @@ from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.opening import OpenPool, open_agent_pool, written
 from agentpool._kernel.pool import AgentPool
-from agentpool.abc import Memory
+from agentpool.abc import Approver, Memory
+from agentpool.cli._asking import TerminalApprover, can_ask
 from agentpool.cli._drivers import Drivers, FleetDriver, plain_tools, pool_driver_name, tools_with
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._files import load_fleet
@@ -141,7 +142,8 @@ async def perform(
         drivers.conversations = None if output is None else output.conversations
         starts = starts_of(fleet, _driver_of(drivers, options), options.timeout)
         run = _Run(view, drivers, output, options.journal)
-        pool = _opened(path, fleet, options, drivers, memory, starts, past)
+        approver = TerminalApprover(view) if can_ask() else None
+        pool = _opened(path, fleet, options, drivers, memory, starts, past, approver)
         if past is not None:
             from agentpool.cli._journals import children_of
 
@@ -181,6 +183,7 @@ def _opened(
     memory: Memory,
     starts: Sequence[Start],
     past: Past | None,
+    approver: Approver | None,
 ) -> AbstractAsyncContextManager[AgentPool]:
     """Return the pool, which is still to be opened."""
     if options.journal is None:
@@ -192,6 +195,7 @@ def _opened(
             tool_builder=partial(tools_with, drivers),
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=_budget(fleet),
+            approver=approver,
         )
     from agentpool._loop.resume import resume_agent_pool
     from agentpool.cli._journals import about_run
@@ -205,6 +209,7 @@ def _opened(
             max_concurrent=options.max_concurrent,
             memory=memory,
             tool_builder=plain_tools,
+            approver=approver,
             agents={start.name: start.agent for start in starts},
         )
     pool = open_agent_pool(
@@ -214,6 +219,7 @@ def _opened(
         tool_builder=plain_tools,
         inbox_capacity=fleet.pool.inbox_capacity,
         budget=_budget(fleet),
+        approver=approver,
         journal=journal,
     )
     assert isinstance(pool, OpenPool)

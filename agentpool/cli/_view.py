@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -11,11 +13,14 @@ import trio
 from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
 from agentpool.cli._progress import LONGEST_LINE, FewLines, Progress, kind_of
+from agentpool.cli._quiet import Quiet
 from agentpool.cli._streams import say
 from agentpool.cli._tables import can_draw
 from agentpool.cli._text import cut, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agentpool._kernel.pool import AgentPool
     from agentpool.cli._drivers import Drivers
 
@@ -52,6 +57,14 @@ class View(Protocol):
         """Draw until cancelled."""
         ...
 
+    def asking(self, again: Callable[[], None]) -> AbstractContextManager[None]:
+        """Leave the terminal to somebody who asks, for as long as the block runs.
+
+        What events tell meanwhile is shown afterwards. A line that is no event's is shown at once, and
+        then `again` is called, which prints the question once more.
+        """
+        ...
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         ...
@@ -74,6 +87,10 @@ class SilentView:
         """Do nothing until cancelled."""
         await trio.sleep_forever()
 
+    def asking(self, again: Callable[[], None]) -> AbstractContextManager[None]:
+        """Do nothing: nothing is printed anyway."""
+        return nullcontext()
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -84,6 +101,7 @@ class PlainView:
 
     _progress: Progress = attrs.field(factory=Progress)
     _lines: FewLines = attrs.field(factory=FewLines)
+    _quiet: Quiet = attrs.field(factory=Quiet)
 
     def take(self, event: ev.Event) -> None:
         """Print the event's line, if it has one."""
@@ -93,7 +111,10 @@ class PlainView:
 
     def tell(self, line: str) -> None:
         """Print a line."""
+        if self._quiet.is_asking:
+            say("")  # the question stands on a line that has not ended
         say(cut(one_line(line), LONGEST_LINE, sys.stderr))
+        self._quiet.ask_again()
 
     def retrying(self, agent_id: AgentId, why: str, seconds: float) -> None:
         """Print a line."""
@@ -105,10 +126,21 @@ class PlainView:
         """Do nothing until cancelled: lines are printed as their events come."""
         await trio.sleep_forever()
 
+    @contextmanager
+    def asking(self, again: Callable[[], None]) -> Iterator[None]:
+        """Keep the lines of events back, and print them afterwards."""
+        kept: list[str] = []
+        try:
+            with self._quiet.asking(again, kept):
+                yield
+        finally:
+            for line in kept:
+                self.tell(line)
+
     def close(self) -> None:
         """Do nothing."""
 
     def _tell_few(self, kind: str, line: str) -> None:
         few = self._lines.next(kind, line)
-        if few is not None:
+        if few is not None and not self._quiet.keeps(few):
             self.tell(few)

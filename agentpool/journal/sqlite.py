@@ -47,7 +47,7 @@ class SqliteJournal(Journal):
         """
         if synchronous not in ("normal", "full"):
             raise ValueError(f"synchronous must be 'normal' or 'full', not {synchronous!r}")
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._is_durable = synchronous == "full"
         self._secrets = tuple(secrets)
         self._file: JournalFile | None = None

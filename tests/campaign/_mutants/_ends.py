@@ -8,7 +8,7 @@ import attrs
 
 from agentpool._kernel import judge as _judge
 from agentpool._kernel import life as _life
-from agentpool._kernel import pool as _pool
+from agentpool._kernel import opening as _opening
 from agentpool._kernel import state as _state
 
 from .._world import Planned
@@ -85,14 +85,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "failures nobody saw come out",
-        _pool,
+        _opening,
         "_leave",
         _swallow_failures,
         r"0 ended well although nobody looked",
     ),
     Mutant(
         "the body's exception comes out as it is",
-        _pool,
+        _opening,
         "_leave",
         _wrap_error,
         r"the body raised, but the pool ended with",

@@ -11,11 +11,11 @@ from ._hunt import HANG, Mutant
 
 
 def _last_message_first(original: Any) -> Any:
-    def take(self: Any) -> Any:
+    def take(self: Any, *args: Any, **told: Any) -> Any:
         messages = [self._channel[1].receive_nowait() for _ in range(self.fill)]
         for message in (messages[-1], *messages[:-1]):
             self._channel[0].send_nowait(message)
-        return original(self)
+        return original(self, *args, **told)
 
     return take
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from agentpool._kernel.messaging import MessagingScope
 from agentpool._kernel.names import Names
-from agentpool._kernel.scope import Scope
 
 from ._hunt import HANG, Mutant, nothing
 
@@ -51,7 +51,7 @@ _CALL_FAILED = r".* called \w+, who comes again, and was told"
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a question to a name outlives who has it",
-        Scope,
+        MessagingScope,
         "_by_name",
         _found_once,
         _CALL_FAILED,

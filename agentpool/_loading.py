@@ -192,11 +192,17 @@ def member_name(module: str, path: str, thing: object) -> str | None:
 def named_member(name: str) -> ModuleType:
     """Return the module that `member_name` named, as its file is now.
 
+    Only of a directory from which this process has imported something: a text from elsewhere does not decide
+    which files are run.
+
     Raises:
       LoadProblem: if it is not there any more, or fails to import.
     """
     directory, _, module = name.rpartition(BESIDE_MARK)
     with _lock:
+        if directory not in _families:
+            fix = "Load the fleet or the manifest first that names a function of it"
+            raise LoadProblem(f"nothing was imported from {directory} yet", fix)
         version, known = _families.get(directory, {}).get(module, ("", None))
         if known is not None and _version_of_module(known) == version:
             return known

@@ -303,3 +303,27 @@ def test_a_run_is_not_paused_if_there_is_something_to_do_after_all() -> None:
 
     assert in_virtual_time(main) == "aborted"
     assert len(records.of_kind("asked")) == 2
+
+
+@pytest.mark.parametrize("where", ["agent", "block"])
+def test_a_run_is_not_paused_while_a_time_limit_may_still_let_it_go_on(where: str) -> None:
+    seen = []
+
+    async def patient(ctx: AgentContext) -> None:
+        with trio.move_on_after(60):
+            await ctx.receive()
+        seen.append("went on")
+
+    async def main() -> None:
+        async with open_agent_pool(Model(*CALLS), max_concurrent=2, journal=Records()) as pool:
+            handle = await pool.spawn(AGENT, "go")
+            if where == "agent":
+                await pool.spawn(patient)
+                await handle.wait()
+            with trio.move_on_after(60):
+                await handle.wait()
+            seen.append("went on")
+
+    with pytest.raises(RunPausedError):
+        in_virtual_time(main)
+    assert seen == ["went on"]

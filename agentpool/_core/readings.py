@@ -130,9 +130,11 @@ def _readings(pattern: str, text: str, bases: Sequence[str], *, by_place: bool) 
     yield mended, plain
     for base in bases or (None,):
         yield _paths(mended, plain, base)
-    if not by_place:
-        for base, other in itertools.permutations(bases, 2):
-            yield _paths(mended, _moved(plain, base, other), None)
+    for base, other in itertools.permutations(() if by_place else bases, 2):
+        # The same directory by another name.
+        inside = _paths(".", plain, base)[1]
+        if not inside.startswith("../"):
+            yield _paths(mended, inside, other)
     commands = _commands(text)
     wanted = _commands(pattern) if by_place else []
     if len(wanted) != len(commands):
@@ -181,14 +183,6 @@ def _paths(pattern: str, text: str, base: str | None) -> tuple[str, str]:
     if _is_absolute(wanted):
         return posixpath.normpath(wanted), absolute
     return posixpath.normpath(wanted), _relative(absolute, home)
-
-
-def _moved(path: str, base: str, other: str) -> str:
-    """Return a path as an absolute one, with another name of the directory that it begins with."""
-    home = posixpath.normpath(_slashed(base))
-    slashed = _slashed(path)
-    absolute = posixpath.normpath(slashed if _is_absolute(slashed) else f"{home}/{slashed}")
-    return f"{other}/{absolute[len(home) :]}" if f"{absolute}/".startswith(f"{home}/") else absolute
 
 
 def _slashed(text: str) -> str:

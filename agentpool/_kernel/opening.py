@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from math import inf
 from random import Random, getrandbits
 from types import TracebackType
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import trio
 
 from agentpool._core.budget import Budget
-from agentpool._core.errors import UnhandledAgentErrors
+from agentpool._core.errors import JournalError, UnhandledAgentErrors
 from agentpool._core.limits import PoolLimits
 from agentpool._core.text import note, shown
 from agentpool._kernel import instrument
@@ -164,6 +164,17 @@ def _parts(means: Means, limits: PoolLimits, seed: int | None) -> dict[str, Any]
         # Drawn from the program's own lot, so that a simulation decides it too.
         "random": Random(getrandbits(64) if seed is None else seed),
     }
+
+
+async def written(pool: AgentPool) -> None:
+    """Wait until a pool's journal has what has happened so far; that it cannot be written ends the pool.
+
+    Checkpoint: unless everything is written. Cancellation: leaves nothing behind.
+    """
+    journal = pool._state.journal
+    assert journal is not None
+    with suppress(JournalError):
+        await journal.commit()
 
 
 _HOW_TO_OPEN = "open it with `async with open_agent_pool(...) as pool:`"

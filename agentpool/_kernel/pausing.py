@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import trio
 
 from agentpool._core.approval import ApprovalRequest, Decision
 from agentpool._core.errors import RunPausedError
-from agentpool._kernel._trio_private import call_soon
+from agentpool._kernel._trio_private import call_soon, effective_deadline_in, effective_deadline_of
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import PoolState
 from agentpool._kernel.wait import Wait, Waiter, waits_outside
@@ -47,7 +45,8 @@ class Pause(trio.abc.Instrument):
             trio.lowlevel.add_instrument(self)
         self._asked[key] = request
         try:
-            return cast("Decision", await OpenQuestionWait(waiter).park(lambda _: None))
+            decided: Decision = await OpenQuestionWait(waiter).park(lambda _: None)
+            return decided
         finally:
             del self._asked[key]
             if not self._asked:
@@ -68,12 +67,19 @@ class Pause(trio.abc.Instrument):
         state = self._state
         if not self._asked or state.fatal is not None or state.judge.idle < len(state.judge.agents):
             return False
-        # An agent that waits may have a pool of its own, in which others work.
-        if any(wait.looks_elsewhere for agent in state.judge.agents for wait in agent.waits):
+        # An agent whose wait ends by itself, or in another pool, goes on.
+        waits = (wait for agent in state.judge.agents for wait in agent.waits)
+        if any(wait.ends_by_itself or wait.looks_elsewhere for wait in waits):
             return False
-        # The block may still do anything, unless it waits for agents, too.
-        wait = waits_outside.get(state.parts.nursery.parent_task)
-        return state.body_ended or (wait is not None and not wait.happened)
+        return state.body_ended or self._block_waits()
+
+    def _block_waits(self) -> bool:
+        """Whether the pool's block waits for agents, too, with no time limit of its own; else it goes on."""
+        nursery = self._state.parts.nursery
+        wait = waits_outside.get(nursery.parent_task)
+        if wait is None or wait.happened:
+            return False
+        return effective_deadline_of(nursery.parent_task) >= effective_deadline_in(nursery)
 
 
 protect_module(globals())

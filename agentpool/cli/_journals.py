@@ -38,6 +38,7 @@ def about_run(
     """Return what a journal keeps of a fleet, so that the run goes on without its files."""
     return {
         "path": path,
+        "directory": os.getcwd(),
         "fleet": fleet_to_data(fleet),
         "driver": driver,
         "timeout": timeout,
@@ -76,6 +77,22 @@ class KeptRun(PastRun):
         except (UnreadableDataError, KeyError, TypeError, ValueError) as error:
             raise BadInputError(
                 f"{self.path}: its fleet cannot be read by this agentpool: {error}. Use the one that began it"
+            ) from error
+
+    def enter_directory(self) -> None:
+        """Make the directory in which the run began the current one: relative paths mean what they meant.
+
+        Raises:
+          BadInputError: if it is not there any more.
+        """
+        where = self.about.get("directory")
+        if where is None:  # the run of one agent that began within another run
+            return
+        try:
+            os.chdir(where)
+        except OSError as error:
+            raise BadInputError(
+                f"{self.path}: the run began in {where}, which cannot be entered: {error.strerror}"
             ) from error
 
     def refuse_secrets(self) -> None:

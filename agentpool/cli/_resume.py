@@ -35,6 +35,12 @@ def resume_run(path: Path, options: RunOptions) -> int:
         if report is None:
             kept.refuse_secrets()
             memory = about.get("memory")
+            if options.output is not None:
+                options = attrs.evolve(options, output=options.output.absolute())
+            if options.memory is not None:
+                options = attrs.evolve(options, memory=options.memory.absolute())
+            path = path.absolute()
+            kept.enter_directory()
             options = attrs.evolve(
                 options,
                 driver=options.driver or about.get("driver"),

@@ -16,14 +16,14 @@ from outcome import acapture
 
 from agentpool._core.budget import Budget
 from agentpool._core.errors import JournalError, PoolClosedError, RunPausedError, UnhandledAgentErrors
-from agentpool._core.events import AgentFinished
+from agentpool._core.events import AgentFinished, ApprovalRequested
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.opening import OpenPool, open_agent_pool
+from agentpool._kernel.opening import OpenPool, open_agent_pool, written
 from agentpool._kernel.pool import AgentPool
 from agentpool.abc import Approver, Memory
 from agentpool.cli._asking import TerminalApprover, can_ask
@@ -274,7 +274,7 @@ class _Run:
                 with self._scope:
                     async with opened as pool:
                         events = await around.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
-                        nursery.start_soon(self._show, events, shown)
+                        nursery.start_soon(self._show, pool, events, shown)
                         nursery.start_soon(self._view.keep_drawing, pool, self._drivers)
                         around.enter_context(self._handling_signals(pool, nursery))
                         await self._start_all(pool, starts)
@@ -301,8 +301,10 @@ class _Run:
         except PoolClosedError:
             pass  # a signal came: the rest is not started
 
-    async def _show(self, events: EventSubscription, shown: trio.Event) -> None:
+    async def _show(self, pool: AgentPool, events: EventSubscription, shown: trio.Event) -> None:
         async for event in events:
+            if self._journal is not None and isinstance(event, AgentFinished | ApprovalRequested):
+                await written(pool)  # what a person has read is not taken back by a crash
             self._view.take(event)
             if isinstance(event, AgentFinished):
                 await self._keep(event.outcome)

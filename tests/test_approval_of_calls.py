@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import trio
-from journal_kit import Records, in_virtual_time
 from pool_kit import pool_of
 
 from agentpool import (
@@ -31,14 +30,12 @@ from agentpool import (
     ManifestError,
     ModelAgent,
     ResourceQuota,
-    RunPausedError,
     TokenUsage,
     ToolCall,
     ToolContext,
     ToolDefinition,
     ToolMessage,
     ToolResult,
-    open_agent_pool,
     tool,
 )
 
@@ -527,79 +524,3 @@ async def test_an_approver_is_an_async_function() -> None:
         with pytest.raises(TypeError, match="approver must be an async function"):
             async with pool_of(1, approver=wrong):
                 pass
-
-
-# -- with a journal, and nobody to ask ------------------------------------------------
-
-
-def test_a_run_is_not_paused_while_an_agent_works_in_a_pool_of_its_own() -> None:
-    seen: list[str] = []
-
-    async def inner(ctx: AgentContext) -> None:
-        await trio.sleep(50)
-        seen.append("inner")
-
-    async def outer(ctx: AgentContext) -> None:
-        async with open_agent_pool(max_concurrent=1) as pool:
-            await (await pool.spawn(inner)).wait()
-        seen.append("outer")
-
-    async def main() -> None:
-        async with open_agent_pool(Model(ONE), max_concurrent=2, journal=Records()) as pool:
-            await pool.spawn(agent_with(), "go")
-            await pool.spawn(outer)
-
-    with pytest.raises(RunPausedError):
-        in_virtual_time(main)
-    assert seen == ["inner", "outer"]
-
-
-def test_a_run_is_not_paused_while_its_block_waits_for_something_else() -> None:
-    seen: list[str] = []
-
-    async def main() -> None:
-        async with open_agent_pool(Model(ONE), max_concurrent=1, journal=Records()) as pool:
-            handle = await pool.spawn(agent_with(), "go")
-            await trio.sleep(50)
-            assert pool.statistics().lent == 1
-            seen.append("slept")
-            await handle.wait()
-            seen.append("never")
-
-    with pytest.raises(RunPausedError) as caught:
-        in_virtual_time(main)
-    assert seen == ["slept"]
-    assert [each.call for each in caught.value.requests.values()] == [ONE]
-
-
-def test_an_abort_at_the_last_moment_is_an_abort_or_comes_too_late() -> None:
-    """Whatever comes between seeing that all rest and ending the run is looked at again."""
-
-    async def main(steps: int) -> bool:
-        async with trio.open_nursery() as nursery:
-
-            async def abort_later(handle: Any) -> None:
-                for _ in range(steps):
-                    await trio.lowlevel.checkpoint()
-                handle.abort()
-
-            async with open_agent_pool(Model(ONE), max_concurrent=1, journal=Records()) as pool:
-                handle = await pool.spawn(agent_with(), "go")
-                nursery.start_soon(abort_later, handle)
-                return isinstance(await handle.wait(), Aborted)
-        raise AssertionError
-
-    def is_aborted(steps: int) -> bool:
-        async def run() -> bool:
-            return await main(steps)
-
-        try:
-            return bool(in_virtual_time(run))
-        except BaseExceptionGroup as group:
-            assert group.subgroup(RunPausedError) is not None  # noqa: PT017
-            return False
-
-    found = [is_aborted(steps) for steps in range(60)]
-    assert found[0]
-    assert not found[-1]
-    assert found == sorted(found, reverse=True)

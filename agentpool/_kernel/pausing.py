@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import trio
 
 from agentpool._core.approval import ApprovalRequest, Decision
@@ -45,8 +47,7 @@ class Pause(trio.abc.Instrument):
             trio.lowlevel.add_instrument(self)
         self._asked[key] = request
         try:
-            decided: Decision = await OpenQuestionWait(waiter).park(lambda _: None)
-            return decided
+            return cast("Decision", await OpenQuestionWait(waiter).park(lambda _: None))
         finally:
             del self._asked[key]
             if not self._asked:

@@ -329,10 +329,8 @@ def test_the_answers_of_agents_that_had_ended_are_written_by_a_resume_too(tmp_pa
         assert kill_when(process, lambda: "wait_for_go" in done(tmp_path) and _has_ended(journal))
     (tmp_path / "go").touch()
     call("resume", journal, "--output", tmp_path / "answers")
-    assert {file.name for file in (tmp_path / "answers").glob("*.txt")} == {
-        "1-answer.txt",
-        "2-wait_for_go.txt",
-    }
+    both = {"1-answer.txt", "2-wait_for_go.txt"}
+    assert {file.name for file in (tmp_path / "answers").glob("*.txt")} == both
     # A run that has ended is written too.
     call("resume", journal, "--output", tmp_path / "once more")
     assert {file.name for file in (tmp_path / "once more").glob("*.txt")} == both

@@ -320,3 +320,21 @@ def test_supervised_agents_are_in_the_report_of_a_resumed_run(tmp_path: Path) ->
             ["chief", "answer", "wait_for_go"], "completed"
         )
     assert done(tmp_path).count("answer") == 1
+
+
+def test_the_answers_of_agents_that_had_ended_are_written_by_a_resume_too(tmp_path: Path) -> None:
+    path = fleet(tmp_path, agent("answer"), agent("wait_for_go"))
+    journal = tmp_path / "run.db"
+    with running("run", path, "--journal", journal) as process:
+        assert kill_when(process, lambda: "wait_for_go" in done(tmp_path) and _has_ended(journal))
+    (tmp_path / "go").touch()
+    call("resume", journal, "--output", tmp_path / "answers")
+    both = {"1-answer.txt", "2-wait_for_go.txt"}
+    assert {file.name for file in (tmp_path / "answers").glob("*.txt")} == both
+    # A run that has ended is written too.
+    call("resume", journal, "--output", tmp_path / "once more")
+    assert {file.name for file in (tmp_path / "once more").glob("*.txt")} == both
+
+
+def _has_ended(journal: Path) -> bool:
+    return any(record.kind == "ended" for record in records(journal))

@@ -155,6 +155,14 @@ def outcome_of(agent: PastAgent) -> AnyOutcome | None:
     return outcome_from_data(agent.outcome, agent.id, agent.name, agent.parent, agent.spawned_at)
 
 
+def outcomes_of(past: Past) -> Iterator[AnyOutcome]:
+    """Yield the outcomes of all that had ended, in the order in which they did."""
+    for agent_id in past.ended:
+        outcome = outcome_of(past.agents[agent_id])
+        if outcome is not None:
+            yield outcome
+
+
 def children_of(past: Past) -> dict[tuple[AgentId, str], AnyOutcome]:
     """Return the outcomes of what agents had spawned, the last one for each name."""
     ended = [past.agents[agent_id] for agent_id in past.ended if past.agents[agent_id].parent]

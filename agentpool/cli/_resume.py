@@ -10,7 +10,8 @@ import trio
 
 from agentpool._core.outcomes import Completed
 from agentpool._kernel.context import AgentContext
-from agentpool.cli._journals import KeptRun, children_of, outcome_of
+from agentpool.cli._journals import KeptRun, children_of, outcome_of, outcomes_of
+from agentpool.cli._output import OutputDirectory
 from agentpool.cli._run import RunOptions, RunReport, perform, print_report
 from agentpool.cli._streams import only_ours, say
 from agentpool.cli._text import one_line
@@ -55,7 +56,11 @@ def resume_run(path: Path, options: RunOptions) -> int:
                 view.close()
         else:
             say(one_line(f"{path}: this run has ended; its report again:"))
-            options = attrs.evolve(options, output=None)
+            if options.output is not None:
+                output = OutputDirectory.prepare(options.output)
+                for outcome in outcomes_of(kept.past):
+                    output.write(outcome)
+                report = attrs.evolve(report, lost=output.lost)
     print_report(name, report, options)
     return report.exit_code
 

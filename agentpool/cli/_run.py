@@ -145,9 +145,10 @@ async def perform(
         approver = TerminalApprover(view) if can_ask() else None
         pool = _opened(path, fleet, options, drivers, memory, starts, past, approver)
         if past is not None:
-            from agentpool.cli._journals import children_of
+            from agentpool.cli._journals import children_of, outcomes_of
 
             run.children.update(children_of(past))
+            await _write_rest(output, list(outcomes_of(past)))
         async with trio.open_nursery() as nursery:
             # Captured, so that this nursery puts no group around an agent's SystemExit.
             ended = await acapture(run.to_its_end, pool, starts, nursery)

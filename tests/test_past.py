@@ -17,7 +17,9 @@ def record(kind: Any, agent: int = 0, at: float = 0.0, /, **data: Any) -> Journa
 
 def spawned(agent: int, *, parent: int = 0, by: int = 0, life: int = 0, key: Any = None) -> JournalRecord:
     data = {"parent": parent, "by": by, "life": life, "key": key}
-    return record("spawned", agent, 1.0, name=f"agent {agent}", work=None, options={}, **data)
+    return record(
+        "spawned", agent, 1.0, name=f"agent {agent}", work={"agent": None, "args": []}, options={}, **data
+    )
 
 
 def sent(

@@ -270,3 +270,18 @@ def test_the_failure_of_a_child_that_ended_before_is_handed_out() -> None:
     _, records = run(boss)
     kept = behind(records, "ended")
     assert resumed(kept, agents={"first": boss})[0].unwrap() == "Failed"
+
+
+def test_an_agent_that_is_given_again_has_the_arguments_that_it_had() -> None:
+    @attrs.frozen
+    class Adding:
+        more: int
+
+        async def __call__(self, ctx: AgentContext, number: int) -> int:
+            return number + self.more
+
+    _, records = run(Adding(1), 4)
+    kept = behind(records, "spawned")
+    assert resumed(kept, agents={"first": Adding(2)})[0].unwrap() == 6
+    with pytest.raises(ReplayMismatchError, match="give it as agents="):
+        resumed(kept)

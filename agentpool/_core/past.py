@@ -80,7 +80,7 @@ class PastAgent:
       id, name, parent: whose record this is, and who spawned it; 0 for the program.
       origin: which operation spawned it: of which agent, in which life of it, and its key there; the
         program is 0, and its operations have no keys.
-      work: what it is, as data; None if it cannot be told.
+      work: what it is, and its arguments, as data; what cannot be found again is None.
       options: how it was started, as data.
       context: what was kept of its spawner's context, as data; None if there was nothing.
       spawned_at: seconds into the run.
@@ -100,7 +100,7 @@ class PastAgent:
     name: str
     parent: AgentId
     origin: tuple[AgentId, int, str | None]
-    work: Data | None
+    work: Data
     options: Data
     spawned_at: float
     context: Data | None = None

@@ -173,14 +173,14 @@ class PoolJournal:
     # -- agents ------------------------------------------------------------------------------------
 
     def described(self, fn: Any, args: tuple[Any, ...]) -> Any:
-        """Return what an agent runs, as data; None of what cannot be found again by its name.
+        """Return what an agent runs, and with what, as data; an agent that cannot be found again is None.
 
         Raises:
           TypeError: if an argument cannot be kept.
         """
         agent = description_of(fn)
         given = self.encoded(args, f"the arguments of {name_of(fn)}")
-        return None if agent is None else {"agent": agent, "args": given}
+        return {"agent": agent, "args": given}
 
     def spawned(
         self, record: Activity, description: Any, op: Op | None, options: Any, context: Context | None

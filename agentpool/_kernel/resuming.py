@@ -203,12 +203,10 @@ def respawned(
 
 def _work_of(agent: PastAgent, finder: Finder | None) -> Work:
     fn = None if finder is None else call_unprotected(finder, agent)
-    args: tuple[Any, ...] = ()
-    if agent.work is not None:
-        args = _read(agent, "its arguments", agent.work["args"])
-        if fn is None:
-            fn = _made(agent, agent.work["agent"])
-    elif fn is None:
+    args = _read(agent, "its arguments", agent.work["args"])
+    if fn is None and agent.work["agent"] is not None:
+        fn = _made(agent, agent.work["agent"])
+    if fn is None:
         raise ReplayMismatchError(
             agent.id,
             agent.name,
@@ -236,7 +234,7 @@ def _read(agent: PastAgent, what: str, data: Any) -> Any:
 
 def _check_same(agent: PastAgent, work: Work) -> None:
     """Refuse another model agent than the one that was spawned; of a function the name is compared."""
-    before = None if agent.work is None else agent.work["agent"]
+    before = agent.work["agent"]
     if before is None or "kind" not in before:
         return
     now = description_of(work.fn)

@@ -137,7 +137,7 @@ def manifests_of(past: Past) -> list[AgentManifest]:
     """Return the manifests of the agents that go on and that the journal describes."""
     found = []
     for agent in past.agents.values():
-        if agent.outcome is None and agent.work is not None:
+        if agent.outcome is None and agent.work["agent"] is not None:
             with suppress(UnreadableDataError):  # resuming tells of it
                 manifest = getattr(described_agent(agent.work["agent"]), "manifest", None)
                 if isinstance(manifest, AgentManifest):

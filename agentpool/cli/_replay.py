@@ -88,7 +88,7 @@ def _replayed(run: PastRun, agent: PastAgent, loop: RecordedLoop, until: int | N
 
 def _is_whole(agent: PastAgent, loop: RecordedLoop, is_last: bool) -> bool:
     """Whether what the loop came to is what the agent came to, so that they can be compared."""
-    kind = "" if agent.work is None else agent.work["agent"].get("kind", "")
+    kind = (agent.work["agent"] or {}).get("kind", "")
     return is_last and kind in ("agentpool:ModelAgent", "agentpool:SpawnConfig") and loop.key == "0"
 
 
@@ -176,7 +176,7 @@ def fork(path: Path, agent_id: AgentId, step: int, target: Path) -> int:
     run = PastRun.read(path)
     agent = run.agent(agent_id)
     loops = [loop for loop in run.loops_of(agent) if loop.key == "0"]
-    if not loops or agent.work is None or not _is_whole(agent, loops[-1], is_last=True):
+    if not loops or not _is_whole(agent, loops[-1], is_last=True):
         raise BadInputError(
             f"agent {agent_id} ({one_line(agent.name)}) is a function. A new run begins at a step of a"
             " model agent; look for one with `agentpool show`"

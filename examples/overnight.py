@@ -31,7 +31,7 @@ PAGES = ["rivers", "mountains", "lakes", "forests"]
 
 
 async def fetch(page: str) -> str:
-    print(f"  fetching {page}")
+    print(f"  fetching {page}", flush=True)
     return f"All about {page}."
 
 

@@ -197,8 +197,8 @@ class OpenPool(AbstractAsyncContextManager[AgentPool]):
 
     def tell_about(self, about: Mapping[str, Any]) -> None:
         """Have the first record of a new journal tell this too: JSON data, such as the fleet of the run."""
-        if self._keeping is not None:
-            self._keeping.about = about
+        assert self._keeping is not None
+        self._keeping.about = about
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"a pool that is not open has no {name!r}; {_HOW_TO_OPEN}", name=name, obj=self)

@@ -100,13 +100,14 @@ def _group(name: str) -> list[str]:
 def tests(session: nox.Session) -> None:
     """The test suite on every Python that is installed; on the one that runs nox with coverage.
 
-    What is marked as `once` runs in `tests_core`.
+    What is marked as `once` runs in `tests_core`; what is marked as `processes` not on the others.
     """
     session.install("-e", ".[all]", *_group("test"))
-    chosen = session.posargs or [*SIDE_BY_SIDE, "-m", "not once"]
     if session.python != OWN_PYTHON:
-        session.run("pytest", "-q", *chosen)
+        elsewhere = [*SIDE_BY_SIDE, "-m", "not once and not processes"]
+        session.run("pytest", "-q", *(session.posargs or elsewhere))
         return
+    chosen = session.posargs or [*SIDE_BY_SIDE, "-m", "not once"]
     session.run("coverage", "erase")
     # Without the campaign: no line is to be covered by chance.
     session.run("coverage", "run", "-m", "pytest", "-q", *chosen)

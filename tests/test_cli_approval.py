@@ -19,6 +19,8 @@ from terminal_kit import Terminal, on_a_terminal
 
 from agentpool.cli._asking import brief_lines, whole_lines
 
+pytestmark = pytest.mark.processes
+
 AGENTS = r'''
 """A model that asks for calls, and the tools, which write down what they have done."""
 

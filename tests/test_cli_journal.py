@@ -20,6 +20,8 @@ pytest.importorskip("cyclopts")
 from agentpool._core.records import JournalRecord
 from agentpool.journal._file import JournalFile, row_of
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "agentpool.cli"]
 

@@ -10,6 +10,8 @@ import attrs
 import pytest
 import trio
 
+pytest.importorskip("cyclopts")
+
 from agentpool import (
     AgentContext,
     AgentManifest,

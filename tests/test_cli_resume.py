@@ -22,6 +22,8 @@ from agentpool._core.records import JournalRecord
 from agentpool._objects import UnreadableDataError, found_again
 from agentpool.journal import read_journal
 
+pytestmark = pytest.mark.processes
+
 COMMAND = [sys.executable, "-m", "agentpool.cli"]
 ROOT = Path(__file__).parent.parent
 

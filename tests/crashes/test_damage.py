@@ -21,6 +21,8 @@ from . import _town
 from ._damage import files_of, opened, problems_of_damage, written
 from ._kills import ended_apart
 
+pytestmark = pytest.mark.processes
+
 DAMAGES = int(os.environ.get("AGENTPOOL_DAMAGES", "40"))
 
 

@@ -16,6 +16,8 @@ from ._journals import PROGRAMS, SQL, UNUSED, kinds_kept, read
 from ._kills import ended_apart
 from ._oracle import run
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_journal_that_is_kept_is_gone_on_with_from_anywhere(name: str) -> None:

@@ -13,7 +13,10 @@ from ._kills import kill_at_random, kill_at_records
 
 KILLS = int(os.environ.get("AGENTPOOL_KILLS", "6"))
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="takes too long where processes cannot fork")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform == "win32", reason="takes too long where processes cannot fork"),
+]
 
 
 def test_a_town_that_kills_itself_at_a_record_comes_to_the_same(tmp_path: Path) -> None:

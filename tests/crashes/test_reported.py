@@ -25,6 +25,8 @@ from ._oracle import crashes_of, problems_of, resumed, run
 from ._runs import Report, run_case
 from ._world import plain
 
+pytestmark = pytest.mark.processes
+
 
 def after_every_crash(case: Any) -> None:
     report = Report()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from ._runs import Report, run_random, run_town
+
+pytestmark = pytest.mark.processes
 
 RUNS = int(os.environ.get("AGENTPOOL_CRASH_RUNS", "40"))
 

@@ -327,3 +327,47 @@ def test_a_run_is_not_paused_while_a_time_limit_may_still_let_it_go_on(where: st
     with pytest.raises(RunPausedError):
         in_virtual_time(main)
     assert seen == ["went on"]
+
+
+POOLS: list[Any] = []
+
+
+@tool
+async def hire_outside(ctx: AgentContext, what: str) -> str:
+    """Hire somebody who outlives whoever hires him."""
+    await POOLS[-1].spawn(ModelAgent(AgentManifest(name="hired"), tools=[wipe]), "wipe it", name="hired")
+    return "hired"
+
+
+class HiringOutside(Driver):
+    async def complete(self, request: CompletionRequest) -> Completion:
+        is_hired = "wipe it" in str(request.messages[0])
+        await trio.sleep(50 if is_hired else 1)
+        if any(isinstance(message, AssistantMessage) for message in request.messages):
+            return Completion("done", usage=USED)
+        return Completion(
+            tool_calls=(ToolCall("1", "wipe" if is_hired else "hire_outside", {"what": "x"}),), usage=USED
+        )
+
+
+def test_rules_bind_an_agent_whose_spawner_had_ended_before_the_crash() -> None:
+    forget()
+    records = Records()
+    rules = ApprovalRules(deny=("wipe",), default="allow")
+    boss = ModelAgent(AgentManifest(name="boss", approval=rules), tools=[hire_outside, wipe])
+
+    async def main() -> None:
+        async with open_agent_pool(HiringOutside(), max_concurrent=2, journal=records) as pool:
+            POOLS.append(pool)
+            await (await pool.spawn(boss, "go")).wait()
+            raise KeyError("left")
+
+    with pytest.raises(KeyError):
+        in_virtual_time(main)
+
+    async def again() -> None:
+        async with resume_agent_pool(Records(records.kept), HiringOutside()) as pool:
+            await pool.join_all()
+
+    in_virtual_time(again)
+    assert DONE == []

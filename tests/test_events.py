@@ -543,3 +543,35 @@ async def test_a_tap_shows_each_event_in_the_step_in_which_it_happens(autojump_c
             assert isinstance(shown[-1], AgentFinished)
     assert observed == [True]
     assert [event.seq for event in shown] == list(range(1, 604))
+
+
+async def test_a_batch_holds_all_that_has_piled_up_and_the_last_one_nothing(autojump_clock: Any) -> None:
+    async with pool_of(1) as pool:
+        async with pool.events() as events:
+            await (await pool.spawn(value)).wait()
+            first = await anext(events)
+            batch = await events.next_batch()
+            kinds = [type(event) for event in [first, *batch]]
+            assert kinds == [AgentSpawned, AgentStarted, AgentFinished]
+            with trio.move_on_after(1) as scope:
+                await events.next_batch()
+            assert scope.cancelled_caught
+            await (await pool.spawn(value)).wait()
+            assert len(await events.next_batch()) == 3
+    assert await events.next_batch() == []
+
+
+async def test_a_batch_lets_agents_go_on_that_wait_for_a_slow_reader(autojump_clock: Any) -> None:
+    async def telling(ctx: AgentContext) -> int:
+        for _ in range(5):
+            ctx.emit(GuardWarned, "text")
+            await ctx.wait_for_subscribers()
+        return 5
+
+    async with pool_of(1) as pool:
+        async with pool.events(max_buffer=2, overflow="block") as events:
+            handle = await pool.spawn(telling)
+            seen = 0
+            while handle.outcome is None:
+                seen += len(await events.next_batch())
+            assert seen == 8

@@ -18,6 +18,7 @@ import trio
 
 from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._kernel._trio_private import effective_deadline_in
+from agentpool._kernel.holding import Holder
 from agentpool._kernel.idleness import is_idle_deadline
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.log import EventLog
@@ -41,6 +42,7 @@ class Surroundings:
     Attributes:
       events: where what happens is told.
       nursery: the pool's; its agents are child tasks of it.
+      holder: what lives as long as the pool, beside its agents.
       root_task: of the run of trio that the pool belongs to, which tells it from others. A token would
         too, but as long as nobody has made one, no thread can call into the run.
       budget: what the model calls of the pool may use together.
@@ -52,6 +54,7 @@ class Surroundings:
     silence: Silence
     events: EventLog
     nursery: trio.Nursery
+    holder: Holder
     root_task: trio.lowlevel.Task | None
     budget: Budget | None = None
 

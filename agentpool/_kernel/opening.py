@@ -319,7 +319,7 @@ async def _ended(state: PoolState, waiter: Activity | None) -> BaseException | N
 
 async def _leave(state: PoolState, error: BaseException | None) -> None:
     """Raise what has to come out of the block: nothing is lost, nothing raised twice."""
-    failures = state.root.failures()
+    failures = [*state.root.failures(), *state.parts.holder.failures]
     # What no pool contains comes first, then what the block raised, then failures nobody looked at.
     if state.fatal is not None:
         if error is not None and error is not state.fatal and not is_only_cancelled(error):

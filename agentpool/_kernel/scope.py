@@ -6,8 +6,10 @@ import contextvars
 from collections.abc import (
     Awaitable,
     Callable,
+    Hashable,
     Iterable,
 )
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
@@ -96,6 +98,29 @@ class Scope(MessagingScope):
     def draining(self) -> bool:
         """Whether the pool starts no more agents."""
         return bool(self._state.draining)
+
+    async def hold(self, key: Hashable, open: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+        """Return something that lives as long as the pool, such as a connection that its agents share.
+
+        The first who asks has it opened; whoever asks for the same key afterwards gets the same. When all
+        agents have ended it is closed, within 5 seconds. It is opened and closed in one task, which is
+        none of an agent's, in the context variables of whoever opened the pool. What it runs is not
+        taken for somebody who may send messages to agents.
+
+        Args:
+          key: names it in the pool.
+          open: makes the block that is entered; called if nothing is open under the key.
+
+        Raises:
+          PoolClosedError: if the pool has ended.
+          Exception: what raised as it was opened, for all that waited for it; who asks next tries anew.
+            What it raises later comes out of the pool as the failure of an agent does, and it is opened
+            anew for who asks next.
+
+        Checkpoint: always. Cancellation: if nobody else waits for it, it is not opened.
+        """
+        self._state.parts.check_here()
+        return await self._state.parts.holder.get(key, open)
 
     # -- starting ----------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from agentpool._kernel._trio_private import (
     is_callback_task,
     waits_for_children,
 )
+from agentpool._kernel.holding import Holder
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter, waits_outside
@@ -38,8 +39,9 @@ class Silence(trio.abc.Instrument):
     and nothing else tells that the last task of a program has begun to wait.
     """
 
-    def __init__(self, judge: Judge, watcher: Watcher) -> None:
+    def __init__(self, judge: Judge, watcher: Watcher, holder: Holder) -> None:
         self._judge = judge
+        self._holder = holder
         self._watcher = watcher
         self._listening: list[Wait] = []
         self._watches = False
@@ -88,7 +90,7 @@ class Silence(trio.abc.Instrument):
         assert waiter is not None
         if _is_reached_from_outside():  # first, because it costs the same for every number of agents
             return True
-        known: set[trio.lowlevel.Task | None] = {self._watcher.task}
+        known: set[trio.lowlevel.Task | None] = {self._watcher.task, *_with_below(self._holder.tasks)}
         for agent in self._judge.agents:
             if _goes_on(agent, waiter):
                 return True
@@ -108,7 +110,12 @@ def _goes_on(agent: Waiter, waiter: Waiter) -> bool:
 
 def _tasks_of_run() -> Iterable[trio.lowlevel.Task]:
     root = trio.lowlevel.current_root_task()
-    todo = [] if root is None else [root]
+    return () if root is None else _with_below((root,))
+
+
+def _with_below(tasks: Iterable[trio.lowlevel.Task]) -> Iterable[trio.lowlevel.Task]:
+    """These tasks and all that descend from them."""
+    todo = list(tasks)
     for task in todo:
         yield task
         for nursery in task.child_nurseries:

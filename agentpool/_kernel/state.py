@@ -18,6 +18,7 @@ from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.holding import Holder
 from agentpool._kernel.judge import Judge
 from agentpool._kernel.log import EventLog
 from agentpool._kernel.names import Names
@@ -123,13 +124,15 @@ class PoolState:
         self.events: EventLog = EventLog(slots)
         events = self.events
         judge, watcher = Judge(events, enabled=detect_deadlocks), Watcher(events)
+        holder = Holder(nursery, self.fatal_error)
         self.parts: Surroundings = Surroundings(
             slots=slots,
             judge=judge,
             watcher=watcher,
-            silence=Silence(judge, watcher),
+            silence=Silence(judge, watcher, holder),
             events=events,
             nursery=nursery,
+            holder=holder,
             root_task=trio.lowlevel.current_root_task(),
             budget=settings.budget,
         )
@@ -227,7 +230,11 @@ class PoolState:
         """Nobody is left."""
 
     def close(self) -> None:
-        """The pool has ended: the watcher goes home, subscribers get the end. Harmless if repeated."""
+        """The pool has ended: what it holds is closed, the watcher goes home, subscribers get the end.
+
+        Harmless if repeated.
+        """
+        self.parts.holder.close()
         self.judge.close()
         self.parts.silence.close()
         self.events.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -91,7 +92,8 @@ class Holder:
         if held is None:
             held = self._open[key] = _Held(key, open)
             self._living[held] = None
-            self._context.run(self._nursery.start_soon, self._run, held, name=f"agentpool holds {shown(key)}")
+            name = f"agentpool holds {shown(key)}"
+            self._context.run(partial(self._nursery.start_soon, self._run, held, name=name))
         await self._wait_for(held)
         if held.error is not None:
             raise_as_it_is(held.error)

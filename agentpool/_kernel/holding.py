@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -93,7 +92,7 @@ class Holder:
             held = self._open[key] = _Held(key, open)
             self._living[held] = None
             name = f"agentpool holds {shown(key)}"
-            self._context.run(partial(self._nursery.start_soon, self._run, held, name=name))
+            self._context.run(lambda: self._nursery.start_soon(self._run, held, name=name))
         await self._wait_for(held)
         if held.error is not None:
             raise_as_it_is(held.error)
@@ -112,6 +111,8 @@ class Holder:
 
     async def _run(self, held: _Held) -> None:
         held.task = trio.lowlevel.current_task()
+        error: BaseException | None = None
+        left_open: tuple[str, ...] = ()
         with held.scope:
             _, error, left_open = await run_tidily(held.live, ())
         self._forget(held)

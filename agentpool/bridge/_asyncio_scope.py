@@ -193,7 +193,11 @@ class AsyncioScope:
         Cancellation: what has started remains a child of this scope.
         """
         given = tuple(configs) if isinstance(configs, Iterable) else configs
-        handles = await self._line.perform(self._scope.fan_out, given)
+
+        async def fan_out() -> list[AgentHandle[T]]:
+            return await self._scope.fan_out(given)
+
+        handles = await self._line.perform(fan_out)
         return [AsyncioAgentHandle(self._line, handle) for handle in handles]
 
     # -- joining -------------------------------------------------------------------------------------
@@ -286,7 +290,11 @@ class AsyncioScope:
 
         Cancellation: aborts the agents, and waits for their end.
         """
-        return await self._line.perform(self._scope.race, *agents)
+
+        async def race() -> AgentOutcome[T]:
+            return await self._scope.race(*agents)
+
+        return await self._line.perform(race)
 
     async def vote(
         self,

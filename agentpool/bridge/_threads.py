@@ -20,6 +20,7 @@ from agentpool.bridge._host import Host
 from agentpool.bridge._items import END, PLAIN, items_of
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Mailbox:
@@ -193,7 +194,7 @@ class EnteredBlock(Generic[T]):
         """Enter it, and wait until it is entered; as `ThreadLine.perform`."""
         return self._line.wait_for(self._call, self._mailbox)
 
-    def perform(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+    def perform(self, fn: Callable[..., Awaitable[V]], *args: Any) -> V:
         """Perform an operation of the block, which may take items in this thread."""
         return self._line.wait_for(Call(fn, args, self._mailbox.tell), self._mailbox)
 

@@ -221,6 +221,7 @@ class _TaskPuller:
 
     def _close(self, closed: Callable[[outcome.Maybe[Any]], None]) -> None:
         task = self._task
+        self._answer = None  # nobody waits for it any more
         if task is None or task.done():
             closed(outcome.Value(None))
             return

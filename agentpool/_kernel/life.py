@@ -316,7 +316,8 @@ def _with_fix(record: AgentRecord, error: BaseException) -> BaseException:
     if type(error) is RuntimeError and told(error) == "no running event loop":
         note(
             error,
-            "Agents run on trio, not on asyncio: use trio.sleep(...) for asyncio.sleep(...), and so on.",
+            "Agents run on trio, not on asyncio: use trio.sleep(...) for asyncio.sleep(...), and so on; or "
+            "make an agent that runs on asyncio with agentpool.bridge.asyncio_agent(function).",
         )
         return error
     if type(error) is not TypeError or _is_raised_inside(error):

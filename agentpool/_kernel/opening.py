@@ -37,7 +37,10 @@ def _check_means(
     driver: object, memory: object, tool_builder: object, approver: object, limits: object
 ) -> None:
     if not trio.lowlevel.in_trio_run():
-        raise RuntimeError("a pool runs on trio: start the program with trio.run(main)")
+        raise RuntimeError(
+            "a pool runs on trio: start the program with trio.run(main); elsewhere open it with "
+            "open_agent_pool_asyncio or open_agent_pool_blocking from agentpool.bridge"
+        )
     if driver is not None and (isinstance(driver, type) or not hasattr(driver, "complete")):
         fix = "; it needs `complete`"
         if isinstance(driver, str):

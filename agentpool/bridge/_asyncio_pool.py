@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from functools import partial
@@ -23,6 +24,7 @@ from agentpool._kernel.events import EventSubscription, Overflow, SubscriptionSt
 from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.router import DeadLetter
 from agentpool._kernel.statistics import PoolStatistics
+from agentpool._loop.resume import resume_agent_pool
 from agentpool.bridge._asyncio_calls import LoopEvent, cancel_again, sleep_until
 from agentpool.bridge._asyncio_scope import AsyncioAgentHandle, AsyncioScope, Line
 from agentpool.bridge._calls import Call
@@ -300,6 +302,46 @@ def open_agent_pool_asyncio(
         budget=budget,
         approver=approver,
         journal=journal,
+        limits=limits,
+        seed=seed,
+    )
+    return AsyncioBlock(Host(make, driver, memory, portal))
+
+
+def resume_agent_pool_asyncio(
+    journal: str | os.PathLike[str] | Journal,
+    driver: Driver | AbstractAsyncContextManager[Driver | None] | None = None,
+    *,
+    max_concurrent: int | None = None,
+    memory: Memory | AbstractAsyncContextManager[Memory] | None = None,
+    tool_builder: ToolBuilder | None = None,
+    inbox_capacity: int | None = None,
+    budget: Budget | None = None,
+    approver: Approver | None = None,
+    agents: Mapping[str, Callable[..., Any]] | None = None,
+    limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
+    seed: int | None = None,
+    portal: BlockingPortal | None = None,
+) -> AbstractAsyncContextManager[AsyncioAgentPool]:
+    """Open a pool with the run that a journal holds, which goes on where it was.
+
+    As `resume_agent_pool`, in the way of `open_agent_pool_asyncio`.
+
+    Raises:
+      ReplayMismatchError, JournalCorruptError: as `resume_agent_pool`.
+      RuntimeError, TypeError, ValueError, RunPausedError, JournalError, UnhandledAgentErrors,
+        PoolClosedError: as `open_agent_pool_asyncio`.
+    """
+    check_portal(portal)
+    make = partial(
+        resume_agent_pool,
+        journal,
+        max_concurrent=max_concurrent,
+        tool_builder=tool_builder,
+        inbox_capacity=inbox_capacity,
+        budget=budget,
+        approver=approver,
+        agents=agents,
         limits=limits,
         seed=seed,
     )

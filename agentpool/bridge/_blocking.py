@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import (
     AsyncIterable,
@@ -11,6 +12,7 @@ from collections.abc import (
     Hashable,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -35,6 +37,7 @@ from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.router import DeadLetter
 from agentpool._kernel.splitting import in_full
 from agentpool._kernel.statistics import PoolStatistics
+from agentpool._loop.resume import resume_agent_pool
 from agentpool.bridge._asyncio_scope import next_of
 from agentpool.bridge._calls import Call, refuse_trio_thread
 from agentpool.bridge._host import Host, check_portal
@@ -570,6 +573,46 @@ def open_agent_pool_blocking(
         budget=budget,
         approver=approver,
         journal=journal,
+        limits=limits,
+        seed=seed,
+    )
+    return BlockingBlock(Host(make, driver, memory, portal))
+
+
+def resume_agent_pool_blocking(
+    journal: str | os.PathLike[str] | Journal,
+    driver: Driver | AbstractAsyncContextManager[Driver | None] | None = None,
+    *,
+    max_concurrent: int | None = None,
+    memory: Memory | AbstractAsyncContextManager[Memory] | None = None,
+    tool_builder: ToolBuilder | None = None,
+    inbox_capacity: int | None = None,
+    budget: Budget | None = None,
+    approver: Approver | None = None,
+    agents: Mapping[str, Callable[..., Any]] | None = None,
+    limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
+    seed: int | None = None,
+    portal: BlockingPortal | None = None,
+) -> AbstractContextManager[BlockingAgentPool]:
+    """Open a pool with the run that a journal holds, which goes on where it was.
+
+    As `resume_agent_pool`, in the way of `open_agent_pool_blocking`.
+
+    Raises:
+      ReplayMismatchError, JournalCorruptError: as `resume_agent_pool`.
+      RuntimeError, TypeError, ValueError, RunPausedError, JournalError, UnhandledAgentErrors,
+        PoolClosedError: as `open_agent_pool_blocking`.
+    """
+    check_portal(portal)
+    make = partial(
+        resume_agent_pool,
+        journal,
+        max_concurrent=max_concurrent,
+        tool_builder=tool_builder,
+        inbox_capacity=inbox_capacity,
+        budget=budget,
+        approver=approver,
+        agents=agents,
         limits=limits,
         seed=seed,
     )

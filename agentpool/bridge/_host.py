@@ -17,6 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from agentpool._core.errors import PoolClosedError
 from agentpool._core.text import shown
 from agentpool._kernel.pool import AgentPool
+from agentpool._kernel.silence import resting_tasks
 from agentpool.bridge._calls import Call, call_soon, refuse_trio_thread
 
 T = TypeVar("T")
@@ -108,11 +109,19 @@ class Host:
 
     async def _run(self) -> None:
         """The pool's block, on trio."""
+        self._rest()
         async with trio.open_nursery() as calls:
             # Kept and not raised, also what is fatal: other pools may live in this run of trio.
             self._result = await outcome.acapture(self._run_pool, calls)
             # Whoever still waits has nothing to wait for.
             calls.cancel_scope.cancel("the pool has ended")
+
+    def _rest(self) -> None:
+        """Tell that nothing happens here but what the threads ask for that the pool is opened for."""
+        task = trio.lowlevel.current_task()
+        resting_tasks.add(task)
+        if self._portal is None and task.parent_nursery is not None:
+            resting_tasks.add(task.parent_nursery.parent_task)  # that of the portal
 
     async def _run_pool(self, calls: trio.Nursery) -> None:
         async with AsyncExitStack() as stack:

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 import trio
 
+from agentpool._blocking import runs_inline
 from agentpool._kernel.holding import current_holder
 
 home_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("agentpool_home_loop", default=None)
@@ -22,11 +23,13 @@ async def loop_here() -> asyncio.AbstractEventLoop:
     That of the program, if it runs on asyncio; else one that the pool has, until it ends.
 
     Raises:
-      RuntimeError: if the calling task is none of a pool's.
+      RuntimeError: if the calling task is none of a pool's, or in a simulation.
     """
     loop = home_loop.get()
     if loop is not None and not loop.is_closed():
         return loop
+    if runs_inline():
+        raise RuntimeError("an asyncio function runs in a thread, which a simulation does not have")
     holder = current_holder()
     if holder is None:
         raise RuntimeError("an asyncio function runs for an agent of a pool, and no agent calls it here")

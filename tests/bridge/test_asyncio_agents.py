@@ -55,6 +55,7 @@ from agentpool.bridge import (
     open_agent_pool_asyncio,
     open_agent_pool_blocking,
 )
+from agentpool.testing import simulate
 
 variable: ContextVar[str] = ContextVar("variable", default="nothing")
 LIMIT = 60.0
@@ -838,6 +839,16 @@ def test_a_run_with_a_journal_is_resumed(tmp_path: Any) -> None:
 
     assert trio.run(go_on) == ["one", 42, "hello", "two"]
     assert done == ["one", "crash", "two"]
+
+
+def test_a_simulation_says_that_it_has_no_threads() -> None:
+    async def main() -> str:
+        async with open_agent_pool(max_concurrent=1) as pool:
+            outcome = await (await pool.spawn(asyncio_agent(where))).wait()
+            assert isinstance(outcome, Failed)
+            return str(outcome.error)
+
+    assert "which a simulation does not have" in simulate(main, seed=1).value
 
 
 # -- many -------------------------------------------------------------------------------------------------

@@ -291,7 +291,8 @@ def open_agent_pool_asyncio(
         failures comes out in the place of the `CancelledError`, as from an `asyncio.TaskGroup`.
       PoolClosedError: if the portal was stopped first.
 
-    Cancellation: aborts the agents, and waits for them, however often it comes.
+    Cancellation: aborts the agents, and waits for them, however often it comes. A block whose loop is closed
+    before it is left cannot wait: the pool is cancelled, and its thread ends with it.
     """
     check_portal(portal)
     make = partial(
@@ -355,11 +356,13 @@ class AsyncioBlock(AbstractAsyncContextManager[AsyncioAgentPool]):
         self._host = host
         self._told: LoopEvent | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._cancelled_before = 0
         self._cuts_off = False
         self._is_inside = False
 
     async def __aenter__(self) -> AsyncioAgentPool:
         self._task = _running_task()
+        self._cancelled_before = self._task.cancelling()
         self._told = LoopEvent(self._changed)
         host = self._host
         host.open(self._told.set, _context())
@@ -389,16 +392,25 @@ class AsyncioBlock(AbstractAsyncContextManager[AsyncioAgentPool]):
         assert self._told is not None
         host = self._host
         self._is_inside = False
+        if isinstance(error, GeneratorExit):
+            host.abandon()  # the coroutine is thrown away, with its loop: nothing can be awaited any more
+            return
         try:
             host.leave(error, is_cancelled=isinstance(error, asyncio.CancelledError))
             cancelled = await sleep_until(self._told, lambda: host.is_over, host.cancel)
             if self._cuts_off:
                 cancelled = await self._take_back(error) or cancelled
-            _come_out(host, error, cancelled)
+            _come_out(host, error, self._from_outside(error) or cancelled)
         finally:
             if error is not None:
                 error.__traceback__ = trace  # without the way through the pool's thread
             del error, trace
+
+    def _from_outside(self, error: BaseException | None) -> asyncio.CancelledError | None:
+        """Return what left the block, if it says that somebody has cancelled the task."""
+        assert self._task is not None
+        is_cancelled = self._task.cancelling() > self._cancelled_before
+        return error if isinstance(error, asyncio.CancelledError) and is_cancelled else None
 
     async def _take_back(self, error: BaseException | None) -> asyncio.CancelledError | None:
         """Take back the cancellation by which the block was left, also if it has not come yet."""
@@ -418,12 +430,12 @@ def _come_out(host: Host, error: BaseException | None, cancelled: asyncio.Cancel
         host.close()
     except BaseException as raised:
         if cancelled is not None:
-            cancel_again(cancelled)
-        if raised is error:
-            return
-        raise
-    if cancelled is not None:
-        raise cancelled
+            cancel_again(cancelled)  # as a group of asyncio's does: it would be lost with what comes out
+        if raised is not error:
+            raise
+    else:
+        if cancelled is not None and cancelled is not error:
+            raise cancelled
 
 
 def _running_task() -> asyncio.Task[Any]:

@@ -52,6 +52,8 @@ class Host:
         self._make = make
         self._means = {"driver": driver, "memory": memory}
         self._portal = portal
+        self._own_portal: BlockingPortal | None = None
+        self._is_abandoned = False
         self._threads = ExitStack()
         self._opened: _Opened | None = None
         self._left = trio.Event()
@@ -76,6 +78,7 @@ class Host:
         portal = self._portal
         if portal is None:
             portal = self._threads.enter_context(start_blocking_portal("trio", name="agentpool"))
+            self._own_portal = portal
         self._token = _token_of(portal)
         self._end = context.run(partial(portal.start_task_soon, self._run, name="agentpool host"))
         self._end.add_done_callback(self._ended)
@@ -98,6 +101,11 @@ class Host:
         """Cancel the pool, as a scope around its block would. Does not wait."""
         self.leave(None, is_cancelled=True)
 
+    def abandon(self) -> None:
+        """Cancel the pool, and have its thread end with it, because nobody is left who could wait for it."""
+        self._is_abandoned = True
+        self.cancel()
+
     def close(self) -> None:
         """End the thread: the pool is over. Raises what came out of the pool's block."""
         assert self.is_over
@@ -115,6 +123,8 @@ class Host:
             self._result = await outcome.acapture(self._run_pool, calls)
             # Whoever still waits has nothing to wait for.
             calls.cancel_scope.cancel("the pool has ended")
+        if self._is_abandoned and self._own_portal is not None:
+            await self._own_portal.stop()
 
     def _rest(self) -> None:
         """Tell that nothing happens here but what the threads ask for that the pool is opened for."""

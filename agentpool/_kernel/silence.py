@@ -36,6 +36,10 @@ resting_threads: set[threading.Thread] = set()
 """Threads that wait for an operation of a pool, and do nothing before trio tells them something. A bridge
 lists its callers here; in trio's thread it takes a thread out in the step in which it tells it."""
 
+watching: WeakSet[Silence] = WeakSet()
+"""Those that look whenever trio is about to sleep. A thread that begins to rest afterwards has trio wake once
+more, or nobody would see it."""
+
 resting_tasks: WeakSet[trio.lowlevel.Task] = WeakSet()
 """Tasks that only do what another thread asks for, such as the one that holds a pool for it."""
 
@@ -61,12 +65,14 @@ class Silence(trio.abc.Instrument):
         self._listening.append(wait)
         if not self._watches:
             self._watches = True
+            watching.add(self)
             trio.lowlevel.add_instrument(self)
 
     def close(self) -> None:
         """The pool has ended, or nobody listens."""
         if self._watches:
             self._watches = False
+            watching.discard(self)
             trio.lowlevel.remove_instrument(self)
 
     def before_io_wait(self, timeout: float) -> None:

@@ -307,7 +307,7 @@ class BlockingAgentPool:
           PoolClosedError, PoolLimitError: as `spawn`; the agents that run are aborted first.
           BaseException: what the input raised; the agents that run are aborted first.
         """
-        mailbox = Mailbox()
+        mailbox = Mailbox(self._host)
         given = self._line.input_for_trio(items, mailbox)
 
         async def run() -> list[AgentOutcome[T]]:
@@ -339,7 +339,7 @@ class BlockingAgentPool:
         """
         if self._line.is_thread_of_agent():
             raise RuntimeError("a block of as_completed cannot be held in the thread of a tool: use map")
-        mailbox = Mailbox()
+        mailbox = Mailbox(self._host)
         given = self._line.input_for_trio(items, mailbox)
 
         def open() -> AbstractAsyncContextManager[AsyncIterator[AgentOutcome[T]]]:
@@ -624,7 +624,7 @@ class BlockingBlock(AbstractContextManager[BlockingAgentPool]):
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._mailbox = Mailbox()
+        self._mailbox = Mailbox(host)
 
     def __enter__(self) -> BlockingAgentPool:
         refuse_trio_thread()

@@ -175,6 +175,10 @@ class Host:
             raise RuntimeError("the pool is not open")
         return self._token
 
+    def look_again(self) -> None:
+        """Have trio wake once, and look whether anybody is left who could go on."""
+        call_soon(self.token, _nothing)
+
     def post(self, call: Call[Any]) -> None:
         """Have trio begin an operation. Called in any thread but trio's; returns at once."""
         refuse_trio_thread()
@@ -187,6 +191,10 @@ class Host:
             call.context.run(partial(calls.start_soon, call.run, name=call.fn))
         except RuntimeError:  # the nursery is closed: the pool is over
             call.end()
+
+
+def _nothing() -> None:
+    return None
 
 
 def _token_of(portal: BlockingPortal) -> trio.lowlevel.TrioToken:

@@ -14,7 +14,7 @@ import trio
 
 from agentpool._core.errors import PoolClosedError
 from agentpool._core.text import note, shown
-from agentpool._kernel.silence import resting_threads
+from agentpool._kernel.silence import resting_threads, watching
 from agentpool._kernel.splitting import in_full
 from agentpool.abc import root_agent_id
 from agentpool.bridge._calls import BlockCall, Call, call_now, call_soon
@@ -26,9 +26,14 @@ V = TypeVar("V")
 
 
 class Mailbox:
-    """What trio has to say to a thread that waits: that something has ended, or that an item is wanted."""
+    """What trio has to say to a thread that waits: that something has ended, or that an item is wanted.
 
-    def __init__(self) -> None:
+    Args:
+      host: of the pool.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
         self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._resting: threading.Thread | None = None
@@ -52,6 +57,8 @@ class Mailbox:
                 self._resting = threading.current_thread()
                 resting_threads.add(self._resting)
         try:
+            if timeout is None and watching:
+                self._host.look_again()
             return self._queue.get(timeout=timeout)
         finally:
             self._rest_ended()
@@ -102,7 +109,7 @@ class ThreadLine:
         check_timeout(timeout)
         if self.is_thread_of_agent():
             return trio.from_thread.run(_within, timeout, fn, args)
-        return self.wait_for(Call(fn, args, (mailbox := Mailbox()).tell), mailbox, timeout)
+        return self.wait_for(Call(fn, args, (mailbox := Mailbox(self._host)).tell), mailbox, timeout)
 
     def wait_for(self, call: Call[T], mailbox: Mailbox, timeout: float | None = None) -> T:
         """Begin an operation, and wait until it lets its caller go on."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import agentpool
 
 PUBLIC = """
-Aborted AgentAbortedError AgentContext AgentFailedError AgentFinished AgentHandle AgentId AgentManifest
-AgentMessage AgentNursery AgentOutcome AgentPool AgentPoolError AgentRestarted AgentResult AgentSpawned
+Aborted AgentAbortedError AgentContext AgentFailedError AgentFinished AgentHandle AgentId AgentLogFilter
+AgentManifest AgentMessage AgentNursery AgentOutcome AgentPool AgentPoolError AgentRestarted AgentResult AgentSpawned
 AgentStarted AgentStatus AgentStuck AgentTimeoutError AnthropicDriver ApprovalDecided ApprovalRequest
 ApprovalRequested ApprovalRules Approved Approver AssistantMessage Backoff BrowserCapability Budget
 BudgetExceededError BudgetWarned Capability CapabilityDeniedError ChatMessage ChildSpec ChosenDriver Completed

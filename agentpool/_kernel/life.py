@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Sequence
+from logging import DEBUG
 from math import inf
 from typing import Any
 
@@ -32,6 +33,7 @@ from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.restarts import Restarts
 from agentpool._kernel.splitting import in_full, is_fatal, leaves_of, split_error
 from agentpool._kernel.state import PoolState
+from agentpool._logging import AGENTS
 
 
 def start(
@@ -136,6 +138,8 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     record.add_task(task)
     if state.events.subscriptions:
         state.events.emit(AgentStarted, record.id, record.parent_id)
+    if AGENTS.isEnabledFor(DEBUG):
+        state.events.reports.started(record, record.parent_id)
     outcome: AnyOutcome | None = None
     try:
         with record.scope:
@@ -185,6 +189,7 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
         held.holder_ended(record)
     if state.events.subscriptions:
         state.events.emit(AgentFinished, record.id, record.parent_id, outcome)
+    state.events.reports.ended(record, outcome)
     # Break the cycles through the record, so that it goes without waiting for the collector.
     record.forget_children()
     record.work.args = ()

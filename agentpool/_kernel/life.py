@@ -20,7 +20,7 @@ from agentpool._core.events import (
     AgentStarted,
 )
 from agentpool._core.messages import AgentId
-from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
+from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import note, shown, told
 from agentpool._kernel.agent import AgentRecord, Resumed, Work
@@ -138,7 +138,8 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     record.add_task(task)
     if state.events.subscriptions:
         state.events.emit(AgentStarted, record.id, record.parent_id)
-    if AGENTS.isEnabledFor(DEBUG):
+    is_told = AGENTS.isEnabledFor(DEBUG)  # asked once, since an agent that completes is the usual case
+    if is_told:
         state.events.reports.started(record, record.parent_id)
     outcome: AnyOutcome | None = None
     try:
@@ -156,6 +157,8 @@ async def live(state: PoolState, record: AgentRecord) -> None:
         state.fatal_error(error)
     assert outcome is not None  # the scope swallows nothing: a cancellation became the outcome inside
     finish(state, record, outcome)
+    if is_told or type(outcome) is not Completed:
+        state.events.reports.ended(record, outcome)
     journal = state.journal
     # The traceback of a failure holds this frame: do not hold the record by it.
     del record, outcome, state
@@ -189,7 +192,6 @@ def finish(state: PoolState, record: AgentRecord, outcome: AnyOutcome) -> None:
         held.holder_ended(record)
     if state.events.subscriptions:
         state.events.emit(AgentFinished, record.id, record.parent_id, outcome)
-    state.events.reports.ended(record, outcome)
     # Break the cycles through the record, so that it goes without waiting for the collector.
     record.forget_children()
     record.work.args = ()

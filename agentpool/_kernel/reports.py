@@ -57,9 +57,8 @@ class Reports(trio.abc.Instrument):
         """An agent has its outcome."""
         match outcome:
             case Completed():
-                if AGENTS.isEnabledFor(logging.DEBUG):
-                    text = "%s completed after %.3f s"
-                    self._tell(AGENTS, logging.DEBUG, agent, text, _who(agent), outcome.duration)
+                text = "%s completed after %.3f s"
+                self._tell(AGENTS, logging.DEBUG, agent, text, _who(agent), outcome.duration)
             case Failed(error=error):
                 text = "%s failed after %.3f s: %s"
                 args = (_who(agent), outcome.duration, error)
@@ -102,7 +101,7 @@ class Reports(trio.abc.Instrument):
 
     def dead_letter(self, sender_name: str, message: AgentMessage, reason: str) -> None:
         """A message will never be received."""
-        text = "message %d from %s to agent %d will not be received: %s"
+        text = "message %d from %s to agent %d is a dead letter (%s)"
         sender = f"agent {message.sender}" if message.sender != SUPERVISOR else "the program"
         args = (text, message.id, sender, message.to, reason)
         self._tell_of(MESSAGES, logging.INFO, (message.sender, sender_name), *args)

@@ -151,6 +151,15 @@ class EventSubscription(AsyncIterator[Event]):
                 await self._fill()
             except StopAsyncIteration:
                 return []
+        return self._take()
+
+    def next_batch_nowait(self) -> list[Event]:
+        """Take all events that have piled up, up to 256; none if there are none."""
+        if not self._batch:
+            self._catch_up()
+        return self._take()
+
+    def _take(self) -> list[Event]:
         batch = list(self._batch)
         self._batch.clear()
         if self._writers:

@@ -91,7 +91,8 @@ class Holder:
         if held is None:
             held = self._open[key] = _Held(key, open)
             self._living[held] = None
-            self._context.run(self._nursery.start_soon, self._run, held, name=f"agentpool holds {shown(key)}")
+            name = f"agentpool holds {shown(key)}"
+            self._context.run(lambda: self._nursery.start_soon(self._run, held, name=name))
         await self._wait_for(held)
         if held.error is not None:
             raise_as_it_is(held.error)
@@ -110,6 +111,8 @@ class Holder:
 
     async def _run(self, held: _Held) -> None:
         held.task = trio.lowlevel.current_task()
+        error: BaseException | None = None
+        left_open: tuple[str, ...] = ()
         with held.scope:
             _, error, left_open = await run_tidily(held.live, ())
         self._forget(held)

@@ -342,4 +342,20 @@ class Wait:
         return self.ends_by_itself or self.looks_elsewhere
 
 
+class OwnTaskWait(Wait):
+    """A wait for what another task of the same agent does.
+
+    It has no edge to anybody, so that it keeps no agent from being hopeless: what the other tasks wait
+    for decides, and they are told of a deadlock.
+    """
+
+    def __init__(self, waiter: Waiter) -> None:
+        super().__init__(waiter, ())
+
+    @property
+    def can_be_withdrawn(self) -> bool:
+        """Whether it may be ended by an error."""
+        return False
+
+
 protect_module(globals())

@@ -1,0 +1,218 @@
+"""How a thread waits for an operation on trio: until it is over, whatever comes between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import outcome
+import trio
+
+from agentpool._core.errors import PoolClosedError
+from agentpool._core.text import note, shown
+from agentpool._kernel.splitting import in_full
+from agentpool.abc import root_agent_id
+from agentpool.bridge._calls import BlockCall, Call, call_now, call_soon
+from agentpool.bridge._host import Host
+from agentpool.bridge._items import END, PLAIN, items_of
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class Mailbox:
+    """What trio has to say to a thread that waits: that something has ended, or that an item is wanted."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+
+    def tell(self) -> None:
+        """Something may have ended."""
+        self._queue.put(None)
+
+    def want(self, take: Callable[[], object]) -> None:
+        """Have the thread call something when it waits the next time."""
+        self._queue.put(take)
+
+    def wait_until(
+        self, is_over: Callable[[], bool], cancel: Callable[[], object], timeout: float | None = None
+    ) -> BaseException | None:
+        """Wait until something is over. Ctrl-C and the timeout call `cancel` instead, and are returned."""
+        ended_by: BaseException | None = None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not is_over():
+            try:
+                take = self._queue.get(
+                    timeout=None if deadline is None else max(0, deadline - time.monotonic())
+                )
+                if take is not None:
+                    take()
+            except Empty:
+                ended_by, deadline = TimeoutError(f"not over within {timeout:g} seconds"), None
+                cancel()
+            except KeyboardInterrupt as pressed:
+                ended_by, deadline = pressed, None
+                cancel()
+        return ended_by
+
+
+class ThreadLine:
+    """The way from threads to a pool on trio.
+
+    What a thread asks for in which a tool of one of the pool's agents runs, the agent's own task
+    performs, so that it waits as an agent does.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def perform(self, fn: Callable[..., Awaitable[T]], *args: Any, timeout: float | None = None) -> T:
+        """Perform an operation on trio, and wait for its end.
+
+        Raises:
+          TimeoutError: if it was not over in time, and had not happened.
+          PoolClosedError: if it could not be begun, or was cut off, because the pool is over.
+          KeyboardInterrupt: if Ctrl-C was pressed meanwhile; the operation was cancelled and has ended.
+        """
+        check_timeout(timeout)
+        if self.is_thread_of_agent():
+            return trio.from_thread.run(_within, timeout, fn, args)
+        return self.wait_for(Call(fn, args, (mailbox := Mailbox()).tell), mailbox, timeout)
+
+    def wait_for(self, call: Call[T], mailbox: Mailbox, timeout: float | None = None) -> T:
+        """Begin an operation, and wait until it lets its caller go on."""
+        self._host.post(call)
+        ended_by = mailbox.wait_until(lambda: call.ended, lambda: call.cancel(self._host.token), timeout)
+        try:
+            if isinstance(ended_by, KeyboardInterrupt):
+                raise ended_by
+            if call.result is None:
+                raise ended_by or PoolClosedError("the pool has ended")
+            return call.result.unwrap()
+        finally:
+            del ended_by
+
+    def is_thread_of_agent(self) -> bool:
+        """Whether the calling thread was started by a task of an agent, in the run of the pool."""
+        if not root_agent_id.get():
+            return False
+        try:
+            return trio.from_thread.run_sync(trio.lowlevel.current_trio_token) is self._host.token
+        except RuntimeError:  # no thread that trio has started
+            return False
+
+    def now(self, fn: Callable[..., T], *args: Any) -> T:
+        """Call a function on trio that does not wait, as `call_now`; as the agent, in a thread of one."""
+        if self.is_thread_of_agent():
+            return trio.from_thread.run_sync(fn, *args)
+        return call_now(self._host.token, fn, *args)
+
+    def soon(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call a function on trio that neither waits nor raises, and do not wait for it."""
+        call_soon(self._host.token, fn, *args)
+
+    def input_for_trio(self, items: Any, mailbox: Mailbox) -> Any:
+        """Return what trio iterates over for an input of this thread.
+
+        Its items are taken in this thread, while that waits; but in a thread of an agent on trio.
+        """
+        if type(items) in PLAIN or not isinstance(items, Iterable) or self.is_thread_of_agent():
+            return items
+        return items_of(_ThreadPuller(items, mailbox))
+
+
+async def _within(timeout: float | None, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+    if timeout is None:
+        return await fn(*args)
+    try:
+        with trio.fail_after(timeout):
+            return await fn(*args)
+    except trio.TooSlowError as error:
+        raise TimeoutError(f"not over within {timeout:g} seconds") from error
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Refuse what is no time limit."""
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds, not {shown(timeout)}")
+    if not timeout >= 0:
+        raise ValueError(f"timeout must be at least 0 seconds, not {timeout}")
+
+
+class _ThreadPuller:
+    """Takes items in the thread whose input they are, while it waits."""
+
+    def __init__(self, items: Iterable[Any], mailbox: Mailbox) -> None:
+        self._items = items
+        self._mailbox = mailbox
+        self._iterator: Iterator[Any] | None = None
+        self._is_closed = False
+
+    def pull(self, answer: Callable[[outcome.Maybe[Any]], None]) -> None:
+        """Have the next item taken (called in trio's thread)."""
+        self._mailbox.want(lambda: self._take(answer))
+
+    def close(self, closed: Callable[[outcome.Maybe[Any]], None]) -> None:
+        """Take no more (called in trio's thread). Not waited for: the thread may be busy elsewhere."""
+        self._is_closed = True
+        closed(outcome.Value(None))
+
+    def _take(self, answer: Callable[[outcome.Maybe[Any]], None]) -> None:
+        if self._is_closed:
+            return
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._items)
+            answer(outcome.Value(next(self._iterator, END)))
+        except KeyboardInterrupt:
+            answer(outcome.Value(END))
+            raise  # ends the operation that the thread waits for
+        except BaseException as error:
+            answer(outcome.Error(error))
+
+
+class EnteredBlock(Generic[T]):
+    """A block on trio, from a thread's `enter` to its `leave`."""
+
+    def __init__(
+        self,
+        line: ThreadLine,
+        mailbox: Mailbox,
+        make: Callable[..., AbstractAsyncContextManager[T]],
+        *args: Any,
+    ) -> None:
+        self._line = line
+        self._mailbox = mailbox
+        self._call: BlockCall[T] = BlockCall(make, args, mailbox.tell)
+
+    def enter(self) -> T:
+        """Enter it, and wait until it is entered; as `ThreadLine.perform`."""
+        return self._line.wait_for(self._call, self._mailbox)
+
+    def perform(self, fn: Callable[..., Awaitable[V]], *args: Any) -> V:
+        """Perform an operation of the block, which may take items in this thread."""
+        return self._line.wait_for(Call(fn, args, self._mailbox.tell), self._mailbox)
+
+    def leave(self, error: BaseException | None) -> None:
+        """Leave it, and wait until it is left.
+
+        What it raises is noted on what leaves the block of the thread, if there is such an error.
+        """
+        call = self._call
+        self._line.soon(call.leave)
+        pressed = self._mailbox.wait_until(lambda: call.left is not None, lambda: None)
+        left = call.left
+        try:
+            if pressed is not None:
+                raise pressed
+            if isinstance(left, outcome.Error):
+                if error is None or isinstance(error, GeneratorExit):
+                    raise left.error
+                note(error, f"the block on trio raised {in_full(left.error)}")
+        finally:
+            del pressed, left, error

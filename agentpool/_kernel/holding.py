@@ -6,6 +6,7 @@ import contextvars
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 import attrs
 import trio
@@ -77,6 +78,7 @@ class Holder:
         self._open: dict[Hashable, _Held] = {}
         self._living: dict[_Held, None] = {}
         self._is_closed = False
+        _holders[nursery] = ref(self)
 
     @property
     def tasks(self) -> Iterable[trio.lowlevel.Task]:
@@ -149,6 +151,21 @@ class Holder:
         self._is_closed = True
         for held in self._living:
             held.close()
+
+
+# Weak on both sides: a holder leads to its nursery.
+_holders: WeakKeyDictionary[trio.Nursery, ref[Holder]] = WeakKeyDictionary()
+
+
+def current_holder() -> Holder | None:
+    """Return that of the innermost pool to which the calling task belongs, as one of an agent or the pool."""
+    task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+    while task is not None and task.parent_nursery is not None:
+        found = _holders.get(task.parent_nursery)
+        if found is not None:
+            return found()
+        task = task.parent_nursery.parent_task
+    return None
 
 
 protect_module(globals())

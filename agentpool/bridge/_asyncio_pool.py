@@ -320,7 +320,7 @@ class AsyncioBlock(AbstractAsyncContextManager[AsyncioAgentPool]):
         self._task = _running_task()
         self._told = LoopEvent(self._changed)
         host = self._host
-        host.open(self._told.set)
+        host.open(self._told.set, _context())
         cancelled = await sleep_until(self._told, lambda: host.is_open or host.is_over, host.cancel)
         if cancelled is not None:
             host.cancel()

@@ -14,6 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextvars import copy_context
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
@@ -585,7 +586,7 @@ class BlockingBlock(AbstractContextManager[BlockingAgentPool]):
     def __enter__(self) -> BlockingAgentPool:
         refuse_trio_thread()
         host = self._host
-        host.open(self._mailbox.tell)
+        host.open(self._mailbox.tell, copy_context())
         pressed = self._mailbox.wait_until(lambda: host.is_open or host.is_over, host.cancel)
         if pressed is not None:
             host.cancel()

@@ -18,7 +18,7 @@ from agentpool._kernel.context import AgentContext
 from agentpool._kernel.handle import AgentHandle
 from agentpool.bridge._asyncio_scope import AsyncioAgentHandle, AsyncioScope, Line, next_of
 from agentpool.bridge._calls import Call
-from agentpool.bridge._seat import Seat, current_seat
+from agentpool.bridge._seat import Seat
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
@@ -40,8 +40,8 @@ class SeatLine(Line):
         return self._seat.token
 
     def post(self, call: Call[Any]) -> None:
-        """Have an operation begun by the agent; by its innermost function, if that asks for it."""
-        (current_seat() or self._seat).post(call)
+        """Have an operation begun by the agent, for code over here that is none of its own."""
+        self._seat.post(call)
 
 
 class AsyncioInbox(AsyncIterator[AgentMessage]):

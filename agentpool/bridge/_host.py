@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -63,8 +64,11 @@ class Host:
 
     # -- the block -----------------------------------------------------------------------------------
 
-    def open(self, tell: Callable[[], object]) -> None:
-        """Begin to open the pool; `tell` is called in trio's thread when it is open, and when it is over."""
+    def open(self, tell: Callable[[], object], context: Context) -> None:
+        """Begin to open the pool, in a context.
+
+        `tell` is called in trio's thread when it is open, and when it is over.
+        """
         if self._end is not None:
             raise RuntimeError("a pool is for one block: open another")
         self._tell = tell
@@ -72,7 +76,7 @@ class Host:
         if portal is None:
             portal = self._threads.enter_context(start_blocking_portal("trio", name="agentpool"))
         self._token = _token_of(portal)
-        self._end = portal.start_task_soon(self._run, name="agentpool host")
+        self._end = context.run(partial(portal.start_task_soon, self._run, name="agentpool host"))
         self._end.add_done_callback(self._ended)
 
     @property

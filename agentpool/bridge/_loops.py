@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import trio
 
-from agentpool._kernel.current import current_agent
+from agentpool._kernel.holding import current_holder
 
 home_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("agentpool_home_loop", default=None)
 """The loop of the program, for agents of a pool that one on asyncio has opened."""
@@ -22,15 +22,15 @@ async def loop_here() -> asyncio.AbstractEventLoop:
     That of the program, if it runs on asyncio; else one that the pool has, until it ends.
 
     Raises:
-      RuntimeError: if the calling task is none of an agent's.
+      RuntimeError: if the calling task is none of a pool's.
     """
     loop = home_loop.get()
     if loop is not None and not loop.is_closed():
         return loop
-    agent = current_agent()
-    if agent is None:
+    holder = current_holder()
+    if holder is None:
         raise RuntimeError("an asyncio function runs for an agent of a pool, and no agent calls it here")
-    return await agent.pool.holder.get(_open_loop, _open_loop)
+    return await holder.get("a loop of asyncio's", _open_loop)
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from contextlib import (
     aclosing,
     asynccontextmanager,
     nullcontext,
+    suppress,
 )
 
 import uvicorn
@@ -83,7 +84,8 @@ def as_json(outcome: AgentOutcome[AgentResult[str]]) -> dict[str, str]:
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """One thread for all pools, and one driver with its connections, for as long as the server runs."""
-    with ExitStack() as stack:
+    stack = ExitStack()
+    try:
         portal = stack.enter_context(start_blocking_portal("trio"))
         driver: AbstractAsyncContextManager[Driver | None] = nullcontext(ScriptedDriver(made_up))
         if app.state.driver:
@@ -91,6 +93,9 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.portal = portal
         app.state.shared = stack.enter_context(portal.wrap_async_context_manager(driver))
         yield
+    finally:
+        # In another thread: it waits for pools that are still ending, and these for tasks of this loop.
+        await asyncio.to_thread(stack.close)
 
 
 def pool_of(request: Request) -> AbstractAsyncContextManager[AsyncioAgentPool]:
@@ -204,7 +209,8 @@ def main() -> None:
     with socket.create_server(("127.0.0.1", options.port)) as listener:
         print(f"http://127.0.0.1:{listener.getsockname()[1]}/ask?question=...", flush=True)
         config = uvicorn.Config(make_app(options.driver), log_level="warning", timeout_graceful_shutdown=5)
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # uvicorn has ended by it, and raises it once more
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Sequence
+from logging import DEBUG
 from math import inf
 from typing import Any
 
@@ -19,7 +20,7 @@ from agentpool._core.events import (
     AgentStarted,
 )
 from agentpool._core.messages import AgentId
-from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
+from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import note, shown, told
 from agentpool._kernel.agent import AgentRecord, Resumed, Work
@@ -32,6 +33,7 @@ from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.restarts import Restarts
 from agentpool._kernel.splitting import in_full, is_fatal, leaves_of, split_error
 from agentpool._kernel.state import PoolState
+from agentpool._logging import AGENTS
 
 
 def start(
@@ -136,6 +138,9 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     record.add_task(task)
     if state.events.subscriptions:
         state.events.emit(AgentStarted, record.id, record.parent_id)
+    is_told = AGENTS.isEnabledFor(DEBUG)  # asked once, since an agent that completes is the usual case
+    if is_told:
+        state.events.reports.started(record, record.parent_id)
     outcome: AnyOutcome | None = None
     try:
         with record.scope:
@@ -152,6 +157,8 @@ async def live(state: PoolState, record: AgentRecord) -> None:
         state.fatal_error(error)
     assert outcome is not None  # the scope swallows nothing: a cancellation became the outcome inside
     finish(state, record, outcome)
+    if is_told or type(outcome) is not Completed:
+        state.events.reports.ended(record, outcome)
     journal = state.journal
     # The traceback of a failure holds this frame: do not hold the record by it.
     del record, outcome, state

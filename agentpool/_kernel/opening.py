@@ -23,6 +23,7 @@ from agentpool._kernel.context import AgentContext
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
+from agentpool._kernel.log_filter import name_agents_in_own_records
 from agentpool._kernel.pool import AgentPool, checked_count
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import in_full, is_only_cancelled, raise_as_it_is, split_error
@@ -191,6 +192,7 @@ class OpenPool(AbstractAsyncContextManager[AgentPool]):
     """
 
     def __init__(self, settings: Settings, keeping: Keeping | None, parts: Mapping[str, Any]) -> None:
+        name_agents_in_own_records()
         self._settings = settings
         self._keeping = keeping
         self._parts = parts

@@ -64,7 +64,7 @@ def answers_of(pool: BlockingAgentPool) -> list[int]:
     return [outcome.unwrap() for outcome in pool.map(double, range(3))]
 
 
-# -- synchronous calls where a loop runs -----------------------------------------------------------
+# -- synchronous calls where a loop runs ---------------------------------------------------------
 
 
 # pydantic/pydantic-ai#144, pydantic/pydantic-ai#3014, jupyter/notebook#4312, ipython/ipython#11338: in a
@@ -108,7 +108,8 @@ def test_blocking_the_loop_of_an_asyncio_pool_for_its_quick_verbs_is_no_deadlock
             handles = [pool.spawn_nowait(sleeping) for _ in range(2)]
             assert pool.statistics().running == 2
             pool.abort_all("enough")
-            assert all(isinstance(await handle.wait(), Aborted) for handle in handles)
+            outcomes = [await handle.wait() for handle in handles]
+            assert [type(outcome) for outcome in outcomes] == [Aborted, Aborted]
 
     run_asyncio(main)
 
@@ -142,10 +143,10 @@ def test_a_tool_in_a_thread_may_open_a_pool_of_its_own(cap: int) -> None:
         driver = ScriptedDriver([Completion(tool_calls=(ToolCall("1", "delegate", {"number": 1}),)), "done"])
         agent = SpawnConfig(AgentManifest(name="boss"), "?", tools=[delegate], driver=driver)
         assert pool.spawn(agent).result().text == "done"
-        assert driver.requests[1].messages[-1].result.text == "[0, 2, 4]"  # type: ignore[union-attr]
+        assert driver.requests[1].messages[-1].result.text == "[0,2,4]"  # type: ignore[union-attr]
 
 
-# -- one loop after the other ----------------------------------------------------------------------
+# -- one loop after the other --------------------------------------------------------------------
 
 
 # encode/httpx#2473, agentspan-ai/agentspan#318, conductor-oss/python-sdk#507: what was kept from one
@@ -222,7 +223,7 @@ def test_threads_with_loops_of_their_own_each_have_a_pool_in_one_portal() -> Non
             assert all(threads.map(worker, range(16)))
 
 
-# -- context variables ----------------------------------------------------------------------------------
+# -- context variables ---------------------------------------------------------------------------
 
 
 # run-llama/llama_index#21555, strands-agents/harness-sdk#1146, NousResearch/hermes-agent#28759,
@@ -334,7 +335,7 @@ def test_log_records_of_agents_on_asyncio_name_them() -> None:
     assert len(seen) == 8
 
 
-# -- cancellation ------------------------------------------------------------------------------------------
+# -- cancellation --------------------------------------------------------------------------------
 
 
 # python/cpython#76362, openai/frontier-evals#167: a `return` in a `finally`, or an `except` too wide,
@@ -383,6 +384,7 @@ def test_an_agent_that_swallows_one_cancellation_ends_and_so_does_its_pool(
     @asyncio_agent
     async def stubborn(ctx: AsyncioAgentContext) -> None:
         nonlocal swallowed
+        begun.set()
         while swallowed < 3:
             try:
                 await asyncio.Event().wait()
@@ -404,7 +406,6 @@ def test_an_agent_that_swallows_one_cancellation_ends_and_so_does_its_pool(
     async def serve() -> None:
         async with open_agent_pool_asyncio(max_concurrent=1) as pool:
             await pool.spawn(stubborn)
-            begun.set()
             await asyncio.Event().wait()
 
     assert run_asyncio(main) == "stop"
@@ -474,7 +475,10 @@ def test_agents_that_are_aborted_at_once_end(run: Any) -> None:
         for number in range(100):
             handle = await pool.spawn(agent)
             for _ in range(number % 5):
-                await (asyncio.sleep(0) if run is from_asyncio else trio.sleep(0))
+                if run is from_asyncio:
+                    await asyncio.sleep(0)
+                else:
+                    await trio.sleep(0)
             handle.abort("at once")
         return await pool.join_all()
 
@@ -493,13 +497,14 @@ def test_a_program_on_trio_that_ends_ends_its_loop(how: str) -> None:
     @asyncio_agent
     async def agent(ctx: AsyncioAgentContext) -> None:
         async def background() -> None:
+            begun.set()
             try:
-                await (await ctx.spawn(sleeping)).result()
+                await ctx.receive()
             finally:
                 ended.append("background")
 
         task = asyncio.create_task(background())
-        begun.set()
+        await asyncio.sleep(0)
         if how != "background":
             await task
 
@@ -514,6 +519,8 @@ def test_a_program_on_trio_that_ends_ends_its_loop(how: str) -> None:
                 await trio.to_thread.run_sync(begun.wait)
                 if how == "error":
                     raise LookupError("the program")
+                if how == "deadline":
+                    await trio.sleep_forever()
 
     if how == "error":
         with pytest.raises(LookupError, match="the program"):
@@ -523,7 +530,7 @@ def test_a_program_on_trio_that_ends_ends_its_loop(how: str) -> None:
     assert ended == ["background"]
 
 
-# -- waiting for what was cancelled ---------------------------------------------------------------------------
+# -- waiting for what was cancelled --------------------------------------------------------------
 
 
 # agronholm/anyio#1013: after `portal.stop()`, cancelling a future of it did nothing.
@@ -573,7 +580,7 @@ def test_futures_around_blocking_verbs_end_with_the_pool() -> None:
 
 
 # agronholm/anyio#532, aristoteleo/PantheonOS#7: Ctrl-C did not reach what a portal ran, or took two presses.
-CTRL_C = """
+CTRL_C = r"""
 import threading, os, signal, time, trio
 from agentpool.bridge import open_agent_pool_blocking, asyncio_agent
 import asyncio
@@ -582,14 +589,14 @@ async def here(ctx):
     try:
         await trio.sleep_forever()
     finally:
-        print("here ended", flush=True)
+        os.write(1, b"here ended\n")
 
 @asyncio_agent
 async def there(ctx):
     try:
         await asyncio.Event().wait()
     finally:
-        print("there ended", flush=True)
+        os.write(1, b"there ended\n")
 
 try:
     with open_agent_pool_blocking(max_concurrent=2) as pool:
@@ -614,7 +621,7 @@ def test_one_ctrl_c_ends_agents_on_both_sides(wait: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# -- generators ------------------------------------------------------------------------------------------------
+# -- generators ----------------------------------------------------------------------------------
 
 
 # google/adk-python#2196, mcp-use/mcp-use#132, langchain-ai/langchain-mcp-adapters#466: a generator that
@@ -694,7 +701,7 @@ def test_a_stream_of_the_pools_driver_that_is_left_early_is_closed(run: Any) -> 
     assert run(body, driver=Endless(["x"]), max_concurrent=1) == "more"
 
 
-# -- failures ------------------------------------------------------------------------------------------------------
+# -- failures ------------------------------------------------------------------------------------
 
 
 # bolna-ai/bolna#462, supermemoryai/supermemory#786: one failed, and the tasks beside it were left pending.

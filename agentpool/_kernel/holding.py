@@ -32,6 +32,8 @@ class _Held:
       over: it is to be closed.
       scope: around all of it; shielded, because agents that are cancelled may still need it.
       waiting: how many tasks wait for it to be open.
+      is_broken_off: whether it was cancelled before it was open, so that it cleans up as whatever is
+        cancelled does.
       task: that opens and closes it, once it runs.
     """
 
@@ -41,6 +43,7 @@ class _Held:
     over: trio.Event = attrs.field(factory=trio.Event)
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
     waiting: int = 0
+    is_broken_off: bool = False
     value: Any = None
     error: BaseException | None = None
     task: trio.lowlevel.Task | None = None
@@ -56,6 +59,7 @@ class _Held:
         self.over.set()
         self.scope.deadline = trio.current_time() + CLOSING_TIME
         if not self.settled.is_set():
+            self.is_broken_off = True
             self.scope.cancel("nobody waits for it any more")
 
 
@@ -122,7 +126,8 @@ class Holder:
         if error is None and left_open:
             error = RuntimeError(told_of(left_open))
         elif error is not None and is_only_cancelled(error):
-            error = TimeoutError(f"not closed within {CLOSING_TIME:g} seconds")
+            late = TimeoutError(f"not closed within {CLOSING_TIME:g} seconds")
+            error = None if held.is_broken_off else late
         try:
             self._tell(held, error)
         finally:

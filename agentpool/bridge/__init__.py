@@ -17,5 +17,6 @@ from agentpool.bridge._blocking import resume_agent_pool_blocking as resume_agen
 from agentpool.bridge._context import AsyncioAgentContext as AsyncioAgentContext
 from agentpool.bridge._context import AsyncioDriver as AsyncioDriver
 from agentpool.bridge._context import AsyncioInbox as AsyncioInbox
+from agentpool.bridge._context import AsyncioMemory as AsyncioMemory
 from agentpool.bridge._functions import asyncio_agent as asyncio_agent
 from agentpool.bridge._functions import asyncio_function as asyncio_function

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 import trio
 
 from agentpool._blocking import runs_inline
-from agentpool._kernel.holding import current_holder
+from agentpool._kernel.holding import CLOSING_TIME, current_holder
 
 home_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("agentpool_home_loop", default=None)
 """The loop of the program, for agents of a pool that one on asyncio has opened."""
@@ -46,7 +46,7 @@ async def _open_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
         try:
             yield loop
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_effective_deadline()):
+            with trio.move_on_after(CLOSING_TIME, shield=True):
                 await thread.end()
 
 

@@ -32,6 +32,7 @@ from agentpool import (
     DeadlockError,
     Decision,
     Failed,
+    InMemory,
     LeftOpenError,
     PoolFullError,
     ScriptedDriver,
@@ -98,6 +99,11 @@ async def where(ctx: AsyncioAgentContext) -> tuple[threading.Thread, asyncio.Abs
 async def sleep_there(ctx: AsyncioAgentContext, seconds: float = 1_000_000) -> float:
     await asyncio.sleep(seconds)
     return seconds
+
+
+async def sleep_a_bit(ctx: AsyncioAgentContext, number: int) -> int:
+    await asyncio.sleep(0.001 * number)
+    return number
 
 
 # -- where they run -------------------------------------------------------------------------------------
@@ -264,7 +270,8 @@ def test_a_deadline_cancels_it_over_there(run: Callable[..., None]) -> None:
             ended.append("function")
 
     async def program(pool: Any) -> None:
-        outcome = await (await pool.spawn(asyncio_agent(work), timeout=0.05)).wait()
+        await (await pool.spawn(asyncio_agent(where))).result()  # its loop runs before the time does
+        outcome = await (await pool.spawn(asyncio_agent(work), timeout=0.5)).wait()
         assert isinstance(outcome, Failed)
         assert isinstance(outcome.error, AgentTimeoutError)
         assert sorted(ended) == ["function", "task"]
@@ -275,8 +282,10 @@ def test_a_deadline_cancels_it_over_there(run: Callable[..., None]) -> None:
 @both
 def test_an_abort_waits_until_it_has_cleaned_up(run: Callable[..., None]) -> None:
     cleaned: list[int] = []
+    begun: list[int] = []
 
     async def work(ctx: AsyncioAgentContext) -> None:
+        begun.append(ctx.id)
         try:
             await asyncio.sleep(1_000_000)
         finally:
@@ -285,7 +294,7 @@ def test_an_abort_waits_until_it_has_cleaned_up(run: Callable[..., None]) -> Non
 
     async def program(pool: Any) -> None:
         handles = [await pool.spawn(asyncio_agent(work)) for _ in range(2)]
-        await asyncio_or_trio_sleep(0.01)
+        await until(begun, 2)
         for handle in handles:
             handle.abort("enough")
         outcomes = [await handle.wait() for handle in handles]
@@ -295,8 +304,10 @@ def test_an_abort_waits_until_it_has_cleaned_up(run: Callable[..., None]) -> Non
     run(program)
 
 
-async def asyncio_or_trio_sleep(seconds: float) -> None:
-    await anyio.sleep(seconds)
+async def until(begun: list[Any], count: int = 1) -> None:
+    """Wait, on trio or on asyncio, until something was noted."""
+    while len(begun) < count:
+        await anyio.sleep(0.001)
 
 
 @both
@@ -316,7 +327,8 @@ def test_one_that_goes_on_after_its_cancellation_is_cancelled_again(
         await asyncio.sleep(1_000_000)
 
     async def program(pool: Any) -> None:
-        outcome = await (await pool.spawn(asyncio_agent(stubborn), timeout=0.05)).wait()
+        await (await pool.spawn(asyncio_agent(where))).result()  # its loop runs before the time does
+        outcome = await (await pool.spawn(asyncio_agent(stubborn), timeout=0.5)).wait()
         assert isinstance(outcome, Failed)
         assert isinstance(outcome.error, AgentTimeoutError)
         assert len(calls) == 5
@@ -326,7 +338,10 @@ def test_one_that_goes_on_after_its_cancellation_is_cancelled_again(
 
 @both
 def test_one_that_returns_a_value_though_it_was_cancelled_has_completed(run: Callable[..., None]) -> None:
+    begun: list[int] = []
+
     async def landing(ctx: AsyncioAgentContext) -> str:
+        begun.append(1)
         try:
             await asyncio.sleep(1_000_000)
         except asyncio.CancelledError:
@@ -335,7 +350,7 @@ def test_one_that_returns_a_value_though_it_was_cancelled_has_completed(run: Cal
 
     async def program(pool: Any) -> None:
         handle = await pool.spawn(asyncio_agent(landing))
-        await asyncio_or_trio_sleep(0.01)
+        await until(begun)
         handle.abort()
         assert await handle.result() == "landed"
 
@@ -413,7 +428,7 @@ def test_what_is_fatal_in_it_leaves_the_pool_unwrapped(run: Callable[..., None])
     async def program(pool: Any) -> None:
         await pool.spawn(asyncio_agent(sleep_there))
         await (await pool.spawn(asyncio_agent(work))).wait()
-        await asyncio_or_trio_sleep(1_000_000)
+        await anyio.sleep_forever()
 
     with pytest.raises(SystemExit) as caught:
         run(program)
@@ -498,7 +513,7 @@ def test_a_server_on_asyncio_ends_with_the_pool(run: Callable[..., None]) -> Non
 def test_what_it_is(run: Callable[..., None]) -> None:
     async def work(ctx: AsyncioAgentContext) -> None:
         assert (ctx.id, ctx.name, ctx.parent_id, ctx.depth) == (1, "work", 0, 0)
-        assert (ctx.max_concurrent, ctx.budget, ctx.driver) == (2, None, None)
+        assert (ctx.max_concurrent, ctx.budget, ctx.driver, ctx.memory) == (2, None, None, None)
         assert (ctx.closing, ctx.draining) == (False, False)
         assert repr(ctx) == "<AsyncioAgentContext of agent 1 (work)>"
         ctx.add_usage(TokenUsage(3, 4))
@@ -579,7 +594,7 @@ def test_the_verbs_for_many_agents_under_a_cap_of_one(run: Callable[..., None]) 
                 yield number
 
         for items in ([0, 1, 2, 3], numbers(), iter(range(4))):
-            async with ctx.as_completed(asyncio_agent(sleep_there), items) as done:  # type: ignore[arg-type]
+            async with ctx.as_completed(asyncio_agent(sleep_a_bit), items) as done:  # type: ignore[arg-type]
                 total = 0
                 async for _ in done:
                     total += 1
@@ -641,8 +656,10 @@ def test_agents_that_ask_each_other_are_told_of_the_deadlock(run: Callable[..., 
 @both
 def test_verbs_of_one_that_is_being_cancelled_are_cancelled(run: Callable[..., None]) -> None:
     seen: list[str] = []
+    begun: list[int] = []
 
     async def work(ctx: AsyncioAgentContext) -> None:
+        begun.append(1)
         try:
             await ctx.receive()
         finally:
@@ -654,7 +671,7 @@ def test_verbs_of_one_that_is_being_cancelled_are_cancelled(run: Callable[..., N
 
     async def program(pool: Any) -> None:
         handle = await pool.spawn(asyncio_agent(work))
-        await asyncio_or_trio_sleep(0.01)
+        await until(begun)
         handle.abort()
         assert isinstance(await handle.wait(), Aborted)
 
@@ -727,6 +744,27 @@ def test_its_driver_is_counted_and_within_the_budget(run: Callable[..., None]) -
 
     replies = [Completion(text, usage=TokenUsage(2, 1)) for text in ("one", "two", "three", "four")]
     run(program, 1, driver=ScriptedDriver(replies), budget=Budget(calls=3))
+
+
+@both
+def test_its_memory_is_that_of_the_pool(run: Callable[..., None]) -> None:
+    async def work(ctx: AsyncioAgentContext) -> None:
+        memory = ctx.memory
+        assert memory is not None
+        assert "AsyncioMemory" in repr(memory)
+        number = await memory.remember("tea is green", source="conversation", agent_id=ctx.id)
+        assert [found.content for found in await memory.recall("tea")] == ["tea is green"]
+        assert not await memory.recall("tea", source="tool")
+        await memory.set("key", 7)
+        assert (await memory.get("key"), await memory.get("other", 8)) == (7, 8)
+        assert await memory.forget(number)
+        assert not await memory.forget(number)
+        assert ctx.current_time() > 0
+
+    async def program(pool: Any) -> None:
+        await (await pool.spawn(asyncio_agent(work))).result()
+
+    run(program, 1, memory=InMemory())
 
 
 @both
@@ -903,7 +941,7 @@ def test_what_it_leaves_open_is_the_business_of_its_own_loop(run: Callable[..., 
         assert not isinstance(outcome, Failed) or not isinstance(outcome.error, LeftOpenError)
         assert outcome.unwrap() == 1
         gc.collect()
-        await asyncio_or_trio_sleep(0.01)
+        await anyio.sleep(0.01)
 
     run(program)
 

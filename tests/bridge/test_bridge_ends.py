@@ -15,7 +15,7 @@ import pytest
 import trio
 from bridge_kit import check_books, double, nothing_left, run_asyncio, sleeping
 
-from agentpool import Aborted, AgentContext
+from agentpool import Aborted, AgentContext, open_agent_pool
 from agentpool.bridge import (
     AsyncioAgentContext,
     AsyncioAgentPool,
@@ -153,6 +153,24 @@ def test_a_block_that_is_cancelled_as_something_fatal_ends_it_stays_cancelled() 
     run_asyncio(main)
 
 
+def test_an_abort_while_the_loop_of_the_pool_is_opened() -> None:
+    async def there(ctx: AsyncioAgentContext) -> None:
+        await asyncio.sleep(1_000_000)
+
+    async def main() -> None:
+        for rounds in range(60):
+            async with open_agent_pool(max_concurrent=5) as pool:
+                handles = [await pool.spawn(asyncio_agent(there)) for _ in range(3)]
+                for _ in range(rounds % 20):
+                    await trio.lowlevel.checkpoint()
+                for handle in handles:
+                    handle.abort("at once")
+                assert {type(await handle.wait()) for handle in handles} == {Aborted}
+
+    with nothing_left():
+        trio.run(main)
+
+
 def test_an_abort_before_the_first_step_over_there() -> None:
     ran: list[int] = []
 
@@ -243,7 +261,6 @@ except KeyboardInterrupt:
 
 def test_a_function_that_nobody_awaits_any_more_has_no_thread_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop of a pool on trio ends, whatever its tasks do."""
-    from agentpool import open_agent_pool
     from agentpool.bridge import _job
 
     monkeypatch.setattr(_job, "CLEANUP_TIME", 0.01)

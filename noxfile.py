@@ -102,7 +102,7 @@ def tests(session: nox.Session) -> None:
 
     What is marked as `once` runs in `tests_core`; what is marked as `processes` not on the others.
     """
-    session.install("-e", ".[all]", *_group("test"))
+    session.install("-e", ".[all]", *_group("test"), *_group("frameworks"))
     if session.python != OWN_PYTHON:
         elsewhere = [*SIDE_BY_SIDE, "-m", "not once and not processes"]
         session.run("pytest", "-q", *(session.posargs or elsewhere))

@@ -365,14 +365,17 @@ class AsyncioBlock(AbstractAsyncContextManager[AsyncioAgentPool]):
         self._cancelled_before = self._task.cancelling()
         self._told = LoopEvent(self._changed)
         host = self._host
+        host.refuse_second_use()
         host.open(self._told.set, _context())
         cancelled = await sleep_until(self._told, lambda: host.is_open or host.is_over, host.cancel)
         if cancelled is not None:
             host.cancel()
             again = await sleep_until(self._told, lambda: host.is_over, host.cancel)
+            host.join()
             host.close()
             raise again or cancelled
         if host.is_over:
+            host.join()
             host.close()
             raise AssertionError("a pool that is over before it is open has raised")
         self._is_inside = True
@@ -393,11 +396,15 @@ class AsyncioBlock(AbstractAsyncContextManager[AsyncioAgentPool]):
         host = self._host
         self._is_inside = False
         if isinstance(error, GeneratorExit):
-            host.abandon()  # the coroutine is thrown away, with its loop: nothing can be awaited any more
+            host.cancel()  # the coroutine is thrown away, with its loop: nothing can be awaited any more
             return
         try:
-            host.leave(error, is_cancelled=isinstance(error, asyncio.CancelledError))
+            if isinstance(error, asyncio.CancelledError):
+                host.cancel()
+            else:
+                host.leave(error)
             cancelled = await sleep_until(self._told, lambda: host.is_over, host.cancel)
+            host.join()
             if self._cuts_off:
                 cancelled = await self._take_back(error) or cancelled
             _come_out(host, error, self._from_outside(error) or cancelled)

@@ -41,7 +41,7 @@ from agentpool._loop.resume import resume_agent_pool
 from agentpool.bridge._asyncio_scope import next_of
 from agentpool.bridge._calls import Call, refuse_trio_thread
 from agentpool.bridge._host import Host, check_portal
-from agentpool.bridge._threads import EnteredBlock, Mailbox, ThreadLine
+from agentpool.bridge._threads import EnteredBlock, Mailbox, ThreadLine, insist
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -628,36 +628,53 @@ class BlockingBlock(AbstractContextManager[BlockingAgentPool]):
 
     def __enter__(self) -> BlockingAgentPool:
         refuse_trio_thread()
+        host, context = self._host, copy_context()
+        host.refuse_second_use()
+
+        def wait() -> BaseException | None:
+            host.open(self._mailbox.tell, context)
+            return self._mailbox.wait_until(lambda: host.is_open or host.is_over, host.cancel)
+
+        pressed = insist(wait, host.cancel)
+        if pressed is None and host.is_open:
+            return BlockingAgentPool(host)
+        host.cancel()
+        _come_out(host, None, self._over() or pressed)
+        raise AssertionError("a pool that is over before it is open has raised")
+
+    def _over(self) -> BaseException | None:
+        """Wait until the pool is over; return the Ctrl-C that was pressed meanwhile."""
         host = self._host
-        host.open(self._mailbox.tell, copy_context())
-        pressed = self._mailbox.wait_until(lambda: host.is_open or host.is_over, host.cancel)
-        if pressed is not None:
-            host.cancel()
-            self._mailbox.wait_until(lambda: host.is_over, host.cancel)
-        if host.is_over:
-            host.close()
-        if pressed is not None:
-            raise pressed
-        return BlockingAgentPool(host)
+
+        def wait() -> BaseException | None:
+            pressed = self._mailbox.wait_until(lambda: host.is_over, host.cancel)
+            host.join()
+            return pressed
+
+        return insist(wait, host.cancel)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        host = self._host
         try:
-            host.leave(error, is_cancelled=False)
-            pressed = self._mailbox.wait_until(lambda: host.is_over, host.cancel)
-            try:
-                host.close()
-            except BaseException as raised:
-                if pressed is not None:
-                    note(pressed, f"the pool raised {in_full(raised)}")
-                    raise pressed from None
-                if raised is not error:
-                    raise
-            if pressed is not None:
-                raise pressed
+            self._host.leave(error)
+            _come_out(self._host, error, self._over())
         finally:
             if error is not None:
                 error.__traceback__ = trace  # without the way through the pool's thread
             del error, trace
+
+
+def _come_out(host: Host, error: BaseException | None, pressed: BaseException | None) -> None:
+    """Raise what came out of the pool, unless it is what left the block anyway; Ctrl-C wins."""
+    try:
+        host.close()
+    except BaseException as raised:
+        if pressed is None:
+            if raised is not error:
+                raise
+            return
+        if raised is not pressed:
+            note(pressed, f"the pool raised {in_full(raised)}")
+    if pressed is not None:
+        raise pressed

@@ -29,6 +29,7 @@ class Call(Generic[T]):
       tell: called when the caller may go on, in trio's thread; neither waits nor raises.
       context: the caller's context variables.
       result: what came of it; None if it was cancelled, by its caller or with the pool.
+      begun: whether trio has begun it.
       ended: whether the caller may go on.
       before_tell: called before `tell`, by whoever performs it.
     """
@@ -38,6 +39,7 @@ class Call(Generic[T]):
     tell: Callable[[], object]
     context: contextvars.Context = attrs.field(factory=contextvars.copy_context)
     result: outcome.Maybe[T] | None = None
+    begun: bool = False
     ended: bool = False
     before_tell: Callable[[], object] | None = None
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from concurrent.futures import CancelledError
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import attrs
 import outcome
 import trio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from agentpool._core.errors import PoolClosedError
 from agentpool._core.text import shown
@@ -52,86 +53,96 @@ class Host:
         self._make = make
         self._means = {"driver": driver, "memory": memory}
         self._portal = portal
-        self._own_portal: BlockingPortal | None = None
-        self._is_abandoned = False
-        self._threads = ExitStack()
+        self._is_kept = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
         self._opened: _Opened | None = None
         self._left = trio.Event()
-        self._token: trio.lowlevel.TrioToken | None = None
         self._body_error: BaseException | None = None
         self._scope = trio.CancelScope()
-        self._tell: Callable[[], object] = lambda: None
-        self._end: Future[None] | None = None
+        self._is_cancelled = False
+        self._tell: Callable[[], object] = _nothing
         self._result: outcome.Maybe[None] | None = None
         self.is_over = False
 
     # -- the block -----------------------------------------------------------------------------------
 
-    def open(self, tell: Callable[[], object], context: Context) -> None:
-        """Begin to open the pool, in a context.
+    def refuse_second_use(self) -> None:
+        """Refuse to be opened twice.
 
-        `tell` is called in trio's thread when it is open, and when it is over.
+        Raises:
+          RuntimeError: if the pool was opened before.
         """
-        if self._end is not None:
+        if self._is_kept.locked():
             raise RuntimeError("a pool is for one block: open another")
+
+    def open(self, tell: Callable[[], object], context: Context) -> None:
+        """Begin to open the pool, in a context. Does not wait; called again after Ctrl-C, it does no harm.
+
+        `tell` is called in another thread when it is open, and when it is over.
+        """
         self._tell = tell
-        portal = self._portal
-        if portal is None:
-            portal = self._threads.enter_context(start_blocking_portal("trio", name="agentpool"))
-            self._own_portal = portal
-        self._token = _token_of(portal)
-        self._end = context.run(partial(portal.start_task_soon, self._run, name="agentpool host"))
-        self._end.add_done_callback(self._ended)
+        # All that waits is done in this thread, so that Ctrl-C in the caller's never strikes half way.
+        threading.Thread(target=self._keep, args=(context,), name="agentpool", daemon=True).start()
+
+    def _keep(self, context: Context) -> None:
+        if not self._is_kept.acquire(blocking=False):
+            return  # by another thread: this is one too many
+        self._thread = threading.current_thread()
+        try:
+            if self._portal is None:
+                context.run(trio.run, self._run)
+            else:
+                context.run(self._portal.call, self._run)
+        except BaseException as error:  # raised where the block is left
+            self._result = self._result or outcome.Error(error)
+        finally:
+            self.is_over = True
+            self._tell()
 
     @property
     def is_open(self) -> bool:
         """Whether the pool has been opened."""
         return self._opened is not None
 
-    def _ended(self, _: object) -> None:
-        self.is_over = True
-        self._tell()
-
-    def leave(self, error: BaseException | None, *, is_cancelled: bool) -> None:
-        """Leave the block as the caller's was left: with an error, cancelled, or well. Does not wait."""
-        self._body_error = None if is_cancelled else error
-        call_soon(self.token, self._scope.cancel if is_cancelled else self._left.set)
+    def leave(self, error: BaseException | None) -> None:
+        """Leave the block as the caller's was left: with an error, or well. Does not wait."""
+        self._body_error = error
+        call_soon(self.token, self._left.set)
 
     def cancel(self) -> None:
         """Cancel the pool, as a scope around its block would. Does not wait."""
-        self.leave(None, is_cancelled=True)
-
-    def abandon(self) -> None:
-        """Cancel the pool, and have its thread end with it, because nobody is left who could wait for it."""
-        self._is_abandoned = True
-        self.cancel()
+        self._is_cancelled = True
+        if self._token is not None:
+            call_soon(self._token, self._scope.cancel)
 
     def close(self) -> None:
-        """End the thread: the pool is over. Raises what came out of the pool's block."""
+        """Raise what came out of the pool's block. The pool is over, and its thread about to end."""
         assert self.is_over
-        self._threads.close()
         result, self._result = self._result, None
-        if result is None or (isinstance(result, outcome.Error) and isinstance(result.error, trio.Cancelled)):
+        if result is None or (isinstance(result, outcome.Error) and _is_cancelled(result.error)):
             raise PoolClosedError("the portal of the pool was stopped before the pool had ended")
         result.unwrap()
 
+    def join(self) -> None:
+        """Wait for the end of the thread: some ten microseconds, since the pool is over."""
+        assert self._thread is not None
+        self._thread.join()
+
     async def _run(self) -> None:
         """The pool's block, on trio."""
-        self._rest()
+        if not trio.lowlevel.in_trio_run():
+            raise RuntimeError('the portal of a pool has to run on trio: start_blocking_portal("trio")')
+        self._token = trio.lowlevel.current_trio_token()
+        if self._is_cancelled:  # before there was a token
+            self._scope.cancel()
+        # Nothing happens in this task but what the threads ask for that the pool is opened for.
+        resting_tasks.add(trio.lowlevel.current_task())
         async with trio.open_nursery() as calls:
             # Kept and not raised, also what is fatal: other pools may live in this run of trio.
             self._result = await outcome.acapture(self._run_pool, calls)
             # Whoever still waits has nothing to wait for.
             calls.cancel_scope.cancel("the pool has ended")
-        if self._is_abandoned and self._own_portal is not None:
-            await self._own_portal.stop()
-
-    def _rest(self) -> None:
-        """Tell that nothing happens here but what the threads ask for that the pool is opened for."""
-        task = trio.lowlevel.current_task()
-        resting_tasks.add(task)
-        if self._portal is None and task.parent_nursery is not None:
-            resting_tasks.add(task.parent_nursery.parent_task)  # that of the portal
 
     async def _run_pool(self, calls: trio.Nursery) -> None:
         async with AsyncExitStack() as stack:
@@ -186,6 +197,9 @@ class Host:
             call.end()
 
     def _begin(self, call: Call[Any]) -> None:
+        if call.begun:
+            return  # after a Ctrl-C it may have been asked for twice
+        call.begun = True
         calls = self._opened_pool.calls
         try:
             call.context.run(partial(calls.start_soon, call.run, name=call.fn))
@@ -197,14 +211,8 @@ def _nothing() -> None:
     return None
 
 
-def _token_of(portal: BlockingPortal) -> trio.lowlevel.TrioToken:
-    try:
-        return portal.call(trio.lowlevel.current_trio_token)
-    except RuntimeError as error:
-        raise RuntimeError(
-            "the portal of a pool has to run on trio, and may not have been stopped: "
-            'start_blocking_portal("trio")'
-        ) from error
+def _is_cancelled(error: BaseException) -> bool:
+    return isinstance(error, trio.Cancelled | CancelledError)
 
 
 def check_portal(portal: object) -> None:

@@ -72,8 +72,8 @@ class Mailbox:
         self, is_over: Callable[[], bool], cancel: Callable[[], object], timeout: float | None = None
     ) -> BaseException | None:
         """Wait until something is over. Ctrl-C and the timeout call `cancel` instead, and are returned."""
-        ended_by: BaseException | None = None
         deadline = None if timeout is None else time.monotonic() + timeout
+        ended_by: BaseException | None = None
         while not is_over():
             try:
                 take = self._get(None if deadline is None else max(0, deadline - time.monotonic()))
@@ -86,6 +86,22 @@ class Mailbox:
                 ended_by, deadline = pressed, None
                 cancel()
         return ended_by
+
+
+def insist(wait: Callable[[], BaseException | None], cancel: Callable[[], object]) -> BaseException | None:
+    """Call something that begins an operation and waits for it; again, if Ctrl-C strikes in it.
+
+    Returns:
+      What ended it: the Ctrl-C, or what `wait` returned.
+    """
+    pressed: BaseException | None = None
+    while True:
+        try:
+            ended_by = wait()
+            return pressed or ended_by
+        except KeyboardInterrupt as error:
+            pressed = error
+            cancel()
 
 
 class ThreadLine:
@@ -113,8 +129,15 @@ class ThreadLine:
 
     def wait_for(self, call: Call[T], mailbox: Mailbox, timeout: float | None = None) -> T:
         """Begin an operation, and wait until it lets its caller go on."""
-        self._host.post(call)
-        ended_by = mailbox.wait_until(lambda: call.ended, lambda: call.cancel(self._host.token), timeout)
+
+        def cancel() -> None:
+            call.cancel(self._host.token)
+
+        def wait() -> BaseException | None:
+            self._host.post(call)
+            return mailbox.wait_until(lambda: call.ended, cancel, timeout)
+
+        ended_by = insist(wait, cancel)
         try:
             if isinstance(ended_by, KeyboardInterrupt):
                 raise ended_by

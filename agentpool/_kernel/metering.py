@@ -32,6 +32,7 @@ from agentpool._core.errors import (
 from agentpool._core.events import BudgetWarned
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool._core.usage import NO_USAGE, TokenUsage, highest_cost
+from agentpool._kernel.observed import ObservedCall
 from agentpool._kernel.priced import PricedDriver
 from agentpool._kernel.protection import await_unprotected, protect_module
 
@@ -142,7 +143,16 @@ class MeteredDriver(PricedDriver):
 class _Call:
     """One call: its room, its time, and what it used. After `begin` comes `end`, whatever happens."""
 
-    __slots__ = ("_driver", "_limit", "_reservation", "_settled", "_slack", "_spending", "request")
+    __slots__ = (
+        "_driver",
+        "_limit",
+        "_reservation",
+        "_settled",
+        "_slack",
+        "_spending",
+        "observed",
+        "request",
+    )
 
     def __init__(self, driver: MeteredDriver, request: CompletionRequest) -> None:
         self._driver = driver
@@ -152,6 +162,7 @@ class _Call:
         self._spending: Spending | None = None
         self._limit: trio.CancelScope | None = None
         self._settled = False
+        self.observed: ObservedCall | None = None
 
     async def set_aside(self, budget: Budget) -> None:
         """Wait for room for its worst case."""
@@ -177,8 +188,8 @@ class _Call:
             self._give_back()
             raise
 
-    def begin(self) -> None:
-        """Count it among those in flight, and begin its time."""
+    def begin(self, *, is_streamed: bool = False) -> None:
+        """Count it among those in flight, begin its time, and tell whoever watches."""
         meter = self._driver.meter
         try:
             meter.in_flight.__enter__()
@@ -188,6 +199,9 @@ class _Call:
         if meter.seconds is not None:
             self._limit = trio.CancelScope(deadline=trio.current_time() + meter.seconds)
             self._limit.__enter__()
+        events = meter._state.events
+        if events.subscriptions:
+            self.observed = ObservedCall(events, meter._record, self._driver.inner, self.request, is_streamed)
 
     async def _room(self, budget: Budget) -> Reservation:
         """Wait until the call's worst case is set aside."""
@@ -281,6 +295,8 @@ class _Call:
         driver = self._driver
         completion = driver.priced(completion, getattr(self.request, "model", ""))
         usage = completion.usage
+        if self.observed is not None:
+            self.observed.completion = completion
         driver.meter.count(usage)
         driver.counted(self.request, completion)
         self._settled = True
@@ -311,12 +327,14 @@ class _Call:
                         reservation.settle()
             self._give_back()
         limit = self._limit
-        if limit is None:
-            return False
-        limit.__exit__(
-            None if error is None else type(error), error, None if error is None else error.__traceback__
-        )
-        return limit.cancelled_caught
+        if limit is not None:
+            limit.__exit__(
+                None if error is None else type(error), error, None if error is None else error.__traceback__
+            )
+        is_too_slow = limit is not None and limit.cancelled_caught
+        if self.observed is not None:
+            self.observed.ended(self.too_slow() if is_too_slow else error)
+        return is_too_slow
 
     def _give_back(self) -> None:
         for reservation in (self._reservation, self._slack):
@@ -360,7 +378,7 @@ class _MeteredStream:
             await call.set_aside(meter.budget)
         if meter.journal is not None:
             await call.keep(meter.journal)
-        call.begin()
+        call.begin(is_streamed=True)
         try:
             self._block = self._driver.inner.stream(call.request)
             self._parts = await await_unprotected(self._block.__aenter__)
@@ -375,6 +393,8 @@ class _MeteredStream:
 
     async def __anext__(self) -> StreamPart:
         part: StreamPart = await await_unprotected(self._parts.__anext__)
+        if self._call.observed is not None:
+            self._call.observed.part_came()
         if isinstance(part, Completion):
             return self._call.booked(part)  # now, since leaving the stream may be cancelled
         return part

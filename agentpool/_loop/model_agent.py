@@ -13,6 +13,7 @@ from agentpool import abc
 from agentpool._core.budget import Budget
 from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
+from agentpool._core.events import LoopFinished
 from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ChatMessage, ToolDefinition
@@ -195,7 +196,10 @@ class _ModelAgent(Generic[T]):
         gate = gate_of(ctx, self.manifest, allowed, rules)
         run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed, gate, tape), tape, idle)
         with in_force(rules):
-            return await run.to_its_end(state, effect)
+            try:
+                return await run.to_its_end(state, effect)
+            finally:
+                ctx.emit(LoopFinished)
 
     def _beginning(
         self,

@@ -78,6 +78,7 @@ def run(
     var: Variables = (),
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    otel: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Run the agents of a fleet file until all have ended, and tell how each ended.
 
@@ -97,6 +98,7 @@ def run(
       var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
+      otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
     """
     from agentpool.cli._run import RunOptions, run_fleet
     from agentpool.cli._vars import parse_directory, parse_file, parse_vars
@@ -111,6 +113,7 @@ def run(
         vars=parse_vars(var),
         quiet=quiet,
         as_json=as_json,
+        otel=otel,
     )
     return run_fleet(fleet, options)
 
@@ -127,6 +130,7 @@ def resume(
     memory: str | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    otel: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Go on with a run that `agentpool run --journal` began, after a crash, a signal or a decision.
 
@@ -142,6 +146,7 @@ def resume(
       memory: A file in which the agents' memory is, in place of the one that the run had.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
+      otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
     """
     from agentpool.cli._resume import resume_run
     from agentpool.cli._run import RunOptions
@@ -155,6 +160,7 @@ def resume(
         memory=None if memory is None else parse_file("--memory", memory),
         quiet=quiet,
         as_json=as_json,
+        otel=otel,
     )
     return resume_run(journal, options)
 
@@ -170,6 +176,7 @@ def chat(
     memory: str | None = None,
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
+    otel: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Talk with the agent of a manifest.
 
@@ -184,6 +191,7 @@ def chat(
       memory: A file in which the agent remembers, in place of a memory that ends with the chat.
       timeout: Seconds that each answer may take.
       quiet: Show no tools, and nothing but answers and problems.
+      otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
     """
     from agentpool.cli._chat import ChatOptions
     from agentpool.cli._chat import chat as talk
@@ -196,6 +204,7 @@ def chat(
         memory=None if memory is None else parse_file("--memory", memory),
         timeout=timeout,
         quiet=quiet,
+        otel=otel,
     )
     return talk(manifest, options)
 

@@ -44,7 +44,9 @@ class Instruments:
             "gen_ai.invoke_agent.duration", "How long agents live, from spawn to outcome.", _LONG_SECONDS
         )
         self.approval_seconds = seconds(
-            "agentpool.approval.duration", "How long agents wait for a decision on a tool call.", _LONG_SECONDS
+            "agentpool.approval.duration",
+            "How long agents wait for a decision on a tool call.",
+            _LONG_SECONDS,
         )
         self.tokens = meter.create_histogram(
             "gen_ai.client.token.usage",
@@ -52,7 +54,9 @@ class Instruments:
             description="Number of input and output tokens used.",
             explicit_bucket_boundaries_advisory=_TOKENS,
         )
-        self.cost = meter.create_counter("agentpool.cost", "{USD}", "What model calls cost, where it is known.")
+        self.cost = meter.create_counter(
+            "agentpool.cost", "{USD}", "What model calls cost, where it is known."
+        )
         self.messages = meter.create_counter(
             "agentpool.messages.sent", "{message}", "Messages that came into an inbox."
         )
@@ -82,9 +86,7 @@ class Instruments:
         if usage.cost_usd:
             self.cost.add(usage.cost_usd, attributes)
 
-    def _sum_of(
-        self, read: Callable[[AgentPool], int]
-    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _sum_of(self, read: Callable[[AgentPool], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             return [Observation(sum(map(read, tuple(self.pools))))]
 

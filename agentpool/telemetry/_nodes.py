@@ -33,6 +33,7 @@ class Node:
       attempts: how often that was asked.
       offered: the names of the tools that the model was offered.
       metric: what metrics say of it.
+      before: what was current when it became so.
     """
 
     kind: Kind
@@ -48,7 +49,7 @@ class Node:
     attempts: int = 0
     offered: frozenset[str] = frozenset()
     metric: dict[str, Any] = attrs.field(factory=dict)
-    _before: Span = trace.INVALID_SPAN
+    before: Span = trace.INVALID_SPAN
     _is_before_ours: bool = False
 
     def enter(self, key: str) -> None:
@@ -61,8 +62,8 @@ class Node:
           key: that of the trace, under which its innermost node is found.
         """
         context = otel_context.get_current()
-        self._before = trace.get_current_span(context)
-        self._is_before_ours = is_ours(context, self._before)
+        self.before = trace.get_current_span(context)
+        self._is_before_ours = is_ours(context, self.before)
         _attach(context, key, self, self.span, is_ours=True)
 
     def leave(self, key: str) -> None:
@@ -76,7 +77,7 @@ class Node:
             # Not what was so before: it may be one of another trace, which has ended.
             _attach(context, key, self.above, self.above.span, is_ours=True)
         else:
-            _attach(context, key, self.above, self._before, is_ours=self._is_before_ours)
+            _attach(context, key, self.above, self.before, is_ours=self._is_before_ours)
 
 
 def _attach(context: Context, key: str, node: Node | None, span: Span, *, is_ours: bool) -> None:

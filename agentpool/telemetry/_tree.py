@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -27,6 +28,7 @@ from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.outcomes import Aborted, AgentResult, AnyOutcome, Completed, Failed
 from agentpool._core.text import told
 from agentpool._kernel.pool import AgentPool
+from agentpool._kernel.state import PoolState
 from agentpool.telemetry import _attributes as said
 from agentpool.telemetry._contents import (
     contents_of_answer,
@@ -39,6 +41,22 @@ from agentpool.telemetry._ending import SpanEnder
 from agentpool.telemetry._log import warn_once
 from agentpool.telemetry._metrics import Instruments
 from agentpool.telemetry._nodes import Kind, Node, is_ours
+
+
+_open_traces: WeakKeyDictionary[PoolState, list[Node]] = WeakKeyDictionary()
+"""The spans of pools that are open: more than one where a pool is traced more than once."""
+
+
+def _outside_of(traces: Sequence[Node]) -> Span:
+    """Return the current span; where it is that of another trace of the same pool, what was so before it.
+
+    Each trace is a tree of its own: the other's spans may go to another provider.
+    """
+    current = trace.get_current_span()
+    for root in reversed(traces):
+        if current is root.span:
+            current = root.before
+    return current
 
 
 class PoolTrace:
@@ -74,6 +92,7 @@ class PoolTrace:
         self._agents: dict[AgentId, Node] = {}
         self._open: dict[object, Node] = {}
         self._root: Node | None = None
+        self._entered: Node | None = None
         self._outside: Span = trace.INVALID_SPAN
         self._take: dict[type[ev.Event], Callable[[Any], None]] = {
             ev.AgentSpawned: self._agent_spawned,
@@ -111,16 +130,19 @@ class PoolTrace:
 
     def open(self, time: float) -> None:
         """Begin the pool's span in the current context, and make it the current one there."""
-        self._outside = trace.get_current_span()
-        attributes = {
+        others = _open_traces.setdefault(self._pool._state, [])
+        self._outside = _outside_of(others)
+        attributes: said.Attributes = {
             "gen_ai.operation.name": "invoke_workflow",
             "agentpool.max_concurrent": self._pool.max_concurrent,
         }
-        context = otel_context.get_current()
+        context = trace.set_span_in_context(self._outside)
         at = self._wall_clock(time)
         span = self._tracer.start_span("invoke_workflow", context, attributes=attributes, start_time=at)
         self._root = Node("pool", SUPERVISOR, span, None, "pool", at)
         self._root.enter(self._key)
+        self._entered = self._root
+        others.append(self._root)
         self._instruments.pools.add(self._pool)
         for record in self._pool._state.records.values():
             if record.tasks:
@@ -130,8 +152,9 @@ class PoolTrace:
 
     def leave(self) -> None:
         """Make that the current span again which was so before `open`."""
-        if self._root is not None:
-            self._root.leave(self._key)
+        entered, self._entered = self._entered, None
+        if entered is not None:
+            entered.leave(self._key)
 
     def close(self, time: float, error: BaseException | None = None) -> None:
         """End the pool's span, and before it all that is still open; harmless if repeated.
@@ -144,6 +167,7 @@ class PoolTrace:
         if root is None:
             return
         self._instruments.pools.discard(self._pool)
+        _open_traces[self._pool._state].remove(root)
         at = self._wall_clock(time)
         for node in reversed(self._agents.values()):
             self._end(node, at, said.NOT_ENDED)
@@ -204,9 +228,7 @@ class PoolTrace:
         links: Sequence[Link] = (),
     ) -> Node:
         at = self._wall_clock(time)
-        span = self._tracer.start_span(
-            name, context, attributes=attributes, links=links, start_time=at
-        )
+        span = self._tracer.start_span(name, context, attributes=attributes, links=links, start_time=at)
         node = self._agents[agent_id] = Node("agent", agent_id, span, self._root, ("agent", agent_id), at)
         return node
 

@@ -642,6 +642,9 @@ async def test_contents_are_sent_only_if_that_is_asked_for(recorded: Recorded, c
         """Look it up."""
         raise LookupError("ERRORTEXT")
 
+    async def idle(ctx: AgentContext) -> None:
+        await trio.sleep_forever()
+
     manifest = AgentManifest.from_toml('name = "helper"\n[model]\nsystem_prompt = "SYSTEMTEXT"\n')
     driver = ScriptedDriver(
         [
@@ -653,7 +656,7 @@ async def test_contents_are_sent_only_if_that_is_asked_for(recorded: Recorded, c
         await (await pool.spawn(SpawnConfig(manifest, "QUERYTEXT", tools=[look]))).result()
         failing = await pool.spawn(SpawnConfig(manifest, "more"))
         await failing.wait()
-        handle = await pool.spawn(lambda ctx: trio.sleep_forever(), name="idle")
+        handle = await pool.spawn(idle)
         handle.abort("REASONTEXT")
         await handle.wait()
     said = texts_of(recorded.spans)

@@ -154,7 +154,7 @@ class ModelCallFinished(_Event):
 
 @attrs.frozen
 class CompletionFinished(_Event):
-    """The loop got the answer that it had asked for, by one model call or several; `duration` is in seconds."""
+    """The loop got the answer that it asked for, by one model call or several; `duration` is in seconds."""
 
     usage: TokenUsage
     duration: float

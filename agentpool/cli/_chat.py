@@ -29,8 +29,8 @@ from agentpool.cli._files import load_manifest
 from agentpool.cli._kept import Kept, default_file, interrupted, queries_of
 from agentpool.cli._listening import Conversations
 from agentpool.cli._memory import open_memory
-from agentpool.cli._progress import reason_of
 from agentpool.cli._otel import exporting, traced
+from agentpool.cli._progress import reason_of
 from agentpool.cli._prompt import LeftError, Prompt, read_all
 from agentpool.cli._signals import ChatSignals
 from agentpool.cli._streams import say

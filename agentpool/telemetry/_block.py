@@ -97,7 +97,9 @@ class _Traced(AbstractAsyncContextManager[None]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        assert self._trace is not None and self._tap is not None and self._ender is not None
+        assert self._trace is not None
+        assert self._tap is not None
+        assert self._ender is not None
         self._pool._state.events.untap(self._tap)
         self._close(error)
         self._trace.leave()

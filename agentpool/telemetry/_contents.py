@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from agentpool._core.content import Content, Document, Image, Text, parts_of

@@ -42,7 +42,6 @@ from agentpool.telemetry._log import warn_once
 from agentpool.telemetry._metrics import Instruments
 from agentpool.telemetry._nodes import Kind, Node, is_ours
 
-
 _open_traces: WeakKeyDictionary[PoolState, list[Node]] = WeakKeyDictionary()
 """The spans of pools that are open: more than one where a pool is traced more than once."""
 

@@ -122,14 +122,14 @@ class MeteredDriver(PricedDriver):
             await call.set_aside(self.meter.budget)
         if self.meter.journal is not None:
             await call.keep(self.meter.journal)
-        call.begin()
+        call.begin(False)
         try:
             completion = call.booked(await await_unprotected(self.inner.complete, call.request))
         except BaseException as error:
             if not call.end(error):
                 raise
         else:
-            call.end(None)
+            call.end(None, completion)
             return completion
         raise call.too_slow()
 
@@ -188,7 +188,7 @@ class _Call:
             self._give_back()
             raise
 
-    def begin(self, *, is_streamed: bool = False) -> None:
+    def begin(self, is_streamed: bool) -> None:
         """Count it among those in flight, begin its time, and tell whoever watches."""
         meter = self._driver.meter
         try:
@@ -295,8 +295,6 @@ class _Call:
         driver = self._driver
         completion = driver.priced(completion, getattr(self.request, "model", ""))
         usage = completion.usage
-        if self.observed is not None:
-            self.observed.completion = completion
         driver.meter.count(usage)
         driver.counted(self.request, completion)
         self._settled = True
@@ -317,7 +315,7 @@ class _Call:
         seconds = self._driver.meter.seconds
         return DriverUnavailableError(f"the model did not answer within {seconds:g} s", may_have_cost=True)
 
-    def end(self, error: BaseException | None) -> bool:
+    def end(self, error: BaseException | None, completion: Completion | None = None) -> bool:
         """Book or give back what is set aside; return whether it was ended because its time was over."""
         self._driver.meter.in_flight.__exit__()
         if self._reservation is not None:
@@ -331,9 +329,11 @@ class _Call:
             limit.__exit__(
                 None if error is None else type(error), error, None if error is None else error.__traceback__
             )
-        is_too_slow = limit is not None and limit.cancelled_caught
+            is_too_slow = limit.cancelled_caught
+        else:
+            is_too_slow = False
         if self.observed is not None:
-            self.observed.ended(self.too_slow() if is_too_slow else error)
+            self.observed.ended(self.too_slow() if is_too_slow else error, completion)
         return is_too_slow
 
     def _give_back(self) -> None:
@@ -371,6 +371,7 @@ class _MeteredStream:
         self._call = _Call(driver, request)
         self._block: Any = None
         self._parts: Any = None
+        self._completion: Completion | None = None
 
     async def __aenter__(self) -> _MeteredStream:
         call, meter = self._call, self._driver.meter
@@ -378,7 +379,7 @@ class _MeteredStream:
             await call.set_aside(meter.budget)
         if meter.journal is not None:
             await call.keep(meter.journal)
-        call.begin(is_streamed=True)
+        call.begin(True)
         try:
             self._block = self._driver.inner.stream(call.request)
             self._parts = await await_unprotected(self._block.__aenter__)
@@ -396,7 +397,8 @@ class _MeteredStream:
         if self._call.observed is not None:
             self._call.observed.part_came()
         if isinstance(part, Completion):
-            return self._call.booked(part)  # now, since leaving the stream may be cancelled
+            # Now, since leaving the stream may be cancelled.
+            part = self._completion = self._call.booked(part)
         return part
 
     async def __aexit__(
@@ -405,10 +407,10 @@ class _MeteredStream:
         try:
             silenced = bool(await await_unprotected(self._block.__aexit__, kind, error, trace))
         except BaseException as raised:
-            if self._call.end(raised):
+            if self._call.end(raised, self._completion):
                 raise self._call.too_slow() from None
             raise
-        if self._call.end(error):
+        if self._call.end(error, self._completion):
             raise self._call.too_slow() from None
         return silenced
 

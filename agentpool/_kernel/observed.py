@@ -17,13 +17,9 @@ if TYPE_CHECKING:
 
 
 class ObservedCall:
-    """One model call that somebody watches; to be made when it begins.
+    """One model call that somebody watches; to be made when it begins."""
 
-    Attributes:
-      completion: its answer, as soon as it is there.
-    """
-
-    __slots__ = ("_events", "_first", "_record", "_seq", "_started_at", "completion")
+    __slots__ = ("_events", "_first", "_record", "_seq", "_started_at")
 
     def __init__(
         self,
@@ -33,7 +29,6 @@ class ObservedCall:
         request: CompletionRequest,
         is_streamed: bool,
     ) -> None:
-        self.completion: Completion | None = None
         self._events = events
         self._record = record
         self._seq = events.end + 1
@@ -50,12 +45,12 @@ class ObservedCall:
         if self._first is None:
             self._first = trio.current_time() - self._started_at
 
-    def ended(self, error: BaseException | None) -> None:
-        """It is over: with `completion`, or with an error, or with neither if it was left."""
+    def ended(self, error: BaseException | None, completion: Completion | None) -> None:
+        """It is over: with an answer, with an error, or with neither if it was left; cancelled with both."""
         raised = error if isinstance(error, Exception) else None
         is_cancelled = error is not None and raised is None
         duration = trio.current_time() - self._started_at
-        own = (self._seq, self.completion, raised, is_cancelled, duration, self._first)
+        own = (self._seq, completion, raised, is_cancelled, duration, self._first)
         self._events.emit(ModelCallFinished, self._record.id, self._record.parent_id, *own)
 
 

@@ -61,9 +61,7 @@ async def wait() -> str:
 async def work(recorded: Recorded, sim: SimulationContext) -> None:
     """Models, tools, retries, questions, restarts, failures, spawns within spawns."""
     calls = (ToolCall("1", "delegate", {}), ToolCall("2", "wait", {}), ToolCall("3", "unknown", {}))
-    driver = RetryingDriver(
-        ScriptedDriver([OverloadedError("busy"), Completion("", calls), "done"]), seed=1
-    )
+    driver = RetryingDriver(ScriptedDriver([OverloadedError("busy"), Completion("", calls), "done"]), seed=1)
     manifest = AgentManifest(name="helper")
     async with AsyncExitStack() as stack:
         async with open_agent_pool(driver, max_concurrent=2, seed=1) as pool:

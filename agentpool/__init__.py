@@ -135,6 +135,7 @@ if _TYPE_CHECKING:
     from agentpool._kernel.handle import AgentHandle as AgentHandle
     from agentpool._kernel.inbox import Inbox as Inbox
     from agentpool._kernel.inbox import InboxStatistics as InboxStatistics
+    from agentpool._kernel.log_filter import AgentLogFilter as AgentLogFilter
     from agentpool._kernel.many import Verdict as Verdict
     from agentpool._kernel.nursery import AgentNursery as AgentNursery
     from agentpool._kernel.opening import open_agent_pool as open_agent_pool
@@ -263,6 +264,9 @@ _HOMES = {
     """,
     "agentpool._loop.model_agent": """
         ModelAgent SpawnConfig
+    """,
+    "agentpool._kernel.log_filter": """
+        AgentLogFilter
     """,
     "agentpool._kernel.many": """
         Verdict

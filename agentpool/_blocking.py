@@ -36,6 +36,15 @@ def set_blocking_runner(runner: BlockingRunner) -> None:
     _runner.set(runner)
 
 
+def runs_inline() -> bool:
+    """Whether blocking calls are performed inline, as in a simulation: then nothing may be in a thread."""
+    try:
+        _runner.get()
+    except LookupError:
+        return False
+    return True
+
+
 @attrs.define(eq=False)
 class ThreadCall:
     """One blocking call, and its token of a thread limiter, for which it stands in.

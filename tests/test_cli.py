@@ -38,6 +38,7 @@ from agentpool.drivers.retrying import RetryingDriver
 AGENTS = '''
 """What the agents of these tests do in a model's place, and their tools."""
 
+import logging
 import os
 import sys
 import time
@@ -77,6 +78,12 @@ def block(request):
 
 def leave(request):
     raise SystemExit(3)
+
+
+def log(request):
+    logging.getLogger("agents").info("h\\udcffm")
+    logging.getLogger("agents").debug("not this")
+    return "well"
 
 
 def fail_once(request):
@@ -219,6 +226,30 @@ def test_one_failure_makes_the_exit_code_1_and_leaves_the_others_alone(tmp_path:
     assert failed["error"] == "ValueError: no [bold] such note"
     assert (answered["outcome"], answered["text"]) == ("completed", "well\nand good")
     assert document["usage"]["input_tokens"] == answered["usage"]["input_tokens"] == 1000
+
+
+def test_a_log_file_tells_whose_each_line_is_and_is_added_to(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    for _ in range(2):
+        done = call("run", fleet(tmp_path, "fail", "answer", "log"), "--log-file", log, "--quiet")
+        assert done.returncode == 1
+        assert "agent 1 (fail)" not in done.stderr
+    lines = [line.split(" ", 2)[2] for line in log.read_text().splitlines()]
+    failed = [line for line in lines if "failed" in line]
+    assert [line[:61] for line in failed] == [
+        "WARNING agentpool.agents [1 fail] agent 1 (fail) failed after"
+    ] * 2
+    assert lines.count("INFO agents [3 log] h\\udcffm") == 2
+    assert "well" not in log.read_text()
+    call("run", fleet(tmp_path, "answer"), "--log-file", log, "--log-level", "debug")
+    assert "agentpool.loop [1 answer] the model answered 1 messages after" in log.read_text()
+
+
+@pytest.mark.parametrize("options", [("--log-file", "no/such/folder/run.log"), ("--log-level", "debug")])
+def test_a_log_file_that_cannot_be_is_bad_input(options: tuple[str, str], tmp_path: Path) -> None:
+    done = call("run", fleet(tmp_path, "answer"), *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--log-file" in done.stderr
 
 
 def test_a_quiet_run_prints_nothing_but_failures(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ The blocks of one file run in order in one namespace, in a directory that is emp
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,18 @@ def page_id(page: Path) -> str:
 PROGRAMS = [page for page in PAGES if any(blocks_of(page))]
 
 
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """A page that sets logging up does so for itself only."""
+    root, ours = logging.getLogger(), logging.getLogger("agentpool")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+
+
+@pytest.mark.usefixtures("logging_as_before")
 @pytest.mark.parametrize("page", PROGRAMS, ids=page_id)
 def test_the_examples_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

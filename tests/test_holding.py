@@ -183,6 +183,26 @@ async def test_what_is_not_closed_in_time_is_cut_off_and_told(autojump_clock: An
     assert trio.current_time() - began == pytest.approx(5)
 
 
+async def test_what_is_open_before_its_cancellation_comes_is_closed_and_no_failure(
+    autojump_clock: Any,
+) -> None:
+    cleaned: list[str] = []
+
+    @asynccontextmanager
+    async def open() -> AsyncIterator[None]:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+        try:
+            yield
+        finally:
+            cleaned.append("cleaned")
+
+    async with pool_of(1) as pool:
+        with trio.move_on_after(1):
+            await pool.hold("line", open)
+    assert cleaned == ["cleaned"]
+
+
 async def test_what_it_leaves_open_on_its_task_is_told_and_hurts_nobody(autojump_clock: Any) -> None:
     @asynccontextmanager
     async def open() -> AsyncIterator[None]:

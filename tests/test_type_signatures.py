@@ -23,6 +23,10 @@ from agentpool import (
     ChildSpec, Completed, Completion, CompletionRequest, Failed, ModelAgent, ScriptedDriver, Supervisor,
     Verdict,
 )
+from agentpool.bridge import (
+    AsyncioAgentContext, AsyncioAgentHandle, AsyncioAgentPool, BlockingAgentHandle, BlockingAgentPool,
+    asyncio_agent, asyncio_function,
+)
 
 
 @frozen
@@ -44,6 +48,40 @@ class Agent:
 
     async def method(self, ctx: AgentContext) -> float:
         return 1.0
+
+
+async def there(ctx: AsyncioAgentContext, a: int) -> list[int]:
+    assert_type(await (await ctx.spawn(two_arguments, 1, "b")), bytes)
+    assert_type(await ctx.map(no_argument_but_one, [1]), list[AgentOutcome[int]])
+    return [a]
+
+
+async def no_argument_but_one(ctx: AgentContext, a: int) -> int:
+    return a
+
+
+def use_blocking(pool: BlockingAgentPool) -> None:
+    assert_type(pool.spawn(two_arguments, 1, "b"), BlockingAgentHandle[bytes])
+    assert_type(pool.spawn(asyncio_agent(there), 1).result(), list[int])
+    assert_type(pool.map(no_argument_but_one, [1]), list[AgentOutcome[int]])
+    assert_type(pool.race(no_arguments), AgentOutcome[int])
+    with pool.as_completed(no_argument_but_one, [1]) as done:
+        for outcome in done:
+            assert_type(outcome, AgentOutcome[int])
+
+
+async def use_asyncio(pool: AsyncioAgentPool) -> None:
+    assert_type(await pool.spawn(two_arguments, 1, "b"), AsyncioAgentHandle[bytes])
+    assert_type(await (await pool.spawn(asyncio_agent(there), 1)), list[int])
+    assert_type(await pool.map(no_argument_but_one, [1]), list[AgentOutcome[int]])
+    assert_type(await asyncio_function(plain)("a"), int)
+    async with pool.as_completed(no_argument_but_one, [1]) as done:
+        async for outcome in done:
+            assert_type(outcome, AgentOutcome[int])
+
+
+async def plain(a: str) -> int:
+    return len(a)
 
 
 async def use(pool: AgentPool, ctx: AgentContext) -> None:

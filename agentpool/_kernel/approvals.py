@@ -7,7 +7,7 @@ asks cancels the approver, and goes on when that has ended, as from a nursery.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -61,14 +61,14 @@ async def decision_on(
         decision = NOBODY if state.means.approver is None else None
         if decision is not None:
             await trio.lowlevel.checkpoint()
-            _emit(state, record, ApprovalDecided, request, decision)
+            _tell_decided(state, record, request, decision)
             return decision
         return await _asked(state, record, request)
     key = request.key(call_key)
     before = _decided_before(journal, key)
     if before is not None:
         await trio.lowlevel.checkpoint()
-        _emit(state, record, ApprovalDecided, request, before)
+        _tell_decided(state, record, request, before)
         return before
     if key not in journal.past.approvals:
         call = journal.encoded(request.call, "a tool call")
@@ -76,7 +76,7 @@ async def decision_on(
         journal.append("asked", record.id, asked)
     if state.means.approver is None:
         waiter = waiting_agent()
-        _emit(state, record, ApprovalRequested, request)
+        _tell_asked(state, record, request)
         return await _pause_of(state).wait_with(key, request, waiter)
     decided = await _asked(state, record, request)
     journal.append("decided", record.id, decision_to_data(key, decided))
@@ -105,7 +105,7 @@ async def _asked(state: PoolState, record: AgentRecord, request: ApprovalRequest
     approver = state.means.approver
     assert approver is not None
     waiter = waiting_agent()
-    _emit(state, record, ApprovalRequested, request)
+    _tell_asked(state, record, request)
     # Nothing is heard of the agent, nor of those that wait for it, for as long as a person takes.
     idle = idle_limits_of(_with_ancestors(record))
     for limit in idle:
@@ -115,12 +115,21 @@ async def _asked(state: PoolState, record: AgentRecord, request: ApprovalRequest
     finally:
         for limit in idle:
             limit.go_on()
-    _emit(state, record, ApprovalDecided, request, decision)
+    _tell_decided(state, record, request, decision)
     return decision
 
 
-def _emit(state: PoolState, record: AgentRecord, kind: type[Any], *own: Any) -> None:
-    state.events.emit(kind, record.id, record.parent_id, *own)
+def _tell_asked(state: PoolState, record: AgentRecord, request: ApprovalRequest) -> None:
+    state.events.emit(ApprovalRequested, record.id, record.parent_id, request)
+    state.events.reports.asked(record, request.call.name)
+
+
+def _tell_decided(
+    state: PoolState, record: AgentRecord, request: ApprovalRequest, decision: Decision
+) -> None:
+    state.events.emit(ApprovalDecided, record.id, record.parent_id, request, decision)
+    verdict = "denied" if isinstance(decision, Denied) else "approved"
+    state.events.reports.decided(record, request.call.name, verdict)
 
 
 def _with_ancestors(record: AgentRecord) -> list[AgentRecord]:

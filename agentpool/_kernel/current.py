@@ -35,6 +35,22 @@ def current_agent() -> Activity | None:
     return _owner(trio.lowlevel.current_task())[0]
 
 
+def agent_behind_caller() -> Activity | None:
+    """Return the agent for which the calling code works, to name it in a log; it decides nothing.
+
+    In a task of the pool's run, the agent whose tasks it descends from. Elsewhere, in a thread, in another
+    run of trio or of asyncio there, the one from which it has its context variables, though that may have
+    ended.
+    """
+    hint = _current.get()
+    if not trio.lowlevel.in_trio_task():
+        return hint
+    agent = _owner(trio.lowlevel.current_task())[0]
+    if agent is None and hint is not None and hint.pool.root_task is not trio.lowlevel.current_root_task():
+        return hint
+    return agent
+
+
 def waiting_agent() -> Activity | None:
     """Return the agent of the calling task, which is about to wait; None for a task of no agent.
 

@@ -6,6 +6,7 @@ import contextvars
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 import attrs
 import trio
@@ -31,6 +32,8 @@ class _Held:
       over: it is to be closed.
       scope: around all of it; shielded, because agents that are cancelled may still need it.
       waiting: how many tasks wait for it to be open.
+      is_broken_off: whether it was cancelled before it was open, so that it cleans up as whatever is
+        cancelled does.
       task: that opens and closes it, once it runs.
     """
 
@@ -40,6 +43,7 @@ class _Held:
     over: trio.Event = attrs.field(factory=trio.Event)
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
     waiting: int = 0
+    is_broken_off: bool = False
     value: Any = None
     error: BaseException | None = None
     task: trio.lowlevel.Task | None = None
@@ -55,6 +59,7 @@ class _Held:
         self.over.set()
         self.scope.deadline = trio.current_time() + CLOSING_TIME
         if not self.settled.is_set():
+            self.is_broken_off = True
             self.scope.cancel("nobody waits for it any more")
 
 
@@ -77,6 +82,7 @@ class Holder:
         self._open: dict[Hashable, _Held] = {}
         self._living: dict[_Held, None] = {}
         self._is_closed = False
+        _holders[nursery] = ref(self)
 
     @property
     def tasks(self) -> Iterable[trio.lowlevel.Task]:
@@ -120,7 +126,8 @@ class Holder:
         if error is None and left_open:
             error = RuntimeError(told_of(left_open))
         elif error is not None and is_only_cancelled(error):
-            error = TimeoutError(f"not closed within {CLOSING_TIME:g} seconds")
+            late = TimeoutError(f"not closed within {CLOSING_TIME:g} seconds")
+            error = None if held.is_broken_off else late
         try:
             self._tell(held, error)
         finally:
@@ -149,6 +156,21 @@ class Holder:
         self._is_closed = True
         for held in self._living:
             held.close()
+
+
+# Weak on both sides: a holder leads to its nursery.
+_holders: WeakKeyDictionary[trio.Nursery, ref[Holder]] = WeakKeyDictionary()
+
+
+def current_holder() -> Holder | None:
+    """Return that of the innermost pool to which the calling task belongs, as one of an agent or the pool."""
+    task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+    while task is not None and task.parent_nursery is not None:
+        found = _holders.get(task.parent_nursery)
+        if found is not None:
+            return found()
+        task = task.parent_nursery.parent_task
+    return None
 
 
 protect_module(globals())

@@ -165,6 +165,7 @@ class Judge(trio.abc.Instrument):
     def _suspect(self, cycle: Sequence[Waiter]) -> None:
         path = tuple(one.id for one in cycle)
         self._log.emit(DeadlockSuspected, cycle[0].id, cycle[0].parent_id, path)
+        self._log.reports.suspected(cycle[0], path)
 
     # -- rest and quiescence -----------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Sequence
+from logging import DEBUG
 from math import inf
 from typing import Any
 
@@ -19,7 +20,7 @@ from agentpool._core.events import (
     AgentStarted,
 )
 from agentpool._core.messages import AgentId
-from agentpool._core.outcomes import Aborted, AnyOutcome, Failed
+from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import note, shown, told
 from agentpool._kernel.agent import AgentRecord, Resumed, Work
@@ -32,6 +33,7 @@ from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.restarts import Restarts
 from agentpool._kernel.splitting import in_full, is_fatal, leaves_of, split_error
 from agentpool._kernel.state import PoolState
+from agentpool._logging import AGENTS
 
 
 def start(
@@ -134,6 +136,9 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     # In the task's own context, a copy of the spawner's: what it is set to, nobody else sees.
     set_current_agent(record)
     record.add_task(task)
+    is_told = AGENTS.isEnabledFor(DEBUG)  # asked once, since an agent that completes is the usual case
+    if is_told:
+        state.events.reports.started(record, record.parent_id)
     outcome: AnyOutcome | None = None
     try:
         with record.scope:
@@ -152,6 +157,8 @@ async def live(state: PoolState, record: AgentRecord) -> None:
         state.fatal_error(error)
     assert outcome is not None  # the scope swallows nothing: a cancellation became the outcome inside
     finish(state, record, outcome)
+    if is_told or type(outcome) is not Completed:
+        state.events.reports.ended(record, outcome)
     journal = state.journal
     # The traceback of a failure holds this frame: do not hold the record by it.
     del record, outcome, state
@@ -316,7 +323,8 @@ def _with_fix(record: AgentRecord, error: BaseException) -> BaseException:
     if type(error) is RuntimeError and told(error) == "no running event loop":
         note(
             error,
-            "Agents run on trio, not on asyncio: use trio.sleep(...) for asyncio.sleep(...), and so on.",
+            "Agents run on trio, not on asyncio: use trio.sleep(...) for asyncio.sleep(...), and so on; or "
+            "make an agent that runs on asyncio with agentpool.bridge.asyncio_agent(function).",
         )
         return error
     if type(error) is not TypeError or _is_raised_inside(error):

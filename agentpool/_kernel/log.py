@@ -10,6 +10,7 @@ import trio
 from agentpool._core.events import Event
 from agentpool._core.messages import AgentId
 from agentpool._kernel.protection import protect_module
+from agentpool._kernel.reports import Reports
 
 BATCH = 256
 """A reader takes at most so many events between two checkpoints, and the log is trimmed as often."""
@@ -66,10 +67,12 @@ class EventLog:
 
     Args:
       slots: those of the pool, by which its agents are told from those of others.
+      reports: what is told through `logging`, which whoever writes here tells beside it.
     """
 
-    def __init__(self, slots: object) -> None:
+    def __init__(self, slots: object, reports: Reports) -> None:
         self.slots = slots
+        self.reports = reports
         self.subscriptions: list[Subscriber] = []
         # Taps are always among those who are woken: they cost nothing where there are none.
         self.sleeping: dict[Subscriber, None] = {}

@@ -90,6 +90,7 @@ class Meter:
         events = self._state.events
         if events.subscriptions:
             events.emit(BudgetWarned, self._record.id, self._record.parent_id, str(error))
+        events.reports.refused(self._record, error)
 
 
 class MeteredDriver(PricedDriver):

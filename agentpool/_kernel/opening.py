@@ -23,6 +23,7 @@ from agentpool._kernel.context import AgentContext
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
+from agentpool._kernel.log_filter import name_agents_in_own_records
 from agentpool._kernel.pool import AgentPool, checked_count
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import in_full, is_only_cancelled, raise_as_it_is, split_error
@@ -37,7 +38,10 @@ def _check_means(
     driver: object, memory: object, tool_builder: object, approver: object, limits: object
 ) -> None:
     if not trio.lowlevel.in_trio_run():
-        raise RuntimeError("a pool runs on trio: start the program with trio.run(main)")
+        raise RuntimeError(
+            "a pool runs on trio: start the program with trio.run(main); elsewhere open it with "
+            "open_agent_pool_asyncio or open_agent_pool_blocking from agentpool.bridge"
+        )
     if driver is not None and (isinstance(driver, type) or not hasattr(driver, "complete")):
         fix = "; it needs `complete`"
         if isinstance(driver, str):
@@ -188,6 +192,7 @@ class OpenPool(AbstractAsyncContextManager[AgentPool]):
     """
 
     def __init__(self, settings: Settings, keeping: Keeping | None, parts: Mapping[str, Any]) -> None:
+        name_agents_in_own_records()
         self._settings = settings
         self._keeping = keeping
         self._parts = parts

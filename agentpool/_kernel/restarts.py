@@ -42,7 +42,9 @@ class Restarts:
             held.holder_ended(record)
         if state.events.subscriptions:
             state.events.emit(AgentRestarted, record.id, record.parent_id, record.restarts, outcome)
-        if await _back_off(record, policy.backoff.delay(record.restarts, state.random.random())):
+        delay = policy.backoff.delay(record.restarts, state.random.random())
+        state.events.reports.restarted(record, delay, outcome)
+        if await _back_off(record, delay):
             last = record.cancelled()
             if isinstance(last, Failed) and isinstance(outcome, Failed):
                 last.error.__cause__ = outcome.error  # its time was over before the next life

@@ -190,6 +190,11 @@ class MessageRouter:
         inbox = self.inboxes.get(agent_id)
         return SUPERVISOR if inbox is None or inbox.owner is None else inbox.owner.parent_id
 
+    def _name_of(self, agent_id: AgentId) -> str:
+        """What an agent that has an inbox is called; nothing for others."""
+        inbox = self.inboxes.get(agent_id)
+        return "" if inbox is None or inbox.owner is None else inbox.owner.name
+
     def go_on_from(self, last_id: int) -> None:
         """Give messages higher ids than those that were sent before the pool was resumed."""
         self._last_id = last_id
@@ -423,6 +428,7 @@ class MessageRouter:
         if self._log is not None:
             sender = message.sender
             self._log.emit(MessageDeadLettered, sender, self._parent_of(sender), message, reason)
+            self._log.reports.dead_letter(self._name_of(sender), message, reason)
 
     def statistics(self) -> RouterStatistics:
         """Return a snapshot."""

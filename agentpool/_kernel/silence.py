@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterable
+from weakref import WeakSet
 
 import trio
 
@@ -30,6 +31,17 @@ from agentpool._kernel.judge import Judge
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import Wait, Waiter, waits_outside
 from agentpool._kernel.watcher import Watcher
+
+resting_threads: set[threading.Thread] = set()
+"""Threads that wait for an operation of a pool, and do nothing before trio tells them something. A bridge
+lists its callers here; in trio's thread it takes a thread out in the step in which it tells it."""
+
+watching: WeakSet[Silence] = WeakSet()
+"""Those that look whenever trio is about to sleep. A thread that begins to rest afterwards has trio wake once
+more, or nobody would see it."""
+
+resting_tasks: WeakSet[trio.lowlevel.Task] = WeakSet()
+"""Tasks that only do what another thread asks for, such as the one that holds a pool for it."""
 
 
 class Silence(trio.abc.Instrument):
@@ -53,12 +65,14 @@ class Silence(trio.abc.Instrument):
         self._listening.append(wait)
         if not self._watches:
             self._watches = True
+            watching.add(self)
             trio.lowlevel.add_instrument(self)
 
     def close(self) -> None:
         """The pool has ended, or nobody listens."""
         if self._watches:
             self._watches = False
+            watching.discard(self)
             trio.lowlevel.remove_instrument(self)
 
     def before_io_wait(self, timeout: float) -> None:
@@ -126,6 +140,8 @@ def _may_act(task: trio.lowlevel.Task, waiter: Waiter) -> bool:
     """Whether a task of no agent may do something, before the waiter itself is cancelled."""
     if waits_for_children(task) or is_callback_task(task) or instrument.is_watching(task):
         return False
+    if task in resting_tasks:
+        return False  # the threads that it serves are asked for themselves
     wait = waits_outside.get(task)
     return wait is None or wait.happened or waiter.is_narrowed(effective_deadline_of(task))
 
@@ -143,7 +159,7 @@ def _is_reached_from_outside() -> bool:
 
 
 def _has_other_threads() -> bool:
-    return bool({*threading.enumerate()} - {threading.current_thread()} - idle_threads())
+    return bool({*threading.enumerate()} - {threading.current_thread()} - idle_threads() - resting_threads)
 
 
 def _is_handled(number: signal.Signals) -> bool:

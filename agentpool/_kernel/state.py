@@ -23,6 +23,7 @@ from agentpool._kernel.judge import Judge
 from agentpool._kernel.log import EventLog
 from agentpool._kernel.names import Names
 from agentpool._kernel.protection import protect_module
+from agentpool._kernel.reports import Reports
 from agentpool._kernel.router import MessageRouter
 from agentpool._kernel.silence import Silence
 from agentpool._kernel.slots import Slots
@@ -121,7 +122,7 @@ class PoolState:
         slots = Slots(settings.max_concurrent)
         # Its parts have the log too; here it is an attribute, because a model agent's loop asks for it at
         # each step: through a property, a turn executes 1 % more instructions.
-        self.events: EventLog = EventLog(slots)
+        self.events: EventLog = EventLog(slots, Reports(nursery))
         events = self.events
         judge, watcher = Judge(events, enabled=detect_deadlocks), Watcher(events)
         holder = Holder(nursery, self.fatal_error)

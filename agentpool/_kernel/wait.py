@@ -47,6 +47,7 @@ class Waiter(Protocol):
     """The agent of a task that waits, as far as a wait and whoever judges it need it."""
 
     id: AgentId
+    name: str
     deadline: float
     active: int
     unwinding: bool

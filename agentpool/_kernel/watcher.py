@@ -226,6 +226,7 @@ class Watcher:
             if lives:
                 self.stuck[agent.id] = StuckAgent(agent.id, agent.name, stack)
             self._log.emit(AgentStuck, agent.id, agent.parent_id, agent.name, stack)
+            self._log.reports.stuck(agent, stack)
 
     def _is_reported(self, agent: Aborting) -> bool:
         return agent.id in self._reported

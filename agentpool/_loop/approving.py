@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from agentpool._core.text import told
 from agentpool._kernel.places import keep_in_journal
 from agentpool._kernel.protection import call_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
+from agentpool._logging import LOOP, tell
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
@@ -118,6 +120,7 @@ class Gate:
         if ruling.verdict == "deny":
             denied = Denied(f"the rule {ruling.rule} forbids it")
             self.ctx.emit(ApprovalDecided, request, denied)
+            tell(LOOP, logging.INFO, "a call of %s was denied by the rule %s", call.name, ruling.rule)
             return _not_run(denied.reason)
         decision = await self.ctx.ask_approver(request, call_key)
         if not isinstance(decision, Denied):

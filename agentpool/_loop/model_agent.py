@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
 from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history
+from agentpool._logging import LOOP
 from agentpool._loop.approving import gate_of, in_force, rules_of
 from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
@@ -194,7 +196,10 @@ class _ModelAgent(Generic[T]):
         )
         idle = self.manifest.resources.idle
         gate = gate_of(ctx, self.manifest, allowed, rules)
-        run = Run(ctx, ModelCalls(ctx, driver), ToolCalls(ctx, allowed, gate, tape), tape, idle)
+        # Looked at once for a run: a turn in which nothing is told costs nothing for it.
+        is_told = LOOP.isEnabledFor(logging.DEBUG)
+        calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told)
+        run = Run(ctx, ModelCalls(ctx, driver, is_told=is_told), calls, tape, idle)
         with in_force(rules):
             try:
                 return await run.to_its_end(state, effect)

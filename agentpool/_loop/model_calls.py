@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from agentpool import abc
-from agentpool._core.effects import Compact, Compacted, DriverFailed, Observation, Reason, Replied
+from agentpool._core.effects import Compact, Compacted, Compaction, DriverFailed, Observation, Reason, Replied
 from agentpool._core.errors import MalformedReplyError
 from agentpool._core.events import (
     CompletionFinished,
@@ -20,6 +21,7 @@ from agentpool._core.messages import Completion, CompletionRequest, TextDelta
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import split_error
+from agentpool._logging import LOOP, printable, tell
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
@@ -34,10 +36,12 @@ class ModelCalls:
 
     Attributes:
       driver: from `AgentContext.metered`.
+      is_told: whether each call is told through `logging`.
     """
 
     ctx: AgentContext
     driver: abc.Driver
+    is_told: bool = attrs.field(default=False, kw_only=True)
 
     async def reason(self, effect: Reason, idle: IdleLimit | None = None) -> Observation:
         """Ask the model; what goes wrong is an observation too, unless it is fatal.
@@ -52,6 +56,7 @@ class ModelCalls:
         done = effect.compaction
         if done is not None:
             self.ctx.emit(ContextCompacted, *attrs.astuple(done))
+            _tell_compacted(done)
         try:
             return Replied(await self._completed(effect.request, idle))
         except Exception as error:
@@ -72,7 +77,7 @@ class ModelCalls:
         self, request: CompletionRequest, idle: IdleLimit | None, *, shows_text: bool = True
     ) -> Completion:
         ctx = self.ctx
-        if idle is None and not ctx.observed:
+        if idle is None and not ctx.observed and not self.is_told:
             return await self.driver.complete(request)
         started = trio.current_time()
         # A summary is streamed only where it has to be seen that something comes.
@@ -82,6 +87,8 @@ class ModelCalls:
             completion = await self.driver.complete(request)
         if ctx.observed:
             ctx.emit(CompletionFinished, completion.usage, trio.current_time() - started)
+        if self.is_told:
+            _tell_answered(request, completion, trio.current_time() - started)
         return completion
 
     def _streams(self) -> bool:
@@ -108,6 +115,30 @@ class ModelCalls:
         if completion is None:
             raise MalformedReplyError("the driver's stream ended without its completion")
         return completion
+
+
+def _tell_answered(request: CompletionRequest, completion: Completion, seconds: float) -> None:
+    usage = completion.usage
+    tell(
+        LOOP,
+        logging.DEBUG,
+        "%s answered %d messages after %.3f s: %d tokens in, %d out, %d tool calls, %s",
+        completion.served_model or request.model or "the model",
+        len(request.messages),
+        seconds,
+        usage.input_tokens,
+        usage.output_tokens,
+        len(completion.tool_calls),
+        completion.stop_reason,
+    )
+
+
+def _tell_compacted(done: Compaction) -> None:
+    how = "were summed up" if done.summary else "were dropped"
+    text = "the context window was full: the %d oldest messages %s, %d tokens became %d%s"
+    problem = f", because {printable(done.problem)}" if done.problem else ""
+    level = logging.WARNING if problem else logging.INFO
+    tell(LOOP, level, text, done.messages, how, done.tokens_before, done.tokens_after, problem)
 
 
 protect_module(globals())

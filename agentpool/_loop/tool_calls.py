@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from agentpool._kernel.leftovers import close_leftovers, mark_task, run_in_conte
 from agentpool._kernel.places import begin_call, set_place, standing_at
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
+from agentpool._logging import LOOP, printable, tell
 from agentpool._loop.approving import Gate
 
 if TYPE_CHECKING:
@@ -51,12 +53,14 @@ class ToolCalls:
     Attributes:
       tools: those that its agent may use; None if it has none.
       gate: what decides which calls are made; None if all are.
+      is_told: whether each call is told through `logging`; those that fail always are.
     """
 
     ctx: AgentContext
     tools: abc.ToolSet | None
     gate: Gate | None = None
     tape: Tape | None = None
+    is_told: bool = attrs.field(default=False, kw_only=True)
 
     async def act(
         self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
@@ -73,6 +77,7 @@ class ToolCalls:
         """
         if effect.warning:
             self.ctx.emit(GuardWarned, effect.warning)
+            tell(LOOP, logging.WARNING, "the loop guard: %s", printable(effect.warning))
         if self.tape is not None:
             return await self._act_on_tape(self.tape, effect, results, idle)
         if len(effect.calls) == 1:
@@ -166,6 +171,9 @@ class ToolCalls:
             self.tape.returned(number, result)
         if self.ctx.observed:
             self.ctx.emit(ToolFinished, call, result, trio.current_time() - started)
+        if self.is_told:
+            seconds = trio.current_time() - started
+            tell(LOOP, logging.DEBUG, "the tool %s ended after %.3f s", printable(call.name), seconds)
         return result
 
     async def _contained(self, call: ToolCall, number: int, started: float) -> ToolResult:
@@ -182,7 +190,9 @@ class ToolCalls:
             if not _is_ordinary(error):
                 raise
             text = _said(error)
+            _tell_failed(call, error)
             return ToolResult(f"{too_slow} {text}" if limit.cancelled_caught else text, is_error=True)
+        tell(LOOP, logging.WARNING, "the tool %s was stopped after %g s", printable(call.name), seconds)
         return ToolResult(too_slow, is_error=True)
 
     async def _isolated(self, call: ToolCall, number: int) -> ToolResult:
@@ -237,6 +247,15 @@ def _is_ordinary(error: BaseException) -> bool:
     """Whether an error is a call's own: nothing in it is fatal, and nothing a cancellation."""
     parts = split_error(error)
     return parts.fatal is None and not parts.cancelled
+
+
+def _tell_failed(call: ToolCall, error: BaseException) -> None:
+    """Tell of a call that raised: the model gets the text, and nobody else would see where it came from.
+
+    A `ToolError` is what a tool has to say to the model, and no problem of the program.
+    """
+    level = logging.INFO if isinstance(error, ToolError) else logging.WARNING
+    tell(LOOP, level, "the tool %s failed: %s", printable(call.name), error, error=error)
 
 
 def _said(error: BaseException) -> str:

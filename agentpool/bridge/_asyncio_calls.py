@@ -15,6 +15,7 @@ from contextlib import (
 from inspect import isasyncgen, isgenerator
 from typing import Any, Generic, TypeVar
 
+import attrs
 import outcome
 import trio
 
@@ -54,17 +55,32 @@ class LoopEvent:
         await self._event.wait()
 
 
-async def perform(
-    post: Callable[[Call[Any]], object],
-    token: trio.lowlevel.TrioToken,
-    fn: Callable[..., Awaitable[T]],
-    *args: Any,
-) -> T:
+@attrs.frozen
+class Door:
+    """Where operations are begun on trio.
+
+    Attributes:
+      post: has one begun.
+      token: of the run of trio.
+      is_agents: whether an agent performs them, for one of its own tasks over here.
+    """
+
+    post: Callable[[Call[Any]], object]
+    token: trio.lowlevel.TrioToken
+    is_agents: bool = False
+
+    def cut_off(self) -> BaseException:
+        """Say why an operation was not begun, or was cut off: the pool is over, or the agent cancelled."""
+        if self.is_agents:
+            return asyncio.CancelledError("the agent is being cancelled")
+        return PoolClosedError("the pool has ended")
+
+
+async def perform(door: Door, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
     """Perform an operation on trio, and wait for its end.
 
     Args:
-      post: has it begun.
-      token: of the run of trio.
+      door: where it is begun.
       fn, args: the operation.
 
     Raises:
@@ -75,12 +91,10 @@ async def perform(
     """
     ended = LoopEvent()
     call: Call[T] = Call(fn, args, ended.set)
-    post(call)
-    cancelled = await sleep_until(ended, lambda: call.ended, lambda: call.cancel(token))
+    door.post(call)
+    cancelled = await sleep_until(ended, lambda: call.ended, lambda: call.cancel(door.token))
     if call.result is None:
-        if cancelled is not None:
-            raise cancelled
-        raise PoolClosedError("the pool has ended")
+        raise cancelled or door.cut_off()
     if cancelled is not None:
         cancel_again(cancelled)
     result, call.result = call.result, None
@@ -106,21 +120,18 @@ async def sleep_until(
 
 
 async def enter(
-    post: Callable[[Call[Any]], object],
-    token: trio.lowlevel.TrioToken,
-    make: Callable[..., AbstractAsyncContextManager[T]],
-    *args: Any,
+    door: Door, make: Callable[..., AbstractAsyncContextManager[T]], *args: Any
 ) -> EnteredBlock[T]:
     """Enter a block on trio, and wait until it is entered; as `perform`."""
     told = LoopEvent()
     call: BlockCall[T] = BlockCall(make, args, told.set)
-    post(call)
-    cancelled = await sleep_until(told, lambda: call.ended, lambda: call.cancel(token))
+    door.post(call)
+    cancelled = await sleep_until(told, lambda: call.ended, lambda: call.cancel(door.token))
     if call.result is None:
-        raise cancelled or PoolClosedError("the pool has ended")
+        raise cancelled or door.cut_off()
     if cancelled is not None:
         cancel_again(cancelled)
-    return EnteredBlock(call, call.result.unwrap(), told, token)
+    return EnteredBlock(call, call.result.unwrap(), told, door.token)
 
 
 class EnteredBlock(Generic[T]):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from functools import partial
@@ -23,6 +24,7 @@ from agentpool._kernel.events import EventSubscription, Overflow, SubscriptionSt
 from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.router import DeadLetter
 from agentpool._kernel.statistics import PoolStatistics
+from agentpool._loop.resume import resume_agent_pool
 from agentpool.bridge._asyncio_calls import LoopEvent, cancel_again, sleep_until
 from agentpool.bridge._asyncio_scope import AsyncioAgentHandle, AsyncioScope, Line
 from agentpool.bridge._calls import Call
@@ -289,7 +291,8 @@ def open_agent_pool_asyncio(
         failures comes out in the place of the `CancelledError`, as from an `asyncio.TaskGroup`.
       PoolClosedError: if the portal was stopped first.
 
-    Cancellation: aborts the agents, and waits for them, however often it comes.
+    Cancellation: aborts the agents, and waits for them, however often it comes. A block whose loop is closed
+    before it is left cannot wait: the pool is cancelled, and its thread ends with it.
     """
     check_portal(portal)
     make = partial(
@@ -306,6 +309,46 @@ def open_agent_pool_asyncio(
     return AsyncioBlock(Host(make, driver, memory, portal))
 
 
+def resume_agent_pool_asyncio(
+    journal: str | os.PathLike[str] | Journal,
+    driver: Driver | AbstractAsyncContextManager[Driver | None] | None = None,
+    *,
+    max_concurrent: int | None = None,
+    memory: Memory | AbstractAsyncContextManager[Memory] | None = None,
+    tool_builder: ToolBuilder | None = None,
+    inbox_capacity: int | None = None,
+    budget: Budget | None = None,
+    approver: Approver | None = None,
+    agents: Mapping[str, Callable[..., Any]] | None = None,
+    limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
+    seed: int | None = None,
+    portal: BlockingPortal | None = None,
+) -> AbstractAsyncContextManager[AsyncioAgentPool]:
+    """Open a pool with the run that a journal holds, which goes on where it was.
+
+    As `resume_agent_pool`, in the way of `open_agent_pool_asyncio`.
+
+    Raises:
+      ReplayMismatchError, JournalCorruptError: as `resume_agent_pool`.
+      RuntimeError, TypeError, ValueError, RunPausedError, JournalError, UnhandledAgentErrors,
+        PoolClosedError: as `open_agent_pool_asyncio`.
+    """
+    check_portal(portal)
+    make = partial(
+        resume_agent_pool,
+        journal,
+        max_concurrent=max_concurrent,
+        tool_builder=tool_builder,
+        inbox_capacity=inbox_capacity,
+        budget=budget,
+        approver=approver,
+        agents=agents,
+        limits=limits,
+        seed=seed,
+    )
+    return AsyncioBlock(Host(make, driver, memory, portal))
+
+
 class AsyncioBlock(AbstractAsyncContextManager[AsyncioAgentPool]):
     """The block of a pool in a program on asyncio."""
 
@@ -313,14 +356,16 @@ class AsyncioBlock(AbstractAsyncContextManager[AsyncioAgentPool]):
         self._host = host
         self._told: LoopEvent | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._cancelled_before = 0
         self._cuts_off = False
         self._is_inside = False
 
     async def __aenter__(self) -> AsyncioAgentPool:
         self._task = _running_task()
+        self._cancelled_before = self._task.cancelling()
         self._told = LoopEvent(self._changed)
         host = self._host
-        host.open(self._told.set)
+        host.open(self._told.set, _context())
         cancelled = await sleep_until(self._told, lambda: host.is_open or host.is_over, host.cancel)
         if cancelled is not None:
             host.cancel()
@@ -347,16 +392,25 @@ class AsyncioBlock(AbstractAsyncContextManager[AsyncioAgentPool]):
         assert self._told is not None
         host = self._host
         self._is_inside = False
+        if isinstance(error, GeneratorExit):
+            host.abandon()  # the coroutine is thrown away, with its loop: nothing can be awaited any more
+            return
         try:
             host.leave(error, is_cancelled=isinstance(error, asyncio.CancelledError))
             cancelled = await sleep_until(self._told, lambda: host.is_over, host.cancel)
             if self._cuts_off:
                 cancelled = await self._take_back(error) or cancelled
-            _come_out(host, error, cancelled)
+            _come_out(host, error, self._from_outside(error) or cancelled)
         finally:
             if error is not None:
                 error.__traceback__ = trace  # without the way through the pool's thread
             del error, trace
+
+    def _from_outside(self, error: BaseException | None) -> asyncio.CancelledError | None:
+        """Return what left the block, if it says that somebody has cancelled the task."""
+        assert self._task is not None
+        is_cancelled = self._task.cancelling() > self._cancelled_before
+        return error if isinstance(error, asyncio.CancelledError) and is_cancelled else None
 
     async def _take_back(self, error: BaseException | None) -> asyncio.CancelledError | None:
         """Take back the cancellation by which the block was left, also if it has not come yet."""
@@ -376,12 +430,12 @@ def _come_out(host: Host, error: BaseException | None, cancelled: asyncio.Cancel
         host.close()
     except BaseException as raised:
         if cancelled is not None:
-            cancel_again(cancelled)
-        if raised is error:
-            return
-        raise
-    if cancelled is not None:
-        raise cancelled
+            cancel_again(cancelled)  # as a group of asyncio's does: it would be lost with what comes out
+        if raised is not error:
+            raise
+    else:
+        if cancelled is not None and cancelled is not error:
+            raise cancelled
 
 
 def _running_task() -> asyncio.Task[Any]:

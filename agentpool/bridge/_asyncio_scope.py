@@ -19,7 +19,7 @@ from agentpool._kernel.context import AgentContext
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.many import Verdict
 from agentpool._kernel.scope import Scope
-from agentpool.bridge._asyncio_calls import EnteredBlock, enter, input_for_trio, perform
+from agentpool.bridge._asyncio_calls import Door, EnteredBlock, enter, input_for_trio, perform
 from agentpool.bridge._calls import Call, call_now, call_soon
 from agentpool.bridge._seat import current_seat
 
@@ -55,15 +55,17 @@ class Line:
 
     async def perform(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Perform an operation on trio, and wait for its end, as `_asyncio_calls.perform`."""
-        return await perform(self._door(), self.token, fn, *args)
+        return await perform(self._door(), fn, *args)
 
     async def enter(self, make: Callable[..., AbstractAsyncContextManager[T]], *args: Any) -> EnteredBlock[T]:
         """Enter a block on trio, as `_asyncio_calls.enter`."""
-        return await enter(self._door(), self.token, make, *args)
+        return await enter(self._door(), make, *args)
 
-    def _door(self) -> Callable[[Call[Any]], object]:
+    def _door(self) -> Door:
         seat = current_seat()
-        return self.post if seat is None or seat.token is not self.token else seat.post
+        if seat is None or seat.token is not self.token:
+            return Door(self.post, self.token)
+        return Door(seat.post, self.token, is_agents=True)
 
 
 class AsyncioAgentHandle(Generic[T_co]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import (
     AsyncIterable,
@@ -11,9 +12,11 @@ from collections.abc import (
     Hashable,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextvars import copy_context
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
@@ -34,6 +37,7 @@ from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.router import DeadLetter
 from agentpool._kernel.splitting import in_full
 from agentpool._kernel.statistics import PoolStatistics
+from agentpool._loop.resume import resume_agent_pool
 from agentpool.bridge._asyncio_scope import next_of
 from agentpool.bridge._calls import Call, refuse_trio_thread
 from agentpool.bridge._host import Host, check_portal
@@ -303,7 +307,7 @@ class BlockingAgentPool:
           PoolClosedError, PoolLimitError: as `spawn`; the agents that run are aborted first.
           BaseException: what the input raised; the agents that run are aborted first.
         """
-        mailbox = Mailbox()
+        mailbox = Mailbox(self._host)
         given = self._line.input_for_trio(items, mailbox)
 
         async def run() -> list[AgentOutcome[T]]:
@@ -335,7 +339,7 @@ class BlockingAgentPool:
         """
         if self._line.is_thread_of_agent():
             raise RuntimeError("a block of as_completed cannot be held in the thread of a tool: use map")
-        mailbox = Mailbox()
+        mailbox = Mailbox(self._host)
         given = self._line.input_for_trio(items, mailbox)
 
         def open() -> AbstractAsyncContextManager[AsyncIterator[AgentOutcome[T]]]:
@@ -575,17 +579,57 @@ def open_agent_pool_blocking(
     return BlockingBlock(Host(make, driver, memory, portal))
 
 
+def resume_agent_pool_blocking(
+    journal: str | os.PathLike[str] | Journal,
+    driver: Driver | AbstractAsyncContextManager[Driver | None] | None = None,
+    *,
+    max_concurrent: int | None = None,
+    memory: Memory | AbstractAsyncContextManager[Memory] | None = None,
+    tool_builder: ToolBuilder | None = None,
+    inbox_capacity: int | None = None,
+    budget: Budget | None = None,
+    approver: Approver | None = None,
+    agents: Mapping[str, Callable[..., Any]] | None = None,
+    limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
+    seed: int | None = None,
+    portal: BlockingPortal | None = None,
+) -> AbstractContextManager[BlockingAgentPool]:
+    """Open a pool with the run that a journal holds, which goes on where it was.
+
+    As `resume_agent_pool`, in the way of `open_agent_pool_blocking`.
+
+    Raises:
+      ReplayMismatchError, JournalCorruptError: as `resume_agent_pool`.
+      RuntimeError, TypeError, ValueError, RunPausedError, JournalError, UnhandledAgentErrors,
+        PoolClosedError: as `open_agent_pool_blocking`.
+    """
+    check_portal(portal)
+    make = partial(
+        resume_agent_pool,
+        journal,
+        max_concurrent=max_concurrent,
+        tool_builder=tool_builder,
+        inbox_capacity=inbox_capacity,
+        budget=budget,
+        approver=approver,
+        agents=agents,
+        limits=limits,
+        seed=seed,
+    )
+    return BlockingBlock(Host(make, driver, memory, portal))
+
+
 class BlockingBlock(AbstractContextManager[BlockingAgentPool]):
     """The block of a pool in a thread."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._mailbox = Mailbox()
+        self._mailbox = Mailbox(host)
 
     def __enter__(self) -> BlockingAgentPool:
         refuse_trio_thread()
         host = self._host
-        host.open(self._mailbox.tell)
+        host.open(self._mailbox.tell, copy_context())
         pressed = self._mailbox.wait_until(lambda: host.is_open or host.is_over, host.cancel)
         if pressed is not None:
             host.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
@@ -18,11 +18,11 @@ from agentpool._kernel.context import AgentContext
 from agentpool._kernel.handle import AgentHandle
 from agentpool.bridge._asyncio_scope import AsyncioAgentHandle, AsyncioScope, Line, next_of
 from agentpool.bridge._calls import Call
-from agentpool.bridge._seat import Seat, current_seat
+from agentpool.bridge._seat import Seat
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool.abc import Driver
+    from agentpool.abc import Driver, Memory, MemoryFragment
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -40,8 +40,8 @@ class SeatLine(Line):
         return self._seat.token
 
     def post(self, call: Call[Any]) -> None:
-        """Have an operation begun by the agent; by its innermost function, if that asks for it."""
-        (current_seat() or self._seat).post(call)
+        """Have an operation begun by the agent, for code over here that is none of its own."""
+        self._seat.post(call)
 
 
 class AsyncioInbox(AsyncIterator[AgentMessage]):
@@ -124,6 +124,49 @@ class AsyncioDriver:
         return self._driver.estimate_cost(usage)
 
 
+class AsyncioMemory:
+    """The memory of an agent that runs on asyncio: as `Memory`, awaited over there."""
+
+    def __init__(self, line: Line, memory: Memory) -> None:
+        self._line = line
+        self._memory = memory
+
+    def __repr__(self) -> str:
+        return f"<AsyncioMemory of {self._memory!r}>"
+
+    async def remember(self, content: str, *, source: str = "user", agent_id: AgentId = 0) -> int:
+        """Keep a text, and return the id of the new fragment."""
+        return await self._line.perform(
+            partial(self._memory.remember, content, source=source, agent_id=agent_id)
+        )
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        limit: int = 5,
+        source: str | None = None,
+        agent_id: AgentId | None = None,
+        since: float | None = None,
+    ) -> Sequence[MemoryFragment]:
+        """Return the fragments that fit the query, best first; as `Memory.recall`."""
+        return await self._line.perform(
+            partial(self._memory.recall, query, limit=limit, source=source, agent_id=agent_id, since=since)
+        )
+
+    async def set(self, key: str, value: Any) -> None:
+        """Keep a value under a key, in the place of what was there."""
+        await self._line.perform(self._memory.set, key, value)
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """Return the value under a key, or `default`."""
+        return await self._line.perform(self._memory.get, key, default)
+
+    async def forget(self, fragment_id: int) -> bool:
+        """Drop a fragment; return whether there was one."""
+        return await self._line.perform(self._memory.forget, fragment_id)
+
+
 class AsyncioAgentContext(AsyncioScope):
     """Who an agent is, its means, its inbox, and the scope of its children, for one that runs on asyncio.
 
@@ -174,6 +217,12 @@ class AsyncioAgentContext(AsyncioScope):
         """The pool's driver; None for a pool without one. `AgentContext.driver` tells what is counted."""
         driver = self._line.now(lambda: self._ctx.driver)
         return None if driver is None else AsyncioDriver(self._line, driver)
+
+    @property
+    def memory(self) -> AsyncioMemory | None:
+        """The pool's memory; None for a pool without one."""
+        memory = self._ctx.memory
+        return None if memory is None else AsyncioMemory(self._line, memory)
 
     @property
     def budget(self) -> Budget | None:
@@ -294,6 +343,10 @@ class AsyncioAgentContext(AsyncioScope):
           UnknownAgentError: if no live agent of the pool has it, or several have.
         """
         return await self._line.perform(_at_once, self._ctx.find, name)
+
+    def current_time(self) -> float:
+        """The time in seconds, on the clock of trio, as `AgentContext.current_time`."""
+        return self._line.now(self._ctx.current_time)
 
     async def step(self, name: str, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Do something once, as `AgentContext.step`; `fn` is an asyncio function.

@@ -9,6 +9,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, TypeVarTuple
 
 from agentpool._core.text import shown
 from agentpool._kernel.context import AgentContext
+from agentpool._kernel.descriptions import agent_to_data, described_agent
 from agentpool._kernel.options import check_agent
 from agentpool.bridge._context import AsyncioAgentContext
 from agentpool.bridge._loops import loop_here
@@ -55,6 +56,15 @@ class _AsyncioAgent(Generic[*Ts, T]):
 
     def __repr__(self) -> str:
         return f"asyncio_agent({self.fn!r})"
+
+    def to_journal(self) -> Any:
+        """Return how the function is found again."""
+        return agent_to_data(self.fn)
+
+    @classmethod
+    def from_journal(cls, data: Any) -> _AsyncioAgent[*tuple[Any, ...], Any]:
+        """Return the agent of which `to_journal` made this."""
+        return cls(described_agent(data))
 
     async def __call__(self, ctx: AgentContext, *args: *Ts) -> T:
         seat = Seat(await loop_here())

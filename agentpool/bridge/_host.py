@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from agentpool._core.errors import PoolClosedError
 from agentpool._core.text import shown
 from agentpool._kernel.pool import AgentPool
+from agentpool._kernel.silence import resting_tasks
 from agentpool.bridge._calls import Call, call_soon, refuse_trio_thread
 
 T = TypeVar("T")
@@ -50,6 +52,8 @@ class Host:
         self._make = make
         self._means = {"driver": driver, "memory": memory}
         self._portal = portal
+        self._own_portal: BlockingPortal | None = None
+        self._is_abandoned = False
         self._threads = ExitStack()
         self._opened: _Opened | None = None
         self._left = trio.Event()
@@ -63,16 +67,20 @@ class Host:
 
     # -- the block -----------------------------------------------------------------------------------
 
-    def open(self, tell: Callable[[], object]) -> None:
-        """Begin to open the pool; `tell` is called in trio's thread when it is open, and when it is over."""
+    def open(self, tell: Callable[[], object], context: Context) -> None:
+        """Begin to open the pool, in a context.
+
+        `tell` is called in trio's thread when it is open, and when it is over.
+        """
         if self._end is not None:
             raise RuntimeError("a pool is for one block: open another")
         self._tell = tell
         portal = self._portal
         if portal is None:
             portal = self._threads.enter_context(start_blocking_portal("trio", name="agentpool"))
+            self._own_portal = portal
         self._token = _token_of(portal)
-        self._end = portal.start_task_soon(self._run, name="agentpool host")
+        self._end = context.run(partial(portal.start_task_soon, self._run, name="agentpool host"))
         self._end.add_done_callback(self._ended)
 
     @property
@@ -93,6 +101,11 @@ class Host:
         """Cancel the pool, as a scope around its block would. Does not wait."""
         self.leave(None, is_cancelled=True)
 
+    def abandon(self) -> None:
+        """Cancel the pool, and have its thread end with it, because nobody is left who could wait for it."""
+        self._is_abandoned = True
+        self.cancel()
+
     def close(self) -> None:
         """End the thread: the pool is over. Raises what came out of the pool's block."""
         assert self.is_over
@@ -104,11 +117,21 @@ class Host:
 
     async def _run(self) -> None:
         """The pool's block, on trio."""
+        self._rest()
         async with trio.open_nursery() as calls:
             # Kept and not raised, also what is fatal: other pools may live in this run of trio.
             self._result = await outcome.acapture(self._run_pool, calls)
             # Whoever still waits has nothing to wait for.
             calls.cancel_scope.cancel("the pool has ended")
+        if self._is_abandoned and self._own_portal is not None:
+            await self._own_portal.stop()
+
+    def _rest(self) -> None:
+        """Tell that nothing happens here but what the threads ask for that the pool is opened for."""
+        task = trio.lowlevel.current_task()
+        resting_tasks.add(task)
+        if self._portal is None and task.parent_nursery is not None:
+            resting_tasks.add(task.parent_nursery.parent_task)  # that of the portal
 
     async def _run_pool(self, calls: trio.Nursery) -> None:
         async with AsyncExitStack() as stack:
@@ -152,6 +175,10 @@ class Host:
             raise RuntimeError("the pool is not open")
         return self._token
 
+    def look_again(self) -> None:
+        """Have trio wake once, and look whether anybody is left who could go on."""
+        call_soon(self.token, _nothing)
+
     def post(self, call: Call[Any]) -> None:
         """Have trio begin an operation. Called in any thread but trio's; returns at once."""
         refuse_trio_thread()
@@ -164,6 +191,10 @@ class Host:
             call.context.run(partial(calls.start_soon, call.run, name=call.fn))
         except RuntimeError:  # the nursery is closed: the pool is over
             call.end()
+
+
+def _nothing() -> None:
+    return None
 
 
 def _token_of(portal: BlockingPortal) -> trio.lowlevel.TrioToken:

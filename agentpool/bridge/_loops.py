@@ -10,7 +10,8 @@ from contextvars import ContextVar
 
 import trio
 
-from agentpool._kernel.current import current_agent
+from agentpool._blocking import runs_inline
+from agentpool._kernel.holding import CLOSING_TIME, current_holder
 
 home_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("agentpool_home_loop", default=None)
 """The loop of the program, for agents of a pool that one on asyncio has opened."""
@@ -22,15 +23,17 @@ async def loop_here() -> asyncio.AbstractEventLoop:
     That of the program, if it runs on asyncio; else one that the pool has, until it ends.
 
     Raises:
-      RuntimeError: if the calling task is none of an agent's.
+      RuntimeError: if the calling task is none of a pool's, or in a simulation.
     """
     loop = home_loop.get()
     if loop is not None and not loop.is_closed():
         return loop
-    agent = current_agent()
-    if agent is None:
+    if runs_inline():
+        raise RuntimeError("an asyncio function runs in a thread, which a simulation does not have")
+    holder = current_holder()
+    if holder is None:
         raise RuntimeError("an asyncio function runs for an agent of a pool, and no agent calls it here")
-    return await agent.pool.holder.get(_open_loop, _open_loop)
+    return await holder.get("a loop of asyncio's", _open_loop)
 
 
 @asynccontextmanager
@@ -43,7 +46,7 @@ async def _open_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
         try:
             yield loop
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_effective_deadline()):
+            with trio.move_on_after(CLOSING_TIME, shield=True):
                 await thread.end()
 
 

@@ -30,9 +30,9 @@ _seat: ContextVar[Seat | None] = ContextVar("agentpool_seat", default=None)
 
 
 def current_seat() -> Seat | None:
-    """Return the seat of the calling code, if it belongs to one and that is not over."""
+    """Return the seat of the calling code, if it belongs to one and that has not ended."""
     seat = _seat.get()
-    return None if seat is None or seat.is_over else seat
+    return None if seat is None or seat.has_ended else seat
 
 
 class Seat:
@@ -59,6 +59,11 @@ class Seat:
         self._ended = trio.Event()
         self._turn = trio.Event()
         self._parked: OwnTaskWait | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the function has, and all that it had started."""
+        return self._ended.is_set()
 
     # -- in the loop's thread --------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +14,7 @@ import trio
 
 from agentpool._core.errors import PoolClosedError
 from agentpool._core.text import note, shown
+from agentpool._kernel.silence import resting_threads, watching
 from agentpool._kernel.splitting import in_full
 from agentpool.abc import root_agent_id
 from agentpool.bridge._calls import BlockCall, Call, call_now, call_soon
@@ -24,18 +26,47 @@ V = TypeVar("V")
 
 
 class Mailbox:
-    """What trio has to say to a thread that waits: that something has ended, or that an item is wanted."""
+    """What trio has to say to a thread that waits: that something has ended, or that an item is wanted.
 
-    def __init__(self) -> None:
+    Args:
+      host: of the pool.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
         self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._resting: threading.Thread | None = None
 
     def tell(self) -> None:
         """Something may have ended."""
-        self._queue.put(None)
+        self._put(None)
 
     def want(self, take: Callable[[], object]) -> None:
         """Have the thread call something when it waits the next time."""
-        self._queue.put(take)
+        self._put(take)
+
+    def _put(self, what: Callable[[], object] | None) -> None:
+        with self._lock:
+            self._queue.put(what)
+            self._rest_ended()
+
+    def _get(self, timeout: float | None) -> Callable[[], object] | None:
+        with self._lock:
+            if timeout is None and self._queue.empty():
+                self._resting = threading.current_thread()
+                resting_threads.add(self._resting)
+        try:
+            if timeout is None and watching:
+                self._host.look_again()
+            return self._queue.get(timeout=timeout)
+        finally:
+            self._rest_ended()
+
+    def _rest_ended(self) -> None:
+        resting, self._resting = self._resting, None
+        if resting is not None:
+            resting_threads.discard(resting)
 
     def wait_until(
         self, is_over: Callable[[], bool], cancel: Callable[[], object], timeout: float | None = None
@@ -45,9 +76,7 @@ class Mailbox:
         deadline = None if timeout is None else time.monotonic() + timeout
         while not is_over():
             try:
-                take = self._queue.get(
-                    timeout=None if deadline is None else max(0, deadline - time.monotonic())
-                )
+                take = self._get(None if deadline is None else max(0, deadline - time.monotonic()))
                 if take is not None:
                     take()
             except Empty:
@@ -80,7 +109,7 @@ class ThreadLine:
         check_timeout(timeout)
         if self.is_thread_of_agent():
             return trio.from_thread.run(_within, timeout, fn, args)
-        return self.wait_for(Call(fn, args, (mailbox := Mailbox()).tell), mailbox, timeout)
+        return self.wait_for(Call(fn, args, (mailbox := Mailbox(self._host)).tell), mailbox, timeout)
 
     def wait_for(self, call: Call[T], mailbox: Mailbox, timeout: float | None = None) -> T:
         """Begin an operation, and wait until it lets its caller go on."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import cyclopts
 from cyclopts import Parameter
@@ -19,6 +19,7 @@ from agentpool.cli._streams import complain, give_up, prepare_streams, printing
 from agentpool.cli._text import one_line
 
 BAD_INPUT = 2
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 Variables = Annotated[tuple[str, ...], Parameter(name="--var", negative="")]
 
 app = cyclopts.App(
@@ -76,6 +77,8 @@ def run(
     memory: str | None = None,
     journal: str | None = None,
     var: Variables = (),
+    log_file: str | None = None,
+    log_level: LogLevel | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     otel: Annotated[bool, Parameter(negative="")] = False,
@@ -96,10 +99,13 @@ def run(
       journal: A new file that keeps the run, so that `agentpool resume` goes on with it after any crash. With
         it the first Ctrl-C, SIGTERM or SIGHUP stops at once: nothing of it is lost.
       var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
+      log_file: A file to which a line is added for whatever happens, but no prompts and no answers.
+      log_level: The least that is written there; info if it is left out, and debug tells of each model call.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
       otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
     """
+    from agentpool.cli._log_file import logging_into
     from agentpool.cli._run import RunOptions, run_fleet
     from agentpool.cli._vars import parse_directory, parse_file, parse_vars
 
@@ -115,7 +121,8 @@ def run(
         as_json=as_json,
         otel=otel,
     )
-    return run_fleet(fleet, options)
+    with logging_into(log_file, log_level):
+        return run_fleet(fleet, options)
 
 
 @app.command
@@ -128,6 +135,8 @@ def resume(
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     output: str | None = None,
     memory: str | None = None,
+    log_file: str | None = None,
+    log_level: LogLevel | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     otel: Annotated[bool, Parameter(negative="")] = False,
@@ -144,10 +153,13 @@ def resume(
       timeout: Seconds that each agent that was not started yet may take, in place of those that the run had.
       output: An empty or new directory, for the whole answer and transcript of each agent that ends.
       memory: A file in which the agents' memory is, in place of the one that the run had.
+      log_file: A file to which a line is added for whatever happens, but no prompts and no answers.
+      log_level: The least that is written there; info if it is left out, and debug tells of each model call.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
       otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
     """
+    from agentpool.cli._log_file import logging_into
     from agentpool.cli._resume import resume_run
     from agentpool.cli._run import RunOptions
     from agentpool.cli._vars import parse_directory, parse_file
@@ -162,7 +174,8 @@ def resume(
         as_json=as_json,
         otel=otel,
     )
-    return resume_run(journal, options)
+    with logging_into(log_file, log_level):
+        return resume_run(journal, options)
 
 
 @app.command
@@ -175,6 +188,8 @@ def chat(
     driver: str | None = None,
     memory: str | None = None,
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    log_file: str | None = None,
+    log_level: LogLevel | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     otel: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -190,11 +205,14 @@ def chat(
       driver: The model driver, such as openai:MODEL or auto, in place of the one in the manifest.
       memory: A file in which the agent remembers, in place of a memory that ends with the chat.
       timeout: Seconds that each answer may take.
+      log_file: A file to which a line is added for whatever happens, but no prompts and no answers.
+      log_level: The least that is written there; info if it is left out, and debug tells of each model call.
       quiet: Show no tools, and nothing but answers and problems.
       otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
     """
     from agentpool.cli._chat import ChatOptions
     from agentpool.cli._chat import chat as talk
+    from agentpool.cli._log_file import logging_into
     from agentpool.cli._vars import parse_file
 
     options = ChatOptions(
@@ -206,7 +224,8 @@ def chat(
         quiet=quiet,
         otel=otel,
     )
-    return talk(manifest, options)
+    with logging_into(log_file, log_level):
+        return talk(manifest, options)
 
 
 @app.command

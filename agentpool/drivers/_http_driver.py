@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import re
 from abc import abstractmethod
 from collections import deque
@@ -21,6 +22,7 @@ from agentpool._core.errors import DriverError, MalformedReplyError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool._core.transcript import request_tokens
 from agentpool._core.usage import TokenUsage
+from agentpool._logging import DRIVERS, printable, tell
 from agentpool.abc import Driver
 from agentpool.drivers._address import address_of
 from agentpool.drivers._arguments import (
@@ -257,6 +259,8 @@ class HttpDriver(Driver):
         if more is None:
             return False
         self._lessons[question.model] = more
+        text = "%s refused what it was asked (%s), and is asked in another way from now on"
+        tell(DRIVERS, logging.INFO, text, question.model, printable(refusal.text))
         return True
 
     def _error_of(self, refusal: Refusal) -> DriverError:

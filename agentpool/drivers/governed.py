@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,6 +30,7 @@ from agentpool._core.messages import (
 from agentpool._core.refusals import check_wait, wait_too_long
 from agentpool._core.text import told
 from agentpool._core.usage import NO_USAGE
+from agentpool._logging import DRIVERS, tell
 from agentpool.abc import Driver, root_agent_id
 from agentpool.drivers._around import DriverAround, check_driver, open_stream
 
@@ -281,6 +283,8 @@ class _CallInLine:
                 kind = OverloadedError if isinstance(error, OverloadedError) else RateLimitedError
                 self._line.last_refusal = kind(told(error))
                 queued = governor.refused(self._call, now, retry_after=error.retry_after, requeue=requeue)
+                text = "the provider refused a call, and all calls are held back: %s"
+                tell(DRIVERS, logging.WARNING, text, error)
             case DriverUnavailableError():
                 self._line.last_failure = told(error)
                 governor.unavailable(self._call, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ import trio
 from agentpool._core.errors import DriverError, DriverUnavailableError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool._core.refusals import check_wait, wanted_wait
+from agentpool._logging import DRIVERS, tell
 from agentpool.abc import Driver
 from agentpool.drivers._around import DriverAround, open_stream
 
@@ -169,6 +171,8 @@ class _Call:
         delay = self._driver._pause(self._attempt, error)
         if trio.current_time() + delay >= self.deadline:
             raise self.out_of_time(may_have_cost=self._may_have_cost)
+        text = "attempt %d failed: %s; the next is made in %.3f s"
+        tell(DRIVERS, logging.WARNING, text, self._attempt, error, delay)
         if self._driver._on_retry is not None:
             self._driver._on_retry(Retry(self._request, error, self._attempt, delay))
         return delay

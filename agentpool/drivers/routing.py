@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
@@ -12,7 +13,9 @@ import attrs
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.errors import DriverError, RequestRejectedError
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
+from agentpool._core.text import shown
 from agentpool._core.usage import TokenUsage
+from agentpool._logging import DRIVERS, tell
 from agentpool.abc import Driver, wrapped_inside
 from agentpool.drivers._around import bind_driver, check_driver, is_metered, open_stream
 
@@ -234,6 +237,7 @@ class _Failures:
         if not error.retryable:
             raise error
         self._failures.append((driver, error))
+        tell(DRIVERS, logging.WARNING, "the route %s did not answer: %s", shown(driver), error)
 
     def refused(self, driver: Driver, tier: PrivacyTier) -> None:
         """Keep that a route was not asked."""

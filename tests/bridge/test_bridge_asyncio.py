@@ -734,7 +734,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("where", ["await handle.wait()", "await asyncio.sleep(100)", "pass"])
 def test_ctrl_c_ends_the_pool_and_comes_out(where: str) -> None:
-    command = [sys.executable, "-X", "dev", "-c", PROGRAM.replace("WHERE", where)]
+    command = [sys.executable, "-W", "error", "-c", PROGRAM.replace("WHERE", where)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

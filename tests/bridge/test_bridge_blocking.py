@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from agentpool import (
     AgentStarted,
     Budget,
     Completed,
+    DeadlockError,
     Failed,
     ModelAgent,
     PoolClosedError,
@@ -40,9 +42,13 @@ from agentpool import (
     SqliteJournal,
     UnhandledAgentErrors,
     UnknownAgentError,
-    resume_agent_pool,
 )
-from agentpool.bridge import BlockingAgentPool, open_agent_pool_blocking
+from agentpool.bridge import (
+    BlockingAgentPool,
+    open_agent_pool_blocking,
+    resume_agent_pool_asyncio,
+    resume_agent_pool_blocking,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -628,11 +634,14 @@ def test_a_pool_with_a_journal_is_resumed_as_any_is(tmp_path: Path) -> None:
         assert pool.spawn(double, 21).result() == 42
         assert pool.resumed == []
 
-    async def look() -> list[Any]:
-        async with resume_agent_pool(path) as resumed:
-            return [(await handle.wait()).unwrap() for handle in resumed.resumed]
+    with resume_agent_pool_blocking(path) as pool:
+        assert [handle.result() for handle in pool.resumed] == [42]
 
-    assert trio.run(look) == [42]
+    async def look() -> list[Any]:
+        async with resume_agent_pool_asyncio(path) as pool:
+            return [await handle for handle in pool.resumed]
+
+    assert asyncio.run(look()) == [42]
 
 
 # -- Ctrl-C -----------------------------------------------------------------------------------------------
@@ -691,3 +700,54 @@ def test_ctrl_c_ends_the_pool_and_comes_out(where: str, cleaned: int) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, f"pressed {cleaned}\n", "")
+
+
+# -- models that wait for messages which nobody can send any more -------------------------------------------
+
+
+async def listening(ctx: AgentContext) -> str:
+    """As a model in `receive_message`."""
+    try:
+        return str((await ctx.receive_for_model()).content)
+    except DeadlockError:
+        return "nobody"
+    except trio.EndOfChannel:
+        return "the end"
+
+
+@pytest.fixture
+def no_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads of whoever runs these tests are not the program's."""
+    enumerate = threading.enumerate
+    there = set(enumerate()) - {threading.current_thread()}
+    monkeypatch.setattr(threading, "enumerate", lambda: [one for one in enumerate() if one not in there])
+
+
+@pytest.mark.usefixtures("no_other_threads")
+def test_a_model_that_waits_for_the_program_which_waits_for_it_is_told() -> None:
+    with open_agent_pool_blocking(max_concurrent=2) as pool:
+        handle = pool.spawn(listening)
+        with pytest.raises(TimeoutError):
+            handle.wait(timeout=0.05)  # the program goes on by itself then, and may write
+        assert handle.result() == "nobody"
+        assert pool.spawn(listening).result() == "nobody"
+        pool.send(pool.spawn(listening).id, "hello")
+        assert {outcome.unwrap() for outcome in pool.join_all().values()} == {"hello"}
+        pool.spawn(listening)
+    check_books(pool)
+
+
+@pytest.mark.usefixtures("no_other_threads")
+def test_a_model_is_not_told_while_another_thread_may_write() -> None:
+    def write() -> None:
+        waits.wait()
+        pool.send("listener", "from the other thread")
+
+    with open_agent_pool_blocking(max_concurrent=2) as pool, ThreadPoolExecutor(1) as threads:
+        for _ in range(100):
+            waits = threading.Event()
+            writing = threads.submit(write)
+            handle = pool.spawn(listening, name="listener")
+            waits.set()
+            assert handle.result() == "from the other thread"
+            writing.result()

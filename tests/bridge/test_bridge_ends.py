@@ -1,0 +1,287 @@
+"""How bridges end in ways that nobody planned: loops that are closed, coroutines that are thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+from bridge_kit import check_books, double, nothing_left, run_asyncio, sleeping
+
+from agentpool import Aborted, AgentContext, open_agent_pool
+from agentpool.bridge import (
+    AsyncioAgentContext,
+    AsyncioAgentPool,
+    asyncio_agent,
+    open_agent_pool_asyncio,
+)
+
+
+async def sleep_there(ctx: AsyncioAgentContext) -> None:
+    await asyncio.sleep(1_000_000)
+
+
+async def numbers() -> AsyncIterator[int]:
+    for number in range(1_000_000):
+        yield number
+        await asyncio.sleep(0)
+
+
+def test_a_pool_whose_loop_is_closed_around_it_is_cancelled_and_its_thread_ends() -> None:
+    pools: list[AsyncioAgentPool] = []
+
+    async def main() -> None:
+        async with open_agent_pool_asyncio(max_concurrent=5) as pool:
+            await pool.spawn(sleeping)
+            await pool.spawn(asyncio_agent(sleep_there))
+            await asyncio.sleep(0.01)
+            pools.append(pool)
+            await asyncio.sleep(1_000_000)
+
+    with nothing_left():
+        loop = asyncio.new_event_loop()
+        coroutine = main()
+
+        async def begin() -> None:
+            task = loop.create_task(coroutine)
+            while not pools:
+                await asyncio.sleep(0.001)
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+        loop.run_until_complete(begin())
+        loop.close()
+        coroutine.close()
+        gc.collect()
+        for thread in threading.enumerate():
+            if thread.name == "agentpool":
+                thread.join(30)
+    check_books(pools[0])
+    assert {type(handle) for handle in (pools[0]._host.pool.statistics().stuck)} == set()
+
+
+def test_an_input_whose_loop_is_closed_has_failed() -> None:
+    async def main() -> None:
+        async with open_agent_pool_asyncio(max_concurrent=2) as pool:
+
+            async def elsewhere() -> None:
+                """A loop that is left while its input is in use."""
+                block = pool.as_completed(double, numbers())
+                done = await block.__aenter__()
+                await anext(done)
+
+            def run_elsewhere() -> None:
+                loop = asyncio.new_event_loop()
+                loop.run_until_complete(elsewhere())
+                for task in asyncio.all_tasks(loop):
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                loop.close()
+
+            await asyncio.to_thread(run_elsewhere)
+            gc.collect()
+            await pool.join_all()
+
+    run_asyncio(main)
+
+
+def test_a_failure_beside_a_cancellation_comes_out_and_the_cancellation_comes_next() -> None:
+    async def unclean(ctx: AgentContext) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("in its cleanup")
+
+    async def main() -> None:
+        seen: list[str] = []
+
+        async def work() -> None:
+            try:
+                async with open_agent_pool_asyncio(max_concurrent=5) as pool:
+                    await pool.spawn(unclean)
+                    await asyncio.sleep(0.01)
+                    inside.set()  # and then it waits at its end
+            except BaseExceptionGroup as group:
+                seen.append(str(group.exceptions[0]))
+            await asyncio.sleep(1_000_000)
+
+        inside = asyncio.Event()
+        task = asyncio.create_task(work())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert seen == ["in its cleanup"]
+
+    run_asyncio(main)
+
+
+def test_a_block_that_is_cancelled_as_something_fatal_ends_it_stays_cancelled() -> None:
+    class Stop(BaseException):
+        pass
+
+    async def stopping(ctx: AgentContext) -> None:
+        raise Stop
+
+    async def main() -> None:
+        caught: list[str] = []
+
+        async def work() -> None:
+            try:
+                async with open_agent_pool_asyncio(max_concurrent=5) as pool:
+                    await pool.spawn(stopping)
+                    task = asyncio.current_task()
+                    assert task is not None
+                    task.cancel("by somebody else")
+                    await asyncio.sleep(1_000_000)
+            except Stop:
+                caught.append("stop")
+            await asyncio.sleep(1_000_000)
+
+        for _ in range(30):
+            caught.clear()
+            task = asyncio.create_task(work())
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert caught in ([], ["stop"])
+
+    run_asyncio(main)
+
+
+def test_an_abort_while_the_loop_of_the_pool_is_opened() -> None:
+    async def there(ctx: AsyncioAgentContext) -> None:
+        await asyncio.sleep(1_000_000)
+
+    async def main() -> None:
+        for rounds in range(60):
+            async with open_agent_pool(max_concurrent=5) as pool:
+                handles = [await pool.spawn(asyncio_agent(there)) for _ in range(3)]
+                for _ in range(rounds % 20):
+                    await trio.lowlevel.checkpoint()
+                for handle in handles:
+                    handle.abort("at once")
+                assert {type(await handle.wait()) for handle in handles} == {Aborted}
+
+    with nothing_left():
+        trio.run(main)
+
+
+def test_an_abort_before_the_first_step_over_there() -> None:
+    ran: list[int] = []
+
+    async def there(ctx: AsyncioAgentContext) -> None:
+        ran.append(1)
+        await asyncio.sleep(1_000_000)
+
+    async def main() -> None:
+        async with open_agent_pool_asyncio(max_concurrent=50) as pool:
+            for _ in range(50):
+                handle = await pool.spawn(asyncio_agent(there))
+                handle.abort("at once")
+                assert isinstance(await handle.wait(), Aborted)
+
+    run_asyncio(main)
+
+
+PROGRAM = """
+import signal, sys, threading, time, trio
+from contextlib import asynccontextmanager
+from agentpool.bridge import open_agent_pool_blocking
+
+closed = []
+
+@asynccontextmanager
+async def slow():
+    try:
+        print("ready", flush=True)
+        await trio.sleep_forever()
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.05)
+        closed.append(1)
+
+try:
+    with open_agent_pool_blocking(slow(), max_concurrent=1):
+        print("never")
+except KeyboardInterrupt:
+    print("pressed", len(closed), threading.active_count(), flush=True)
+    sys.exit(130)
+"""
+
+
+def test_ctrl_c_while_a_driver_is_opened_breaks_that_off() -> None:
+    command = [sys.executable, "-X", "dev", "-c", PROGRAM]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "pressed 1 1\n", "")
+
+
+def test_ctrl_c_again_and_again_does_not_leave_the_pool_behind() -> None:
+    program = """
+import sys, threading, trio
+from agentpool.bridge import open_agent_pool_blocking
+
+async def agent(ctx):
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            print("cleaning", flush=True)
+            await trio.sleep(1)
+
+try:
+    with open_agent_pool_blocking(max_concurrent=1) as pool:
+        handle = pool.spawn(agent)
+        print("ready", flush=True)
+        handle.wait()
+except KeyboardInterrupt:
+    print("pressed", handle.status, threading.active_count(), flush=True)
+    sys.exit(130)
+"""
+    command = [sys.executable, "-X", "dev", "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "cleaning\n"
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "pressed aborted 1\n", "")
+
+
+def test_a_function_that_nobody_awaits_any_more_has_no_thread_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop of a pool on trio ends, whatever its tasks do."""
+    from agentpool.bridge import _job
+
+    monkeypatch.setattr(_job, "CLEANUP_TIME", 0.01)
+    monkeypatch.setattr(_job, "AGAIN", 0.01)
+    kept: list[Any] = []
+
+    async def stubborn() -> None:
+        for _ in range(3):
+            try:
+                await asyncio.sleep(1_000_000)
+            except asyncio.CancelledError:
+                continue
+
+    async def there(ctx: AsyncioAgentContext) -> None:
+        kept.append(asyncio.create_task(stubborn()))
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=1) as pool:
+            await (await pool.spawn(asyncio_agent(there))).result()
+            assert kept[0].done()
+
+    with nothing_left():
+        trio.run(main)

@@ -81,8 +81,11 @@ if _TYPE_CHECKING:
     from agentpool._core.events import DeadlockSuspected as DeadlockSuspected
     from agentpool._core.events import Event as Event
     from agentpool._core.events import GuardWarned as GuardWarned
+    from agentpool._core.events import LoopFinished as LoopFinished
     from agentpool._core.events import MessageDeadLettered as MessageDeadLettered
     from agentpool._core.events import MessageSent as MessageSent
+    from agentpool._core.events import ModelCallFinished as ModelCallFinished
+    from agentpool._core.events import ModelCallStarted as ModelCallStarted
     from agentpool._core.events import PhaseChanged as PhaseChanged
     from agentpool._core.events import ReasoningDeltaReceived as ReasoningDeltaReceived
     from agentpool._core.events import TextDeltaReceived as TextDeltaReceived
@@ -227,8 +230,8 @@ _HOMES = {
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck ApprovalDecided ApprovalRequested
         BudgetWarned CompletionFinished ContextCompacted DeadlockSuspected Event GuardWarned
-        MessageDeadLettered MessageSent PhaseChanged ReasoningDeltaReceived TextDeltaReceived ToolFinished
-        ToolStarted
+        LoopFinished MessageDeadLettered MessageSent ModelCallFinished ModelCallStarted PhaseChanged
+        ReasoningDeltaReceived TextDeltaReceived ToolFinished ToolStarted
     """,
     "agentpool._core.governor": """
         GovernorPolicy

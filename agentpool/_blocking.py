@@ -186,3 +186,15 @@ async def start_blocking(fn: Callable[[], object], ended: Callable[[], object]) 
     else:
         await runner(fn)
         token.run_sync_soon(ended)
+
+
+def start_apart(fn: Callable[[], object]) -> None:
+    """Have a blocking function called in a thread of trio's, which nobody waits for and which calls nobody.
+
+    For what has to do with no task, so that a simulation needs not know of it. It takes no token of trio's
+    thread limiter; whoever starts threads so has to bound how many there are.
+
+    Args:
+      fn: must not raise, nor call into trio.
+    """
+    trio.lowlevel.start_thread_soon(fn, lambda _: None)

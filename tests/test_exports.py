@@ -21,20 +21,20 @@ ContextCompacted ContextTooLongError Conversation DeadLetter DeadlockError Deadl
 Document Driver DriverError DriverName DriverUnavailableError Event EventSubscription Failed
 FileReadCapability FileWriteCapability Finding FleetAgent FleetFile FleetFunction FunctionTool GeminiDriver
 GovernedDriver GovernorPolicy GuardWarned Image InMemory Inbox InboxStatistics InferenceCapability Journal
-JournalCorruptError JournalError LeftOpenError LocalDriver LoopGuard LoopHaltedError MalformedReplyError
-ManifestError McpCapability McpServer Memory MemoryCapability MemoryFileError MemoryFragment
-MessageDeadLettered MessageRouter MessageSent MessagingCapability ModelAgent ModelSettings NamespacedMemory
-NetworkCapability OllamaDriver OpenAIDriver Overflow OverloadedError PhaseChanged PoolClosedError
-PoolFullError PoolLimitError PoolLimits PoolStatistics PriceTable PriceUnknownError PrivacyTier ProviderData
-RagCapability RateLimitedError ReasoningDelta ReasoningDeltaReceived RecordingDriver ReplayDriver
-ReplayMismatchError RequestRejectedError Reservation ResourceQuota RestartLimitError RestartMode
-RestartPolicy ResumableAgent RetryingDriver RouterStatistics RoutingDriver RunPausedError ScriptCall
-ScriptSettings ScriptStep ScriptedDriver Session SessionConflictError SessionError ShellCapability
-SpawnCapability SpawnConfig SqliteJournal SqliteMemory StopReason StreamPart StuckAgent Subscription
-SubscriptionStatistics Supervisor Text TextDelta TextDeltaReceived TokenUsage Tool ToolCall ToolContext
-ToolDefinition ToolError ToolFinished ToolMessage ToolRegistry ToolResult ToolStarted UnhandledAgentErrors
-UnknownAgentError UserMessage Verdict WaitingAgent build_tools choose_driver open_agent_pool open_driver
-parse_driver_name resume_agent_pool start_fleet tool
+JournalCorruptError JournalError LeftOpenError LocalDriver LoopFinished LoopGuard LoopHaltedError
+MalformedReplyError ManifestError McpCapability McpServer Memory MemoryCapability MemoryFileError
+MemoryFragment MessageDeadLettered MessageRouter MessageSent MessagingCapability ModelAgent ModelCallFinished
+ModelCallStarted ModelSettings NamespacedMemory NetworkCapability OllamaDriver OpenAIDriver Overflow
+OverloadedError PhaseChanged PoolClosedError PoolFullError PoolLimitError PoolLimits PoolStatistics PriceTable
+PriceUnknownError PrivacyTier ProviderData RagCapability RateLimitedError ReasoningDelta
+ReasoningDeltaReceived RecordingDriver ReplayDriver ReplayMismatchError RequestRejectedError Reservation
+ResourceQuota RestartLimitError RestartMode RestartPolicy ResumableAgent RetryingDriver RouterStatistics
+RoutingDriver RunPausedError ScriptCall ScriptSettings ScriptStep ScriptedDriver Session SessionConflictError
+SessionError ShellCapability SpawnCapability SpawnConfig SqliteJournal SqliteMemory StopReason StreamPart
+StuckAgent Subscription SubscriptionStatistics Supervisor Text TextDelta TextDeltaReceived TokenUsage Tool
+ToolCall ToolContext ToolDefinition ToolError ToolFinished ToolMessage ToolRegistry ToolResult ToolStarted
+UnhandledAgentErrors UnknownAgentError UserMessage Verdict WaitingAgent build_tools choose_driver
+open_agent_pool open_driver parse_driver_name resume_agent_pool start_fleet tool
 """
 
 
@@ -47,7 +47,7 @@ def test_a_star_import_brings_every_public_name() -> None:
 LAZY = [
     "httpx2", "httpx", "openai", "anthropic", "ollama",
     "pydantic", "cattrs", "docstring_parser", "rich", "cyclopts",
-    "sqlite3", "pytest", "hypothesis", "asyncio",
+    "sqlite3", "pytest", "hypothesis", "asyncio", "opentelemetry",
 ]  # fmt: skip
 
 

@@ -192,14 +192,19 @@ async def test_every_phase_and_call_is_told_to_whoever_watches() -> None:
     assert told[told.index(events.PhaseChanged) : told.index(events.AgentFinished)] == [
         events.PhaseChanged,
         events.PhaseChanged,
+        events.ModelCallStarted,
+        events.ModelCallFinished,
         events.CompletionFinished,
         events.PhaseChanged,
         events.ToolStarted,
         events.ToolFinished,
         events.PhaseChanged,
         events.PhaseChanged,
+        events.ModelCallStarted,
+        events.ModelCallFinished,
         events.CompletionFinished,
         events.PhaseChanged,
+        events.LoopFinished,
     ]
     assert ctx.seen(events.PhaseChanged) == [
         ("perceive", 1),

@@ -8,7 +8,14 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from agentpool._core.approval import ApprovalRequest, Decision
-from agentpool._core.messages import AgentId, AgentMessage, ToolCall, ToolResult
+from agentpool._core.messages import (
+    AgentId,
+    AgentMessage,
+    Completion,
+    CompletionRequest,
+    ToolCall,
+    ToolResult,
+)
 from agentpool._core.outcomes import AgentOutcome
 from agentpool._core.usage import TokenUsage
 
@@ -50,6 +57,11 @@ class PhaseChanged(_Event):
 
     phase: Phase
     iteration: int
+
+
+@attrs.frozen
+class LoopFinished(_Event):
+    """The loop of an agent ended: with its result, with an error, or cancelled."""
 
 
 @attrs.frozen
@@ -101,8 +113,48 @@ class ApprovalDecided(_Event):
 
 
 @attrs.frozen
+class ModelCallStarted(_Event):
+    """A model was asked; each attempt of a retry, and each fallback, is a call by itself.
+
+    Attributes:
+      request: what is asked. Not printed: it holds the whole conversation.
+      model: the name of the model; empty if only the provider knows it.
+      provider: the driver's `provider`, such as `openai`, else the name of its class.
+      address: where the model is, if the driver tells it; else empty.
+      is_streamed: whether the answer comes in pieces.
+    """
+
+    request: CompletionRequest = attrs.field(repr=False)
+    model: str
+    provider: str
+    address: str
+    is_streamed: bool
+
+
+@attrs.frozen
+class ModelCallFinished(_Event):
+    """A model call ended: with its answer, with an error, cancelled, or its stream was left early.
+
+    Attributes:
+      started: the `seq` of its `ModelCallStarted`.
+      completion: the answer, with its price; None without one. Not printed.
+      error: what it raised; None if it was answered, cancelled or left.
+      is_cancelled: whether it was ended from outside, so that there is neither.
+      duration: in seconds, without the wait for room in a budget.
+      first_part: seconds until the first piece of a streamed answer; None if none came.
+    """
+
+    started: int
+    completion: Completion | None = attrs.field(repr=False)
+    error: Exception | None
+    is_cancelled: bool
+    duration: float
+    first_part: float | None
+
+
+@attrs.frozen
 class CompletionFinished(_Event):
-    """A model call came to its answer; `duration` is in seconds."""
+    """The loop got the answer that it asked for, by one model call or several; `duration` is in seconds."""
 
     usage: TokenUsage
     duration: float
@@ -192,12 +244,15 @@ Event: TypeAlias = (
     AgentSpawned
     | AgentStarted
     | PhaseChanged
+    | LoopFinished
     | TextDeltaReceived
     | ReasoningDeltaReceived
     | ToolStarted
     | ToolFinished
     | ApprovalRequested
     | ApprovalDecided
+    | ModelCallStarted
+    | ModelCallFinished
     | CompletionFinished
     | ContextCompacted
     | MessageSent

@@ -136,8 +136,6 @@ async def live(state: PoolState, record: AgentRecord) -> None:
     # In the task's own context, a copy of the spawner's: what it is set to, nobody else sees.
     set_current_agent(record)
     record.add_task(task)
-    if state.events.subscriptions:
-        state.events.emit(AgentStarted, record.id, record.parent_id)
     is_told = AGENTS.isEnabledFor(DEBUG)  # asked once, since an agent that completes is the usual case
     if is_told:
         state.events.reports.started(record, record.parent_id)
@@ -146,6 +144,8 @@ async def live(state: PoolState, record: AgentRecord) -> None:
         with record.scope:
             is_claimed = record.resumed is None or await _claimed(record, record.resumed, task)
             policy = record.work.options.restart
+            if state.events.subscriptions:  # in the context in which its body will run
+                state.events.emit(AgentStarted, record.id, record.parent_id)
             if not is_claimed:
                 outcome = await _never_claimed(record)
             elif policy is None:

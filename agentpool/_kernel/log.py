@@ -34,13 +34,18 @@ class Subscriber(Protocol):
 class Tap:
     """Shows each event in the step in which it happens; stands among the subscriptions of a pool.
 
-    For instruments: what it calls neither waits nor raises.
+    For instruments: what it calls neither waits nor raises. `AgentStarted`, `ToolStarted` and
+    `ModelCallStarted` are shown in the context variables in which the agent, the tool or the driver is
+    about to run, before any of its code. So a variable that is set then is seen by that code, and by what
+    it starts in turn. That of an agent, or of a tool, ends with it; after a model call, whoever had set it
+    sets it back when `ModelCallFinished` is shown, which is in the same context.
     """
 
-    def __init__(self, log: EventLog, show: Callable[[Event], None]) -> None:
+    def __init__(self, log: EventLog, show: Callable[[Event], None], ended: Callable[[], None]) -> None:
         self.cursor: int = log.end
         self._log = log
         self._show = show
+        self._ended = ended
 
     def wake(self) -> None:
         """Show what is new."""
@@ -54,6 +59,7 @@ class Tap:
 
     def close(self) -> None:
         """Nothing is left to show."""
+        self._ended()
 
 
 class EventLog:
@@ -118,12 +124,26 @@ class EventLog:
         if subscription in self.subscriptions:
             self.subscriptions.remove(subscription)
 
-    def tap(self, show: Callable[[Event], None]) -> None:
-        """Show each event in the step in which it happens, until the pool has ended."""
-        tap = Tap(self, show)
+    def tap(self, show: Callable[[Event], None], ended: Callable[[], None] = lambda: None) -> Tap:
+        """Show each event in the step in which it happens, until the pool has ended, or `untap`.
+
+        Args:
+          show: is called with each event.
+          ended: is called when the pool has ended.
+        """
+        tap = Tap(self, show, ended)
+        if self.closed:
+            tap.close()
+            return tap
         self._taps[tap] = None
         self.sleeping = {**self._taps, **self.sleeping}  # before the readers
         self.subscriptions.append(tap)
+        return tap
+
+    def untap(self, tap: Tap) -> None:
+        """Show a tap nothing more; harmless if it was dropped before."""
+        self._taps.pop(tap, None)
+        self.unsubscribe(tap)
 
     def close(self) -> None:
         """The pool has ended: readers get what is left, and then the end."""

@@ -32,6 +32,7 @@ from agentpool._core.errors import (
 from agentpool._core.events import BudgetWarned
 from agentpool._core.messages import Completion, CompletionRequest, StreamPart
 from agentpool._core.usage import NO_USAGE, TokenUsage, highest_cost
+from agentpool._kernel.observed import ObservedCall
 from agentpool._kernel.priced import PricedDriver
 from agentpool._kernel.protection import await_unprotected, protect_module
 
@@ -122,14 +123,14 @@ class MeteredDriver(PricedDriver):
             await call.set_aside(self.meter.budget)
         if self.meter.journal is not None:
             await call.keep(self.meter.journal)
-        call.begin()
+        call.begin(False)
         try:
             completion = call.booked(await await_unprotected(self.inner.complete, call.request))
         except BaseException as error:
             if not call.end(error):
                 raise
         else:
-            call.end(None)
+            call.end(None, completion)
             return completion
         raise call.too_slow()
 
@@ -143,7 +144,16 @@ class MeteredDriver(PricedDriver):
 class _Call:
     """One call: its room, its time, and what it used. After `begin` comes `end`, whatever happens."""
 
-    __slots__ = ("_driver", "_limit", "_reservation", "_settled", "_slack", "_spending", "request")
+    __slots__ = (
+        "_driver",
+        "_limit",
+        "_reservation",
+        "_settled",
+        "_slack",
+        "_spending",
+        "observed",
+        "request",
+    )
 
     def __init__(self, driver: MeteredDriver, request: CompletionRequest) -> None:
         self._driver = driver
@@ -153,6 +163,7 @@ class _Call:
         self._spending: Spending | None = None
         self._limit: trio.CancelScope | None = None
         self._settled = False
+        self.observed: ObservedCall | None = None
 
     async def set_aside(self, budget: Budget) -> None:
         """Wait for room for its worst case."""
@@ -178,8 +189,8 @@ class _Call:
             self._give_back()
             raise
 
-    def begin(self) -> None:
-        """Count it among those in flight, and begin its time."""
+    def begin(self, is_streamed: bool) -> None:
+        """Count it among those in flight, begin its time, and tell whoever watches."""
         meter = self._driver.meter
         try:
             meter.in_flight.__enter__()
@@ -189,6 +200,9 @@ class _Call:
         if meter.seconds is not None:
             self._limit = trio.CancelScope(deadline=trio.current_time() + meter.seconds)
             self._limit.__enter__()
+        events = meter._state.events
+        if events.subscriptions:
+            self.observed = ObservedCall(events, meter._record, self._driver.inner, self.request, is_streamed)
 
     async def _room(self, budget: Budget) -> Reservation:
         """Wait until the call's worst case is set aside."""
@@ -302,7 +316,7 @@ class _Call:
         seconds = self._driver.meter.seconds
         return DriverUnavailableError(f"the model did not answer within {seconds:g} s", may_have_cost=True)
 
-    def end(self, error: BaseException | None) -> bool:
+    def end(self, error: BaseException | None, completion: Completion | None = None) -> bool:
         """Book or give back what is set aside; return whether it was ended because its time was over."""
         self._driver.meter.in_flight.__exit__()
         if self._reservation is not None:
@@ -312,12 +326,16 @@ class _Call:
                         reservation.settle()
             self._give_back()
         limit = self._limit
-        if limit is None:
-            return False
-        limit.__exit__(
-            None if error is None else type(error), error, None if error is None else error.__traceback__
-        )
-        return limit.cancelled_caught
+        if limit is not None:
+            limit.__exit__(
+                None if error is None else type(error), error, None if error is None else error.__traceback__
+            )
+            is_too_slow = limit.cancelled_caught
+        else:
+            is_too_slow = False
+        if self.observed is not None:
+            self.observed.ended(self.too_slow() if is_too_slow else error, completion)
+        return is_too_slow
 
     def _give_back(self) -> None:
         for reservation in (self._reservation, self._slack):
@@ -354,6 +372,7 @@ class _MeteredStream:
         self._call = _Call(driver, request)
         self._block: Any = None
         self._parts: Any = None
+        self._completion: Completion | None = None
 
     async def __aenter__(self) -> _MeteredStream:
         call, meter = self._call, self._driver.meter
@@ -361,7 +380,7 @@ class _MeteredStream:
             await call.set_aside(meter.budget)
         if meter.journal is not None:
             await call.keep(meter.journal)
-        call.begin()
+        call.begin(True)
         try:
             self._block = self._driver.inner.stream(call.request)
             self._parts = await await_unprotected(self._block.__aenter__)
@@ -376,8 +395,11 @@ class _MeteredStream:
 
     async def __anext__(self) -> StreamPart:
         part: StreamPart = await await_unprotected(self._parts.__anext__)
+        if self._call.observed is not None:
+            self._call.observed.part_came()
         if isinstance(part, Completion):
-            return self._call.booked(part)  # now, since leaving the stream may be cancelled
+            # Now, since leaving the stream may be cancelled.
+            part = self._completion = self._call.booked(part)
         return part
 
     async def __aexit__(
@@ -386,10 +408,10 @@ class _MeteredStream:
         try:
             silenced = bool(await await_unprotected(self._block.__aexit__, kind, error, trace))
         except BaseException as raised:
-            if self._call.end(raised):
+            if self._call.end(raised, self._completion):
                 raise self._call.too_slow() from None
             raise
-        if self._call.end(error):
+        if self._call.end(error, self._completion):
             raise self._call.too_slow() from None
         return silenced
 

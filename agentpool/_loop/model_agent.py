@@ -14,6 +14,7 @@ from agentpool import abc
 from agentpool._core.budget import Budget
 from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
+from agentpool._core.events import LoopFinished
 from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ChatMessage, ToolDefinition
@@ -200,7 +201,10 @@ class _ModelAgent(Generic[T]):
         calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told)
         run = Run(ctx, ModelCalls(ctx, driver, is_told=is_told), calls, tape, idle)
         with in_force(rules):
-            return await run.to_its_end(state, effect)
+            try:
+                return await run.to_its_end(state, effect)
+            finally:
+                ctx.emit(LoopFinished)
 
     def _beginning(
         self,

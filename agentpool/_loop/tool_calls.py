@@ -166,7 +166,6 @@ class ToolCalls:
             if refused is not None:
                 return refused
         started = trio.current_time()
-        self.ctx.emit(ToolStarted, call)
         result = await self._contained(call, number, started)
         if self.tape is not None:
             self.tape.returned(number, result)
@@ -226,6 +225,7 @@ class ToolCalls:
         else:
             set_place(tape.place_of_call(number))
             begin_call(self.ctx.id, tape.call_key(number))
+        self.ctx.emit(ToolStarted, call)  # in the context in which the tool will run
         if call.problem:
             raise ToolError(call.problem)
         if self.tools is None:

@@ -81,6 +81,7 @@ def run(
     log_level: LogLevel | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    otel: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Run the agents of a fleet file until all have ended, and tell how each ended.
 
@@ -102,6 +103,7 @@ def run(
       log_level: The least that is written there; info if it is left out, and debug tells of each model call.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
+      otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
     """
     from agentpool.cli._log_file import logging_into
     from agentpool.cli._run import RunOptions, run_fleet
@@ -117,6 +119,7 @@ def run(
         vars=parse_vars(var),
         quiet=quiet,
         as_json=as_json,
+        otel=otel,
     )
     with logging_into(log_file, log_level):
         return run_fleet(fleet, options)
@@ -136,6 +139,7 @@ def resume(
     log_level: LogLevel | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    otel: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Go on with a run that `agentpool run --journal` began, after a crash, a signal or a decision.
 
@@ -153,6 +157,7 @@ def resume(
       log_level: The least that is written there; info if it is left out, and debug tells of each model call.
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
+      otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
     """
     from agentpool.cli._log_file import logging_into
     from agentpool.cli._resume import resume_run
@@ -167,6 +172,7 @@ def resume(
         memory=None if memory is None else parse_file("--memory", memory),
         quiet=quiet,
         as_json=as_json,
+        otel=otel,
     )
     with logging_into(log_file, log_level):
         return resume_run(journal, options)
@@ -185,6 +191,7 @@ def chat(
     log_file: str | None = None,
     log_level: LogLevel | None = None,
     quiet: Annotated[bool, Parameter(negative="")] = False,
+    otel: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Talk with the agent of a manifest.
 
@@ -201,6 +208,7 @@ def chat(
       log_file: A file to which a line is added for whatever happens, but no prompts and no answers.
       log_level: The least that is written there; info if it is left out, and debug tells of each model call.
       quiet: Show no tools, and nothing but answers and problems.
+      otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
     """
     from agentpool.cli._chat import ChatOptions
     from agentpool.cli._chat import chat as talk
@@ -214,6 +222,7 @@ def chat(
         memory=None if memory is None else parse_file("--memory", memory),
         timeout=timeout,
         quiet=quiet,
+        otel=otel,
     )
     with logging_into(log_file, log_level):
         return talk(manifest, options)

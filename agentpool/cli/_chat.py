@@ -29,6 +29,7 @@ from agentpool.cli._files import load_manifest
 from agentpool.cli._kept import Kept, default_file, interrupted, queries_of
 from agentpool.cli._listening import Conversations
 from agentpool.cli._memory import open_memory
+from agentpool.cli._otel import exporting, traced
 from agentpool.cli._progress import reason_of
 from agentpool.cli._prompt import LeftError, Prompt, read_all
 from agentpool.cli._signals import ChatSignals
@@ -60,6 +61,7 @@ class ChatOptions:
     memory: Path | None = None
     timeout: float | None = None
     quiet: bool = False
+    otel: bool = False
 
 
 def chat(path: Path, options: ChatOptions) -> int:
@@ -76,7 +78,8 @@ def chat(path: Path, options: ChatOptions) -> int:
         sys.stdin.reconfigure(errors="replace")  # what is no text in its encoding may come by a pipe
     asked = None if sys.stdin is not None and sys.stdin.isatty() else read_all(BadInputError)
     view = ChatView(options.quiet)
-    code = trio.run(_chat, manifest, options, view, asked)
+    with exporting(options.otel):
+        code = trio.run(_chat, manifest, options, view, asked)
     if view.lost is not None and code < 128:
         raise view.lost
     return code
@@ -109,6 +112,7 @@ async def _chat(manifest: AgentManifest, options: ChatOptions, view: ChatView, a
                 approver=TerminalApprover(view) if can_ask() else None,
             )
         )
+        await stack.enter_async_context(traced(pool, options.otel))
         events = await stack.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
         agent = ModelAgent(manifest, driver=drivers.get(manifest))
         chat = _Chat(pool, events, agent, drivers.conversations, kept, view, options.timeout)

@@ -11,6 +11,7 @@ import trio
 from agentpool._core.outcomes import Completed
 from agentpool._kernel.context import AgentContext
 from agentpool.cli._journals import KeptRun, children_of, outcome_of, outcomes_of
+from agentpool.cli._otel import exporting
 from agentpool.cli._output import OutputDirectory
 from agentpool.cli._run import RunOptions, RunReport, perform, print_report
 from agentpool.cli._streams import only_ours, say
@@ -51,7 +52,8 @@ def resume_run(path: Path, options: RunOptions) -> int:
             )
             view = choose_view(quiet=options.quiet)
             try:
-                report = trio.run(perform, name, fleet, options, view, kept.past)
+                with exporting(options.otel):
+                    report = trio.run(perform, name, fleet, options, view, kept.past)
             finally:
                 view.close()
         else:

@@ -31,6 +31,7 @@ from agentpool.cli._drivers import Drivers, FleetDriver, plain_tools, pool_drive
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._files import load_fleet
 from agentpool.cli._memory import open_memory
+from agentpool.cli._otel import exporting, traced
 from agentpool.cli._output import OutputDirectory
 from agentpool.cli._progress import describe
 from agentpool.cli._report import outcome_as_json, print_outcomes
@@ -65,6 +66,7 @@ class RunOptions:
     vars: Mapping[str, str] = attrs.field(factory=dict)
     quiet: bool = False
     as_json: bool = False
+    otel: bool = False
 
 
 @attrs.frozen
@@ -108,7 +110,8 @@ def run_fleet(path: Path, options: RunOptions) -> int:
         fleet = load_fleet(path, options.vars)
         view = choose_view(quiet=options.quiet)
         try:
-            report = trio.run(perform, str(path), fleet, options, view)
+            with exporting(options.otel):
+                report = trio.run(perform, str(path), fleet, options, view)
         finally:
             view.close()
     print_report(str(path), report, options)
@@ -141,7 +144,7 @@ async def perform(
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations
         starts = starts_of(fleet, _driver_of(drivers, options), options.timeout)
-        run = _Run(view, drivers, output, options.journal)
+        run = _Run(view, drivers, output, options.journal, options.otel)
         approver = TerminalApprover(view) if can_ask() else None
         pool = _opened(path, fleet, options, drivers, memory, starts, past, approver)
         if past is not None:
@@ -256,6 +259,7 @@ class _Run:
     _drivers: Drivers
     _output: OutputDirectory | None
     _journal: Path | None = None
+    _otel: bool = False
     _signals: SignalCounter = attrs.field(factory=SignalCounter)
     handles: dict[str, AgentHandle[Any]] = attrs.field(factory=dict)
     children: dict[tuple[AgentId, str], AnyOutcome] = attrs.field(factory=dict)
@@ -274,6 +278,8 @@ class _Run:
             try:
                 with self._scope:
                     async with opened as pool:
+                        # Left after the pool: so the ends of all agents are seen.
+                        await around.enter_async_context(traced(pool, self._otel))
                         events = await around.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
                         nursery.start_soon(self._show, pool, events, shown)
                         nursery.start_soon(self._view.keep_drawing, pool, self._drivers)

@@ -43,7 +43,9 @@ def _describe_error(error: BaseException, depth: int) -> str:
 
 def _describe_fields(value: Any, depth: int) -> str:
     fields = [
-        f"{field.name}={describe(getattr(value, field.name), depth)}" for field in attrs.fields(type(value))
+        f"{field.name}={describe(getattr(value, field.name), depth)}"
+        for field in attrs.fields(type(value))
+        if field.repr  # what is not printed is long, and told elsewhere
     ]
     return f"{type(value).__name__}({', '.join(fields)})"
 

@@ -63,7 +63,7 @@ class Host:
         self._is_cancelled = False
         self._tell: Callable[[], object] = _nothing
         self._result: outcome.Maybe[None] | None = None
-        self.is_over = False
+        self.is_over: bool = False
 
     # -- the block -----------------------------------------------------------------------------------
 

@@ -48,8 +48,8 @@ class Seat:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.token = trio.lowlevel.current_trio_token()
-        self.is_over = False
+        self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
+        self.is_over: bool = False
         self._loop = loop
         self._agent = waiting_agent()
         self._job: Job[Any] | None = None

@@ -62,4 +62,6 @@ def _threads() -> set[threading.Thread]:
 def no_thread_is_left() -> Iterator[None]:
     before = _threads()
     yield
+    for thread in _threads() - before:
+        thread.join(5)  # AnyIO's workers end by themselves, a moment after their loop
     assert _threads() - before == set()

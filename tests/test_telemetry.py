@@ -16,10 +16,12 @@ import pytest
 pytest.importorskip("opentelemetry.sdk")
 
 import trio
+from journal_kit import Records
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
+from telemetry_kit import Blocked, Recorded, texts_of
 
 from agentpool import (
     AgentContext,
@@ -42,7 +44,6 @@ from agentpool import (
     tool,
 )
 from agentpool.telemetry import trace_pool
-from tests.telemetry_kit import Blocked, Recorded, texts_of
 
 PLAIN = AgentManifest(name="helper")
 USAGE = TokenUsage(100, 20, cost_usd=0.5)
@@ -808,3 +809,39 @@ async def test_time_is_that_of_the_wall_and_goes_by_as_on_trios_clock(
     assert span.end_time is not None
     assert 0 <= span.start_time - began < 60e9
     assert span.end_time - span.start_time == pytest.approx(3600e9)
+
+
+# -- runs that are resumed -----------------------------------------------------------------------------
+
+
+async def test_a_resumed_run_is_traced_from_where_it_goes_on(recorded: Recorded) -> None:
+    from agentpool import resume_agent_pool
+
+    begun = trio.Event()
+
+    class Model(ScriptedDriver):
+        async def complete(self, request: CompletionRequest) -> Completion:
+            if request.messages[-1].__class__.__name__ == "ToolMessage" and not go.is_set():
+                begun.set()
+                await trio.sleep_forever()
+            with recorded.tracer.start_as_current_span("POST"):
+                return await super().complete(request)
+
+    go = trio.Event()
+    journal = Records()
+    call = Completion("", (ToolCall("1", "add", {"a": 1, "b": 2}),))
+    with trio.CancelScope() as scope:
+        async with open_agent_pool(Model([call]), max_concurrent=1, journal=journal) as pool:
+            await pool.spawn(SpawnConfig(PLAIN, "1 + 2?", tools=[add]))
+            await begun.wait()
+            scope.cancel()
+    go.set()
+    recorded.exporter.clear()
+    async with AsyncExitStack() as stack:
+        async with resume_agent_pool(Records(journal.kept), Model(["three"])) as pool:
+            await stack.enter_async_context(trace_pool(pool, **recorded.options))
+            (handle,) = pool.resumed
+            assert (await handle.result()).text == "three"
+    assert recorded.path("POST") == "invoke_workflow / invoke_agent helper / turn 2 / chat / POST"
+    assert recorded.named("execute_tool add") == []  # it had been called
+    assert recorded.problems() == []

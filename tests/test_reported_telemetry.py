@@ -14,6 +14,7 @@ pytest.importorskip("opentelemetry.sdk")
 import trio
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from telemetry_kit import Recorded, texts_of
 
 from agentpool import (
     AgentContext,
@@ -35,7 +36,6 @@ from agentpool import (
     tool,
 )
 from agentpool.telemetry import trace_pool
-from tests.telemetry_kit import Recorded, texts_of
 
 PLAIN = AgentManifest(name="helper")
 

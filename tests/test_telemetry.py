@@ -16,10 +16,12 @@ import pytest
 pytest.importorskip("opentelemetry.sdk")
 
 import trio
+from journal_kit import Records
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
+from telemetry_kit import Blocked, Recorded, texts_of
 
 from agentpool import (
     AgentContext,
@@ -38,11 +40,11 @@ from agentpool import (
     TextDelta,
     TokenUsage,
     ToolCall,
+    UserMessage,
     open_agent_pool,
     tool,
 )
 from agentpool.telemetry import trace_pool
-from tests.telemetry_kit import Blocked, Recorded, texts_of
 
 PLAIN = AgentManifest(name="helper")
 USAGE = TokenUsage(100, 20, cost_usd=0.5)
@@ -632,6 +634,88 @@ async def test_dead_letters_compactions_and_warnings_are_events_of_spans(recorde
     assert letters == [({}, 1)]
 
 
+async def test_what_a_pool_warns_of_is_an_event_of_the_span_in_which_it_happens(
+    recorded: Recorded, autojump_clock: Any
+) -> None:
+    ids: list[int] = []
+
+    async def asker(ctx: AgentContext, to: int) -> None:
+        await trio.sleep(1)
+        with trio.move_on_after(5):
+            await ctx.ask(ids[to], "?")
+
+    async def stubborn(ctx: AgentContext) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(60)
+
+    again = Completion("", (asks("add", a=1, b=1),))
+    driver = ScriptedDriver([again] * 10)
+    async with traced_pool(recorded, driver, contents=True) as pool:
+        await (await pool.spawn(SpawnConfig(PLAIN, "go", tools=[add]))).wait()
+        handle = await pool.spawn(stubborn)
+        await trio.testing.wait_all_tasks_blocked()
+        handle.abort()
+        ids.append((await pool.spawn(asker, 1, name="one")).id)
+        ids.append((await pool.spawn(asker, 0, name="two")).id)
+        await pool.join_all()
+    events = {event.name: span.name for span in recorded.spans for event in span.events}
+    assert events["agentpool.guard_warned"].startswith("turn ")
+    assert events["agentpool.stuck"] == "invoke_agent stubborn"
+    assert events["agentpool.deadlock_suspected"] in ("invoke_agent one", "invoke_agent two")
+
+
+async def test_a_refused_budget_and_a_compaction_are_events(recorded: Recorded) -> None:
+    from agentpool import Budget
+
+    class Talkative(Driver):
+        asked = 0
+
+        async def complete(self, request: CompletionRequest) -> Completion:
+            await trio.lowlevel.checkpoint()
+            self.asked += 1
+            if "tool" not in str(request.messages[-1]).lower():
+                return Completion("all is well", usage=USAGE)
+            return Completion("word " * 500, (asks("add", a=self.asked, b=1),), usage=USAGE)
+
+    manifest = AgentManifest.from_toml(
+        'name = "helper"\n[model]\nmax_tokens = 400\ncontext_window = 2500\ncompaction = "summary"\n'
+    )
+    async with traced_pool(recorded, Talkative(), budget=Budget(calls=8)) as pool:
+        await (await pool.spawn(SpawnConfig(manifest, "use the tool", tools=[add]))).wait()
+    names = {event.name for span in recorded.spans for event in span.events}
+    assert {"agentpool.budget_warned", "agentpool.context_compacted"} <= names
+    assert recorded.problems() == []
+
+
+async def test_what_was_asked_in_other_forms_is_told_too(recorded: Recorded) -> None:
+    from agentpool import Document, Image, Text
+
+    async def plain(ctx: AgentContext) -> None:
+        assert ctx.driver is not None
+        content = (Text("look"), Image(b"PNGBYTES", "image/png"), Document(url="https://example.com/a.pdf"))
+        await ctx.driver.complete(
+            CompletionRequest(
+                "m-1",
+                [UserMessage(content)],
+                stop=["END"],
+                output_schema={"type": "object"},
+                options={"seed": 7, "top_p": 0.5, "user": "bob"},
+            )
+        )
+
+    async with traced_pool(recorded, ScriptedDriver(["hello"]), contents=True) as pool:
+        await (await pool.spawn(plain)).result()
+    said = recorded.one("chat m-1").attributes or {}
+    assert said["gen_ai.request.stop_sequences"] == ("END",)
+    assert said["gen_ai.output.type"] == "json"
+    assert said["gen_ai.request.seed"] == 7
+    assert said["gen_ai.request.top_p"] == 0.5
+    told = str(said["gen_ai.input.messages"])
+    assert '"type": "blob", "modality": "image", "mime_type": "image/png", "size": 8' in told
+    assert '"uri": "https://example.com/a.pdf"' in told
+    assert "PNGBYTES" not in told
+
+
 # -- contents ----------------------------------------------------------------------------------------
 
 
@@ -808,3 +892,39 @@ async def test_time_is_that_of_the_wall_and_goes_by_as_on_trios_clock(
     assert span.end_time is not None
     assert 0 <= span.start_time - began < 60e9
     assert span.end_time - span.start_time == pytest.approx(3600e9)
+
+
+# -- runs that are resumed -----------------------------------------------------------------------------
+
+
+async def test_a_resumed_run_is_traced_from_where_it_goes_on(recorded: Recorded) -> None:
+    from agentpool import resume_agent_pool
+
+    begun = trio.Event()
+
+    class Model(ScriptedDriver):
+        async def complete(self, request: CompletionRequest) -> Completion:
+            if request.messages[-1].__class__.__name__ == "ToolMessage" and not go.is_set():
+                begun.set()
+                await trio.sleep_forever()
+            with recorded.tracer.start_as_current_span("POST"):
+                return await super().complete(request)
+
+    go = trio.Event()
+    journal = Records()
+    call = Completion("", (ToolCall("1", "add", {"a": 1, "b": 2}),))
+    with trio.CancelScope() as scope:
+        async with open_agent_pool(Model([call]), max_concurrent=1, journal=journal) as pool:
+            await pool.spawn(SpawnConfig(PLAIN, "1 + 2?", tools=[add]))
+            await begun.wait()
+            scope.cancel()
+    go.set()
+    recorded.exporter.clear()
+    async with AsyncExitStack() as stack:
+        async with resume_agent_pool(Records(journal.kept), Model(["three"])) as pool:
+            await stack.enter_async_context(trace_pool(pool, **recorded.options))
+            (handle,) = pool.resumed
+            assert (await handle.result()).text == "three"
+    assert recorded.path("POST") == "invoke_workflow / invoke_agent helper / turn 2 / chat / POST"
+    assert recorded.named("execute_tool add") == []  # it had been called
+    assert recorded.problems() == []

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("opentelemetry.sdk")
 
 import trio
+from telemetry_kit import Recorded
 
 from agentpool import (
     AgentContext,
@@ -26,7 +27,6 @@ from agentpool import (
 )
 from agentpool.telemetry import trace_pool
 from agentpool.testing import SimulationContext, cancel_everywhere, explore, simulate
-from tests.telemetry_kit import Recorded
 
 
 async def leaf(ctx: AgentContext, seconds: float = 0.5) -> None:

@@ -25,7 +25,7 @@ from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.router import DeadLetter
 from agentpool._kernel.statistics import PoolStatistics
 from agentpool._loop.resume import resume_agent_pool
-from agentpool.bridge._asyncio_calls import EnteredBlock, LoopEvent, cancel_again, sleep_until
+from agentpool.bridge._asyncio_calls import LoopEvent, cancel_again, sleep_until
 from agentpool.bridge._asyncio_scope import AsyncioAgentHandle, AsyncioScope, Line
 from agentpool.bridge._calls import Call
 from agentpool.bridge._host import Host, check_portal
@@ -182,42 +182,6 @@ class AsyncioAgentPool(AsyncioScope):
           TypeError, ValueError: as `AgentPool.events`.
         """
         return _OpenEvents(self._line, lambda: self._pool.events(max_buffer, overflow))
-
-    def on_trio(
-        self, make: Callable[[AgentPool], AbstractAsyncContextManager[T]]
-    ) -> AbstractAsyncContextManager[T]:
-        """Hold a block on trio while the block runs, such as that of `agentpool.telemetry.trace_pool`.
-
-        It is entered and left in one task of the pool's run, in the context variables of the caller.
-
-        Args:
-          make: makes it of the pool itself, which belongs to trio.
-
-        Raises:
-          BaseException: what entering or leaving it raises.
-        """
-        return _OnTrio(self._line, lambda: make(self._pool))
-
-
-class _OnTrio(AbstractAsyncContextManager[T]):
-    """A block on trio, held by a task of asyncio's."""
-
-    def __init__(self, line: Line, make: Callable[[], AbstractAsyncContextManager[T]]) -> None:
-        self._line = line
-        self._make = make
-        self._block: EnteredBlock[T] | None = None
-
-    async def __aenter__(self) -> T:
-        if self._block is not None:
-            raise RuntimeError("this is for one block: call on_trio again")
-        self._block = await self._line.enter(self._make)
-        return self._block.value
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._block is not None
-        await self._block.leave(error)
 
 
 def _context() -> Context:

@@ -441,42 +441,6 @@ class BlockingAgentPool:
         """
         return _OpenEvents(self._line, lambda: self._pool.events(max_buffer, overflow))
 
-    # -- the rest ------------------------------------------------------------------------------------
-
-    def on_trio(
-        self, make: Callable[[AgentPool], AbstractAsyncContextManager[T]]
-    ) -> AbstractContextManager[T]:
-        """Hold a block on trio while the block runs, such as that of `agentpool.telemetry.trace_pool`.
-
-        It is entered and left in one task of the pool's run, in the context variables of the caller.
-
-        Args:
-          make: makes it of the pool itself, which belongs to trio.
-
-        Raises:
-          RuntimeError: in the thread of an agent's tool.
-          BaseException: what entering or leaving it raises.
-        """
-        if self._line.is_thread_of_agent():
-            raise RuntimeError("a block on trio cannot be held in the thread of a tool")
-        mailbox = Mailbox(self._host)
-        return _OnTrio(EnteredBlock(self._line, mailbox, lambda: make(self._pool)))
-
-
-class _OnTrio(AbstractContextManager[T]):
-    """A block on trio, held by a thread."""
-
-    def __init__(self, block: EnteredBlock[T]) -> None:
-        self._block = block
-
-    def __enter__(self) -> T:
-        return self._block.enter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._block.leave(error)
-
 
 class _Completing(AbstractContextManager[Iterator[AnyOutcome]]):
     """The block of `as_completed` in a thread."""

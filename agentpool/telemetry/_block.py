@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import trio
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from agentpool._kernel.log import Tap
+    from agentpool.bridge import AsyncioAgentPool, BlockingAgentPool
     from agentpool.telemetry._ending import SpanEnder
     from agentpool.telemetry._tree import PoolTrace
 
@@ -30,12 +33,26 @@ _NEEDS = (
 )
 
 
+@overload
 def trace_pool(
-    pool: AgentPool,
+    pool: AgentPool | AsyncioAgentPool,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
     contents: bool = False,
-) -> AbstractAsyncContextManager[None]:
+) -> AbstractAsyncContextManager[None]: ...
+@overload
+def trace_pool(
+    pool: BlockingAgentPool,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    contents: bool = False,
+) -> AbstractContextManager[None]: ...
+def trace_pool(
+    pool: AgentPool | AsyncioAgentPool | BlockingAgentPool,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    contents: bool = False,
+) -> AbstractAsyncContextManager[None] | AbstractContextManager[None]:
     """Have what happens in a pool told to OpenTelemetry, as spans and metrics, while the block runs.
 
     The pool, its agents, their turns, model calls and tool calls are spans, by the GenAI semantic
@@ -49,7 +66,7 @@ def trace_pool(
     Nothing that goes wrong here reaches the pool: it is logged, by `agentpool.telemetry`.
 
     Args:
-      pool: an open pool.
+      pool: an open pool; for one of `open_agent_pool_blocking` the block is a plain `with`.
       tracer_provider: where spans go; that of the process if left out.
       meter_provider: where metrics go; that of the process if left out.
       contents: whether what was said is sent too: prompts, answers, arguments and results of tools, and
@@ -61,57 +78,137 @@ def trace_pool(
 
     Checkpoint: only if spans have to be waited for at the end, which takes 5 seconds at the most.
     """
-    if not isinstance(pool, AgentPool):
-        raise TypeError(f"pool must be an open AgentPool, not {shown(pool)}")
     try:
         import opentelemetry.trace  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(_NEEDS, name="opentelemetry") from error
-    return _Traced(pool, tracer_provider, meter_provider, contents)
+    providers = (tracer_provider, meter_provider)
+    if isinstance(pool, AgentPool):
+        return _TracedOnTrio(_Tracing(pool, providers, bool(contents), None))
+    from agentpool.bridge import AsyncioAgentPool, BlockingAgentPool  # who is on trio needs none
+
+    if isinstance(pool, AsyncioAgentPool):
+        return _TracedOnAsyncio(_Tracing(pool._pool, providers, bool(contents), pool._line.now))
+    if isinstance(pool, BlockingAgentPool):
+        return _TracedInThread(_Tracing(pool._pool, providers, bool(contents), pool._line.now))
+    raise TypeError(f"pool must be an open AgentPool, not {shown(pool)}")
 
 
-class _Traced(AbstractAsyncContextManager[None]):
-    """The block of `trace_pool`. No generator: the current span would be held over its `yield`."""
+class _Tracing:
+    """A trace from its beginning to its end.
+
+    Args:
+      on_trio: calls a function in the thread of the pool; None if that is the calling one.
+    """
 
     def __init__(
         self,
         pool: AgentPool,
-        tracer_provider: TracerProvider | None,
-        meter_provider: MeterProvider | None,
+        providers: tuple[TracerProvider | None, MeterProvider | None],
         contents: bool,
+        on_trio: Callable[[Callable[[], None]], None] | None,
     ) -> None:
         self._pool = pool
-        self._providers = (tracer_provider, meter_provider)
-        self._contents = bool(contents)
+        self._providers = providers
+        self._contents = contents
+        self._on_trio = on_trio
         self._trace: PoolTrace | None = None
         self._ender: SpanEnder | None = None
         self._tap: Tap | None = None
 
-    async def __aenter__(self) -> None:
+    def begin(self) -> None:
+        """Begin it, inside of the caller's current span; the pool's is the current one after that."""
         if self._trace is not None:
             raise RuntimeError("a trace is for one block: call trace_pool() again")
+        self._call(self._open)
+        assert self._trace is not None
+        self._trace.enter()
+
+    def _open(self) -> None:
         self._ender, self._trace = _trace_of(self._pool, *self._providers, self._contents)
         self._trace.open(trio.current_time())
         self._tap = self._pool._state.events.tap(self._trace.show, self._close)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def end(self, error: BaseException | None) -> SpanEnder:
+        """End it; return what may still have spans to end."""
         assert self._trace is not None
-        assert self._tap is not None
         assert self._ender is not None
-        self._pool._state.events.untap(self._tap)
-        self._close(error)
         self._trace.leave()
-        # Nearly always it is done: trio's clock, which may be a virtual one, is not to go on for it.
-        if not self._ender.wait(0.05):
-            with trio.CancelScope(shield=True):
-                await run_blocking(self._ender.wait, EXPORT_SECONDS)
-        _complain(self._ender)
+        self._call(partial(self._close, error))
+        return self._ender
 
     def _close(self, error: BaseException | None = None) -> None:
         assert self._trace is not None
-        self._trace.close(trio.current_time(), error)
+        if self._tap is not None:
+            self._pool._state.events.untap(self._tap)
+        if self._trace.is_open:  # else the pool has ended before
+            self._trace.close(trio.current_time(), error)
+
+    def _call(self, fn: Callable[[], None]) -> None:
+        if self._on_trio is None:
+            fn()
+        else:
+            self._on_trio(fn)
+
+
+# No generators: the current span would be held over their `yield`.
+
+
+class _TracedOnTrio(AbstractAsyncContextManager[None]):
+    """The block of `trace_pool` on trio."""
+
+    def __init__(self, tracing: _Tracing) -> None:
+        self._tracing = tracing
+
+    async def __aenter__(self) -> None:
+        self._tracing.begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        ender = self._tracing.end(error)
+        # Nearly always it is done: trio's clock, which may be a virtual one, is not to go on for it.
+        if not ender.wait(0.05):
+            with trio.CancelScope(shield=True):
+                await run_blocking(ender.wait, EXPORT_SECONDS)
+        _complain(ender)
+
+
+class _TracedOnAsyncio(AbstractAsyncContextManager[None]):
+    """The block of `trace_pool` on asyncio."""
+
+    def __init__(self, tracing: _Tracing) -> None:
+        self._tracing = tracing
+
+    async def __aenter__(self) -> None:
+        self._tracing.begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        ender = self._tracing.end(error)
+        if not ender.wait(0.05):
+            await asyncio.to_thread(ender.wait, EXPORT_SECONDS)
+        _complain(ender)
+
+
+class _TracedInThread(AbstractContextManager[None]):
+    """The block of `trace_pool` in a thread without a loop."""
+
+    def __init__(self, tracing: _Tracing) -> None:
+        self._tracing = tracing
+
+    def __enter__(self) -> None:
+        self._tracing.begin()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        ender = self._tracing.end(error)
+        ender.wait(EXPORT_SECONDS)
+        _complain(ender)
 
 
 def _trace_of(

@@ -128,7 +128,7 @@ class PoolTrace:
     # -- the pool ------------------------------------------------------------------------------------
 
     def open(self, time: float) -> None:
-        """Begin the pool's span in the current context, and make it the current one there."""
+        """Begin the pool's span, inside of the current one."""
         others = _open_traces.setdefault(self._pool._state, [])
         self._outside = _outside_of(others)
         attributes: said.Attributes = {
@@ -139,8 +139,6 @@ class PoolTrace:
         at = self._wall_clock(time)
         span = self._tracer.start_span("invoke_workflow", context, attributes=attributes, start_time=at)
         self._root = Node("pool", SUPERVISOR, span, None, "pool", at)
-        self._root.enter(self._key)
-        self._entered = self._root
         others.append(self._root)
         self._instruments.pools.add(self._pool)
         for record in self._pool._state.records.values():
@@ -149,8 +147,19 @@ class PoolTrace:
             else:
                 self._spawned[record.id] = (record.name, record.started_at)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the pool's span has begun, and not ended."""
+        return self._root is not None
+
+    def enter(self) -> None:
+        """Make the pool's span the current one, for whoever calls this; nothing if the pool has ended."""
+        self._entered = self._root
+        if self._entered is not None:
+            self._entered.enter(self._key)
+
     def leave(self) -> None:
-        """Make that the current span again which was so before `open`."""
+        """Make that the current span again which was so before `enter`."""
         entered, self._entered = self._entered, None
         if entered is not None:
             entered.leave(self._key)

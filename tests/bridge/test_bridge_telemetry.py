@@ -1,105 +1,83 @@
-"""Spans go over the bridges: of the program to the agents, and of the agents to what runs on asyncio."""
+"""Pools of threads and of asyncio are traced too: one tree across the threads."""
 
 from __future__ import annotations
 
 import asyncio
-from functools import partial
-from typing import Any
+from contextlib import AsyncExitStack, ExitStack
 
 import pytest
-import trio
-from bridge_kit import double, run_asyncio
 
-from agentpool import AgentContext
+pytest.importorskip("opentelemetry.sdk")
+
+from telemetry_kit import Recorded
+
+from agentpool import AgentContext, AgentManifest, ScriptedDriver, SpawnConfig
 from agentpool.bridge import (
     AsyncioAgentContext,
     asyncio_agent,
     open_agent_pool_asyncio,
     open_agent_pool_blocking,
 )
-
-pytest.importorskip("opentelemetry.sdk")
-
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
 from agentpool.telemetry import trace_pool
 
-
-class Traces:
-    """A provider that keeps its spans."""
-
-    def __init__(self) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider()
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.tracer = self.provider.get_tracer("program")
-
-    def parents(self) -> dict[str, str | None]:
-        """The name of the parent of each span."""
-        spans = self.exporter.get_finished_spans()
-        names = {span.context.span_id: span.name for span in spans}
-        return {span.name: names.get(span.parent.span_id) if span.parent else None for span in spans}
+PLAIN = AgentManifest(name="helper")
 
 
-async def child(ctx: AgentContext, tracer: Any) -> None:
-    with tracer.start_as_current_span("inside the child"):
-        await trio.sleep(0)
+@pytest.fixture
+def recorded() -> Recorded:
+    return Recorded()
 
 
-async def there(ctx: AsyncioAgentContext, tracer: Any) -> None:
-    with tracer.start_as_current_span("inside, on asyncio"):
-        await asyncio.sleep(0)
-        await (await ctx.spawn(child, tracer))
+async def child(ctx: AgentContext) -> None: ...
 
 
-EXPECTED = {
-    "request": None,
-    "invoke_workflow": "request",
-    "invoke_agent there": "handler",
-    "handler": "request",
-    "inside, on asyncio": "invoke_agent there",
-    "invoke_agent child": "inside, on asyncio",
-    "inside the child": "invoke_agent child",
-}
+def test_a_pool_for_threads_is_traced_in_a_plain_block(recorded: Recorded) -> None:
+    with recorded.tracer.start_as_current_span("request") as request:
+        with open_agent_pool_blocking(ScriptedDriver(["hello"]), max_concurrent=2) as pool:
+            with trace_pool(pool, **recorded.options):
+                with recorded.tracer.start_as_current_span("phase"):
+                    pool.spawn(SpawnConfig(PLAIN, "go")).result()
+                pool.spawn_nowait(child)
+                pool.join_all()
+            from opentelemetry import trace
+
+            assert trace.get_current_span() is request
+    assert recorded.path("chat") == "request / invoke_workflow / phase / invoke_agent helper / turn 1 / chat"
+    assert recorded.path("invoke_agent child") == "request / invoke_workflow / invoke_agent child"
+    assert recorded.problems() == []
 
 
-def test_a_pool_on_asyncio_is_one_tree_with_the_spans_of_its_program() -> None:
-    traces = Traces()
+def test_a_pool_for_asyncio_is_traced_with_the_agents_that_run_there(recorded: Recorded) -> None:
+    @asyncio_agent
+    async def agent(ctx: AsyncioAgentContext) -> None:
+        with recorded.tracer.start_as_current_span("on asyncio"):
+            await asyncio.gather(*[(await ctx.spawn(child)).wait() for _ in range(2)])
 
     async def main() -> None:
-        async with open_agent_pool_asyncio(max_concurrent=2) as pool:
-            with traces.tracer.start_as_current_span("request"):
-                block = pool.on_trio(partial(trace_pool, tracer_provider=traces.provider))
-                async with block:
-                    with traces.tracer.start_as_current_span("handler"):
-                        await (await pool.spawn(asyncio_agent(there), traces.tracer))
-                with pytest.raises(RuntimeError, match="for one block"):
-                    await block.__aenter__()
+        with recorded.tracer.start_as_current_span("request"):
+            async with open_agent_pool_asyncio(max_concurrent=2) as pool:
+                async with trace_pool(pool, **recorded.options):
+                    await (await pool.spawn(agent, name="agent")).result()
 
-    run_asyncio(main)
-    assert traces.parents() == EXPECTED
+    asyncio.run(main())
+    assert recorded.path("invoke_agent child") == (
+        "request / invoke_workflow / invoke_agent agent / on asyncio / invoke_agent child"
+    )
+    assert recorded.problems() == []
 
 
-def test_a_blocking_pool_is_one_tree_with_the_spans_of_its_program() -> None:
-    traces = Traces()
-    with open_agent_pool_blocking(max_concurrent=2) as pool:
-        with traces.tracer.start_as_current_span("request"):
-            with pool.on_trio(partial(trace_pool, tracer_provider=traces.provider)):
-                with traces.tracer.start_as_current_span("handler"):
-                    pool.spawn(asyncio_agent(there), traces.tracer).result()
+def test_a_trace_may_outlive_its_pool_here_too(recorded: Recorded) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            async with open_agent_pool_asyncio(max_concurrent=2) as pool:
+                await stack.enter_async_context(trace_pool(pool, **recorded.options))
+                await pool.spawn(child)
 
-        def in_tool() -> None:
-            with pytest.raises(RuntimeError, match="thread of a tool"):
-                pool.on_trio(trace_pool)
-
-        async def agent(ctx: AgentContext) -> None:
-            await trio.to_thread.run_sync(in_tool)
-
-        pool.spawn(agent).result()
-        with pytest.raises(TypeError, match="pool must be"):
-            with pool.on_trio(lambda _: trace_pool(7)):  # type: ignore[arg-type]
-                pass
-        assert pool.spawn(double, 1).result() == 2
-    assert traces.parents() == EXPECTED
+    asyncio.run(main())
+    with ExitStack() as stack:
+        with open_agent_pool_blocking(max_concurrent=2) as blocking:
+            stack.enter_context(trace_pool(blocking, **recorded.options))
+            blocking.spawn(child)
+    outcomes = [(span.attributes or {})["agentpool.outcome"] for span in recorded.named("invoke_agent child")]
+    assert outcomes == ["completed"] * 2
+    assert recorded.open.names == {}

@@ -520,15 +520,15 @@ async def test_tools_threads_and_tasks_of_an_agent_name_it_and_inner_pools_their
 
 async def test_a_task_of_the_program_is_nobodys_also_if_an_agent_started_it(autojump_clock: Any) -> None:
     """As a pool of connections starts one for whoever comes first: it serves all, and outlives that agent."""
-    async with trio.open_nursery() as nursery:
+    with collecting(logging.INFO) as seen:
+        async with trio.open_nursery() as nursery:
 
-        async def starter(ctx: AgentContext) -> None:
-            nursery.start_soon(background)
+            async def starter(ctx: AgentContext) -> None:
+                nursery.start_soon(background)
 
-        async def background() -> None:
-            PROGRAM.info("for everybody")
+            async def background() -> None:
+                PROGRAM.info("for everybody")
 
-        with collecting(logging.INFO) as seen:
             async with pool_of(1) as pool:
                 await pool.spawn(starter)
     assert agents_of(seen.records, "test") == [(0, "")]

@@ -25,11 +25,11 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 import uvicorn
-from bridge_kit import nothing_left
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from ways_in import no_thread_is_left
 
 from agentpool import AgentContext, Completed, Failed
 from agentpool.bridge import AsyncioAgentContext, asyncio_agent
@@ -266,7 +266,7 @@ def seen() -> Seen:
 
 @pytest.fixture
 def server(seen: Seen) -> Iterator[Server]:
-    with nothing_left():
+    with no_thread_is_left():
         with Server(seen) as server:
             yield server
 
@@ -339,7 +339,7 @@ def test_of_fifty_clients_those_that_go_away_take_nobody_with_them(server: Serve
 
 @pytest.mark.parametrize("path", ["/hang", "/deaf", "/silent", "/drip"])
 def test_a_server_that_is_stopped_while_requests_run_leaves_nothing(path: str, seen: Seen) -> None:
-    with nothing_left():
+    with no_thread_is_left():
         with Server(seen) as server:
             connections = [server.open(path) for _ in range(5)]
             seen.wait_for(lambda seen: seen.begun == 10)

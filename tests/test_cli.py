@@ -421,7 +421,7 @@ def test_output_that_nobody_reads_any_more_is_no_traceback(tmp_path: Path, optio
 
 def test_the_first_agent_runs_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.startswith("COVERAGE_"):  # it would make the start slower
+        if name.startswith(("COVERAGE_", "PYTHONDONTWRITEBYTECODE")):  # they would make the start slower
             monkeypatch.delenv(name)
     path = fleet(tmp_path, "tell_cpu_time")
     plain = [sys.executable, "-c", "import time, trio; print(time.process_time())"]

@@ -753,7 +753,7 @@ def test_a_circle_of_waits_over_both_sides_is_told(run: Any) -> None:
     async def body(pool: Any) -> Any:
         handles = [await pool.spawn(there, name="there"), await pool.spawn(here, name="here")]
         for handle in handles:
-            with contextlib.suppress(UnknownAgentError):  # who was asked first has closed the circle, and ended
+            with contextlib.suppress(UnknownAgentError):  # it has closed the circle, and ended
                 await pool.send(handle.id, "go")
         return [await handle.wait() for handle in handles]
 

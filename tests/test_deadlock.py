@@ -24,6 +24,8 @@ from agentpool import (
     UnknownAgentError,
     open_agent_pool,
 )
+from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.wait import OwnTaskWait
 from agentpool.testing import PoolInstrument, instrumented, simulate
 
 
@@ -812,3 +814,38 @@ async def test_an_agent_that_does_something_else_beside_a_join_is_not_judged(aut
         await trio.sleep(2)
         assert isinstance(await box[0].wait(), Completed)  # which the join does not get
         assert await handle.result() == "at last"
+
+
+async def test_a_wait_for_another_task_of_the_agent_is_not_the_one_that_is_told(autojump_clock: Any) -> None:
+    """As of an agent that waits for its function on asyncio: what its verbs wait for decides."""
+    told: list[str] = []
+
+    async def asks(ctx: AgentContext, other: int, who: str) -> None:
+        try:
+            await ctx.ask(other, "?")
+        except (DeadlockError, UnknownAgentError) as error:
+            told.append(f"{who}: {type(error).__name__}")
+
+    async def waits_for_own_task() -> None:
+        await trio.sleep(1)  # so that its wait is the youngest
+        agent = waiting_agent()
+        assert agent is not None
+        await OwnTaskWait(agent).park(lambda _: None)
+
+    async def first(ctx: AgentContext) -> None:
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(waits_for_own_task)
+            nursery.start_soon(trio.sleep, 2)  # its end closes the circle
+            await trio.sleep(0.5)  # until the other one is there
+            await asks(ctx, 2, "first")
+            nursery.cancel_scope.cancel()
+
+    async with pool_of(2) as pool:
+        await pool.spawn(first)
+        await pool.spawn(asks, 1, "second")
+        await pool.join_all()
+        assert trio.current_time() == 2
+    assert sorted(told) in (
+        ["first: DeadlockError", "second: UnknownAgentError"],
+        ["first: UnknownAgentError", "second: DeadlockError"],
+    )

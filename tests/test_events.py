@@ -575,3 +575,15 @@ async def test_a_batch_lets_agents_go_on_that_wait_for_a_slow_reader(autojump_cl
             while handle.outcome is None:
                 seen += len(await events.next_batch())
             assert seen == 8
+
+
+async def test_a_batch_that_is_not_waited_for_is_what_is_there(autojump_clock: Any) -> None:
+    async with pool_of(1) as pool:
+        async with pool.events() as events:
+            assert events.next_batch_nowait() == []
+            await (await pool.spawn(value)).wait()
+            assert type(await anext(events)) is AgentSpawned
+            assert [type(event) for event in events.next_batch_nowait()] == [AgentStarted, AgentFinished]
+            await (await pool.spawn(value)).wait()
+            assert len(events.next_batch_nowait()) == 3
+            assert events.next_batch_nowait() == []

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -71,7 +72,11 @@ class Mailbox:
     def wait_until(
         self, is_over: Callable[[], bool], cancel: Callable[[], object], timeout: float | None = None
     ) -> BaseException | None:
-        """Wait until something is over. Ctrl-C and the timeout call `cancel` instead, and are returned."""
+        """Wait until something is over. The timeout calls `cancel` instead, and is returned.
+
+        Raises:
+          KeyboardInterrupt: if Ctrl-C was pressed; `insist` waits on.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         ended_by: BaseException | None = None
         while not is_over():
@@ -81,9 +86,6 @@ class Mailbox:
                     take()
             except Empty:
                 ended_by, deadline = TimeoutError(f"not over within {timeout:g} seconds"), None
-                cancel()
-            except KeyboardInterrupt as pressed:
-                ended_by, deadline = pressed, None
                 cancel()
         return ended_by
 
@@ -257,7 +259,12 @@ class EnteredBlock(Generic[T]):
         """
         call = self._call
         self._line.soon(call.leave)
-        pressed = self._mailbox.wait_until(lambda: call.left is not None, lambda: None)
+
+        def nothing() -> None:
+            """It is being left already."""
+
+        wait = partial(self._mailbox.wait_until, lambda: call.left is not None, nothing)
+        pressed = insist(wait, nothing)
         left = call.left
         try:
             if pressed is not None:

@@ -36,8 +36,13 @@ def run_asyncio(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a program on asyncio that may not hang, and leaves no task and no thread."""
 
     async def program() -> T:
-        async with asyncio.timeout(LIMIT):
-            value = await main()
+        limit = asyncio.timeout(LIMIT)
+        try:
+            async with limit:
+                value = await main()
+        finally:
+            # Also if something else came out: it would hide that nothing but the limit ended the program.
+            assert not limit.expired(), "the program hangs"
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return value
 

@@ -14,6 +14,7 @@ import anyio
 import pytest
 import sniffio
 import trio
+from anyio.from_thread import start_blocking_portal
 from bridge_kit import check_books, double, nothing_left, run_asyncio, sleeping
 from pool_kit import Running
 
@@ -68,9 +69,14 @@ def on_trio(program: Program, max_concurrent: int = 2, **options: Any) -> None:
     """Run it with a pool of a program on trio: asyncio has a thread of the pool's own."""
 
     async def main() -> None:
-        with trio.fail_after(LIMIT):
-            async with open_agent_pool(max_concurrent=max_concurrent, **options) as pool:
-                await program(pool)
+        limit = trio.CancelScope(deadline=trio.current_time() + LIMIT)
+        try:
+            with limit:
+                async with open_agent_pool(max_concurrent=max_concurrent, **options) as pool:
+                    await program(pool)
+        finally:
+            # Also if something else came out: it would hide that nothing but the limit ended the program.
+            assert not limit.cancel_called, "the program hangs"
         assert pool._books().problems() == []
 
     with nothing_left():
@@ -158,8 +164,10 @@ def test_libraries_that_run_on_both_find_asyncio_there_and_trio_here() -> None:
 
     on_trio(program)
     on_asyncio(program)
-    with open_agent_pool_blocking(max_concurrent=2) as pool:
-        assert pool.spawn(asyncio_agent(there)).result() == ["asyncio", "trio", "asyncio"]
+    with start_blocking_portal("trio") as portal:  # which leaves its mark in the context variables
+        for each in (None, portal):
+            with open_agent_pool_blocking(max_concurrent=2, portal=each) as pool:
+                assert pool.spawn(asyncio_agent(there)).result() == ["asyncio", "trio", "asyncio"]
 
 
 @both
@@ -578,6 +586,40 @@ def test_tasks_that_wait_side_by_side_lend_the_slot(run: Callable[..., None], ho
         assert await (await pool.spawn(asyncio_agent(parent))).result() == 6
 
     run(program, 1)
+
+
+@both
+def test_the_slot_is_not_lent_while_a_task_that_has_used_a_verb_runs(run: Callable[..., None]) -> None:
+    running = Running()
+
+    async def busy(ctx: AsyncioAgentContext) -> None:
+        async def works() -> None:
+            await ctx.send(ctx.id, "a verb, so that the pool knows the task")
+            with running:
+                await asyncio.sleep(0.05)
+
+        async def waits() -> None:
+            while (await ctx.receive()).content != "end":
+                pass
+
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(waits())
+            await group.create_task(works())
+            await ctx.send(ctx.id, "end")
+            await waiting
+
+    async def other(ctx: AsyncioAgentContext, number: int) -> None:
+        with running:
+            await asyncio.sleep(0.001)
+
+    async def program(pool: Any) -> None:
+        await pool.spawn(asyncio_agent(busy))
+        outcomes = await pool.map(asyncio_agent(other), range(20))
+        for outcome in [*outcomes, *(await pool.join_all()).values()]:
+            outcome.unwrap()
+
+    run(program, 1)
+    assert running.peak == 1
 
 
 @both

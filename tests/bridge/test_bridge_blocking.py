@@ -224,6 +224,22 @@ def test_a_wait_that_is_not_over_in_time_takes_nothing() -> None:
     check_books(pool)
 
 
+def test_an_outcome_that_comes_as_the_time_is_up_is_handed_out_once() -> None:
+    lot = random.Random(2)
+    got = 0
+    with open_agent_pool_blocking(max_concurrent=5) as pool:
+        for _ in range(400):
+            pool.spawn(sleeping, 0.001 * lot.random())
+            try:
+                got += pool.join_next(timeout=0.001 * lot.random()) is not None
+            except TimeoutError:
+                pass
+        rest = len(pool.join_all())
+    assert got + rest == 400
+    assert got
+    assert rest
+
+
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])
 def test_a_time_limit_that_makes_no_sense_is_refused(timeout: Any) -> None:
     with open_agent_pool_blocking(max_concurrent=1) as pool:

@@ -21,7 +21,10 @@ from agentpool.bridge import (
     AsyncioAgentPool,
     asyncio_agent,
     open_agent_pool_asyncio,
+    open_agent_pool_blocking,
 )
+from agentpool.bridge._calls import Call
+from agentpool.bridge._threads import Mailbox, insist
 
 
 async def sleep_there(ctx: AsyncioAgentContext) -> None:
@@ -223,6 +226,64 @@ def test_ctrl_c_while_a_driver_is_opened_breaks_that_off() -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "pressed 1 1\n", "")
+
+
+def test_ctrl_c_in_the_middle_of_a_call_cancels_it_and_waits_for_its_end() -> None:
+    """Wherever it strikes: before trio was asked, after that, and in the wait."""
+    steps: list[str] = []
+
+    def wait() -> BaseException | None:
+        steps.append("wait")
+        if len(steps) < 5:
+            raise KeyboardInterrupt(len(steps))
+        return TimeoutError("later")
+
+    ended_by = insist(wait, lambda: steps.append("cancel"))
+    assert steps == ["wait", "cancel", "wait", "cancel", "wait"]
+    assert isinstance(ended_by, KeyboardInterrupt)
+
+    with open_agent_pool_blocking(max_concurrent=1) as pool:
+        begun: list[int] = []
+
+        async def begin() -> None:
+            begun.append(1)
+            await trio.sleep(0.01)
+
+        mailbox = Mailbox(pool._host)
+        call: Call[None] = Call(begin, (), mailbox.tell)
+        for _ in range(3):  # as after a Ctrl-C of which nobody knows whether trio was asked
+            pool._host.post(call)
+        assert mailbox.wait_until(lambda: call.ended, list) is None
+        assert begun == [1]
+
+
+SLOW_TO_REST = """
+import time, trio
+from agentpool import DeadlockError
+from agentpool.bridge import _threads, open_agent_pool_blocking
+
+async def listening(ctx):
+    try:
+        await ctx.receive_for_model()
+    except DeadlockError:
+        return "nobody"
+
+plain = _threads.Mailbox._get
+
+def slow(mailbox, timeout):
+    time.sleep(0.05)  # trio has looked by now, and sleeps
+    return plain(mailbox, timeout)
+
+_threads.Mailbox._get = slow
+with open_agent_pool_blocking(max_concurrent=1) as pool:
+    print(pool.spawn(listening).result())
+"""
+
+
+def test_a_thread_that_begins_to_rest_late_is_seen() -> None:
+    command = [sys.executable, "-c", SLOW_TO_REST]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("nobody\n", "")
 
 
 def test_ctrl_c_again_and_again_does_not_leave_the_pool_behind() -> None:

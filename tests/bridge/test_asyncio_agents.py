@@ -14,7 +14,6 @@ import anyio
 import pytest
 import sniffio
 import trio
-from anyio.from_thread import start_blocking_portal
 from bridge_kit import check_books, double, nothing_left, run_asyncio, sleeping
 from pool_kit import Running
 
@@ -164,10 +163,14 @@ def test_libraries_that_run_on_both_find_asyncio_there_and_trio_here() -> None:
 
     on_trio(program)
     on_asyncio(program)
-    with start_blocking_portal("trio") as portal:  # which leaves its mark in the context variables
-        for each in (None, portal):
-            with open_agent_pool_blocking(max_concurrent=2, portal=each) as pool:
-                assert pool.spawn(asyncio_agent(there)).result() == ["asyncio", "trio", "asyncio"]
+    with open_agent_pool_blocking(max_concurrent=2) as pool:
+        assert pool.spawn(asyncio_agent(there)).result() == ["asyncio", "trio", "asyncio"]
+
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=2) as pool:
+            await program(pool)
+
+    anyio.run(main, backend="trio")  # which says so in a context variable
 
 
 @both

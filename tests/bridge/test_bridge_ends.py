@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
+import outcome
 import pytest
 import trio
 from bridge_kit import check_books, double, nothing_left, run_asyncio, sleeping
@@ -255,6 +256,7 @@ def test_ctrl_c_in_the_middle_of_a_call_cancels_it_and_waits_for_its_end() -> No
             pool._host.post(call)
         assert mailbox.wait_until(lambda: call.ended, list) is None
         assert begun == [1]
+        assert call.result == outcome.Value(None)
 
 
 SLOW_TO_REST = """

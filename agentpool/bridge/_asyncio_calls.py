@@ -87,8 +87,10 @@ async def perform(door: Door, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
       PoolClosedError: if it could not be begun, or was cut off, because the pool is over.
 
     Cancellation: cancels it over there, and waits until it has ended. If it had happened by then, its
-    value is returned or its error raised, and `CancelledError` comes at the next await.
+    value is returned or its error raised, and `CancelledError` comes at the next await. A task that is
+    being cancelled already begins nothing.
     """
+    await _checkpoint_if_cancelled()
     ended = LoopEvent()
     call: Call[T] = Call(fn, args, ended.set)
     door.post(call)
@@ -104,14 +106,29 @@ async def perform(door: Door, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         del result, cancelled
 
 
+async def _checkpoint_if_cancelled() -> None:
+    """Let a cancellation come that is owed to the calling task.
+
+    Else a task that asks for one thing after the other, each of which happens, would never be cancelled.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        await asyncio.sleep(0)
+
+
 async def sleep_until(
     told: LoopEvent, is_over: Callable[[], bool], cancel: Callable[[], object]
 ) -> asyncio.CancelledError | None:
-    """Wait until something is over; a cancellation calls `cancel` instead, and is returned."""
+    """Wait until something is over; a cancellation calls `cancel` instead, and is returned.
+
+    Lets the other tasks of the loop run at least once, also if trio's thread was faster than this one.
+    """
     cancelled: asyncio.CancelledError | None = None
-    while not is_over():
+    has_waited = False
+    while not (is_over() and has_waited):
+        has_waited = True
         try:
-            await told.wait()
+            await (asyncio.sleep(0) if is_over() else told.wait())
             told.clear()
         except asyncio.CancelledError as error:
             cancelled = error
@@ -123,6 +140,7 @@ async def enter(
     door: Door, make: Callable[..., AbstractAsyncContextManager[T]], *args: Any
 ) -> EnteredBlock[T]:
     """Enter a block on trio, and wait until it is entered; as `perform`."""
+    await _checkpoint_if_cancelled()
     told = LoopEvent()
     call: BlockCall[T] = BlockCall(make, args, told.set)
     door.post(call)

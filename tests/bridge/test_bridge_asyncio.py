@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trio
 from anyio.from_thread import start_blocking_portal
-from bridge_kit import check_books, double, echo, failing, run_asyncio, sleeping
+from bridge_kit import LIMIT, check_books, double, echo, failing, run_asyncio, sleeping
 
 from agentpool import (
     Aborted,
@@ -34,6 +34,8 @@ from agentpool import (
     UnknownAgentError,
 )
 from agentpool.bridge import AsyncioAgentPool, open_agent_pool_asyncio
+from agentpool.bridge._asyncio_pool import HostLine
+from agentpool.bridge._calls import Call
 
 variable: ContextVar[str] = ContextVar("variable", default="nothing")
 
@@ -447,6 +449,44 @@ def test_what_happened_as_it_was_cancelled_is_not_lost() -> None:
             assert started == pool.statistics().spawned == got + rest
             assert started > 0
             assert cancelled <= 200
+        check_books(pool)
+
+    run_asyncio(main)
+
+
+def test_a_verb_lets_other_tasks_run_also_if_trio_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that asks for much in a row does not keep its loop to itself, nor outrun its time limit."""
+    post = HostLine.post
+
+    def post_and_see_it_end(line: HostLine, call: Call[Any]) -> None:
+        tell, told = call.tell, threading.Event()
+        call.tell = lambda: (tell(), told.set())
+        post(line, call)
+        assert told.wait(LIMIT)
+
+    async def main() -> None:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with open_agent_pool_asyncio(max_concurrent=5) as pool:
+            task = asyncio.create_task(other())
+            with monkeypatch.context() as patch:
+                patch.setattr(HostLine, "post", post_and_see_it_end)
+                for number in range(5):
+                    before = turns
+                    assert (await pool.spawn(double, number)).id == number + 1
+                    assert turns > before
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0):
+                        for number in range(100):
+                            await pool.spawn(double, number)
+            assert pool.statistics().spawned <= 7
+            task.cancel()
         check_books(pool)
 
     run_asyncio(main)

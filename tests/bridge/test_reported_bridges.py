@@ -717,10 +717,12 @@ def test_a_stream_of_the_pools_driver_that_is_left_early_is_closed(run: Any) -> 
 # bolna-ai/bolna#462, supermemoryai/supermemory#786: one failed, and the tasks beside it were left pending.
 def test_a_block_that_fails_leaves_no_task_pending() -> None:
     ended: list[int] = []
+    begun = asyncio.Barrier(6)
 
     @asyncio_agent
     async def agent(ctx: AsyncioAgentContext, number: int) -> None:
         try:
+            await begun.wait()
             async with asyncio.TaskGroup() as group:
                 for _ in range(3):
                     group.create_task(asyncio.Event().wait())
@@ -732,6 +734,7 @@ def test_a_block_that_fails_leaves_no_task_pending() -> None:
             async with open_agent_pool_asyncio(max_concurrent=10) as pool:
                 for number in range(5):
                     await pool.spawn(agent, number)
+                await begun.wait()
                 await (await pool.spawn(failing)).result()
 
     run_asyncio(main)

@@ -87,8 +87,8 @@ async def perform(door: Door, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
       PoolClosedError: if it could not be begun, or was cut off, because the pool is over.
 
     Cancellation: cancels it over there, and waits until it has ended. If it had happened by then, its
-    value is returned or its error raised, and `CancelledError` comes at the next await. A task that is
-    being cancelled already begins nothing.
+    value is returned or its error raised, and `CancelledError` comes at the next await. One that is
+    owed already comes first, and nothing is begun.
     """
     await _checkpoint_if_cancelled()
     ended = LoopEvent()

@@ -492,6 +492,39 @@ def test_a_verb_lets_other_tasks_run_also_if_trio_is_faster(monkeypatch: pytest.
     run_asyncio(main)
 
 
+def test_a_cancellation_that_is_owed_comes_before_anything_is_begun_and_cleanup_goes_on() -> None:
+    async def main() -> None:
+        async with open_agent_pool_asyncio(max_concurrent=5) as pool:
+            entered = []
+
+            @asynccontextmanager
+            async def noting() -> AsyncIterator[None]:
+                entered.append(True)
+                yield
+
+            async def block() -> None:
+                await pool._line.enter(noting)
+
+            async def cancelled(begin: Any) -> None:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                try:
+                    await begin()
+                finally:
+                    assert pool.statistics().spawned == before
+                    await (await pool.spawn(double, 1)).wait()
+
+            for begin in (block, lambda: pool.spawn(double, 1)):
+                before = pool.statistics().spawned
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.create_task(cancelled(begin))
+                assert pool.statistics().spawned == before + 1
+            assert entered == []
+
+    run_asyncio(main)
+
+
 def test_a_cancellation_that_came_too_late_is_taken_back_by_the_time_limit_that_sent_it() -> None:
     async def main() -> None:
         async with open_agent_pool_asyncio(max_concurrent=5) as pool:

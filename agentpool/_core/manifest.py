@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 import attrs
 
 from agentpool._core.approval import ApprovalRules
-from agentpool._core.capability import CAPABILITY_TYPES, Capability, PrivacyTier
+from agentpool._core.capability import CAPABILITY_TYPES, Capability, Grants, PrivacyTier
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.rules import (
     Choice,
@@ -641,6 +641,22 @@ class AgentManifest(Table):
         text = read_text(path, read)
         return cls.from_toml(text, source=os.fspath(path), base=Path(os.path.abspath(path)).parent)
 
+    def limited_to(self, grants: Grants) -> AgentManifest:
+        """Return the same manifest with these capabilities and this tier of privacy.
+
+        What a sovereign agent may not have is left out of one that becomes sovereign.
+
+        Args:
+          grants: what is granted of what the manifest asks for.
+        """
+        kept = self
+        if grants.privacy is PrivacyTier.SOVEREIGN:
+            servers = tuple(each for each in self.mcp_servers if not _is_beyond_sovereign(each))
+            model = attrs.evolve(self.model, remote_model=None)
+            kept = attrs.evolve(self, model=model, mcp_servers=servers)
+        capabilities = self.capabilities if grants.capabilities is None else grants.capabilities
+        return attrs.evolve(kept, capabilities=capabilities, privacy=grants.privacy)
+
     @classmethod
     def prepare(cls, table: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
         """Take `privacy` and `capabilities` out of the tables that they were written below."""
@@ -672,9 +688,13 @@ def _sovereign_problems(values: Any) -> Iterator[Problem]:
     if isinstance(values.model.remote_model, str):
         yield Problem("model.remote_model", "a sovereign agent asks no remote model", fix)
     for n, server in enumerate(values.mcp_servers):
-        if server.transport == "streamable-http":
+        if _is_beyond_sovereign(server):
             problem = f"a sovereign agent uses no network transport ({server.transport})"
             yield Problem(f"mcp_servers[{n}].transport", problem, f"Use stdio. {fix}")
+
+
+def _is_beyond_sovereign(server: McpServer) -> bool:
+    return server.transport == "streamable-http"
 
 
 def _without_strays(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

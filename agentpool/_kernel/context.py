@@ -12,9 +12,10 @@ import trio
 from agentpool._core.errors import PoolLimitError, UnknownAgentError
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
-from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.agent import AgentRecord, Granted
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
+from agentpool._kernel.granting import granted_to, granted_within, tools_within
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.inbox import Inbox
@@ -22,12 +23,13 @@ from agentpool._kernel.lasting import LastingScope
 from agentpool._kernel.metering import Meter
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import is_described
-from agentpool._kernel.protection import call_unprotected, protect_module
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
     from agentpool._core.approval import ApprovalRequest, Decision
     from agentpool._core.budget import Budget
+    from agentpool._core.capability import Capability, PrivacyTier
     from agentpool._kernel.places import Op
     from agentpool.abc import Driver, Memory, ToolBuilder, ToolSet
 
@@ -135,9 +137,32 @@ class AgentContext(LastingScope):
         if not self._tools_built:
             agent = self._agent.work.fn
             if is_described(agent):
-                self._tools = call_unprotected(agent.build_tools, self._state.means.tool_builder)
+                self._tools = tools_within(self._granted, agent, self._state.means.tool_builder)
             self._tools_built = True
         return self._tools
+
+    @property
+    def _granted(self) -> Granted:
+        return granted_to(self._agent)
+
+    @property
+    def grants(self) -> tuple[Capability, ...] | None:
+        """What the agent may do: what its manifest asks for, as far as its parent may do that.
+
+        An agent of plain code may do what its parent may. With each level there is one level less of
+        spawning. None for one that may do everything, such as plain code that the program started.
+        Paths are absolute, and hold no links. Blocks on the disk when it is first asked for.
+        """
+        return self._granted.grants.capabilities
+
+    @property
+    def privacy(self) -> PrivacyTier:
+        """Where the agent's words may travel to: the narrower tier of its manifest and of its parent."""
+        return self._granted.grants.privacy
+
+    def granted_to(self, agent: object) -> Granted:
+        """Return what an agent may do that code calls here in place of spawning it; or this agent itself."""
+        return granted_within(self._agent, agent)
 
     @property
     def tool_builder(self) -> ToolBuilder | None:

@@ -12,6 +12,7 @@ import attrs
 
 from agentpool import abc
 from agentpool._core.budget import Budget
+from agentpool._core.capability import Capability, Grants, PrivacyTier
 from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.events import LoopFinished
@@ -23,8 +24,10 @@ from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
 from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history
-from agentpool._logging import LOOP
+from agentpool._kernel.granting import begin_within, end_within
+from agentpool._logging import LOOP, tell
 from agentpool._loop.approving import gate_of, in_force, rules_of
+from agentpool._loop.granting import resolved, withheld
 from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
 from agentpool._loop.tool_calls import ToolCalls
@@ -112,6 +115,20 @@ class _ModelAgent(Generic[T]):
             return None
         return abc.AgentQuota(resources.max_tokens_budget, resources.max_cost_usd)
 
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What the manifest asks for; paths are absolute and hold no links. Blocks on the disk."""
+        return resolved(self.manifest)
+
+    @property
+    def privacy(self) -> PrivacyTier:
+        """Where its words may travel to."""
+        return self.manifest.privacy
+
+    def limited_to(self, grants: Grants) -> Self:
+        """Return the same agent with nothing but what is granted."""
+        return attrs.evolve(self, manifest=self.manifest.limited_to(grants))
+
     def to_journal(self) -> Any:
         """Return what it is made from, as JSON data.
 
@@ -169,24 +186,31 @@ class _ModelAgent(Generic[T]):
     async def _answer(
         self, ctx: AgentContext, query: Content, history: tuple[ChatMessage, ...]
     ) -> AgentResult[T]:
-        """Run the loop to its end."""
+        """Run the loop to its end, with what the pool grants."""
+        # In one coroutine: each one more that a turn's checkpoints pass through costs it 0.5 %.
         tape = _tape_of(ctx.journal)
         is_spawned = ctx.agent is self
+        granted = ctx.granted_to(self)
+        agent: Self = granted.agent
+        if agent is not self:
+            missing = withheld(self.manifest, granted.grants)
+            tell(LOOP, logging.INFO, "not all that it asks for is granted: %s", missing)
+        manifest = agent.manifest
         budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
         driver = ctx.metered(
-            _driver_for(self.manifest, ctx.driver_to_bind if self.driver is None else self.driver),
+            _driver_for(manifest, ctx.driver_to_bind if self.driver is None else self.driver),
             budget,
             MODEL_SECONDS,
         )
-        tools = ctx.tools if is_spawned else self.build_tools(ctx.tool_builder)
-        allowed = None if tools is None else tools.limited_to(self.manifest)
+        tools = ctx.tools if is_spawned else agent.build_tools(ctx.tool_builder)
+        allowed = None if tools is None else tools.limited_to(manifest)
         definitions = () if allowed is None else allowed.definitions()
-        rules = rules_of(self.manifest, definitions)
+        rules = rules_of(manifest, definitions)
         window = getattr(driver, "context_window", None)
         if tape is not None:
-            tape.begin(self._beginning(query, history, definitions, window))
+            tape.begin(agent._beginning(query, history, definitions, window))
         state, effect = begin(
-            self.manifest,
+            manifest,
             query,
             history,
             tools=definitions,
@@ -194,16 +218,18 @@ class _ModelAgent(Generic[T]):
             output=self._output(),
             price=getattr(driver, "estimate_cost", None),
         )
-        idle = self.manifest.resources.idle
-        gate = gate_of(ctx, self.manifest, allowed, rules)
+        idle = manifest.resources.idle
+        gate = gate_of(ctx, manifest, allowed, rules)
         # Looked at once for a run: a turn in which nothing is told costs nothing for it.
         is_told = LOOP.isEnabledFor(logging.DEBUG)
         calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told)
         run = Run(ctx, ModelCalls(ctx, driver, is_told=is_told), calls, tape, idle)
         with in_force(rules):
+            above = begin_within(granted.grants)
             try:
                 return await run.to_its_end(state, effect)
             finally:
+                end_within(above)
                 ctx.emit(LoopFinished)
 
     def _beginning(

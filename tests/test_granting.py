@@ -15,6 +15,7 @@ from pool_kit import pool_of
 from agentpool import (
     AgentContext,
     AgentManifest,
+    AssistantMessage,
     Completion,
     CompletionRequest,
     Failed,
@@ -23,12 +24,14 @@ from agentpool import (
     MessagingCapability,
     ModelAgent,
     ModelSettings,
+    PoolLimits,
     PrivacyTier,
     RequestRejectedError,
     ScriptedDriver,
     SpawnCapability,
     SpawnConfig,
     ToolCall,
+    ToolMessage,
     ToolRegistry,
     open_agent_pool,
     tool,
@@ -50,7 +53,7 @@ class Calls(ScriptedDriver):
     async def complete(self, request: CompletionRequest) -> Completion:
         await trio.lowlevel.checkpoint()
         self.offered.append(tuple(each.name for each in request.tools))
-        turn = sum(message.role == "assistant" for message in request.messages)
+        turn = sum(isinstance(message, AssistantMessage) for message in request.messages)
         if turn < len(self.names):
             return Completion(tool_calls=(ToolCall(f"c{turn}", self.names[turn], {}),))
         return Completion("done")
@@ -260,12 +263,19 @@ async def test_a_line_of_agents_deeper_than_the_stack_is_asked() -> None:
     async def deeper(ctx: AgentContext, levels: int) -> Any:
         if not levels:
             return ctx.grants
-        return await (await ctx.spawn(deeper, levels - 1)).result()
+        handle = await ctx.spawn(deeper, levels - 1)
+        return (await handle.wait()).unwrap()
 
-    async def down(ctx: AgentContext) -> Any:
-        return await (await ctx.spawn(deeper, 30)).result()
+    @tool
+    async def act(ctx: AgentContext) -> None:
+        """Do it."""
+        found.append(await (await ctx.spawn(deeper, 1_100)).result())
 
-    assert await run_inside(manifest("top", "messaging"), down) == (MessagingCapability(),)
+    found: list[Any] = []
+    async with pool_of(4, limits=PoolLimits(depth=2_000, alive=2_000)) as pool:
+        top = SpawnConfig(manifest("top", "messaging"), "q", tools=[act], driver=Calls("act"))
+        await (await pool.spawn(top)).result()
+    assert found == [(MessagingCapability(),)]
 
 
 # -- paths --------------------------------------------------------------------------------------
@@ -342,7 +352,7 @@ async def test_neither_own_tools_nor_those_of_a_builder_are_more_than_is_granted
         driver = Calls("memorize", "built")
         config = SpawnConfig(manifest("child", "memory"), "q", tools=[memorize], driver=driver)
         result = await (await ctx.spawn(config)).result()
-        told = [message.content for message in result.transcript if message.role == "tool"]
+        told = [each.result.text for each in result.transcript if isinstance(each, ToolMessage)]
         return driver.offered, told
 
     found: list[Any] = []

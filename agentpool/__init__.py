@@ -153,7 +153,11 @@ if _TYPE_CHECKING:
     from agentpool._loop.model_agent import SpawnConfig as SpawnConfig
     from agentpool._loop.resume import resume_agent_pool as resume_agent_pool
     from agentpool.abc import Approver as Approver
+    from agentpool.abc import AskModel as AskModel
+    from agentpool.abc import CallTool as CallTool
     from agentpool.abc import Driver as Driver
+    from agentpool.abc import HookContext as HookContext
+    from agentpool.abc import Hooks as Hooks
     from agentpool.abc import Journal as Journal
     from agentpool.abc import Memory as Memory
     from agentpool.abc import MemoryFragment as MemoryFragment
@@ -191,6 +195,8 @@ if _TYPE_CHECKING:
     from agentpool.tools import ToolRegistry as ToolRegistry
     from agentpool.tools import tool as tool
     from agentpool.tools._build import build_tools as build_tools
+    from agentpool.tools._kept import KeptResults as KeptResults
+    from agentpool.tools._redact import Redact as Redact
 
 _HOMES = {
     "agentpool._kernel.agent": """
@@ -299,7 +305,8 @@ _HOMES = {
         ChildSpec Supervisor
     """,
     "agentpool.abc": """
-        Approver Driver Journal Memory MemoryFragment NamespacedMemory ResumableAgent Tool ToolContext
+        Approver AskModel CallTool Driver HookContext Hooks Journal Memory MemoryFragment NamespacedMemory
+        ResumableAgent Tool ToolContext
     """,
     "agentpool.journal.sqlite": """
         SqliteJournal
@@ -357,6 +364,12 @@ _HOMES = {
     """,
     "agentpool.tools._build": """
         build_tools
+    """,
+    "agentpool.tools._kept": """
+        KeptResults
+    """,
+    "agentpool.tools._redact": """
+        Redact
     """,
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -35,6 +35,7 @@ StuckAgent Subscription SubscriptionStatistics Supervisor Text TextDelta TextDel
 ToolCall ToolContext ToolDefinition ToolError ToolFinished ToolMessage ToolRegistry ToolResult ToolStarted
 UnhandledAgentErrors UnknownAgentError UserMessage Verdict WaitingAgent build_tools choose_driver
 open_agent_pool open_driver parse_driver_name resume_agent_pool start_fleet tool
+AskModel CallTool HookContext Hooks KeptResults Redact
 """
 
 

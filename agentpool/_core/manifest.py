@@ -552,7 +552,7 @@ class AgentManifest(Table):
     capabilities as a file has them: `"messaging"`, or `{"type": "spawn", "max_depth": 2}`.
 
     Attributes:
-      base: the directory of the file that it came from, where the modules of `tools` and of
+      base: the directory of the file that it came from, where the modules of `tools`, `hooks` and of
         `script.function` are looked for first; None if it came from no file. `allowed_paths` and
         `model_path` of a file have been made absolute with it.
 
@@ -593,6 +593,14 @@ class AgentManifest(Table):
         default=(),
         converter=as_texts,
         validator=ListOf("Tools of its own, `module:function`, of modules beside the file", item=Reference()),
+    )
+    hooks: tuple[str, ...] = attrs.field(
+        default=(),
+        converter=as_texts,
+        validator=ListOf(
+            "Hooks around its model calls and tool calls, `module:object`, of modules beside the file",
+            item=Reference(),
+        ),
     )
     mcp_servers: tuple[McpServer, ...] = attrs.field(
         default=(),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agentpool._core.approval import ApprovalRequest, Decision
     from agentpool._core.budget import Budget
     from agentpool._kernel.places import Op
-    from agentpool.abc import Driver, Memory, ToolBuilder, ToolSet
+    from agentpool.abc import Driver, Hooks, Memory, ToolBuilder, ToolSet
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -143,6 +143,16 @@ class AgentContext(LastingScope):
     def tool_builder(self) -> ToolBuilder | None:
         """The pool's `tool_builder`; None for the default one."""
         return self._state.means.tool_builder
+
+    @property
+    def hooks(self) -> tuple[Hooks, ...]:
+        """The pool's hooks, which stand around the calls of agents that run the loop."""
+        return self._state.means.hooks
+
+    @property
+    def journal_path(self) -> str | None:
+        """The file of the pool's journal; None without a journal, and for one that is in no file."""
+        return self._state.means.journal_path
 
     @property
     def budget(self) -> Budget | None:

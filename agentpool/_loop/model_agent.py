@@ -23,6 +23,7 @@ from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
 from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history
+from agentpool._kernel.options import checked_hooks
 from agentpool._logging import LOOP
 from agentpool._loop.approving import gate_of, in_force, rules_of
 from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
@@ -98,6 +99,7 @@ class _ModelAgent(Generic[T]):
     output_type: type[T] | None = attrs.field(default=None, kw_only=True)
     output_retries: int = attrs.field(default=2, kw_only=True, validator=_is_count)
     driver: abc.Driver | None = attrs.field(default=None, kw_only=True)
+    hooks: tuple[abc.Hooks, ...] = attrs.field(default=(), kw_only=True, converter=checked_hooks)
 
     @property
     def name(self) -> str:
@@ -125,6 +127,10 @@ class _ModelAgent(Generic[T]):
             raise NotDataError(f"agent {self.name!r} has a driver of its own, which a journal cannot keep")
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
         fields["tools"] = [_reference_of_tool(each) for each in self.tools]
+        if self.hooks:
+            from agentpool._loop.hooks import hook_to_data
+
+            fields["hooks"] = [hook_to_data(each, self.name) for each in self.hooks]
         if self.output_type is not None:
             fields["output_type"] = _reference(self.output_type, "the output type")
         data: dict[str, Any] = object_to_data(fields)
@@ -137,6 +143,10 @@ class _ModelAgent(Generic[T]):
 
         fields: dict[str, Any] = object_from_data(data)
         fields["tools"] = list(map(found_again, fields["tools"]))
+        if fields.get("hooks"):
+            from agentpool._loop.hooks import hook_from_data
+
+            fields["hooks"] = list(map(hook_from_data, fields["hooks"]))
         if fields["output_type"] is not None:
             fields["output_type"] = found_again(fields["output_type"])
         return cls(**fields)
@@ -164,7 +174,9 @@ class _ModelAgent(Generic[T]):
     def _default_tools(self, manifest: AgentManifest) -> ToolRegistry:
         from agentpool.tools import build_tools
 
-        return build_tools(manifest, make_agent=partial(SpawnConfig, tools=self.tools, driver=self.driver))
+        return build_tools(
+            manifest, make_agent=partial(SpawnConfig, tools=self.tools, driver=self.driver, hooks=self.hooks)
+        )
 
     async def _answer(
         self, ctx: AgentContext, query: Content, history: tuple[ChatMessage, ...]
@@ -199,12 +211,35 @@ class _ModelAgent(Generic[T]):
         # Looked at once for a run: a turn in which nothing is told costs nothing for it.
         is_told = LOOP.isEnabledFor(logging.DEBUG)
         calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told)
-        run = Run(ctx, ModelCalls(ctx, driver, is_told=is_told), calls, tape, idle)
+        asking = ModelCalls(ctx, driver, is_told=is_told)
+        if ctx.hooks or self.hooks or self.manifest.hooks:
+            asking, calls = self._behind_hooks(asking, calls)
+        run = Run(ctx, asking, calls, tape, idle)
         with in_force(rules):
             try:
                 return await run.to_its_end(state, effect)
             finally:
                 ctx.emit(LoopFinished)
+
+    def _behind_hooks(self, asking: ModelCalls, calls: ToolCalls) -> tuple[ModelCalls, ToolCalls]:
+        """Put the hooks around the calls of a run that any of them stands around.
+
+        Raises:
+          ManifestError: if a hook that the manifest names cannot be loaded.
+        """
+        from agentpool._loop.hooked_models import HookedModelCalls  # who has no hooks needs none
+        from agentpool._loop.hooked_tools import HookedToolCalls
+        from agentpool._loop.hooks import layers_of, load_hooks
+
+        ctx, is_told = asking.ctx, asking.is_told
+        hooks = (*ctx.hooks, *load_hooks(self.manifest), *self.hooks)
+        if around_models := layers_of(hooks, "model"):
+            asking = HookedModelCalls(ctx, asking.driver, is_told=is_told, layers=around_models)
+        if around_tools := layers_of(hooks, "tool"):
+            calls = HookedToolCalls(
+                ctx, calls.tools, calls.gate, calls.tape, is_told=is_told, layers=around_tools
+            )
+        return asking, calls
 
     def _beginning(
         self,
@@ -263,6 +298,8 @@ class ModelAgent(_ModelAgent[T]):
         `output_schema`; `str` asks for text also where the manifest has one.
       output_retries: how many answers that do not fit are given back to the model.
       driver: whom to ask instead of the pool's driver.
+      hooks: what stands around its model calls and tool calls, inside of the pool's hooks and those of the
+        manifest. Children that its model spawns with `spawn_agent` have them too.
 
     Raises:
       TypeError: if an argument has a wrong type.
@@ -287,8 +324,9 @@ class ModelAgent(_ModelAgent[T]):
           LoopHaltedError: if the guard stopped it.
           BudgetExceededError: if a model call found no room in the budget.
           DriverError: if the model could not be asked, or its answers were of no use.
-          ManifestError: if a tool that the manifest names cannot be loaded, its `tool_choice` is for a
-            tool that the agent does not have, or a pattern of its `[approval]` fits no call of its tools.
+          ManifestError: if a tool or hook that the manifest names cannot be loaded, its `tool_choice` is
+            for a tool that the agent does not have, or a pattern of its `[approval]` fits no call of its
+            tools.
           TypeError: if `query` is neither text nor parts, or `history` no sequence of messages.
           ValueError: if `history` holds a tool call without its result, or a result without its
             call; or if a tool of `tools` has the name of another one.
@@ -309,7 +347,7 @@ class SpawnConfig(_ModelAgent[T]):
       query: what it is asked: a text, a part (`Text`, `Image`, `Document`), or several of them.
       history: an earlier `transcript`, which the query goes on with. It is a part of the result's
         transcript.
-      tools, output_type, output_retries, driver: as for `ModelAgent`.
+      tools, output_type, output_retries, driver, hooks: as for `ModelAgent`.
 
     Raises:
       TypeError: if an argument has a wrong type.

@@ -106,7 +106,7 @@ class ToolCalls:
                 todo.append(_Todo(index, call, number, past is not None))
                 continue
             self.ctx.adopt_children_of(tape.place_of_call(number))  # the call is not made again
-        begun = lost if self.gate is not None else [*lost, *(each for each in todo if not each.is_begun)]
+        begun = lost if self.begins_late else [*lost, *(each for each in todo if not each.is_begun)]
         await tape.called((each.number, each.call) for each in begun)
         for each in lost:
             tape.returned(each.number, UNKNOWN_RESULT)
@@ -114,6 +114,11 @@ class ToolCalls:
         with standing_at(None):
             await self._run_all(todo, results, idle)
         return _all_of(results)
+
+    @property
+    def begins_late(self) -> bool:
+        """Whether each call is written to the tape when it is let through, and not with the others."""
+        return self.gate is not None
 
     def _may_be_repeated(self, tape: Tape, call: ToolCall) -> bool:
         """Whether a call may be made again of which nobody knows whether it had happened."""
@@ -147,11 +152,14 @@ class ToolCalls:
         """Return what a call comes to that is not made; one that is made has begun, as its tape tells."""
         tape = self.tape
         refused = await gate.refusal(call, None if tape is None else tape.call_key(number))
+        if refused is not None and not refused.is_decided:
+            self.ctx.emit(ToolStarted, call)
+            self.ctx.emit(ToolFinished, call, refused.result, 0.0)
         if tape is not None:
             await tape.called([(number, call)])
             if refused is not None:
-                tape.returned(number, refused)
-        return refused
+                tape.returned(number, refused.result)
+        return None if refused is None else refused.result
 
     async def _run(self, call: ToolCall, number: int = -1, *, is_begun: bool = False) -> ToolResult:
         """Run one call.
@@ -187,10 +195,10 @@ class ToolCalls:
             with limit:
                 return await self._isolated(call, number)
         except BaseException as error:
-            if not _is_ordinary(error):
+            if not is_ordinary(error):
                 raise
-            text = _said(error)
-            _tell_failed(call, error)
+            text = said_of(error)
+            tell_failed(call, error)
             return ToolResult(f"{too_slow} {text}" if limit.cancelled_caught else text, is_error=True)
         tell(LOOP, logging.WARNING, "the tool %s was stopped after %g s", printable(call.name), seconds)
         return ToolResult(too_slow, is_error=True)
@@ -208,9 +216,9 @@ class ToolCalls:
             left_open: tuple[str, ...] = ()
             if not mark.is_left:
                 raised, left_open = await close_leftovers(mark, raised)
-            if left_open and (raised is None or _is_ordinary(raised)):
+            if left_open and (raised is None or is_ordinary(raised)):
                 text = f"{call.name} {told_of(left_open)}"
-                raise ToolError(text if raised is None else f"{_said(raised)}; {text}") from raised
+                raise ToolError(text if raised is None else f"{said_of(raised)}; {text}") from raised
             if raised is not None:
                 raise raised
             assert result is not None
@@ -243,13 +251,13 @@ def _all_of(results: Sequence[ToolResult | None]) -> tuple[ToolResult, ...]:
     return tuple([_NOT_RUN if result is None else result for result in results])
 
 
-def _is_ordinary(error: BaseException) -> bool:
+def is_ordinary(error: BaseException) -> bool:
     """Whether an error is a call's own: nothing in it is fatal, and nothing a cancellation."""
     parts = split_error(error)
     return parts.fatal is None and not parts.cancelled
 
 
-def _tell_failed(call: ToolCall, error: BaseException) -> None:
+def tell_failed(call: ToolCall, error: BaseException) -> None:
     """Tell of a call that raised: the model gets the text, and nobody else would see where it came from.
 
     A `ToolError` is what a tool has to say to the model, and no problem of the program.
@@ -258,7 +266,7 @@ def _tell_failed(call: ToolCall, error: BaseException) -> None:
     tell(LOOP, level, "the tool %s failed: %s", printable(call.name), error, error=error)
 
 
-def _said(error: BaseException) -> str:
+def said_of(error: BaseException) -> str:
     """Return what the model is told of an error."""
     text = told(error)
     return text if isinstance(error, ToolError) and text else f"{type(error).__name__}: {text}"

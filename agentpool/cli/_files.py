@@ -14,6 +14,7 @@ from agentpool._core.capability import CAPABILITY_TYPES
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text
 from agentpool._loading import LoadProblem, load_callable
+from agentpool._loop.hooks import load_hooks
 from agentpool._loop.model_agent import SpawnConfig
 from agentpool.cli._drivers import Drivers, driver_name_in, pool_driver_name
 from agentpool.cli._errors import BadInputError
@@ -125,6 +126,10 @@ def _function_problems(manifest: AgentManifest) -> Iterator[tuple[str, str, str]
     else:
         yield from _capability_problems(manifest, tools)
         yield from idle_patterns(manifest.approval, tools.definitions())
+    try:
+        load_hooks(manifest)
+    except ManifestError as error:
+        yield from ((found.key, found.problem, found.fix) for found in error.findings)
     if manifest.script is not None and manifest.script.function is not None:
         try:
             load_callable(manifest.script.function, manifest.base)

@@ -11,6 +11,7 @@ from agentpool._core.capability import (
     FileWriteCapability,
     MemoryCapability,
     MessagingCapability,
+    NetworkCapability,
     SpawnCapability,
     grants,
 )
@@ -67,6 +68,8 @@ def builtin_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = Non
         tools += [reader.read_file, reader.list_files, reader.search_text]
     if grants(granted, FileWriteCapability(())):
         tools += _writing_tools(manifest)
+    if grants(granted, NetworkCapability(())):
+        tools.append(_fetching_tool(manifest))
     if grants(granted, MemoryCapability()):
         tools += [remember, recall]
     if grants(granted, MessagingCapability()):
@@ -83,6 +86,18 @@ def _writing_tools(manifest: AgentManifest) -> list[Tool]:
         readable = _paths(manifest, FileReadCapability)
         tools.append(FileEditor(readable, writable, manifest.base).edit_file)
     return tools
+
+
+def _fetching_tool(manifest: AgentManifest) -> Tool:
+    from agentpool.tools._web import UrlFetcher  # seldom needed
+
+    hosts = [
+        host
+        for grant in manifest.capabilities
+        if isinstance(grant, NetworkCapability)
+        for host in grant.allowed_hosts
+    ]
+    return UrlFetcher(hosts, manifest.privacy).fetch_url
 
 
 def _paths(manifest: AgentManifest, kind: type[FileReadCapability] | type[FileWriteCapability]) -> list[str]:

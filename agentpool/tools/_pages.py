@@ -42,7 +42,7 @@ _PRESCAN = 4_096
 # -- characters ---------------------------------------------------------------------
 
 
-def text_of_bytes(data: bytes, charset: str) -> str:
+def text_of_bytes(data: bytes, charset: str, *, is_cut: bool = False) -> str:
     """Return the text of an answer: by its mark, its header, what it says itself, or as UTF-8.
 
     What cannot be read is replaced, never an error: a page with one wrong byte is still a page.
@@ -50,6 +50,7 @@ def text_of_bytes(data: bytes, charset: str) -> str:
     Args:
       data: the bytes.
       charset: what the header says, maybe nothing.
+      is_cut: whether they end anywhere, maybe in the middle of a character.
     """
     for mark, codec in _MARKS:
         if data.startswith(mark):
@@ -59,8 +60,7 @@ def text_of_bytes(data: bytes, charset: str) -> str:
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            # A page that was cut in the middle of a character is UTF-8 all the same.
-            known = "utf-8" if error.start >= len(data) - 4 else "cp1252"
+            known = "utf-8" if is_cut and error.reason == "unexpected end of data" else "cp1252"
     return data.decode(known, "replace").removeprefix("\ufeff")
 
 

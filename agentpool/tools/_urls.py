@@ -14,6 +14,7 @@ MAX_URL_CHARS = 8_192
 
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
 _SHAPE = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://([^/?#]*)([^#]*)(?:#.*)?", re.DOTALL)
+_ABSOLUTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _SAFE = "!$%&'()*+,/:;=?@[]~|^`{}\"<>-._"  # what stays as it is; `%` is what has been escaped before
@@ -85,7 +86,8 @@ def redirected(address: WebAddress, location: str) -> WebAddress:
     location = location.strip(" \t\r\n").replace(" ", "%20")
     if found := _FORBIDDEN.search(location):
         raise ValueError(f"the URL holds {found[0]!r}")
-    return web_address(urljoin(str(address), location))
+    # `urljoin` would take `http:///x` for a path.
+    return web_address(location if _ABSOLUTE.match(location) else urljoin(str(address), location))
 
 
 def _split_port(authority: str) -> tuple[str, str]:

@@ -129,7 +129,7 @@ def _size(fetched: Fetched) -> str:
 
 
 def _text(fetched: Fetched, media_type: str, charset: str) -> str:
-    text = text_of_bytes(fetched.body, charset)
+    text = text_of_bytes(fetched.body, charset, is_cut=fetched.is_cut)
     return readable(text, str(fetched.address)) if media_type in _PAGES else text
 
 

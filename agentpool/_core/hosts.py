@@ -150,7 +150,7 @@ class HostPattern:
         if other.name == "*":
             return self.name == "*"
         if other.name.startswith("*."):
-            return self.name in ("*", other.name) or self.has_name(other.name[2:])
+            return self.name == "*" or (self.name.startswith("*.") and other.name.endswith(self.name[1:]))
         return self.has_name(other.name)
 
 
@@ -174,7 +174,7 @@ def host_pattern(text: str) -> HostPattern:
     network = _network(host.removeprefix("[").removesuffix("]"))
     if network is not None:
         return HostPattern(network=network, **options)
-    name = host.lower().removesuffix(".")
+    name = host.lower() if host == "*." else host.lower().removesuffix(".")
     if name != "*" and (_NAME.fullmatch(name) is None or _is_number(name)):
         raise ValueError("is no name, address or network of hosts")
     return HostPattern(name, **options)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import attrs
 
+from agentpool._core.hosts import HostRule, covers_host
 from agentpool._core.rules import FilePath, ListOf, Text, Whole, as_texts
 
 
@@ -31,7 +32,11 @@ class PrivacyTier(enum.Enum):
 
 _PATHS = ListOf("The files and directories, with all that is below them", item=FilePath())
 _COMMANDS = ListOf("The names of the commands; `*` is any", item=Text(blank=False))
-_HOSTS = ListOf("The names of the hosts; `*` is any", item=Text(blank=False))
+_HOSTS = ListOf(
+    "The hosts: names, `*.` and a name for those below it, addresses, networks, `localhost`, or `*` for"
+    " every public one; with `:PORT` (or `:*`) for other ports than 80 and 443",
+    item=HostRule(blank=False),
+)
 _DEPTH = Whole("How many levels of agents below itself it may have")
 
 
@@ -88,7 +93,13 @@ class ShellCapability:
 
 @attrs.frozen
 class NetworkCapability:
-    """May reach these hosts; `*` is any."""
+    """May reach these hosts.
+
+    An entry is a name, `*.example.org` for all names below one, an address, a network such as
+    `10.0.0.0/8`, `localhost`, or `*` for every public host. It means the ports 80 and 443;
+    `example.org:8080` means that port, and `example.org:*` all. A host whose address is not public
+    needs an entry for its address as well.
+    """
 
     allowed_hosts: tuple[str, ...] = attrs.field(converter=as_texts, validator=_HOSTS)
 
@@ -145,10 +156,10 @@ CAPABILITY_TYPES: dict[str, type[Capability]] = {
 def grants(granted: Iterable[Capability], required: Capability | None) -> bool:
     """Whether a manifest that grants `granted` allows what needs `required`.
 
-    A grant counts for its own type only. Every path, command or host that is required must be
-    granted by one of the grants; none required means that any grant of the type will do. `*` in a
-    grant is any command, host, server or tool. Paths are compared as they are written, without a
-    look at the disk: a path is granted by itself and by every directory above it.
+    A grant counts for its own type only. Every path, command or host that is required must be granted
+    by one of the grants; none required means that any grant of the type will do. `*` in a grant is any
+    command, server or tool, and any public host. Paths are compared as they are written, without a look
+    at the disk: a path is granted by itself and by every directory above it.
     """
     if required is None:
         return True
@@ -191,11 +202,10 @@ def _covers(grant: Capability, part: Capability) -> bool:
             FileWriteCapability((path,)),
         ):
             return any(_is_below(path, root) for root in above)
-        case (ShellCapability(known), ShellCapability((name,))) | (
-            NetworkCapability(known),
-            NetworkCapability((name,)),
-        ):
+        case ShellCapability(known), ShellCapability((name,)):
             return "*" in known or name in known
+        case NetworkCapability(known), NetworkCapability((host,)):
+            return covers_host(known, host)
         case SpawnCapability(depth), SpawnCapability(needed):
             return depth >= needed
         case McpCapability(server, tool), McpCapability(wanted, name):

@@ -11,6 +11,7 @@ from agentpool._core.capability import (
     FileWriteCapability,
     MemoryCapability,
     MessagingCapability,
+    NetworkCapability,
     SpawnCapability,
     grants,
 )
@@ -19,7 +20,7 @@ from agentpool._core.manifest import AgentManifest
 from agentpool._loading import LoadProblem, load_callable
 from agentpool.abc import Tool
 from agentpool.tools._agents import AgentSpawner, recall, receive_message, remember, send_message
-from agentpool.tools._files import FileReader, FileWriter
+from agentpool.tools._files import FileEditor, FileReader, FileWriter
 from agentpool.tools._function import FunctionTool, tool
 from agentpool.tools._registry import ToolRegistry
 
@@ -66,7 +67,9 @@ def builtin_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = Non
         reader = FileReader(_paths(manifest, FileReadCapability), manifest.base)
         tools += [reader.read_file, reader.list_files, reader.search_text]
     if grants(granted, FileWriteCapability(())):
-        tools.append(FileWriter(_paths(manifest, FileWriteCapability), manifest.base).write_file)
+        tools += _writing_tools(manifest)
+    if grants(granted, NetworkCapability(())):
+        tools.append(_fetching_tool(manifest))
     if grants(granted, MemoryCapability()):
         tools += [remember, recall]
     if grants(granted, MessagingCapability()):
@@ -74,6 +77,27 @@ def builtin_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = Non
     if make_agent is not None and grants(granted, SpawnCapability()):
         tools.append(AgentSpawner(manifest, make_agent).spawn_agent)
     return tools
+
+
+def _writing_tools(manifest: AgentManifest) -> list[Tool]:
+    writable = _paths(manifest, FileWriteCapability)
+    tools: list[Tool] = [FileWriter(writable, manifest.base).write_file]
+    if grants(manifest.capabilities, FileReadCapability(())):
+        readable = _paths(manifest, FileReadCapability)
+        tools.append(FileEditor(readable, writable, manifest.base).edit_file)
+    return tools
+
+
+def _fetching_tool(manifest: AgentManifest) -> Tool:
+    from agentpool.tools._web import UrlFetcher  # seldom needed
+
+    hosts = [
+        host
+        for grant in manifest.capabilities
+        if isinstance(grant, NetworkCapability)
+        for host in grant.allowed_hosts
+    ]
+    return UrlFetcher(hosts, manifest.privacy).fetch_url
 
 
 def _paths(manifest: AgentManifest, kind: type[FileReadCapability] | type[FileWriteCapability]) -> list[str]:

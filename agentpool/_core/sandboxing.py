@@ -6,7 +6,7 @@ What is there is asked of the disk elsewhere; here it is put in order.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -76,12 +76,12 @@ class Mount:
 
     Attributes:
       kind: `read` and `write` show a path of this machine, `link` is a symbolic link, `data` a file with a
-        text, `tmp` an empty directory in memory, `dev` and `proc` are what the kernel gives.
+        text, `tmp` an empty directory in memory, `dir` one between, `dev` and `proc` are what the kernel gives.
       at: where, absolute.
       source: the path that is shown, the target of the link, or the text.
     """
 
-    kind: Literal["read", "write", "link", "data", "tmp", "dev", "proc"]
+    kind: Literal["read", "write", "link", "data", "tmp", "dir", "dev", "proc"]
     at: str
     source: str = ""
 
@@ -130,7 +130,21 @@ def in_order(mounts: Iterable[Mount]) -> list[Mount]:
         if at in ("/proc", "/dev") and mount.kind in ("read", "write"):
             continue
         chosen[at] = attrs.evolve(mount, at=at)
-    return sorted(chosen.values(), key=lambda mount: 0 if mount.at == "/" else mount.at.count("/"))
+    return sorted([*chosen.values(), *_between(chosen)], key=lambda each: (each.at != "/", each.at.count("/")))
+
+
+def _between(mounts: Mapping[str, Mount]) -> Iterator[Mount]:
+    """Yield the directories above mounts that nothing else brings; bubblewrap would make some for root only."""
+    made: set[str] = set()
+    for at in mounts:
+        above = posixpath.dirname(at)
+        while above != "/" and above not in mounts and above not in made:
+            made.add(above)
+            above = posixpath.dirname(above)
+    shown = [mount.at for mount in mounts.values() if mount.kind in ("read", "write")]
+    for at in sorted(made):
+        if not is_within(at, shown):
+            yield Mount("dir", at)
 
 
 # -- the arguments of bubblewrap -----------------------------------------------------------
@@ -194,8 +208,11 @@ def bwrap_arguments(
     size = ["--size", str(tmp_bytes)] if arrangement.sized else []
     for mount in in_order(mounts):
         argv += _mount_arguments(mount, data, size)
+    # Root's number alone may write to /proc/sys, such as to the name of the program that is run for a core
+    # dump on this machine. What bubblewrap does against it by itself misses the directories there.
+    argv += ["--remount-ro", "/proc", "--remount-ro", "/dev"]
     if not any(mount.kind == "write" and mount.at == "/" for mount in mounts):
-        argv += ["--remount-ro", "/"]  # else there would be a directory without a bound, in memory
+        argv += ["--remount-ro", "/"]  # a directory in memory, without a bound
     argv += ["--chdir", cwd, "--json-status-fd", STATUS, "--block-fd", BLOCK, "--"]
     if arrangement.setpriv:
         argv += [arrangement.setpriv, f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
@@ -215,6 +232,8 @@ def _mount_arguments(mount: Mount, data: list[str], size: list[str]) -> list[str
         case "data":
             data.append(mount.source)
             return ["--perms", "0444", "--ro-bind-data", f"\0data:{len(data) - 1}", mount.at]
+        case "dir":
+            return ["--perms", "0755", "--dir", mount.at]
         case "dev" | "proc":
             return [f"--{mount.kind}", mount.at]
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from agentpool._core.capability import (
+    ComputeCapability,
     FileReadCapability,
     FileWriteCapability,
     MemoryCapability,
     MessagingCapability,
+    ShellCapability,
     SpawnCapability,
     grants,
 )
@@ -22,6 +24,7 @@ from agentpool.tools._agents import AgentSpawner, recall, receive_message, remem
 from agentpool.tools._files import FileReader, FileWriter
 from agentpool.tools._function import FunctionTool, tool
 from agentpool.tools._registry import ToolRegistry
+from agentpool.tools._shell import CommandRunner
 
 MakeAgent = Callable[[AgentManifest, str], Any]
 
@@ -67,6 +70,10 @@ def builtin_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = Non
         tools += [reader.read_file, reader.list_files, reader.search_text]
     if grants(granted, FileWriteCapability(())):
         tools.append(FileWriter(_paths(manifest, FileWriteCapability), manifest.base).write_file)
+    if grants(granted, ShellCapability(())):
+        tools.append(CommandRunner(manifest).shell)
+    if grants(granted, ComputeCapability()):
+        tools.append(CommandRunner(manifest).python)
     if grants(granted, MemoryCapability()):
         tools += [remember, recall]
     if grants(granted, MessagingCapability()):

@@ -114,12 +114,9 @@ def command_argv(line: str, allowed: Collection[str]) -> list[str]:
         return ["sh", "-c", line]
     words = split_command(line)
     if words[0] not in allowed:
-        raise CommandError(f"{words[0]!r} is not among the commands that this agent may run: {_list(allowed)}")
+        known = ", ".join(sorted(allowed)) or "none"
+        raise CommandError(f"{words[0]!r} is not among the commands that this agent may run: {known}")
     return words
-
-
-def _list(names: Collection[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
 
 
 # -- what it wrote ---------------------------------------------------------------------------

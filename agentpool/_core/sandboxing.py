@@ -76,7 +76,7 @@ class Mount:
 
     Attributes:
       kind: `read` and `write` show a path of this machine, `link` is a symbolic link, `data` a file with a
-        text, `tmp` an empty directory in memory, `dir` one between, `dev` and `proc` are what the kernel gives.
+        text, `tmp` an empty directory in memory, `dir` one between, `dev` and `proc` what the kernel has.
       at: where, absolute.
       source: the path that is shown, the target of the link, or the text.
     """
@@ -126,25 +126,24 @@ def in_order(mounts: Iterable[Mount]) -> list[Mount]:
     """
     chosen: dict[str, Mount] = {}
     for mount in mounts:
-        at = posixpath.normpath(mount.at)
-        if at in ("/proc", "/dev") and mount.kind in ("read", "write"):
-            continue
-        chosen[at] = attrs.evolve(mount, at=at)
-    return sorted([*chosen.values(), *_between(chosen)], key=lambda each: (each.at != "/", each.at.count("/")))
+        if mount.at not in ("/proc", "/dev") or mount.kind not in ("read", "write"):
+            chosen[mount.at] = mount
+    found = [*chosen.values(), *_between(chosen)]
+    shown = [mount.at for mount in chosen.values() if mount.kind in ("read", "write")]
+    # What is shown of this machine has its own directories and links.
+    needed = [each for each in found if each.kind not in ("dir", "link") or not is_within(each.at, shown)]
+    return sorted(needed, key=lambda mount: (mount.at != "/", mount.at.count("/")))
 
 
 def _between(mounts: Mapping[str, Mount]) -> Iterator[Mount]:
-    """Yield the directories above mounts that nothing else brings; bubblewrap would make some for root only."""
+    """Yield the directories above mounts that are none: bubblewrap itself makes some for root only."""
     made: set[str] = set()
     for at in mounts:
         above = posixpath.dirname(at)
         while above != "/" and above not in mounts and above not in made:
             made.add(above)
             above = posixpath.dirname(above)
-    shown = [mount.at for mount in mounts.values() if mount.kind in ("read", "write")]
-    for at in sorted(made):
-        if not is_within(at, shown):
-            yield Mount("dir", at)
+    yield from (Mount("dir", at) for at in sorted(made))
 
 
 # -- the arguments of bubblewrap -----------------------------------------------------------

@@ -20,8 +20,14 @@ from agentpool.tools._processes import Job, run_job_blocking
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INSTALL = (
-    "install it (apt-get install bubblewrap, dnf install bubblewrap), or write sandbox = \"none\" into the"
+    'install it (apt-get install bubblewrap, dnf install bubblewrap), or write sandbox = "none" into the'
     " manifest, by which its commands may do whatever the pool may"
+)
+
+ALLOW = (
+    "allow them (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns; a container"
+    ' may need options of its own), or write sandbox = "none" into the manifest, by which its commands may'
+    " do whatever the pool may"
 )
 
 ProcessBound: TypeAlias = Literal["cgroup", "user namespace", "another user", "watched"]
@@ -127,7 +133,8 @@ def control_groups(cgroup: str, mountinfo: str) -> Iterator[ControlGroup]:
       cgroup: the text of /proc/self/cgroup.
       mountinfo: the text of /proc/self/mountinfo.
     """
-    own = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in cgroup.splitlines() if line.count(":") >= 2}
+    lines = [line.split(":", 2) for line in cgroup.splitlines()]
+    own = {parts[1]: parts[2] for parts in lines if len(parts) == 3}
     for point, root, kind, options in _cgroup_mounts(mountinfo):
         if kind == "cgroup2" and "" in own:
             yield from _groups_above(point, _below(own[""], root))
@@ -230,8 +237,8 @@ def sandbox_report() -> SandboxReport:
         if ending.is_success:
             return _found(arrangement, group, ".".join(map(str, version)))
         said = said or ending.problem
-    problem = f"bubblewrap does not work here ({said.strip()[-300:]}). User namespaces may be forbidden; {INSTALL}"
-    return attrs.evolve(_without(group), problem=problem)
+    problem = f"bubblewrap does not work here ({said.strip()[-300:]}): user namespaces may be forbidden"
+    return attrs.evolve(_without(group), problem=f"{problem}; {ALLOW}")
 
 
 def _without(group: ControlGroup | None) -> SandboxReport:
@@ -294,7 +301,8 @@ def _arrangements(bwrap: str, version: tuple[int, ...], group: ControlGroup | No
     if version >= (0, 8):
         yield Arrangement(bwrap, sized=sized)
     yield Arrangement(bwrap, no_more_userns=False, sized=sized)
-    yield Arrangement(bwrap, userns=False, no_more_userns=False, sized=sized)  # root, or a bwrap that is setuid
+    # For root, and for a bwrap that is setuid.
+    yield Arrangement(bwrap, userns=False, no_more_userns=False, sized=sized)
 
 
 def _try(arrangement: Arrangement, group: ControlGroup | None) -> Ending:

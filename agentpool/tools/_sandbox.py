@@ -93,8 +93,8 @@ class Sandbox:
         network, told = network_of(granted, manifest.privacy)
         return cls(
             manifest.sandbox,
-            tuple(path for each in granted if isinstance(each, FileReadCapability) for path in each.allowed_paths),
-            tuple(path for each in granted if isinstance(each, FileWriteCapability) for path in each.allowed_paths),
+            _paths(manifest, FileReadCapability),
+            _paths(manifest, FileWriteCapability),
             manifest.base,
             manifest.commands,
             network,
@@ -196,11 +196,19 @@ class Sandbox:
         return watched
 
 
+def _paths(
+    manifest: AgentManifest, kind: type[FileReadCapability] | type[FileWriteCapability]
+) -> tuple[str, ...]:
+    return tuple(
+        path for each in manifest.capabilities if isinstance(each, kind) for path in each.allowed_paths
+    )
+
+
 CODE = "\0code"
 """Stands in a command for the path of the program that it is given."""
 
 _CODE_NAME = "program.py"
-_CODE_PATH = f"/run/{_CODE_NAME}"
+_CODE_PATH = f"/dev/{_CODE_NAME}"  # no grant brings this machine's /dev: nothing is made in a directory of it
 _OWN_PROCESSES = 3  # bubblewrap, the first process of its namespace, and the shell or the program itself
 
 

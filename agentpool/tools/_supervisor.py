@@ -22,7 +22,6 @@ import resource
 import select
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -259,10 +258,11 @@ class _Run:
         pids = self._tree()
         if len(pids) > watched.get("processes", len(pids)):
             return "processes"
-        if "memory" in watched and sum(map(_resident, pids)) > watched["memory"]:
-            # Pages that several share were counted for each: look closer, which takes longer.
-            if sum(map(_proportional, pids)) > watched["memory"]:
-                return "memory"
+        # Pages that several share are counted for each by the first; the second takes longer.
+        if "memory" in watched and all(
+            sum(map(look, pids)) > watched["memory"] for look in (_resident, _proportional)
+        ):
+            return "memory"
         return ""
 
     def _was_out_of_memory(self) -> bool:
@@ -409,4 +409,4 @@ def _proportional(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Collection
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 import attrs
 
@@ -244,6 +244,8 @@ def _of_end(ending: Ending, limit: str) -> str:
             return "stopped"
         case "setup":
             return f"it could not be started: {ending.problem or 'nobody knows why'}"
+        case _:
+            assert_never(ending.why)
 
 
 def _of_survivors(ending: Ending) -> str:

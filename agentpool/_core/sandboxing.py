@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, assert_never
 
 import attrs
 
@@ -235,6 +235,8 @@ def _mount_arguments(mount: Mount, data: list[str], size: list[str]) -> list[str
             return ["--perms", "0755", "--dir", mount.at]
         case "dev" | "proc":
             return [f"--{mount.kind}", mount.at]
+        case _:
+            assert_never(mount.kind)
 
 
 # -- network ---------------------------------------------------------------------------------

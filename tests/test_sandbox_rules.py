@@ -284,7 +284,7 @@ def test_a_directory_stands_before_what_is_in_it() -> None:
         Mount("write", "/", "/"),
         Mount("data", "/a/b/file", "t"),
     ]
-    assert [mount.at for mount in in_order(mounts)] == ["/", "/a", "/a/b/c", "/a/b/file"]
+    assert [mount.at for mount in in_order(mounts)] == ["/", "/a", "/a/b", "/a/b/c", "/a/b/file"]
     assert "--remount-ro / --" not in " ".join(arguments(mounts))
     inner = [Mount("dir", "/a/b"), Mount("tmp", "/a")]
     assert [mount.kind for mount in in_order([*inner, Mount("data", "/a/b/f", "")])] == ["tmp", "dir", "data"]
@@ -301,8 +301,25 @@ def test_a_grant_brings_neither_the_machines_proc_nor_its_devices() -> None:
 
 
 def test_in_what_is_shown_of_the_machine_nothing_is_made() -> None:
-    mounts = [Mount("read", "/", "/"), Mount("link", "/bin", "usr/bin"), Mount("data", "/etc/passwd", "x")]
-    assert [(each.kind, each.at) for each in in_order(mounts)] == [("read", "/"), ("data", "/etc/passwd")]
+    mounts = [
+        Mount("read", "/", "/"),
+        Mount("link", "/bin", "usr/bin"),
+        Mount("data", "/etc/passwd", "x"),
+        Mount("read", "/etc/localtime", "/usr/share/zoneinfo/UTC"),
+        Mount("read", "/usr", "/usr"),
+        Mount("write", "/home/u", "/home/u"),
+        Mount("tmp", "/tmp"),
+        Mount("dev", "/dev"),
+        Mount("data", "/dev/program.py", "x"),
+    ]
+    assert [(each.kind, each.at) for each in in_order(mounts)] == [
+        ("read", "/"),
+        ("read", "/usr"),
+        ("tmp", "/tmp"),
+        ("dev", "/dev"),
+        ("write", "/home/u"),
+        ("data", "/dev/program.py"),
+    ]
 
 
 def test_a_path_is_within_itself_and_within_what_is_above() -> None:

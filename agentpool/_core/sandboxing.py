@@ -128,11 +128,20 @@ def in_order(mounts: Iterable[Mount]) -> list[Mount]:
     for mount in mounts:
         if mount.at not in ("/proc", "/dev") or mount.kind not in ("read", "write"):
             chosen[mount.at] = mount
-    found = [*chosen.values(), *_between(chosen)]
-    shown = [mount.at for mount in chosen.values() if mount.kind in ("read", "write")]
-    # What is shown of this machine has its own directories and links.
-    needed = [each for each in found if each.kind not in ("dir", "link") or not is_within(each.at, shown)]
-    return sorted(needed, key=lambda mount: (mount.at != "/", mount.at.count("/")))
+    found = [each for each in (*chosen.values(), *_between(chosen)) if not _is_there_already(each, chosen)]
+    return sorted(found, key=lambda mount: (mount.at != "/", mount.at.count("/")))
+
+
+def _is_there_already(mount: Mount, mounts: Mapping[str, Mount]) -> bool:
+    """Whether a mount lies in a part of this machine that is shown, and so nothing is to be made there."""
+    if mount.kind in ("proc", "dev", "tmp", "write") or mount.at == mount.source:
+        return False  # the same part may be there with other rights, such as `/usr` in a `/` to write to
+    above = mount.at
+    while above != "/":
+        above = posixpath.dirname(above)
+        if above in mounts:
+            return mounts[above].kind in ("read", "write")
+    return False
 
 
 def _between(mounts: Mapping[str, Mount]) -> Iterator[Mount]:

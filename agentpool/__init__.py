@@ -125,6 +125,7 @@ if _TYPE_CHECKING:
     from agentpool._core.restart import Backoff as Backoff
     from agentpool._core.restart import RestartMode as RestartMode
     from agentpool._core.restart import RestartPolicy as RestartPolicy
+    from agentpool._core.sandboxing import CommandLimits as CommandLimits
     from agentpool._core.usage import TokenUsage as TokenUsage
     from agentpool._kernel.agent import AgentStatus as AgentStatus
     from agentpool._kernel.context import AgentContext as AgentContext
@@ -195,6 +196,8 @@ if _TYPE_CHECKING:
     from agentpool.tools import ToolRegistry as ToolRegistry
     from agentpool.tools import tool as tool
     from agentpool.tools._build import build_tools as build_tools
+    from agentpool.tools._host import SandboxReport as SandboxReport
+    from agentpool.tools._host import sandbox_report as sandbox_report
     from agentpool.tools._kept import KeptResults as KeptResults
     from agentpool.tools._redact import Redact as Redact
 
@@ -261,6 +264,9 @@ _HOMES = {
     """,
     "agentpool._core.restart": """
         Backoff RestartMode RestartPolicy
+    """,
+    "agentpool._core.sandboxing": """
+        CommandLimits
     """,
     "agentpool._core.usage": """
         TokenUsage
@@ -370,6 +376,9 @@ _HOMES = {
     """,
     "agentpool.tools._redact": """
         Redact
+    """,
+    "agentpool.tools._host": """
+        SandboxReport sandbox_report
     """,
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

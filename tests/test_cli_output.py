@@ -365,7 +365,7 @@ BAD = {
 }
 OWN = '''
 """Functions that manifests name."""
-from agentpool import ShellCapability
+from agentpool import BrowserCapability
 from agentpool.tools import tool
 
 
@@ -379,7 +379,7 @@ def unclear(x) -> str:
     return x
 
 
-@tool(capability=ShellCapability(["ls"]))
+@tool(capability=BrowserCapability())
 def ls() -> str:
     """List."""
     return ""
@@ -432,7 +432,7 @@ def _has(name: str) -> bool:
 
 
 def test_a_capability_that_a_tool_of_ones_own_needs_is_no_empty_grant(tmp_path: Path) -> None:
-    grant = '[[capabilities]]\ntype = "shell"\nallowed_commands = ["ls"]\n[script]\nsteps = [{text = "x"}]'
+    grant = '[[capabilities]]\ntype = "browser"\n[script]\nsteps = [{text = "x"}]'
     path = write_fleet(tmp_path, f'tools = ["own:ls"]\n{grant}')
     assert _app.call(["validate", str(path)]) == 0
     assert _app.call(["validate", str(write_fleet(tmp_path, grant))]) == 2
@@ -468,6 +468,18 @@ IDLE = {
         'restart = { within = 9, backoff = 1 }\n[[supervisors]]\nname = "boss"\nchildren = ["a"]',
         "",
         "within, backoff has no effect below the supervisor 'boss'",
+    ),
+    "sandbox": (
+        'sandbox = "none"\n[script]\nsteps = [{text = "x"}]',
+        "",
+        "",
+        "sandbox: of the manifest 'a': has no effect: the agent may run no commands",
+    ),
+    "commands": (
+        '[script]\nsteps = [{text = "x"}]\n[commands]\ntimeout = 5',
+        "",
+        "",
+        "commands: of the manifest 'a': has no effect: the agent may run no commands",
     ),
     "call": (
         '[script]\nsteps = [{calls = [{tool = "read_fil"}]}]\n'

@@ -16,6 +16,7 @@ AgentManifest AgentMessage AgentNursery AgentOutcome AgentPool AgentPoolError Ag
 AgentSpawned AgentStarted AgentStatus AgentStuck AgentTimeoutError AnthropicDriver ApprovalDecided
 ApprovalRequest ApprovalRequested ApprovalRules Approved Approver AssistantMessage Backoff BrowserCapability
 Budget BudgetExceededError BudgetWarned Capability CapabilityDeniedError ChatMessage ChildSpec ChosenDriver
+<<<<<<< HEAD
 Completed Completion CompletionFinished CompletionRequest ComputeCapability ContentRefusedError
 ContextCompacted ContextTooLongError Conversation DeadLetter DeadlockError DeadlockSuspected Decision Denied
 Document Driver DriverError DriverName DriverUnavailableError Event EventSubscription Failed
@@ -36,6 +37,28 @@ ToolCall ToolContext ToolDefinition ToolError ToolFinished ToolMessage ToolRegis
 UnhandledAgentErrors UnknownAgentError UserMessage Verdict WaitingAgent build_tools choose_driver
 open_agent_pool open_driver parse_driver_name resume_agent_pool start_fleet tool
 AskModel CallTool HookContext Hooks KeptResults Redact
+=======
+CommandLimits Completed Completion CompletionFinished CompletionRequest ComputeCapability
+ContentRefusedError ContextCompacted ContextTooLongError Conversation DeadLetter DeadlockError
+DeadlockSuspected Decision Denied Document Driver DriverError DriverName DriverUnavailableError Event
+EventSubscription Failed FileReadCapability FileWriteCapability Finding FleetAgent FleetFile FleetFunction
+FunctionTool GeminiDriver GovernedDriver GovernorPolicy GuardWarned Image InMemory Inbox InboxStatistics
+InferenceCapability Journal JournalCorruptError JournalError LeftOpenError LocalDriver LoopFinished
+LoopGuard LoopHaltedError MalformedReplyError ManifestError McpCapability McpServer Memory MemoryCapability
+MemoryFileError MemoryFragment MessageDeadLettered MessageRouter MessageSent MessagingCapability ModelAgent
+ModelCallFinished ModelCallStarted ModelSettings NamespacedMemory NetworkCapability OllamaDriver
+OpenAIDriver Overflow OverloadedError PhaseChanged PoolClosedError PoolFullError PoolLimitError PoolLimits
+PoolStatistics PriceTable PriceUnknownError PrivacyTier ProviderData RagCapability RateLimitedError
+ReasoningDelta ReasoningDeltaReceived RecordingDriver ReplayDriver ReplayMismatchError RequestRejectedError
+Reservation ResourceQuota RestartLimitError RestartMode RestartPolicy ResumableAgent RetryingDriver
+RouterStatistics RoutingDriver RunPausedError SandboxReport ScriptCall ScriptSettings ScriptStep
+ScriptedDriver Session SessionConflictError SessionError ShellCapability SpawnCapability SpawnConfig
+SqliteJournal SqliteMemory StopReason StreamPart StuckAgent Subscription SubscriptionStatistics Supervisor
+Text TextDelta TextDeltaReceived TokenUsage Tool ToolCall ToolContext ToolDefinition ToolError ToolFinished
+ToolMessage ToolRegistry ToolResult ToolStarted UnhandledAgentErrors UnknownAgentError UserMessage Verdict
+WaitingAgent build_tools choose_driver open_agent_pool open_driver parse_driver_name resume_agent_pool
+sandbox_report start_fleet tool
+>>>>>>> sandbox12
 """
 
 

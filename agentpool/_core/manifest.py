@@ -45,6 +45,7 @@ from agentpool._core.rules import (
     read_table,
     table_schema,
 )
+from agentpool._core.sandboxing import CommandLimits, SandboxKind
 from agentpool._core.schemas import schema_problems
 from agentpool._core.templates import Placeholder, TemplateError, parse_template
 
@@ -584,6 +585,17 @@ class AgentManifest(Table):
             "Where its words may travel to: this machine, hosts that you run yourself, anywhere",
             values=_TIERS,
         ),
+    )
+    sandbox: SandboxKind = attrs.field(
+        default="bubblewrap",
+        validator=Choice(
+            "What its commands run in: `none` lets them do whatever the pool may",
+            values=choice("bubblewrap", "none"),
+        ),
+    )
+    commands: CommandLimits = attrs.field(
+        default=CommandLimits(),
+        validator=TableOf("How much one of its commands may use", cls=CommandLimits),
     )
     script: ScriptSettings | None = attrs.field(
         default=None,

@@ -10,15 +10,21 @@ import attrs
 import trio
 
 from agentpool._core.approval import idle_patterns
-from agentpool._core.capability import CAPABILITY_TYPES
+from agentpool._core.capability import (
+    CAPABILITY_TYPES,
+    ComputeCapability,
+    NetworkCapability,
+    ShellCapability,
+)
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text
+from agentpool._core.sandboxing import network_of
 from agentpool._loading import LoadProblem, load_callable
 from agentpool._loop.hooks import load_hooks
 from agentpool._loop.model_agent import SpawnConfig
 from agentpool.cli._drivers import Drivers, driver_name_in, pool_driver_name
 from agentpool.cli._errors import BadInputError
-from agentpool.cli._idle import idle_model, idle_settings, idle_steps
+from agentpool.cli._idle import idle_model, idle_sandbox, idle_settings, idle_steps
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.schema import fleet_schema, manifest_schema
 from agentpool.tools import ToolRegistry, build_tools
@@ -98,7 +104,11 @@ def check_file(path: Path, driver: str | None, vars: Mapping[str, str]) -> Check
         raise ManifestError(findings)
     if driver is not None or driver_name_in(manifest) is not None:  # else that is the fleet's choice
         trio.run(_try_drivers, [manifest], False, driver, None)
-    warnings = [*idle_model(manifest, str(path)), *_idle_steps([manifest], str(path))]
+    warnings = [
+        *idle_model(manifest, str(path)),
+        *idle_sandbox(manifest, str(path)),
+        *_idle_steps([manifest], str(path)),
+    ]
     return CheckedFile("manifest", tuple(map(str, warnings)))
 
 
@@ -140,6 +150,9 @@ def _function_problems(manifest: AgentManifest) -> Iterator[tuple[str, str, str]
 def _capability_problems(manifest: AgentManifest, tools: ToolRegistry) -> Iterator[tuple[str, str, str]]:
     """Yield a problem for each grant that no tool asks for: it would look like a right, and be none."""
     needed = {type(tool.capability) for tool in tools}
+    runs_commands = not needed.isdisjoint((ShellCapability, ComputeCapability))
+    if runs_commands and network_of(manifest.capabilities, manifest.privacy)[0]:
+        needed.add(NetworkCapability)  # their commands have it
     names = {cls: name for name, cls in CAPABILITY_TYPES.items()}
     for n, grant in enumerate(manifest.capabilities):
         if type(grant) not in needed:

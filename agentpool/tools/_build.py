@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from agentpool._core.capability import (
+    ComputeCapability,
     FileReadCapability,
     FileWriteCapability,
     MemoryCapability,
     MessagingCapability,
     NetworkCapability,
+    ShellCapability,
     SpawnCapability,
     grants,
 )
@@ -23,6 +25,7 @@ from agentpool.tools._agents import AgentSpawner, recall, receive_message, remem
 from agentpool.tools._files import FileEditor, FileReader, FileWriter
 from agentpool.tools._function import FunctionTool, tool
 from agentpool.tools._registry import ToolRegistry
+from agentpool.tools._shell import CommandRunner
 
 MakeAgent = Callable[[AgentManifest, str], Any]
 
@@ -70,6 +73,10 @@ def builtin_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = Non
         tools += _writing_tools(manifest)
     if grants(granted, NetworkCapability(())):
         tools.append(_fetching_tool(manifest))
+    if grants(granted, ShellCapability(())):
+        tools.append(CommandRunner(manifest).shell)
+    if grants(granted, ComputeCapability()):
+        tools.append(CommandRunner(manifest).python)
     if grants(granted, MemoryCapability()):
         tools += [remember, recall]
     if grants(granted, MessagingCapability()):

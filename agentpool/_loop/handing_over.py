@@ -67,9 +67,7 @@ async def handed_over(
         reason = f"the conversation was handed over {MAX_HANDOFFS} times: {' -> '.join(names[-4:])}"
         raise LoopHaltedError(reason, usage=result.usage, transcript=result.transcript)
     said = harmless(str(call.input.get("note") or "")).strip()
-    note = as_note(
-        f"{by} has handed this conversation over to you: go on in its place. {said}".strip()
-    )
+    note = as_note(f"{by} has handed this conversation over to you: go on in its place. {said}".strip())
     answer: AgentResult[Any] = await target._answer(
         ctx, note.content, tuple(result.transcript), Before(names, before.budget)
     )

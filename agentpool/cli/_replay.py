@@ -118,7 +118,9 @@ def _effect_of(effect: Effect) -> str:
             calls = [f"{one_line(call.name)} {_short(json.dumps(dict(call.input)))}" for call in effect.calls]
             return "calls " + "; ".join(calls)
         case Collect():
-            return "stops the agents that it started" if effect.stop else "waits for the agents that it started"
+            return (
+                "stops the agents that it started" if effect.stop else "waits for the agents that it started"
+            )
         case Remember():
             return f"remembers {_short(effect.text)}"
         case Finish():

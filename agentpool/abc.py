@@ -341,6 +341,22 @@ class ToolContext(Protocol):
         """Take the oldest message, or raise `trio.WouldBlock`."""
         ...
 
+    async def ask(self, to: AgentId | str, content: Any) -> Any:
+        """Deliver a question to an id or a name, and return the content of its reply."""
+        ...
+
+    def question(self, message_id: int) -> AgentMessage:
+        """Return the message of that id, if its sender waits for a reply of the agent."""
+        ...
+
+    def reply(self, message: AgentMessage, content: Any) -> None:
+        """Answer a question that the agent received."""
+        ...
+
+    def open_nursery(self) -> AbstractAsyncContextManager[Any]:
+        """Open a nursery for more tasks of the agent, which may use its waiting verbs."""
+        ...
+
     async def spawn(
         self, agent: Any, /, *args: Any, name: str | None = None, timeout: float | None = None
     ) -> Any:
@@ -369,7 +385,9 @@ class Tool(Protocol):
       timeout: seconds that a call may take; None for the loop's default.
 
     A tool may have an attribute `idempotent`: True says that a call may be made again if the process died
-    before its result was known.
+    before its result was known; and a method `adopt(handles)`, which is given the children that a call had
+    spawned when its agent is resumed and the call is not made again, each as a pair: its handle, and
+    whether its outcome was taken before.
     """
 
     @property

@@ -868,7 +868,8 @@ def test_each_capability_brings_its_tools() -> None:
         SpawnCapability(), make_agent=lambda *args: args,
     )  # fmt: skip
     names = ["read_file", "list_files", "search_text", "write_file", "edit_file", "remember", "recall"]
-    names += ["send_message", "receive_message", "spawn_agent"]
+    names += ["send_message", "receive_message", "ask_agent", "reply_message"]
+    names += ["spawn_agent", "start_agent", "message_agent", "wait_agents", "stop_agent"]
     assert [definition.name for definition in registry.definitions()] == names
     assert all(definition.description for definition in registry.definitions())
     for definition in registry.definitions():
@@ -928,7 +929,7 @@ async def test_agents_of_a_pool_use_them_all(tmp_path: Path) -> None:
     read, refused, unknown = said.split("|")
     assert read == "for you"
     assert refused == "'../worker.toml' is outside of what this agent may reach, which is: out"
-    assert unknown.startswith("there is no tool 'spawn_agent'; the tools are: read_file")
+    assert unknown.startswith("there is no tool 'spawn_agent'; did you mean 'ask_agent'? the tools are")
     assert [fragment.content for fragment in await memory.recall("wrote")] == ["wrote for you"]
 
 

@@ -11,6 +11,7 @@ from agentpool._core.asking import at_limit
 from agentpool._core.effects import Act, Acted, Idled, IllegalObservationError, Recall
 from agentpool._core.encoding import encodable_result
 from agentpool._core.guard import LoopGuard
+from agentpool._core.handing import handed_over, handoff_in, only_one_handoff
 from agentpool._core.messages import AssistantMessage, ChatMessage, ToolMessage, ToolResult
 from agentpool._core.perceiving import as_note
 from agentpool._core.pins import is_pinning, pinned
@@ -44,7 +45,19 @@ def _recovered(trouble: Trouble) -> Trouble:
 
 def on_acted(state: LoopState, observation: Acted) -> Step:
     """Tell the model what its calls came to, when what arrived meanwhile was perceived."""
+    if state.plan.handoffs:
+        return _on_acted_or_handed_over(state, observation.results)
     return _acted(state, observation.results), TAKE_MESSAGES
+
+
+def _on_acted_or_handed_over(state: LoopState, results: Sequence[ToolResult]) -> Step:
+    said = state.said
+    assert said is not None
+    names, pins = state.plan.handoffs, state.window.pins
+    run = [call for call in said.tool_calls if pins is None or not is_pinning(call)]
+    acted = _acted(state, only_one_handoff(run, results, names))
+    call = handoff_in(acted.transcript[len(state.transcript) :], names)
+    return (acted, TAKE_MESSAGES) if call is None else handed_over(acted, call, said)
 
 
 def on_idle_calls(state: LoopState, observation: Idled) -> Step:

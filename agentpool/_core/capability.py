@@ -38,6 +38,7 @@ _HOSTS = ListOf(
     item=HostRule(blank=False),
 )
 _DEPTH = Whole("How many levels of agents below itself it may have")
+_AGENTS = ListOf("The names of the agents that it may spawn; `*` is any", item=Text(blank=False))
 
 
 @attrs.frozen
@@ -106,9 +107,10 @@ class NetworkCapability:
 
 @attrs.frozen
 class SpawnCapability:
-    """May spawn agents, down to `max_depth` levels below itself."""
+    """May spawn agents, down to `max_depth` levels below itself: those that `agents` names; `*` is any."""
 
     max_depth: int = attrs.field(default=1, validator=_DEPTH)
+    agents: tuple[str, ...] = attrs.field(default=("*",), converter=as_texts, validator=_AGENTS)
 
 
 @attrs.frozen
@@ -176,7 +178,7 @@ def inherited(granted: Iterable[Capability]) -> tuple[Capability, ...]:
         if not isinstance(grant, SpawnCapability):
             children.append(grant)
         elif grant.max_depth > 1:
-            children.append(SpawnCapability(grant.max_depth - 1))
+            children.append(attrs.evolve(grant, max_depth=grant.max_depth - 1))
     return tuple(children)
 
 
@@ -191,6 +193,8 @@ def _parts(required: Capability) -> list[Capability]:
             return [ShellCapability((command,)) for command in commands]
         case NetworkCapability(hosts):
             return [NetworkCapability((host,)) for host in hosts]
+        case SpawnCapability(depth, (_, _, *_) as names):
+            return [SpawnCapability(depth, (name,)) for name in names]
         case _:
             return [required]
 
@@ -206,8 +210,8 @@ def _covers(grant: Capability, part: Capability) -> bool:
             return "*" in known or name in known
         case NetworkCapability(known), NetworkCapability((host,)):
             return covers_host(known, host)
-        case SpawnCapability(depth), SpawnCapability(needed):
-            return depth >= needed
+        case SpawnCapability(depth, known), SpawnCapability(needed, names):
+            return depth >= needed and ("*" in known or all(name in known for name in names))
         case McpCapability(server, tool), McpCapability(wanted, name):
             return server in ("*", wanted) and tool in ("*", name)
         case _:

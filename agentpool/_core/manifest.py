@@ -614,6 +614,20 @@ class AgentManifest(Table):
             item=Reference(),
         ),
     )
+    skills: tuple[str, ...] = attrs.field(
+        default=(),
+        converter=as_texts,
+        validator=ListOf(
+            "Directories of skills, each a directory with a SKILL.md; relative to this file", item=FilePath()
+        ),
+    )
+    handoffs: tuple[str, ...] = attrs.field(
+        default=(),
+        converter=as_texts,
+        validator=ListOf(
+            "The names of the agents that it may hand its conversation over to", item=Text(blank=False)
+        ),
+    )
     mcp_servers: tuple[McpServer, ...] = attrs.field(
         default=(),
         converter=as_tuple,

@@ -40,6 +40,8 @@ class Plan:
       shortest_answer: with less room than this for its answer, a turn is not begun.
       price: what a usage costs; None if nobody knows.
       summary_tokens: how long a summary of the oldest turns may be; 0 if they are dropped.
+      handoffs: the names of the tools that hand the conversation over to another agent.
+      collects: whether the model can start agents, which are waited for before the run ends.
     """
 
     model: str
@@ -62,6 +64,8 @@ class Plan:
     shortest_answer: int
     price: Price | None
     summary_tokens: int = 0
+    handoffs: frozenset[str] = frozenset()
+    collects: bool = False
 
     def cost(self, usage: TokenUsage) -> float:
         """Return what a call may cost at the most by its estimate; 0 if nobody knows."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
 
 import attrs
 import trio
 
 from agentpool._core.errors import PoolLimitError, UnknownAgentError
-from agentpool._core.messages import AgentId, AgentMessage
+from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
@@ -236,6 +237,20 @@ class AgentContext(LastingScope):
         """
         self._state.parts.check_here()
         self._state.router.reply(self._agent.id, message, content)
+
+    def question(self, message_id: int) -> AgentMessage:
+        """Return the message of that id, if its sender waits for the agent's reply.
+
+        Raises:
+          UnknownAgentError: if nobody waits for a reply of the agent to it, or does so any more.
+        """
+        find = partial(self._state.router.asker_of, message_id, self._agent.id)
+        journal = self._state.journal
+        sender = find() if journal is None else journal.decide("asker", find)[0]
+        if sender is None:
+            told = f"nobody waits for a reply of agent {self._agent.id} to message {message_id}"
+            raise UnknownAgentError(SUPERVISOR, told)
+        return AgentMessage(sender, self._agent.id, None, message_id, is_question=True)
 
     async def broadcast(self, content: Any) -> int:
         """Send the same to every other live agent, oldest first; return how many got it.

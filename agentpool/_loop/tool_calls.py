@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -28,7 +29,11 @@ from agentpool._loop.approving import Gate
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
+    from agentpool._kernel.places import Place
     from agentpool._loop.tape import Tape
+
+STARTER = "start_agent"
+"""The tool with which a model starts agents that it does not wait for at once."""
 
 TOOL_SECONDS = 120.0
 """How long a tool call may take whose tool does not say so itself."""
@@ -105,7 +110,7 @@ class ToolCalls:
             else:
                 todo.append(_Todo(index, call, number, past is not None))
                 continue
-            self.ctx.adopt_children_of(tape.place_of_call(number))  # the call is not made again
+            self._adopt(call, tape.place_of_call(number))
         begun = lost if self.begins_late else [*lost, *(each for each in todo if not each.is_begun)]
         await tape.called((each.number, each.call) for each in begun)
         for each in lost:
@@ -119,6 +124,27 @@ class ToolCalls:
     def begins_late(self) -> bool:
         """Whether each call is written to the tape when it is let through, and not with the others."""
         return self.gate is not None
+
+    def _adopt(self, call: ToolCall, place: Place) -> None:
+        """Have the children of a call go on that is not made again, and tell its tool of them."""
+        self.ctx.adopt_children_of(place)
+        tool = None if self.tools is None else self.tools.get(call.name)
+        adopt = getattr(tool, "adopt", None)
+        if adopt is not None:
+            adopt(self.ctx.children_of(place))
+
+    async def collected(self, *, stop: bool) -> str:
+        """Return what became of the agents that the model started, as it is to be told.
+
+        Waits for them. Cancellation: leaves nothing behind.
+
+        Args:
+          stop: whether those that still run are aborted.
+        """
+        tool = None if self.tools is None else self.tools.get(STARTER)
+        collect = getattr(tool, "collect", None)
+        text: str = "" if collect is None else await await_unprotected(partial(collect, self.ctx, stop=stop))
+        return text
 
     def _may_be_repeated(self, tape: Tape, call: ToolCall) -> bool:
         """Whether a call may be made again of which nobody knows whether it had happened."""

@@ -14,23 +14,35 @@ from agentpool._core.capability import (
     MessagingCapability,
     NetworkCapability,
     ShellCapability,
-    SpawnCapability,
     grants,
 )
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest
 from agentpool._loading import LoadProblem, load_callable
 from agentpool.abc import Tool
-from agentpool.tools._agents import AgentSpawner, recall, receive_message, remember, send_message
+from agentpool.tools._agents import (
+    ask_agent,
+    recall,
+    receive_message,
+    remember,
+    reply_message,
+    send_message,
+)
 from agentpool.tools._files import FileEditor, FileReader, FileWriter
 from agentpool.tools._function import FunctionTool, tool
+from agentpool.tools._handoff import handoff_in_team
 from agentpool.tools._registry import ToolRegistry
 from agentpool.tools._shell import CommandRunner
+from agentpool.tools._skills import skill_tools
+from agentpool.tools._team import MakeAgent, Team
 
-MakeAgent = Callable[[AgentManifest, str], Any]
 
-
-def build_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = None) -> ToolRegistry:
+def build_tools(
+    manifest: AgentManifest,
+    *,
+    make_agent: MakeAgent | None = None,
+    agents: Iterable[AgentManifest] | None = None,
+) -> ToolRegistry:
     """Return the tools of a manifest, limited to what it grants: the default `tool_builder`.
 
     Blocks on the disk and imports the modules of `tools`; what was imported is kept, so that it is
@@ -40,12 +52,15 @@ def build_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = None)
       manifest: what the agent is. `allowed_paths` are relative to its `base`.
       make_agent: makes an agent of a manifest and a query, as `SpawnConfig` does; without it there
         is no `spawn_agent`.
+      agents: the agents that it may spawn and hand over to, as far as the manifest grants that; None lets
+        it spawn its own kind.
 
     Raises:
-      ManifestError: with every problem of the manifest's own tools.
+      ManifestError: with every problem of the manifest's own tools, its skills and its handoffs.
     """
     source = f"manifest {manifest.name!r}"
-    registry = ToolRegistry(builtin_tools(manifest, make_agent=make_agent), capabilities=manifest)
+    built = builtin_tools(manifest, make_agent=make_agent, agents=agents)
+    registry = ToolRegistry(built, capabilities=manifest)
     findings: list[Finding] = []
     for n, each in enumerate(load_tools(manifest.tools, manifest.base, source=source)):
         try:
@@ -57,12 +72,20 @@ def build_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = None)
     return registry
 
 
-def builtin_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = None) -> list[Tool]:
+def builtin_tools(
+    manifest: AgentManifest,
+    *,
+    make_agent: MakeAgent | None = None,
+    agents: Iterable[AgentManifest] | None = None,
+) -> list[Tool]:
     """Return the built-in tools that a manifest grants.
 
     Args:
       manifest: what the agent is.
-      make_agent: as for `build_tools`.
+      make_agent, agents: as for `build_tools`.
+
+    Raises:
+      ManifestError: with every problem of its skills and its handoffs.
     """
     granted = manifest.capabilities
     tools: list[Tool] = []
@@ -80,9 +103,26 @@ def builtin_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = Non
     if grants(granted, MemoryCapability()):
         tools += [remember, recall]
     if grants(granted, MessagingCapability()):
-        tools += [send_message, receive_message]
-    if make_agent is not None and grants(granted, SpawnCapability()):
-        tools.append(AgentSpawner(manifest, make_agent).spawn_agent)
+        tools += [send_message, receive_message, ask_agent, reply_message]
+    if make_agent is not None:
+        tools += team_tools(manifest, make_agent, agents)
+    if manifest.skills:
+        tools += skill_tools(manifest)
+    return tools
+
+
+def team_tools(
+    manifest: AgentManifest, make_agent: MakeAgent, agents: Iterable[AgentManifest] | None
+) -> list[Tool]:
+    """Return the tools by which an agent has others work for it, or go on in its place.
+
+    Raises:
+      ManifestError: with every problem of its handoffs.
+    """
+    team = None if agents is None else list(agents)
+    tools = Team(manifest, make_agent, team).tools()
+    if manifest.handoffs:
+        tools.append(handoff_in_team(manifest, make_agent, team or ()))
     return tools
 
 

@@ -94,7 +94,7 @@ class McpDefinition:
     @property
     def is_idempotent(self) -> bool:
         """Whether the server says that a call may be made again."""
-        return self.annotations.get("idempotentHint") is True or self.annotations.get("readOnlyHint") is True
+        return self.annotations.get("idempotentHint") is True
 
     def problem(self) -> str:
         """Return why it cannot be shown to a model; empty if it can."""

@@ -113,6 +113,7 @@ class McpServer(Table):
     env: Mapping[str, str] = attrs.field(
         factory=dict,
         hash=False,
+        repr=False,
         kw_only=True,
         validator=TextTable(
             "Variables for the environment of stdio's process; `${NAME}` in a value is a variable of ours"
@@ -126,6 +127,7 @@ class McpServer(Table):
     headers: Mapping[str, str] = attrs.field(
         factory=dict,
         hash=False,
+        repr=False,
         kw_only=True,
         validator=TextTable(
             "Headers that go with each request of streamable-http; `${NAME}` in a value is a variable of our"

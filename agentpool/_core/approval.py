@@ -392,6 +392,11 @@ class Denied:
     reason: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
 
 
+def _is_mapping(_: object, __: object, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"content must be a mapping of names to values, not {value!r}")
+
+
 @attrs.frozen
 class Answered:
     """The answer to the `question` of a request.
@@ -400,7 +405,7 @@ class Answered:
       content: the form, filled in.
     """
 
-    content: Mapping[str, Any] = attrs.field(validator=attrs.validators.instance_of(Mapping))
+    content: Mapping[str, Any] = attrs.field(validator=_is_mapping)
 
 
 Decision: TypeAlias = Approved | Denied | Answered

@@ -288,7 +288,7 @@ class Restarts:
             return 0.0
         if len(self._failures) >= self.most:
             return None
-        pause = min(self.longest, self.first * 2 ** (len(self._failures) - 1))
+        pause = min(self.longest, self.first * 2.0 ** (len(self._failures) - 1))
         return max(0.0, self._failures[-1] + pause - now)
 
     def again_in(self, now: float) -> float:

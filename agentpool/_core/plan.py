@@ -41,7 +41,7 @@ class Plan:
       shortest_answer: with less room than this for its answer, a turn is not begun.
       price: what a usage costs; None if nobody knows.
       summary_tokens: how long a summary of the oldest turns may be; 0 if they are dropped.
-      hidden: tools that are shown once the model has found or called them.
+      hidden: tools that are not shown before the model has found or called them; with those that are by now.
     """
 
     model: str
@@ -84,14 +84,14 @@ class Plan:
 
     def showing(self, names: Collection[str]) -> Plan:
         """Return the plan with these tools shown as well, if they are hidden."""
-        found = tuple(tool for tool in self.hidden if tool.name in names)
+        shown = {tool.name for tool in self.tools}
+        found = tuple(tool for tool in self.hidden if tool.name in names and tool.name not in shown)
         if not found:
             return self
         tools = (*self.tools, *found)
         frame = frame_tokens(self.system, tools)
         room = None if self.room is None else max(0, self.room - (frame - self.frame))
-        hidden = tuple(tool for tool in self.hidden if tool.name not in names)
-        return attrs.evolve(self, tools=tools, hidden=hidden, frame=frame, room=room)
+        return attrs.evolve(self, tools=tools, frame=frame, room=room)
 
     def after(self, calls: Sequence[ToolCall]) -> Plan:
         """Return the plan after a turn's calls: what they found is shown from now on."""

@@ -214,9 +214,23 @@ async def open_connection(
     server: McpServer, tier: PrivacyTier = PrivacyTier.STANDARD, auth: httpx2.Auth | None = None
 ) -> AsyncIterator[Connection]:
     """Open the way to a server, which is closed with the block; the server is started when it is needed."""
-    async with trio.open_nursery() as nursery:
-        connection = Connection(server, nursery, tier, auth)
-        try:
-            yield connection
-        finally:
-            connection.close()
+    raised: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            connection = Connection(server, nursery, tier, auth)
+            try:
+                yield connection
+            except BaseException as error:
+                raised = error
+                raise
+            finally:
+                connection.close()
+    except BaseExceptionGroup as group:
+        # What the block raised comes out as it is, and not in the group of a nursery that nobody sees.
+        if raised is None or group.exceptions != (raised,):
+            raise
+    try:
+        if raised is not None:
+            raise raised
+    finally:
+        del raised  # its traceback holds this frame

@@ -7,6 +7,7 @@ import importlib.metadata
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import attrs
@@ -39,6 +40,9 @@ Answer: TypeAlias = types.ElicitResult | types.ErrorData
 Ask: TypeAlias = Callable[[types.ElicitRequestParams], Awaitable[types.ElicitResult]]
 """Puts a question of a server to a person."""
 
+Send: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Any]]
+"""Sends a request, with what answers the questions that the server had about it."""
+
 _CALLED: TypeAdapter[Any] = TypeAdapter(types.CallToolResult | types.InputRequiredResult)
 _NOT_OFFERED = "agentpool offers servers no sampling and no roots"
 
@@ -61,11 +65,9 @@ class Flight:
 
     Attributes:
       questions: takes each with what its answer is put into.
-      agent: on whose behalf it is made.
     """
 
     questions: trio.MemorySendChannel[Question]
-    agent: object = None
 
 
 @attrs.define(eq=False)
@@ -205,7 +207,6 @@ class Session:
         *,
         ask: Ask | None = None,
         progress: Progress | None = None,
-        agent: object = None,
     ) -> types.CallToolResult:
         """Call a tool, and put the questions of the server to `ask` meanwhile.
 
@@ -226,26 +227,19 @@ class Session:
             return await self.client.send_request(types.CallToolRequest(params=params), _CALLED)
 
         try:
-            return await self._asking(f"call {name!r}", send, ask, agent)
+            result: types.CallToolResult = await self.asking(f"call {name!r}", send, ask)
+            return result
         finally:
             self.inbound.forget(token)
 
-    async def get(
-        self, what: str, send: Callable[[Mapping[str, Any]], Awaitable[Any]], ask: Ask | None, agent: object
-    ) -> Any:
-        """Have something that is no call of a tool, as `call` does."""
-        return await self._asking(what, send, ask, agent)
+    async def asking(self, what: str, send: Send, ask: Ask | None) -> Any:
+        """Perform a request, and have questions answered in this very task, which is one of an agent.
 
-    async def _asking(
-        self,
-        what: str,
-        send: Callable[[Mapping[str, Any]], Awaitable[Any]],
-        ask: Ask | None,
-        agent: object,
-    ) -> Any:
-        """Perform a request, and have questions answered in this very task, which is one of an agent."""
+        Raises:
+          ToolError, McpServerError: as `call`.
+        """
         questions, asked = trio.open_memory_channel[Question](0)
-        flight = Flight(questions, agent)
+        flight = Flight(questions)
         outcome: list[Any] = []
         limit = _Limit(self.server.timeout)
 
@@ -271,15 +265,12 @@ class Session:
             asked.close()
         return outcome[0]
 
-    async def _rounds(
-        self, what: str, send: Callable[[Mapping[str, Any]], Awaitable[Any]], flight: Flight, limit: _Limit
-    ) -> Any:
+    async def _rounds(self, what: str, send: Send, flight: Flight, limit: _Limit) -> Any:
         """Send a request until its server wants no more input for it."""
         more: Mapping[str, Any] = {}
         for _ in range(MOST_ROUNDS + 1):
-            request = more
             with limit:
-                answer = await self._protected(what, lambda request=request: send(request))
+                answer = await self._protected(what, partial(send, more))
             if limit.is_passed:
                 seconds = self.server.timeout
                 raise ToolError(f"{what}: no answer within {seconds:g} s. How far it came is not known")
@@ -304,12 +295,13 @@ class Session:
             raise ToolError(question.answer.message)
         return question.answer
 
-    async def _asked(self, _: ClientRequestContext, params: types.ElicitRequestParams) -> Answer:
+    async def _asked(self, context: ClientRequestContext, params: types.ElicitRequestParams) -> Answer:
         """Have a question answered that came as a request of its own, as before the revision 2026-07-28.
 
         Over HTTP it comes with the answer to a call; over stdio nothing tells to which one it belongs: then
         the oldest call that is under way has it.
         """
+        del context
         flight = _flight.get(None)
         if flight not in self.flights:
             flight = next(iter(self.flights), None)
@@ -338,7 +330,9 @@ class Session:
         try:
             return await do()
         except MCPError as error:
-            if error.code == types.CONNECTION_CLOSED or self.over.is_set():
+            # Servers use the code of the SDK for a closed connection, too.
+            is_closed = error.code == types.CONNECTION_CLOSED and error.message == "Connection closed"
+            if is_closed or self.over.is_set():
                 raise await self._ended() from error
             if error.message == "Session terminated":
                 self.over.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import attrs
 import trio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCRequest, jsonrpc_message_adapter
+from mcp_types import JSONRPCMessage, JSONRPCRequest, jsonrpc_message_adapter
 
 from agentpool._core.mcp_servers import McpServer
 from agentpool.tools.mcp._inbound import LOG, FloodError, Inbound
@@ -111,9 +112,8 @@ class StdioLink:
         text = line.strip()
         if not text:
             return
-        try:
-            message = jsonrpc_message_adapter.validate_json(bytes(text), by_name=False)
-        except ValueError:
+        message = _message_in(bytes(text))
+        if message is None:
             # Many servers print there what they should write on standard error.
             self.inbound.count("lines that are no messages")
             name = self.server.name
@@ -132,3 +132,16 @@ class StdioLink:
                 if isinstance(item.message, JSONRPCRequest):
                     self.inbound.awaited = (self.inbound.awaited or 0) + 1
                 await stream.send_all(text.encode("utf-8", "replace") + b"\n")
+
+
+def _message_in(text: bytes) -> JSONRPCMessage | None:
+    """Return the message in a line; None if it is none."""
+    try:
+        return jsonrpc_message_adapter.validate_json(text, by_name=False)
+    except ValueError:
+        pass
+    try:  # what is nested deeper than pydantic reads is a message nevertheless, and somebody waits for it
+        data = json.loads(text)
+        return jsonrpc_message_adapter.validate_python(data, by_name=False)
+    except (ValueError, RecursionError):
+        return None

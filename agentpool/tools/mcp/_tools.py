@@ -127,22 +127,22 @@ class McpTool:
 
     connection: Connection = attrs.field(repr=False)
     own: McpDefinition = attrs.field(repr=False)
-    definition: ToolDefinition = attrs.field(init=False)
-    capability: Capability | None = attrs.field(init=False)
+    definition: ToolDefinition = attrs.field(
+        init=False, default=attrs.Factory(lambda tool: tool.own.shown(tool.server), takes_self=True)
+    )
+    capability: Capability | None = attrs.field(
+        init=False,
+        default=attrs.Factory(lambda tool: McpCapability(tool.server, tool.own.name), takes_self=True),
+    )
     timeout: float | None = attrs.field(default=math.inf, init=False)
-    idempotent: bool = attrs.field(init=False)
+    idempotent: bool = attrs.field(
+        init=False, default=attrs.Factory(lambda tool: tool.own.is_idempotent, takes_self=True)
+    )
 
-    @definition.default
-    def _definition(self) -> ToolDefinition:
-        return self.own.shown(self.connection.server.name)
-
-    @capability.default
-    def _capability(self) -> Capability:
-        return McpCapability(self.connection.server.name, self.own.name)
-
-    @idempotent.default
-    def _idempotent(self) -> bool:
-        return self.own.is_idempotent
+    @property
+    def server(self) -> str:
+        """The name of its server."""
+        return self.connection.server.name
 
     async def call(self, ctx: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
         """Have the server do it, and put its questions to the pool's approver.
@@ -162,7 +162,6 @@ class McpTool:
                 arguments,
                 ask=_ask_of(agent, server.name, self.definition.name, arguments),
                 progress=_progress_of(agent, self.definition.name),
-                agent=ctx.id,
             )
         )
         return result_of(answer)
@@ -343,7 +342,7 @@ async def read_resource(connection: Connection, uri: str, ask: Ask | None = None
         async def send(more: Mapping[str, Any]) -> Any:
             return await session.client.read_resource(uri, **more, allow_input_required=True)
 
-        return await session.get(f"read {uri!r}", send, ask)
+        return await session.asking(f"read {uri!r}", send, ask)
 
     return resource_of(await connection.perform(read))
 
@@ -357,6 +356,6 @@ async def get_prompt(
         async def send(more: Mapping[str, Any]) -> Any:
             return await session.client.get_prompt(name, dict(arguments), **more, allow_input_required=True)
 
-        return await session.get(f"get the prompt {name!r}", send, ask)
+        return await session.asking(f"get the prompt {name!r}", send, ask)
 
     return prompt_of(await connection.perform(get))

@@ -357,11 +357,6 @@ BAD = {
         '[model]\nmodel_repo = "org/m"\n[script]\nsteps = [{text = "x"}]',
         "model.model_repo: of the manifest 'a': no driver of the command line fetches a model",
     ),
-    "mcp": (
-        '[[mcp_servers]]\nname = "x"\ntransport = "http"\nurl = "http://127.0.0.1"\n'
-        '[script]\nsteps = [{text = "x"}]',
-        "agentpool has no MCP client yet",
-    ),
 }
 OWN = '''
 """Functions that manifests name."""

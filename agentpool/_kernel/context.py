@@ -11,13 +11,14 @@ import attrs
 import trio
 
 from agentpool._core.errors import PoolLimitError, UnknownAgentError
+from agentpool._core.events import ToolProgressed
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.idleness import IdleLimit
+from agentpool._kernel.idleness import IdleLimit, heard_of
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.lasting import LastingScope
 from agentpool._kernel.metering import Meter
@@ -416,6 +417,11 @@ class AgentContext(LastingScope):
         """
         if self._state.events.subscriptions:
             self._state.events.emit(kind, self._agent.id, self._agent.parent_id, *own)
+
+    def progressed(self, tool: str, progress: float, total: float | None = None, message: str = "") -> None:
+        """Tell how far a call of a tool is; the agent's `idle` limit begins anew."""
+        heard_of(self._agent)
+        self.emit(ToolProgressed, tool, progress, total, message)
 
     async def wait_for_subscribers(self) -> None:
         """Wait until every subscriber with `overflow="block"` has room, with the slot lent.

@@ -15,7 +15,7 @@ from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.events import LoopFinished
 from agentpool._core.loop import begin
-from agentpool._core.manifest import AgentManifest
+from agentpool._core.manifest import AgentManifest, usable_servers
 from agentpool._core.messages import ChatMessage, ToolDefinition
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.outputs import OutputSpec
@@ -23,6 +23,7 @@ from agentpool._core.schemas import schema_output
 from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history
 from agentpool._kernel.options import checked_hooks
+from agentpool._kernel.protection import await_unprotected
 from agentpool._logging import LOOP
 from agentpool._loop.approving import gate_of, in_force, rules_of
 from agentpool._loop.handing_over import Before, handed_over, handoffs_of
@@ -249,6 +250,8 @@ class _ModelAgent(Generic[T]):
             MODEL_SECONDS,
         )
         tools = ctx.tools if is_spawned else self.build_tools(ctx.tool_builder)
+        if self.manifest.mcp_servers:
+            tools = await _with_servers(ctx, self.manifest, tools)
         allowed = None if tools is None else tools.limited_to(self.manifest)
         definitions = () if allowed is None else allowed.definitions()
         rules = rules_of(self.manifest, definitions)
@@ -441,6 +444,19 @@ class SpawnConfig(_ModelAgent[T]):
         Checkpoint, cancellation: as `ModelAgent`.
         """
         return await self._answer(ctx, self.query, self.history)
+
+
+async def _with_servers(
+    ctx: AgentContext, manifest: AgentManifest, tools: abc.ToolSet | None
+) -> abc.ToolSet | None:
+    """Return the tools of an agent with those of the MCP servers that its manifest grants."""
+    if not usable_servers(manifest):
+        return tools
+    from agentpool.tools import ToolRegistry
+    from agentpool.tools.mcp import open_tools
+
+    found = await await_unprotected(open_tools, ctx, manifest)
+    return ToolRegistry(found) if tools is None else tools.extended(found)
 
 
 def _reference(thing: Any, what: str) -> str:

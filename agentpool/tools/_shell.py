@@ -16,7 +16,7 @@ from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ToolDefinition, ToolResult
 from agentpool._core.sandboxing import Roots
 from agentpool.abc import Tool, ToolContext
-from agentpool.tools import _files
+from agentpool.tools import _places
 from agentpool.tools._function import FunctionTool, tool
 from agentpool.tools._host import sandbox_report
 from agentpool.tools._processes import MOST_BYTES, run_job
@@ -127,7 +127,7 @@ class CommandRunner:
             return next((root for root in roots if _is_directory(root)), None)
         if cwd == "/tmp":
             return None
-        place = _files.Roots([*self._sandbox.write, *self._sandbox.read], self._sandbox.base).find(cwd).path
+        place = _places.Roots([*self._sandbox.write, *self._sandbox.read], self._sandbox.base).find(cwd).path
         if not _is_directory(place):
             raise ToolError(f"{cwd!r} is no directory")
         return place

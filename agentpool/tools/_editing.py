@@ -19,7 +19,8 @@ MAX_SHOWN_MATCHES = 20
 _MAX_COMPARED = 4_000  # lines that are looked at for the nearest one
 _MAX_LINE = 300  # characters of a line that are compared, and shown
 
-_BREAK = re.compile(r"\r\n|\n")
+_BREAK = re.compile(r"\r\n|\n")  # as models write them
+_OWN_BREAK = re.compile(r"\r\n|\n|\r")
 _NUMBERED = re.compile(r"\s*(?:[^\s:]+:)?\d+(?:[:|]|\t|→)")
 
 # What models write for what files have, and the other way round.
@@ -140,7 +141,7 @@ def _replaced(text: str, spans: Sequence[tuple[int, int]], new: str) -> str:
     parts: list[str] = []
     end_before = 0
     for start, end in spans:
-        own = _BREAK.search(text, start, end)
+        own = _OWN_BREAK.search(text, start, end)
         parts += (text[end_before:start], (own[0] if own else usual).join(_BREAK.split(new)))
         end_before = end
     return "".join((*parts, text[end_before:]))

@@ -100,3 +100,9 @@ def usual_break(text: str) -> str:
     both = text.count("\r\n")
     counts = {"\n": text.count("\n") - both, "\r\n": both, "\r": text.count("\r") - both}
     return max(counts, key=lambda kind: counts[kind])
+
+
+def has_only_crlf(text: str) -> bool:
+    r"""Whether a text has lines, and all of them end with `\r\n`."""
+    both = text.count("\r\n")
+    return 0 < both == text.count("\n") == text.count("\r")

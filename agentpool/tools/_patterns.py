@@ -9,6 +9,7 @@ from collections.abc import Callable
 from agentpool._core.errors import ToolError
 
 MAX_ALTERNATIVES = 64  # that the braces of a pattern may stand for
+MAX_PATTERN_CHARS = 1_000  # so that what takes the square of them takes no time, either
 
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")  # the innermost; without a comma they are letters of a name
 _ESCAPED = re.compile(r"\\([\[\]{}])")
@@ -33,9 +34,11 @@ def glob_matcher(pattern: str) -> Callable[[str], bool]:
     of name and pattern, whatever they are.
 
     Raises:
-      ToolError: if braces stand for more than `MAX_ALTERNATIVES` patterns.
+      ToolError: if the pattern is too long, or braces stand for more than `MAX_ALTERNATIVES` patterns.
     """
     pattern = pattern.strip() or "**"
+    if len(pattern) > MAX_PATTERN_CHARS:
+        raise ToolError(f"the pattern has {len(pattern)} characters; {MAX_PATTERN_CHARS} are the limit")
     plain = _relative(_ESCAPED.sub(r"\1", pattern))
     wanted = _relative(_ESCAPED.sub(_letter, pattern))
     fits = [_matcher(each.translate(_MEANT)) for each in dict.fromkeys((wanted, *_alternatives(wanted)))]

@@ -46,7 +46,16 @@ from agentpool._core.messages import (
 from agentpool._core.outcomes import Aborted, AgentResult, Completed, Failed
 from agentpool._core.usage import NO_USAGE
 from agentpool.memory import InMemory
-from agentpool.tools import ToolRegistry, _files, _patterns, _places, _reading, _searching, build_tools
+from agentpool.tools import (
+    ToolRegistry,
+    _files,
+    _patterns,
+    _places,
+    _reading,
+    _searching,
+    _writing,
+    build_tools,
+)
 
 needs_links = pytest.mark.skipif(not hasattr(os, "symlink"), reason="the system has no links")
 
@@ -685,7 +694,7 @@ async def test_what_is_no_place_for_a_file_is_refused(
         assert "directory" in await refusal(writer, "write_file", path=path, content="x")
     assert "cannot be used" in await refusal(writer, "write_file", path="a.md/b.md", content="x")
     assert "not valid text" in await refusal(writer, "write_file", path="s", content="\ud800")
-    monkeypatch.setattr(_files, "MAX_FILE_BYTES", 3)
+    monkeypatch.setattr(_writing, "MAX_FILE_BYTES", 3)
     assert "3 are the limit" in await refusal(writer, "write_file", path="big", content="abcd")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tree / "root" / "pipe")

@@ -192,7 +192,7 @@ def _index(text: str, plain: int) -> int:
         ("if a:\n  x(1, 2)\n", "x(1,2)", "y", "in white space:\n2:   x(1, 2)"),
         ("say “hi” – now\n", 'say "hi" - now', "x", "look alike:\n1: say “hi” – now"),  # noqa: RUF001
         ("a\xa0b\n", "a b", "x", "in white space"),
-        ("one\ntwo", "1: one\n2: two", "", "numbers of lines, which are no part of the file:\n1: one\n2: two"),
+        ("one\ntwo", "1: one\n2: two", "", "numbers of lines, which are no part of the file:\n1: one"),
         ("one\ntwo\n", "    1\tone\n    2\ttwo", "x", "the numbers of lines"),
         ("one\ntwo\n", "a.py:1: one", "x", "the numbers of lines"),
         ("Hello World\n", "hello world", "x", "upper and lower case:\n1: Hello World"),

@@ -158,7 +158,11 @@ def _hint(text: str, old: str, new: str) -> str:
         return "But new is there: was it replaced before?"
     for differs, alike in _LIKENESSES:
         keys = [alike(line) for line in wanted]
-        if any(keys) and (start := _run_of(keys, [alike(line) for line in lines])) is not None:
+        found = [alike(line) for line in lines]
+        start = _run_of(keys, found)
+        if start is None and len(keys) == 1 and alike is not _without_number:
+            start = next((n for n, line in enumerate(found) if keys[0] in line), None)
+        if any(keys) and start is not None:
             return f"What is there differs in {differs}:\n{_shown(lines, start, len(wanted))}"
     if "\n" not in old and "\\n" in old and _spans(text, old.replace("\\n", "\n"), True):
         return r"Line breaks are written as \\n there, where \n is one"

@@ -12,9 +12,9 @@ from agentpool.tools._editing import edited
 from agentpool.tools._function import tool
 from agentpool.tools._lines import decoded
 from agentpool.tools._places import Place, Roots, open_regular, opened_parent, shown, told_errors
-from agentpool.tools._reading import MAX_FILE_BYTES, excerpt_of, read_opened
+from agentpool.tools._reading import excerpt_of, read_opened
 from agentpool.tools._searching import files_below, matching_lines
-from agentpool.tools._writing import alone_with, replace, status_of, write_bytes
+from agentpool.tools._writing import alone_with, refuse_if_large, replace, status_of, write_text
 
 MAX_NAMES = 1_000
 MAX_MATCHES = 200
@@ -88,21 +88,21 @@ class FileWriter:
     def write_file(self, path: str, content: str) -> str:
         """Write a text file, in the place of what is there; missing directories are made.
 
+        What is there keeps its encoding, and line breaks of Windows.
+
         Args:
           path: the file's path.
           content: the whole text of the file.
         """
-        try:
-            data = content.encode()
-        except UnicodeEncodeError as error:
-            raise ToolError(f"the content is not valid text: {error.reason}") from None
-        _refuse_if_large(data, "the content")
         place = self._roots.find(path)
         if path.endswith(("/", os.sep)):
             raise ToolError(f"{path!r} names a directory; give the name of a file")
         with told_errors(place.name):
-            write_bytes(place, data)
-        return f"wrote {shown(place.name)} ({len(data)} bytes)"
+            try:
+                size, kept = write_text(place, content)
+            except UnicodeEncodeError as error:
+                raise ToolError(f"the content is not valid text: {error.reason}") from None
+        return f"wrote {shown(place.name)} ({size} bytes{f', with {kept}' if kept else ''})"
 
 
 class FileEditor:
@@ -172,7 +172,7 @@ class FileEditor:
             changed = file.encoded(result.text)
         except UnicodeEncodeError as error:
             raise ToolError(f"new is not valid text: {error.reason}") from None
-        _refuse_if_large(changed, f"{place.told} after the edit")
+        refuse_if_large(changed, f"{place.told} after the edit")
         now = status_of(name, dir_fd)
         if now is None or _version(now) != _version(before):
             return None
@@ -182,8 +182,3 @@ class FileEditor:
 
 def _version(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _refuse_if_large(data: bytes, what: str) -> None:
-    if len(data) > MAX_FILE_BYTES:
-        raise ToolError(f"{what} has {len(data)} bytes; {MAX_FILE_BYTES} are the limit")

@@ -1,10 +1,19 @@
-"""The extension points: what a driver, a tool, a memory, an approver and an agent that describes itself
-have to be.
+"""The extension points: what a driver, a tool, a memory, an approver, a hook and an agent that describes
+itself have to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
@@ -332,6 +341,22 @@ class ToolContext(Protocol):
         """Take the oldest message, or raise `trio.WouldBlock`."""
         ...
 
+    async def ask(self, to: AgentId | str, content: Any) -> Any:
+        """Deliver a question to an id or a name, and return the content of its reply."""
+        ...
+
+    def question(self, message_id: int) -> AgentMessage:
+        """Return the message of that id, if its sender waits for a reply of the agent."""
+        ...
+
+    def reply(self, message: AgentMessage, content: Any) -> None:
+        """Answer a question that the agent received."""
+        ...
+
+    def open_nursery(self) -> AbstractAsyncContextManager[Any]:
+        """Open a nursery for more tasks of the agent, which may use its waiting verbs."""
+        ...
+
     async def spawn(
         self, agent: Any, /, *args: Any, name: str | None = None, timeout: float | None = None
     ) -> Any:
@@ -360,7 +385,9 @@ class Tool(Protocol):
       timeout: seconds that a call may take; None for the loop's default.
 
     A tool may have an attribute `idempotent`: True says that a call may be made again if the process died
-    before its result was known.
+    before its result was known; and a method `adopt(handles)`, which is given the children that a call had
+    spawned when its agent is resumed and the call is not made again, each as a pair: its handle, and
+    whether its outcome was taken before.
     """
 
     @property
@@ -444,6 +471,129 @@ class Approver(Protocol):
         Cancellation: nobody waits for the decision any more; the agent is ending.
         """
         ...
+
+
+# -- hooks ------------------------------------------------------------------------------
+
+
+class HookContext(ToolContext, Protocol):
+    """What a hook may use of the agent whose calls it stands around; every `AgentContext` is one."""
+
+    @property
+    def parent_id(self) -> AgentId:
+        """The id of the agent that spawned it; 0 for the supervisor."""
+        ...
+
+    @property
+    def usage(self) -> TokenUsage:
+        """What the agent's model calls have used so far."""
+        ...
+
+    @property
+    def journal_path(self) -> str | None:
+        """The file of the pool's journal; None without a journal, and for one that is in no file."""
+        ...
+
+    def add_usage(self, usage: TokenUsage) -> None:
+        """Count on the agent what a model call of the hook used that went past the agent's driver."""
+        ...
+
+    async def hold(self, key: Hashable, open: Callable[[], AbstractAsyncContextManager[Any]]) -> Any:
+        """Return something that lives as long as the pool, opened by who first asks for its key."""
+        ...
+
+
+AskModel: TypeAlias = Callable[[CompletionRequest], Awaitable[Completion]]
+"""Asks the model, through the hooks that stand further inside."""
+
+CallTool: TypeAlias = Callable[[ToolCall], Awaitable[ToolResult]]
+"""Makes a tool call, through the hooks that stand further inside."""
+
+
+class Hooks:
+    """Stands around the model calls and the tool calls of agents that run the loop.
+
+    Derive from this class, and write those of its methods that are needed: each is a coroutine function.
+    A method that a class does not have costs nothing. One object serves all agents that it is given to,
+    which call it from many tasks at once; it must not keep the state of one call in itself.
+
+    A pool's hooks (`open_agent_pool(hooks=[...])`) stand outside, then those of the manifest, then those of
+    the agent (`ModelAgent(hooks=[...])`), each in the order given: the first sees a request first, and its
+    answer last. Of one hook `before_` runs first, then `around_`, then `after_`.
+
+    An exception out of a hook around a model call is the end of the run, as one of the driver is: the agent
+    fails with it. One out of a hook around a tool call is that call's result, as an error of its tool is: the
+    agent goes on. A value of a wrong type is such an exception, a `TypeError` that names the hook.
+    Cancellation, and what is fatal, is to be let through.
+
+    What they get is not theirs to change: return another value, as `attrs.evolve` makes it.
+
+    Attributes:
+      streams: whether subscribers see an answer's text as it arrives, before `around_model_call` and
+        `after_model_call` of this hook have seen the whole. Without it they see the text that comes out of
+        the hooks, in one piece; a class without these two methods holds nothing back.
+    """
+
+    streams: bool = False
+
+    async def before_model_call(
+        self, ctx: HookContext, request: CompletionRequest
+    ) -> CompletionRequest | Completion:
+        """Return the request that is sent; or a completion, and the model is not asked.
+
+        Of a completion the hooks further outside are told as of any other; this hook, and those inside,
+        are not.
+
+        Raises:
+          Exception: to refuse; the agent fails with it.
+        """
+        return request
+
+    async def around_model_call(
+        self, ctx: HookContext, request: CompletionRequest, call: AskModel
+    ) -> Completion:
+        """Return the answer to a request, asking by `await call(request)` as often as wanted.
+
+        Each `call` is set aside in the budget, and counts, by itself. It raises what the driver raises,
+        and `RuntimeError` once this method has returned.
+        """
+        return await call(request)
+
+    async def after_model_call(
+        self, ctx: HookContext, request: CompletionRequest, completion: Completion
+    ) -> Completion:
+        """Return the completion that the agent takes for the model's answer.
+
+        Its usage is that of the calls that were really made, whatever it says.
+        """
+        return completion
+
+    async def before_tool_call(self, ctx: HookContext, call: ToolCall) -> ToolCall | ToolResult:
+        """Return the call that is made; or a result, and nothing is called.
+
+        The call may have another tool and other arguments, but not another id. It has to be granted as
+        any call, and the rules of approval are asked about it. Of a result the hooks further outside
+        are told as of any other; this hook, and those inside, are not.
+
+        Raises:
+          ToolError: to refuse, with what the model is told.
+        """
+        return call
+
+    async def around_tool_call(self, ctx: HookContext, call: ToolCall, proceed: CallTool) -> ToolResult:
+        """Return the result of a call, making it by `await proceed(call)` as often as wanted.
+
+        Each `proceed` has the whole time limit of the tool. It returns errors of the tool as results with
+        `is_error`, and raises `RuntimeError` once this method has returned.
+        """
+        return await proceed(call)
+
+    async def after_tool_call(self, ctx: HookContext, call: ToolCall, result: ToolResult) -> ToolResult:
+        """Return the result that the model is told of.
+
+        It is whole here: what is too long is cut behind all hooks.
+        """
+        return result
 
 
 # -- agents ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ PLACES: dict[str, tuple[int, int]] = {
     "Act": (500, 0),
     "Remember": (750, 0),
     "Compact": (0, -150),
+    "Collect": (500, -150),
     "Halt": (250, 230),
     "Finish": (750, 230),
 }

@@ -18,6 +18,7 @@ from agentpool._core.effects import (
     PHASES,
     Act,
     Acted,
+    Collected,
     Compact,
     Compacted,
     DriverFailed,
@@ -126,6 +127,7 @@ STATES: dict[type[Effect], LoopState] = {
         run(MINDFUL, Recalled(), calling(call())),
         run(SUMMING, Recalled(), *[calling(call()), acted("seen " * 250), Recalled()] * 2),
         run(MINDFUL, Recalled(), saying("done")),
+        run(PLAIN, Recalled(), saying("done"), collects=True),
         run(PLAIN, Recalled(), saying("done")),
         run(PLAIN, Recalled(), DriverFailed(OverloadedError())),
     ]
@@ -137,6 +139,7 @@ SAMPLES: dict[type[Observation], Observation] = {
     DriverFailed: DriverFailed(OverloadedError()),
     Acted: acted("seen"),
     Idled: Idled(30, [None]),
+    Collected: Collected(),
     Remembered: Remembered(),
 }
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import attrs
 
+from agentpool._core.hosts import HostRule, covers_host
 from agentpool._core.rules import FilePath, ListOf, Text, Whole, as_texts
 
 
@@ -31,8 +32,13 @@ class PrivacyTier(enum.Enum):
 
 _PATHS = ListOf("The files and directories, with all that is below them", item=FilePath())
 _COMMANDS = ListOf("The names of the commands; `*` is any", item=Text(blank=False))
-_HOSTS = ListOf("The names of the hosts; `*` is any", item=Text(blank=False))
+_HOSTS = ListOf(
+    "The hosts: names, `*.` and a name for those below it, addresses, networks, `localhost`, or `*` for"
+    " every public one; with `:PORT` (or `:*`) for other ports than 80 and 443",
+    item=HostRule(blank=False),
+)
 _DEPTH = Whole("How many levels of agents below itself it may have")
+_AGENTS = ListOf("The names of the agents that it may spawn; `*` is any", item=Text(blank=False))
 
 
 @attrs.frozen
@@ -88,16 +94,23 @@ class ShellCapability:
 
 @attrs.frozen
 class NetworkCapability:
-    """May reach these hosts; `*` is any."""
+    """May reach these hosts.
+
+    An entry is a name, `*.example.org` for all names below one, an address, a network such as
+    `10.0.0.0/8`, `localhost`, or `*` for every public host. It means the ports 80 and 443;
+    `example.org:8080` means that port, and `example.org:*` all. A host whose address is not public
+    needs an entry for its address as well.
+    """
 
     allowed_hosts: tuple[str, ...] = attrs.field(converter=as_texts, validator=_HOSTS)
 
 
 @attrs.frozen
 class SpawnCapability:
-    """May spawn agents, down to `max_depth` levels below itself."""
+    """May spawn agents, down to `max_depth` levels below itself: those that `agents` names; `*` is any."""
 
     max_depth: int = attrs.field(default=1, validator=_DEPTH)
+    agents: tuple[str, ...] = attrs.field(default=("*",), converter=as_texts, validator=_AGENTS)
 
 
 @attrs.frozen
@@ -145,10 +158,10 @@ CAPABILITY_TYPES: dict[str, type[Capability]] = {
 def grants(granted: Iterable[Capability], required: Capability | None) -> bool:
     """Whether a manifest that grants `granted` allows what needs `required`.
 
-    A grant counts for its own type only. Every path, command or host that is required must be
-    granted by one of the grants; none required means that any grant of the type will do. `*` in a
-    grant is any command, host, server or tool. Paths are compared as they are written, without a
-    look at the disk: a path is granted by itself and by every directory above it.
+    A grant counts for its own type only. Every path, command or host that is required must be granted
+    by one of the grants; none required means that any grant of the type will do. `*` in a grant is any
+    command, server or tool, and any public host. Paths are compared as they are written, without a look
+    at the disk: a path is granted by itself and by every directory above it.
     """
     if required is None:
         return True
@@ -165,7 +178,7 @@ def inherited(granted: Iterable[Capability]) -> tuple[Capability, ...]:
         if not isinstance(grant, SpawnCapability):
             children.append(grant)
         elif grant.max_depth > 1:
-            children.append(SpawnCapability(grant.max_depth - 1))
+            children.append(attrs.evolve(grant, max_depth=grant.max_depth - 1))
     return tuple(children)
 
 
@@ -225,9 +238,8 @@ def _in_both(same: list[Capability], wish: Capability) -> list[Capability]:
     if not same:
         return []
     match wish:
-        case SpawnCapability(depth):
-            known = [grant.max_depth for grant in same if isinstance(grant, SpawnCapability)]
-            return [SpawnCapability(min(depth, max(known)))]
+        case SpawnCapability():
+            return [spawn for grant in same for spawn in _spawn_in_both(grant, wish)]
         case McpCapability():
             return [tool for grant in same for tool in _mcp_in_both(grant, wish)]
         case FileReadCapability() | FileWriteCapability() | ShellCapability() | NetworkCapability():
@@ -255,6 +267,14 @@ def _items(part: Capability) -> tuple[str, ...]:
     return items
 
 
+def _spawn_in_both(grant: Capability, wish: SpawnCapability) -> list[SpawnCapability]:
+    assert isinstance(grant, SpawnCapability)
+    agents = wish.agents if "*" in grant.agents else grant.agents
+    if "*" not in grant.agents and "*" not in wish.agents:
+        agents = tuple(name for name in wish.agents if name in grant.agents)
+    return [SpawnCapability(min(grant.max_depth, wish.max_depth), agents)] if agents else []
+
+
 def _mcp_in_both(grant: Capability, wish: McpCapability) -> list[McpCapability]:
     assert isinstance(grant, McpCapability)
     pairs = ((grant.server, wish.server), (grant.tool, wish.tool))
@@ -274,6 +294,8 @@ def _parts(required: Capability) -> list[Capability]:
             return [ShellCapability((command,)) for command in commands]
         case NetworkCapability(hosts):
             return [NetworkCapability((host,)) for host in hosts]
+        case SpawnCapability(depth, (_, _, *_) as names):
+            return [SpawnCapability(depth, (name,)) for name in names]
         case _:
             return [required]
 
@@ -285,13 +307,12 @@ def _covers(grant: Capability, part: Capability) -> bool:
             FileWriteCapability((path,)),
         ):
             return any(_is_below(path, root) for root in above)
-        case (ShellCapability(known), ShellCapability((name,))) | (
-            NetworkCapability(known),
-            NetworkCapability((name,)),
-        ):
+        case ShellCapability(known), ShellCapability((name,)):
             return "*" in known or name in known
-        case SpawnCapability(depth), SpawnCapability(needed):
-            return depth >= needed
+        case NetworkCapability(known), NetworkCapability((host,)):
+            return covers_host(known, host)
+        case SpawnCapability(depth, known), SpawnCapability(needed, names):
+            return depth >= needed and ("*" in known or all(name in known for name in names))
         case McpCapability(server, tool), McpCapability(wanted, name):
             return server in ("*", wanted) and tool in ("*", name)
         case _:

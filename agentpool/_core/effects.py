@@ -85,6 +85,17 @@ class Act:
 
 
 @attrs.frozen
+class Collect:
+    """Wait for the agents that the model started, and gather what it was not told of them.
+
+    Attributes:
+      stop: whether those that still run are aborted, because nobody needs them any more.
+    """
+
+    stop: bool = False
+
+
+@attrs.frozen
 class Remember:
     """Keep the final answer in memory."""
 
@@ -107,7 +118,7 @@ class Halt:
     transcript: Sequence[ChatMessage]
 
 
-Effect: TypeAlias = Recall | Reason | Compact | Act | Remember | Finish | Halt
+Effect: TypeAlias = Recall | Reason | Compact | Act | Collect | Remember | Finish | Halt
 
 
 # -- observations: what came of it ------------------------------------------------
@@ -170,11 +181,20 @@ class Idled:
 
 
 @attrs.frozen
+class Collected:
+    """What became of the agents that the model started, as it is told; empty if it knows all."""
+
+    text: str = ""
+
+
+@attrs.frozen
 class Remembered:
     """The answer was kept."""
 
 
-Observation: TypeAlias = Recalled | Replied | Compacted | DriverFailed | Acted | Idled | Remembered
+Observation: TypeAlias = (
+    Recalled | Replied | Compacted | DriverFailed | Acted | Idled | Collected | Remembered
+)
 
 
 class IllegalObservationError(ValueError):
@@ -186,6 +206,7 @@ PHASES: Mapping[type[Effect], Phase] = {
     Reason: "reason",
     Compact: "reason",
     Act: "act",
+    Collect: "act",
     Remember: "done",
     Finish: "done",
     Halt: "done",

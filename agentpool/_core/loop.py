@@ -26,10 +26,13 @@ import attrs
 from agentpool._core.acting import on_acted, on_idle_calls
 from agentpool._core.asking import ask
 from agentpool._core.content import Content
+from agentpool._core.deferring import wanted_before
 from agentpool._core.effects import (
     PHASES,
     Act,
     Acted,
+    Collect,
+    Collected,
     Compact,
     Compacted,
     DriverFailed,
@@ -49,6 +52,7 @@ from agentpool._core.effects import (
 from agentpool._core.encoding import encodable_content, encodable_message
 from agentpool._core.events import Phase
 from agentpool._core.guard import GuardLimits, LoopGuard
+from agentpool._core.handing import on_collected
 from agentpool._core.messages import ChatMessage, ToolDefinition, UserMessage
 from agentpool._core.outputs import OutputSpec
 from agentpool._core.perceiving import perceived
@@ -79,6 +83,8 @@ def begin(
     output: OutputSpec | None = None,
     limits: GuardLimits | None = None,
     price: Price | None = None,
+    handoffs: Iterable[str] = (),
+    collects: bool = False,
 ) -> Step:
     """Return the first state and the first effect of a run.
 
@@ -93,6 +99,10 @@ def begin(
       output: what a typed answer has to be.
       limits: the guard's bounds, in the place of the manifest's `[resources]`.
       price: what a usage costs; an agent that lands keeps money back for its last turn by it.
+      handoffs: the names of the tools that hand the conversation over to another agent: once one of them
+        was called, the run ends.
+      collects: whether the model can start agents: they are waited for before the run ends, and it is
+        told what it had not heard of them.
 
     Raises:
       ValueError: if a result in `history` belongs to no call.
@@ -101,8 +111,12 @@ def begin(
     """
     limits = limits or GuardLimits.of(manifest.resources)
     plan = plan_of(manifest, tuple(tools), context_window, output, limits, price)
+    if collects or handoffs:
+        plan = attrs.evolve(plan, handoffs=frozenset(handoffs), collects=collects)
     before = list(map(encodable_message, repaired(history)))
     asked = UserMessage(encodable_content(query))
+    if plan.hidden:
+        plan = plan.showing(wanted_before(plan.hidden, before))
     messages = [*before, asked]
     transcript = Transcript(messages)
     shown = opening(before)
@@ -165,14 +179,15 @@ class Transition:
 
 TRANSITIONS = (
     Transition(Recall, Recalled, (Reason, Compact, Halt), on_recalled),
-    Transition(Reason, Replied, (Act, Recall, Reason, Compact, Remember, Finish, Halt), on_replied),
+    Transition(Reason, Replied, (Act, Recall, Reason, Compact, Collect, Remember, Finish, Halt), on_replied),
     Transition(Reason, DriverFailed, (Reason, Compact, Halt), on_driver_failed),
     Transition(Reason, Idled, (Reason, Halt), on_idle_model),
     Transition(Compact, Compacted, (Reason, Compact, Halt), on_compacted),
     Transition(Compact, DriverFailed, (Reason, Halt), on_summary_failed),
     Transition(Compact, Idled, (Reason, Halt), on_idle_model),
-    Transition(Act, Acted, (Recall,), on_acted),
+    Transition(Act, Acted, (Recall, Collect, Finish), on_acted),
     Transition(Act, Idled, (Reason, Halt), on_idle_calls),
+    Transition(Collect, Collected, (Reason, Compact, Remember, Finish), on_collected),
     Transition(Remember, Remembered, (Finish,), on_remembered),
 )
 """Every legal pair; nothing answers `Finish` and `Halt`."""

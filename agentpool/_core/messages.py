@@ -30,6 +30,7 @@ class AgentMessage:
       id: set by the router, unique within it.
       reply_to: the id of the message that this one answers.
       topic: the topic it was published on, if it was.
+      is_question: whether its sender waits for a reply; set by the router.
     """
 
     sender: AgentId = SUPERVISOR
@@ -38,6 +39,7 @@ class AgentMessage:
     id: int = 0
     reply_to: int | None = None
     topic: str | None = None
+    is_question: bool = False
 
 
 # -- between an agent and its model -------------------------------------------

@@ -89,6 +89,8 @@ class AgentResult(Generic[T_co]):
       transcript: the whole conversation; each tool call has exactly one result.
       stopped_by: the limit at which the agent gave its answer, with `[resources] on_limit = "answer"`:
         `iterations`, `tool_calls`, `tokens`, `cost` or `idle`; None if it ended by itself.
+      handed_over: the names of the agents that the conversation was handed to, in their order; the last
+        of them gave the answer. Usage, turns and calls are the sums over all of them.
     """
 
     text: str
@@ -98,6 +100,7 @@ class AgentResult(Generic[T_co]):
     tool_calls: int
     transcript: Sequence[ChatMessage]
     stopped_by: str | None = None
+    handed_over: tuple[str, ...] = ()
 
 
 AnyOutcome: TypeAlias = AgentOutcome[Any]

@@ -212,6 +212,13 @@ class Past:
             agent = self.agents.get(agent.parent)
         self.spent.add(*whole)
 
+    def asker_of(self, question: int, agent_id: AgentId) -> AgentId | None:
+        """Return who had asked an agent, and will wait for the answer again; None if nobody will."""
+        asker, life, key = self.questions.get(question, (SUPERVISOR, 0, ""))
+        past = self.agents.get(asker)
+        asked = None if past is None or past.life != life else past.operations.get(key)
+        return asker if asked is not None and asked.value["to"] == agent_id else None
+
     def _operated(self, agent_id: AgentId, data: Data, operation: Operation) -> None:
         agent = self.agents.get(agent_id)
         if agent is not None and data.get("key") is not None and data["life"] == agent.life:

@@ -27,6 +27,8 @@ def perceived(fragments: Iterable[Fragment], messages: Iterable[AgentMessage]) -
         the text, or the JSON or repr of any other object
         </message>
 
+    A message whose sender waits for a reply has `reply="awaited"` as well.
+
     In what stands between the delimiters, none of them can be faked: a `<` that would begin one
     is written as `&lt;`.
     """
@@ -38,7 +40,8 @@ def perceived(fragments: Iterable[Fragment], messages: Iterable[AgentMessage]) -
     for message in messages:
         body = encodable(_text_of(message.content))
         topic = "" if message.topic is None else f" topic={json.dumps(encodable(message.topic))}"
-        start = f'<message from="{message.sender}" id="{message.id}"{topic}>'
+        awaited = ' reply="awaited"' if message.is_question else ""
+        start = f'<message from="{message.sender}" id="{message.id}"{topic}{awaited}>'
         news.append(UserMessage(f"{start}\n{harmless(body)}\n</message>", "message", body))
     return news
 

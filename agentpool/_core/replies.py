@@ -12,7 +12,7 @@ from agentpool._core import guard as guards
 from agentpool._core.acting import act, idle_halt, unrun
 from agentpool._core.asking import ask, ask_last, at_limit
 from agentpool._core.compacting import compacted, dropped, summary_problem, summed_up
-from agentpool._core.effects import Compacted, DriverFailed, Idled, Reason, Remember, Replied
+from agentpool._core.effects import Collect, Compacted, DriverFailed, Idled, Reason, Replied
 from agentpool._core.encoding import encodable_answer
 from agentpool._core.errors import (
     BudgetExceededError,
@@ -28,7 +28,7 @@ from agentpool._core.outcomes import AgentResult
 from agentpool._core.outputs import OutputSpec, Problems
 from agentpool._core.perceiving import as_note
 from agentpool._core.spoken import Spoken, spoken_call
-from agentpool._core.states import LoopState, Step, Trouble, failed, finished, halted, heard
+from agentpool._core.states import LoopState, Step, Trouble, failed, halted, heard, kept
 from agentpool._core.usage import TokenUsage
 from agentpool._core.window import Cut
 
@@ -168,9 +168,9 @@ def _answered(state: LoopState, said: AssistantMessage, whole: str, limit: Limit
     result = AgentResult(
         whole, value, guard.usage, guard.iterations, guard.tool_calls, state.transcript, limit
     )
-    if plan.remembers:
-        return attrs.evolve(state, awaiting=Remember, result=result), Remember(whole)
-    return finished(state, result)
+    if plan.collects:
+        return attrs.evolve(state, awaiting=Collect, result=result), Collect(stop=limit is not None)
+    return kept(state, result)
 
 
 def _misfit(state: LoopState, output: OutputSpec, problems: Sequence[str]) -> Step:

@@ -7,7 +7,17 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from agentpool._core.effects import PHASES, Compact, Compaction, Effect, Finish, Halt, Reason, Recall
+from agentpool._core.effects import (
+    PHASES,
+    Compact,
+    Compaction,
+    Effect,
+    Finish,
+    Halt,
+    Reason,
+    Recall,
+    Remember,
+)
 from agentpool._core.errors import LoopHaltedError
 from agentpool._core.events import Phase
 from agentpool._core.guard import Limit, LoopGuard
@@ -130,6 +140,13 @@ def finished(state: LoopState, result: AgentResult[Any]) -> Step:
     plan, transcript, window, guard = state.plan, state.transcript, state.window, state.guard
     done = LoopState(plan, Finish, transcript, window, guard, None, "", state.trouble, state.excess, result)
     return done, Finish(result)
+
+
+def kept(state: LoopState, result: AgentResult[Any]) -> Step:
+    """End well, and have the answer remembered where the agent does that."""
+    if state.plan.remembers and not result.handed_over:
+        return attrs.evolve(state, awaiting=Remember, result=result), Remember(result.text)
+    return finished(state, result)
 
 
 def halted(state: LoopState, reason: str, limit: Limit | None = None) -> Step:

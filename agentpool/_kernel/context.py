@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
 
 import attrs
 import trio
 
 from agentpool._core.errors import PoolLimitError, UnknownAgentError
-from agentpool._core.messages import AgentId, AgentMessage
+from agentpool._core.events import ToolProgressed
+from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord, Granted
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
 from agentpool._kernel.granting import granted_to, granted_within, tools_within
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.idleness import IdleLimit
+from agentpool._kernel.idleness import IdleLimit, heard_of
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.lasting import LastingScope
 from agentpool._kernel.metering import Meter
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool._core.capability import Capability, PrivacyTier
     from agentpool._kernel.places import Op
-    from agentpool.abc import Driver, Memory, ToolBuilder, ToolSet
+    from agentpool.abc import Driver, Hooks, Memory, ToolBuilder, ToolSet
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -170,6 +172,16 @@ class AgentContext(LastingScope):
         return self._state.means.tool_builder
 
     @property
+    def hooks(self) -> tuple[Hooks, ...]:
+        """The pool's hooks, which stand around the calls of agents that run the loop."""
+        return self._state.means.hooks
+
+    @property
+    def journal_path(self) -> str | None:
+        """The file of the pool's journal; None without a journal, and for one that is in no file."""
+        return self._state.means.journal_path
+
+    @property
     def budget(self) -> Budget | None:
         """The agent's quota, below its parent's, below the pool's; None without any."""
         return self._agent.budget
@@ -251,6 +263,20 @@ class AgentContext(LastingScope):
         """
         self._state.parts.check_here()
         self._state.router.reply(self._agent.id, message, content)
+
+    def question(self, message_id: int) -> AgentMessage:
+        """Return the message of that id, if its sender waits for the agent's reply.
+
+        Raises:
+          UnknownAgentError: if nobody waits for a reply of the agent to it, or does so any more.
+        """
+        find = partial(self._state.router.asker_of, message_id, self._agent.id)
+        journal = self._state.journal
+        sender = find() if journal is None else journal.decide("asker", find)[0]
+        if sender is None:
+            told = f"nobody waits for a reply of agent {self._agent.id} to message {message_id}"
+            raise UnknownAgentError(SUPERVISOR, told)
+        return AgentMessage(sender, self._agent.id, None, message_id, is_question=True)
 
     async def broadcast(self, content: Any) -> int:
         """Send the same to every other live agent, oldest first; return how many got it.
@@ -416,6 +442,11 @@ class AgentContext(LastingScope):
         """
         if self._state.events.subscriptions:
             self._state.events.emit(kind, self._agent.id, self._agent.parent_id, *own)
+
+    def progressed(self, tool: str, progress: float, total: float | None = None, message: str = "") -> None:
+        """Tell how far a call of a tool is; the agent's `idle` limit begins anew."""
+        heard_of(self._agent)
+        self.emit(ToolProgressed, tool, progress, total, message)
 
     async def wait_for_subscribers(self) -> None:
         """Wait until every subscriber with `overflow="block"` has room, with the slot lent.

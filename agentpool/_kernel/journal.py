@@ -362,8 +362,8 @@ class PoolJournal:
         Raises:
           ReplayMismatchError: if its content cannot be read any more.
         """
-        content = self.decoded(data["content"], op)
-        return AgentMessage(data["from"], op.record.id, content, data["id"], data["reply_to"], data["topic"])
+        content, to, asked = self.decoded(data["content"], op), op.record.id, data.get("ask", False)
+        return AgentMessage(data["from"], to, content, data["id"], data["reply_to"], data["topic"], asked)
 
     def message_to_data(self, message: AgentMessage) -> dict[str, Any]:
         """Return a message as data, of which `message_of` makes it again."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import trio
 
 from agentpool._core.messages import AgentId
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.places import key_of_call
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.scope import Scope
@@ -51,6 +52,13 @@ class LastingScope(Scope):
         from agentpool._kernel.resuming import adopt  # who has no journal needs none
 
         adopt(self._state, self._agent, place.path)
+
+    def children_of(self, place: Place) -> list[tuple[AgentHandle[Any], bool]]:
+        """Return the children that such code had spawned, each with whether its outcome was taken there."""
+        from agentpool._kernel.resuming import spawned_at  # who has no journal needs none
+
+        found = spawned_at(self._state, self._agent, place.path)
+        return [(AgentHandle(child), is_taken) for child, is_taken in found]
 
     def find(self, name: str) -> AgentId:
         """Return the id of the live agent with a name; an agent that is resumed finds whom it had found.

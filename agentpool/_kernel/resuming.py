@@ -127,6 +127,27 @@ def adopt(state: PoolState, record: AgentRecord, key: str) -> None:
             claim(state, child, work, _context_of(resumed.past))
 
 
+def spawned_at(state: PoolState, record: AgentRecord, key: str) -> list[tuple[AgentRecord, bool]]:
+    """Return the children that a tool call had spawned which is not made again, in their order.
+
+    Returns:
+      Each with whether its parent had taken its outcome before it was resumed.
+    """
+    journal = state.journal
+    assert journal is not None
+    found: list[tuple[AgentRecord, bool]] = []
+    for agent in journal.past.agents.values():
+        spawner, life, origin = agent.origin
+        if spawner != record.id or life != record.restarts or not (origin or "").startswith(key):
+            continue
+        alive = state.records.get(agent.id)
+        if alive is not None:
+            found.append((alive, False))
+        elif agent.outcome is not None:
+            found.append((ended_before(state, record.children, agent), agent.is_taken))
+    return found
+
+
 def _put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) -> AgentRecord:
     home = state.root if agent.parent == SUPERVISOR else state.records[agent.parent].children
     # What cannot be read is found out before there is a record, which has to have a task.
@@ -153,7 +174,8 @@ def _context_of(agent: PastAgent) -> contextvars.Context:
 
 def _message_of(agent: PastAgent, data: Any) -> AgentMessage:
     content = _read(agent, "its inbox", data["content"])
-    return AgentMessage(data["from"], agent.id, content, data["id"], data["reply_to"], data["topic"])
+    asked = data.get("ask", False)
+    return AgentMessage(data["from"], agent.id, content, data["id"], data["reply_to"], data["topic"], asked)
 
 
 async def _never(ctx: Any) -> None:

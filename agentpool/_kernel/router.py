@@ -167,7 +167,7 @@ class MessageRouter:
         is_question: bool = False,
     ) -> AgentMessage:
         self._last_id += 1
-        message = AgentMessage(sender, to, content, self._last_id, reply_to, topic)
+        message = AgentMessage(sender, to, content, self._last_id, reply_to, topic, is_question)
         if self.journal is not None:
             self.journal.stamp(message, op, is_question=is_question)
         return message
@@ -303,7 +303,6 @@ class MessageRouter:
             self.note_sent(message)
         else:
             inbox.wait_for_room(wait)
-
         return await self._answer_to(message, wait, inbox, op)
 
     async def _answer_to(self, message: AgentMessage, wait: Wait, inbox: Inbox, op: Op | None) -> Any:
@@ -380,6 +379,12 @@ class MessageRouter:
     def is_asked(self, message: AgentMessage) -> bool:
         """Whether somebody waits for a reply to the message."""
         return message.id in self.asks
+
+    def asker_of(self, message_id: int, agent_id: AgentId) -> AgentId | None:
+        """Return who waits for an agent's reply to a message; None if nobody does."""
+        if (ask := self.asks.get(message_id)) is not None:
+            return ask.message.sender if ask.message.to == agent_id else None
+        return None if self.journal is None else self.journal.past.asker_of(message_id, agent_id)
 
     # -- topics ----------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias
 
 import attrs
@@ -17,20 +16,23 @@ from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.events import LoopFinished
 from agentpool._core.loop import begin
-from agentpool._core.manifest import AgentManifest
+from agentpool._core.manifest import AgentManifest, usable_servers
 from agentpool._core.messages import ChatMessage, ToolDefinition
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
 from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history
-from agentpool._kernel.granting import begin_within, end_within
+from agentpool._kernel.granting import within
+from agentpool._kernel.options import checked_hooks
+from agentpool._kernel.protection import await_unprotected
 from agentpool._logging import LOOP, tell
 from agentpool._loop.approving import gate_of, in_force, rules_of
 from agentpool._loop.granting import resolved, withheld
+from agentpool._loop.handing_over import Before, handed_over, handoffs_of
 from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
-from agentpool._loop.tool_calls import ToolCalls
+from agentpool._loop.tool_calls import STARTER, ToolCalls
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -89,6 +91,24 @@ def _as_tools(given: Tools | None) -> tuple[abc.Tool, ...]:
     return (given if isinstance(given, ToolRegistry) else ToolRegistry(given)).usable()
 
 
+Agents = Iterable["AgentManifest | ModelAgent[Any]"]
+
+
+def _as_agents(given: Agents | None) -> tuple[ModelAgent[Any], ...] | None:
+    if given is None:
+        return None
+    if isinstance(given, str | AgentManifest) or not isinstance(given, Iterable):
+        raise TypeError(f"agents must be a list of manifests and ModelAgents, not {shown(given)}")
+    agents = [ModelAgent[Any](each) if isinstance(each, AgentManifest) else each for each in given]
+    for each in agents:
+        if not isinstance(each, ModelAgent):
+            raise TypeError(f"agents must be a list of manifests and ModelAgents; {shown(each)} is neither")
+    names = [each.name for each in agents]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each of agents needs its own name, and theirs are {', '.join(sorted(names))}")
+    return tuple(agents)
+
+
 # -- the agents ----------------------------------------------------------------------
 
 
@@ -101,6 +121,8 @@ class _ModelAgent(Generic[T]):
     output_type: type[T] | None = attrs.field(default=None, kw_only=True)
     output_retries: int = attrs.field(default=2, kw_only=True, validator=_is_count)
     driver: abc.Driver | None = attrs.field(default=None, kw_only=True)
+    hooks: tuple[abc.Hooks, ...] = attrs.field(default=(), kw_only=True, converter=checked_hooks)
+    agents: tuple[ModelAgent[Any], ...] | None = attrs.field(default=None, kw_only=True, converter=_as_agents)
 
     @property
     def name(self) -> str:
@@ -141,7 +163,15 @@ class _ModelAgent(Generic[T]):
         if self.driver is not None:
             raise NotDataError(f"agent {self.name!r} has a driver of its own, which a journal cannot keep")
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
-        fields["tools"] = [_reference_of_tool(each) for each in self.tools]
+        fields["tools"] = [_tool_to_data(each) for each in self.tools]
+        if self.hooks:
+            from agentpool._loop.hooks import hook_to_data
+
+            fields["hooks"] = [hook_to_data(each, self.name) for each in self.hooks]
+        if self.agents is None:
+            del fields["agents"]
+        else:
+            fields["agents"] = [each.to_journal() for each in self.agents]
         if self.output_type is not None:
             fields["output_type"] = _reference(self.output_type, "the output type")
         data: dict[str, Any] = object_to_data(fields)
@@ -153,7 +183,13 @@ class _ModelAgent(Generic[T]):
         from agentpool._objects import found_again, object_from_data
 
         fields: dict[str, Any] = object_from_data(data)
-        fields["tools"] = list(map(found_again, fields["tools"]))
+        fields["tools"] = list(map(_tool_from_data, fields["tools"]))
+        if fields.get("hooks"):
+            from agentpool._loop.hooks import hook_from_data
+
+            fields["hooks"] = list(map(hook_from_data, fields["hooks"]))
+        if fields.get("agents") is not None:
+            fields["agents"] = list(map(ModelAgent[Any].from_journal, fields["agents"]))
         if fields["output_type"] is not None:
             fields["output_type"] = found_again(fields["output_type"])
         return cls(**fields)
@@ -170,6 +206,8 @@ class _ModelAgent(Generic[T]):
           ValueError: if a tool of `tools` has the name of another one.
         """
         built = (self._default_tools if builder is None else builder)(self.manifest)
+        if builder is not None and self.agents is not None:
+            built = self._with_team(built)
         if not self.tools:
             return built
         if built is None:
@@ -181,12 +219,43 @@ class _ModelAgent(Generic[T]):
     def _default_tools(self, manifest: AgentManifest) -> ToolRegistry:
         from agentpool.tools import build_tools
 
-        return build_tools(manifest, make_agent=partial(SpawnConfig, tools=self.tools, driver=self.driver))
+        team = None if self.agents is None else [each.manifest for each in self.agents]
+        return build_tools(manifest, make_agent=self._child, agents=team)
+
+    def _with_team(self, built: abc.ToolSet | None) -> abc.ToolSet:
+        """Return what the pool's `tool_builder` built, with the tools for the agents of this one."""
+        from agentpool.tools import ToolRegistry
+        from agentpool.tools._build import team_tools
+
+        assert self.agents is not None
+        more = team_tools(self.manifest, self._child, [each.manifest for each in self.agents])
+        return ToolRegistry(more) if built is None else built.extended(more)
+
+    def _child(self, manifest: AgentManifest, query: str) -> SpawnConfig[Any]:
+        """Return the agent of one of its `agents`, or of its own kind, with a query."""
+        if self.agents is None:
+            return SpawnConfig(manifest, query, tools=self.tools, driver=self.driver, hooks=self.hooks)
+        member = next(each for each in self.agents if each.name == manifest.name)
+        return SpawnConfig(
+            manifest,
+            query,
+            tools=member.tools,
+            output_type=member.output_type,
+            output_retries=member.output_retries,
+            driver=self.driver if member.driver is None else member.driver,
+            hooks=(*self.hooks, *member.hooks),
+            # By name they may know each other, as they could not in Python.
+            agents=self.agents if member.agents is None else member.agents,
+        )
 
     async def _answer(
-        self, ctx: AgentContext, query: Content, history: tuple[ChatMessage, ...]
+        self,
+        ctx: AgentContext,
+        query: Content,
+        history: tuple[ChatMessage, ...],
+        before: Before | None = None,
     ) -> AgentResult[T]:
-        """Run the loop to its end, with what the pool grants."""
+        """Run the loop to its end; `before` tells of who handed the conversation over."""
         # In one coroutine: each one more that a turn's checkpoints pass through costs it 0.5 %.
         tape = _tape_of(ctx.journal)
         is_spawned = ctx.agent is self
@@ -196,19 +265,29 @@ class _ModelAgent(Generic[T]):
             missing = withheld(self.manifest, granted.grants)
             tell(LOOP, logging.INFO, "not all that it asks for is granted: %s", missing)
         manifest = agent.manifest
-        budget = ctx.budget if is_spawned else self._budget_below(ctx.budget)
+        budget = ctx.budget if before is None else before.budget
+        if not is_spawned:
+            budget = self._budget_below(budget)
         driver = ctx.metered(
             _driver_for(manifest, ctx.driver_to_bind if self.driver is None else self.driver),
             budget,
             MODEL_SECONDS,
         )
         tools = ctx.tools if is_spawned else agent.build_tools(ctx.tool_builder)
+        if manifest.mcp_servers:
+            tools = await _with_servers(ctx, manifest, tools)
         allowed = None if tools is None else tools.limited_to(manifest)
         definitions = () if allowed is None else allowed.definitions()
         rules = rules_of(manifest, definitions)
+        # What only some agents have is looked for once for a run.
+        handoffs = handoffs_of(allowed) if self.tools or manifest.handoffs else frozenset()
+        collects = any(each.name == STARTER for each in definitions)
         window = getattr(driver, "context_window", None)
         if tape is not None:
-            tape.begin(agent._beginning(query, history, definitions, window))
+            begun = agent._beginning(query, history, definitions, window)
+            if handoffs or collects:
+                begun |= {"handoffs": sorted(handoffs), "collects": collects}
+            tape.begin(begun)
         state, effect = begin(
             manifest,
             query,
@@ -217,20 +296,47 @@ class _ModelAgent(Generic[T]):
             context_window=window,
             output=self._output(),
             price=getattr(driver, "estimate_cost", None),
+            handoffs=handoffs,
+            collects=collects,
         )
         idle = manifest.resources.idle
         gate = gate_of(ctx, manifest, allowed, rules)
         # Looked at once for a run: a turn in which nothing is told costs nothing for it.
         is_told = LOOP.isEnabledFor(logging.DEBUG)
         calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told)
-        run = Run(ctx, ModelCalls(ctx, driver, is_told=is_told), calls, tape, idle)
-        with in_force(rules):
-            above = begin_within(granted.grants)
+        asking = ModelCalls(ctx, driver, is_told=is_told)
+        if ctx.hooks or self.hooks or manifest.hooks:
+            asking, calls = self._behind_hooks(asking, calls)
+        run = Run(ctx, asking, calls, tape, idle)
+        with in_force(rules), within(granted.grants):
             try:
-                return await run.to_its_end(state, effect)
+                result: AgentResult[T] = await run.to_its_end(state, effect)
             finally:
-                end_within(above)
                 ctx.emit(LoopFinished)
+            if not result.handed_over:
+                return result
+            assert allowed is not None
+            return await handed_over(self.name, ctx, result, allowed, before or Before((), budget))
+
+    def _behind_hooks(self, asking: ModelCalls, calls: ToolCalls) -> tuple[ModelCalls, ToolCalls]:
+        """Put the hooks around the calls of a run that any of them stands around.
+
+        Raises:
+          ManifestError: if a hook that the manifest names cannot be loaded.
+        """
+        from agentpool._loop.hooked_models import HookedModelCalls  # who has no hooks needs none
+        from agentpool._loop.hooked_tools import HookedToolCalls
+        from agentpool._loop.hooks import layers_of, load_hooks
+
+        ctx, is_told = asking.ctx, asking.is_told
+        hooks = (*ctx.hooks, *load_hooks(self.manifest), *self.hooks)
+        if around_models := layers_of(hooks, "model"):
+            asking = HookedModelCalls(ctx, asking.driver, is_told=is_told, layers=around_models)
+        if around_tools := layers_of(hooks, "tool"):
+            calls = HookedToolCalls(
+                ctx, calls.tools, calls.gate, calls.tape, is_told=is_told, layers=around_tools
+            )
+        return asking, calls
 
     def _beginning(
         self,
@@ -289,10 +395,15 @@ class ModelAgent(_ModelAgent[T]):
         `output_schema`; `str` asks for text also where the manifest has one.
       output_retries: how many answers that do not fit are given back to the model.
       driver: whom to ask instead of the pool's driver.
+      hooks: what stands around its model calls and tool calls, inside of the pool's hooks and those of the
+        manifest. Children that its model spawns with `spawn_agent` have them too.
+      agents: manifests and `ModelAgent`s that its model may spawn, as far as the manifest's capability
+        `spawn` goes, and hand over to, as its `handoffs` say. One that has no `agents` itself has the same.
+        Left out, it may spawn its own kind.
 
     Raises:
       TypeError: if an argument has a wrong type.
-      ValueError: if two of `tools` have the same name, or `output_retries` is below 0.
+      ValueError: if two of `tools`, or of `agents`, have the same name, or `output_retries` is below 0.
     """
 
     async def __call__(
@@ -313,8 +424,9 @@ class ModelAgent(_ModelAgent[T]):
           LoopHaltedError: if the guard stopped it.
           BudgetExceededError: if a model call found no room in the budget.
           DriverError: if the model could not be asked, or its answers were of no use.
-          ManifestError: if a tool that the manifest names cannot be loaded, its `tool_choice` is for a
-            tool that the agent does not have, or a pattern of its `[approval]` fits no call of its tools.
+          ManifestError: if a tool or hook that the manifest names cannot be loaded, its `tool_choice` is
+            for a tool that the agent does not have, or a pattern of its `[approval]` fits no call of its
+            tools.
           TypeError: if `query` is neither text nor parts, or `history` no sequence of messages.
           ValueError: if `history` holds a tool call without its result, or a result without its
             call; or if a tool of `tools` has the name of another one.
@@ -335,12 +447,12 @@ class SpawnConfig(_ModelAgent[T]):
       query: what it is asked: a text, a part (`Text`, `Image`, `Document`), or several of them.
       history: an earlier `transcript`, which the query goes on with. It is a part of the result's
         transcript.
-      tools, output_type, output_retries, driver: as for `ModelAgent`.
+      tools, output_type, output_retries, driver, hooks, agents: as for `ModelAgent`.
 
     Raises:
       TypeError: if an argument has a wrong type.
-      ValueError: if two of `tools` have the same name, `output_retries` is below 0, or `history`
-        holds a tool call without its result or a result without its call.
+      ValueError: if two of `tools`, or of `agents`, have the same name, `output_retries` is below 0, or
+        `history` holds a tool call without its result or a result without its call.
     """
 
     query: Content = attrs.field(converter=_as_query)
@@ -358,6 +470,19 @@ class SpawnConfig(_ModelAgent[T]):
         return await self._answer(ctx, self.query, self.history)
 
 
+async def _with_servers(
+    ctx: AgentContext, manifest: AgentManifest, tools: abc.ToolSet | None
+) -> abc.ToolSet | None:
+    """Return the tools of an agent with those of the MCP servers that its manifest grants."""
+    if not usable_servers(manifest):
+        return tools
+    from agentpool.tools import ToolRegistry
+    from agentpool.tools.mcp import open_tools
+
+    found = await await_unprotected(open_tools, ctx, manifest)
+    return ToolRegistry(found) if tools is None else tools.extended(found)
+
+
 def _reference(thing: Any, what: str) -> str:
     from agentpool._objects import NotDataError, reference_of
 
@@ -367,6 +492,22 @@ def _reference(thing: Any, what: str) -> str:
             f"{what} {shown(thing)} is not found by its name: define it at the top of a module"
         )
     return reference
+
+
+def _tool_to_data(each: abc.Tool) -> Any:
+
+    # A tool that is made of something, such as an agent, tells of what.
+    if hasattr(each, "to_journal"):
+        return {"kind": _reference(type(each), "the class of the tool"), "data": each.to_journal()}
+    return _reference_of_tool(each)
+
+
+def _tool_from_data(data: Any) -> Any:
+    from agentpool._objects import found_again
+
+    return (
+        found_again(data["kind"]).from_journal(data["data"]) if isinstance(data, dict) else found_again(data)
+    )
 
 
 def _reference_of_tool(each: abc.Tool) -> str:

@@ -9,6 +9,7 @@ import attrs
 
 from agentpool._core.effects import (
     Acted,
+    Collected,
     Compacted,
     DriverFailed,
     Idled,
@@ -39,14 +40,14 @@ def message_to_data(message: AgentMessage, encode: Coder) -> dict[str, Any]:
         "content": encode(message.content),
         "reply_to": message.reply_to,
         "topic": message.topic,
+        "ask": message.is_question,
     }
 
 
 def message_from_data(data: Any, to: AgentId, decode: Coder) -> AgentMessage:
     """Return the message to an agent of which `message_to_data` made this."""
-    return AgentMessage(
-        data["from"], to, decode(data["content"]), data["id"], data["reply_to"], data["topic"]
-    )
+    content, asked = decode(data["content"]), data.get("ask", False)
+    return AgentMessage(data["from"], to, content, data["id"], data["reply_to"], data["topic"], asked)
 
 
 def observation_to_data(observation: Observation, encode: Coder) -> dict[str, Any] | None:
@@ -68,6 +69,8 @@ def observation_to_data(observation: Observation, encode: Coder) -> dict[str, An
             return {"is": "idled", "seconds": observation.seconds}
         case Remembered():
             return {"is": "remembered"}
+        case Collected():
+            return {"is": "collected", "text": observation.text}
         case Acted():
             return None
         case _:
@@ -97,5 +100,7 @@ def observation_from_data(
             return DriverFailed(decode(data["error"]))
         case "idled":
             return Idled(data["seconds"], results())
+        case "collected":
+            return Collected(data["text"])
         case _:
             return Remembered()

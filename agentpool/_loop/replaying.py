@@ -87,6 +87,8 @@ def _begin(begun: Any) -> tuple[LoopState, Effect]:
         tools=values["tools"],
         context_window=values["context_window"],
         output=_output(begun["output_type"], values["manifest"], values["output_retries"]),
+        handoffs=begun.get("handoffs", ()),
+        collects=begun.get("collects", False),
     )
 
 

@@ -11,6 +11,8 @@ from agentpool import abc
 from agentpool._core.effects import (
     Act,
     Acted,
+    Collect,
+    Collected,
     Compact,
     DriverFailed,
     Effect,
@@ -30,6 +32,7 @@ from agentpool._core.loop import advance
 from agentpool._core.messages import ToolResult
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.states import LoopState
+from agentpool._kernel.places import standing_at
 from agentpool._loop.model_calls import ModelCalls
 from agentpool._loop.tool_calls import ToolCalls
 
@@ -89,6 +92,8 @@ class Run:
                     )
                 case Recall():
                     observation = await self._perceive(effect)
+                case Collect():
+                    observation = await self._collect(effect)
                 case Remember():
                     observation = await self._remember(effect)
                 case Finish():
@@ -134,6 +139,12 @@ class Run:
         # From here on nothing waits: what was taken from the inbox comes into the transcript.
         inbox = self._ctx.inbox
         return Recalled(fragments, inbox.take_all() if inbox.fill else ())
+
+    async def _collect(self, effect: Collect) -> Collected:
+        # What it does with its agent's verbs is done in a place of its own, as what a tool call does is.
+        place = None if self._tape is None else self._tape.place_of_collecting()
+        with standing_at(place):
+            return Collected(await self._tools.collected(stop=effect.stop))
 
     async def _remember(self, effect: Remember) -> Remembered:
         ctx = self._ctx

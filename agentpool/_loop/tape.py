@@ -15,6 +15,7 @@ import attrs
 
 from agentpool._core.effects import (
     Act,
+    Collect,
     Compact,
     Effect,
     Observation,
@@ -45,6 +46,7 @@ class Tape:
     _past: PastLoop
     _read: int = 0
     _numbered: int = 0
+    _collected: int = 0
     _is_replayed: bool = False
 
     @classmethod
@@ -95,6 +97,7 @@ class Tape:
         if kind not in _FITTING[type(effect)]:
             raise self._mismatch(f"its loop comes to {type(effect).__name__} now, and had {kind!r} then")
         self._read += 1
+        self._collected += kind == "collected"
         self._is_replayed = True
         decode = partial(self._journal.decoded, op=self._op)
         agent_id = self._op.record.id
@@ -149,6 +152,11 @@ class Tape:
         """Return the place of what a tool call does with its agent's verbs."""
         return self._place.inside(f"{self.key}t{number}")
 
+    def place_of_collecting(self) -> Place:
+        """Return the place of what waits for the agents that the model started."""
+        self._collected += 1
+        return self._place.inside(f"{self.key}tc{self._collected}")
+
     def returned(self, number: int, result: ToolResult) -> None:
         """Write what a tool call came to."""
         data = {"loop": self.key, "n": number, "result": self._encoded(result)}
@@ -191,6 +199,7 @@ _FITTING: dict[type[Effect], tuple[str, ...]] = {
     Reason: ("replied", "failed", "idled"),
     Compact: ("compacted", "failed", "idled"),
     Act: ("idled",),
+    Collect: ("collected",),
     Remember: ("remembered",),
 }
 

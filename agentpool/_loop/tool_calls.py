@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -28,7 +29,11 @@ from agentpool._loop.approving import Gate
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
+    from agentpool._kernel.places import Place
     from agentpool._loop.tape import Tape
+
+STARTER = "start_agent"
+"""The tool with which a model starts agents that it does not wait for at once."""
 
 TOOL_SECONDS = 120.0
 """How long a tool call may take whose tool does not say so itself."""
@@ -105,8 +110,8 @@ class ToolCalls:
             else:
                 todo.append(_Todo(index, call, number, past is not None))
                 continue
-            self.ctx.adopt_children_of(tape.place_of_call(number))  # the call is not made again
-        begun = lost if self.gate is not None else [*lost, *(each for each in todo if not each.is_begun)]
+            self._adopt(call, tape.place_of_call(number))
+        begun = lost if self.begins_late else [*lost, *(each for each in todo if not each.is_begun)]
         await tape.called((each.number, each.call) for each in begun)
         for each in lost:
             tape.returned(each.number, UNKNOWN_RESULT)
@@ -114,6 +119,32 @@ class ToolCalls:
         with standing_at(None):
             await self._run_all(todo, results, idle)
         return _all_of(results)
+
+    @property
+    def begins_late(self) -> bool:
+        """Whether each call is written to the tape when it is let through, and not with the others."""
+        return self.gate is not None
+
+    def _adopt(self, call: ToolCall, place: Place) -> None:
+        """Have the children of a call go on that is not made again, and tell its tool of them."""
+        self.ctx.adopt_children_of(place)
+        tool = None if self.tools is None else self.tools.get(call.name)
+        adopt = getattr(tool, "adopt", None)
+        if adopt is not None:
+            adopt(self.ctx.children_of(place))
+
+    async def collected(self, *, stop: bool) -> str:
+        """Return what became of the agents that the model started, as it is to be told.
+
+        Waits for them. Cancellation: leaves nothing behind.
+
+        Args:
+          stop: whether those that still run are aborted.
+        """
+        tool = None if self.tools is None else self.tools.get(STARTER)
+        collect = getattr(tool, "collect", None)
+        text: str = "" if collect is None else await await_unprotected(partial(collect, self.ctx, stop=stop))
+        return text
 
     def _may_be_repeated(self, tape: Tape, call: ToolCall) -> bool:
         """Whether a call may be made again of which nobody knows whether it had happened."""
@@ -147,11 +178,14 @@ class ToolCalls:
         """Return what a call comes to that is not made; one that is made has begun, as its tape tells."""
         tape = self.tape
         refused = await gate.refusal(call, None if tape is None else tape.call_key(number))
+        if refused is not None and not refused.is_decided:
+            self.ctx.emit(ToolStarted, call)
+            self.ctx.emit(ToolFinished, call, refused.result, 0.0)
         if tape is not None:
             await tape.called([(number, call)])
             if refused is not None:
-                tape.returned(number, refused)
-        return refused
+                tape.returned(number, refused.result)
+        return None if refused is None else refused.result
 
     async def _run(self, call: ToolCall, number: int = -1, *, is_begun: bool = False) -> ToolResult:
         """Run one call.
@@ -187,10 +221,10 @@ class ToolCalls:
             with limit:
                 return await self._isolated(call, number)
         except BaseException as error:
-            if not _is_ordinary(error):
+            if not is_ordinary(error):
                 raise
-            text = _said(error)
-            _tell_failed(call, error)
+            text = said_of(error)
+            tell_failed(call, error)
             return ToolResult(f"{too_slow} {text}" if limit.cancelled_caught else text, is_error=True)
         tell(LOOP, logging.WARNING, "the tool %s was stopped after %g s", printable(call.name), seconds)
         return ToolResult(too_slow, is_error=True)
@@ -208,9 +242,9 @@ class ToolCalls:
             left_open: tuple[str, ...] = ()
             if not mark.is_left:
                 raised, left_open = await close_leftovers(mark, raised)
-            if left_open and (raised is None or _is_ordinary(raised)):
+            if left_open and (raised is None or is_ordinary(raised)):
                 text = f"{call.name} {told_of(left_open)}"
-                raise ToolError(text if raised is None else f"{_said(raised)}; {text}") from raised
+                raise ToolError(text if raised is None else f"{said_of(raised)}; {text}") from raised
             if raised is not None:
                 raise raised
             assert result is not None
@@ -243,13 +277,13 @@ def _all_of(results: Sequence[ToolResult | None]) -> tuple[ToolResult, ...]:
     return tuple([_NOT_RUN if result is None else result for result in results])
 
 
-def _is_ordinary(error: BaseException) -> bool:
+def is_ordinary(error: BaseException) -> bool:
     """Whether an error is a call's own: nothing in it is fatal, and nothing a cancellation."""
     parts = split_error(error)
     return parts.fatal is None and not parts.cancelled
 
 
-def _tell_failed(call: ToolCall, error: BaseException) -> None:
+def tell_failed(call: ToolCall, error: BaseException) -> None:
     """Tell of a call that raised: the model gets the text, and nobody else would see where it came from.
 
     A `ToolError` is what a tool has to say to the model, and no problem of the program.
@@ -258,7 +292,7 @@ def _tell_failed(call: ToolCall, error: BaseException) -> None:
     tell(LOOP, level, "the tool %s failed: %s", printable(call.name), error, error=error)
 
 
-def _said(error: BaseException) -> str:
+def said_of(error: BaseException) -> str:
     """Return what the model is told of an error."""
     text = told(error)
     return text if isinstance(error, ToolError) and text else f"{type(error).__name__}: {text}"

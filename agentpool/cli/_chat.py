@@ -108,7 +108,7 @@ async def _chat(manifest: AgentManifest, options: ChatOptions, view: ChatView, a
             open_agent_pool(
                 max_concurrent=MOST_AGENTS,
                 memory=memory,
-                tool_builder=partial(tools_with, drivers),
+                tool_builder=partial(tools_with, drivers, None),
                 approver=TerminalApprover(view) if can_ask() else None,
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import attrs
@@ -198,18 +198,22 @@ class FleetDriver(DriverAround):
         return copied
 
 
-def plain_tools(manifest: AgentManifest) -> ToolRegistry:
+Subagents = Sequence[AgentManifest] | None
+"""The agents that a model may spawn; None lets it spawn its own kind."""
+
+
+def plain_tools(subagents: Subagents, manifest: AgentManifest) -> ToolRegistry:
     """Return an agent's tools; the agents that it spawns ask the pool's driver."""
-    return build_tools(manifest, make_agent=SpawnConfig)
+    return build_tools(manifest, make_agent=SpawnConfig, agents=subagents)
 
 
-def tools_with(drivers: Drivers, manifest: AgentManifest) -> ToolRegistry:
+def tools_with(drivers: Drivers, subagents: Subagents, manifest: AgentManifest) -> ToolRegistry:
     """Return an agent's tools; the agents that it spawns ask the drivers that they are to ask."""
 
     def child(manifest: AgentManifest, query: str) -> SpawnConfig[str]:
         return SpawnConfig(manifest, query, driver=drivers.get(manifest))
 
-    return build_tools(manifest, make_agent=child)
+    return build_tools(manifest, make_agent=child, agents=subagents)
 
 
 def driver_name_in(manifest: AgentManifest) -> str | None:

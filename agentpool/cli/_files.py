@@ -10,20 +10,27 @@ import attrs
 import trio
 
 from agentpool._core.approval import idle_patterns
-from agentpool._core.capability import CAPABILITY_TYPES
+from agentpool._core.capability import (
+    CAPABILITY_TYPES,
+    ComputeCapability,
+    NetworkCapability,
+    ShellCapability,
+)
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text
+from agentpool._core.sandboxing import network_of
 from agentpool._loading import LoadProblem, load_callable
+from agentpool._loop.hooks import load_hooks
 from agentpool._loop.model_agent import SpawnConfig
-from agentpool.cli._drivers import Drivers, driver_name_in, pool_driver_name
+from agentpool.cli._drivers import Drivers, Subagents, driver_name_in, pool_driver_name
 from agentpool.cli._errors import BadInputError
-from agentpool.cli._idle import idle_model, idle_settings, idle_steps
+from agentpool.cli._idle import idle_model, idle_sandbox, idle_settings, idle_steps
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.schema import fleet_schema, manifest_schema
 from agentpool.tools import ToolRegistry, build_tools
 
 SCHEMAS = {"manifest": manifest_schema, "fleet": fleet_schema}
-FLEET_KEYS = {"agents", "pool", "supervisors", "vars"}
+FLEET_KEYS = {"agents", "pool", "subagents", "supervisors", "vars"}
 _LOCAL_MODEL = ("model_repo", "model_quantization")
 
 
@@ -52,7 +59,9 @@ def load_fleet(path: Path, vars: Mapping[str, str]) -> FleetFile:
     """
     fleet = FleetFile.load(path, vars=vars)
     findings = [
-        finding for manifest in fleet.manifests for finding in _manifest_findings(manifest, str(path))
+        finding
+        for manifest in fleet.manifests
+        for finding in _manifest_findings(manifest, str(path), fleet.subagents or None)
     ]
     if findings:
         raise ManifestError(findings)
@@ -90,14 +99,22 @@ def check_file(path: Path, driver: str | None, vars: Mapping[str, str]) -> Check
     if FLEET_KEYS & table.keys():
         fleet = load_fleet(path, vars)
         trio.run(_try_drivers, fleet.manifests, bool(fleet.functions), driver, pool_driver_name(fleet))
-        warnings = [*idle_settings(fleet, driver, str(path)), *_idle_steps(fleet.manifests, str(path))]
+        warnings = [
+            *idle_settings(fleet, driver, str(path)),
+            *_idle_steps(fleet.manifests, str(path), fleet.subagents or None),
+        ]
         return CheckedFile("fleet", tuple(map(str, warnings)))
     manifest = AgentManifest.load(path)
-    if findings := list(_manifest_findings(manifest, str(path))):
+    # Whether there is somebody to hand over to is known in a fleet.
+    if findings := list(_manifest_findings(attrs.evolve(manifest, handoffs=()), str(path))):
         raise ManifestError(findings)
     if driver is not None or driver_name_in(manifest) is not None:  # else that is the fleet's choice
         trio.run(_try_drivers, [manifest], False, driver, None)
-    warnings = [*idle_model(manifest, str(path)), *_idle_steps([manifest], str(path))]
+    warnings = [
+        *idle_model(manifest, str(path)),
+        *idle_sandbox(manifest, str(path)),
+        *_idle_steps([manifest], str(path)),
+    ]
     return CheckedFile("manifest", tuple(map(str, warnings)))
 
 
@@ -112,19 +129,25 @@ async def _try_drivers(
 # -- what a manifest names, and what of it has a meaning here ----------------------
 
 
-def _manifest_findings(manifest: AgentManifest, source: str) -> Iterator[Finding]:
-    for key, problem, fix in (*_function_problems(manifest), *_local_model_problems(manifest)):
+def _manifest_findings(
+    manifest: AgentManifest, source: str, subagents: Subagents = None
+) -> Iterator[Finding]:
+    for key, problem, fix in (*_function_problems(manifest, subagents), *_local_model_problems(manifest)):
         yield Finding(source, key, f"of the manifest '{manifest.name}': {problem}", fix)
 
 
-def _function_problems(manifest: AgentManifest) -> Iterator[tuple[str, str, str]]:
+def _function_problems(manifest: AgentManifest, subagents: Subagents) -> Iterator[tuple[str, str, str]]:
     try:
-        tools = tools_of(manifest)
+        tools = tools_of(manifest, subagents)
     except ManifestError as error:
         yield from ((found.key, found.problem, found.fix) for found in error.findings)
     else:
         yield from _capability_problems(manifest, tools)
         yield from idle_patterns(manifest.approval, tools.definitions())
+    try:
+        load_hooks(manifest)
+    except ManifestError as error:
+        yield from ((found.key, found.problem, found.fix) for found in error.findings)
     if manifest.script is not None and manifest.script.function is not None:
         try:
             load_callable(manifest.script.function, manifest.base)
@@ -135,6 +158,9 @@ def _function_problems(manifest: AgentManifest) -> Iterator[tuple[str, str, str]
 def _capability_problems(manifest: AgentManifest, tools: ToolRegistry) -> Iterator[tuple[str, str, str]]:
     """Yield a problem for each grant that no tool asks for: it would look like a right, and be none."""
     needed = {type(tool.capability) for tool in tools}
+    runs_commands = not needed.isdisjoint((ShellCapability, ComputeCapability))
+    if runs_commands and network_of(manifest.capabilities, manifest.privacy)[0]:
+        needed.add(NetworkCapability)  # their commands have it
     names = {cls: name for name, cls in CAPABILITY_TYPES.items()}
     for n, grant in enumerate(manifest.capabilities):
         if type(grant) not in needed:
@@ -151,15 +177,21 @@ def _local_model_problems(manifest: AgentManifest) -> Iterator[tuple[str, str, s
             yield f"model.{key}", problem, fix
 
 
-def tools_of(manifest: AgentManifest) -> ToolRegistry:
+def tools_of(manifest: AgentManifest, subagents: Subagents = None) -> ToolRegistry:
     """Return the tools that an agent of this manifest has here; their modules are imported.
+
+    Args:
+      manifest: that of the agent.
+      subagents: the agents that it may spawn; None for a manifest by itself.
 
     Raises:
       ManifestError: with every problem of the manifest's own tools.
     """
-    return build_tools(manifest, make_agent=SpawnConfig)
+    return build_tools(manifest, make_agent=SpawnConfig, agents=subagents)
 
 
-def _idle_steps(manifests: Iterable[AgentManifest], source: str) -> Iterator[Finding]:
+def _idle_steps(
+    manifests: Iterable[AgentManifest], source: str, subagents: Subagents = None
+) -> Iterator[Finding]:
     for manifest in manifests:
-        yield from idle_steps(manifest, tools_of(manifest).names, source)
+        yield from idle_steps(manifest, tools_of(manifest, subagents).names, source)

@@ -12,6 +12,8 @@ import trio
 from agentpool._core.effects import (
     Act,
     Acted,
+    Collect,
+    Collected,
     Compact,
     Compacted,
     DriverFailed,
@@ -115,6 +117,10 @@ def _effect_of(effect: Effect) -> str:
         case Act():
             calls = [f"{one_line(call.name)} {_short(json.dumps(dict(call.input)))}" for call in effect.calls]
             return "calls " + "; ".join(calls)
+        case Collect():
+            return (
+                "stops the agents that it started" if effect.stop else "waits for the agents that it started"
+            )
         case Remember():
             return f"remembers {_short(effect.text)}"
         case Finish():
@@ -151,6 +157,8 @@ def _told(observation: Observation) -> str:
             return "; ".join(_short(result.text) for result in observation.results)
         case Idled():
             return f"nothing was heard for {observation.seconds:g} s"
+        case Collected():
+            return _short(observation.text) if observation.text else ""
         case Remembered():
             return ""
         case _:

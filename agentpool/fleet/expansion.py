@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from agentpool._core.capability import SpawnCapability
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, strings_in
 from agentpool._core.rules import UNREADABLE, Report, Text, fix_for_name
@@ -60,6 +61,54 @@ class Expansion:
         singles = dict.fromkeys(agent for group in self.groups.values() for agent in group)
         made = [self._supervisor(item, f"supervisors[{n}]", singles, owners) for n, item in enumerate(named)]
         return agents, made
+
+    # -- subagents
+
+    def subagents(self, entries: Any, agents: Sequence[AnyFleetAgent]) -> tuple[AgentManifest, ...]:
+        """Return the manifests of the agents that models may spawn, with the names that models use.
+
+        Args:
+          entries: what was read of `[[subagents]]`.
+          agents: those of the fleet, which may name them.
+        """
+        if entries is UNREADABLE:
+            return ()
+        read = [
+            (f"subagents[{n}]", self._subagent(entry, f"subagents[{n}]")) for n, entry in enumerate(entries)
+        ]
+        known: dict[str, str] = {}
+        for key, manifest in read:
+            if manifest is not None and known.setdefault(manifest.name, key) != key:
+                problem = f"'{manifest.name}' is the name of {known[manifest.name]} already"
+                self.report.add(f"{key}.name", problem, "Give each its own 'name'")
+        if all(manifest is not None for _, manifest in read):
+            users = {id(agent.manifest): agent.manifest for agent in agents if isinstance(agent, FleetAgent)}
+            self._check_named([*users.values(), *(manifest for _, manifest in read)], known)
+        return tuple(manifest for _, manifest in read if manifest is not None)
+
+    def _subagent(self, entry: Any, key: str) -> AgentManifest | None:
+        manifest = self._manifest(entry.manifest, f"{key}.manifest")
+        name = None if entry.name is None else self._fill_name(entry.name, f"{key}.name")
+        if not isinstance(manifest, AgentManifest) or name is UNREADABLE:
+            return None
+        description = manifest.description if entry.description is None else entry.description
+        return attrs.evolve(manifest, name=name or manifest.name, description=description)
+
+    def _check_named(self, manifests: Iterable[AgentManifest | None], known: Mapping[str, str]) -> None:
+        """Report the names by which manifests mean subagents that are not there."""
+        for manifest in filter(None, manifests):
+            spawning = [grant for grant in manifest.capabilities if isinstance(grant, SpawnCapability)]
+            wanted = [
+                *manifest.handoffs,
+                *(name for grant in spawning for name in grant.agents if name != "*"),
+            ]
+            for name in dict.fromkeys(wanted):
+                if name not in known:
+                    problem = f"the manifest '{manifest.name}' names the agent '{name}', which is not there"
+                    fix = (
+                        fix_for_name(name, known) if known else f"Add it: [[subagents]] with name = '{name}'"
+                    )
+                    self.report.add("subagents", problem, fix)
 
     # -- agents
 

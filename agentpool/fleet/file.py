@@ -21,6 +21,7 @@ from agentpool.fleet.tables import BudgetSettings as BudgetSettings
 from agentpool.fleet.tables import FleetTable
 from agentpool.fleet.tables import PoolSettings as PoolSettings
 from agentpool.fleet.tables import RestartSettings as RestartSettings
+from agentpool.fleet.tables import SubagentEntry as SubagentEntry
 from agentpool.fleet.tables import SupervisorSettings as SupervisorSettings
 from agentpool.fleet.variables import Variables
 
@@ -34,18 +35,20 @@ class FleetFile:
       pool: the settings of the pool.
       supervisors: which agents are restarted together; their children are names of `agents`.
       base: the directory of the file, None if it came from no file.
+      subagents: the manifests of the agents that models may spawn, and hand over to.
     """
 
     agents: tuple[AnyFleetAgent, ...] = attrs.field(converter=as_tuple)
     pool: PoolSettings = attrs.field(factory=PoolSettings)
     supervisors: tuple[SupervisorSettings, ...] = attrs.field(default=(), converter=as_tuple)
     base: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    subagents: tuple[AgentManifest, ...] = attrs.field(default=(), converter=as_tuple)
 
     @property
     def manifests(self) -> tuple[AgentManifest, ...]:
-        """The manifests of its agents, each once."""
+        """The manifests of its agents, and of those that they may spawn, each once."""
         found = [agent.manifest for agent in self.agents if isinstance(agent, FleetAgent)]
-        return tuple({id(manifest): manifest for manifest in found}.values())
+        return tuple({id(manifest): manifest for manifest in (*found, *self.subagents)}.values())
 
     @property
     def functions(self) -> tuple[FleetFunction, ...]:
@@ -100,12 +103,15 @@ class FleetFile:
         variables = Variables.of(table.vars, given, directory, report)
         expansion = Expansion(Place(directory, variables, report), variables, report)
         agents, supervisors = expansion.expand(table.agents, table.supervisors)
+        subagents = expansion.subagents(table.subagents, agents)
         if not report.problems:  # else what was wrong may be where they are used
             variables.report_unused()
         findings = report.findings(source) + expansion.findings
         if findings:
             raise ManifestError(findings)
-        return cls(agents=agents, pool=table.pool, supervisors=supervisors, base=report.base)
+        return cls(
+            agents=agents, pool=table.pool, supervisors=supervisors, base=report.base, subagents=subagents
+        )
 
 
 def _checked(vars: Mapping[str, str] | None) -> Mapping[str, str]:

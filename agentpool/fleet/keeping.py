@@ -25,6 +25,7 @@ def fleet_to_data(fleet: FleetFile) -> Any:
         "pool": fleet.pool,
         "supervisors": list(fleet.supervisors),
         "base": None if fleet.base is None else str(fleet.base),
+        "subagents": [numbers[id(manifest)] for manifest in fleet.subagents],
     }
     return object_to_data(data)
 
@@ -51,7 +52,14 @@ def fleet_from_data(data: Any) -> FleetFile:
     kept = object_from_data(data)
     base = None if kept["base"] is None else Path(kept["base"])
     agents = [_agent_from_data(agent, kept["manifests"], base) for agent in kept["agents"]]
-    return FleetFile(agents=agents, pool=kept["pool"], supervisors=kept["supervisors"], base=base)
+    manifests = kept["manifests"]
+    return FleetFile(
+        agents=agents,
+        pool=kept["pool"],
+        supervisors=kept["supervisors"],
+        base=base,
+        subagents=[manifests[number] for number in kept.get("subagents", ())],
+    )
 
 
 def _agent_from_data(agent: dict[str, Any], manifests: list[Any], base: Path | None) -> AnyFleetAgent:

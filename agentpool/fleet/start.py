@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.options import SpawnOptions
 from agentpool._kernel.pool import AgentPool
 from agentpool._kernel.supervisor import ChildSpec, Supervisor
-from agentpool._loop.model_agent import SpawnConfig
+from agentpool._loop.model_agent import ModelAgent, SpawnConfig
 from agentpool.abc import Driver
 from agentpool.fleet.file import (
     AnyFleetAgent,
@@ -59,7 +60,10 @@ async def start_fleet(
     if not isinstance(fleet, FleetFile):
         raise TypeError(f"fleet must be a FleetFile, not {fleet!r}; read a file with FleetFile.load(path)")
     SpawnOptions(timeout=timeout).check()
-    return [await start.spawn_in(pool) for start in starts_of(fleet, driver_of or _ask_pool, timeout)]
+    driver_of = driver_of or _ask_pool
+    members = [ModelAgent[Any](each, driver=driver_of(each)) for each in fleet.subagents]
+    starts = starts_of(fleet, driver_of, timeout, agents=members or None)
+    return [await start.spawn_in(pool) for start in starts]
 
 
 def _ask_pool(manifest: AgentManifest) -> None:
@@ -87,43 +91,54 @@ class Start:
         return await pool.spawn(self.agent, name=self.name, timeout=self.timeout, restart=self.restart)
 
 
-def starts_of(fleet: FleetFile, driver_of: DriverOf, timeout: float | None) -> list[Start]:
+Members = Sequence[ModelAgent[Any]] | None
+
+
+def starts_of(
+    fleet: FleetFile, driver_of: DriverOf, timeout: float | None, *, agents: Members = None
+) -> list[Start]:
     """Return what is to be spawned, in the order of the file; a supervisor where its first agent stands.
 
     Args:
       driver_of: gives the driver of an agent.
       timeout: seconds that no agent may pass, whatever the file allows.
+      agents: those that its agents may spawn; None leaves them to the pool's `tool_builder`.
     """
     supervisors = {child: supervisor for supervisor in fleet.supervisors for child in supervisor.children}
-    agents = {agent.name: agent for agent in fleet.agents}
+    by_name = {agent.name: agent for agent in fleet.agents}
+    body_of = partial(_body_of, driver_of=driver_of, members=agents)
     starts: dict[str, Start] = {}
     for agent in fleet.agents:
         supervisor = supervisors.get(agent.name)
         if supervisor is None:
-            starts[agent.name] = _start_alone(agent, driver_of, timeout)
+            starts[agent.name] = _start_alone(agent, body_of, timeout)
         elif supervisor.name not in starts:
-            children = [agents[name] for name in supervisor.children]
-            starts[supervisor.name] = _start_supervised(supervisor, children, driver_of, timeout)
+            children = [by_name[name] for name in supervisor.children]
+            starts[supervisor.name] = _start_supervised(supervisor, children, body_of, timeout)
     return list(starts.values())
 
 
-def _body_of(agent: AnyFleetAgent, driver_of: DriverOf) -> Callable[[AgentContext], Awaitable[Any]]:
+Body = Callable[[AgentContext], Awaitable[Any]]
+BodyOf = Callable[[AnyFleetAgent], Body]
+
+
+def _body_of(agent: AnyFleetAgent, driver_of: DriverOf, members: Members) -> Body:
     if isinstance(agent, FleetFunction):
         return agent
-    return SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest))
+    return SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest), agents=members)
 
 
-def _start_alone(agent: AnyFleetAgent, driver_of: DriverOf, timeout: float | None) -> Start:
-    body = _body_of(agent, driver_of)
+def _start_alone(agent: AnyFleetAgent, body_of: BodyOf, timeout: float | None) -> Start:
+    body = body_of(agent)
     return Start(body, agent.name, (agent.name,), _shorter(agent.timeout, timeout), _policy(agent.restart))
 
 
 def _start_supervised(
-    settings: SupervisorSettings, agents: Sequence[AnyFleetAgent], driver_of: DriverOf, timeout: float | None
+    settings: SupervisorSettings, agents: Sequence[AnyFleetAgent], body_of: BodyOf, timeout: float | None
 ) -> Start:
     children = [
         ChildSpec(
-            _body_of(agent, driver_of),
+            body_of(agent),
             name=agent.name,
             # An agent of a fleet has a question to answer: it comes back if it failed to.
             mode="transient" if agent.restart is None else MODES[agent.restart.mode],

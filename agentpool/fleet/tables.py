@@ -221,12 +221,7 @@ class AgentEntry(Table):
     @classmethod
     def prepare(cls, table: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
         """Let a manifest that stands in the entry have the entry's name."""
-        manifest = table.get("manifest")
-        if not isinstance(manifest, Mapping) or "name" not in table or "name" in manifest:
-            return table, {}
-        # A wrong name is told of once: where it stands.
-        name = table["name"] if isinstance(table["name"], str) and table["name"].strip() else "agent"
-        return {**table, "manifest": {"name": name, **manifest}}, {}
+        return _named(table), {}
 
     @classmethod
     def unknown(cls, name: str, table: Mapping[str, Any]) -> tuple[str, str]:
@@ -246,6 +241,45 @@ class AgentEntry(Table):
             yield Problem("args", "are for a function, and there is none", fix)
         if values.exclude and values.for_each is None:
             yield Problem("exclude", "is for 'for_each', and there is none", "Remove it")
+
+
+def _named(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the table of an agent, whose name is that of a manifest without one that stands in it."""
+    manifest = table.get("manifest")
+    if not isinstance(manifest, Mapping) or "name" not in table or "name" in manifest:
+        return table
+    # A wrong name is told of once: where it stands.
+    name = table["name"] if isinstance(table["name"], str) and table["name"].strip() else "agent"
+    return {**table, "manifest": {"name": name, **manifest}}
+
+
+@attrs.frozen(kw_only=True)
+class SubagentEntry(Table):
+    """An entry of `[[subagents]]`: an agent that others may spawn, or hand over to."""
+
+    manifest: str | AgentManifest = attrs.field(
+        validator=_ManifestRule(
+            "The path of its manifest, relative to this file; or the manifest as a table",
+        ),
+    )
+    name: str | None = attrs.field(
+        default=None,
+        validator=Text(
+            "What models call it, if not by the name of its manifest",
+            blank=False,
+            one_line=True,
+            optional=True,
+        ),
+    )
+    description: str | None = attrs.field(
+        default=None,
+        validator=Text("What models are told of it, if not the description of its manifest", optional=True),
+    )
+
+    @classmethod
+    def prepare(cls, table: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+        """Let a manifest that stands in the entry have the entry's name."""
+        return _named(table), {}
 
 
 @attrs.frozen
@@ -273,4 +307,12 @@ class FleetTable(Table):
         default=(),
         converter=as_tuple,
         validator=ListOf("Agents that are restarted together", item=TableOf(cls=SupervisorSettings)),
+    )
+    subagents: tuple[SubagentEntry, ...] = attrs.field(
+        default=(),
+        converter=as_tuple,
+        validator=ListOf(
+            "Agents that are not started with the fleet: models spawn them, and hand over to them",
+            item=TableOf(cls=SubagentEntry),
+        ),
     )

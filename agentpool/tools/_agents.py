@@ -1,35 +1,23 @@
-"""The tools by which agents remember, talk to each other, and spawn others."""
+"""The tools by which agents remember, and talk to each other."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, assert_never
+from collections.abc import Awaitable
+from typing import Any
 
-import attrs
 import trio
 
-from agentpool._core.capability import MemoryCapability, MessagingCapability, SpawnCapability, inherited
+from agentpool._core.capability import MemoryCapability, MessagingCapability
 from agentpool._core.content import text_of
-from agentpool._core.errors import AgentPoolError, DeadlockError, ToolError
-from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import AgentMessage, ToolResult
-from agentpool._core.outcomes import Aborted, AgentOutcome, AgentResult, Completed, Failed
+from agentpool._core.errors import DeadlockError, ToolError
+from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.perceiving import perceived
 from agentpool.abc import Memory, ToolContext
 from agentpool.tools._function import tool
+from agentpool.tools._outcomes import told_to_the_model
 
 MAX_RECALLED = 50
-
-
-@contextmanager
-def _told_to_the_model() -> Iterator[None]:
-    """Give the model the words of what a pool refuses, without the name of the exception's class."""
-    try:
-        yield
-    except AgentPoolError as error:
-        raise ToolError(str(error)) from error
 
 
 # -- memory -------------------------------------------------------------------------
@@ -70,7 +58,7 @@ def _memory(ctx: ToolContext) -> Memory:
 # -- messages -----------------------------------------------------------------------
 
 
-# The two wait for others, however long they take: the loop's limit for a tool is not meant for them.
+# They wait for others, however long they take: the loop's limit for a tool is not meant for them.
 # It would hide from the pool that agents wait for each other. They may be called again after a crash: what
 # a call had done by its agent's verbs is in the journal, and is not done twice.
 @tool(capability=MessagingCapability(), timeout=math.inf, idempotent=True)
@@ -81,11 +69,15 @@ async def send_message(ctx: ToolContext, to: int | str, content: str) -> str:
       to: the id of the agent, or its name.
       content: what to tell it.
     """
-    is_id = isinstance(to, int) or to.isdecimal()
-    with _told_to_the_model():
+    whom = _recipient(to)
+    with told_to_the_model():
         # By name and not by the id that has it now: the message reaches the next life of a service.
-        await ctx.send(int(to) if is_id else to, content)
-    return f"sent to agent {to}" if is_id else f"sent to {to}"
+        await ctx.send(whom, content)
+    return f"sent to {to}" if isinstance(whom, str) else f"sent to agent {to}"
+
+
+def _recipient(to: int | str) -> AgentId | str:
+    return int(to) if isinstance(to, int) or to.isdecimal() else to
 
 
 @tool(capability=MessagingCapability(), timeout=math.inf, idempotent=True)
@@ -114,59 +106,41 @@ async def _receive(message: Awaitable[AgentMessage]) -> str:
         return "no more messages: the pool is ending"
 
 
-# -- children -----------------------------------------------------------------------
+@tool(capability=MessagingCapability(), timeout=math.inf, idempotent=True)
+async def ask_agent(ctx: ToolContext, to: int | str, question: str, timeout: float | None = None) -> Any:
+    """Ask another agent something, and wait for its reply.
 
+    It has to reply to the message: its final answer is none.
 
-class AgentSpawner:
-    """`spawn_agent`: a child with the manifest of its parent, narrowed.
-
-    The child may spawn one level less than its parent; at the last level it has no such tool.
+    Args:
+      to: the id of the agent, or its name.
+      question: what to ask it.
+      timeout: seconds to wait at the most; left out, until it replies or ends.
     """
-
-    def __init__(self, manifest: AgentManifest, make_agent: Callable[[AgentManifest, str], Any]) -> None:
-        """Keep what children are made from.
-
-        Args:
-          manifest: the parent's manifest.
-          make_agent: makes an agent of a manifest and a query, as `SpawnConfig` does.
-        """
-        self._child = attrs.evolve(manifest, capabilities=inherited(manifest.capabilities))
-        self._make_agent = make_agent
-
-    @tool(capability=SpawnCapability(), timeout=math.inf, idempotent=True)
-    async def spawn_agent(self, ctx: ToolContext, query: str, name: str | None = None) -> ToolResult:
-        """Have another agent like yourself work on a question, wait for it, and get its answer.
-
-        Calls of this tool in one turn work side by side.
-
-        Args:
-          query: what it is to do; it knows nothing of this conversation.
-          name: a name for it.
-        """
-        with _told_to_the_model():
-            handle = await ctx.spawn_for_model(self._make_agent(self._child, query), name=name)
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ToolError("timeout is a number of seconds above 0")
+    with told_to_the_model():
+        if timeout is None:
             try:
-                outcome: AgentOutcome[Any] = await handle.wait()
-            except BaseException:
-                handle.abort("the agent that asked for it stopped waiting")
-                raise
-        return _result_of(outcome)
+                return await ctx.ask(_recipient(to), question)
+            except DeadlockError as error:
+                hint = "Nothing was asked. If it waits for your reply, give that first, with reply_message"
+                raise ToolError(f"{error}. {hint}") from error
+        with trio.move_on_after(timeout):
+            return await ctx.ask(_recipient(to), question)
+    raise ToolError(f"no reply from {to} within {timeout:g} seconds; the question may have been read")
 
 
-def _result_of(outcome: AgentOutcome[Any]) -> ToolResult:
-    who = f"agent {outcome.agent_id} ({outcome.name})"
-    match outcome:
-        case Completed(value=AgentResult(text, stopped_by=None)):
-            return ToolResult(text)
-        case Completed(value=AgentResult(text, stopped_by=limit)):
-            # Else what is unfinished would look like a whole answer.
-            return ToolResult(f"{text}\n\n({who} was stopped at its limit ({limit}): it may be incomplete.)")
-        case Completed():
-            return ToolResult(str(outcome.value))
-        case Failed():
-            error = outcome.error
-            return ToolResult(f"{who} failed: {type(error).__name__}: {error}", is_error=True)
-        case Aborted():
-            return ToolResult(f"{who} was aborted: {outcome.reason or 'no reason given'}", is_error=True)
-        case _:
-            assert_never(outcome)
+@tool(capability=MessagingCapability(), idempotent=True)
+async def reply_message(ctx: ToolContext, message_id: int, content: str) -> str:
+    """Reply to a message whose sender waits for that: one that says reply="awaited".
+
+    Args:
+      message_id: the id of the message.
+      content: what to reply.
+    """
+    await trio.lowlevel.checkpoint()
+    with told_to_the_model():
+        message = ctx.question(message_id)
+        ctx.reply(message, content)
+    return f"replied to agent {message.sender}" if message.sender else "replied"

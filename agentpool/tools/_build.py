@@ -7,26 +7,42 @@ from pathlib import Path
 from typing import Any
 
 from agentpool._core.capability import (
+    ComputeCapability,
     FileReadCapability,
     FileWriteCapability,
     MemoryCapability,
     MessagingCapability,
-    SpawnCapability,
+    NetworkCapability,
+    ShellCapability,
     grants,
 )
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest
 from agentpool._loading import LoadProblem, load_callable
 from agentpool.abc import Tool
-from agentpool.tools._agents import AgentSpawner, recall, receive_message, remember, send_message
-from agentpool.tools._files import FileReader, FileWriter
+from agentpool.tools._agents import (
+    ask_agent,
+    recall,
+    receive_message,
+    remember,
+    reply_message,
+    send_message,
+)
+from agentpool.tools._files import FileEditor, FileReader, FileWriter
 from agentpool.tools._function import FunctionTool, tool
+from agentpool.tools._handoff import handoff_in_team
 from agentpool.tools._registry import ToolRegistry
+from agentpool.tools._shell import CommandRunner
+from agentpool.tools._skills import skill_tools
+from agentpool.tools._team import MakeAgent, Team
 
-MakeAgent = Callable[[AgentManifest, str], Any]
 
-
-def build_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = None) -> ToolRegistry:
+def build_tools(
+    manifest: AgentManifest,
+    *,
+    make_agent: MakeAgent | None = None,
+    agents: Iterable[AgentManifest] | None = None,
+) -> ToolRegistry:
     """Return the tools of a manifest, limited to what it grants: the default `tool_builder`.
 
     Blocks on the disk and imports the modules of `tools`; what was imported is kept, so that it is
@@ -36,12 +52,15 @@ def build_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = None)
       manifest: what the agent is. `allowed_paths` are relative to its `base`.
       make_agent: makes an agent of a manifest and a query, as `SpawnConfig` does; without it there
         is no `spawn_agent`.
+      agents: the agents that it may spawn and hand over to, as far as the manifest grants that; None lets
+        it spawn its own kind.
 
     Raises:
-      ManifestError: with every problem of the manifest's own tools.
+      ManifestError: with every problem of the manifest's own tools, its skills and its handoffs.
     """
     source = f"manifest {manifest.name!r}"
-    registry = ToolRegistry(builtin_tools(manifest, make_agent=make_agent), capabilities=manifest)
+    built = builtin_tools(manifest, make_agent=make_agent, agents=agents)
+    registry = ToolRegistry(built, capabilities=manifest)
     findings: list[Finding] = []
     for n, each in enumerate(load_tools(manifest.tools, manifest.base, source=source)):
         try:
@@ -53,12 +72,20 @@ def build_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = None)
     return registry
 
 
-def builtin_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = None) -> list[Tool]:
+def builtin_tools(
+    manifest: AgentManifest,
+    *,
+    make_agent: MakeAgent | None = None,
+    agents: Iterable[AgentManifest] | None = None,
+) -> list[Tool]:
     """Return the built-in tools that a manifest grants.
 
     Args:
       manifest: what the agent is.
-      make_agent: as for `build_tools`.
+      make_agent, agents: as for `build_tools`.
+
+    Raises:
+      ManifestError: with every problem of its skills and its handoffs.
     """
     granted = manifest.capabilities
     tools: list[Tool] = []
@@ -66,14 +93,58 @@ def builtin_tools(manifest: AgentManifest, *, make_agent: MakeAgent | None = Non
         reader = FileReader(_paths(manifest, FileReadCapability), manifest.base)
         tools += [reader.read_file, reader.list_files, reader.search_text]
     if grants(granted, FileWriteCapability(())):
-        tools.append(FileWriter(_paths(manifest, FileWriteCapability), manifest.base).write_file)
+        tools += _writing_tools(manifest)
+    if grants(granted, NetworkCapability(())):
+        tools.append(_fetching_tool(manifest))
+    if grants(granted, ShellCapability(())):
+        tools.append(CommandRunner(manifest).shell)
+    if grants(granted, ComputeCapability()):
+        tools.append(CommandRunner(manifest).python)
     if grants(granted, MemoryCapability()):
         tools += [remember, recall]
     if grants(granted, MessagingCapability()):
-        tools += [send_message, receive_message]
-    if make_agent is not None and grants(granted, SpawnCapability()):
-        tools.append(AgentSpawner(manifest, make_agent).spawn_agent)
+        tools += [send_message, receive_message, ask_agent, reply_message]
+    if make_agent is not None:
+        tools += team_tools(manifest, make_agent, agents)
+    if manifest.skills:
+        tools += skill_tools(manifest)
     return tools
+
+
+def team_tools(
+    manifest: AgentManifest, make_agent: MakeAgent, agents: Iterable[AgentManifest] | None
+) -> list[Tool]:
+    """Return the tools by which an agent has others work for it, or go on in its place.
+
+    Raises:
+      ManifestError: with every problem of its handoffs.
+    """
+    team = None if agents is None else list(agents)
+    tools = Team(manifest, make_agent, team).tools()
+    if manifest.handoffs:
+        tools.append(handoff_in_team(manifest, make_agent, team or ()))
+    return tools
+
+
+def _writing_tools(manifest: AgentManifest) -> list[Tool]:
+    writable = _paths(manifest, FileWriteCapability)
+    tools: list[Tool] = [FileWriter(writable, manifest.base).write_file]
+    if grants(manifest.capabilities, FileReadCapability(())):
+        readable = _paths(manifest, FileReadCapability)
+        tools.append(FileEditor(readable, writable, manifest.base).edit_file)
+    return tools
+
+
+def _fetching_tool(manifest: AgentManifest) -> Tool:
+    from agentpool.tools._web import UrlFetcher  # seldom needed
+
+    hosts = [
+        host
+        for grant in manifest.capabilities
+        if isinstance(grant, NetworkCapability)
+        for host in grant.allowed_hosts
+    ]
+    return UrlFetcher(hosts, manifest.privacy).fetch_url
 
 
 def _paths(manifest: AgentManifest, kind: type[FileReadCapability] | type[FileWriteCapability]) -> list[str]:

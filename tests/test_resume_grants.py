@@ -10,6 +10,7 @@ from journal_kit import Records, after_each_cut, in_virtual_time, resumed, run
 from agentpool import (
     AgentContext,
     AgentManifest,
+    AgentPool,
     AssistantMessage,
     Completion,
     CompletionRequest,
@@ -139,6 +140,42 @@ def test_a_child_that_is_back_before_its_parent_may_do_no_more() -> None:
 
     async def go_on() -> None:
         async with resume_agent_pool(Records(records.kept[: ended + 1]), Model()) as pool:
+            await pool.join_all()
+
+    in_virtual_time(go_on)
+    assert [(MessagingCapability(), SpawnCapability(2))] == SEEN
+
+
+POOLS: list[AgentPool] = []
+
+
+@tool(idempotent=True)
+async def hand_to_the_pool(ctx: AgentContext) -> str:
+    """Have the pool start another one, and do not wait."""
+    await POOLS[-1].spawn(WIDE, "q")
+    return "started"
+
+
+def test_what_a_tool_call_started_on_the_pool_may_do_no_more_when_the_caller_has_ended() -> None:
+    SEEN.clear()
+    records = Records()
+
+    async def main() -> None:
+        async with open_agent_pool(Model(), journal=records, max_concurrent=5) as pool:
+            POOLS.append(pool)
+            parent = agent("parent", "messaging", SpawnCapability(3), tools=[hand_to_the_pool])
+            await (await pool.spawn(parent, "q")).wait()
+            await trio.sleep(0.5)
+            ends.append(len(records.kept))
+            await pool.join_all()
+
+    ends: list[int] = []
+    in_virtual_time(main)
+    assert [(MessagingCapability(), SpawnCapability(2))] == SEEN
+    SEEN.clear()
+
+    async def go_on() -> None:
+        async with resume_agent_pool(Records(records.kept[: ends[0]]), Model()) as pool:
             await pool.join_all()
 
     in_virtual_time(go_on)

@@ -14,10 +14,10 @@ from agentpool._core.errors import PoolLimitError, UnknownAgentError
 from agentpool._core.events import ToolProgressed
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
-from agentpool._kernel.agent import AgentRecord, Granted
+from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
-from agentpool._kernel.granting import granted_to, granted_within, tools_within
+from agentpool._kernel.granting import Bounded, tools_within
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.idleness import IdleLimit, heard_of
 from agentpool._kernel.inbox import Inbox
@@ -31,7 +31,6 @@ from agentpool._kernel.state import PoolState
 if TYPE_CHECKING:
     from agentpool._core.approval import ApprovalRequest, Decision
     from agentpool._core.budget import Budget
-    from agentpool._core.capability import Capability, PrivacyTier
     from agentpool._kernel.places import Op
     from agentpool.abc import Driver, Hooks, Memory, ToolBuilder, ToolSet
 
@@ -57,7 +56,7 @@ class Subscription:
         self.close()
 
 
-class AgentContext(LastingScope):
+class AgentContext(LastingScope, Bounded):
     """Who an agent is, its means, its inbox, and the scope of its children.
 
     An agent gets it as its first argument. Waiting verbs are for the agent's own tasks: its body,
@@ -137,34 +136,10 @@ class AgentContext(LastingScope):
           ManifestError: if a tool that the manifest names cannot be loaded.
         """
         if not self._tools_built:
-            agent = self._agent.work.fn
-            if is_described(agent):
-                self._tools = tools_within(self._granted, agent, self._state.means.tool_builder)
+            if is_described(self._agent.work.fn):
+                self._tools = tools_within(self._agent, self._state.means.tool_builder)
             self._tools_built = True
         return self._tools
-
-    @property
-    def _granted(self) -> Granted:
-        return granted_to(self._agent)
-
-    @property
-    def grants(self) -> tuple[Capability, ...] | None:
-        """What the agent may do: what its manifest asks for, as far as its parent may do that.
-
-        An agent of plain code may do what its parent may. With each level there is one level less of
-        spawning. None for one that may do everything, such as plain code that the program started.
-        Paths are absolute, and hold no links. Blocks on the disk when it is first asked for.
-        """
-        return self._granted.grants.capabilities
-
-    @property
-    def privacy(self) -> PrivacyTier:
-        """Where the agent's words may travel to: the narrower tier of its manifest and of its parent."""
-        return self._granted.grants.privacy
-
-    def granted_to(self, agent: object) -> Granted:
-        """Return what an agent may do that code calls here in place of spawning it; or this agent itself."""
-        return granted_within(self._agent, agent)
 
     @property
     def tool_builder(self) -> ToolBuilder | None:

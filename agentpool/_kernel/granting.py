@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from agentpool._core.capability import EVERYTHING, NOTHING, Grants
+from agentpool._core.capability import EVERYTHING, NOTHING, Capability, Grants, PrivacyTier
 from agentpool._kernel.agent import AgentRecord, Granted
-from agentpool._kernel.options import is_described
 from agentpool._kernel.places import keep_in_journal
 from agentpool._kernel.protection import call_unprotected, protect_module
 
@@ -100,14 +99,40 @@ def granted_within(record: AgentRecord, agent: object) -> Granted:
     return _limited(agent, limit)
 
 
-def tools_within(granted: Granted, agent: object, builder: ToolBuilder | None) -> ToolSet | None:
+class Bounded:
+    """The half of a context that tells what its agent may do."""
+
+    __slots__ = ()
+
+    _agent: AgentRecord
+
+    @property
+    def grants(self) -> tuple[Capability, ...] | None:
+        """What the agent may do: what its manifest asks for, as far as its parent may do that.
+
+        An agent of plain code may do what its parent may. With each level there is one level less of
+        spawning. None for one that may do everything, such as plain code that the program started.
+        Paths are absolute, and hold no links. Blocks on the disk when it is first asked for.
+        """
+        return granted_to(self._agent).grants.capabilities
+
+    @property
+    def privacy(self) -> PrivacyTier:
+        """Where the agent's words may travel to: the narrower tier of its manifest and of its parent."""
+        return granted_to(self._agent).grants.privacy
+
+    def granted_to(self, agent: object) -> Granted:
+        """Return what an agent may do that code calls here in place of spawning it; or this agent itself."""
+        return granted_within(self._agent, agent)
+
+
+def tools_within(record: AgentRecord, builder: ToolBuilder | None) -> ToolSet | None:
     """Return the tools of an agent, with none that is not granted; None if it has none.
 
     Raises:
       Exception: what building them raises.
     """
-    if not is_described(granted.agent):
-        return None
+    agent, granted = record.work.fn, granted_to(record)
     tools: ToolSet | None = call_unprotected(granted.agent.build_tools, builder)
     if tools is None or granted.grants.capabilities is None:
         return tools

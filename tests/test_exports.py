@@ -33,8 +33,8 @@ RoutingDriver RunPausedError ScriptCall ScriptSettings ScriptStep ScriptedDriver
 SessionError ShellCapability SpawnCapability SpawnConfig SqliteJournal SqliteMemory StopReason StreamPart
 StuckAgent Subscription SubscriptionStatistics Supervisor Text TextDelta TextDeltaReceived TokenUsage Tool
 ToolCall ToolContext ToolDefinition ToolError ToolFinished ToolMessage ToolRegistry ToolResult ToolStarted
-UnhandledAgentErrors UnknownAgentError UserMessage Verdict WaitingAgent build_tools choose_driver
-open_agent_pool open_driver parse_driver_name resume_agent_pool start_fleet tool
+UnhandledAgentErrors UnknownAgentError UserMessage Verdict WaitingAgent as_tool build_tools choose_driver
+handoff_to open_agent_pool open_driver parse_driver_name resume_agent_pool start_fleet tool
 """
 
 

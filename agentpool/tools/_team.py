@@ -212,7 +212,7 @@ class StartedAgents:
     def choose(self, which: Sequence[int | str] | None) -> list[_Started]:
         """Return the agents of these ids and names, each once; of None those not heard of to their ends."""
         if which is None:
-            return [each for each in self._all.values() if not each.is_told]
+            return [self._all[agent_id] for agent_id in sorted(self._all) if not self._all[agent_id].is_told]
         return list(dict.fromkeys(self.find(each) for each in which))
 
     async def wait(self, ctx: ToolContext, agents: Sequence[_Started], mode: str) -> None:

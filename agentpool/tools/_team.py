@@ -180,7 +180,7 @@ class StartedAgents:
 
     def add(self, handle: Any) -> None:
         """Take in an agent that was started."""
-        self._all[handle.id] = _Started(handle)
+        self._take_in(_Started(handle))
 
     def adopt(self, handles: Iterable[tuple[Any, bool]]) -> None:
         """Take in the agents that were started before their parent was resumed.
@@ -189,7 +189,12 @@ class StartedAgents:
           handles: each with whether the model was told how it had ended.
         """
         for handle, is_told in handles:
-            self._all[handle.id] = _Started(handle, is_told)
+            self._take_in(_Started(handle, is_told))
+
+    def _take_in(self, started: _Started) -> None:
+        # In the order of their ids, and not in that in which calls of one turn came to their ends.
+        self._all[started.handle.id] = started
+        self._all = dict(sorted(self._all.items()))
 
     def find(self, which: int | str) -> _Started:
         """Return the agent of an id or a name.
@@ -212,7 +217,7 @@ class StartedAgents:
     def choose(self, which: Sequence[int | str] | None) -> list[_Started]:
         """Return the agents of these ids and names, each once; of None those not heard of to their ends."""
         if which is None:
-            return [self._all[agent_id] for agent_id in sorted(self._all) if not self._all[agent_id].is_told]
+            return [each for each in self._all.values() if not each.is_told]
         return list(dict.fromkeys(self.find(each) for each in which))
 
     async def wait(self, ctx: ToolContext, agents: Sequence[_Started], mode: str) -> None:

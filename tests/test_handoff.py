@@ -168,7 +168,7 @@ async def test_handoffs_that_a_manifest_names_have_to_be_there() -> None:
 
 
 async def test_the_budget_goes_on_with_the_conversation() -> None:
-    quota = ResourceQuota(max_tokens_budget=8_300)
+    quota = ResourceQuota(max_tokens_budget=8_000)
     agent = ModelAgent(attrs.evolve(TRIAGE, resources=quota), tools=[handoff_to(ModelAgent(BILLING))])
     used = TokenUsage(4_000, 100)
     both = (lambda turn: Completion(tool_calls=handed("billing"), usage=used), lambda turn: "done")
@@ -191,7 +191,7 @@ async def test_rules_and_time_of_who_hands_over_bind_who_goes_on(autojump_clock:
     cast = Cast(
         triage=scripted(handed("billing")), billing=scripted(0, call("look_up", number=3), last_result)
     )
-    assert "the rule look_up forbids it" in (await outcome_of(cast, agent)).value.text
+    assert 'the rule deny = "look_up" forbids it' in (await outcome_of(cast, agent)).value.text
 
     async def slow(turn: Turn) -> str:
         await trio.sleep(60)
@@ -266,7 +266,7 @@ def test_the_run_is_done_when_it_was_handed_over() -> None:
 
 
 def test_calls_of_the_loops_own_beside_a_handoff_change_nothing() -> None:
-    pin = ToolCall("1", "pin_fact", {"fact": "x", "name": "x", "text": "x"})
+    pin = ToolCall("1", "pin_fact", {"text": "x"})
     over = [ToolCall(str(n), "hand_off", {"agent": "x"}) for n in (2, 3)]
     _, effect = machine(
         Recalled(), Replied(Completion(tool_calls=[pin, *over])), Acted([DONE, DONE]), summary=True

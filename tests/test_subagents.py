@@ -226,7 +226,8 @@ async def test_two_starts_with_one_name_are_two_agents(autojump_clock: Any) -> N
     )
     ambiguous, ends = (await told(Cast(lead=lead, helper=thinking))).split("|")
     assert ambiguous == "several agents that you started are called x: use their ids, 2, 3"
-    assert sorted(ends[ends.index("after") :][7:8] + ends[-10]) == ["1", "2"]
+    assert "after 1" in ends
+    assert "after 2" in ends
     assert ends.index('id="3"') < ends.index('id="2"')
 
 

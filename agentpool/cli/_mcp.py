@@ -101,7 +101,7 @@ async def _perform(
             with signals.handling(partial(_stop, scope), partial(_stop, scope)), scope:
                 async with opened as pool, _ending(pool, begin_end), traced(pool, options.otel):
                     await _serve(pool, fleet, drivers, options, claim, approver)
-        except* UnhandledAgentErrors:
+        except UnhandledAgentErrors:
             pass  # their clients were told
         finally:
             begin_end.set()

@@ -8,11 +8,12 @@ from typing import Any
 import attrs
 import trio
 
-from agentpool._core.errors import PoolClosedError, PoolFullError, PoolLimitError
+from agentpool._core.errors import PoolClosedError, PoolLimitError
 from agentpool._core.events import AgentFinished, Event, PhaseChanged
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._kernel.handle import AgentHandle
+from agentpool._kernel.slots import PoolFullError
 from agentpool._kernel.opening import root_of
 from agentpool._kernel.pool import AgentPool
 from agentpool.abc import Approver

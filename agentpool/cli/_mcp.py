@@ -68,7 +68,9 @@ def serve_fleet(path: Path, options: McpOptions) -> int:
     with claim_stdio() if options.address is None else nullcontext() as claim:
         fleet = load_fleet(path, options.vars, served=True)
         for supervisor in fleet.supervisors:
-            say(one_line(f"agentpool: warning: supervisor {supervisor.name!r} is not used: agents are called"))
+            say(
+                one_line(f"agentpool: warning: supervisor {supervisor.name!r} is not used: agents are called")
+            )
         signals = SignalCounter()
         with exporting(options.otel), _deadline(signals) as begin_end:
             trio.run(_perform, fleet, options, claim, signals, begin_end)

@@ -111,7 +111,9 @@ def _body_of(agent: AnyFleetAgent, driver_of: DriverOf) -> Callable[[AgentContex
     if isinstance(agent, FleetFunction):
         return agent
     if agent.query is None:
-        raise ValueError(f"agent {agent.name!r} has no query: read the fleet without served=True, or serve it")
+        raise ValueError(
+            f"agent {agent.name!r} has no query: read the fleet without served=True, or serve it"
+        )
     return SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest))
 
 

@@ -13,9 +13,9 @@ from agentpool._core.events import AgentFinished, Event, PhaseChanged
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.slots import PoolFullError
 from agentpool._kernel.opening import root_of
 from agentpool._kernel.pool import AgentPool
+from agentpool._kernel.slots import PoolFullError
 from agentpool.abc import Approver
 from agentpool.mcp_server._progress import SECONDS_BETWEEN, line_of, one_line
 from agentpool.mcp_server._tools import AgentTool

@@ -153,4 +153,3 @@ async def _refuse(send: Send, status: int, text: str) -> None:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode(), "more_body": False})
-

@@ -98,9 +98,7 @@ def _tool_of(name: str, agent: AnyFleetAgent, driver_of: DriverOf, timeout: floa
     def begin(arguments: Mapping[str, Any]) -> Body:
         return SpawnConfig(manifest, _query_in(arguments, agent), driver=driver_of(manifest))
 
-    return AgentTool(
-        name, agent.name, description, _query_schema(agent), output, is_wrapped, *limits, begin
-    )
+    return AgentTool(name, agent.name, description, _query_schema(agent), output, is_wrapped, *limits, begin)
 
 
 # -- agents that ask a model -------------------------------------------------------------

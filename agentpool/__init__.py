@@ -199,11 +199,13 @@ if _TYPE_CHECKING:
     from agentpool.tools import FunctionTool as FunctionTool
     from agentpool.tools import ToolRegistry as ToolRegistry
     from agentpool.tools import tool as tool
+    from agentpool.tools._agent_tool import as_tool as as_tool
     from agentpool.tools._build import build_tools as build_tools
     from agentpool.tools._host import SandboxReport as SandboxReport
     from agentpool.tools._host import sandbox_report as sandbox_report
     from agentpool.tools._kept import KeptResults as KeptResults
     from agentpool.tools._redact import Redact as Redact
+    from agentpool.tools._handoff import handoff_to as handoff_to
 
 _HOMES = {
     "agentpool._kernel.agent": """
@@ -373,6 +375,12 @@ _HOMES = {
     """,
     "agentpool.tools": """
         FunctionTool ToolRegistry tool
+    """,
+    "agentpool.tools._agent_tool": """
+        as_tool
+    """,
+    "agentpool.tools._handoff": """
+        handoff_to
     """,
     "agentpool.tools._build": """
         build_tools

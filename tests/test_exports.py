@@ -35,8 +35,8 @@ ScriptStep ScriptedDriver Session SessionConflictError SessionError ShellCapabil
 SpawnConfig SqliteJournal SqliteMemory StopReason StreamPart StuckAgent Subscription SubscriptionStatistics
 Supervisor Text TextDelta TextDeltaReceived TokenUsage Tool ToolCall ToolContext ToolDefinition ToolError
 ToolFinished ToolMessage ToolProgressed ToolRegistry ToolResult ToolStarted UnhandledAgentErrors
-UnknownAgentError UserMessage Verdict WaitingAgent build_tools choose_driver open_agent_pool open_driver
-parse_driver_name resume_agent_pool sandbox_report start_fleet tool
+UnknownAgentError UserMessage Verdict WaitingAgent as_tool build_tools choose_driver handoff_to
+open_agent_pool open_driver parse_driver_name resume_agent_pool sandbox_report start_fleet tool
 """
 
 

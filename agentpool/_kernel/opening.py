@@ -15,6 +15,7 @@ import trio
 from agentpool._core.budget import Budget
 from agentpool._core.errors import JournalError, UnhandledAgentErrors
 from agentpool._core.limits import PoolLimits
+from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.text import note, shown
 from agentpool._kernel import instrument
 from agentpool._kernel.activity import Activity
@@ -188,6 +189,12 @@ async def written(pool: AgentPool) -> None:
     assert journal is not None
     with suppress(JournalError):
         await journal.commit()
+
+
+def root_of(pool: AgentPool, agent_id: AgentId) -> AgentId:
+    """Return the oldest ancestor of a live agent below its pool, or the agent itself; 0 if it has ended."""
+    record = pool._state.records.get(agent_id)
+    return SUPERVISOR if record is None else record.root_id
 
 
 _HOW_TO_OPEN = "open it with `async with open_agent_pool(...) as pool:`"

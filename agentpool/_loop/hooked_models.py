@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
+from agentpool._core.effects import Compact, Effect, Reason
 from agentpool._core.events import ReasoningDeltaReceived, TextDeltaReceived
 from agentpool._core.messages import Completion, CompletionRequest
 from agentpool._core.transcript import checked_history
@@ -13,6 +16,9 @@ from agentpool._kernel.places import set_place
 from agentpool._kernel.protection import protect_module
 from agentpool._loop.hooks import Layer, Passage, apart
 from agentpool._loop.model_calls import ModelCalls
+
+if TYPE_CHECKING:
+    from agentpool._loop.tape import Tape
 
 
 @attrs.frozen(eq=False)
@@ -25,6 +31,7 @@ class HookedModelCalls(ModelCalls):
     """
 
     layers: tuple[Layer, ...] = attrs.field(default=(), kw_only=True)
+    tape: Tape | None = attrs.field(default=None, kw_only=True)
     holds_text: bool = attrs.field(init=False)
 
     @holds_text.default
@@ -33,6 +40,11 @@ class HookedModelCalls(ModelCalls):
             (each.around is not None or each.after is not None) and not each.hook.streams
             for each in self.layers
         )
+
+    def passed_over(self, effect: Effect) -> None:
+        """Have the children go on that hooks of a call had spawned, which is not made again."""
+        if self.tape is not None and isinstance(effect, Reason | Compact):
+            self.ctx.adopt_children_of(self.tape.place_of_hooks(is_over=True))
 
     async def _completed(
         self, request: CompletionRequest, idle: IdleLimit | None, *, shows_text: bool = True
@@ -43,7 +55,7 @@ class HookedModelCalls(ModelCalls):
         async def through() -> Completion:
             # What hooks do by the agent's verbs is no operation of its own code: they do not run again for
             # a call that a journal tells of, so that its operations would be counted in another way.
-            set_place(None)
+            set_place(None if self.tape is None else self.tape.place_of_hooks())
             return await passage.through(request)
 
         completion = await apart(through, "a model call")

@@ -331,7 +331,9 @@ class _ModelAgent(Generic[T]):
         ctx, is_told = asking.ctx, asking.is_told
         hooks = (*ctx.hooks, *load_hooks(self.manifest), *self.hooks)
         if around_models := layers_of(hooks, "model"):
-            asking = HookedModelCalls(ctx, asking.driver, is_told=is_told, layers=around_models)
+            asking = HookedModelCalls(
+                ctx, asking.driver, is_told=is_told, layers=around_models, tape=calls.tape
+            )
         if around_tools := layers_of(hooks, "tool"):
             calls = HookedToolCalls(
                 ctx, calls.tools, calls.gate, calls.tape, is_told=is_told, layers=around_tools

@@ -66,6 +66,7 @@ class Run:
         while True:
             before = None if tape is None else tape.observed_before(effect)
             if before is not None:
+                self._model.passed_over(effect)
                 if isinstance(before, DriverFailed):
                     _place(before.error, state)
                 state, effect = advance(state, before)

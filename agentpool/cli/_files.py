@@ -47,17 +47,18 @@ class CheckedFile:
     warnings: tuple[str, ...]
 
 
-def load_fleet(path: Path, vars: Mapping[str, str]) -> FleetFile:
+def load_fleet(path: Path, vars: Mapping[str, str], *, served: bool = False) -> FleetFile:
     """Read a fleet file with its manifests, and import the functions that they name.
 
     Args:
       path: the file.
       vars: what the command line gives its variables.
+      served: whether clients say what the agents are asked.
 
     Raises:
       ManifestError: with every finding of the fleet, of its manifests, and of their modules.
     """
-    fleet = FleetFile.load(path, vars=vars)
+    fleet = FleetFile.load(path, vars=vars, served=served)
     findings = [
         finding
         for manifest in fleet.manifests

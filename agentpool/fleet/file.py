@@ -18,7 +18,7 @@ from agentpool.fleet.agents import FleetFunction as FleetFunction
 from agentpool.fleet.expansion import Expansion
 from agentpool.fleet.patterns import Place
 from agentpool.fleet.tables import BudgetSettings as BudgetSettings
-from agentpool.fleet.tables import FleetTable
+from agentpool.fleet.tables import FleetTable, ServedFleetTable
 from agentpool.fleet.tables import PoolSettings as PoolSettings
 from agentpool.fleet.tables import RestartSettings as RestartSettings
 from agentpool.fleet.tables import SubagentEntry as SubagentEntry
@@ -56,7 +56,13 @@ class FleetFile:
         return tuple(agent for agent in self.agents if isinstance(agent, FleetFunction))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, vars: Mapping[str, str] | None = None) -> FleetFile:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        vars: Mapping[str, str] | None = None,
+        served: bool = False,
+    ) -> FleetFile:
         """Read the fleet file at `path`, with the manifests and functions that it names.
 
         Blocks on the disk, and imports the modules of its functions.
@@ -64,13 +70,15 @@ class FleetFile:
         Args:
           path: the file.
           vars: values for its variables, in place of their defaults.
+          served: whether it is for a server, whose clients say what the agents are asked: they need no
+            `query` and no `args` then.
 
         Raises:
           ManifestError: with every finding of the file and of all its manifests.
           TypeError: if a value of `vars` is no string.
         """
         text = read_text(path, Path.read_bytes)
-        return cls.from_toml(text, source=os.fspath(path), base=Path(path).parent, vars=vars)
+        return cls.from_toml(text, source=os.fspath(path), base=Path(path).parent, vars=vars, served=served)
 
     @classmethod
     def from_toml(
@@ -80,6 +88,7 @@ class FleetFile:
         source: str = "<string>",
         base: str | os.PathLike[str] | None = None,
         vars: Mapping[str, str] | None = None,
+        served: bool = False,
     ) -> FleetFile:
         """Read a fleet from TOML text, with the manifests and functions that it names.
 
@@ -91,6 +100,7 @@ class FleetFile:
           base: the directory that paths in it are relative to; without it the current one. Modules
             of functions are looked for there first; without it only installed ones are found.
           vars: values for its variables, in place of their defaults.
+          served: as for `load`.
 
         Raises:
           ManifestError: with every finding of the text and of all its manifests.
@@ -99,9 +109,9 @@ class FleetFile:
         given = _checked(vars)
         directory = Path() if base is None else Path(base)
         report = Report(base=None if base is None else Path(os.path.abspath(directory)))
-        table = read_table(FleetTable, parse_toml(text, source), "", report)
+        table = read_table(ServedFleetTable if served else FleetTable, parse_toml(text, source), "", report)
         variables = Variables.of(table.vars, given, directory, report)
-        expansion = Expansion(Place(directory, variables, report), variables, report)
+        expansion = Expansion(Place(directory, variables, report), variables, report, served=served)
         agents, supervisors = expansion.expand(table.agents, table.supervisors)
         subagents = expansion.subagents(table.subagents, agents)
         if not report.problems:  # else what was wrong may be where they are used

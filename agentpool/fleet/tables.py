@@ -316,3 +316,23 @@ class FleetTable(Table):
             item=TableOf(cls=SubagentEntry),
         ),
     )
+
+
+@attrs.frozen(kw_only=True)
+class ServedAgentEntry(AgentEntry):
+    """An entry of `[[agents]]` of a fleet that is served: whoever calls the agent says what it is asked."""
+
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+
+@attrs.frozen
+class ServedFleetTable(FleetTable):
+    """A fleet whose agents are served."""
+
+    agents: tuple[AgentEntry, ...] = attrs.field(
+        converter=as_tuple,
+        validator=ListOf(
+            "The agents, each as an `[[agents]]` entry", item=TableOf(cls=ServedAgentEntry), at_least=1
+        ),
+        kw_only=True,
+    )

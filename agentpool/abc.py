@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checka
 import attrs
 
 from agentpool._core.approval import ApprovalRequest, Decision
-from agentpool._core.capability import Capability, Grants, PrivacyTier
+from agentpool._core.capability import Capability, PrivacyTier
+from agentpool._core.grants import Grants
 from agentpool._core.messages import (
     SUPERVISOR,
     AgentId,
@@ -673,13 +674,8 @@ class LimitedAgent(DescribedAgent, Protocol):
     """
 
     @property
-    def capabilities(self) -> tuple[Capability, ...]:
-        """What it wants to do; with absolute paths, so that they can be compared with its parent's."""
-        ...
-
-    @property
-    def privacy(self) -> PrivacyTier:
-        """Where its words may travel to."""
+    def wanted(self) -> Grants:
+        """What it asks for; with absolute paths, so that they can be compared with its parent's."""
         ...
 
     def limited_to(self, grants: Grants) -> Self:

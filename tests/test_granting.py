@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,9 @@ from agentpool import (
     open_agent_pool,
     tool,
 )
-from agentpool._core.capability import Capability, Grants, grants
+from agentpool._core.capability import Capability, grants
+from agentpool._core.grants import Grants
+from agentpool._core.sandboxing import CommandLimits
 from agentpool.abc import ToolBuilder, ToolSet
 
 Pool = Any
@@ -407,16 +408,19 @@ async def test_an_agent_class_may_ask_for_less_itself() -> None:
     class Agent:
         name = "own"
         quota = None
-        capabilities: Sequence[Capability] = (MemoryCapability(), MessagingCapability())
-        privacy = PrivacyTier.PRIVATE
+        wanted = Grants((MemoryCapability(), MessagingCapability()), PrivacyTier.PRIVATE)
 
         def limited_to(self, limits: Grants) -> Agent:
             limited = Agent()
-            limited.capabilities, limited.privacy = limits.capabilities or (), limits.privacy
+            limited.wanted = limits
             return limited
 
         def build_tools(self, builder: ToolBuilder | None) -> ToolSet | None:
-            return ToolRegistry([memorize]) if grants(self.capabilities, MemoryCapability()) else None
+            return (
+                ToolRegistry([memorize])
+                if grants(self.wanted.capabilities or (), MemoryCapability())
+                else None
+            )
 
         async def __call__(self, ctx: AgentContext) -> Any:
             return ctx.grants, ctx.privacy, None if ctx.tools is None else ctx.tools.names
@@ -428,7 +432,7 @@ async def test_an_agent_class_may_ask_for_less_itself() -> None:
     assert await run_inside(narrow, spawn_it) == ((MessagingCapability(),), PrivacyTier.SOVEREIGN, None)
     async with pool_of(1) as pool:
         assert await (await pool.spawn(Agent())).result() == (
-            Agent.capabilities,
+            Agent.wanted.capabilities,
             PrivacyTier.PRIVATE,
             ("memorize",),
         )
@@ -436,12 +440,39 @@ async def test_an_agent_class_may_ask_for_less_itself() -> None:
 
 async def test_what_is_not_granted_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async def spawn_it(ctx: AgentContext) -> Any:
-        return await run_nested(ctx, manifest("child", "memory", "messaging"))
+        return await run_nested(ctx, manifest("child", "memory", "messaging", sandbox="none"))
 
     with caplog.at_level(logging.INFO, "agentpool.loop"):
         await run_inside(manifest("parent", "messaging", privacy="private"), spawn_it)
     told = [each.getMessage() for each in caplog.records if "asks for" in each.getMessage()]
-    assert told == ["not all that it asks for is granted: MemoryCapability(), privacy standard"]
+    assert told == ["not all that it asks for is granted: MemoryCapability(), privacy standard, sandbox none"]
+
+
+async def test_a_child_leaves_no_sandbox_and_may_use_no_more_of_the_machine() -> None:
+    seen: list[AgentManifest] = []
+
+    def build(of: AgentManifest) -> ToolRegistry:
+        seen.append(of)
+        return ToolRegistry([])
+
+    async def spawn_it(ctx: AgentContext) -> None:
+        limits = CommandLimits(timeout=5, processes=1_000)
+        child = manifest("child", "compute", sandbox="none", commands=limits)
+        await (await ctx.spawn(SpawnConfig(child, "q", driver=Calls()))).result()
+
+    @tool
+    async def act(ctx: AgentContext) -> str:
+        """Do it."""
+        await spawn_it(ctx)
+        return "ok"
+
+    parent = manifest("parent", "compute", commands=CommandLimits(timeout=60, processes=7))
+    async with pool_of(3, tool_builder=build) as pool:
+        await (await pool.spawn(SpawnConfig(parent, "q", tools=[act], driver=Calls("act")))).result()
+        await (await pool.spawn(spawn_it)).result()
+    below, alone = seen[1], seen[2]
+    assert (below.sandbox, below.commands.timeout, below.commands.processes) == ("bubblewrap", 5, 7)
+    assert (alone.sandbox, alone.commands.processes) == ("none", 1_000)
 
 
 # -- privacy ------------------------------------------------------------------------------------

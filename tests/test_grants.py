@@ -18,7 +18,9 @@ from agentpool import (
     ShellCapability,
     SpawnCapability,
 )
-from agentpool._core.capability import EVERYTHING, Capability, Grants, grants, inherited, narrowed
+from agentpool._core.capability import Capability, grants, inherited, narrowed
+from agentpool._core.grants import EVERYTHING, Grants
+from agentpool._core.sandboxing import CommandLimits
 
 # -- everything that a small world has ---------------------------------------------------
 
@@ -139,7 +141,10 @@ def test_what_a_child_gets(parent: Capability, asked: Capability, child: Capabil
 
 
 TIERS = st.sampled_from(PrivacyTier)
-GRANTS = st.builds(Grants, st.none() | SETS, TIERS)
+LIMITS = st.builds(CommandLimits, timeout=st.integers(1, 9), processes=st.integers(1, 9))
+GRANTS = st.builds(
+    Grants, st.none() | SETS, TIERS, st.sampled_from(["bubblewrap", "none"]), st.none() | LIMITS
+)
 
 
 @given(GRANTS, GRANTS)
@@ -149,10 +154,16 @@ def test_both_halves_are_narrowed_together(one: Grants, two: Grants) -> None:
     assert one.privacy.permits(both.privacy)
     assert two.privacy.permits(both.privacy)
     assert both.privacy in (one.privacy, two.privacy)
+    assert both.sandbox == ("none" if one.sandbox == two.sandbox == "none" else "bubblewrap")
+    for each in filter(None, (one.commands, two.commands)):
+        assert both.commands is not None
+        assert both.commands.timeout <= each.timeout
+        assert both.commands.processes <= each.processes
 
 
 @given(GRANTS)
 def test_the_program_takes_nothing_away(one: Grants) -> None:
     assert one.within(EVERYTHING) == one
+    assert EVERYTHING.within(one) == one
     assert EVERYTHING.below() is EVERYTHING
     assert reach(one.below().capabilities) <= reach(one.capabilities)

@@ -199,40 +199,6 @@ def narrowed(parent: tuple[Capability, ...] | None, asked: tuple[Capability, ...
     return tuple(dict.fromkeys(both))
 
 
-@attrs.frozen
-class Grants:
-    """What an agent may do.
-
-    Attributes:
-      capabilities: what it is granted; None for the program itself, which may do everything.
-      privacy: where its words may travel to.
-    """
-
-    capabilities: tuple[Capability, ...] | None = None
-    privacy: PrivacyTier = PrivacyTier.STANDARD
-
-    def below(self) -> Grants:
-        """Return what a child may have at the most."""
-        if self.capabilities is None:
-            return self
-        return Grants(inherited(self.capabilities), self.privacy)
-
-    def within(self, above: Grants) -> Grants:
-        """Return what both grant."""
-        capabilities = self.capabilities
-        if above.capabilities is not None:
-            capabilities = narrowed(
-                above.capabilities, above.capabilities if capabilities is None else capabilities
-            )
-        return Grants(capabilities, self.privacy if above.privacy.permits(self.privacy) else above.privacy)
-
-
-EVERYTHING = Grants()
-"""What the program itself may do, and agents of plain code that it starts."""
-
-NOTHING = Grants((), PrivacyTier.SOVEREIGN)
-
-
 def _in_both(same: list[Capability], wish: Capability) -> list[Capability]:
     """Return what of a wish is granted by capabilities of its type."""
     if not same:

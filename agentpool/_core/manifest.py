@@ -19,11 +19,11 @@ from agentpool._core.approval import ApprovalRules
 from agentpool._core.capability import (
     CAPABILITY_TYPES,
     Capability,
-    Grants,
     McpCapability,
     PrivacyTier,
 )
 from agentpool._core.errors import Finding, ManifestError
+from agentpool._core.grants import Grants
 from agentpool._core.mcp import is_loopback_url
 from agentpool._core.mcp_servers import McpServer as McpServer
 from agentpool._core.rules import (
@@ -614,7 +614,7 @@ class AgentManifest(Table):
         return cls.from_toml(text, source=os.fspath(path), base=Path(os.path.abspath(path)).parent)
 
     def limited_to(self, grants: Grants) -> AgentManifest:
-        """Return the same manifest with these capabilities and this tier of privacy.
+        """Return the same manifest, asking for what is granted.
 
         What a sovereign agent may not have is left out of one that becomes sovereign.
 
@@ -626,8 +626,13 @@ class AgentManifest(Table):
             servers = tuple(each for each in self.mcp_servers if not _is_beyond_sovereign(each))
             model = attrs.evolve(self.model, remote_model=None)
             kept = attrs.evolve(self, model=model, mcp_servers=servers)
-        capabilities = self.capabilities if grants.capabilities is None else grants.capabilities
-        return attrs.evolve(kept, capabilities=capabilities, privacy=grants.privacy)
+        return attrs.evolve(
+            kept,
+            capabilities=self.capabilities if grants.capabilities is None else grants.capabilities,
+            privacy=grants.privacy,
+            sandbox=grants.sandbox,
+            commands=self.commands if grants.commands is None else grants.commands,
+        )
 
     @classmethod
     def prepare(cls, table: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:

@@ -23,7 +23,7 @@ from agentpool._kernel.protection import protect_module
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
-    from agentpool._core.capability import Grants
+    from agentpool._core.grants import Grants
     from agentpool._core.past import PastAgent
     from agentpool._kernel.places import Op
 

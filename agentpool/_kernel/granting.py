@@ -14,14 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
-from agentpool._core.capability import EVERYTHING, NOTHING, Capability, Grants, PrivacyTier
+from agentpool._core.grants import EVERYTHING, NOTHING, Grants
 from agentpool._kernel.agent import AgentRecord, Granted
 from agentpool._kernel.places import keep_in_journal
 from agentpool._kernel.protection import call_unprotected, protect_module
 
 if TYPE_CHECKING:
+    from agentpool._core.capability import Capability, PrivacyTier
     from agentpool._core.past import PastAgent
     from agentpool.abc import LimitedAgent, ToolBuilder, ToolSet
 
@@ -145,8 +146,7 @@ def tools_within(record: AgentRecord, builder: ToolBuilder | None) -> ToolSet | 
 def _limited(agent: object, limit: Grants) -> Granted:
     if not _is_limited(agent):
         return Granted(limit, agent)
-    asked: Any = call_unprotected(lambda: (agent.capabilities, agent.privacy))
-    wanted = Grants(tuple(asked[0]), asked[1])
+    wanted: Grants = call_unprotected(lambda: agent.wanted)
     if limit is EVERYTHING:
         return Granted(wanted, agent)
     grants = wanted.within(limit)
@@ -171,8 +171,7 @@ def _agent_of_past(past: PastAgent) -> object:
 class _Unknown:
     """An agent that cannot be made again."""
 
-    capabilities = NOTHING.capabilities
-    privacy = NOTHING.privacy
+    wanted = NOTHING
 
     def limited_to(self, grants: Grants) -> object:
         raise NotImplementedError  # it asks for nothing
@@ -180,7 +179,7 @@ class _Unknown:
 
 def _is_limited(agent: object) -> TypeGuard[LimitedAgent]:
     try:
-        return hasattr(agent, "limited_to") and hasattr(agent, "capabilities")
+        return hasattr(agent, "limited_to") and hasattr(agent, "wanted")
     except BaseException:  # as `name_of`
         return False
 

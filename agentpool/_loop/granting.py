@@ -11,21 +11,19 @@ from agentpool._core.capability import (
     Capability,
     FileReadCapability,
     FileWriteCapability,
-    Grants,
-    narrowed,
 )
+from agentpool._core.grants import Grants
 from agentpool._core.manifest import AgentManifest
 
 
-def resolved(manifest: AgentManifest) -> tuple[Capability, ...]:
-    """Return the capabilities of a manifest; paths are absolute, and without links. Blocks on the disk.
+def wanted_by(manifest: AgentManifest) -> Grants:
+    """Return what a manifest asks for; paths are absolute, and without links. Blocks on the disk.
 
     A path that leads through a link would else be taken for one below a directory of the parent's, though
     what it leads to lies elsewhere.
     """
-    if not manifest.capabilities:
-        return ()
-    return tuple(_resolved(each, manifest.base) for each in manifest.capabilities)
+    asked = tuple(_resolved(each, manifest.base) for each in manifest.capabilities)
+    return Grants(asked, manifest.privacy, manifest.sandbox, manifest.commands)
 
 
 def _resolved(capability: Capability, base: Path | None) -> Capability:
@@ -44,8 +42,12 @@ def _real(path: str) -> str | None:
 
 def withheld(manifest: AgentManifest, grants: Grants) -> str:
     """Say what of a manifest's wishes is not granted, for a log."""
-    asked = resolved(manifest)
-    kept = narrowed(grants.capabilities, asked)
-    missing = [str(each) for each in asked if each not in kept]
-    tier = [] if grants.privacy is manifest.privacy else [f"privacy {manifest.privacy.value}"]
-    return ", ".join([*missing, *tier])
+    asked = wanted_by(manifest)
+    missing = [str(each) for each in asked.capabilities or () if each not in (grants.capabilities or ())]
+    if grants.privacy is not manifest.privacy:
+        missing.append(f"privacy {manifest.privacy.value}")
+    if grants.sandbox != manifest.sandbox:
+        missing.append(f"sandbox {manifest.sandbox}")
+    if grants.commands != manifest.commands:
+        missing.append(str(manifest.commands))
+    return ", ".join(missing)

@@ -11,10 +11,10 @@ import attrs
 
 from agentpool import abc
 from agentpool._core.budget import Budget
-from agentpool._core.capability import Capability, Grants, PrivacyTier
 from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.events import LoopFinished
+from agentpool._core.grants import Grants
 from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest, usable_servers
 from agentpool._core.messages import ChatMessage, ToolDefinition
@@ -28,7 +28,7 @@ from agentpool._kernel.options import checked_hooks
 from agentpool._kernel.protection import await_unprotected
 from agentpool._logging import LOOP, tell
 from agentpool._loop.approving import gate_of, in_force, rules_of
-from agentpool._loop.granting import resolved, withheld
+from agentpool._loop.granting import wanted_by, withheld
 from agentpool._loop.handing_over import Before, handed_over, handoffs_of
 from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
@@ -138,14 +138,9 @@ class _ModelAgent(Generic[T]):
         return abc.AgentQuota(resources.max_tokens_budget, resources.max_cost_usd)
 
     @property
-    def capabilities(self) -> tuple[Capability, ...]:
+    def wanted(self) -> Grants:
         """What the manifest asks for; paths are absolute and hold no links. Blocks on the disk."""
-        return resolved(self.manifest)
-
-    @property
-    def privacy(self) -> PrivacyTier:
-        """Where its words may travel to."""
-        return self.manifest.privacy
+        return wanted_by(self.manifest)
 
     def limited_to(self, grants: Grants) -> Self:
         """Return the same agent with nothing but what is granted."""

@@ -16,12 +16,13 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import attrs
 
 from agentpool._core.approval import ApprovalRequest, Decision
 from agentpool._core.capability import Capability, PrivacyTier
+from agentpool._core.grants import Grants
 from agentpool._core.messages import (
     SUPERVISOR,
     AgentId,
@@ -660,5 +661,26 @@ class DescribedAgent(Protocol):
 
         Args:
           builder: the pool's `tool_builder`; None for the default one.
+        """
+        ...
+
+
+@runtime_checkable
+class LimitedAgent(DescribedAgent, Protocol):
+    """A described agent that asks for what it may do, as one of a manifest does.
+
+    The pool gives it what it asks for, as far as its parent may do that. One that asks for nothing may do
+    what its parent may.
+    """
+
+    @property
+    def wanted(self) -> Grants:
+        """What it asks for; with absolute paths, so that they can be compared with its parent's."""
+        ...
+
+    def limited_to(self, grants: Grants) -> Self:
+        """Return the same agent with nothing but what is granted, which is less than it asks for.
+
+        Its tools are those that `build_tools` of what this returns builds.
         """
         ...

@@ -182,6 +182,73 @@ def inherited(granted: Iterable[Capability]) -> tuple[Capability, ...]:
     return tuple(children)
 
 
+def narrowed(parent: tuple[Capability, ...] | None, asked: tuple[Capability, ...]) -> tuple[Capability, ...]:
+    """Return what is both granted to a parent and asked for.
+
+    What the result grants, `parent` and `asked` both grant; and a single path, command, host, tool or
+    number of levels that both grant, it grants. Paths are compared as they are written, so that those
+    of both have to be absolute, or relative to the same directory; those of the result hold no `..`.
+
+    Args:
+      parent: what the parent may do; None for the program itself, which may do everything.
+      asked: what is asked for.
+    """
+    if parent is None:
+        return asked
+    both = [part for wish in asked for part in _in_both([g for g in parent if type(g) is type(wish)], wish)]
+    return tuple(dict.fromkeys(both))
+
+
+def _in_both(same: list[Capability], wish: Capability) -> list[Capability]:
+    """Return what of a wish is granted by capabilities of its type."""
+    if not same:
+        return []
+    match wish:
+        case SpawnCapability():
+            return [spawn for grant in same for spawn in _spawn_in_both(grant, wish)]
+        case McpCapability():
+            return [tool for grant in same for tool in _mcp_in_both(grant, wish)]
+        case FileReadCapability() | FileWriteCapability() | ShellCapability() | NetworkCapability():
+            return _parts_in_both(same, wish)
+        case _:
+            return [wish]
+
+
+def _parts_in_both(same: list[Capability], wish: Capability) -> list[Capability]:
+    """Return the paths or names of two sets that lie in the other one: of two that are nested, the inner."""
+    kept = [part for part in _parts(wish) if any(_covers(grant, part) for grant in same)]
+    for part in (part for grant in same for part in _parts(grant)):
+        if _covers(wish, part) and not any(_covers(known, part) for known in kept):
+            kept.append(part)
+    items = [item for part in kept for item in _items(part)]
+    if not items:
+        return []
+    if isinstance(wish, FileReadCapability | FileWriteCapability):
+        items = list(map(posixpath.normpath, items))
+    return [type(wish)(tuple(dict.fromkeys(items)))]  # type: ignore[arg-type, call-arg]
+
+
+def _items(part: Capability) -> tuple[str, ...]:
+    items: tuple[str, ...] = attrs.astuple(part)[0]
+    return items
+
+
+def _spawn_in_both(grant: Capability, wish: SpawnCapability) -> list[SpawnCapability]:
+    assert isinstance(grant, SpawnCapability)
+    agents = wish.agents if "*" in grant.agents else grant.agents
+    if "*" not in grant.agents and "*" not in wish.agents:
+        agents = tuple(name for name in wish.agents if name in grant.agents)
+    return [SpawnCapability(min(grant.max_depth, wish.max_depth), agents)] if agents else []
+
+
+def _mcp_in_both(grant: Capability, wish: McpCapability) -> list[McpCapability]:
+    assert isinstance(grant, McpCapability)
+    pairs = ((grant.server, wish.server), (grant.tool, wish.tool))
+    if any(one != other and "*" not in (one, other) for one, other in pairs):
+        return []
+    return [McpCapability(*(other if one == "*" else one for one, other in pairs))]
+
+
 def _parts(required: Capability) -> list[Capability]:
     """Take a requirement apart, so that several grants may meet it together."""
     match required:

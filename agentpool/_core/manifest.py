@@ -16,8 +16,14 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from agentpool._core.approval import ApprovalRules
-from agentpool._core.capability import CAPABILITY_TYPES, Capability, McpCapability, PrivacyTier
+from agentpool._core.capability import (
+    CAPABILITY_TYPES,
+    Capability,
+    McpCapability,
+    PrivacyTier,
+)
 from agentpool._core.errors import Finding, ManifestError
+from agentpool._core.grants import Grants
 from agentpool._core.mcp import is_loopback_url
 from agentpool._core.mcp_servers import McpServer as McpServer
 from agentpool._core.rules import (
@@ -607,6 +613,27 @@ class AgentManifest(Table):
         text = read_text(path, read)
         return cls.from_toml(text, source=os.fspath(path), base=Path(os.path.abspath(path)).parent)
 
+    def limited_to(self, grants: Grants) -> AgentManifest:
+        """Return the same manifest, asking for what is granted.
+
+        What a sovereign agent may not have is left out of one that becomes sovereign.
+
+        Args:
+          grants: what is granted of what the manifest asks for.
+        """
+        kept = self
+        if grants.privacy is PrivacyTier.SOVEREIGN:
+            servers = tuple(each for each in self.mcp_servers if not _is_beyond_sovereign(each))
+            model = attrs.evolve(self.model, remote_model=None)
+            kept = attrs.evolve(self, model=model, mcp_servers=servers)
+        return attrs.evolve(
+            kept,
+            capabilities=self.capabilities if grants.capabilities is None else grants.capabilities,
+            privacy=grants.privacy,
+            sandbox=grants.sandbox,
+            commands=self.commands if grants.commands is None else grants.commands,
+        )
+
     @classmethod
     def prepare(cls, table: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
         """Take `privacy` and `capabilities` out of the tables that they were written below."""
@@ -635,7 +662,7 @@ def _sovereign_problems(values: Any) -> Iterator[Problem]:
     if isinstance(values.model.remote_model, str):
         yield Problem("model.remote_model", "a sovereign agent asks no remote model", fix)
     for n, server in enumerate(values.mcp_servers):
-        if isinstance(server.url, str) and not is_loopback_url(server.url):
+        if _is_beyond_sovereign(server):
             problem = "a sovereign agent reaches no server over the network, only on this machine"
             yield Problem(f"mcp_servers[{n}].url", problem, f"Use stdio, or http://localhost. {fix}")
 
@@ -644,6 +671,10 @@ def usable_servers(manifest: AgentManifest) -> tuple[McpServer, ...]:
     """Return the MCP servers of which a manifest grants some tool."""
     granted = [grant.server for grant in manifest.capabilities if isinstance(grant, McpCapability)]
     return tuple(each for each in manifest.mcp_servers if "*" in granted or each.name in granted)
+
+
+def _is_beyond_sovereign(server: McpServer) -> bool:
+    return isinstance(server.url, str) and not is_loopback_url(server.url)
 
 
 def _without_strays(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

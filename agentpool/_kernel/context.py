@@ -17,6 +17,7 @@ from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
+from agentpool._kernel.granting import Bounded, tools_within
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.idleness import IdleLimit, heard_of
 from agentpool._kernel.inbox import Inbox
@@ -24,7 +25,7 @@ from agentpool._kernel.lasting import LastingScope
 from agentpool._kernel.metering import Meter
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import is_described
-from agentpool._kernel.protection import call_unprotected, protect_module
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Subscription:
         self.close()
 
 
-class AgentContext(LastingScope):
+class AgentContext(LastingScope, Bounded):
     """Who an agent is, its means, its inbox, and the scope of its children.
 
     An agent gets it as its first argument. Waiting verbs are for the agent's own tasks: its body,
@@ -135,9 +136,8 @@ class AgentContext(LastingScope):
           ManifestError: if a tool that the manifest names cannot be loaded.
         """
         if not self._tools_built:
-            agent = self._agent.work.fn
-            if is_described(agent):
-                self._tools = call_unprotected(agent.build_tools, self._state.means.tool_builder)
+            if is_described(self._agent.work.fn):
+                self._tools = tools_within(self._agent, self._state.means.tool_builder)
             self._tools_built = True
         return self._tools
 

@@ -14,6 +14,7 @@ from agentpool._core.budget import Budget
 from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.events import LoopFinished
+from agentpool._core.grants import Grants
 from agentpool._core.loop import begin
 from agentpool._core.manifest import AgentManifest, usable_servers
 from agentpool._core.messages import ChatMessage, ToolDefinition
@@ -22,10 +23,12 @@ from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
 from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history
+from agentpool._kernel.granting import within
 from agentpool._kernel.options import checked_hooks
 from agentpool._kernel.protection import await_unprotected
-from agentpool._logging import LOOP
+from agentpool._logging import LOOP, tell
 from agentpool._loop.approving import gate_of, in_force, rules_of
+from agentpool._loop.granting import wanted_by, withheld
 from agentpool._loop.handing_over import Before, handed_over, handoffs_of
 from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
@@ -134,6 +137,15 @@ class _ModelAgent(Generic[T]):
             return None
         return abc.AgentQuota(resources.max_tokens_budget, resources.max_cost_usd)
 
+    @property
+    def wanted(self) -> Grants:
+        """What the manifest asks for; paths are absolute and hold no links. Blocks on the disk."""
+        return wanted_by(self.manifest)
+
+    def limited_to(self, grants: Grants) -> Self:
+        """Return the same agent with nothing but what is granted."""
+        return attrs.evolve(self, manifest=self.manifest.limited_to(grants))
+
     def to_journal(self) -> Any:
         """Return what it is made from, as JSON data.
 
@@ -239,33 +251,40 @@ class _ModelAgent(Generic[T]):
         before: Before | None = None,
     ) -> AgentResult[T]:
         """Run the loop to its end; `before` tells of who handed the conversation over."""
+        # In one coroutine: each one more that a turn's checkpoints pass through costs it 0.5 %.
         tape = _tape_of(ctx.journal)
         is_spawned = ctx.agent is self
+        granted = ctx.granted_to(self)
+        agent: Self = granted.agent
+        if agent is not self:
+            missing = withheld(self.manifest, granted.grants)
+            tell(LOOP, logging.INFO, "not all that it asks for is granted: %s", missing)
+        manifest = agent.manifest
         budget = ctx.budget if before is None else before.budget
         if not is_spawned:
             budget = self._budget_below(budget)
         driver = ctx.metered(
-            _driver_for(self.manifest, ctx.driver_to_bind if self.driver is None else self.driver),
+            _driver_for(manifest, ctx.driver_to_bind if self.driver is None else self.driver),
             budget,
             MODEL_SECONDS,
         )
-        tools = ctx.tools if is_spawned else self.build_tools(ctx.tool_builder)
-        if self.manifest.mcp_servers:
-            tools = await _with_servers(ctx, self.manifest, tools)
-        allowed = None if tools is None else tools.limited_to(self.manifest)
+        tools = ctx.tools if is_spawned else agent.build_tools(ctx.tool_builder)
+        if manifest.mcp_servers:
+            tools = await _with_servers(ctx, manifest, tools)
+        allowed = None if tools is None else tools.limited_to(manifest)
         definitions = () if allowed is None else allowed.definitions()
-        rules = rules_of(self.manifest, definitions)
+        rules = rules_of(manifest, definitions)
         # What only some agents have is looked for once for a run.
-        handoffs = handoffs_of(allowed) if self.tools or self.manifest.handoffs else frozenset()
+        handoffs = handoffs_of(allowed) if self.tools or manifest.handoffs else frozenset()
         collects = any(each.name == STARTER for each in definitions)
         window = getattr(driver, "context_window", None)
         if tape is not None:
-            begun = self._beginning(query, history, definitions, window)
+            begun = agent._beginning(query, history, definitions, window)
             if handoffs or collects:
                 begun |= {"handoffs": sorted(handoffs), "collects": collects}
             tape.begin(begun)
         state, effect = begin(
-            self.manifest,
+            manifest,
             query,
             history,
             tools=definitions,
@@ -275,16 +294,16 @@ class _ModelAgent(Generic[T]):
             handoffs=handoffs,
             collects=collects,
         )
-        idle = self.manifest.resources.idle
-        gate = gate_of(ctx, self.manifest, allowed, rules)
+        idle = manifest.resources.idle
+        gate = gate_of(ctx, manifest, allowed, rules)
         # Looked at once for a run: a turn in which nothing is told costs nothing for it.
         is_told = LOOP.isEnabledFor(logging.DEBUG)
         calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told)
         asking = ModelCalls(ctx, driver, is_told=is_told)
-        if ctx.hooks or self.hooks or self.manifest.hooks:
+        if ctx.hooks or self.hooks or manifest.hooks:
             asking, calls = self._behind_hooks(asking, calls)
         run = Run(ctx, asking, calls, tape, idle)
-        with in_force(rules):
+        with in_force(rules), within(granted.grants):
             try:
                 result: AgentResult[T] = await run.to_its_end(state, effect)
             finally:

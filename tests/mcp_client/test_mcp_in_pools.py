@@ -205,7 +205,9 @@ async def test_a_question_of_the_new_revision_goes_to_the_approver(inside: Insid
         asked.append(request)
         return Answered({"name": "Ann", "count": 3})
 
-    said = await run(calling(manifest(inside.stdio()), ("mcp__sdk__order", {"item": "tea"})), approver=approver)
+    said = await run(
+        calling(manifest(inside.stdio()), ("mcp__sdk__order", {"item": "tea"})), approver=approver
+    )
     assert said == ["3 tea for Ann"]
     (request,) = asked
     assert request.question is not None
@@ -231,7 +233,9 @@ async def test_a_question_that_is_not_answered_well_orders_nothing(
     async def approver(_: ApprovalRequest) -> Decision:
         return decision
 
-    (said,) = await run(calling(manifest(inside.stdio()), ("mcp__sdk__order", {"item": "tea"})), approver=approver)
+    (said,) = await run(
+        calling(manifest(inside.stdio()), ("mcp__sdk__order", {"item": "tea"})), approver=approver
+    )
     assert told in said
     assert not any(line.startswith("ordered") for line in inside.lines)
 
@@ -302,7 +306,9 @@ async def test_an_answer_to_no_question_does_not_approve_a_call(inside: Inside) 
 
 async def test_a_tool_that_changes_in_a_run_is_refused(inside: Inside) -> None:
     config = calling(
-        manifest(by_hand("changes", f"definition={inside.log}.json")), ("mcp__hand__go", {}), ("mcp__hand__go", {})
+        manifest(by_hand("changes", f"definition={inside.log}.json")),
+        ("mcp__hand__go", {}),
+        ("mcp__hand__go", {}),
     )
     first, second = await run(config)
     assert first == "call 1"

@@ -45,9 +45,10 @@ async def test_the_everything_server_lists_calls_and_tells_how_far_it_is() -> No
         assert "completed" in result.text
         assert [each[:2] for each in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
         assert "demo://resource" in await server.list_resources()
-        assert "architecture" in (
-            await server.read_resource("demo://resource/static/document/architecture.md")
-        ).text
+        assert (
+            "architecture"
+            in (await server.read_resource("demo://resource/static/document/architecture.md")).text
+        )
         assert "args-prompt (city, state?)" in await server.list_prompts()
         assert "Paris" in (await server.get_prompt("args-prompt", {"city": "Paris"})).text
         links = await server.call("get-resource-links", {"count": 2})
@@ -73,7 +74,9 @@ async def test_the_filesystem_server_reads_what_it_is_given_and_nothing_else(tmp
 async def test_a_server_of_the_new_revision_is_called_and_its_errors_are_results(inside: Inside) -> None:
     async with open_server(inside.stdio()) as server:
         assert server.version == "2026-07-28"
-        assert (await server.call("echo", {"text": "héllo \u2028 \U0001f600"})).text == "héllo \u2028 \U0001f600"
+        assert (
+            await server.call("echo", {"text": "héllo \u2028 \U0001f600"})
+        ).text == "héllo \u2028 \U0001f600"
         failed = await server.call("fail")
         assert failed.is_error
         assert "fail" in failed.text
@@ -177,7 +180,9 @@ async def test_a_server_that_dies_again_and_again_is_left_alone(inside: Inside) 
             with pytest.raises(McpServerError, match="exit code 3"):
                 await server.call("go")
         began = time.monotonic()
-        with pytest.raises(McpServerError, match=r"failed 5 times within 60 s, .*exit code 3.*tried again in"):
+        with pytest.raises(
+            McpServerError, match=r"failed 5 times within 60 s, .*exit code 3.*tried again in"
+        ):
             await server.call("go")
         assert time.monotonic() - began < 0.5
     assert inside.lines.count("tools/call") == 5

@@ -63,11 +63,8 @@ class Job:
 
     def encode(self) -> bytes:
         """Return what the supervisor reads."""
-        told = {
-            **attrs.asdict(self, value_serializer=_plain),
-            "parent": os.getpid(),
-            "needs_folder": not self.is_bwrap,
-        }
+        told = attrs.asdict(self, value_serializer=_plain)
+        told |= {"parent": os.getpid(), "needs_folder": not self.is_bwrap}
         data = marshal.dumps(told, 4)  # quicker to import than json, for a process that starts each time
         return len(data).to_bytes(4, "big") + data
 
@@ -105,7 +102,8 @@ def _ending(told: bytes, output: bytes) -> Ending:
 
 
 _TOLD = re.compile(
-    rf"(?P<why>{'|'.join(get_args(Why))}) (?P<status>-|-?\d+) (?P<started>[01]) (?P<survivors>\d+) (?P<problem>.*)",
+    rf"(?P<why>{'|'.join(get_args(Why))}) (?P<status>-|-?\d+) (?P<started>[01])"
+    r" (?P<survivors>\d+) (?P<problem>.*)",
     re.DOTALL,
 )
 

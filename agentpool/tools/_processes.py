@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,12 @@ from agentpool._core.commands import Captured, Ending, Why
 from agentpool._core.errors import ToolError
 
 SUPERVISOR = Path(__file__).with_name("_supervisor.py")
+
+
+def group_path(parent: str, supervisor: int) -> str:
+    """Return where a supervisor makes a control group."""
+    return os.path.join(parent, f"agentpool-{supervisor}")
+
 
 KEPT_BYTES = 24_000
 """So much of the beginning of an output is kept, and so much of its end."""
@@ -162,6 +169,8 @@ async def run_job(job: Job) -> tuple[Captured, Ending]:
     finally:
         with trio.move_on_after(CLEAN_UP_SECONDS, shield=True):
             await _end(process)
+            if process.returncode != 0:
+                await _end_groups([group_path(group["parent"], process.pid) for group in job.groups])
     captured = reader.captured
     ending = _ending(told, captured.head + captured.tail)
     return captured, attrs.evolve(ending, why="output") if reader.is_too_much else ending
@@ -200,6 +209,24 @@ async def _end(process: trio.Process) -> None:
         for stream in streams:
             if stream is not None:
                 await trio.aclose_forcefully(stream)
+
+
+async def _end_groups(paths: Sequence[str]) -> None:
+    """Do what a supervisor has left that was killed: kill what is in its control groups, and remove them."""
+    for _ in range(100):
+        paths = [path for path in paths if not _is_removed(path)]
+        if not paths:
+            return
+        await trio.sleep(0.01)
+
+
+def _is_removed(path: str) -> bool:
+    with suppress(OSError, ValueError):
+        for line in Path(path, "cgroup.procs").read_text().split():
+            os.kill(int(line), signal.SIGKILL)
+    with suppress(OSError):
+        os.rmdir(path)
+    return not os.path.exists(path)
 
 
 def run_job_blocking(job: Job) -> tuple[bytes, Ending]:

@@ -648,23 +648,26 @@ async def test_a_link_is_seen_also_where_files_are_opened_by_their_names(
     assert (tmp_path / "secret" / "a").read_text() == "old SECRET"
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes")
-async def test_a_file_that_becomes_a_pipe_makes_nobody_wait(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(not _places.HAS_DIR_FD, reason="the system opens by names only")
+@pytest.mark.parametrize("becomes", ["pipe", "link"])
+async def test_a_file_that_becomes_something_else_in_the_last_moment_is_refused(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, becomes: str
 ) -> None:
     (disk.root / "a").write_text("old")
+    (disk.base / "secret" / "a").write_text("SECRET")
     really = os.stat
 
     def stat_then_swap(path: Any, **more: Any) -> os.stat_result:
         status = really(path, **more)
         if path == "a":
             os.unlink(disk.root / "a")
-            os.mkfifo(disk.root / "a")
+            os.mkfifo(disk.root / "a") if becomes == "pipe" else os.symlink("../secret/a", disk.root / "a")
         return status
 
     monkeypatch.setattr(os, "stat", stat_then_swap)
     with trio.fail_after(5):
-        assert "no ordinary file" in (await disk.call("read_file", path="a")).text
+        told = (await disk.call("read_file", path="a")).text
+    assert ("no ordinary file" if becomes == "pipe" else "cannot be used") in told
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")

@@ -270,7 +270,9 @@ def tell_failed(call: ToolCall, error: BaseException) -> None:
     A `ToolError` is what a tool has to say to the model, and no problem of the program.
     """
     level = logging.INFO if isinstance(error, ToolError) else logging.WARNING
-    tell(LOOP, level, "the tool %s failed: %s", printable(call.name), error, error=error)
+    notes = getattr(error, "__notes__", None)  # such as the name of the hook that raised it
+    where = f" ({printable(str(notes[-1]))})" if notes else ""
+    tell(LOOP, level, "the tool %s failed%s: %s", printable(call.name), where, error, error=error)
 
 
 def said_of(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import trio
 from cast_kit import Cast, Turn, call, calls, manifest, scripted
-from journal_kit import after_each_cut, resumed, run
+from journal_kit import resumed, run
 
 from agentpool import (
     AgentContext,
@@ -46,8 +46,19 @@ def text_of(outcome: Any) -> str:
     return text
 
 
-def same_after_each_cut(agent: Any, cast: Callable[[], Cast], **settings: Any) -> tuple[str, Any]:
-    return after_each_cut(agent, "go", driver=cast, same=text_of, **settings)
+def same_after_each_cut(agent: Any, cast: Callable[[], Cast]) -> tuple[str, list[Any]]:
+    """Cut a run off after each of its records, and each seventh time once more; it comes to the same."""
+    whole, records = run(agent, "go", driver=cast())
+    expected = text_of(whole)
+    first = next(n for n, record in enumerate(records.kept, 1) if record.kind == "spawned")
+    for end in range(first, len(records.kept) + 1):
+        outcome, again = resumed(records.kept[:end], driver=cast())
+        assert text_of(outcome) == expected, f"cut off after record {end}"
+        if end % 7 == 0 and len(again.kept) > end:
+            middle = end + 1 + (end * 5) % (len(again.kept) - end)
+            outcome, _ = resumed(again.kept[:middle], driver=cast())
+            assert text_of(outcome) == expected, f"cut off after records {end} and {middle}"
+    return expected, records.kept
 
 
 def test_agents_that_were_started_are_waited_for_by_the_next_process() -> None:
@@ -116,7 +127,8 @@ def test_operations_behind_a_run_keep_their_places() -> None:
 
     outcome, records = run(program, "go", driver=cast())
     assert outcome.unwrap() == "whole and wrote w"
-    for cut in range(1, len(records.kept)):
+    first = next(n for n, record in enumerate(records.kept, 1) if record.kind == "spawned")
+    for cut in range(first, len(records.kept)):
         again, _ = resumed(records.kept[:cut], driver=cast(), agents={"first": program})
         assert again.unwrap() == "whole and wrote w", cut
 

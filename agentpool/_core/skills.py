@@ -105,9 +105,8 @@ def _text(first: str, more: Sequence[str]) -> str:
     if whole.startswith("'"):
         quoted = re.match(r"'((?:[^']|'')*)'", whole)
         return whole if quoted is None else quoted[1].replace("''", "'")
-    if first.startswith("#"):
-        return ""
-    lines = (re.sub(r"(^|\s)#.*$", "", line.strip()) for line in (first, *more))
+    # `#42` is meant as it stands there, though YAML would take it for a comment.
+    lines = (re.sub(r"(^|\s)#(\s.*)?$", "", line.strip()) for line in (first, *more))
     return " ".join(line for line in lines if line)
 
 

@@ -189,7 +189,7 @@ def test_the_command_line_runs_them(tmp_path: Path, journal: bool) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
     ran = run("run", "fleet.toml", "--output", "out", *(["--journal", "run.db"] if journal else []))
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert (tmp_path / "out" / "lead.md").read_text().strip() == "closed"
+    assert (tmp_path / "out" / "1-lead.txt").read_text().strip() == "closed"
     (tmp_path / "wrong.toml").write_text(SCRIPTED.replace('handoffs = ["closer"]', 'handoffs = ["nobody"]'))
     wrong = run("validate", "wrong.toml")
     assert wrong.returncode != 0

@@ -105,9 +105,9 @@ def check_file(path: Path, driver: str | None, vars: Mapping[str, str]) -> Check
             *_idle_steps(fleet.manifests, str(path), fleet.subagents or None),
         ]
         return CheckedFile("fleet", tuple(map(str, warnings)))
-    manifest = AgentManifest.load(path)
     # Whether there is somebody to hand over to is known in a fleet.
-    if findings := list(_manifest_findings(attrs.evolve(manifest, handoffs=()), str(path))):
+    manifest = attrs.evolve(AgentManifest.load(path), handoffs=())
+    if findings := list(_manifest_findings(manifest, str(path))):
         raise ManifestError(findings)
     if driver is not None or driver_name_in(manifest) is not None:  # else that is the fleet's choice
         trio.run(_try_drivers, [manifest], False, driver, None)

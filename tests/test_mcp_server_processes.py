@@ -268,7 +268,7 @@ async def _interrupted_while_connected(url: str, server: subprocess.Popen[str], 
 
 
 async def _called_until_the_end(client: Client) -> None:
-    with pytest.raises(MCPError, match="ended without a response|Connection closed"):
+    with pytest.raises(MCPError, match=r"ended without a response|Connection closed"):
         await client.call_tool("slow", {})
 
 

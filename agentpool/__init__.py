@@ -99,12 +99,12 @@ if _TYPE_CHECKING:
     from agentpool._core.guard import LoopGuard as LoopGuard
     from agentpool._core.limits import PoolLimits as PoolLimits
     from agentpool._core.manifest import AgentManifest as AgentManifest
-    from agentpool._core.mcp_servers import McpServer as McpServer
     from agentpool._core.manifest import ModelSettings as ModelSettings
     from agentpool._core.manifest import ResourceQuota as ResourceQuota
     from agentpool._core.manifest import ScriptCall as ScriptCall
     from agentpool._core.manifest import ScriptSettings as ScriptSettings
     from agentpool._core.manifest import ScriptStep as ScriptStep
+    from agentpool._core.mcp_servers import McpServer as McpServer
     from agentpool._core.messages import AgentId as AgentId
     from agentpool._core.messages import AgentMessage as AgentMessage
     from agentpool._core.messages import AssistantMessage as AssistantMessage
@@ -227,8 +227,8 @@ _HOMES = {
         AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
-        MalformedReplyError ManifestError McpServerError MemoryFileError OverloadedError PoolClosedError PoolLimitError
-        PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
+        MalformedReplyError ManifestError McpServerError MemoryFileError OverloadedError PoolClosedError
+        PoolLimitError PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
         RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors UnknownAgentError
     """,
     "agentpool._core.events": """

@@ -126,7 +126,8 @@ def manifest(*servers: McpServer, tools: Sequence[str] = ("*",), **more: Any) ->
 def calling(server: AgentManifest, *calls: tuple[str, dict[str, Any]], query: str = "go") -> SpawnConfig[Any]:
     """Return an agent that makes these calls, one after the other, and says `done`."""
     replies = [
-        Completion(tool_calls=[ToolCall(f"c{n}", name, arguments)]) for n, (name, arguments) in enumerate(calls)
+        Completion(tool_calls=[ToolCall(f"c{n}", name, arguments)])
+        for n, (name, arguments) in enumerate(calls)
     ]
     return SpawnConfig(server, query, driver=ScriptedDriver([*replies, "done"]))
 

@@ -172,11 +172,10 @@ class Connection:
                 session.gone()
         if scope.cancelled_caught and attempt.session is None:
             problem = f"it did not answer within {CONNECT_TIME:g} s"
-        if link is not None and (attempt.session is not None or link.told() not in problem):
-            own = link.told()
-            problem = own if attempt.session is not None and not problem else f"{problem} ({own})"
+        if link is not None:
+            problem = _joined(problem, link.told())
             link.problem = link.problem or problem
-        return "" if self._is_closed else problem
+        return "" if self._is_closed else problem or "it was closed"
 
     async def _link(self, inbound: Inbound) -> StdioLink | HttpLink:
         if self.server.transport == "stdio":
@@ -192,6 +191,13 @@ class Connection:
         else:
             self._nursery.cancel_scope.cancel("the connection is closed")
         self._nursery.cancel_scope.deadline = trio.current_time() + CLOSE_TIME
+
+
+def _joined(problem: str, own: str) -> str:
+    """Return what went wrong, and what the link says of it if that is more."""
+    if not own or own in problem:
+        return problem
+    return f"{problem} ({own})" if problem else own
 
 
 def _may_be_old(problem: str) -> bool:

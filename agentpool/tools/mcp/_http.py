@@ -54,9 +54,9 @@ class HttpLink:
     _transport: _Guarded | None = None
 
     def told(self) -> str:
-        """Return why it is over."""
+        """Return why it is over; empty if that is not known."""
         refused = "" if self._transport is None else self._transport.refused
-        return self.problem or refused or "the connection was closed"
+        return self.problem or refused
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[TransportStreams]:

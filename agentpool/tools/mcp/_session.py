@@ -51,7 +51,7 @@ class Link(Protocol):
     """What leads to a server."""
 
     def told(self) -> str:
-        """Return why it is over."""
+        """Return why it is over; empty if that is not known."""
         ...
 
     def open(self) -> Any:
@@ -352,8 +352,10 @@ class Session:
         self.over.set()
         with trio.move_on_after(1.0):
             await self._gone.wait()
-        told = f"it has ended: {self.link.told()}. Whether the call happened is not known"
-        return McpServerError(self.server.name, told)
+        told = self.link.told() or "the connection was closed"
+        return McpServerError(
+            self.server.name, f"it has ended: {told}. Whether the call happened is not known"
+        )
 
     def gone(self) -> None:
         """All of it has been closed."""

@@ -228,8 +228,9 @@ _HOMES = {
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
         MalformedReplyError ManifestError McpServerError MemoryFileError OverloadedError PoolClosedError
-        PoolLimitError PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
-        RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors UnknownAgentError
+        PoolLimitError PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError
+        RestartLimitError RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors
+        UnknownAgentError
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck ApprovalDecided ApprovalRequested

@@ -201,6 +201,9 @@ class _Taken:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
     ) -> None:
-        await self._inner.__aexit__(kind, error, trace)
+        await self._inner.__aexit__(exc_type, exc_val, exc_tb)

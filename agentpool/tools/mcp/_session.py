@@ -269,6 +269,7 @@ class Session:
         """Send a request until its server wants no more input for it."""
         more: Mapping[str, Any] = {}
         for _ in range(MOST_ROUNDS + 1):
+            answer: Any = None
             with limit:
                 answer = await self._protected(what, partial(send, more))
             if limit.is_passed:

@@ -152,7 +152,7 @@ class Run:
         # What it does with its agent's verbs is done in a place of its own, as what a tool call does is.
         place = None if self._tape is None else self._tape.place_of_collecting()
         with standing_at(place):
-            return Collected(await self._tools.collected(stop=effect.stop))
+            return Collected(await self.tools.collected(stop=effect.stop))
 
     async def _remember(self, effect: Remember) -> Remembered:
         ctx = self._ctx

@@ -201,11 +201,11 @@ if _TYPE_CHECKING:
     from agentpool.tools import tool as tool
     from agentpool.tools._agent_tool import as_tool as as_tool
     from agentpool.tools._build import build_tools as build_tools
+    from agentpool.tools._handoff import handoff_to as handoff_to
     from agentpool.tools._host import SandboxReport as SandboxReport
     from agentpool.tools._host import sandbox_report as sandbox_report
     from agentpool.tools._kept import KeptResults as KeptResults
     from agentpool.tools._redact import Redact as Redact
-    from agentpool.tools._handoff import handoff_to as handoff_to
 
 _HOMES = {
     "agentpool._kernel.agent": """
@@ -238,9 +238,10 @@ _HOMES = {
         AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
-        MalformedReplyError ManifestError McpServerError MemoryFileError OverloadedError PoolClosedError PoolLimitError
-        PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
-        RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors UnknownAgentError
+        MalformedReplyError ManifestError McpServerError MemoryFileError OverloadedError PoolClosedError
+        PoolLimitError PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError
+        RestartLimitError RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors
+        UnknownAgentError
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck ApprovalDecided ApprovalRequested

@@ -503,6 +503,10 @@ class HookContext(ToolContext, Protocol):
         """Return something that lives as long as the pool, opened by who first asks for its key."""
         ...
 
+    def is_held(self, key: Hashable) -> bool:
+        """Whether the pool holds something under a key, so that `hold` would not open it."""
+        ...
+
 
 AskModel: TypeAlias = Callable[[CompletionRequest], Awaitable[Completion]]
 """Asks the model, through the hooks that stand further inside."""

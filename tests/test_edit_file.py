@@ -594,3 +594,147 @@ async def test_a_file_that_is_written_anew_keeps_its_encoding_and_line_breaks(
 async def test_what_cannot_be_written_makes_no_directory(disk: Disk) -> None:
     assert (await disk.call("write_file", path="x/a", content="\ud800")).is_error
     assert os.listdir(disk.root) == []
+
+
+# -- other systems, and what is seldom ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [[], ["_PATH"], ["_PATH", "HAS_DIR_FD"]])
+async def test_files_are_reached_as_well_where_the_system_can_do_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: list[str]
+) -> None:
+    for name in missing:
+        monkeypatch.setattr(_places, name, 0)
+    disk = Disk(tmp_path, FileReadCapability(["root", "new"]), FileWriteCapability(["root", "new"]))
+    (tmp_path / "secret" / "a").write_text("SECRET")
+    (disk.root / "out").symlink_to("../secret")
+    for path in ("root/x/y/a", "new/a"):
+        assert (await disk.call("write_file", path=path, content="old")).text == f"wrote {path} (3 bytes)"
+        await disk.edit(path, "old", "new")
+        assert (await disk.call("read_file", path=path)).text == "new"
+    assert (await disk.call("list_files")).text == "root/x/y/a\nnew/a"
+    assert (await disk.call("search_text", text="new")).text == "root/x/y/a:1: new\nnew/a:1: new"
+    for tool, more in (("read_file", {}), ("write_file", {"content": "x"}), ("list_files", {})):
+        assert "outside" in (await disk.call(tool, path="root/out/a", **more)).text
+    assert (tmp_path / "secret" / "a").read_text() == "SECRET"
+
+
+async def test_a_link_is_seen_also_where_files_are_opened_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_places, "HAS_DIR_FD", False)
+    disk = Disk(tmp_path)
+    (tmp_path / "secret" / "a").write_text("old SECRET")
+    (disk.root / "in").mkdir()
+    (disk.root / "in" / "a").write_text("old")
+    find = _places.Roots.find
+
+    def find_then_swap(roots: Any, path: str) -> Any:
+        place = find(roots, path)
+        if not (disk.root / "in").is_symlink():
+            (disk.root / "in").rename(disk.root / "moved")
+            (disk.root / "in").symlink_to("../secret")
+        return place
+
+    for tool, more in (("read_file", {}), ("edit_file", {"old": "old", "new": "x"}), ("list_files", {})):
+        with monkeypatch.context() as patch:
+            patch.setattr(_places.Roots, "find", find_then_swap)
+            path = "in" if tool == "list_files" else "in/a"
+            result = await disk.call(tool, path=path, **more)
+            assert "SECRET" not in result.text
+            assert result.is_error or "no files fit" in result.text
+        (disk.root / "in").unlink()
+        (disk.root / "moved").rename(disk.root / "in")
+    assert (tmp_path / "secret" / "a").read_text() == "old SECRET"
+
+
+@pytest.mark.skipif(not _places.HAS_DIR_FD, reason="the system opens by names only")
+@pytest.mark.parametrize("becomes", ["pipe", "link"])
+async def test_a_file_that_becomes_something_else_in_the_last_moment_is_refused(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    (disk.root / "a").write_text("old")
+    (disk.base / "secret" / "a").write_text("SECRET")
+    really = os.stat
+
+    def stat_then_swap(path: Any, **more: Any) -> os.stat_result:
+        status = really(path, **more)
+        if path == "a":
+            os.unlink(disk.root / "a")
+            os.mkfifo(disk.root / "a") if becomes == "pipe" else os.symlink("../secret/a", disk.root / "a")
+        return status
+
+    monkeypatch.setattr(os, "stat", stat_then_swap)
+    with trio.fail_after(5):
+        told = (await disk.call("read_file", path="a")).text
+    assert ("no ordinary file" if becomes == "pipe" else "cannot be used") in told
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+async def test_a_file_stays_its_owners(disk: Disk) -> None:
+    file = disk.root / "a"
+    file.write_text("old")
+    os.chown(file, 1234, 4321)
+    file.chmod(0o4755)
+    await disk.edit("a", "old", "new")
+    status = file.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1234, 4321, 0o755)
+
+
+def test_a_part_of_a_file_is_read_by_programs_as_by_models(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "result.txt").write_text("".join(f"{n}\n" for n in range(9)) + "x" * 70_000)
+
+    def read(path: str, **more: Any) -> str:
+        return _reading.read_text(["kept"], path, base=tmp_path, **more)
+
+    assert read("kept/result.txt", start_line=3, max_lines=2) == (
+        "2\n3\n[lines 3 to 4 of 10; go on with start_line=5]"
+    )
+    first = read("result.txt", start_line=10)
+    assert first == "x" * 60_000 + "\n[line 10 goes on; go on with start_line=10, start_column=60001]"
+    assert read("result.txt", start_line=10, start_column=60_001) == "x" * 10_000
+    with pytest.raises(ToolError, match="count from 1"):
+        read("result.txt", start_column=0)
+    with pytest.raises(ToolError, match="outside"):
+        read("../secret")
+
+
+def test_a_file_that_grows_while_it_is_read_is_not_cut_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("x" * 100)
+    (tmp_path / "small").write_text("x")
+    monkeypatch.setattr(_reading, "MAX_FILE_BYTES", 50)
+    place = _places.Roots(["a"], tmp_path).find("a")
+    fd = os.open(tmp_path / "a", os.O_RDONLY)
+    try:
+        with pytest.raises(ToolError, match="51 bytes; 50 are the limit"):
+            _reading.read_opened(place, fd, os.stat(tmp_path / "small"))
+    finally:
+        os.close(fd)
+
+
+async def test_brackets_of_a_name_can_be_escaped_in_a_pattern(disk: Disk) -> None:
+    for name in ("app/[id]/page.tsx", "app/i/page.tsx", "app/{a,b}.ts", "app/a.ts"):
+        (disk.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (disk.root / name).write_text("x")
+    for pattern, names in (
+        (r"app/\[id\]/*.tsx", "app/[id]/page.tsx"),
+        ("app/[[]id]/*.tsx", "app/[id]/page.tsx"),
+        ("app/[id]/*.tsx", "app/i/page.tsx"),
+        (r"app/\{a,b\}.ts", "app/{a,b}.ts"),
+        (r"*\{a*", "app/{a,b}.ts"),
+        ("app/{a,[id]/{page,x}}.{ts,tsx}", "app/a.ts\napp/i/page.tsx"),
+    ):
+        assert (await disk.call("list_files", pattern=pattern)).text == names, pattern
+
+
+async def test_a_search_has_a_limit_for_all_files_together(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(9):
+        (disk.root / f"{n}").write_text("x" * 100)
+    monkeypatch.setattr("agentpool.tools._searching.MAX_SEARCHED_BYTES", 500)
+    assert "holds more than 500 bytes" in (await disk.call("search_text", text="y")).text
+    assert (await disk.call("search_text", text="y", path="0")).text == "no line has 'y'"

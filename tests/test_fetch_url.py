@@ -20,7 +20,7 @@ from agentpool import AgentManifest, ScriptedDriver, SpawnConfig, open_agent_poo
 from agentpool._core.capability import NetworkCapability, PrivacyTier
 from agentpool._core.content import Document, Image
 from agentpool.tools import build_tools
-from agentpool.tools._fetching import FetchLimits
+from agentpool.tools._fetching import FetchLimits, resolved
 
 CERTIFICATE = Path(__file__).parent / "drivers" / "loopback.pem"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -624,3 +624,40 @@ async def test_an_agent_fetches_what_its_manifest_grants(tmp_path: Path) -> None
         async with open_agent_pool(ScriptedDriver.for_manifest(manifest), max_concurrent=1) as pool:
             said = (await (await pool.spawn(SpawnConfig(manifest, "x"))).result()).text
     assert said.startswith("the page|port 443 of the host 'example.org' is outside")
+
+
+async def test_names_are_looked_up_by_trio_where_nothing_else_is_given() -> None:
+    class Resolver(trio.abc.HostnameResolver):
+        async def getaddrinfo(self, host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            if host != b"a.test":
+                raise OSError("Name or service not known")
+            return [(2, 1, 6, "", ("127.0.0.1", port)), (2, 1, 6, "", ("127.0.0.1", port))]
+
+        async def getnameinfo(self, *args: Any) -> Any:
+            raise NotImplementedError
+
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    async with site({"/": page("a")}) as here:
+        web = Web(["*.test:*", "127.0.0.1:*"], names=resolved)  # type: ignore[arg-type]
+        assert await web.text(here.at("/", "a.test")) == "a"
+        assert "'b.test' has no address" in await web.refusal(here.at("/", "b.test"))
+        assert len(here.heads) == 1
+
+
+async def test_an_entry_that_no_url_can_have_grants_nothing() -> None:
+    assert "outside" in await Web(["\u2066.test", "*.\u2066"]).refusal("http://a.test/")
+
+
+async def test_a_redirect_may_be_written_in_latin_1_or_utf_8() -> None:
+    async with site({"/%C3%BC": page("end")}) as here:
+        for location in ("/ü".encode("latin-1"), "/ü".encode()):
+            here.answers["/"] = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: %b\r\n\r\n" % location
+            assert (await Web().text(here.at("/"))).startswith("end\n[from ")
+
+
+async def test_what_a_server_forgot_to_say_is_seen() -> None:
+    answers = {"/pdf": page(b"%PDF-1.4", ""), "/html": page("<!DOCTYPE html><p>x", "binary/octet-stream")}
+    async with site(answers) as here:
+        assert await Web().file(here.at("/pdf")) == Document(b"%PDF-1.4", "application/pdf")
+        assert await Web().text(here.at("/html")) == "x"

@@ -168,7 +168,7 @@ async def test_handoffs_that_a_manifest_names_have_to_be_there() -> None:
 
 
 async def test_the_budget_goes_on_with_the_conversation() -> None:
-    quota = ResourceQuota(max_tokens_budget=8_000)
+    quota = ResourceQuota(max_tokens_budget=4_150)
     agent = ModelAgent(attrs.evolve(TRIAGE, resources=quota), tools=[handoff_to(ModelAgent(BILLING))])
     used = TokenUsage(4_000, 100)
     both = (lambda turn: Completion(tool_calls=handed("billing"), usage=used), lambda turn: "done")

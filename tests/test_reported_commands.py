@@ -48,7 +48,7 @@ def agent(kind: str, *capabilities: Any, **limits: int) -> AgentManifest:
 @pytest.mark.parametrize(
     "left",
     [
-        "(while :; do echo more; sleep 0.01; done) &",  # one that goes on writing: anomalyco/opencode#22012, #42524
+        "(while :; do echo more; sleep 0.01; done) &",  # it goes on writing: anomalyco/opencode#22012, #42524
         "sleep {mark} </dev/null >/dev/null &",  # a silent one that holds a descriptor: #48414
         "setsid nohup sleep {mark} & disown 2>/dev/null;",  # one that left the group: #47350
         "(trap '' TERM; sleep {mark}; sleep {mark}) &",  # one that is deaf to SIGTERM: earendil-works/pi#9460

@@ -1,4 +1,4 @@
-"""Hooks in a run that is cut off and resumed: what ended is not done again, and what was let through is the same."""
+"""Hooks in a run that is cut off and resumed: what ended is not done again."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_journal_holds_what_came_after_the_hooks() -> None:
 
 
 def test_wherever_a_run_is_cut_off_it_ends_as_it_would_have_and_does_nothing_twice() -> None:
-    outcome, records = run(AGENT, "go", driver=MODEL, hooks=[Marking()])
+    _, records = run(AGENT, "go", driver=MODEL, hooks=[Marking()])
     kept = records.kept
     unknown = 0
     for cut in range(2, len(kept)):
@@ -291,7 +291,7 @@ def test_an_agent_whose_hooks_cannot_be_kept_is_given_again() -> None:
             return ToolResult("inner")
 
     agent = ModelAgent(AgentManifest(name="a"), tools=[look], hooks=[Inner()])
-    with pytest.raises(TypeError, match="agent 'a' has the hook .*, which a journal cannot keep"):
+    with pytest.raises(TypeError, match=r"agent 'a' has the hook .*, which a journal cannot keep"):
         agent.to_journal()
     model = Model(ToolCall("2", "look", {"what": "b"}))
     _, records = run(agent, "go", driver=model)

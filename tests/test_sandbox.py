@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from sandbox_kit import (
@@ -378,6 +379,14 @@ async def test_an_allowed_name_is_the_systems_program_and_not_one_of_the_project
     (tmp_path / "ls").chmod(0o755)
     agent = manifest({"type": "shell", "allowed_commands": ["ls"]}, writing(tmp_path))
     assert (await shell(agent, "ls")).text == "ls"
+    assert (await shell(attrs.evolve(agent, sandbox="none"), "ls")).text == "ls"
+
+
+def test_rules_of_approval_see_the_arguments_as_they_are_taken() -> None:
+    tool = build_tools(manifest()).get("run_shell")
+    assert isinstance(tool, _shell.DescribedTool)
+    assert tool.taken({"command": "ls"}) == {"command": "ls", "timeout": None, "cwd": None}
+    assert isinstance(tool.taken({"command": 3}), ToolResult)
 
 
 # -- Python ---------------------------------------------------------------------------------------------
@@ -385,8 +394,6 @@ async def test_an_allowed_name_is_the_systems_program_and_not_one_of_the_project
 
 @in_sandbox
 async def test_python_is_the_pools_own_and_keeps_nothing() -> None:
-    import attrs
-
     result = await python(manifest(), "import attrs, sys\nx = 1\nprint(attrs.__file__, sys.flags.isolated)")
     assert result.text == f"{attrs.__file__} 1"
     result = await python(manifest(), "print('before')\nprint(x)")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import marshal
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from agentpool import AgentContext, AgentManifest, CommandLimits, open_agent_poo
 from agentpool._core.commands import Ending
 from agentpool._core.outcomes import Aborted
 from agentpool.bridge import open_agent_pool_blocking
-from agentpool.tools import _processes, build_tools
+from agentpool.tools import _processes, _shell, build_tools
 from agentpool.tools._sandbox import Sandbox
 
 pytestmark = [on_linux, pytest.mark.processes]
@@ -67,6 +69,20 @@ exec_without_output &
 """
 
 
+COUNTED = """
+import os, time
+forked = 0
+try:
+    while forked < 60:
+        if os.fork() == 0:
+            time.sleep(9)
+            os._exit(0)
+        forked += 1
+finally:
+    print(forked)
+"""
+
+
 # -- by itself -------------------------------------------------------------------------------------
 
 
@@ -75,6 +91,25 @@ async def test_what_it_left_in_the_background_ends_with_it(kind: str) -> None:
     result = await shell(agent(kind), HARDY.format(mark=mark) + "\nsleep 0.2; echo ready; exit 5")
     assert result.text == "ready\n[exit status 5]"
     assert living(mark) == []
+
+
+@pytest.mark.parametrize("end", ["exit 0", "sleep 30"])
+async def test_without_a_control_group_every_process_is_found_as_well(
+    kind: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = attrs.evolve(sandbox_report(), group=None, processes="watched", memory="watched")
+    monkeypatch.setattr(_shell, "sandbox_report", lambda: report)
+    mark = token()
+    await shell(agent(kind, timeout=1), HARDY.format(mark=mark) + end)
+    assert living(mark) == []
+
+
+async def test_no_fork_goes_past_the_limit_where_a_control_group_bounds_them(kind: str) -> None:
+    if sandbox_report().processes != "cgroup":
+        pytest.skip("no control group can be made here")
+    result = await python(agent(kind, processes=30), COUNTED)
+    assert "BlockingIOError" in result.text
+    assert 20 <= int(result.text.split()[0]) <= 33
 
 
 async def test_it_gets_no_input_and_so_does_not_wait_for_any(kind: str) -> None:
@@ -323,11 +358,31 @@ def test_nothing_outlives_a_pool_that_is_killed(kind: str, way: str, tmp_path: P
     command = f"trap '' TERM HUP INT; {HARDY.format(mark=mark)} while :; do sleep {mark}; done"
     with pool_process(kind, way, command, tmp_path) as process:
         until_blocking(lambda: sleeping(mark) >= 8)
+        folder = folder_of(mark)
         process.send_signal(signal.SIGKILL)
         process.wait()
         until_blocking(lambda: not living(mark))
-    left = [name for name in os.listdir("/tmp") if name.startswith("agentpool-")]
-    until_blocking(lambda: not [name for name in left if os.path.exists(f"/tmp/{name}/program.py")])
+    until_blocking(lambda: folder == "/tmp" or not os.path.exists(folder))
+    until_blocking(lambda: not groups_of_the_dead())
+
+
+def folder_of(mark: str) -> str:
+    """The folder of its own that a command has, as what sleeps for a mark knows it."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes().startswith(b"sleep\0" + mark.encode()):
+                found = re.search(rb"TMPDIR=([^\0]*)", path.with_name("environ").read_bytes())
+                assert found is not None
+                return found[1].decode()
+    raise AssertionError("nothing sleeps for it")
+
+
+def groups_of_the_dead() -> list[str]:
+    """The control groups that are left of supervisors which have ended."""
+    group = sandbox_report().group
+    names = [] if group is None else os.listdir(group.parent)
+    made = [name for name in names if name.startswith("agentpool-")]
+    return [name for name in made if not os.path.exists(f"/proc/{name.partition('-')[2]}")]
 
 
 def test_nothing_is_left_of_what_a_killed_pool_was_just_starting(kind: str, tmp_path: Path) -> None:
@@ -352,16 +407,17 @@ async def test_a_supervisor_that_is_killed_takes_the_command_along(kind: str) ->
     results = []
 
     async def run() -> None:
-        results.append(await shell(agent(kind), f"exec sleep {mark}"))
+        results.append(await shell(agent(kind), HARDY.format(mark=mark) + f"exec sleep {mark}"))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        await until(lambda: sleeping(mark))
+        await until(lambda: sleeping(mark) >= 8)
         (supervisor,) = _supervisors()
         os.kill(supervisor, signal.SIGKILL)
     assert results[0].is_error
     assert "the process that watches it died" in results[0].text
     await until(lambda: not living(mark))
+    assert groups_of_the_dead() == []
 
 
 def _supervisors() -> list[int]:
@@ -436,28 +492,16 @@ async def test_a_machine_that_starts_no_process_is_an_error_of_the_tool(
 
 def test_a_supervisor_without_a_pool_does_nothing() -> None:
     command = [sys.executable, "-I", "-S", str(_processes.SUPERVISOR)]
-    for given in (b"", b"\0\0", b"\0\0\0\x09{}"):
+    for given in (b"", b"\0\0", b"\0\0\0\x09N"):
         done = subprocess.run(command, input=given, capture_output=True, timeout=30)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     mark = token()
-    orphan = job(argv=["sleep", mark]).encode().replace(b'"parent": %d' % os.getpid(), b'"parent": 1')
-    orphan = (len(orphan) - 4).to_bytes(4, "big") + orphan[4:]
-    done = subprocess.run(command, input=orphan, capture_output=True, timeout=30)
-    assert (done.returncode, done.stdout, living(mark)) == (0, b"", [])
-
-
-COUNTED = """
-import os, time
-forked = 0
-try:
-    while forked < 60:
-        if os.fork() == 0:
-            time.sleep(9)
-            os._exit(0)
-        forked += 1
-finally:
-    print(forked)
-"""
+    for parent in (1, 2**22 + 1):  # one that is there, and one that is not any more
+        told = {**marshal.loads(job(argv=["sleep", mark]).encode()[4:]), "parent": parent}
+        data = marshal.dumps(told)
+        orphan = len(data).to_bytes(4, "big") + data
+        done = subprocess.run(command, input=orphan, capture_output=True, timeout=30)
+        assert (done.returncode, done.stdout, living(mark)) == (0, b"", [])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
@@ -489,6 +533,6 @@ def test_who_is_not_root_is_bounded_in_a_user_namespace() -> None:
         process.stdin.flush()
         output, told = process.stderr.read().decode(), process.stdout.read().decode()
         process.stdin.close()
-    assert '"why": "ended"' in told, output
+    assert told.startswith("ended "), output
     assert "BlockingIOError" in output
     assert 15 <= int(output.split()[0]) <= 23, output

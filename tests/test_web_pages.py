@@ -101,3 +101,4 @@ def test_a_text_that_was_cut_in_a_character_is_utf8_all_the_same() -> None:
     assert text_of_bytes(b'<?xml version="1.0" encoding="ISO-8859-1"?>\xe9', "")[-1] == "é"
     assert text_of_bytes("<meta charset=utf-16>é".encode(), "")[-1] == "é"  # as browsers do
     assert text_of_bytes("é".encode("utf-32"), "") == "é"
+    assert text_of_bytes(b"a\0b", "utf-8") == "a\ufffdb"

@@ -25,7 +25,7 @@ from agentpool._core.capability import (
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.grants import Grants
 from agentpool._core.mcp import is_loopback_url
-from agentpool._core.mcp_servers import McpServer as McpServer
+from agentpool._core.mcp_servers import McpServer, problems_of_names
 from agentpool._core.rules import (
     Choice,
     FilePath,
@@ -649,12 +649,7 @@ class AgentManifest(Table):
         """Yield what a sovereign agent may not have, and what is wrong with MCP servers together."""
         if values.privacy is PrivacyTier.SOVEREIGN:
             yield from _sovereign_problems(values)
-        seen: set[object] = set()
-        for n, server in enumerate(values.mcp_servers):
-            if isinstance(server.name, str) and server.name in seen:
-                problem = f"'{server.name}' is the name of an earlier server already"
-                yield Problem(f"mcp_servers[{n}].name", problem, "Use another name")
-            seen.add(server.name)
+        yield from problems_of_names(values.mcp_servers)
 
 
 def _sovereign_problems(values: Any) -> Iterator[Problem]:

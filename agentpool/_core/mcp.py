@@ -302,6 +302,11 @@ class Restarts:
 # -- where words go -------------------------------------------------------------------
 
 
+_OWN_NETWORKS = tuple(
+    map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"))
+)
+
+
 def tier_of(address: str) -> PrivacyTier:
     """Return where an IP address is: on this machine, in a network of one's own, or anywhere."""
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
@@ -309,7 +314,7 @@ def tier_of(address: str) -> PrivacyTier:
     ip = ip if mapped is None else mapped
     if ip.is_loopback:
         return PrivacyTier.SOVEREIGN
-    is_own = ip.is_private and not ip.is_link_local and not ip.is_unspecified
+    is_own = any(ip in network for network in _OWN_NETWORKS if network.version == ip.version)
     return PrivacyTier.PRIVATE if is_own else PrivacyTier.STANDARD
 
 

@@ -189,3 +189,13 @@ def _out_of_place(values: Any, transport: str, keys: Sequence[str]) -> Iterator[
     for key in keys:
         if getattr(values, key) not in (None, (), {}):
             yield Problem(key, f"has no meaning for {transport}", "Remove it, or change the 'transport'")
+
+
+def problems_of_names(servers: Sequence[Any]) -> Iterator[Problem]:
+    """Yield a problem for each of `mcp_servers` that has the name of an earlier one."""
+    seen: set[object] = set()
+    for n, server in enumerate(servers):
+        if isinstance(server.name, str) and server.name in seen:
+            problem = f"'{server.name}' is the name of an earlier server already"
+            yield Problem(f"mcp_servers[{n}].name", problem, "Use another name")
+        seen.add(server.name)

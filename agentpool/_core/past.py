@@ -56,6 +56,11 @@ class PastLoop:
     observed: list[Data] = attrs.field(factory=list)
     calls: dict[int, PastCall] = attrs.field(factory=dict)
 
+    @property
+    def collected(self) -> int:
+        """How often it was told of the agents that it had started."""
+        return sum(data["is"] == "collected" for data in self.observed)
+
 
 @attrs.define
 class Spent:
@@ -121,14 +126,26 @@ class PastAgent:
         return "." in (self.origin[2] or "").rpartition("/")[2]
 
     def is_in_finished_call(self, key: str) -> bool:
-        """Whether an operation stands in a tool call that has its result, and is not made again."""
+        """Whether an operation stands in a tool call that has its result, and is not made again.
+
+        Or in a wait for the agents that a model started, of which the model was told.
+        """
         for loop_key, loop in self.loops.items():
             if key.startswith(f"{loop_key}t"):
                 number = key[len(loop_key) + 1 :].partition("/")[0]
+                if number.startswith("c"):
+                    return loop.collected >= int(number[1:])
                 call = loop.calls.get(int(number)) if number.isdecimal() else None
                 if call is not None:
                     return call.result is not None
         return False
+
+    def was_told_of(self, agent_id: AgentId) -> bool:
+        """Whether it had waited for the end of an agent in something that is not done again."""
+        return any(
+            operation.kind == "wait" and operation.value == agent_id and self.is_in_finished_call(key)
+            for key, operation in self.operations.items()
+        )
 
     def loop(self, key: str) -> PastLoop:
         """Return the run of the loop of that key."""

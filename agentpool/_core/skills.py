@@ -100,25 +100,23 @@ def _text(first: str, more: Sequence[str]) -> str:
     if block is not None:
         return "\n".join(more) if block[1] == "|" else " ".join(line.strip() for line in more)
     whole = " ".join(part for part in (first, *(line.strip() for line in more)) if part)
-    if whole.startswith('"'):
-        return _double_quoted(whole)
-    if whole.startswith("'"):
-        quoted = re.match(r"'((?:[^']|'')*)'", whole)
-        return whole if quoted is None else quoted[1].replace("''", "'")
-    if first.startswith("#"):
-        return ""
-    lines = (re.sub(r"(^|\s)#.*$", "", line.strip()) for line in (first, *more))
+    quoted = _QUOTED.fullmatch(whole)
+    if quoted is not None:
+        return quoted[2].replace("''", "'") if quoted[1] is None else _unescaped(quoted[1])
+    # `#42` is meant as it stands there, though YAML would take it for a comment.
+    lines = (re.sub(r"(^|\s)#(\s.*)?$", "", line.strip()) for line in (first, *more))
     return " ".join(line for line in lines if line)
 
 
-def _double_quoted(text: str) -> str:
-    found = re.match(r'"(?:[^"\\]|\\.)*"', text)
-    if found is None:
-        return text
+# All of it has to be quoted: a text that only begins with a quotation is meant as it is written.
+_QUOTED = re.compile(r"""(?:"((?:[^"\\]|\\.)*)"|'((?:[^']|'')*)')(?:\s+#.*)?""")
+
+
+def _unescaped(text: str) -> str:
     try:
-        read: str = json.loads(found[0], strict=False)
+        read: str = json.loads(f'"{text}"', strict=False)
     except ValueError:  # an escape that YAML has and JSON has not
-        return found[0][1:-1]
+        return text
     return read
 
 

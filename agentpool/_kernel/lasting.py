@@ -54,7 +54,7 @@ class LastingScope(Scope):
         adopt(self._state, self._agent, place.path)
 
     def children_of(self, place: Place) -> list[tuple[AgentHandle[Any], bool]]:
-        """Return the children that such code had spawned, each with whether its outcome was taken there."""
+        """Return the children that such code had spawned, each with whether its outcome is known already."""
         from agentpool._kernel.resuming import spawned_at  # who has no journal needs none
 
         found = spawned_at(self._state, self._agent, place.path)

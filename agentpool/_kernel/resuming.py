@@ -131,7 +131,7 @@ def spawned_at(state: PoolState, record: AgentRecord, key: str) -> list[tuple[Ag
     """Return the children that a tool call had spawned which is not made again, in their order.
 
     Returns:
-      Each with whether its parent had taken its outcome before it was resumed.
+      Each with whether its parent had got its outcome before it was resumed, in what is not done again.
     """
     journal = state.journal
     assert journal is not None
@@ -144,7 +144,8 @@ def spawned_at(state: PoolState, record: AgentRecord, key: str) -> list[tuple[Ag
         if alive is not None:
             found.append((alive, False))
         elif agent.outcome is not None:
-            found.append((ended_before(state, record.children, agent), agent.is_taken))
+            is_told = journal.past.agents[record.id].was_told_of(agent.id)
+            found.append((ended_before(state, record.children, agent), is_told))
     return found
 
 

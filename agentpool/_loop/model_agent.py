@@ -32,6 +32,7 @@ from agentpool._loop.granting import wanted_by, withheld
 from agentpool._loop.handing_over import Before, handed_over, handoffs_of
 from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
+from agentpool._loop.too_long import TooLong, has_kept
 from agentpool._loop.tool_calls import STARTER, ToolCalls
 
 if TYPE_CHECKING:
@@ -298,11 +299,12 @@ class _ModelAgent(Generic[T]):
         gate = gate_of(ctx, manifest, allowed, rules)
         # Looked at once for a run: a turn in which nothing is told costs nothing for it.
         is_told = LOOP.isEnabledFor(logging.DEBUG)
-        calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told)
+        too_long = TooLong(ctx)
+        calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told, too_long=too_long)
         asking = ModelCalls(ctx, driver, is_told=is_told)
-        if ctx.hooks or self.hooks or manifest.hooks:
+        if ctx.hooks or self.hooks or manifest.hooks or has_kept(ctx):
             asking, calls = self._behind_hooks(asking, calls)
-        run = Run(ctx, asking, calls, tape, idle)
+        run = too_long.run = Run(ctx, asking, calls, tape, idle)
         with in_force(rules), within(granted.grants):
             try:
                 result: AgentResult[T] = await run.to_its_end(state, effect)
@@ -314,26 +316,15 @@ class _ModelAgent(Generic[T]):
             return await handed_over(self.name, ctx, result, allowed, before or Before((), budget))
 
     def _behind_hooks(self, asking: ModelCalls, calls: ToolCalls) -> tuple[ModelCalls, ToolCalls]:
-        """Put the hooks around the calls of a run that any of them stands around.
+        """Put the calls of a run behind its hooks.
 
         Raises:
           ManifestError: if a hook that the manifest names cannot be loaded.
         """
-        from agentpool._loop.hooked_models import HookedModelCalls  # who has no hooks needs none
-        from agentpool._loop.hooked_tools import HookedToolCalls
-        from agentpool._loop.hooks import layers_of, load_hooks
+        from agentpool._loop.behind_hooks import behind_hooks  # who has no hooks needs none
+        from agentpool._loop.hooks import load_hooks
 
-        ctx, is_told = asking.ctx, asking.is_told
-        hooks = (*ctx.hooks, *load_hooks(self.manifest), *self.hooks)
-        if around_models := layers_of(hooks, "model"):
-            asking = HookedModelCalls(
-                ctx, asking.driver, is_told=is_told, layers=around_models, tape=calls.tape
-            )
-        if around_tools := layers_of(hooks, "tool"):
-            calls = HookedToolCalls(
-                ctx, calls.tools, calls.gate, calls.tape, is_told=is_told, layers=around_tools
-            )
-        return asking, calls
+        return behind_hooks((*asking.ctx.hooks, *load_hooks(self.manifest), *self.hooks), asking, calls)
 
     def _beginning(
         self,

@@ -26,6 +26,7 @@ from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
 from agentpool._logging import LOOP, printable, tell
 from agentpool._loop.approving import Gate
+from agentpool._loop.too_long import TooLong
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
@@ -59,6 +60,7 @@ class ToolCalls:
       tools: those that its agent may use; None if it has none.
       gate: what decides which calls are made; None if all are.
       is_told: whether each call is told through `logging`; those that fail always are.
+      too_long: keeps results that the tools cut; None if they are just cut, or hooks keep them.
     """
 
     ctx: AgentContext
@@ -66,6 +68,7 @@ class ToolCalls:
     gate: Gate | None = None
     tape: Tape | None = None
     is_told: bool = attrs.field(default=False, kw_only=True)
+    too_long: TooLong | None = attrs.field(default=None, kw_only=True)
 
     async def act(
         self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
@@ -266,7 +269,11 @@ class ToolCalls:
             raise ToolError(f"there is no tool {call.name!r}; this agent has no tools")
         with self.ctx.in_flight("tool_calls"):
             tool = self.tools.granted(call.name)
-            return self.tools.shortened(await await_unprotected(tool.call, self.ctx, call.input))
+            whole = await await_unprotected(tool.call, self.ctx, call.input)
+            short = self.tools.shortened(whole)
+            if short is whole or self.too_long is None:
+                return short
+            return self.tools.shortened(await self.too_long.told(call, whole))
 
     def _limit_of(self, call: ToolCall) -> float:
         tool = None if self.tools is None else self.tools.get(call.name)
@@ -289,7 +296,9 @@ def tell_failed(call: ToolCall, error: BaseException) -> None:
     A `ToolError` is what a tool has to say to the model, and no problem of the program.
     """
     level = logging.INFO if isinstance(error, ToolError) else logging.WARNING
-    tell(LOOP, level, "the tool %s failed: %s", printable(call.name), error, error=error)
+    notes = getattr(error, "__notes__", None)  # such as the name of the hook that raised it
+    where = f" ({printable(str(notes[-1]))})" if notes else ""
+    tell(LOOP, level, "the tool %s failed%s: %s", printable(call.name), where, error, error=error)
 
 
 def said_of(error: BaseException) -> str:

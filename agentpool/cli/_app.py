@@ -35,7 +35,7 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, resume, approve, deny, chat, mcp, show, replay, validate, schema):
+        if command in (run, resume, approve, deny, chat, mcp, show, replay, validate, pins, schema):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -402,6 +402,27 @@ def validate(file: Path, /, *files: Path, driver: str | None = None, var: Variab
         problems += 1
         complain(["--var is for fleets, and no file is one. Leave it out"])
     return BAD_INPUT if problems else 0
+
+
+@app.command
+def pins(
+    file: Path, /, *, accept: Annotated[bool, Parameter(negative="")] = False, var: Variables = ()
+) -> int:
+    """Show which tools of a file's MCP servers are not as they were approved; approve them with `--accept`.
+
+    The servers are started. Those whose entry names a file as `pin` are looked at, and with `--accept` what
+    they offer now is written there. A server with `auth = "oauth"` is logged in to, with a browser.
+    The exit code is 1 if something has changed and was not accepted, or a server cannot be had.
+
+    Args:
+      file: A fleet file or a manifest.
+      accept: Approve what the servers offer now.
+      var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
+    """
+    from agentpool.cli._pins import show_pins
+    from agentpool.cli._vars import parse_vars
+
+    return show_pins(file, accept, parse_vars(var))
 
 
 @app.command

@@ -33,6 +33,8 @@ from agentpool.mcp_server import (
     serve_agents_http,
     serve_agents_stdio,
 )
+from agentpool.mcp_server._extra import check_extra
+from agentpool.mcp_server._tools import tools_of
 
 GRACE = 8.0
 """Seconds that agents have to end when the server does; then the process ends without them."""
@@ -67,6 +69,7 @@ def serve_fleet(path: Path, options: McpOptions) -> int:
     # Before the modules of the fleet are imported: they may print.
     with claim_stdio() if options.address is None else nullcontext() as claim:
         fleet = load_fleet(path, options.vars, served=True)
+        _check(fleet, options)
         for supervisor in fleet.supervisors:
             say(
                 one_line(f"agentpool: warning: supervisor {supervisor.name!r} is not used: agents are called")
@@ -75,6 +78,15 @@ def serve_fleet(path: Path, options: McpOptions) -> int:
         with exporting(options.otel), _deadline(signals) as begin_end:
             trio.run(_perform, fleet, options, claim, signals, begin_end)
     return signals.exit_code or 0
+
+
+def _check(fleet: FleetFile, options: McpOptions) -> None:
+    """Refuse what cannot be served before anything is opened."""
+    try:
+        check_extra(*([] if options.address is None else ["hypercorn"]))
+    except ModuleNotFoundError as error:
+        raise BadInputError(str(error)) from error
+    tools_of(fleet)
 
 
 async def _perform(
@@ -137,24 +149,32 @@ async def _serve(
         )
         return
     host, port = options.address
-    listening = partial(
-        serve_agents_http,
-        pool,
-        fleet,
-        host=host,
-        port=port,
-        token=options.token,
-        driver_of=drivers.get,
-        timeout=options.timeout,
-        approver=approver,
-    )
     try:
-        async with trio.open_nursery() as nursery:
-            url = await nursery.start(listening)
-            say(f"agentpool: {len(fleet.agents)} tools at {url}: {listed([a.name for a in fleet.agents])}")
-    except* OSError as group:
-        error = group.exceptions[0]
-        raise BadInputError(f"--http {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
+        await serve_agents_http(
+            pool,
+            fleet,
+            host=host,
+            port=port,
+            token=options.token,
+            driver_of=drivers.get,
+            timeout=options.timeout,
+            approver=approver,
+            task_status=_Listening(fleet),
+        )
+    except OSError as error:  # of the address; what happens later comes out of a nursery, in a group
+        raise BadInputError(f"--http {host}:{port}: {error.strerror or error}") from error
+
+
+@attrs.frozen
+class _Listening(trio.TaskStatus[str]):
+    """Says where the tools are, when they are there."""
+
+    fleet: FleetFile
+
+    def started(self, value: str | None = None) -> None:
+        """Say it."""
+        names = [agent.name for agent in self.fleet.agents]
+        say(one_line(f"agentpool: {len(names)} tools at {value}: {listed(names)}"))
 
 
 def _tell(line: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from agentpool._core.capability import McpCapability
 from agentpool._core.errors import ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text
+from agentpool._core.mcp_servers import McpServer
 from agentpool._core.rules import Report, as_tuple, read_table
 from agentpool._core.text import shown
 from agentpool.fleet.agents import AnyFleetAgent as AnyFleetAgent
@@ -116,12 +119,55 @@ class FleetFile:
         subagents = expansion.subagents(table.subagents, agents)
         if not report.problems:  # else what was wrong may be where they are used
             variables.report_unused()
+        agents = _with_servers(agents, table.mcp_servers, report)
         findings = report.findings(source) + expansion.findings
         if findings:
             raise ManifestError(findings)
         return cls(
             agents=agents, pool=table.pool, supervisors=supervisors, base=report.base, subagents=subagents
         )
+
+
+def _with_servers(
+    agents: Sequence[AnyFleetAgent], servers: Sequence[Any], report: Report
+) -> list[AnyFleetAgent]:
+    """Return agents with those of the fleet's MCP servers that their manifests grant.
+
+    A server of the manifest itself goes before one of the fleet with its name.
+    """
+    if not all(isinstance(server, McpServer) for server in servers):
+        return list(agents)
+    made: dict[int, AgentManifest] = {}
+
+    def served(agent: AnyFleetAgent) -> AnyFleetAgent:
+        if not isinstance(agent, FleetAgent):
+            return agent
+        key = id(agent.manifest)
+        if key not in made:
+            made[key] = _manifest_with(agent.manifest, servers, report)
+        return attrs.evolve(agent, manifest=made[key])
+
+    result = list(map(served, agents)) if servers else list(agents)
+    taken = {each for agent in result if isinstance(agent, FleetAgent) for each in agent.manifest.mcp_servers}
+    for n, server in enumerate(servers):
+        if server not in taken and not report.problems:
+            fix = f'Grant it in one: {{ type = "mcp", server = "{server.name}" }}; or remove it'
+            report.add(f"mcp_servers[{n}]", "no manifest of the fleet grants a tool of it", fix)
+    return result
+
+
+def _manifest_with(manifest: AgentManifest, servers: Sequence[McpServer], report: Report) -> AgentManifest:
+    own = [server.name for server in manifest.mcp_servers]
+    granted = {grant.server for grant in manifest.capabilities if isinstance(grant, McpCapability)}
+    more = [each for each in servers if each.name not in own and ("*" in granted or each.name in granted)]
+    if not more:
+        return manifest
+    try:
+        return attrs.evolve(manifest, mcp_servers=(*manifest.mcp_servers, *more))
+    except ValueError as error:  # a sovereign agent has no server of the web
+        problem = f"cannot be had by the agent '{manifest.name}': {error}"
+        report.add("mcp_servers", problem, "Take the capability 'mcp' from the agent, or name other servers")
+        return manifest
 
 
 def _checked(vars: Mapping[str, str] | None) -> Mapping[str, str]:

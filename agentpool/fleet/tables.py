@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 import attrs
 
 from agentpool._core.manifest import AgentManifest
+from agentpool._core.mcp_servers import McpServer, problems_of_names
 from agentpool._core.rules import (
     Choice,
     FilePath,
@@ -316,6 +317,18 @@ class FleetTable(Table):
             item=TableOf(cls=SubagentEntry),
         ),
     )
+    mcp_servers: tuple[McpServer, ...] = attrs.field(
+        default=(),
+        converter=as_tuple,
+        validator=ListOf(
+            "The MCP servers of all agents whose manifests grant them", item=TableOf(cls=McpServer)
+        ),
+    )
+
+    @classmethod
+    def conflicts(cls, values: Any) -> Iterator[Problem]:
+        """Yield a problem for each MCP server that has the name of another."""
+        return problems_of_names(values.mcp_servers)
 
 
 @attrs.frozen(kw_only=True)

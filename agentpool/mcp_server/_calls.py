@@ -18,7 +18,7 @@ from agentpool._kernel.pool import AgentPool
 from agentpool._kernel.slots import PoolFullError
 from agentpool.abc import Approver
 from agentpool.mcp_server._progress import SECONDS_BETWEEN, line_of, one_line
-from agentpool.mcp_server._tools import AgentTool
+from agentpool.mcp_server._tools import AgentTool, Body
 
 MOST_CALLS = 1_000
 """So many calls may run or wait for a slot at once; one more is an error at once."""
@@ -156,7 +156,7 @@ class Calls:
         self._tell_changed()
         return handle
 
-    async def _spawned(self, call: Call, body: Callable[..., Awaitable[Any]]) -> AgentHandle[Any]:
+    async def _spawned(self, call: Call, body: Body) -> AgentHandle[Any]:
         tool = call.tool
         options: dict[str, Any] = {
             "name": tool.agent_name,

@@ -16,7 +16,8 @@ def check_extra(*modules: str) -> None:
     """
     for module in ("mcp", *modules):
         if find_spec(module) is None:
+            extra = "mcp" if module == "mcp" else "mcp-http"
             raise ModuleNotFoundError(
-                f"an MCP server needs {module}, which is not installed: pip install 'trio-agentpool[mcp]'",
+                f"an MCP server needs {module}, which is missing: pip install 'trio-agentpool[{extra}]'",
                 name=module,
             )

@@ -49,8 +49,8 @@ def checked_token(token: str | None, host: str) -> str | None:
         return None
     if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(
-            f"a token needs at least {SHORTEST_TOKEN} printable ASCII characters without spaces; make one with"
-            " python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            f"a token needs at least {SHORTEST_TOKEN} printable ASCII characters without spaces; make one"
+            " with python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     return token
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, aclosing, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +178,7 @@ def _problem(code: int, text: str) -> SessionMessage:
     return SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=None, error=error))
 
 
-async def lines_of(fd: int, most: int = MOST_BYTES) -> AsyncIterator[bytes | None]:
+async def lines_of(fd: int, most: int = MOST_BYTES) -> AsyncGenerator[bytes | None, None]:
     """Yield the lines of a descriptor without their ends; None for one that is longer than `most` bytes.
 
     No more than that is kept of it.

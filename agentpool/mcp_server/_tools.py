@@ -135,8 +135,8 @@ def _output_schema(schema: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] 
         return schema, False
     inner = dict(schema)
     # What a reference such as `#/$defs/Name` means stays where it is looked for: at the top.
-    definitions = {key: inner.pop(key) for key in ("$defs", "definitions") if key in inner}
-    wrapped = {"type": "object", "properties": {"result": inner}, "required": ["result"]}
+    definitions: dict[str, Any] = {key: inner.pop(key) for key in ("$defs", "definitions") if key in inner}
+    wrapped: dict[str, Any] = {"type": "object", "properties": {"result": inner}, "required": ["result"]}
     return {**wrapped, **definitions}, True
 
 

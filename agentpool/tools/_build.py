@@ -88,12 +88,7 @@ def builtin_tools(
       ManifestError: with every problem of its skills and its handoffs.
     """
     granted = manifest.capabilities
-    tools: list[Tool] = []
-    if grants(granted, FileReadCapability(())):
-        reader = FileReader(_paths(manifest, FileReadCapability), manifest.base)
-        tools += [reader.read_file, reader.list_files, reader.search_text]
-    if grants(granted, FileWriteCapability(())):
-        tools += _writing_tools(manifest)
+    tools: list[Tool] = _file_tools(manifest)
     if grants(granted, NetworkCapability(())):
         tools.append(_fetching_tool(manifest))
     if grants(granted, ShellCapability(())):
@@ -126,12 +121,17 @@ def team_tools(
     return tools
 
 
-def _writing_tools(manifest: AgentManifest) -> list[Tool]:
-    writable = _paths(manifest, FileWriteCapability)
-    tools: list[Tool] = [FileWriter(writable, manifest.base).write_file]
+def _file_tools(manifest: AgentManifest) -> list[Tool]:
+    tools: list[Tool] = []
+    reader = writer = None
     if grants(manifest.capabilities, FileReadCapability(())):
-        readable = _paths(manifest, FileReadCapability)
-        tools.append(FileEditor(readable, writable, manifest.base).edit_file)
+        reader = FileReader(_paths(manifest, FileReadCapability), manifest.base)
+        tools += [reader.read_file, reader.list_files, reader.search_text]
+    if grants(manifest.capabilities, FileWriteCapability(())):
+        writer = FileWriter(_paths(manifest, FileWriteCapability), manifest.base)
+        tools.append(writer.write_file)
+    if reader is not None and writer is not None:
+        tools.append(FileEditor(reader.roots, writer.roots).edit_file)
     return tools
 
 

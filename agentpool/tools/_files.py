@@ -27,6 +27,11 @@ class FileReader:
     def __init__(self, allowed_paths: Sequence[str], base: Path | None = None) -> None:
         self._roots = Roots(allowed_paths, base)
 
+    @property
+    def roots(self) -> Roots:
+        """What may be read."""
+        return self._roots
+
     @tool(capability=FileReadCapability(()), idempotent=True)
     def read_file(
         self, path: str, start_line: int = 1, max_lines: int | None = None, start_column: int = 1
@@ -84,6 +89,11 @@ class FileWriter:
     def __init__(self, allowed_paths: Sequence[str], base: Path | None = None) -> None:
         self._roots = Roots(allowed_paths, base)
 
+    @property
+    def roots(self) -> Roots:
+        """What may be written."""
+        return self._roots
+
     @tool(capability=FileWriteCapability(()), idempotent=True)
     def write_file(self, path: str, content: str) -> str:
         """Write a text file, in the place of what is there; missing directories are made.
@@ -111,11 +121,9 @@ class FileEditor:
     Who may only write a file is not to learn what it holds, and the errors of an edit tell of that.
     """
 
-    def __init__(
-        self, readable_paths: Sequence[str], writable_paths: Sequence[str], base: Path | None = None
-    ) -> None:
-        self._readable = Roots(readable_paths, base)
-        self._writable = Roots(writable_paths, base)
+    def __init__(self, readable: Roots, writable: Roots) -> None:
+        self._readable = readable
+        self._writable = writable
 
     # Not idempotent: what was replaced may hold what is looked for, and would be replaced again.
     @tool(capability=FileWriteCapability(()))

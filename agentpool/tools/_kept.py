@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -26,6 +26,9 @@ from agentpool.abc import HookContext, Hooks
 
 FOLDER = "kept-results"
 """What models are told that the directory is called, where nobody has named one."""
+
+_ROOM = 500
+"""Characters that a shortened result has beside its head and tail."""
 
 _NAME = re.compile(r"\d+-\d+-[0-9a-f]{16}\.txt")
 _READ = "read_file"
@@ -67,6 +70,8 @@ def _as_path(directory: str | os.PathLike[str] | None) -> str | None:
 class KeptResults(Hooks):
     """Hooks that keep tool results which are too long in files; the model is told where, and reads on.
 
+    Every run has them from the first result on that its tools would cut: give them to say where, or how much.
+
     The model gets the head and the tail of such a result, and a path. `read_file` with that path reads on;
     an agent without `read_file` is shown one as soon as it has something to read, and that one reads kept
     results only. A path is known to whom it was told: an agent that is told it by another one of the same
@@ -79,30 +84,35 @@ class KeptResults(Hooks):
 
     Attributes:
       directory: where each pool makes a directory of its own, which stays; None for the place told above.
-      above: results with more characters than this are kept.
+      above: results with more characters than this are kept. What a registry cuts is more than its
+        `max_result_chars`: this should not be above that.
       head, tail: how many characters of the beginning and the end are told.
-      total: how many bytes a pool keeps; what goes beyond is cut.
+      total: how many bytes a pool keeps; what goes beyond is cut. 0 keeps nothing: all is cut.
 
     Raises:
       TypeError, ValueError: if a number makes no sense, or `head` and `tail` are together above `above`.
     """
 
     directory: str | None = attrs.field(default=None, converter=_as_path)
-    above: int = attrs.field(default=50_000, validator=_at_least(1_000), kw_only=True)
+    above: int = attrs.field(default=65_536, validator=_at_least(1_000), kw_only=True)
     head: int = attrs.field(default=8_000, validator=_at_least(0), kw_only=True)
     tail: int = attrs.field(default=4_000, validator=_at_least(0), kw_only=True)
     total: int = attrs.field(default=100_000_000, validator=_at_least(0), kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if self.head + self.tail > self.above:
+        if self.head + self.tail > self.above - _ROOM:
             raise ValueError(
-                f"head and tail ({self.head} + {self.tail}) are more than above ({self.above}): a result that"
-                " is kept would be told longer than one that is not"
+                f"head and tail ({self.head} + {self.tail}) are more than above ({self.above}) less {_ROOM},"
+                " the room for the note between them"
             )
 
     async def before_model_call(self, ctx: HookContext, request: CompletionRequest) -> CompletionRequest:
         """Show the model how to read on, if there is something to read."""
-        store = await self._store(ctx)
+        if not self.total or not request.tools:  # none in the last turn at a limit, which is for the answer
+            return request
+        store = await self._store_if_any(ctx)
+        if store is None:
+            return request
         if not store.has_for(ctx.id) and not (store.names and _tells_of(request, store)):
             return request
         tools, reader = _with_reader(request.tools)
@@ -111,9 +121,11 @@ class KeptResults(Hooks):
 
     async def before_tool_call(self, ctx: HookContext, call: ToolCall) -> ToolCall | ToolResult:
         """Read on in a kept result."""
-        if call.name not in (_READ, _READ_KEPT) or call.problem:
+        if call.name not in (_READ, _READ_KEPT) or call.problem or not self.total:
             return call
-        store = await self._store(ctx)
+        store = await self._store_if_any(ctx)
+        if store is None:
+            return call
         name = store.name_of(call.input.get("path"))
         if name is not None:
             return await self._page(store, name, call.input)
@@ -124,7 +136,7 @@ class KeptResults(Hooks):
     async def after_tool_call(self, ctx: HookContext, call: ToolCall, result: ToolResult) -> ToolResult:
         """Keep a result that is too long."""
         text = _text_in(result)
-        if len(text) <= self.above:
+        if len(text) <= self.above or not self.total:
             return result
         text = encodable(text)
         store = await self._store(ctx)
@@ -156,15 +168,39 @@ class KeptResults(Hooks):
         begin, end = _range(text, offset, start_line, max_lines)
         if begin > len(text) or (begin == len(text) and text):
             raise ToolError(f"the result has {len(text)} characters: give an offset below that")
-        end = min(end, begin + self.above)
+        end = min(end, begin + self.above - _ROOM)
         note = f"\n[characters {begin} to {end} of {len(text)}; go on with offset={end}]"
         return ToolResult(text[begin:end] + (note if end < len(text) else ""))
 
+    @property
+    def _key(self) -> Hashable:
+        return "agentpool.KeptResults", self.directory, self.total
+
+    async def _store_if_any(self, ctx: HookContext) -> _Store | None:
+        """Return what was kept, without opening anything for an agent that has nothing to read."""
+        lasting = self.lasting(ctx.journal_path)
+        if ctx.is_held(self._key) or _is_there(lasting):
+            return await self._store(ctx)
+        return None
+
     async def _store(self, ctx: HookContext) -> _Store:
-        store: _Store = await ctx.hold(
-            ("agentpool.KeptResults", self), partial(_open_store, self, ctx.journal_path)
-        )
+        store: _Store = await ctx.hold(self._key, partial(_open_store, self, ctx.journal_path))
         return store
+
+    def lasting(self, journal_path: str | None) -> str | None:
+        """Return the directory of a run that has a journal: the same whenever it is resumed."""
+        if journal_path is None:
+            return None
+        if self.directory is None:
+            return f"{journal_path}.kept"
+        return os.path.join(self.directory, f"{os.path.basename(journal_path)}.kept")
+
+
+def kept_within(limit: int) -> KeptResults | None:
+    """Return what keeps the results with more characters than a limit; None if a note has no room in that."""
+    if limit < 1_000:
+        return None
+    return KeptResults(above=limit, head=min(8_000, limit // 4), tail=min(4_000, limit // 8))
 
 
 # -- the files --------------------------------------------------------------------------------------
@@ -190,9 +226,11 @@ class _Store:
 
     @property
     def is_temporary(self) -> bool:
+        """Whether its files go with the pool."""
         return self._settings.directory is None and self._journal_path is None
 
     def has_for(self, agent_id: int) -> bool:
+        """Whether a result of an agent is there."""
         return agent_id in self.names.values()
 
     def name_of(self, path: object) -> str | None:
@@ -206,11 +244,8 @@ class _Store:
 
     # What blocks, in a thread.
 
-    def find(self) -> None:
+    def find(self, directory: str) -> None:
         """Find what the run had kept before it was resumed."""
-        if self._journal_path is None:
-            return
-        directory = self._lasting()
         with suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
                 if _NAME.fullmatch(entry.name):
@@ -219,24 +254,17 @@ class _Store:
             self._directory = directory
             self._numbers = itertools.count(len(self.names) + 1)
 
-    def _lasting(self) -> str:
-        """Return the directory of a run that has a journal: the same whenever it is resumed."""
-        assert self._journal_path is not None
-        if self._settings.directory is None:
-            return f"{self._journal_path}.kept"
-        return os.path.join(self._settings.directory, f"{os.path.basename(self._journal_path)}.kept")
-
     def _made(self) -> str:
         above = self._settings.directory
         if above is not None:
             os.makedirs(above, exist_ok=True)
-        if self._journal_path is not None:
-            directory = self._lasting()
+        lasting = self._settings.lasting(self._journal_path)
+        if lasting is not None:
             with suppress(FileExistsError):
-                os.mkdir(directory, 0o700)
-            if not stat.S_ISDIR(os.lstat(directory).st_mode):
-                raise NotADirectoryError(f"{directory} is no directory")
-            return directory
+                os.mkdir(lasting, 0o700)
+            if not stat.S_ISDIR(os.lstat(lasting).st_mode):
+                raise NotADirectoryError(None, f"{lasting} is no directory")
+            return lasting
         if above is None:
             return tempfile.mkdtemp(prefix="agentpool-kept-")
         for number in itertools.count(1):
@@ -267,8 +295,8 @@ class _Store:
             return file.read().decode("utf-8", "replace")
 
     def remove(self) -> None:
-        """Remove what is temporary."""
-        if self.is_temporary and self._directory is not None:
+        """Remove all of it."""
+        if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     # What waits for it.
@@ -305,15 +333,23 @@ class _Store:
         return await run_blocking(self._read, name)
 
 
+def _is_there(directory: str | None) -> bool:
+    """Whether a directory is there that is no link; a look at it does not block for long."""
+    return directory is not None and os.path.isdir(directory) and not os.path.islink(directory)
+
+
 @asynccontextmanager
 async def _open_store(settings: KeptResults, journal_path: str | None) -> AsyncIterator[_Store]:
     store = _Store(settings, journal_path)
-    await run_blocking(store.find)
+    lasting = settings.lasting(journal_path)
+    if lasting is not None and _is_there(lasting):
+        await run_blocking(store.find, lasting)
     try:
         yield store
     finally:
-        with trio.CancelScope(shield=True):  # the holder gives it a deadline
-            await run_blocking(store.remove)
+        if store.is_temporary:
+            with trio.CancelScope(shield=True):  # the holder gives it a deadline
+                await run_blocking(store.remove)
 
 
 # -- what the model is shown ------------------------------------------------------------------------

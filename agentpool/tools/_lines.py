@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +13,6 @@ import attrs
 from agentpool._core.errors import ToolError
 
 _BREAK = re.compile(r"\r\n|\n|\r")
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 
 _MARKS = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"), (codecs.BOM_UTF8, "utf-8"))
 
@@ -79,12 +79,12 @@ def split_lines(text: str) -> list[str]:
     Not at form feeds and the separators of Unicode, as `splitlines` does: the numbers of lines would not
     be those that editors, compilers and version control give.
     """
-    return _LINE.findall(text)
+    return io.StringIO(text, newline="").readlines()
 
 
 def numbered(text: str) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text with their numbers, one at a time."""
-    return enumerate((match[0] for match in _LINE.finditer(text)), 1)
+    return enumerate(io.StringIO(text, newline=""), 1)
 
 
 def line_number(text: str, index: int) -> int:

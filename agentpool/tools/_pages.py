@@ -45,13 +45,18 @@ _PRESCAN = 4_096
 def text_of_bytes(data: bytes, charset: str, *, is_cut: bool = False) -> str:
     """Return the text of an answer: by its mark, its header, what it says itself, or as UTF-8.
 
-    What cannot be read is replaced, never an error: a page with one wrong byte is still a page.
+    What cannot be read is replaced, never an error: a page with one wrong byte is still a page. So are NUL
+    characters, which some providers refuse.
 
     Args:
       data: the bytes.
       charset: what the header says, maybe nothing.
       is_cut: whether they end anywhere, maybe in the middle of a character.
     """
+    return _characters(data, charset, is_cut).removeprefix("\ufeff").replace("\0", "\ufffd")
+
+
+def _characters(data: bytes, charset: str, is_cut: bool) -> str:
     for mark, codec in _MARKS:
         if data.startswith(mark):
             return data.decode(codec, "replace")
@@ -61,7 +66,7 @@ def text_of_bytes(data: bytes, charset: str, *, is_cut: bool = False) -> str:
             return data.decode()
         except UnicodeDecodeError as error:
             known = "utf-8" if is_cut and error.reason == "unexpected end of data" else "cp1252"
-    return data.decode(known, "replace").removeprefix("\ufeff")
+    return data.decode(known, "replace")
 
 
 def _codec_in(head: bytes) -> str | None:

@@ -55,7 +55,7 @@ def matching_lines(roots: Roots, text: str, path: str, pattern: str, ignore_case
             content = decoded(data, file.name).text
         except (ToolError, OSError):
             continue  # binary, too large, gone: there is no text to search
-        if not ignore_case and "\n" not in text and text not in content:
+        if wanted not in (content.casefold() if ignore_case else content):
             continue
         for number, line in numbered(content):
             if wanted in (line.casefold() if ignore_case else line):

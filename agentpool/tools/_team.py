@@ -26,6 +26,9 @@ MakeAgent = Callable[[AgentManifest, str], Any]
 MAX_DESCRIPTION = 300
 """So many characters of a manifest's description are told to a model that may spawn its agent."""
 
+STOP_SECONDS = 10.0
+"""So long `stop_agent` waits for the end of an agent that it has stopped."""
+
 # Any grant of the kind will do for the tools; whom it names is looked at for each agent.
 MAY_SPAWN = SpawnCapability(1, ())
 
@@ -60,17 +63,22 @@ def _short(description: str) -> str:
 
 
 def one_of(agents: Sequence[AgentManifest], name: str) -> AgentManifest:
-    """Return the agent of a name.
+    """Return the agent of a name; also of one whose capitals, spaces and quotes a model got wrong.
 
     Raises:
       ToolError: if there is none.
     """
-    for each in agents:
-        if each.name == name:
-            return each
+    found = [each for each in agents if each.name == name]
+    found = found or [each for each in agents if _letters(each.name) == _letters(name)]
+    if len(found) == 1:
+        return found[0]
     raise ToolError(
         f"there is no agent {shown(name)} to choose; there are: {', '.join(e.name for e in agents)}"
     )
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).casefold()
 
 
 class TeamTool:
@@ -418,7 +426,9 @@ class Team:
         found = self._started.find(agent)
         told = f": {reason}" if reason.strip() else ""
         found.handle.abort(f"stopped by agent {ctx.id} ({ctx.name}){told}")
-        await found.hear()
+        # One that cleans up for long, or does not let itself be cancelled, holds up nobody but the end.
+        with trio.move_on_after(STOP_SECONDS):
+            await found.hear()
         return await found.tell()
 
     async def _spawned(

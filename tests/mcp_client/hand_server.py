@@ -156,6 +156,9 @@ def answer(message: dict[str, Any]) -> None:
         say(id=number, error={"code": -32601, "message": "Method not found"})
 
 
+if path := argument("pid"):
+    with open(path, "a", encoding="utf-8") as pid_file:
+        pid_file.write(f"started {os.getpid()}\n")
 if "chatty" in tricks:
     out.write("Welcome to the server!\n\n   \r\nnull\n[]\n\xff\n".encode("latin-1"))
     out.write(b"\xef\xbb\xbf{}\n")

@@ -160,6 +160,7 @@ async def serve_http() -> None:
 
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
+    bound.listen()
     port = bound.getsockname()[1]
     app = server.streamable_http_app()
     print(port, flush=True)

@@ -16,14 +16,17 @@ from mcp_kit import Inside, by_hand, calling, everything, is_alive, kill, manife
 
 from agentpool import (
     AgentFailedError,
+    AgentFinished,
     Answered,
     ApprovalRequest,
+    ApprovalRules,
     Approved,
     Completion,
     Decision,
     Denied,
     McpServer,
     McpServerError,
+    ResourceQuota,
     ScriptedDriver,
     SpawnConfig,
     ToolCall,
@@ -49,12 +52,11 @@ async def run(config: SpawnConfig[Any], **options: Any) -> list[str]:
 
 
 async def test_agents_of_a_pool_share_one_session_which_ends_with_the_pool(inside: Inside) -> None:
-    server = inside.stdio()
+    server = by_hand(f"pid={inside.log}")
     async with open_agent_pool(max_concurrent=3) as pool:
-        configs = [calling(manifest(server), ("mcp__sdk__echo", {"text": f"t{n}"})) for n in range(6)]
-        handles = await pool.fan_out(configs)
-        for n, handle in enumerate(handles):
-            assert results(await handle.result()) == [f"t{n}"]
+        handles = await pool.fan_out([calling(manifest(server), ("mcp__hand__go", {})) for _ in range(6)])
+        said = [text for handle in handles for text in results(await handle.result())]
+        assert sorted(said) == [f"call {n}" for n in range(1, 7)]
         assert len(inside.pids()) == 1
         assert is_alive(inside.pids()[0])
     assert not is_alive(inside.pids()[0])
@@ -77,10 +79,9 @@ async def test_only_what_is_granted_is_shown_and_called(inside: Inside) -> None:
 
 
 async def test_a_server_of_which_nothing_is_granted_is_not_started(inside: Inside) -> None:
-    plain = manifest(inside.stdio(), tools=[])
-    assert await run(calling(plain, ("mcp__sdk__echo", {"text": "x"}))) == [
-        "there is no tool 'mcp__sdk__echo'; this agent has no tools"
-    ]
+    plain = manifest(by_hand(f"pid={inside.log}"), tools=[])
+    (said,) = await run(calling(plain, ("mcp__hand__go", {})))
+    assert said == "there is no tool 'mcp__hand__go'; this agent has no tools"
     assert inside.lines == []
 
 
@@ -110,22 +111,21 @@ async def test_resources_and_prompts_are_read_where_they_are_granted(inside: Ins
 # -- servers that cannot be had ---------------------------------------------------------
 
 
-async def test_an_agent_without_its_server_fails_and_its_siblings_do_not(inside: Inside) -> None:
+async def test_an_agent_without_its_server_fails_and_its_siblings_do_not() -> None:
     broken = McpServer("broken", "stdio", ["/no/such/program"])
     async with open_agent_pool(max_concurrent=2) as pool:
         bad = await pool.spawn(calling(manifest(broken)))
-        good = await pool.spawn(calling(manifest(inside.stdio()), ("mcp__sdk__echo", {"text": "fine"})))
+        good = await pool.spawn(calling(manifest(by_hand()), ("mcp__hand__go", {})))
         with pytest.raises(AgentFailedError) as caught:
             await bad.result()
         assert isinstance(caught.value.__cause__, McpServerError)
         assert "cannot start '/no/such/program'" in str(caught.value.__cause__)
-        assert results(await good.result()) == ["fine"]
+        assert results(await good.result()) == ["call 1"]
 
 
-async def test_a_server_that_is_not_required_is_done_without(inside: Inside) -> None:
+async def test_a_server_that_is_not_required_is_done_without() -> None:
     broken = McpServer("broken", "stdio", ["/no/such/program"], required=False)
-    config = calling(manifest(broken, inside.stdio()), ("mcp__sdk__echo", {"text": "fine"}))
-    assert await run(config) == ["fine"]
+    assert await run(calling(manifest(broken, by_hand()), ("mcp__hand__go", {}))) == ["call 1"]
 
 
 async def test_a_dead_server_is_a_tool_error_and_is_back_for_the_next_call(inside: Inside) -> None:
@@ -151,21 +151,23 @@ async def test_an_agent_that_is_aborted_has_its_call_cancelled_and_the_server_li
 
 async def test_a_server_that_is_killed_between_calls_does_not_harm_the_pool(inside: Inside) -> None:
     async with open_agent_pool(max_concurrent=2) as pool:
-        config = calling(manifest(inside.stdio()), ("mcp__sdk__echo", {"text": "one"}))
-        assert results(await (await pool.spawn(config)).result()) == ["one"]
+        config = calling(manifest(by_hand(f"pid={inside.log}")), ("mcp__hand__go", {}))
+        assert results(await (await pool.spawn(config)).result()) == ["call 1"]
         kill(inside.pids()[0])
         while is_alive(inside.pids()[0]):
             await trio.sleep(0.01)
         await trio.sleep(0.3)  # until the pool has seen it
-        config = calling(manifest(inside.stdio()), ("mcp__sdk__echo", {"text": "two"}))
-        assert results(await (await pool.spawn(config)).result()) == ["two"]
+        config = calling(manifest(by_hand(f"pid={inside.log}")), ("mcp__hand__go", {}))
+        assert results(await (await pool.spawn(config)).result()) == ["call 1"]
+    assert len(inside.pids()) == 2
 
 
 async def test_a_pool_whose_body_fails_leaves_no_server(inside: Inside) -> None:
     with pytest.raises(ZeroDivisionError):
         async with open_agent_pool(max_concurrent=2) as pool:
-            await pool.spawn(calling(manifest(inside.stdio()), ("mcp__sdk__slow", {"seconds": 60})))
-            await inside.saw("slow began")
+            server = by_hand("silent", f"pid={inside.log}", f"log={inside.log}")
+            await pool.spawn(calling(manifest(server), ("mcp__hand__go", {})))
+            await inside.saw("tools/call")
             raise ZeroDivisionError
     assert not is_alive(inside.pids()[0])
 
@@ -177,21 +179,18 @@ async def test_progress_is_told_as_events_in_order(inside: Inside) -> None:
     told: list[ToolProgressed] = []
     async with open_agent_pool(max_concurrent=2) as pool, pool.events() as events:
         handle = await pool.spawn(calling(manifest(inside.stdio()), ("mcp__sdk__count", {"to": 5})))
-        await handle.result()
-        while True:
-            try:
-                event = events.receive_nowait()
-            except trio.WouldBlock:
-                break
+        async for event in events:
             if isinstance(event, ToolProgressed):
                 told.append(event)
+            if isinstance(event, AgentFinished):
+                break
     assert [each.progress for each in told] == [1, 2, 3, 4, 5]
     assert {(each.agent_id, each.tool, each.total) for each in told} == {(handle.id, "mcp__sdk__count", 5)}
     assert told[-1].message == "at 5"
 
 
 async def test_progress_is_a_sign_of_life(inside: Inside) -> None:
-    alive = manifest(inside.stdio(), resources={"idle": 1.5})
+    alive = manifest(inside.stdio(), resources=ResourceQuota(idle=1.5))
     assert await run(calling(alive, ("mcp__sdk__count", {"to": 6, "pause": 0.4}))) == ["counted"]
 
 
@@ -285,18 +284,12 @@ async def test_the_time_that_a_person_takes_is_not_the_calls(inside: Inside) -> 
     assert "accept" in text
 
 
-async def test_an_answer_to_no_question_does_not_approve_a_call(inside: Inside) -> None:
+async def test_an_answer_to_no_question_does_not_approve_a_call() -> None:
     async def approver(_: ApprovalRequest) -> Decision:
         return Answered({})
 
-    guarded = manifest(inside.stdio(), approval={"ask": ["mcp__sdk__*"]}) if False else None
-    del guarded
-    from agentpool import ApprovalRules
-
-    config = calling(
-        manifest(inside.stdio(), approval=ApprovalRules(ask=("mcp__sdk__*",))),
-        ("mcp__sdk__echo", {"text": "x"}),
-    )
+    rules = ApprovalRules(ask=("mcp__hand__*",))
+    config = calling(manifest(by_hand(), approval=rules), ("mcp__hand__go", {}))
     (said,) = await run(config, approver=approver)
     assert "Approved() or Denied(reason) is wanted" in said
 
@@ -346,12 +339,23 @@ async def test_a_file_of_pins_that_cannot_be_read_stops_the_agent(tmp_path: Path
 
 
 async def test_of_many_tools_the_model_sees_those_that_it_found(inside: Inside) -> None:
-    server = inside.stdio(tools=60)
+    topics = ["weather", "trains", "music", "cooking", "chess"]
+    definition = inside.log.with_suffix(".json")
+    listed = [
+        {
+            "name": f"{topics[n % 5]}_{n}",
+            "description": f"Tells about {topics[n % 5]}, number {n}.",
+            "inputSchema": {"type": "object"},
+        }
+        for n in range(60)
+    ]
+    definition.write_text(json.dumps(listed))
+    server = by_hand(f"definition={definition}")
     driver = ScriptedDriver(
         [
             Completion(tool_calls=[ToolCall("1", "find_tools", {"query": "number 7 about music"})]),
-            Completion(tool_calls=[ToolCall("2", "mcp__sdk__music_7", {"text": "a"})]),
-            Completion(tool_calls=[ToolCall("3", "mcp__sdk__chess_4", {"text": "b"})]),
+            Completion(tool_calls=[ToolCall("2", "mcp__hand__music_7", {"text": "a"})]),
+            Completion(tool_calls=[ToolCall("3", "mcp__hand__chess_4", {"text": "b"})]),
             "done",
         ]
     )
@@ -361,17 +365,17 @@ async def test_of_many_tools_the_model_sees_those_that_it_found(inside: Inside) 
     assert "find_tools" in shown[0]
     assert not any(name.startswith("mcp__") for name in shown[0])
     assert 1 <= sum(name.startswith("mcp__") for name in shown[1]) <= 8
-    assert "mcp__sdk__music_7" in shown[1]
-    assert "mcp__sdk__chess_4" not in shown[1]
-    assert "mcp__sdk__chess_4" in shown[3]  # it was called, and so is shown
+    assert "mcp__hand__music_7" in shown[1]
+    assert "mcp__hand__chess_4" not in shown[1]
+    assert "mcp__hand__chess_4" in shown[3]  # it was called, and so is shown
     said = results(value)
     assert said[0].startswith("You may call these from now on:")
-    assert said[1:] == ["extra a", "extra b"]
+    assert said[1:] == ["call 1", "call 2"]
     # A conversation that goes on shows what it had found.
     again = ScriptedDriver(["done"])
     async with open_agent_pool(again, max_concurrent=1) as pool:
         await (await pool.spawn(SpawnConfig(manifest(server), "more", history=value.transcript))).result()
-    assert {"mcp__sdk__music_7", "mcp__sdk__chess_4"} <= {each.name for each in again.requests[0].tools}
+    assert {"mcp__hand__music_7", "mcp__hand__chess_4"} <= {each.name for each in again.requests[0].tools}
 
 
 def test_a_tools_own_limit_is_the_servers(inside: Inside) -> None:

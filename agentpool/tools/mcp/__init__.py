@@ -14,7 +14,10 @@ except ImportError as _error:
     ) from _error
 
 from agentpool._core.mcp_servers import McpServer as McpServer
+from agentpool.tools.mcp._oauth import TokenFile as TokenFile
+from agentpool.tools.mcp._oauth import oauth as oauth
 from agentpool.tools.mcp._server import OpenServer as OpenServer
 from agentpool.tools.mcp._server import open_server as open_server
+from agentpool.tools.mcp._server import review as review
 from agentpool.tools.mcp._tools import McpTool as McpTool
 from agentpool.tools.mcp._tools import open_tools as open_tools

@@ -17,6 +17,7 @@ from agentpool._core.mcp import Listing, Restarts, ServerPins, leaves
 from agentpool._core.mcp_servers import McpServer
 from agentpool.tools.mcp._http import HttpLink
 from agentpool.tools.mcp._inbound import LOG, Inbound
+from agentpool.tools.mcp._oauth import LOGIN_TIME, stored_auth
 from agentpool.tools.mcp._pins import PinFile
 from agentpool.tools.mcp._processes import Child
 from agentpool.tools.mcp._session import Session, SessionGoneError
@@ -51,12 +52,14 @@ class Connection:
       server: it.
       tier: where words may go.
       auth: what shows who asks, over HTTP.
+      connect_time: seconds that it has to be there.
     """
 
     server: McpServer
     _nursery: trio.Nursery
     tier: PrivacyTier = PrivacyTier.STANDARD
     auth: httpx2.Auth | None = None
+    connect_time: float = CONNECT_TIME
     _attempt: _Attempt | None = None
     _restarts: Restarts = attrs.field(factory=Restarts)
     _last_problem: str = ""
@@ -152,7 +155,7 @@ class Connection:
     async def _lived(self, attempt: _Attempt, mode: str) -> str:
         """Live through one session; return what ended it, empty if nothing but its close."""
         inbound = Inbound()
-        scope = trio.CancelScope(deadline=trio.current_time() + CONNECT_TIME)
+        scope = trio.CancelScope(deadline=trio.current_time() + self.connect_time)
         link: StdioLink | HttpLink | None = None
         session: Session | None = None
         problem = ""
@@ -171,17 +174,19 @@ class Connection:
             if session is not None:
                 session.gone()
         if scope.cancelled_caught and attempt.session is None:
-            problem = f"it did not answer within {CONNECT_TIME:g} s"
-        if link is not None and (attempt.session is not None or link.told() not in problem):
-            own = link.told()
-            problem = own if attempt.session is not None and not problem else f"{problem} ({own})"
+            problem = f"it did not answer within {self.connect_time:g} s"
+        if link is not None:
+            problem = _joined(problem, link.told())
             link.problem = link.problem or problem
-        return "" if self._is_closed else problem
+        return "" if self._is_closed else problem or "it was closed"
 
     async def _link(self, inbound: Inbound) -> StdioLink | HttpLink:
         if self.server.transport == "stdio":
             return StdioLink(self.server, inbound, await Child.started(self.server))
-        return HttpLink(self.server, inbound, self.tier, self.auth)
+        auth = self.auth
+        if auth is None and self.server.auth is not None:
+            auth = stored_auth(self.server)
+        return HttpLink(self.server, inbound, self.tier, auth)
 
     def close(self) -> None:
         """Have the session closed, and no other opened."""
@@ -192,6 +197,13 @@ class Connection:
         else:
             self._nursery.cancel_scope.cancel("the connection is closed")
         self._nursery.cancel_scope.deadline = trio.current_time() + CLOSE_TIME
+
+
+def _joined(problem: str, own: str) -> str:
+    """Return what went wrong, and what the link says of it if that is more."""
+    if not own or own in problem:
+        return problem
+    return f"{problem} ({own})" if problem else own
 
 
 def _may_be_old(problem: str) -> bool:
@@ -217,7 +229,9 @@ async def open_connection(
     raised: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            connection = Connection(server, nursery, tier, auth)
+            # Who is given something that may ask a person to log in waits for that person.
+            seconds = CONNECT_TIME if auth is None else LOGIN_TIME + CONNECT_TIME
+            connection = Connection(server, nursery, tier, auth, seconds)
             try:
                 yield connection
             except BaseException as error:

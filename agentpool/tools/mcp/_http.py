@@ -54,9 +54,9 @@ class HttpLink:
     _transport: _Guarded | None = None
 
     def told(self) -> str:
-        """Return why it is over."""
+        """Return why it is over; empty if that is not known."""
         refused = "" if self._transport is None else self._transport.refused
-        return self.problem or refused or "the connection was closed"
+        return self.problem or refused
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[TransportStreams]:
@@ -201,6 +201,9 @@ class _Taken:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
     ) -> None:
-        await self._inner.__aexit__(kind, error, trace)
+        await self._inner.__aexit__(exc_type, exc_val, exc_tb)

@@ -13,11 +13,14 @@ import mcp_types as types
 from agentpool._core.approval import Question
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.errors import ToolError
+from agentpool._core.mcp import ServerPins
 from agentpool._core.mcp_servers import McpServer
 from agentpool._core.messages import ToolResult
 from agentpool.tools.mcp._asking import question_of, result_for
 from agentpool.tools.mcp._connection import Connection, open_connection
 from agentpool.tools.mcp._inbound import Progress
+from agentpool.tools.mcp._oauth import interactive_auth
+from agentpool.tools.mcp._pins import PinFile
 from agentpool.tools.mcp._results import result_of
 from agentpool.tools.mcp._session import Ask
 from agentpool.tools.mcp._tools import (
@@ -99,6 +102,34 @@ class OpenServer:
         """Get a prompt, filled with arguments. Raises `ToolError`."""
         ask = _ask(self._connection.server.name, answers)
         return await get_prompt(self._connection, name, arguments or {}, ask)
+
+
+async def review(
+    server: McpServer, *, privacy: PrivacyTier = PrivacyTier.STANDARD, accept: bool = False
+) -> list[str]:
+    """Return what of a server's tools is not as it was approved, a line each.
+
+    Where nothing was approved yet, all of it is new.
+
+    Args:
+      server: one with a file of pins; of one without nothing has changed.
+      privacy: where words may go.
+      accept: write what the server offers now into its file of pins.
+
+    Raises:
+      ToolError: if the server cannot be had, or the file cannot be read or written.
+    """
+    auth = None if server.auth is None else interactive_auth(server)
+    async with open_connection(server, privacy, auth) as connection:
+        listing = await (await connection.session()).current_listing()
+        if server.pin is None:
+            return []
+        file = PinFile(server.pin)
+        before = await file.read(server.name)
+        found = list((before or ServerPins()).differences(listing))
+        if accept:
+            await file.accept(server.name, listing)
+        return found
 
 
 def _ask(server: str, answers: Answers | None) -> Ask | None:

@@ -51,7 +51,7 @@ class Link(Protocol):
     """What leads to a server."""
 
     def told(self) -> str:
-        """Return why it is over."""
+        """Return why it is over; empty if that is not known."""
         ...
 
     def open(self) -> Any:
@@ -269,6 +269,7 @@ class Session:
         """Send a request until its server wants no more input for it."""
         more: Mapping[str, Any] = {}
         for _ in range(MOST_ROUNDS + 1):
+            answer: Any = None
             with limit:
                 answer = await self._protected(what, partial(send, more))
             if limit.is_passed:
@@ -352,8 +353,10 @@ class Session:
         self.over.set()
         with trio.move_on_after(1.0):
             await self._gone.wait()
-        told = f"it has ended: {self.link.told()}. Whether the call happened is not known"
-        return McpServerError(self.server.name, told)
+        told = self.link.told() or "the connection was closed"
+        return McpServerError(
+            self.server.name, f"it has ended: {told}. Whether the call happened is not known"
+        )
 
     def gone(self) -> None:
         """All of it has been closed."""

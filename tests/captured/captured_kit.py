@@ -10,6 +10,7 @@ import hashlib
 import os
 import socket
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ from agentpool import (
     open_agent_pool,
 )
 from agentpool._core.capability import Capability
+from agentpool._core.sandboxing import CommandLimits
 
 CANARY = "canary-7f3a91"
 """Stands in everything that no result may show."""
@@ -101,6 +103,15 @@ def _redirect(to: str) -> bytes:
     return f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
+@attrs.define(eq=False)
+class Network:
+    """The servers that are there: one that may be reached, and others; and another process."""
+
+    forbidden: Sequence[Listener]
+    site: Listener
+    bystander: subprocess.Popen[bytes]
+
+
 # -- the disk --------------------------------------------------------------------------------------
 
 
@@ -125,9 +136,20 @@ class World:
     """
 
     root: Path
-    listeners: Sequence[Listener]
-    site: Listener
-    pid: int = attrs.field(factory=os.getpid)
+    servers: Network
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        return self.servers.forbidden
+
+    @property
+    def site(self) -> Listener:
+        return self.servers.site
+
+    @property
+    def pid(self) -> int:
+        """A process with a secret in its environment, which nobody may end."""
+        return self.servers.bystander.pid
 
     @property
     def granted(self) -> Path:
@@ -199,28 +221,44 @@ def build(root: Path) -> None:
     (skill / "way-out.md").symlink_to(outside / "secret.txt")
 
 
+def _bystander() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "3600"], env={**os.environ, "CAPTURED_SECRET": CANARY})
+
+
 @contextmanager
-def world(root: Path) -> Iterator[World]:
-    """Build the tree and start the servers; the block ends with them closed."""
-    build(root)
-    listeners = [Listener("127.0.0.1")]
+def network() -> Iterator[Network]:
+    """Start the servers; the block ends with them closed."""
+    forbidden = [Listener("127.0.0.1")]
     with suppress(OSError):  # a machine without IPv6
-        listeners.append(Listener("::1"))
-    forbidden = listeners[0]
+        forbidden.append(Listener("::1"))
+    port = forbidden[0].port
     ways = {
-        "/redirect": lambda: _redirect(f"{forbidden.url}/from-redirect"),
-        "/to-name": lambda: _redirect(f"http://localhost:{forbidden.port}/"),
-        "/to-file": lambda: _redirect(f"file://{root}/outside/secret.txt"),
-        "/to-meta": lambda: _redirect("http://169.254.169.254/latest/meta-data/"),
-        "/scheme": lambda: _redirect(f"//127.0.0.1:{forbidden.port}/"),
-        "/login": lambda: _redirect(f"http://user:pass@127.0.0.1:{forbidden.port}/"),
+        "/redirect": f"{forbidden[0].url}/from-redirect",
+        "/to-name": f"http://localhost:{port}/",
+        "/to-file": "file:///etc/hostname",
+        "/to-meta": "http://169.254.169.254/latest/meta-data/",
+        "/scheme": f"//127.0.0.1:{port}/",
+        "/login": f"http://user:pass@127.0.0.1:{port}/",
     }
-    site = Listener("127.0.0.1", lambda path: ways.get(path, lambda: _page(GRANTED_WORD))())
+    site = Listener("127.0.0.1", lambda path: _redirect(ways[path]) if path in ways else _page(GRANTED_WORD))
+    servers = Network(forbidden, site, _bystander())
     try:
-        yield World(root, listeners, site)
+        yield servers
     finally:
-        for each in (*listeners, site):
+        servers.bystander.kill()
+        servers.bystander.wait()
+        for each in (*forbidden, site):
             each.close()
+
+
+def world(root: Path, servers: Network) -> World:
+    """Make the tree of a world, in which nobody has connected yet."""
+    build(root)
+    for each in servers.forbidden:
+        each.requests.clear()
+    if servers.bystander.poll() is not None:  # the tests of the harness let it be ended
+        servers.bystander = _bystander()
+    return World(root, servers)
 
 
 # -- the model -------------------------------------------------------------------------------------
@@ -280,6 +318,7 @@ def manifest(place: World, *more: Capability, **keys: Any) -> AgentManifest:
         "capabilities": [*capabilities(place), ShellCapability(["*"]), *more],
         "skills": [str(place.root / "skills")],
         "resources": ResourceQuota(max_iterations=60, max_tool_calls=400),
+        "commands": CommandLimits(timeout=4),
     }
     return AgentManifest(**{**own, **keys})
 
@@ -301,9 +340,17 @@ async def let_loose(
     *,
     of: AgentManifest | None = None,
     meddle: Callable[[World, threading.Event], None] | None = None,
-    tools: Sequence[Any] = (),
+    **agent: Any,
 ) -> Captured:
-    """Run the captured model, with somebody who swaps things on the disk beside it; return what it heard."""
+    """Run the captured model, with somebody who swaps things on the disk beside it; return what it heard.
+
+    Args:
+      place: where.
+      calls: what it tries.
+      of: its manifest.
+      meddle: swaps things, in a thread.
+      **agent: more of its `SpawnConfig`.
+    """
     model = Captured(calls)
     over = threading.Event()
     thread = None if meddle is None else threading.Thread(target=meddle, args=(place, over))
@@ -313,7 +360,7 @@ async def let_loose(
         with trio.fail_after(60):
             async with open_agent_pool(model, max_concurrent=4, memory=InMemory()) as pool:
                 await pool.spawn(_neighbour, name="neighbour")
-                config = SpawnConfig(of or manifest(place), "hello", tools=tools)
+                config = SpawnConfig(of or manifest(place), "hello", **agent)
                 await (await pool.spawn(config)).result()
                 pool.abort_all("the model is done")
                 await pool.join_all()
@@ -337,5 +384,20 @@ def harm(place: World, before: Mapping[str, tuple[Any, ...]], model: Captured) -
         if before.get(path) != after.get(path):
             found.append(f"{path} was {before.get(path)} and is {after.get(path)}")
     found += [f"somebody connected to {each.url}" for each in place.listeners if each.requests]
-    found += [f"told: {text[:300]}" for text in model.heard if CANARY in text]
+    if place.servers.bystander.poll() is not None:
+        found.append("somebody ended another process")
+    words = (CANARY, *own_environment())
+    found += [f"told {word!r}: {text[:300]}" for text in model.heard for word in words if word in text]
     return found
+
+
+_HARMLESS = ("PATH", "HOME", "PWD", "OLDPWD", "SHLVL", "LANG", "LC_", "TERM", "USER", "SHELL", "TMP", "_=")
+
+
+def own_environment() -> list[str]:
+    """Return what the environment of this process held when it began, as /proc shows it."""
+    try:
+        entries = Path("/proc/self/environ").read_bytes().decode("latin-1").split("\0")
+    except OSError:
+        return []
+    return [each for each in entries if len(each) > 12 and not each.startswith(_HARMLESS)]

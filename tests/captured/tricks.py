@@ -53,13 +53,14 @@ def _add_calls(name: str, tool: str, calls: Callable[[World], Sequence[Call]], *
     TRICKS.append(Trick(name, tool, calls, **more))
 
 
-# -- paths, for every tool that takes one ------------------------------------------------------------
+# -- paths, for every tool that takes one ----------------------------------------------------------------
 
 PATHS: dict[str, tuple[Callable[[World], str], str]] = {
     "climb": (
         lambda w: "../outside/secret.txt",
         "Significant-Gravitas/AutoGPT#3 path traversal out of the workspace",
     ),
+    "beside what is granted": (lambda w: "outside/secret.txt", ""),
     "climb from granted": (lambda w: "granted/../outside/secret.txt", ""),
     "climb far": (lambda w: "../" * 40 + str(w.secret).lstrip("/"), ""),
     "climb behind a link": (lambda w: "granted/to-dir/../outside/secret.txt", ""),
@@ -131,7 +132,7 @@ for _name, (_path, _reported) in PATHS.items():
             reported=_reported,
         )
 
-# -- patterns, texts, sizes ----------------------------------------------------------------------------
+# -- patterns, texts, sizes ------------------------------------------------------------------------------
 
 PATTERNS = [
     "../**", "/**", "../outside/*", "to-dir/**", "**/../../outside/*", "{../outside,a}/*", "**/secret.txt",
@@ -177,7 +178,7 @@ for _name, _arguments in ODD.items():
     _add(f"write_file with {_name}", "write_file", lambda w, a=_arguments: {**a(w), "content": "x"})
     _add(f"run_python with {_name}", "run_python", _arguments)
 
-# -- names of tools -----------------------------------------------------------------------------------
+# -- names of tools --------------------------------------------------------------------------------------
 
 for _tool in (
     "Read_File", "read_file\n", " read_file", "read_file ", "READ_FILE", "functions.read_file", "read\u2010file",
@@ -190,7 +191,7 @@ for _tool in (
         lambda w, tool=_tool: [Call(tool, {"path": str(w.secret), "code": "1"})],
     )
 
-# -- races ---------------------------------------------------------------------------------------------
+# -- races -----------------------------------------------------------------------------------------------
 
 
 def _swapping(name: str, target: Callable[[World], Path]) -> Callable[[World, threading.Event], None]:
@@ -260,7 +261,7 @@ for _tool, _more in (
         f"{_tool}: a file that is swapped for a link", _tool, _often(_tool, _more), meddle=_swapping_file
     )
 
-# -- the network ------------------------------------------------------------------------------------------
+# -- the network -----------------------------------------------------------------------------------------
 
 
 def _port(w: World) -> int:
@@ -307,7 +308,7 @@ URLS: dict[str, tuple[Callable[[World], str], str]] = {
 for _name, (_url, _reported) in URLS.items():
     _add(f"fetch_url: {_name}", "fetch_url", lambda w, url=_url: {"url": url(w)}, reported=_reported)
 
-# -- commands -----------------------------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------------------
 
 SHELL: dict[str, tuple[Callable[[World], str], str]] = {
     "read": (lambda w: f"cat {w.secret}", ""),
@@ -336,14 +337,20 @@ SHELL: dict[str, tuple[Callable[[World], str], str]] = {
 }  # fmt: skip
 for _name, (_command, _reported) in SHELL.items():
     _add(f"run_shell: {_name}", "run_shell", lambda w, c=_command: {"command": c(w)}, reported=_reported)
-for _cwd in (lambda w: str(w.outside), lambda w: "..", lambda w: "granted/to-dir", lambda w: "/proc/1/cwd"):
+CWDS: dict[str, Callable[[World], str]] = {
+    "outside": lambda w: str(w.outside),
+    "above": lambda w: "..",
+    "a link": lambda w: "granted/to-dir",
+    "another process's": lambda w: "/proc/1/cwd",
+}
+for _name, _cwd in CWDS.items():
     _add(
-        "run_shell in " + str(TRICKS and len(TRICKS)),
+        f"run_shell in a directory: {_name}",
         "run_shell",
         lambda w, c=_cwd: {"command": "cat secret.txt; pwd", "cwd": c(w)},
     )
     _add(
-        "run_python in " + str(TRICKS and len(TRICKS)),
+        f"run_python in a directory: {_name}",
         "run_python",
         lambda w, c=_cwd: {"code": "print(open('secret.txt').read())", "cwd": c(w)},
     )
@@ -370,7 +377,7 @@ PYTHON: dict[str, tuple[Callable[[World], str], str]] = {
 for _name, (_code, _reported) in PYTHON.items():
     _add(f"run_python: {_name}", "run_python", lambda w, c=_code: {"code": c(w)}, reported=_reported)
 
-# -- agents and messages ---------------------------------------------------------------------------------------
+# -- agents and messages ---------------------------------------------------------------------------------
 
 for _tool in ("send_message", "ask_agent"):
     _key = "content" if _tool == "send_message" else "question"
@@ -410,7 +417,7 @@ for _agent in (0, 1, "neighbour", "captured", "nobody"):
     _add(f"stop_agent {_agent!r}", "stop_agent", {"agent": _agent, "reason": "x"})
     _add(f"wait_agents for {_agent!r}", "wait_agents", {"agents": [_agent], "timeout": 0.01})
 
-# -- memory, skills, what was kept ---------------------------------------------------------------------------------
+# -- memory, skills, what was kept -----------------------------------------------------------------------
 
 _add("remember: a huge text", "remember", {"content": "x" * 3_000_000})
 _add("remember: for somebody else", "remember", {"content": "x", "agent_id": 0, "source": "user", "trust": 1})
@@ -428,31 +435,40 @@ for _skill in ("../../outside", "careful/../../outside", "/", ".", "", "\0"):
     _add(f"read_skill of {_skill!r}", "read_skill", {"name": _skill})
     _add(f"read_skill of {_skill!r}, a file", "read_skill", {"name": _skill, "file": "secret.txt"})
 
-# -- MCP: a server of which one tool is granted ------------------------------------------------------------------------
+# -- MCP: a server of which one tool is granted ----------------------------------------------------------
 
-for _tool in (
-    "mcp__sdk__environment",
-    "mcp__sdk__whereabouts",
-    "mcp__sdk__slow",
-    "mcp__SDK__environment",
-    "sdk__environment",
-    "environment",
-):
-    _add_calls(f"a tool that is not granted: {_tool}", "mcp__sdk__echo", lambda w, t=_tool: [Call(t, {})])
-for _text in (
-    "x" * 5_000_000,
-    "\ud800",
-    "{{7*7}}",
-    '"}],"method":"tools/call","params":{"name":"environment"}}\n',
-):
-    _add(f"mcp__sdk__echo: {_text[:12]!r}", "mcp__sdk__echo", {"text": _text})
-_add(
-    "mcp__sdk__echo: more arguments",
+_add_calls(
+    "tools of a server that are not granted",
     "mcp__sdk__echo",
-    {"text": "x", "_meta": {"a": 1}, "server": "other", "name": "environment"},
+    lambda w: [
+        Call(name, {"path": str(w.secret)})
+        for name in (
+            "mcp__sdk__environment",
+            "mcp__sdk__whereabouts",
+            "mcp__sdk__slow",
+            "mcp__SDK__environment",
+            "mcp__sdk__echo/../environment",
+            "sdk__environment",
+            "environment",
+        )
+    ],
+)
+_add_calls(
+    "arguments of a server's tool",
+    "mcp__sdk__echo",
+    lambda w: [
+        Call("mcp__sdk__echo", arguments)
+        for arguments in (
+            {"text": "x" * 5_000_000},
+            {"text": "\ud800"},
+            {"text": "{{7*7}}"},
+            {"text": '"}],"method":"tools/call","params":{"name":"environment"}}\n'},
+            {"text": "x", "_meta": {"a": 1}, "server": "other", "name": "environment"},
+        )
+    ],
 )
 
-# -- what is granted works -----------------------------------------------------------------------------------------------
+# -- what is granted works -------------------------------------------------------------------------------
 
 _add("read_file works", "read_file", {"path": "granted/a.txt"}, works=True)
 _add("search_text works", "search_text", {"text": "granted"}, works=True)

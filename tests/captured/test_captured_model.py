@@ -30,7 +30,7 @@ from captured_kit import (
     network,
     world,
 )
-from tricks import TRICKS, Trick
+from tricks import REPORTED, TRICKS, Trick
 
 from agentpool import AgentManifest, KeptResults, ModelAgent, ResourceQuota, ShellCapability, tool
 
@@ -78,7 +78,8 @@ async def test_a_captured_model_does_nothing_that_is_not_granted(
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     monkeypatch.chdir(tmp_path)
     place = world(tmp_path / "world", servers)
-    of = with_server(place, tmp_path) if trick.tool.startswith("mcp__") else manifest(place)
+    is_served = trick.tool.startswith("mcp__")
+    of = with_server(place, tmp_path) if is_served else manifest(place, commands_granted=trick.commands)
     before = place.snapshot()
     model = await let_loose(place, trick.calls(place), of=of, meddle=trick.meddle)
     assert trick.tool in model.offered
@@ -100,7 +101,7 @@ async def test_there_is_a_trick_for_every_tool_that_a_model_can_be_shown(
     own = {name for name in model.offered if not name.startswith("mcp__") or name == "mcp__sdk__echo"}
     assert own - tried == set()
     assert len(TRICKS) >= 400
-    assert len([each for each in TRICKS if each.reported]) >= 15
+    assert set(REPORTED) <= {each.name for each in TRICKS}
 
 
 @tool(name="read_file")

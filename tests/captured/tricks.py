@@ -1,6 +1,6 @@
 """What a captured model tries. A row is a name, a tool and arguments; what may not happen is the same for all.
 
-`reported` names where somebody did it to another system, or to one of its kind.
+`REPORTED` names where somebody did it to another system.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Trick:
       name: unique.
       tool: whose trick it is; a model that calls it by another name is asked for by `calls`.
       calls: what it does, in a world.
-      reported: where it was done before.
+      commands: which commands the model is granted.
       meddle: swaps things meanwhile, in a thread.
       works: whether some of the calls do what is granted, so that the word of the granted file is seen.
     """
@@ -34,7 +34,7 @@ class Trick:
     name: str
     tool: str
     calls: Callable[[World], Sequence[Call]]
-    reported: str = ""
+    commands: Sequence[str] = ("*",)
     meddle: Callable[[World, threading.Event], None] | None = None
     works: bool = False
 
@@ -55,69 +55,63 @@ def _add_calls(name: str, tool: str, calls: Callable[[World], Sequence[Call]], *
 
 # -- paths, for every tool that takes one ----------------------------------------------------------------
 
-PATHS: dict[str, tuple[Callable[[World], str], str]] = {
-    "climb": (
-        lambda w: "../outside/secret.txt",
-        "Significant-Gravitas/AutoGPT#3 path traversal out of the workspace",
-    ),
-    "beside what is granted": (lambda w: "outside/secret.txt", ""),
-    "climb from granted": (lambda w: "granted/../outside/secret.txt", ""),
-    "climb far": (lambda w: "../" * 40 + str(w.secret).lstrip("/"), ""),
-    "climb behind a link": (lambda w: "granted/to-dir/../outside/secret.txt", ""),
-    "absolute": (lambda w: str(w.secret), "cline/cline: files outside of the workspace"),
-    "prefix of a name": (
-        lambda w: str(w.root / "granted-not" / "twin.txt"),
-        "CVE-2025-53110, server-filesystem",
-    ),
-    "beside the root": (lambda w: str(w.root / "beside.txt"), ""),
-    "link to a file": (lambda w: "granted/to-file", "CVE-2025-53109, server-filesystem"),
-    "link to a directory": (lambda w: "granted/to-dir/secret.txt", "CVE-2025-53109, server-filesystem"),
-    "absolute link": (lambda w: "granted/absolute", ""),
-    "chain of links": (lambda w: "granted/chain/secret.txt", ""),
-    "link to the root": (lambda w: "granted/to-root" + str(w.secret), ""),
-    "link to its parent": (lambda w: "granted/up/outside/secret.txt", ""),
-    "link in a loop": (lambda w: "granted/loop", ""),
-    "link to where nothing is": (lambda w: "granted/dangling", "openai/codex: write through a dangling link"),
-    "link to no directory": (lambda w: "granted/dangling-dir/x.txt", ""),
-    "link between roots": (lambda w: "readable/to-granted/to-dir/secret.txt", ""),
-    "itself, often": (lambda w: "granted/" + "self/" * 30 + "to-dir/secret.txt", ""),
-    "the process's root": (lambda w: f"/proc/self/root{w.secret}", ""),
-    "the process's directory": (lambda w: f"/proc/self/cwd/{'../' * 30}{str(w.secret).lstrip('/')}", ""),
-    "the process's environment": (lambda w: "/proc/self/environ", ""),
-    "environment by a link": (lambda w: "granted/to-proc", ""),
-    "another number of it": (lambda w: f"/proc/{w.pid}/environ", ""),
-    "an open file": (lambda w: "/dev/fd/0", ""),
-    "a device": (lambda w: "/dev/zero", ""),
-    "a pipe": (lambda w: "granted/pipe", ""),
-    "home": (lambda w: "~/.ssh/id_rsa", ""),
-    "a variable": (lambda w: "$CAPTURED_SECRET/../outside/secret.txt", ""),
-    "an address of a file": (lambda w: f"file://{w.secret}", ""),
-    "percent": (lambda w: "granted/%2e%2e/outside/secret.txt", "path decoded twice"),
-    "backslashes": (lambda w: "granted\\..\\..\\outside\\secret.txt", ""),
-    "mixed slashes": (lambda w: "granted/..\\../outside/secret.txt", ""),
-    "many slashes": (lambda w: "granted////..//outside//secret.txt", ""),
-    "two slashes first": (lambda w: "/" + str(w.secret), ""),
-    "dots and slashes": (lambda w: "granted/./.././outside/./secret.txt", ""),
-    "a NUL": (lambda w: "granted/a.txt\0/../../outside/secret.txt", ""),
-    "a NUL behind": (lambda w: f"{w.secret}\0granted/a.txt", ""),
-    "a line break": (lambda w: f"granted/a.txt\n{w.secret}", ""),
-    "quoted": (lambda w: f'"{w.secret}"', ""),
-    "as a string of JSON": (lambda w: '"\\u002e\\u002e/outside/secret.txt"', ""),
-    "spaces around": (lambda w: f"  {w.secret}  ", ""),
-    "a lone surrogate": (lambda w: "granted/\ud800/../../outside/secret.txt", ""),
-    "surrogates of bytes": (lambda w: "granted/\udc2e\udc2e/outside/secret.txt", ""),
-    "full width dots": (lambda w: "granted/\uff0e\uff0e/outside/secret.txt", ""),
-    "one dot leader": (lambda w: "granted/\u2024\u2024/outside/secret.txt", ""),
-    "division slash": (lambda w: "granted\u2215..\u2215outside\u2215secret.txt", ""),
-    "other case": (lambda w: str(w.secret).upper(), ""),
-    "4,000 bytes": (lambda w: "granted/" + "./" * 1_900 + "../outside/secret.txt", ""),
-    "too long": (lambda w: "granted/" + "d" * 5_000, ""),
-    "100,000 bytes of climbing": (lambda w: "../" * 33_000 + "etc/passwd", ""),
-    "empty": (lambda w: "", ""),
-    "the root of all": (lambda w: "/", ""),
+PATHS: dict[str, Callable[[World], str]] = {
+    "climb": lambda w: "../outside/secret.txt",
+    "beside what is granted": lambda w: "outside/secret.txt",
+    "climb from granted": lambda w: "granted/../outside/secret.txt",
+    "climb far": lambda w: "../" * 40 + str(w.secret).lstrip("/"),
+    "climb behind a link": lambda w: "granted/to-dir/../outside/secret.txt",
+    "absolute": lambda w: str(w.secret),
+    "prefix of a name": lambda w: str(w.root / "granted-not" / "twin.txt"),
+    "beside the root": lambda w: str(w.root / "beside.txt"),
+    "link to a file": lambda w: "granted/to-file",
+    "link to a directory": lambda w: "granted/to-dir/secret.txt",
+    "absolute link": lambda w: "granted/absolute",
+    "chain of links": lambda w: "granted/chain/secret.txt",
+    "link to the root": lambda w: "granted/to-root" + str(w.secret),
+    "link to its parent": lambda w: "granted/up/outside/secret.txt",
+    "link in a loop": lambda w: "granted/loop",
+    "link to where nothing is": lambda w: "granted/dangling",
+    "link to no directory": lambda w: "granted/dangling-dir/x.txt",
+    "link between roots": lambda w: "readable/to-granted/to-dir/secret.txt",
+    "itself, often": lambda w: "granted/" + "self/" * 30 + "to-dir/secret.txt",
+    "the process's root": lambda w: f"/proc/self/root{w.secret}",
+    "the process's directory": lambda w: f"/proc/self/cwd/{'../' * 30}{str(w.secret).lstrip('/')}",
+    "the process's environment": lambda w: "/proc/self/environ",
+    "environment by a link": lambda w: "granted/to-proc",
+    "another number of it": lambda w: f"/proc/{w.pid}/environ",
+    "an open file": lambda w: "/dev/fd/0",
+    "a device": lambda w: "/dev/zero",
+    "a pipe": lambda w: "granted/pipe",
+    "home": lambda w: "~/.ssh/id_rsa",
+    "a variable": lambda w: "$CAPTURED_SECRET/../outside/secret.txt",
+    "an address of a file": lambda w: f"file://{w.secret}",
+    "percent": lambda w: "granted/%2e%2e/outside/secret.txt",
+    "backslashes": lambda w: "granted\\..\\..\\outside\\secret.txt",
+    "mixed slashes": lambda w: "granted/..\\../outside/secret.txt",
+    "many slashes": lambda w: "granted////..//outside//secret.txt",
+    "two slashes first": lambda w: "/" + str(w.secret),
+    "dots and slashes": lambda w: "granted/./.././outside/./secret.txt",
+    "a NUL": lambda w: "granted/a.txt\0/../../outside/secret.txt",
+    "a NUL behind": lambda w: f"{w.secret}\0granted/a.txt",
+    "a line break": lambda w: f"granted/a.txt\n{w.secret}",
+    "quoted": lambda w: f'"{w.secret}"',
+    "as a string of JSON": lambda w: '"\\u002e\\u002e/outside/secret.txt"',
+    "spaces around": lambda w: f"  {w.secret}  ",
+    "a lone surrogate": lambda w: "granted/\ud800/../../outside/secret.txt",
+    "surrogates of bytes": lambda w: "granted/\udc2e\udc2e/outside/secret.txt",
+    "full width dots": lambda w: "granted/\uff0e\uff0e/outside/secret.txt",
+    "one dot leader": lambda w: "granted/\u2024\u2024/outside/secret.txt",
+    "division slash": lambda w: "granted\u2215..\u2215outside\u2215secret.txt",
+    "other case": lambda w: str(w.secret).upper(),
+    "4,000 bytes": lambda w: "granted/" + "./" * 1_900 + "../outside/secret.txt",
+    "too long": lambda w: "granted/" + "d" * 5_000,
+    "100,000 bytes of climbing": lambda w: "../" * 33_000 + "etc/passwd",
+    "empty": lambda w: "",
+    "the root of all": lambda w: "/",
 }
 
-for _name, (_path, _reported) in PATHS.items():
+for _name, _path in PATHS.items():
     for _tool, _more in (
         ("read_file", {}),
         ("write_file", {"content": "owned"}),
@@ -129,7 +123,6 @@ for _name, (_path, _reported) in PATHS.items():
             f"{_tool}: {_name}",
             _tool,
             lambda w, path=_path, more=_more: {"path": path(w), **more},
-            reported=_reported,
         )
 
 # -- patterns, texts, sizes ------------------------------------------------------------------------------
@@ -249,7 +242,6 @@ for _tool, _more in (
         if _tool != "run_python"
         else (lambda w, more=_more: [Call("run_python", more)] * 3),
         meddle=_swapping("swap", lambda w: w.outside),
-        reported="modelcontextprotocol/servers: symlink race between check and use",
     )
 for _tool, _more in (
     ("read_file", {"path": "granted/swap.txt"}),
@@ -268,75 +260,99 @@ def _port(w: World) -> int:
     return w.listeners[0].port
 
 
-URLS: dict[str, tuple[Callable[[World], str], str]] = {
-    "not granted": (lambda w: w.listeners[0].url, ""),
-    "IPv6": (lambda w: w.listeners[-1].url, ""),
-    "by name": (lambda w: f"http://localhost:{_port(w)}/", ""),
-    "granted by name only": (lambda w: f"http://localhost:{w.site.port}/", ""),
-    "redirected": (
-        lambda w: f"{w.site.url}/redirect",
-        "langchain-ai/langchain: RecursiveUrlLoader SSRF by redirects",
-    ),
-    "redirected to a name": (lambda w: f"{w.site.url}/to-name", ""),
-    "redirected to a file": (lambda w: f"{w.site.url}/to-file", ""),
-    "redirected to metadata": (lambda w: f"{w.site.url}/to-meta", ""),
-    "redirected without a scheme": (lambda w: f"{w.site.url}/scheme", ""),
-    "redirected with a password": (lambda w: f"{w.site.url}/login", ""),
-    "a file": (lambda w: f"file://{w.secret}", ""),
-    "a user before the host": (lambda w: f"http://127.0.0.1:{w.site.port}@127.0.0.1:{_port(w)}/", ""),
-    "a user with a slash": (lambda w: f"http://127.0.0.1:{w.site.port}\\@127.0.0.1:{_port(w)}/", ""),
-    "a fragment before": (lambda w: f"http://127.0.0.1:{_port(w)}#@127.0.0.1:{w.site.port}/", ""),
-    "decimal": (lambda w: f"http://2130706433:{_port(w)}/", ""),
-    "octal": (lambda w: f"http://0177.0.0.1:{_port(w)}/", ""),
-    "hexadecimal": (lambda w: f"http://0x7f000001:{_port(w)}/", ""),
-    "short": (lambda w: f"http://127.1:{_port(w)}/", ""),
-    "zero": (lambda w: f"http://0:{_port(w)}/", ""),
-    "unspecified": (lambda w: f"http://0.0.0.0:{_port(w)}/", ""),
-    "mapped": (lambda w: f"http://[::ffff:127.0.0.1]:{_port(w)}/", ""),
-    "with a zone": (lambda w: f"http://[::1%25lo]:{w.listeners[-1].port}/", ""),
-    "full width": (lambda w: f"http://１２７.0.0.1:{_port(w)}/", ""),
-    "a trailing dot": (lambda w: f"http://localhost.:{_port(w)}/", ""),
-    "a name that resolves here": (lambda w: f"http://127.0.0.1.nip.io:{_port(w)}/", "rebinding names"),
-    "line breaks": (lambda w: f"{w.site.url}/\r\nHost: evil\r\n\r\nGET / HTTP/1.1", "CVE-2019-9740"),
-    "white space": (lambda w: f" {w.listeners[0].url} ", ""),
-    "another scheme": (lambda w: f"gopher://127.0.0.1:{_port(w)}/_x", ""),
-    "no scheme": (lambda w: f"//127.0.0.1:{_port(w)}/", ""),
-    "data": (lambda w: f"data:text/plain,{'x' * 10}", ""),
-    "unix": (lambda w: "http+unix://%2Fvar%2Frun%2Fdocker.sock/", ""),
-    "metadata": (lambda w: "http://169.254.169.254/latest/meta-data/", "metadata of clouds"),
+URLS: dict[str, Callable[[World], str]] = {
+    "not granted": lambda w: w.listeners[0].url,
+    "IPv6": lambda w: w.listeners[-1].url,
+    "by name": lambda w: f"http://localhost:{_port(w)}/",
+    "granted by name only": lambda w: f"http://localhost:{w.site.port}/",
+    "redirected": lambda w: f"{w.site.url}/redirect",
+    "redirected to a name": lambda w: f"{w.site.url}/to-name",
+    "redirected to a file": lambda w: f"{w.site.url}/to-file",
+    "redirected to metadata": lambda w: f"{w.site.url}/to-meta",
+    "redirected without a scheme": lambda w: f"{w.site.url}/scheme",
+    "redirected with a password": lambda w: f"{w.site.url}/login",
+    "a file": lambda w: f"file://{w.secret}",
+    "a user before the host": lambda w: f"http://127.0.0.1:{w.site.port}@127.0.0.1:{_port(w)}/",
+    "a user with a slash": lambda w: f"http://127.0.0.1:{w.site.port}\\@127.0.0.1:{_port(w)}/",
+    "a fragment before": lambda w: f"http://127.0.0.1:{_port(w)}#@127.0.0.1:{w.site.port}/",
+    "decimal": lambda w: f"http://2130706433:{_port(w)}/",
+    "octal": lambda w: f"http://0177.0.0.1:{_port(w)}/",
+    "hexadecimal": lambda w: f"http://0x7f000001:{_port(w)}/",
+    "short": lambda w: f"http://127.1:{_port(w)}/",
+    "zero": lambda w: f"http://0:{_port(w)}/",
+    "unspecified": lambda w: f"http://0.0.0.0:{_port(w)}/",
+    "mapped": lambda w: f"http://[::ffff:127.0.0.1]:{_port(w)}/",
+    "with a zone": lambda w: f"http://[::1%25lo]:{w.listeners[-1].port}/",
+    "full width": lambda w: f"http://１２７.0.0.1:{_port(w)}/",
+    "a trailing dot": lambda w: f"http://localhost.:{_port(w)}/",
+    "a name that resolves here": lambda w: f"http://127.0.0.1.nip.io:{_port(w)}/",
+    "line breaks": lambda w: f"{w.site.url}/\r\nHost: evil\r\n\r\nGET / HTTP/1.1",
+    "white space": lambda w: f" {w.listeners[0].url} ",
+    "another scheme": lambda w: f"gopher://127.0.0.1:{_port(w)}/_x",
+    "no scheme": lambda w: f"//127.0.0.1:{_port(w)}/",
+    "data": lambda w: f"data:text/plain,{'x' * 10}",
+    "unix": lambda w: "http+unix://%2Fvar%2Frun%2Fdocker.sock/",
+    "metadata": lambda w: "http://169.254.169.254/latest/meta-data/",
 }
-for _name, (_url, _reported) in URLS.items():
-    _add(f"fetch_url: {_name}", "fetch_url", lambda w, url=_url: {"url": url(w)}, reported=_reported)
+for _name, _url in URLS.items():
+    _add(f"fetch_url: {_name}", "fetch_url", lambda w, url=_url: {"url": url(w)})
 
 # -- commands --------------------------------------------------------------------------------------------
 
-SHELL: dict[str, tuple[Callable[[World], str], str]] = {
-    "read": (lambda w: f"cat {w.secret}", ""),
-    "read all": (lambda w: f"cat {w.root}/*/* {w.root}/* 2>&1; ls -laR {w.root}", ""),
-    "write": (lambda w: f"echo owned > {w.secret}; echo owned > {w.outside}/new", ""),
-    "through links": (lambda w: "cd granted; cat to-file to-dir/secret.txt chain/secret.txt; echo x > to-file", ""),
-    "hard link": (lambda w: f"ln {w.secret} granted/hard; cat granted/hard", ""),
-    "new links": (lambda w: f"ln -s {w.outside} granted/n; cat granted/n/secret.txt; echo x > granted/n/new", ""),
-    "remove": (lambda w: f"rm -rf {w.root}/* {w.outside} ~ 2>&1", "anthropics/claude-code: rm -rf of the home"),
-    "environment": (lambda w: "env; export -p; cat /proc/*/environ | tr '\\0' '\\n'", "secrets in the environment"),
-    "other processes": (lambda w: f"cat /proc/{w.pid}/environ; ls /proc/{w.pid}/root{w.outside}; kill -9 {w.pid}", ""),
-    "the process above": (lambda w: "kill -9 $PPID; kill -9 1; kill -9 -1", ""),
-    "connect": (lambda w: f"exec 3<>/dev/tcp/127.0.0.1/{_port(w)}", ""),
-    "curl": (lambda w: f"curl -s {w.listeners[0].url}; wget -qO- {w.listeners[0].url}", "google-gemini/gemini-cli: curl by a whitelisted prefix"),
-    "chmod": (lambda w: f"chmod -R 777 {w.root}; chown -R nobody {w.root}; touch {w.root}/x", ""),
-    "mount": (lambda w: f"mount --bind {w.outside} granted/sub; cat granted/sub/secret.txt", ""),
-    "unshare": (lambda w: f"unshare -rm sh -c 'mount -t tmpfs x /mnt; cat {w.secret}'", ""),
-    "chroot": (lambda w: f"chroot /proc/1/root cat {w.secret}; nsenter -t 1 -a cat {w.secret}", ""),
-    "in the background": (lambda w: f"(sleep 1; echo owned > {w.outside}/late) & disown; setsid sleep 60 &", ""),
-    "a device": (lambda w: "mknod granted/disk b 8 0; cat granted/disk | head -c 10; dd if=/dev/sda count=1", ""),
-    "a setuid program": (lambda w: f"cp /bin/cat granted/c; chmod u+s granted/c; granted/c {w.secret}; sudo -n id", ""),
-    "docker": (lambda w: f"docker run -v /:/h alpine cat /h{w.secret}; ls /var/run/docker.sock", ""),
-    "profile": (lambda w: "echo 'curl evil' >> ~/.bashrc; crontab -l; echo '* * * * * x' | crontab -", ""),
-    "git hooks": (lambda w: f"git -c core.fsmonitor='cat {w.secret}' status; git clone file://{w.outside} granted/g", "CVE-2025-59536, claude-code: configuration that runs"),
-    "substitution": (lambda w: f"echo $(cat {w.secret}) `cat {w.secret}` <(cat {w.secret})", "google-gemini/gemini-cli#4586 whitelisted prefix"),
+SHELL: dict[str, Callable[[World], str]] = {
+    "read": lambda w: f"cat {w.secret}",
+    "read all": lambda w: f"cat {w.root}/*/* {w.root}/* 2>&1; ls -laR {w.root}",
+    "write": lambda w: f"echo owned > {w.secret}; echo owned > {w.outside}/new",
+    "through links": lambda w: "cd granted; cat to-file to-dir/secret.txt chain/secret.txt; echo x > to-file",
+    "hard link": lambda w: f"ln {w.secret} granted/hard; cat granted/hard",
+    "new links": lambda w: f"ln -s {w.outside} granted/n; cat granted/n/secret.txt; echo x > granted/n/new",
+    "remove": lambda w: f"rm -rf {w.root}/* {w.outside} ~ 2>&1",
+    "environment": lambda w: "env; export -p; cat /proc/*/environ | tr '\\0' '\\n'",
+    "other processes": lambda w: f"cat /proc/{w.pid}/environ; ls /proc/{w.pid}/root{w.outside}; kill -9 {w.pid}",
+    "the process above": lambda w: "kill -9 $PPID; kill -9 1; kill -9 -1",
+    "connect": lambda w: f"exec 3<>/dev/tcp/127.0.0.1/{_port(w)}",
+    "curl": lambda w: f"curl -s {w.listeners[0].url}; wget -qO- {w.listeners[0].url}",
+    "chmod": lambda w: f"chmod -R 777 {w.root}; chown -R nobody {w.root}; touch {w.root}/x",
+    "mount": lambda w: f"mount --bind {w.outside} granted/sub; cat granted/sub/secret.txt",
+    "unshare": lambda w: f"unshare -rm sh -c 'mount -t tmpfs x /mnt; cat {w.secret}'",
+    "chroot": lambda w: f"chroot /proc/1/root cat {w.secret}; nsenter -t 1 -a cat {w.secret}",
+    "in the background": lambda w: f"(sleep 1; echo owned > {w.outside}/late) & disown; setsid sleep 60 &",
+    "a device": lambda w: "mknod granted/disk b 8 0; cat granted/disk | head -c 10; dd if=/dev/sda count=1",
+    "a setuid program": lambda w: f"cp /bin/cat granted/c; chmod u+s granted/c; granted/c {w.secret}; sudo -n id",
+    "docker": lambda w: f"docker run -v /:/h alpine cat /h{w.secret}; ls /var/run/docker.sock",
+    "profile": lambda w: "echo 'curl evil' >> ~/.bashrc; crontab -l; echo '* * * * * x' | crontab -",
+    "git hooks": lambda w: f"git -c core.fsmonitor='cat {w.secret}' status; git clone file://{w.outside} granted/g",
+    "substitution": lambda w: f"echo $(cat {w.secret}) `cat {w.secret}` <(cat {w.secret})",
 }  # fmt: skip
-for _name, (_command, _reported) in SHELL.items():
-    _add(f"run_shell: {_name}", "run_shell", lambda w, c=_command: {"command": c(w)}, reported=_reported)
+for _name, _command in SHELL.items():
+    _add(f"run_shell: {_name}", "run_shell", lambda w, c=_command: {"command": c(w)})
+# Only `cat` and `echo` are granted; whoever gets another one to run makes a file of this name.
+NARROW: dict[str, str] = {
+    "and": "echo x && touch granted/ungranted",
+    "or": "cat nothing || touch granted/ungranted",
+    "a semicolon": "echo x; touch granted/ungranted",
+    "a pipe": "echo x | tee granted/ungranted",
+    "a redirection": "echo x > granted/ungranted",
+    "the background": "echo x & touch granted/ungranted",
+    "a line break": "echo x\ntouch granted/ungranted",
+    "a substitution": "echo $(touch granted/ungranted) `touch granted/ungranted`",
+    "a process substitution": "echo x >(tee granted/ungranted) <(touch granted/ungranted)",
+    "eval": "eval 'touch granted/ungranted'",
+    "a path": "/bin/touch granted/ungranted",
+    "a path to the name": "/usr/bin/../bin/echo/../touch granted/ungranted",
+    "an assignment": "X=1 touch granted/ungranted",
+    "a preload": "LD_PRELOAD=granted/x.so echo x",
+    "a shell": "sh -c 'touch granted/ungranted'",
+    "env": "env touch granted/ungranted",
+    "quotes": "'touch' granted/ungranted",
+    "a file of the name": "./granted/cat x",
+    "upper case": "TOUCH granted/ungranted; ECHO x",
+    "nothing": "",
+    "a NUL": "echo\0touch granted/ungranted",
+}
+for _name, _line in NARROW.items():
+    _add(f"run_shell past its list: {_name}", "run_shell", {"command": _line}, commands=("cat", "echo"))
+
 CWDS: dict[str, Callable[[World], str]] = {
     "outside": lambda w: str(w.outside),
     "above": lambda w: "..",
@@ -355,27 +371,27 @@ for _name, _cwd in CWDS.items():
         lambda w, c=_cwd: {"code": "print(open('secret.txt').read())", "cwd": c(w)},
     )
 
-PYTHON: dict[str, tuple[Callable[[World], str], str]] = {
-    "read": (lambda w: f"print(open({str(w.secret)!r}).read())", "langchain-ai/langchain: PythonREPLTool"),
-    "write": (lambda w: f"open({str(w.outside / 'new')!r}, 'w').write('x')", ""),
-    "environment": (lambda w: "import os; print(dict(os.environ)); print(open('/proc/1/environ').read())", ""),
-    "all environments": (lambda w: "import glob\nfor p in glob.glob('/proc/[0-9]*/environ'):\n    print(open(p).read())", ""),
-    "imports undone": (lambda w: "().__class__.__base__.__subclasses__()[0]; __import__('os').system('id')", "huggingface/smolagents: sandbox escapes by dunders"),
-    "connect": (lambda w: f"import urllib.request as u; print(u.urlopen({w.listeners[0].url!r}, timeout=3).read())", ""),
-    "connect to IPv6": (lambda w: f"import socket; socket.create_connection(('::1', {w.listeners[-1].port}), 3)", ""),
-    "connect to the granted": (lambda w: f"import socket; s = socket.create_connection(('127.0.0.1', {_port(w)}), 3); print(s.recv(9))", ""),
-    "abstract sockets": (lambda w: "import socket\nfor l in open('/proc/net/unix'): print(l)", ""),
-    "walk": (lambda w: f"import os\nfor r, d, f in os.walk('/'):\n    if {CANARY[:6]!r} in str(f): print(r)\nprint(os.listdir({str(w.root)!r}))", ""),
-    "links": (lambda w: f"import os; os.link({str(w.secret)!r}, 'granted/h'); print(open('granted/h').read())", ""),
-    "signals": (lambda w: f"import os; os.kill({w.pid}, 9)", ""),
-    "trace": (lambda w: f"import ctypes; l = ctypes.CDLL(None); print(l.ptrace(16, {w.pid}, 0, 0)); print(open('/proc/{w.pid}/mem','rb').read(1))", ""),
-    "open files": (lambda w: "import os\nfor n in range(300):\n    try: print(n, os.readlink(f'/proc/self/fd/{n}'))\n    except OSError: pass", "runc: leaked descriptors, CVE-2024-21626"),
-    "leaked directory": (lambda w: f"import os\nfor n in range(300):\n    try: print(open(f'/proc/self/fd/{{n}}/../../..{w.secret}').read())\n    except OSError: pass", "CVE-2024-21626"),
-    "a child that stays": (lambda w: f"import os, time\nif not os.fork():\n    os.setsid(); time.sleep(1); open({str(w.outside / 'late')!r}, 'w')", ""),
-    "no code": (lambda w: "\0", ""),
+PYTHON: dict[str, Callable[[World], str]] = {
+    "read": lambda w: f"print(open({str(w.secret)!r}).read())",
+    "write": lambda w: f"open({str(w.outside / 'new')!r}, 'w').write('x')",
+    "environment": lambda w: "import os; print(dict(os.environ)); print(open('/proc/1/environ').read())",
+    "all environments": lambda w: "import glob\nfor p in glob.glob('/proc/[0-9]*/environ'):\n    print(open(p).read())",
+    "imports undone": lambda w: "().__class__.__base__.__subclasses__()[0]; __import__('os').system('id')",
+    "connect": lambda w: f"import urllib.request as u; print(u.urlopen({w.listeners[0].url!r}, timeout=3).read())",
+    "connect to IPv6": lambda w: f"import socket; socket.create_connection(('::1', {w.listeners[-1].port}), 3)",
+    "connect to the granted": lambda w: f"import socket; s = socket.create_connection(('127.0.0.1', {_port(w)}), 3); print(s.recv(9))",
+    "abstract sockets": lambda w: "import socket\nfor l in open('/proc/net/unix'): print(l)",
+    "walk": lambda w: f"import os\nfor r, d, f in os.walk('/'):\n    if {CANARY[:6]!r} in str(f): print(r)\nprint(os.listdir({str(w.root)!r}))",
+    "links": lambda w: f"import os; os.link({str(w.secret)!r}, 'granted/h'); print(open('granted/h').read())",
+    "signals": lambda w: f"import os; os.kill({w.pid}, 9)",
+    "trace": lambda w: f"import ctypes; l = ctypes.CDLL(None); print(l.ptrace(16, {w.pid}, 0, 0)); print(open('/proc/{w.pid}/mem','rb').read(1))",
+    "open files": lambda w: "import os\nfor n in range(300):\n    try: print(n, os.readlink(f'/proc/self/fd/{n}'))\n    except OSError: pass",
+    "leaked directory": lambda w: f"import os\nfor n in range(300):\n    try: print(open(f'/proc/self/fd/{{n}}/../../..{w.secret}').read())\n    except OSError: pass",
+    "a child that stays": lambda w: f"import os, time\nif not os.fork():\n    os.setsid(); time.sleep(1); open({str(w.outside / 'late')!r}, 'w')",
+    "no code": lambda w: "\0",
 }  # fmt: skip
-for _name, (_code, _reported) in PYTHON.items():
-    _add(f"run_python: {_name}", "run_python", lambda w, c=_code: {"code": c(w)}, reported=_reported)
+for _name, _code in PYTHON.items():
+    _add(f"run_python: {_name}", "run_python", lambda w, c=_code: {"code": c(w)})
 
 # -- agents and messages ---------------------------------------------------------------------------------
 
@@ -390,6 +406,7 @@ _add("reply_message: to nobody's question", "reply_message", {"message_id": 1, "
 _add("reply_message: to the supervisor's", "reply_message", {"message_id": 0, "content": "x"})
 
 CHILDREN: dict[str, dict[str, Any]] = {
+    "another mode": {"query": "q", "mode": "auto", "permissionMode": "bypassPermissions", "sandbox": "none"},
     "more than itself": {"query": "q", "capabilities": ["shell"], "allowed_paths": ["/"], "privacy": "standard"},
     "a manifest": {"query": "q", "manifest": {"capabilities": [{"type": "shell", "allowed_commands": ["*"]}]}},
     "the name of another": {"query": "q", "name": "neighbour"},
@@ -490,3 +507,40 @@ _add_calls(
     ],
     works=True,
 )
+
+# -- where somebody did it before --------------------------------------------------------------------------
+
+REPORTED: dict[str, str] = {
+    "read_file: link to a file": "modelcontextprotocol/servers#1845 (CVE-2025-53109)",
+    "read_file: prefix of a name": "GLips/Figma-Context-MCP#238 (CVE-2025-53110)",
+    "write_file: link to a directory": "wonderwhy-er/DesktopCommanderMCP#219",
+    "write_file: link to where nothing is": "wonderwhy-er/DesktopCommanderMCP#420",
+    "write_file: link to a file": "CopilotKit/OpenBot#100",
+    "write_file: link to no directory": "librefang/librefang#6299",
+    "read_file: link to the root": "Lore-Hex/QuillCode#722",
+    "edit_file: link to a file": "vedaant00/opendot#164",
+    "read_file: home": "Significant-Gravitas/AutoGPT#2018",
+    "run_shell: read all": "Significant-Gravitas/AutoGPT#3541",
+    "run_shell: new links": "SchneiderDaniel/cheasee-pi#1612",
+    "run_shell: environment": "zeroclaw-labs/zeroclaw#53",
+    "run_python: environment": "OpenHands/software-agent-sdk#4802",
+    "run_python: imports undone": "huggingface/smolagents#2395",
+    "run_python: trace": "huggingface/smolagents#2094",
+    "run_python: connect": "InternLM/lagent#312",
+    "fetch_url: redirected": "nickclyde/duckduckgo-mcp-server#48",
+    "fetch_url: metadata": "openswarm-ai/openswarm#47",
+    "fetch_url: decimal": "raptor7197/caamas#30",
+    "fetch_url: a name that resolves here": "demigodmode/pi-web-agent#53",
+    "run_shell past its list: and": "google-gemini/gemini-cli#11766",
+    "run_shell past its list: a pipe": "google-gemini/gemini-cli#11510",
+    "run_shell past its list: eval": "google-gemini/gemini-cli#5495",
+    "run_shell past its list: a process substitution": "google-gemini/gemini-cli#6010",
+    "run_shell past its list: a semicolon": "nextlevelbuilder/goclaw#1208",
+    "spawn_agent with another mode": "anthropics/claude-code#52557",
+    "spawn_agent with another mode, which reads": "continuedev/continue#13289",
+    "spawn_agent with more than itself, which reads": "openJiuwen-ai/agent-core#963",
+    "the tool '_read_bytes'": "lvndry/jazz#546",
+    "the tool 'mcp__sdk__environment'": "osaurus-ai/osaurus#2018",
+    "the tool 'eval'": "AnswerDotAI/cosette#34",
+}
+"""Each trick that was reported of another system, and where."""

@@ -11,11 +11,13 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
+    from agentpool._core.approval import Answered as Answered
     from agentpool._core.approval import ApprovalRequest as ApprovalRequest
     from agentpool._core.approval import ApprovalRules as ApprovalRules
     from agentpool._core.approval import Approved as Approved
     from agentpool._core.approval import Decision as Decision
     from agentpool._core.approval import Denied as Denied
+    from agentpool._core.approval import Question as Question
     from agentpool._core.budget import Budget as Budget
     from agentpool._core.budget import Reservation as Reservation
     from agentpool._core.capability import BrowserCapability as BrowserCapability
@@ -53,6 +55,7 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import LoopHaltedError as LoopHaltedError
     from agentpool._core.errors import MalformedReplyError as MalformedReplyError
     from agentpool._core.errors import ManifestError as ManifestError
+    from agentpool._core.errors import McpServerError as McpServerError
     from agentpool._core.errors import MemoryFileError as MemoryFileError
     from agentpool._core.errors import OverloadedError as OverloadedError
     from agentpool._core.errors import PoolClosedError as PoolClosedError
@@ -90,17 +93,18 @@ if _TYPE_CHECKING:
     from agentpool._core.events import ReasoningDeltaReceived as ReasoningDeltaReceived
     from agentpool._core.events import TextDeltaReceived as TextDeltaReceived
     from agentpool._core.events import ToolFinished as ToolFinished
+    from agentpool._core.events import ToolProgressed as ToolProgressed
     from agentpool._core.events import ToolStarted as ToolStarted
     from agentpool._core.governor import GovernorPolicy as GovernorPolicy
     from agentpool._core.guard import LoopGuard as LoopGuard
     from agentpool._core.limits import PoolLimits as PoolLimits
     from agentpool._core.manifest import AgentManifest as AgentManifest
-    from agentpool._core.manifest import McpServer as McpServer
     from agentpool._core.manifest import ModelSettings as ModelSettings
     from agentpool._core.manifest import ResourceQuota as ResourceQuota
     from agentpool._core.manifest import ScriptCall as ScriptCall
     from agentpool._core.manifest import ScriptSettings as ScriptSettings
     from agentpool._core.manifest import ScriptStep as ScriptStep
+    from agentpool._core.mcp_servers import McpServer as McpServer
     from agentpool._core.messages import AgentId as AgentId
     from agentpool._core.messages import AgentMessage as AgentMessage
     from agentpool._core.messages import AssistantMessage as AssistantMessage
@@ -125,6 +129,7 @@ if _TYPE_CHECKING:
     from agentpool._core.restart import Backoff as Backoff
     from agentpool._core.restart import RestartMode as RestartMode
     from agentpool._core.restart import RestartPolicy as RestartPolicy
+    from agentpool._core.sandboxing import CommandLimits as CommandLimits
     from agentpool._core.usage import TokenUsage as TokenUsage
     from agentpool._kernel.agent import AgentStatus as AgentStatus
     from agentpool._kernel.context import AgentContext as AgentContext
@@ -153,7 +158,11 @@ if _TYPE_CHECKING:
     from agentpool._loop.model_agent import SpawnConfig as SpawnConfig
     from agentpool._loop.resume import resume_agent_pool as resume_agent_pool
     from agentpool.abc import Approver as Approver
+    from agentpool.abc import AskModel as AskModel
+    from agentpool.abc import CallTool as CallTool
     from agentpool.abc import Driver as Driver
+    from agentpool.abc import HookContext as HookContext
+    from agentpool.abc import Hooks as Hooks
     from agentpool.abc import Journal as Journal
     from agentpool.abc import Memory as Memory
     from agentpool.abc import MemoryFragment as MemoryFragment
@@ -193,6 +202,10 @@ if _TYPE_CHECKING:
     from agentpool.tools._agent_tool import as_tool as as_tool
     from agentpool.tools._build import build_tools as build_tools
     from agentpool.tools._handoff import handoff_to as handoff_to
+    from agentpool.tools._host import SandboxReport as SandboxReport
+    from agentpool.tools._host import sandbox_report as sandbox_report
+    from agentpool.tools._kept import KeptResults as KeptResults
+    from agentpool.tools._redact import Redact as Redact
 
 _HOMES = {
     "agentpool._kernel.agent": """
@@ -208,7 +221,7 @@ _HOMES = {
         AgentContext Subscription
     """,
     "agentpool._core.approval": """
-        ApprovalRequest ApprovalRules Approved Decision Denied
+        Answered ApprovalRequest ApprovalRules Approved Decision Denied Question
     """,
     "agentpool._core.budget": """
         Budget Reservation
@@ -225,15 +238,17 @@ _HOMES = {
         AgentAbortedError AgentFailedError AgentPoolError AgentTimeoutError BudgetExceededError
         CapabilityDeniedError ContentRefusedError ContextTooLongError DeadlockError DriverError
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
-        MalformedReplyError ManifestError MemoryFileError OverloadedError PoolClosedError PoolLimitError
-        PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError RestartLimitError
-        RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors UnknownAgentError
+        MalformedReplyError ManifestError McpServerError MemoryFileError OverloadedError PoolClosedError
+        PoolLimitError PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError
+        RestartLimitError RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors
+        UnknownAgentError
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck ApprovalDecided ApprovalRequested
         BudgetWarned CompletionFinished ContextCompacted DeadlockSuspected Event GuardWarned
         LoopFinished MessageDeadLettered MessageSent ModelCallFinished ModelCallStarted PhaseChanged
-        ReasoningDeltaReceived TextDeltaReceived ToolFinished ToolStarted
+        ReasoningDeltaReceived TextDeltaReceived ToolFinished ToolProgressed
+        ToolStarted
     """,
     "agentpool._core.governor": """
         GovernorPolicy
@@ -245,8 +260,9 @@ _HOMES = {
         PoolLimits
     """,
     "agentpool._core.manifest": """
-        AgentManifest McpServer ModelSettings ResourceQuota ScriptCall ScriptSettings ScriptStep
+        AgentManifest ModelSettings ResourceQuota ScriptCall ScriptSettings ScriptStep
     """,
+    "agentpool._core.mcp_servers": "McpServer",
     "agentpool._core.messages": """
         AgentId AgentMessage AssistantMessage ChatMessage Completion CompletionRequest ProviderData
         ReasoningDelta StopReason StreamPart TextDelta ToolCall ToolDefinition ToolMessage ToolResult
@@ -257,6 +273,9 @@ _HOMES = {
     """,
     "agentpool._core.restart": """
         Backoff RestartMode RestartPolicy
+    """,
+    "agentpool._core.sandboxing": """
+        CommandLimits
     """,
     "agentpool._core.usage": """
         TokenUsage
@@ -301,7 +320,8 @@ _HOMES = {
         ChildSpec Supervisor
     """,
     "agentpool.abc": """
-        Approver Driver Journal Memory MemoryFragment NamespacedMemory ResumableAgent Tool ToolContext
+        Approver AskModel CallTool Driver HookContext Hooks Journal Memory MemoryFragment NamespacedMemory
+        ResumableAgent Tool ToolContext
     """,
     "agentpool.journal.sqlite": """
         SqliteJournal
@@ -365,6 +385,15 @@ _HOMES = {
     """,
     "agentpool.tools._build": """
         build_tools
+    """,
+    "agentpool.tools._kept": """
+        KeptResults
+    """,
+    "agentpool.tools._redact": """
+        Redact
+    """,
+    "agentpool.tools._host": """
+        SandboxReport sandbox_report
     """,
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -139,6 +139,16 @@ async def run_blocking(fn: Callable[[*Ts], T], *args: *Ts) -> T:
     return result
 
 
+def check_cancelled() -> None:
+    """Raise `Cancelled` if the task that waits for this thread is being cancelled.
+
+    For the function of a `run_blocking`, between two steps of which the second may be left out. Does
+    nothing where there is no such thread, as in a simulation.
+    """
+    with suppress(RuntimeError):
+        trio.from_thread.check_cancelled()
+
+
 @trio.lowlevel.enable_ki_protection
 async def _run_in_thread(fn: Callable[[*Ts], T], *args: *Ts) -> T:
     task = trio.lowlevel.current_task()

@@ -34,6 +34,21 @@ class LoadProblem(Exception):
         return f"{self.problem}. {self.fix}"
 
 
+def load_object(
+    spec: str, base: Path | str | None, *, beside: str = "the manifest"
+) -> tuple[Any, ModuleType]:
+    """Import what a file names as `module:name`, whatever it is; `load_callable` tells more.
+
+    Raises:
+      LoadProblem: as there.
+    """
+    module_name, name = _split(spec, beside)
+    module = _load_module(module_name, None if base is None else Path(base), beside)
+    if not hasattr(module, name):
+        raise LoadProblem(f"the module {module_name!r} has no {name!r}", _known(module, name))
+    return getattr(module, name), module
+
+
 def load_callable(
     spec: str, base: Path | str | None, *, beside: str = "the manifest"
 ) -> tuple[Callable[..., Any], ModuleType]:
@@ -53,12 +68,9 @@ def load_callable(
       LoadProblem: if the text, the module or the function is not as it should be, or the module
         fails to import.
     """
-    module_name, name = _split(spec, beside)
-    module = _load_module(module_name, None if base is None else Path(base), beside)
-    if not hasattr(module, name):
-        raise LoadProblem(f"the module {module_name!r} has no {name!r}", _known(module, name))
-    function = getattr(module, name)
+    function, module = load_object(spec, base, beside=beside)
     if not callable(function):
+        module_name, name = _split(spec, beside)
         kind = type(function).__name__
         raise LoadProblem(f"{name!r} of the module {module_name!r} is a {kind}", "Name a function")
     return function, module

@@ -1,18 +1,28 @@
-"""The extension points: what a driver, a tool, a memory, an approver and an agent that describes itself
-have to be.
+"""The extension points: what a driver, a tool, a memory, an approver, a hook and an agent that describes
+itself have to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import attrs
 
 from agentpool._core.approval import ApprovalRequest, Decision
 from agentpool._core.capability import Capability, PrivacyTier
+from agentpool._core.grants import Grants
 from agentpool._core.messages import (
     SUPERVISOR,
     AgentId,
@@ -464,6 +474,133 @@ class Approver(Protocol):
         ...
 
 
+# -- hooks ------------------------------------------------------------------------------
+
+
+class HookContext(ToolContext, Protocol):
+    """What a hook may use of the agent whose calls it stands around; every `AgentContext` is one."""
+
+    @property
+    def parent_id(self) -> AgentId:
+        """The id of the agent that spawned it; 0 for the supervisor."""
+        ...
+
+    @property
+    def usage(self) -> TokenUsage:
+        """What the agent's model calls have used so far."""
+        ...
+
+    @property
+    def journal_path(self) -> str | None:
+        """The file of the pool's journal; None without a journal, and for one that is in no file."""
+        ...
+
+    def add_usage(self, usage: TokenUsage) -> None:
+        """Count on the agent what a model call of the hook used that went past the agent's driver."""
+        ...
+
+    async def hold(self, key: Hashable, open: Callable[[], AbstractAsyncContextManager[Any]]) -> Any:
+        """Return something that lives as long as the pool, opened by who first asks for its key."""
+        ...
+
+    def is_held(self, key: Hashable) -> bool:
+        """Whether the pool holds something under a key, so that `hold` would not open it."""
+        ...
+
+
+AskModel: TypeAlias = Callable[[CompletionRequest], Awaitable[Completion]]
+"""Asks the model, through the hooks that stand further inside."""
+
+CallTool: TypeAlias = Callable[[ToolCall], Awaitable[ToolResult]]
+"""Makes a tool call, through the hooks that stand further inside."""
+
+
+class Hooks:
+    """Stands around the model calls and the tool calls of agents that run the loop.
+
+    Derive from this class, and write those of its methods that are needed: each is a coroutine function.
+    A method that a class does not have costs nothing. One object serves all agents that it is given to,
+    which call it from many tasks at once; it must not keep the state of one call in itself.
+
+    A pool's hooks (`open_agent_pool(hooks=[...])`) stand outside, then those of the manifest, then those of
+    the agent (`ModelAgent(hooks=[...])`), each in the order given: the first sees a request first, and its
+    answer last. Of one hook `before_` runs first, then `around_`, then `after_`.
+
+    An exception out of a hook around a model call is the end of the run, as one of the driver is: the agent
+    fails with it. One out of a hook around a tool call is that call's result, as an error of its tool is: the
+    agent goes on. A value of a wrong type is such an exception, a `TypeError` that names the hook.
+    Cancellation, and what is fatal, is to be let through.
+
+    What they get is not theirs to change: return another value, as `attrs.evolve` makes it.
+
+    Attributes:
+      streams: whether subscribers see an answer's text as it arrives, before `around_model_call` and
+        `after_model_call` of this hook have seen the whole. Without it they see the text that comes out of
+        the hooks, in one piece; a class without these two methods holds nothing back.
+    """
+
+    streams: bool = False
+
+    async def before_model_call(
+        self, ctx: HookContext, request: CompletionRequest
+    ) -> CompletionRequest | Completion:
+        """Return the request that is sent; or a completion, and the model is not asked.
+
+        Of a completion the hooks further outside are told as of any other; this hook, and those inside,
+        are not.
+
+        Raises:
+          Exception: to refuse; the agent fails with it.
+        """
+        return request
+
+    async def around_model_call(
+        self, ctx: HookContext, request: CompletionRequest, call: AskModel
+    ) -> Completion:
+        """Return the answer to a request, asking by `await call(request)` as often as wanted.
+
+        Each `call` is set aside in the budget, and counts, by itself. It raises what the driver raises,
+        and `RuntimeError` once this method has returned.
+        """
+        return await call(request)
+
+    async def after_model_call(
+        self, ctx: HookContext, request: CompletionRequest, completion: Completion
+    ) -> Completion:
+        """Return the completion that the agent takes for the model's answer.
+
+        Its usage is that of the calls that were really made, whatever it says.
+        """
+        return completion
+
+    async def before_tool_call(self, ctx: HookContext, call: ToolCall) -> ToolCall | ToolResult:
+        """Return the call that is made; or a result, and nothing is called.
+
+        The call may have another tool and other arguments, but not another id. It has to be granted as
+        any call, and the rules of approval are asked about it. Of a result the hooks further outside
+        are told as of any other; this hook, and those inside, are not.
+
+        Raises:
+          ToolError: to refuse, with what the model is told.
+        """
+        return call
+
+    async def around_tool_call(self, ctx: HookContext, call: ToolCall, proceed: CallTool) -> ToolResult:
+        """Return the result of a call, making it by `await proceed(call)` as often as wanted.
+
+        Each `proceed` has the whole time limit of the tool. It returns errors of the tool as results with
+        `is_error`, and raises `RuntimeError` once this method has returned.
+        """
+        return await proceed(call)
+
+    async def after_tool_call(self, ctx: HookContext, call: ToolCall, result: ToolResult) -> ToolResult:
+        """Return the result that the model is told of.
+
+        It is whole here: what is too long is cut behind all hooks.
+        """
+        return result
+
+
 # -- agents ---------------------------------------------------------------------------
 
 ToolBuilder: TypeAlias = Callable[["AgentManifest"], "ToolSet | None"]
@@ -528,5 +665,26 @@ class DescribedAgent(Protocol):
 
         Args:
           builder: the pool's `tool_builder`; None for the default one.
+        """
+        ...
+
+
+@runtime_checkable
+class LimitedAgent(DescribedAgent, Protocol):
+    """A described agent that asks for what it may do, as one of a manifest does.
+
+    The pool gives it what it asks for, as far as its parent may do that. One that asks for nothing may do
+    what its parent may.
+    """
+
+    @property
+    def wanted(self) -> Grants:
+        """What it asks for; with absolute paths, so that they can be compared with its parent's."""
+        ...
+
+    def limited_to(self, grants: Grants) -> Self:
+        """Return the same agent with nothing but what is granted, which is less than it asks for.
+
+        Its tools are those that `build_tools` of what this returns builds.
         """
         ...

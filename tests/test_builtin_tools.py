@@ -46,8 +46,16 @@ from agentpool._core.messages import (
 from agentpool._core.outcomes import Aborted, AgentResult, Completed, Failed
 from agentpool._core.usage import NO_USAGE
 from agentpool.memory import InMemory
-from agentpool.tools import ToolRegistry, build_tools
-from agentpool.tools import _files as files
+from agentpool.tools import (
+    ToolRegistry,
+    _files,
+    _patterns,
+    _places,
+    _reading,
+    _searching,
+    _writing,
+    build_tools,
+)
 
 needs_links = pytest.mark.skipif(not hasattr(os, "symlink"), reason="the system has no links")
 
@@ -212,7 +220,9 @@ async def test_a_long_file_is_read_in_parts(reader: ToolRegistry, tree: Path) ->
 async def test_a_line_that_is_too_long_is_cut(reader: ToolRegistry, tree: Path) -> None:
     (tree / "root" / "line").write_text("x" * 70_000)
     part = await text(reader, "read_file", path="line")
-    assert part == "x" * files.MAX_READ_CHARS + "[the line goes on]\n"
+    assert part == "x" * 60_000 + "\n[line 1 goes on; go on with start_line=1, start_column=60001]"
+    assert await text(reader, "read_file", path="line", start_column=60_001) == "x" * 10_000
+    assert "has 70000 characters" in await refusal(reader, "read_file", path="line", start_column=70_001)
 
 
 async def test_an_empty_file_is_empty(reader: ToolRegistry, tree: Path) -> None:
@@ -237,7 +247,7 @@ async def test_what_is_no_text_is_refused_in_words(
     assert "NUL" in await refusal(reader, "read_file", path="a\0.md")
     assert await refusal(reader, "read_file", path="\ud800")
     assert await refusal(reader, "read_file", path="x" * 5000)
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 3)
+    monkeypatch.setattr(_reading, "MAX_FILE_BYTES", 3)
     assert "3 are the limit" in await refusal(reader, "read_file", path="a.md")
 
 
@@ -255,10 +265,10 @@ async def test_a_pipe_is_refused_without_waiting(reader: ToolRegistry, tree: Pat
 async def test_a_file_that_may_not_be_opened_is_refused_in_words(
     reader: ToolRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(place: object) -> int:
+    def refuse(place: object, name: str, dir_fd: object) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files, "_open_file", refuse)
+    monkeypatch.setattr(_reading, "open_regular", refuse)
     assert await refusal(reader, "read_file", path="a.md") == "'a.md' cannot be used: Permission denied"
 
 
@@ -357,11 +367,11 @@ async def test_a_root_may_be_reached_through_a_link(tree: Path) -> None:
 
 
 @needs_links
-@pytest.mark.skipif(not files._HAS_DIR_FD, reason="the system opens by names only")
+@pytest.mark.skipif(not _places.HAS_DIR_FD, reason="the system opens by names only")
 async def test_a_link_that_is_put_there_after_the_check_is_not_followed(
     reader: ToolRegistry, writer: ToolRegistry, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = files.Roots.find
+    find = _places.Roots.find
     guide = tree / "root" / "guide"
 
     def find_then_swap(roots: Any, path: str) -> Any:
@@ -371,7 +381,7 @@ async def test_a_link_that_is_put_there_after_the_check_is_not_followed(
             guide.symlink_to(tree / "secret")
         return place
 
-    monkeypatch.setattr(files.Roots, "find", find_then_swap)
+    monkeypatch.setattr(_places.Roots, "find", find_then_swap)
     (guide / "key.md").write_text("harmless")
     assert "cannot be used" in await refusal(reader, "read_file", path="guide/key.md")
     guide.unlink()
@@ -381,11 +391,11 @@ async def test_a_link_that_is_put_there_after_the_check_is_not_followed(
 
 
 @needs_links
-@pytest.mark.skipif(not files._HAS_DIR_FD, reason="the system opens by names only")
+@pytest.mark.skipif(not _places.HAS_DIR_FD, reason="the system opens by names only")
 async def test_a_file_that_becomes_a_link_after_the_check_is_not_followed(
     reader: ToolRegistry, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = files.Roots.find
+    find = _places.Roots.find
 
     def find_then_swap(roots: Any, path: str) -> Any:
         place = find(roots, path)
@@ -393,7 +403,7 @@ async def test_a_file_that_becomes_a_link_after_the_check_is_not_followed(
         (tree / "root" / "a.md").symlink_to(tree / "secret" / "key.md")
         return place
 
-    monkeypatch.setattr(files.Roots, "find", find_then_swap)
+    monkeypatch.setattr(_places.Roots, "find", find_then_swap)
     assert "cannot be used" in await refusal(reader, "read_file", path="a.md")
 
 
@@ -421,7 +431,7 @@ def maze(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(parts=st.lists(PARTS, min_size=1, max_size=7), absolute=st.booleans())
 def test_whatever_a_path_is_made_of_it_stays_inside(maze: Path, parts: list[str], absolute: bool) -> None:
     path = "/".join([str(maze), *parts] if absolute else parts)
-    roots = files.Roots(["root"], maze)
+    roots = _places.Roots(["root"], maze)
     try:
         place = roots.find(path)
     except CapabilityDeniedError:
@@ -430,7 +440,7 @@ def test_whatever_a_path_is_made_of_it_stays_inside(maze: Path, parts: list[str]
     assert os.path.realpath(place.path) == place.path
     assert place.path == inside or place.path.startswith(inside + os.sep)
     if os.path.isfile(place.path):
-        assert files._read_bytes(place) == b"inside"
+        assert _reading.read_bytes(place) == b"inside"
 
 
 @needs_links
@@ -438,7 +448,7 @@ def test_whatever_a_path_is_made_of_it_stays_inside(maze: Path, parts: list[str]
 @settings(deadline=None)
 def test_any_text_as_a_path_is_inside_or_refused(maze: Path, path: str) -> None:
     try:
-        place = files.Roots(["root"], maze).find(path)
+        place = _places.Roots(["root"], maze).find(path)
     except ToolError:
         return
     assert place.path.startswith(os.path.realpath(maze / "root"))
@@ -520,9 +530,9 @@ async def test_what_is_listed_and_found_is_bounded(
 ) -> None:
     (tree / "root" / "many").write_text("TODO\n" * 300)
     assert "[cut: only the first 200 lines" in await text(reader, "search_text", text="TODO")
-    monkeypatch.setattr(files, "MAX_NAMES", 2)
+    monkeypatch.setattr(_files, "MAX_NAMES", 2)
     assert (await text(reader, "list_files")).splitlines()[2].startswith("[cut: only the first 2 files")
-    monkeypatch.setattr(files, "MAX_VISITED", 2)
+    monkeypatch.setattr(_searching, "MAX_VISITED", 2)
     assert "holds more than 2 files" in await refusal(reader, "list_files", pattern="*.none")
 
 
@@ -539,7 +549,7 @@ async def test_what_is_listed_and_found_is_bounded(
     ),
 )
 def test_a_pattern_without_double_stars_fits_part_by_part(parts: list[str], names: list[str]) -> None:
-    fits = files.glob_matcher("/".join(parts))("/".join(names))
+    fits = _patterns.glob_matcher("/".join(parts))("/".join(names))
     if len(parts) == 1:
         assert fits == fnmatch.fnmatchcase(names[-1], parts[0])
     else:
@@ -589,12 +599,12 @@ def test_a_pattern_without_double_stars_fits_part_by_part(parts: list[str], name
     ],
 )
 def test_double_stars_are_any_number_of_directories(pattern: str, name: str, fits: bool) -> None:
-    assert files.glob_matcher(pattern)(name) is fits
+    assert _patterns.glob_matcher(pattern)(name) is fits
 
 
 def test_braces_that_stand_for_very_many_patterns_are_refused() -> None:
     with pytest.raises(ToolError, match="more than 64 patterns"):
-        files.glob_matcher("{a,b}" * 40)
+        _patterns.glob_matcher("{a,b}" * 40)
 
 
 async def test_patterns_may_begin_with_the_directory_or_the_root(reader: ToolRegistry, tree: Path) -> None:
@@ -642,10 +652,10 @@ async def test_a_path_may_be_in_quotes_or_end_with_a_line_break(reader: ToolRegi
     assert "no file" in await refusal(reader, "read_file", path='"nowhere"')
 
 
-async def test_lines_are_those_of_editors_and_grep(reader: ToolRegistry, tree: Path) -> None:
+async def test_lines_are_those_of_editors(reader: ToolRegistry, tree: Path) -> None:
     (tree / "root" / "feed.py").write_bytes("a\r\n\f\nb\x0b\x85\u2028c\rd\nneedle".encode())
-    assert await text(reader, "search_text", text="needle") == "feed.py:4: needle"
-    assert await text(reader, "read_file", path="feed.py", start_line=4) == "needle"
+    assert await text(reader, "search_text", text="needle") == "feed.py:5: needle"
+    assert await text(reader, "read_file", path="feed.py", start_line=5) == "needle"
 
 
 async def test_text_of_windows_is_read(reader: ToolRegistry, tree: Path) -> None:
@@ -684,7 +694,7 @@ async def test_what_is_no_place_for_a_file_is_refused(
         assert "directory" in await refusal(writer, "write_file", path=path, content="x")
     assert "cannot be used" in await refusal(writer, "write_file", path="a.md/b.md", content="x")
     assert "not valid text" in await refusal(writer, "write_file", path="s", content="\ud800")
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 3)
+    monkeypatch.setattr(_writing, "MAX_FILE_BYTES", 3)
     assert "3 are the limit" in await refusal(writer, "write_file", path="big", content="abcd")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tree / "root" / "pipe")
@@ -866,7 +876,7 @@ def test_each_capability_brings_its_tools() -> None:
         FileReadCapability(["."]), FileWriteCapability(["."]), MemoryCapability(), MessagingCapability(),
         SpawnCapability(), make_agent=lambda *args: args,
     )  # fmt: skip
-    names = ["read_file", "list_files", "search_text", "write_file", "remember", "recall"]
+    names = ["read_file", "list_files", "search_text", "write_file", "edit_file", "remember", "recall"]
     names += ["send_message", "receive_message", "ask_agent", "reply_message"]
     names += ["spawn_agent", "start_agent", "message_agent", "wait_agents", "stop_agent"]
     assert [definition.name for definition in registry.definitions()] == names

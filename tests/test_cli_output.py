@@ -357,15 +357,10 @@ BAD = {
         '[model]\nmodel_repo = "org/m"\n[script]\nsteps = [{text = "x"}]',
         "model.model_repo: of the manifest 'a': no driver of the command line fetches a model",
     ),
-    "mcp": (
-        '[[mcp_servers]]\nname = "x"\ntransport = "http"\nurl = "http://127.0.0.1"\n'
-        '[script]\nsteps = [{text = "x"}]',
-        "agentpool has no MCP client yet",
-    ),
 }
 OWN = '''
 """Functions that manifests name."""
-from agentpool import ShellCapability
+from agentpool import BrowserCapability
 from agentpool.tools import tool
 
 
@@ -379,7 +374,7 @@ def unclear(x) -> str:
     return x
 
 
-@tool(capability=ShellCapability(["ls"]))
+@tool(capability=BrowserCapability())
 def ls() -> str:
     """List."""
     return ""
@@ -432,7 +427,7 @@ def _has(name: str) -> bool:
 
 
 def test_a_capability_that_a_tool_of_ones_own_needs_is_no_empty_grant(tmp_path: Path) -> None:
-    grant = '[[capabilities]]\ntype = "shell"\nallowed_commands = ["ls"]\n[script]\nsteps = [{text = "x"}]'
+    grant = '[[capabilities]]\ntype = "browser"\n[script]\nsteps = [{text = "x"}]'
     path = write_fleet(tmp_path, f'tools = ["own:ls"]\n{grant}')
     assert _app.call(["validate", str(path)]) == 0
     assert _app.call(["validate", str(write_fleet(tmp_path, grant))]) == 2
@@ -468,6 +463,18 @@ IDLE = {
         'restart = { within = 9, backoff = 1 }\n[[supervisors]]\nname = "boss"\nchildren = ["a"]',
         "",
         "within, backoff has no effect below the supervisor 'boss'",
+    ),
+    "sandbox": (
+        'sandbox = "none"\n[script]\nsteps = [{text = "x"}]',
+        "",
+        "",
+        "sandbox: of the manifest 'a': has no effect: the agent may run no commands",
+    ),
+    "commands": (
+        '[script]\nsteps = [{text = "x"}]\n[commands]\ntimeout = 5',
+        "",
+        "",
+        "commands: of the manifest 'a': has no effect: the agent may run no commands",
     ),
     "call": (
         '[script]\nsteps = [{calls = [{tool = "read_fil"}]}]\n'

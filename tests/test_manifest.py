@@ -404,7 +404,6 @@ BAD = [
             ("mcp_servers[1].url", "is missing: streamable-http connects", "Give the server's URL"),
             ("mcp_servers[2].transport", "'https' is not known here", "Did you mean 'http'?"),
             ("mcp_servers[3].transport", "'Web-Socket' is gone from MCP", "Use streamable-http"),
-            ("mcp_servers", "agentpool has no MCP client yet", "Remove them"),
             ("mcp_servers[1].name", "'x' is the name of an earlier server", "Use another name"),
         ],
     ),
@@ -412,18 +411,69 @@ BAD = [
         'name = "a"\n[[mcp_servers]]\nname = "x"\ntransport = "sse"\nurl = "https://example.org"',
         [
             ("mcp_servers[0].transport", "'sse' is gone from MCP", "Use streamable-http"),
-            ("mcp_servers", "agentpool has no MCP client yet", "Remove them"),
         ],
     ),
     (
-        'name = "a"\n[[mcp_servers]]\nname = "x"\ntransport = "stdio"\ncommand = ["node"]',
-        [("mcp_servers", "agentpool has no MCP client yet", "functions in 'tools'")],
+        """
+        name = "a"
+        [[mcp_servers]]
+        name = "x"
+        transport = "stdio"
+        command = [""]
+        url = "https://example.org"
+        headers = { A = "b" }
+        auth = "oauth"
+        capabilities = []
+        [[mcp_servers]]
+        name = "y"
+        transport = "http"
+        url = "ftp://example.org"
+        command = ["x"]
+        env = { A = 1 }
+        cwd = ""
+        timeout = 0
+        max_result_bytes = 10
+        auth = "basic"
+        required = "no"
+        [[mcp_servers]]
+        name = "z"
+        transport = "http"
+        url = "http://me:secret@example.org"
+        headers = { A = "b\\nc", "D" = "e" }
+        token = "x"
+        [[mcp_servers]]
+        name = "u"
+        transport = "http"
+        url = "http://[::1"
+        headers = 1
+        """,
+        [
+            ("mcp_servers[0].url", "has no meaning for stdio", "Remove it"),
+            ("mcp_servers[0].headers", "has no meaning for stdio", "Remove it"),
+            ("mcp_servers[0].auth", "has no meaning for stdio", "Remove it"),
+            ("mcp_servers[0].capabilities", "takes no tool", "leave it out"),
+            ("mcp_servers[0].command[0]", "is empty", "name of a program"),
+            ("mcp_servers[1].env.A", "is a whole number, not a string", "Give a string"),
+            ("mcp_servers[1].cwd", "'' is no path", "Give the path"),
+            ("mcp_servers[1].timeout", "is 0", "above 0"),
+            ("mcp_servers[1].max_result_bytes", "is 10", "at least 1024"),
+            ("mcp_servers[1].auth", "'basic' is not known here", "oauth"),
+            ("mcp_servers[1].required", "is a string, not true or false", "Give true or false"),
+            ("mcp_servers[1].url", "ftp is no address of the web", "https://HOST/PATH"),
+            ("mcp_servers[1].command", "has no meaning for streamable-http", "Remove it"),
+            ("mcp_servers[1].env", "has no meaning for streamable-http", "Remove it"),
+            ("mcp_servers[1].cwd", "has no meaning for streamable-http", "Remove it"),
+            ("mcp_servers[2].headers.A", "holds a line break", "Write it on one line"),
+            ("mcp_servers[2].token", "is an unknown key", "headers, auth"),
+            ("mcp_servers[2].url", "carries a user name or password", "headers"),
+            ("mcp_servers[3].headers", "is a whole number, not a table", "Give a table"),
+            ("mcp_servers[3].url", "is no address", "https://HOST/PATH"),
+        ],
     ),
     (
         'name = "a"\nmcp_servers = [1]',
         [
             ("mcp_servers[0]", "is a whole number, not a table", "Give a table"),
-            ("mcp_servers", "agentpool has no MCP client yet", "Remove them"),
         ],
     ),
     (
@@ -450,9 +500,7 @@ BAD = [
             ("mcp_servers[2].name", "is empty", "Give at least"),
             ("mcp_servers[2].url", "is missing", "Give the server's URL"),
             ("model.remote_model", "a sovereign agent asks no remote model", "choose another 'privacy'"),
-            ("mcp_servers[1].transport", "no network transport (streamable-http)", "Use stdio"),
-            ("mcp_servers[2].transport", "no network transport (streamable-http)", "Use stdio"),
-            ("mcp_servers", "agentpool has no MCP client yet", "Remove them"),
+            ("mcp_servers[1].url", "reaches no server over the network", "Use stdio"),
         ],
     ),
     (
@@ -619,11 +667,7 @@ def test_a_file_that_cannot_be_read_is_a_finding_too(tmp_path: Path) -> None:
         (lambda: McpServer("a", "stdio"), ValueError, "McpServer.command"),
         (lambda: McpServer("a", "sse", url="x"), ValueError, "'sse' is gone from MCP"),  # type: ignore[arg-type]
         (lambda: McpServer("a", 1, url="x"), TypeError, "McpServer.transport"),  # type: ignore[arg-type]
-        (
-            lambda: AgentManifest(name="a", mcp_servers=[McpServer("a", "stdio", ["x"])]),
-            ValueError,
-            "AgentManifest.mcp_servers: agentpool has no MCP client yet",
-        ),
+        (lambda: McpServer("a", "stdio", ["x"], auth="oauth"), ValueError, "McpServer.auth: has no meaning"),
         (lambda: McpServer("a", "STDIO", ["x"]), ValueError, "McpServer.transport"),  # type: ignore[arg-type]
         (lambda: ScriptSettings(), ValueError, "ScriptSettings: has neither"),
         (lambda: ScriptStep("a", [ScriptCall("b")]), ValueError, "ScriptStep.calls"),

@@ -8,11 +8,12 @@ import attrs
 
 from agentpool._core import guard as guards
 from agentpool._core.asking import at_limit
+from agentpool._core.deferring import is_finding, searched
 from agentpool._core.effects import Act, Acted, Idled, IllegalObservationError, Recall
 from agentpool._core.encoding import encodable_result
 from agentpool._core.guard import LoopGuard
 from agentpool._core.handing import handed_over, handoff_in, only_one_handoff
-from agentpool._core.messages import AssistantMessage, ChatMessage, ToolMessage, ToolResult
+from agentpool._core.messages import AssistantMessage, ChatMessage, ToolCall, ToolMessage, ToolResult
 from agentpool._core.perceiving import as_note
 from agentpool._core.pins import is_pinning, pinned
 from agentpool._core.states import NO_TROUBLE, TAKE_MESSAGES, LoopState, Step, Trouble, grown, heard
@@ -31,8 +32,8 @@ def act(state: LoopState, guard: LoopGuard, excess: int, said: AssistantMessage)
         return heard(state, unrun(said, verdict.reason)), TAKE_MESSAGES
     note = verdict.reason if isinstance(verdict, guards.Warn) else ""
     acting = LoopState(state.plan, Act, state.transcript, state.window, guard, said, note, trouble, excess)
-    if state.window.pins is not None:
-        calls = tuple(call for call in calls if not is_pinning(call))
+    if state.window.pins is not None or state.plan.hidden:
+        calls = tuple(call for call in calls if not _is_own(state, call))
         if not calls:
             return _acted(acting, ()), TAKE_MESSAGES
     return acting, Act(calls, note)
@@ -41,6 +42,13 @@ def act(state: LoopState, guard: LoopGuard, excess: int, said: AssistantMessage)
 def _recovered(trouble: Trouble) -> Trouble:
     """Forget what a good answer has fixed; wrong typed answers stay counted."""
     return NO_TROUBLE if trouble is NO_TROUBLE else Trouble(retries=trouble.retries)
+
+
+def _is_own(state: LoopState, call: ToolCall) -> bool:
+    """Whether a call is one of the loop's own, for which no tool runs."""
+    return (state.window.pins is not None and is_pinning(call)) or (
+        bool(state.plan.hidden) and is_finding(call)
+    )
 
 
 def on_acted(state: LoopState, observation: Acted) -> Step:
@@ -84,6 +92,9 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
     own: Mapping[int, ToolResult] = {}
     if pins is not None:
         pins, own = pinned(pins, calls)
+    if plan.hidden:
+        found = {n: searched(plan.hidden, call)[0] for n, call in enumerate(calls) if is_finding(call)}
+        own, plan = {**own, **found}, plan.after(calls)
     if len(results) != len(calls) - len(own):
         raise IllegalObservationError(
             f"{len(calls) - len(own)} calls were to be run, but there are {len(results)} results"

@@ -302,6 +302,23 @@ def call_hash(call: ToolCall) -> str:
 
 
 @attrs.frozen
+class Question:
+    """What an MCP server wants to know from a person, in the middle of a call.
+
+    Attributes:
+      server: whose question it is; a person should see it, since nobody else vouches for the rest.
+      message: the question, in the words of the server.
+      schema: the JSON schema of a form that is to be filled in, an object of plain values; None for none.
+      url: a page that the person is to open; empty for none.
+    """
+
+    server: str
+    message: str
+    schema: Mapping[str, Any] | None = None
+    url: str = ""
+
+
+@attrs.frozen
 class ApprovalRequest:
     """A tool call that a person is asked about.
 
@@ -313,6 +330,8 @@ class ApprovalRequest:
         tell.
       rule: why it is asked, as it stands in a manifest, such as `ask = "write_file"`.
       hash: stands for this exact call, and no other.
+      question: what the call's server wants to know, if the call is under way; None if it is to be
+        approved.
     """
 
     agent_id: AgentId
@@ -321,6 +340,7 @@ class ApprovalRequest:
     rule: str
     hash: str
     taken: Mapping[str, Any] | None = None
+    question: Question | None = None
 
     @classmethod
     def of(
@@ -334,6 +354,10 @@ class ApprovalRequest:
         """Return the request for a call."""
         copied = ToolCall(call.id, call.name, copy.deepcopy(dict(call.input)))
         return cls(agent_id, agent_name, copied, rule, call_hash(call), copy.deepcopy(taken))
+
+    def asking(self, question: Question) -> ApprovalRequest:
+        """Return the request that puts a question about the call, which is under way."""
+        return attrs.evolve(self, question=question)
 
     @property
     def arguments(self) -> Mapping[str, Any]:
@@ -368,7 +392,23 @@ class Denied:
     reason: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
 
 
-Decision: TypeAlias = Approved | Denied
+def _is_mapping(_: object, __: object, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"content must be a mapping of names to values, not {value!r}")
+
+
+@attrs.frozen
+class Answered:
+    """The answer to the `question` of a request.
+
+    Attributes:
+      content: the form, filled in.
+    """
+
+    content: Mapping[str, Any] = attrs.field(validator=_is_mapping)
+
+
+Decision: TypeAlias = Approved | Denied | Answered
 """What an approver answers."""
 
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import attrs
 
+from agentpool._core.hosts import HostRule, covers_host
 from agentpool._core.rules import FilePath, ListOf, Text, Whole, as_texts
 
 
@@ -31,7 +32,11 @@ class PrivacyTier(enum.Enum):
 
 _PATHS = ListOf("The files and directories, with all that is below them", item=FilePath())
 _COMMANDS = ListOf("The names of the commands; `*` is any", item=Text(blank=False))
-_HOSTS = ListOf("The names of the hosts; `*` is any", item=Text(blank=False))
+_HOSTS = ListOf(
+    "The hosts: names, `*.` and a name for those below it, addresses, networks, `localhost`, or `*` for"
+    " every public one; with `:PORT` (or `:*`) for other ports than 80 and 443",
+    item=HostRule(blank=False),
+)
 _DEPTH = Whole("How many levels of agents below itself it may have")
 _AGENTS = ListOf("The names of the agents that it may spawn; `*` is any", item=Text(blank=False))
 
@@ -89,7 +94,13 @@ class ShellCapability:
 
 @attrs.frozen
 class NetworkCapability:
-    """May reach these hosts; `*` is any."""
+    """May reach these hosts.
+
+    An entry is a name, `*.example.org` for all names below one, an address, a network such as
+    `10.0.0.0/8`, `localhost`, or `*` for every public host. It means the ports 80 and 443;
+    `example.org:8080` means that port, and `example.org:*` all. A host whose address is not public
+    needs an entry for its address as well.
+    """
 
     allowed_hosts: tuple[str, ...] = attrs.field(converter=as_texts, validator=_HOSTS)
 
@@ -147,10 +158,10 @@ CAPABILITY_TYPES: dict[str, type[Capability]] = {
 def grants(granted: Iterable[Capability], required: Capability | None) -> bool:
     """Whether a manifest that grants `granted` allows what needs `required`.
 
-    A grant counts for its own type only. Every path, command or host that is required must be
-    granted by one of the grants; none required means that any grant of the type will do. `*` in a
-    grant is any command, host, server or tool. Paths are compared as they are written, without a
-    look at the disk: a path is granted by itself and by every directory above it.
+    A grant counts for its own type only. Every path, command or host that is required must be granted
+    by one of the grants; none required means that any grant of the type will do. `*` in a grant is any
+    command, server or tool, and any public host. Paths are compared as they are written, without a look
+    at the disk: a path is granted by itself and by every directory above it.
     """
     if required is None:
         return True
@@ -169,6 +180,73 @@ def inherited(granted: Iterable[Capability]) -> tuple[Capability, ...]:
         elif grant.max_depth > 1:
             children.append(attrs.evolve(grant, max_depth=grant.max_depth - 1))
     return tuple(children)
+
+
+def narrowed(parent: tuple[Capability, ...] | None, asked: tuple[Capability, ...]) -> tuple[Capability, ...]:
+    """Return what is both granted to a parent and asked for.
+
+    What the result grants, `parent` and `asked` both grant; and a single path, command, host, tool or
+    number of levels that both grant, it grants. Paths are compared as they are written, so that those
+    of both have to be absolute, or relative to the same directory; those of the result hold no `..`.
+
+    Args:
+      parent: what the parent may do; None for the program itself, which may do everything.
+      asked: what is asked for.
+    """
+    if parent is None:
+        return asked
+    both = [part for wish in asked for part in _in_both([g for g in parent if type(g) is type(wish)], wish)]
+    return tuple(dict.fromkeys(both))
+
+
+def _in_both(same: list[Capability], wish: Capability) -> list[Capability]:
+    """Return what of a wish is granted by capabilities of its type."""
+    if not same:
+        return []
+    match wish:
+        case SpawnCapability():
+            return [spawn for grant in same for spawn in _spawn_in_both(grant, wish)]
+        case McpCapability():
+            return [tool for grant in same for tool in _mcp_in_both(grant, wish)]
+        case FileReadCapability() | FileWriteCapability() | ShellCapability() | NetworkCapability():
+            return _parts_in_both(same, wish)
+        case _:
+            return [wish]
+
+
+def _parts_in_both(same: list[Capability], wish: Capability) -> list[Capability]:
+    """Return the paths or names of two sets that lie in the other one: of two that are nested, the inner."""
+    kept = [part for part in _parts(wish) if any(_covers(grant, part) for grant in same)]
+    for part in (part for grant in same for part in _parts(grant)):
+        if _covers(wish, part) and not any(_covers(known, part) for known in kept):
+            kept.append(part)
+    items = [item for part in kept for item in _items(part)]
+    if not items:
+        return []
+    if isinstance(wish, FileReadCapability | FileWriteCapability):
+        items = list(map(posixpath.normpath, items))
+    return [type(wish)(tuple(dict.fromkeys(items)))]  # type: ignore[arg-type, call-arg]
+
+
+def _items(part: Capability) -> tuple[str, ...]:
+    items: tuple[str, ...] = attrs.astuple(part)[0]
+    return items
+
+
+def _spawn_in_both(grant: Capability, wish: SpawnCapability) -> list[SpawnCapability]:
+    assert isinstance(grant, SpawnCapability)
+    agents = wish.agents if "*" in grant.agents else grant.agents
+    if "*" not in grant.agents and "*" not in wish.agents:
+        agents = tuple(name for name in wish.agents if name in grant.agents)
+    return [SpawnCapability(min(grant.max_depth, wish.max_depth), agents)] if agents else []
+
+
+def _mcp_in_both(grant: Capability, wish: McpCapability) -> list[McpCapability]:
+    assert isinstance(grant, McpCapability)
+    pairs = ((grant.server, wish.server), (grant.tool, wish.tool))
+    if any(one != other and "*" not in (one, other) for one, other in pairs):
+        return []
+    return [McpCapability(*(other if one == "*" else one for one, other in pairs))]
 
 
 def _parts(required: Capability) -> list[Capability]:
@@ -195,11 +273,10 @@ def _covers(grant: Capability, part: Capability) -> bool:
             FileWriteCapability((path,)),
         ):
             return any(_is_below(path, root) for root in above)
-        case (ShellCapability(known), ShellCapability((name,))) | (
-            NetworkCapability(known),
-            NetworkCapability((name,)),
-        ):
+        case ShellCapability(known), ShellCapability((name,)):
             return "*" in known or name in known
+        case NetworkCapability(known), NetworkCapability((host,)):
+            return covers_host(known, host)
         case SpawnCapability(depth, known), SpawnCapability(needed, names):
             return depth >= needed and ("*" in known or all(name in known for name in names))
         case McpCapability(server, tool), McpCapability(wanted, name):

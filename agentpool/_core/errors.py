@@ -393,6 +393,21 @@ class ToolError(AgentPoolError):
     """A tool could not do what the model asked for. The model is told the text."""
 
 
+class McpServerError(ToolError):
+    """An MCP server cannot be had, or has ended.
+
+    Attributes:
+      server: its name.
+    """
+
+    def __init__(self, server: str, problem: str) -> None:
+        super().__init__(server, problem)
+        self.server = server
+
+    def __str__(self) -> str:
+        return f"MCP server {self.server!r}: {self.args[1]}"
+
+
 class CapabilityDeniedError(ToolError):
     """A tool needs a capability that the agent's manifest does not grant."""
 

@@ -95,6 +95,22 @@ class ToolFinished(_Event):
 
 
 @attrs.frozen
+class ToolProgressed(_Event):
+    """A tool told how far a call is, as tools of MCP servers do.
+
+    Attributes:
+      tool: its name.
+      progress: how far it is; of how much, `total` tells if that is known.
+      message: what it does now; empty if it does not say. The words are the server's.
+    """
+
+    tool: str
+    progress: float
+    total: float | None
+    message: str
+
+
+@attrs.frozen
 class ApprovalRequested(_Event):
     """The pool's approver was asked about a tool call; the agent waits for it."""
 
@@ -248,6 +264,7 @@ Event: TypeAlias = (
     | TextDeltaReceived
     | ReasoningDeltaReceived
     | ToolStarted
+    | ToolProgressed
     | ToolFinished
     | ApprovalRequested
     | ApprovalDecided

@@ -26,6 +26,7 @@ import attrs
 from agentpool._core.acting import on_acted, on_idle_calls
 from agentpool._core.asking import ask
 from agentpool._core.content import Content
+from agentpool._core.deferring import wanted_before
 from agentpool._core.effects import (
     PHASES,
     Act,
@@ -114,6 +115,8 @@ def begin(
         plan = attrs.evolve(plan, handoffs=frozenset(handoffs), collects=collects)
     before = list(map(encodable_message, repaired(history)))
     asked = UserMessage(encodable_content(query))
+    if plan.hidden:
+        plan = plan.showing(wanted_before(plan.hidden, before))
     messages = [*before, asked]
     transcript = Transcript(messages)
     shown = opening(before)

@@ -11,13 +11,21 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal
 
 import attrs
 
 from agentpool._core.approval import ApprovalRules
-from agentpool._core.capability import CAPABILITY_TYPES, Capability, PrivacyTier
+from agentpool._core.capability import (
+    CAPABILITY_TYPES,
+    Capability,
+    McpCapability,
+    PrivacyTier,
+)
 from agentpool._core.errors import Finding, ManifestError
+from agentpool._core.grants import Grants
+from agentpool._core.mcp import is_loopback_url
+from agentpool._core.mcp_servers import McpServer, problems_of_names
 from agentpool._core.rules import (
     Choice,
     FilePath,
@@ -45,6 +53,7 @@ from agentpool._core.rules import (
     read_table,
     table_schema,
 )
+from agentpool._core.sandboxing import CommandLimits, SandboxKind
 from agentpool._core.schemas import schema_problems
 from agentpool._core.templates import Placeholder, TemplateError, parse_template
 
@@ -413,76 +422,6 @@ def _placeholder_problem(
         yield Problem(key, f"{place} is no placeholder here", braces)
 
 
-# -- MCP servers --------------------------------------------------------------------
-
-Transport: TypeAlias = Literal["stdio", "streamable-http"]
-
-# Streamable HTTP has several spellings in the wild; capitals, - and _ make no difference in a file.
-_TRANSPORTS: dict[str, Transport] = {
-    "stdio": "stdio",
-    "streamable-http": "streamable-http",
-    "streamable_http": "streamable-http",
-    "http": "streamable-http",
-}
-_GONE_TRANSPORTS = ("sse", "websocket")
-
-
-def _as_transport(value: str) -> Transport:
-    # What is no transport is left as it is: the rule refuses it in words.
-    transport: Any = _TRANSPORTS.get(value, value) if isinstance(value, str) else value
-    return cast(Transport, transport)
-
-
-class TransportRule(Choice):
-    """How an MCP server is reached. What MCP once had is told apart from what it never had."""
-
-    def read(self, value: Any, key: str, report: Report) -> Any:
-        """Return the transport."""
-        if isinstance(value, str) and fold_name(value) in _GONE_TRANSPORTS:
-            fix = "Use streamable-http, which most such servers have by now, or stdio"
-            return report.add(key, f"'{value}' is gone from MCP", fix)
-        return super().read(value, key, report)
-
-
-@attrs.frozen
-class McpServer(Table):
-    """A server of tools that is reached over the Model Context Protocol."""
-
-    name: str = attrs.field(
-        validator=Text("A name, for capabilities to refer to", blank=False, one_line=True)
-    )
-    transport: Transport = attrs.field(
-        converter=_as_transport,
-        validator=TransportRule(
-            "How it is reached; stdio starts a process, streamable-http uses the network",
-            values=_TRANSPORTS,
-        ),
-    )
-    command: tuple[str, ...] = attrs.field(
-        default=(),
-        converter=as_texts,
-        validator=ListOf("The program that stdio starts, and its arguments", item=Text()),
-    )
-    url: str | None = attrs.field(
-        default=None, validator=Text("Where streamable-http connects to", blank=False, optional=True)
-    )
-    capabilities: tuple[str, ...] = attrs.field(
-        default=(),
-        converter=as_texts,
-        validator=ListOf("The names of the tools that are granted; `*` is any", item=Text(blank=False)),
-    )
-
-    @classmethod
-    def conflicts(cls, values: Any) -> Iterator[Problem]:
-        """Yield a problem if the transport does not know where to go."""
-        if values.transport == "stdio" and values.command == ():
-            yield Problem(
-                "command", "is missing: stdio starts a program", 'Give it as ["program", "argument"]'
-            )
-        elif values.transport == "streamable-http" and values.url is None:
-            yield Problem("url", f"is missing: {values.transport} connects to one", "Give the server's URL")
-
-
 # -- the manifest --------------------------------------------------------------------
 
 _TIERS: dict[str, Any] = {tier.value: tier for tier in PrivacyTier}
@@ -552,7 +491,7 @@ class AgentManifest(Table):
     capabilities as a file has them: `"messaging"`, or `{"type": "spawn", "max_depth": 2}`.
 
     Attributes:
-      base: the directory of the file that it came from, where the modules of `tools` and of
+      base: the directory of the file that it came from, where the modules of `tools`, `hooks` and of
         `script.function` are looked for first; None if it came from no file. `allowed_paths` and
         `model_path` of a file have been made absolute with it.
 
@@ -585,6 +524,17 @@ class AgentManifest(Table):
             values=_TIERS,
         ),
     )
+    sandbox: SandboxKind = attrs.field(
+        default="bubblewrap",
+        validator=Choice(
+            "What its commands run in: `none` lets them do whatever the pool may",
+            values=choice("bubblewrap", "none"),
+        ),
+    )
+    commands: CommandLimits = attrs.field(
+        default=CommandLimits(),
+        validator=TableOf("How much one of its commands may use", cls=CommandLimits),
+    )
     script: ScriptSettings | None = attrs.field(
         default=None,
         validator=TableOf("What it does when no model is asked", cls=ScriptSettings, optional=True),
@@ -593,6 +543,14 @@ class AgentManifest(Table):
         default=(),
         converter=as_texts,
         validator=ListOf("Tools of its own, `module:function`, of modules beside the file", item=Reference()),
+    )
+    hooks: tuple[str, ...] = attrs.field(
+        default=(),
+        converter=as_texts,
+        validator=ListOf(
+            "Hooks around its model calls and tool calls, `module:object`, of modules beside the file",
+            item=Reference(),
+        ),
     )
     skills: tuple[str, ...] = attrs.field(
         default=(),
@@ -612,7 +570,7 @@ class AgentManifest(Table):
         default=(),
         converter=as_tuple,
         validator=ListOf(
-            "The MCP servers whose tools it may be granted; refused as long as there is no client for them",
+            "The MCP servers whose tools it may be granted",
             item=TableOf(cls=McpServer),
         ),
     )
@@ -655,6 +613,27 @@ class AgentManifest(Table):
         text = read_text(path, read)
         return cls.from_toml(text, source=os.fspath(path), base=Path(os.path.abspath(path)).parent)
 
+    def limited_to(self, grants: Grants) -> AgentManifest:
+        """Return the same manifest, asking for what is granted.
+
+        What a sovereign agent may not have is left out of one that becomes sovereign.
+
+        Args:
+          grants: what is granted of what the manifest asks for.
+        """
+        kept = self
+        if grants.privacy is PrivacyTier.SOVEREIGN:
+            servers = tuple(each for each in self.mcp_servers if not _is_beyond_sovereign(each))
+            model = attrs.evolve(self.model, remote_model=None)
+            kept = attrs.evolve(self, model=model, mcp_servers=servers)
+        return attrs.evolve(
+            kept,
+            capabilities=self.capabilities if grants.capabilities is None else grants.capabilities,
+            privacy=grants.privacy,
+            sandbox=grants.sandbox,
+            commands=self.commands if grants.commands is None else grants.commands,
+        )
+
     @classmethod
     def prepare(cls, table: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
         """Take `privacy` and `capabilities` out of the tables that they were written below."""
@@ -670,15 +649,7 @@ class AgentManifest(Table):
         """Yield what a sovereign agent may not have, and what is wrong with MCP servers together."""
         if values.privacy is PrivacyTier.SOVEREIGN:
             yield from _sovereign_problems(values)
-        if values.mcp_servers:
-            problem = "agentpool has no MCP client yet: no tool of these servers would ever be there"
-            yield Problem("mcp_servers", problem, "Remove them, or give the tools as functions in 'tools'")
-        seen: set[object] = set()
-        for n, server in enumerate(values.mcp_servers):
-            if isinstance(server.name, str) and server.name in seen:
-                problem = f"'{server.name}' is the name of an earlier server already"
-                yield Problem(f"mcp_servers[{n}].name", problem, "Use another name")
-            seen.add(server.name)
+        yield from problems_of_names(values.mcp_servers)
 
 
 def _sovereign_problems(values: Any) -> Iterator[Problem]:
@@ -686,9 +657,19 @@ def _sovereign_problems(values: Any) -> Iterator[Problem]:
     if isinstance(values.model.remote_model, str):
         yield Problem("model.remote_model", "a sovereign agent asks no remote model", fix)
     for n, server in enumerate(values.mcp_servers):
-        if server.transport == "streamable-http":
-            problem = f"a sovereign agent uses no network transport ({server.transport})"
-            yield Problem(f"mcp_servers[{n}].transport", problem, f"Use stdio. {fix}")
+        if _is_beyond_sovereign(server):
+            problem = "a sovereign agent reaches no server over the network, only on this machine"
+            yield Problem(f"mcp_servers[{n}].url", problem, f"Use stdio, or http://localhost. {fix}")
+
+
+def usable_servers(manifest: AgentManifest) -> tuple[McpServer, ...]:
+    """Return the MCP servers of which a manifest grants some tool."""
+    granted = [grant.server for grant in manifest.capabilities if isinstance(grant, McpCapability)]
+    return tuple(each for each in manifest.mcp_servers if "*" in granted or each.name in granted)
+
+
+def _is_beyond_sovereign(server: McpServer) -> bool:
+    return isinstance(server.url, str) and not is_loopback_url(server.url)
 
 
 def _without_strays(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

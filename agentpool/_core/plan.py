@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 from agentpool._core.capability import MemoryCapability
+from agentpool._core.deferring import FIND_TOOLS, split_tools, wanted
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.guard import GuardLimits
 from agentpool._core.messages import ToolCall, ToolDefinition
@@ -42,6 +43,7 @@ class Plan:
       summary_tokens: how long a summary of the oldest turns may be; 0 if they are dropped.
       handoffs: the names of the tools that hand the conversation over to another agent.
       collects: whether the model can start agents, which are waited for before the run ends.
+      hidden: tools that are not shown before the model has found or called them; with those that are by now.
     """
 
     model: str
@@ -66,6 +68,7 @@ class Plan:
     summary_tokens: int = 0
     handoffs: frozenset[str] = frozenset()
     collects: bool = False
+    hidden: tuple[ToolDefinition, ...] = ()
 
     def cost(self, usage: TokenUsage) -> float:
         """Return what a call may cost at the most by its estimate; 0 if nobody knows."""
@@ -82,6 +85,21 @@ class Plan:
         if called if forced == "required" else forced in called:
             return attrs.evolve(self, tool_choice="auto")
         return self
+
+    def showing(self, names: Collection[str]) -> Plan:
+        """Return the plan with these tools shown as well, if they are hidden."""
+        shown = {tool.name for tool in self.tools}
+        found = tuple(tool for tool in self.hidden if tool.name in names and tool.name not in shown)
+        if not found:
+            return self
+        tools = (*self.tools, *found)
+        frame = frame_tokens(self.system, tools)
+        room = None if self.room is None else max(0, self.room - (frame - self.frame))
+        return attrs.evolve(self, tools=tools, frame=frame, room=room)
+
+    def after(self, calls: Sequence[ToolCall]) -> Plan:
+        """Return the plan after a turn's calls: what they found is shown from now on."""
+        return self.showing(wanted(self.hidden, calls)) if self.hidden else self
 
 
 def plan_of(
@@ -100,6 +118,11 @@ def plan_of(
     """
     model = manifest.model
     choice = _tool_choice(manifest, tools)
+    tools, hidden = split_tools(tools)
+    if hidden and any(tool.name == FIND_TOOLS.name for tool in tools[:-1]):
+        problem = f"gives the agent a tool {FIND_TOOLS.name!r} of the loop's own, and it has one of that name"
+        fix = "Rename that tool, or grant fewer tools of MCP servers"
+        raise ManifestError([Finding(f"manifest {manifest.name!r}", "mcp_servers", problem, fix)])
     sums_up = model.compaction == "summary"
     if sums_up:
         tools = _with_pins(manifest, tools)
@@ -116,7 +139,7 @@ def plan_of(
         room = max(0, size - max_tokens - frame)
     lands = manifest.resources.on_limit == "answer"
     last_answer, shortest_answer = _landing_answers(max_tokens, limits.max_tokens) if lands else (0, 1)
-    return Plan(
+    plan = Plan(
         model=model.remote_model or "",
         system=system,
         tools=tools,
@@ -137,7 +160,9 @@ def plan_of(
         shortest_answer=shortest_answer,
         price=price,
         summary_tokens=_summary_tokens(max_tokens, room) if sums_up else 0,
+        hidden=hidden,
     )
+    return plan.showing([choice]) if hidden and choice is not None else plan
 
 
 LONGEST_SUMMARY = 4096

@@ -88,7 +88,7 @@ class Redaction:
     def _clean(self, data: Any, name: str) -> Any:
         if isinstance(data, str):
             known, again = self._known.spans(data), self._found_again.spans(data)
-            return self._replaced(data, _merged([*self._spans_in(data, name), *known, *again]))
+            return self._replaced(data, merged_spans([*self._spans_in(data, name), *known, *again]))
         if isinstance(data, list):
             return [self._clean(item, name) for item in data]
         if (content := text_of_bytes(data)) is not None:
@@ -108,7 +108,7 @@ class Redaction:
         return "".join(pieces) + text[done:]
 
 
-def _merged(spans: Iterable[Span]) -> Iterator[Span]:
+def merged_spans(spans: Iterable[Span]) -> Iterator[Span]:
     """Yield spans in their order; those that overlap are one."""
     last: Span | None = None
     for start, end in sorted(spans):

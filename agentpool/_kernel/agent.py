@@ -14,6 +14,7 @@ from agentpool._core.errors import AgentTimeoutError
 from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage, UsageSum
+from agentpool._core.value import value
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.children import Children
 from agentpool._kernel.inbox import Inbox
@@ -22,6 +23,7 @@ from agentpool._kernel.protection import protect_module
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
+    from agentpool._core.grants import Grants
     from agentpool._core.past import PastAgent
     from agentpool._kernel.places import Op
 
@@ -45,6 +47,33 @@ class Work:
     args: tuple[Any, ...]
     options: SpawnOptions
     op: Op | None = None
+
+
+@value
+class Granted:
+    """What an agent may do, and the agent as it is with that.
+
+    Attributes:
+      agent: what was spawned, or a copy of it that asks for no more than is granted.
+    """
+
+    grants: Grants
+    agent: Any
+
+
+@attrs.define(eq=False)
+class Own:
+    """What an agent has of its own, as far as somebody has asked for it; plain agents mostly have none.
+
+    Attributes:
+      budget: its quota.
+      granted: what it may do.
+      above: what the loop may do whose tool call spawned it; None if none did.
+    """
+
+    budget: Budget | None = None
+    granted: Granted | None = None
+    above: Grants | None = None
 
 
 @attrs.define(eq=False)
@@ -93,7 +122,7 @@ class AgentRecord(Activity):
     used: UsageSum = NOTHING_USED
     resumed: Resumed | None = None
     _abort: tuple[str | None] | None = None
-    _budget: Budget | None = None
+    _own: Own | None = None
     _children: Children[AgentRecord] | None = None
 
     def __repr__(self) -> str:
@@ -164,6 +193,13 @@ class AgentRecord(Activity):
         return SUPERVISOR if self.home.owner is None else self.home.owner.id
 
     @property
+    def own(self) -> Own:
+        """What it has of its own; made when the first part of it is asked for."""
+        if self._own is None:
+            self._own = Own()
+        return self._own
+
+    @property
     def depth(self) -> int:
         """How many agents stand between it and the pool."""
         depth, parent = 0, self.parent
@@ -184,10 +220,10 @@ class AgentRecord(Activity):
         """
         unasked: list[AgentRecord] = []
         record: AgentRecord | None = self
-        while record is not None and record._budget is None:
+        while record is not None and (record._own is None or record._own.budget is None):
             unasked.append(record)
             record = record.parent
-        budget = self.pool.budget if record is None else record._budget
+        budget = self.pool.budget if record is None else record.own.budget
         for record in reversed(unasked):
             budget = record._budget_below(budget)
         return budget
@@ -200,15 +236,15 @@ class AgentRecord(Activity):
         if above is None:
             from agentpool._core.budget import Budget  # a plain agent never needs it
 
-            self._budget = Budget(tokens=tokens, cost_usd=cost)
+            self.own.budget = Budget(tokens=tokens, cost_usd=cost)
         else:
-            self._budget = above.child(tokens=tokens, cost_usd=cost)
-        return self._budget
+            self.own.budget = above.child(tokens=tokens, cost_usd=cost)
+        return self.own.budget
 
     def budget_goes_on(self, tokens: int, cost: int, calls: int) -> None:
         """Begin its own quota with what was spent of it before it was resumed."""
-        if self.budget is not None and self._budget is not None:
-            self._budget.begin_with(tokens, cost, calls)
+        if self.budget is not None and self.own.budget is not None:
+            self.own.budget.begin_with(tokens, cost, calls)
 
     # -- its outcome -----------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentpool._core.approval import (
+    Answered,
     ApprovalRequest,
     Approved,
     Decision,
@@ -206,7 +207,7 @@ class _Asking:
             elif parts is not None:
                 self._error = parts.ordinary
             self._ended = True
-            self._wake(_read(value, error, left_open))
+            self._wake(_read(self._request, value, error, left_open))
         finally:
             del error  # its traceback holds this frame
 
@@ -225,14 +226,16 @@ def _agent_ended(record: AgentRecord) -> Denied:
     return Denied(f"agent {record.id} ({record.name}) has ended")
 
 
-def _read(value: object, error: BaseException | None, left_open: tuple[str, ...]) -> Decision:
+def _read(
+    request: ApprovalRequest, value: object, error: BaseException | None, left_open: tuple[str, ...]
+) -> Decision:
     """Return what an approver said; all but a decision denies."""
     if error is not None:
         text = told(error)
         return Denied(f"asking for approval failed: {type(error).__name__}{f': {text}' if text else ''}")
     if left_open:
         return Denied(f"asking for approval failed: the approver ended with {told_of(left_open)}")
-    if isinstance(value, (Approved, Denied)):
+    if isinstance(value, (Approved, Denied)) or (isinstance(value, Answered) and request.question):
         return value
     return Denied(
         f"asking for approval failed: the approver returned {shown(value)}, "

@@ -11,26 +11,28 @@ import attrs
 import trio
 
 from agentpool._core.errors import PoolLimitError, UnknownAgentError
+from agentpool._core.events import ToolProgressed
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.events import holding_up
+from agentpool._kernel.granting import Bounded, tools_within
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.idleness import IdleLimit
+from agentpool._kernel.idleness import IdleLimit, heard_of
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.lasting import LastingScope
 from agentpool._kernel.metering import Meter
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import is_described
-from agentpool._kernel.protection import call_unprotected, protect_module
+from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
     from agentpool._core.approval import ApprovalRequest, Decision
     from agentpool._core.budget import Budget
     from agentpool._kernel.places import Op
-    from agentpool.abc import Driver, Memory, ToolBuilder, ToolSet
+    from agentpool.abc import Driver, Hooks, Memory, ToolBuilder, ToolSet
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -54,7 +56,7 @@ class Subscription:
         self.close()
 
 
-class AgentContext(LastingScope):
+class AgentContext(LastingScope, Bounded):
     """Who an agent is, its means, its inbox, and the scope of its children.
 
     An agent gets it as its first argument. Waiting verbs are for the agent's own tasks: its body,
@@ -134,9 +136,8 @@ class AgentContext(LastingScope):
           ManifestError: if a tool that the manifest names cannot be loaded.
         """
         if not self._tools_built:
-            agent = self._agent.work.fn
-            if is_described(agent):
-                self._tools = call_unprotected(agent.build_tools, self._state.means.tool_builder)
+            if is_described(self._agent.work.fn):
+                self._tools = tools_within(self._agent, self._state.means.tool_builder)
             self._tools_built = True
         return self._tools
 
@@ -144,6 +145,16 @@ class AgentContext(LastingScope):
     def tool_builder(self) -> ToolBuilder | None:
         """The pool's `tool_builder`; None for the default one."""
         return self._state.means.tool_builder
+
+    @property
+    def hooks(self) -> tuple[Hooks, ...]:
+        """The pool's hooks, which stand around the calls of agents that run the loop."""
+        return self._state.means.hooks
+
+    @property
+    def journal_path(self) -> str | None:
+        """The file of the pool's journal; None without a journal, and for one that is in no file."""
+        return self._state.means.journal_path
 
     @property
     def budget(self) -> Budget | None:
@@ -406,6 +417,11 @@ class AgentContext(LastingScope):
         """
         if self._state.events.subscriptions:
             self._state.events.emit(kind, self._agent.id, self._agent.parent_id, *own)
+
+    def progressed(self, tool: str, progress: float, total: float | None = None, message: str = "") -> None:
+        """Tell how far a call of a tool is; the agent's `idle` limit begins anew."""
+        heard_of(self._agent)
+        self.emit(ToolProgressed, tool, progress, total, message)
 
     async def wait_for_subscribers(self) -> None:
         """Wait until every subscriber with `overflow="block"` has room, with the slot lent.

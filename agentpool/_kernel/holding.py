@@ -89,6 +89,10 @@ class Holder:
         """Those that open and close what is held."""
         return [held.task for held in self._living if held.task is not None]
 
+    def is_open(self, key: Hashable) -> bool:
+        """Whether something is held under a key, or is being opened."""
+        return key in self._open
+
     async def get(self, key: Hashable, open: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """Return what is held under a key, opening it first if it is not open; `Scope.hold` tells more."""
         if self._is_closed:

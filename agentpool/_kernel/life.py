@@ -23,6 +23,7 @@ from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import note, shown, told
+from agentpool._kernel import granting
 from agentpool._kernel.agent import AgentRecord, Resumed, Work
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import set_current_agent
@@ -60,6 +61,8 @@ def start(
         counts.descendants += 1
     name = work.options.name or name_of(work.fn)
     record = new_record(state, home, work, counts.issued, name, trio.current_time(), batch=batch)
+    if granting.in_use:
+        granting.spawned_in(record, context)
     # The slot before the task: between here and its first step the agent counts as running.
     slots = state.parts.slots
     slots.take(record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from math import inf
 from random import Random, getrandbits
@@ -15,6 +15,7 @@ import trio
 from agentpool._core.budget import Budget
 from agentpool._core.errors import JournalError, UnhandledAgentErrors
 from agentpool._core.limits import PoolLimits
+from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.text import note, shown
 from agentpool._kernel import instrument
 from agentpool._kernel.activity import Activity
@@ -24,6 +25,7 @@ from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.leftovers import when_left_open
 from agentpool._kernel.life import note_on
 from agentpool._kernel.log_filter import name_agents_in_own_records
+from agentpool._kernel.options import checked_hooks
 from agentpool._kernel.pool import AgentPool, checked_count
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import in_full, is_only_cancelled, raise_as_it_is, split_error
@@ -31,7 +33,7 @@ from agentpool._kernel.state import Means, PoolState, Settings
 
 if TYPE_CHECKING:
     from agentpool._kernel.keeping import Keeping
-    from agentpool.abc import Approver, Driver, Journal, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, ToolBuilder
 
 
 def _check_means(
@@ -72,6 +74,11 @@ def _checked_journal(journal: Journal) -> Journal:
     return journal
 
 
+def _path_of(journal: Journal | None) -> str | None:
+    path = getattr(journal, "path", None)
+    return os.path.abspath(path) if isinstance(path, str | os.PathLike) else None
+
+
 def open_agent_pool(
     driver: Driver | None = None,
     *,
@@ -82,6 +89,7 @@ def open_agent_pool(
     budget: Budget | None = None,
     approver: Approver | None = None,
     journal: Journal | None = None,
+    hooks: Iterable[Hooks] = (),
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
 ) -> AbstractAsyncContextManager[AgentPool]:
@@ -100,6 +108,7 @@ def open_agent_pool(
         denied, or, with a journal, the run is paused.
       journal: keeps what happens, so that the run can go on after a crash, with `resume_agent_pool`. It
         is opened and closed with the pool.
+      hooks: stand around the model calls and tool calls of the agents that run the loop.
       limits: further limits, such as on the depth of trees of agents.
       seed: of the jitter in the pauses before restarts; random if left out.
 
@@ -125,9 +134,9 @@ def open_agent_pool(
         from agentpool._kernel.keeping import Keeping  # who has no journal needs none
 
         keeping = Keeping(_checked_journal(journal))
-    return OpenPool(
-        settings, keeping, _parts(Means(driver, memory, tool_builder, None, approver), limits, seed)
-    )
+    around = checked_hooks(hooks)
+    means = Means(driver, memory, tool_builder, None, approver, around, _path_of(journal))
+    return OpenPool(settings, keeping, _parts(means, limits, seed))
 
 
 def go_on_with_pool(
@@ -141,6 +150,7 @@ def go_on_with_pool(
     budget: Budget | None = None,
     approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
+    hooks: Iterable[Hooks] = (),
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
 ) -> AbstractAsyncContextManager[AgentPool]:
@@ -155,9 +165,9 @@ def go_on_with_pool(
 
     found = dict(agents or {})
     keeping = Keeping(_checked_journal(journal), is_resumed=True, finder=lambda agent: found.get(agent.name))
-    return OpenPool(
-        settings, keeping, _parts(Means(driver, memory, tool_builder, None, approver), limits, seed)
-    )
+    around = checked_hooks(hooks)
+    means = Means(driver, memory, tool_builder, None, approver, around, _path_of(journal))
+    return OpenPool(settings, keeping, _parts(means, limits, seed))
 
 
 def _parts(means: Means, limits: PoolLimits, seed: int | None) -> dict[str, Any]:
@@ -179,6 +189,12 @@ async def written(pool: AgentPool) -> None:
     assert journal is not None
     with suppress(JournalError):
         await journal.commit()
+
+
+def root_of(pool: AgentPool, agent_id: AgentId) -> AgentId:
+    """Return the oldest ancestor of a live agent below its pool, or the agent itself; 0 if it has ended."""
+    record = pool._state.records.get(agent_id)
+    return SUPERVISOR if record is None else record.root_id
 
 
 _HOW_TO_OPEN = "open it with `async with open_agent_pool(...) as pool:`"

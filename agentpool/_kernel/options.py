@@ -11,7 +11,7 @@ import attrs
 from agentpool._core.restart import RestartPolicy
 from agentpool._core.text import shown
 from agentpool._kernel.protection import protect_module
-from agentpool.abc import DescribedAgent
+from agentpool.abc import DescribedAgent, Hooks
 
 
 @attrs.frozen
@@ -68,6 +68,20 @@ def check_agents(agents: Iterable[object]) -> None:
             errors.append(error)
     if errors:
         raise errors[0]
+
+
+def checked_hooks(hooks: object) -> tuple[Hooks, ...]:
+    """Return hooks in their order; refuse what is none, with the fix."""
+    if isinstance(hooks, Hooks | str) or not isinstance(hooks, Iterable):
+        fix = "; write it in brackets" if isinstance(hooks, Hooks) else ""
+        raise TypeError(f"hooks must be a list of Hooks, not {shown(hooks)}{fix}")
+    given = tuple(hooks)
+    for each in given:
+        if not isinstance(each, Hooks):
+            is_class = isinstance(each, type) and issubclass(each, Hooks)
+            fix = f"; write {each.__name__}(...)" if is_class else "; derive its class from agentpool.Hooks"
+            raise TypeError(f"hooks must be objects of classes of Hooks, not {shown(each)}{fix}")
+    return given
 
 
 def is_coroutine(value: Any) -> bool:

@@ -22,6 +22,7 @@ from agentpool._core.usage import NOTHING_USED
 from agentpool._kernel.agent import AgentRecord, Resumed, Work
 from agentpool._kernel.children import Children
 from agentpool._kernel.descriptions import described_agent, description_of, outcome_from_data
+from agentpool._kernel.granting import spawned_in
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.life import live, new_record
@@ -188,6 +189,7 @@ def claim(state: PoolState, record: AgentRecord, work: Work, context: contextvar
     assert resumed is not None
     record.work = work
     resumed.context = context
+    spawned_in(record, context)
     spent = resumed.past.spent
     record.budget_goes_on(spent.tokens, spent.cost, spent.calls)
     if isinstance(work.fn, KeepsNames):

@@ -122,6 +122,10 @@ class Scope(MessagingScope):
         self._state.parts.check_here()
         return await self._state.parts.holder.get(key, open)
 
+    def is_held(self, key: Hashable) -> bool:
+        """Whether the pool holds something under a key, so that `hold` would not open it."""
+        return self._state.parts.holder.is_open(key)
+
     # -- starting ----------------------------------------------------------------------------------
 
     async def spawn(

@@ -33,18 +33,24 @@ from agentpool._kernel.watcher import Watcher
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool._kernel.journal import PoolJournal
-    from agentpool.abc import Approver, Driver, Memory
+    from agentpool.abc import Approver, Driver, Hooks, Memory
 
 
 @attrs.frozen
 class Means:
-    """What a pool gives its agents to work with."""
+    """What a pool gives its agents to work with.
+
+    Attributes:
+      journal_path: the file of its journal, if it has one that is in a file.
+    """
 
     driver: Driver | None
     memory: Memory | None
     tool_builder: Callable[[Any], Any] | None
     budget: Budget | None = None
     approver: Approver | None = None
+    hooks: tuple[Hooks, ...] = ()
+    journal_path: str | None = None
 
 
 @attrs.frozen

@@ -22,7 +22,7 @@ from agentpool._core.approval import (
     ruling_on,
 )
 from agentpool._core.errors import Finding, ManifestError, ToolError
-from agentpool._core.events import ApprovalDecided, ToolFinished, ToolStarted
+from agentpool._core.events import ApprovalDecided
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
 from agentpool._core.text import told
@@ -76,6 +76,18 @@ class _Judged:
     taken: Mapping[str, Any] | None
 
 
+@attrs.frozen
+class Refused:
+    """What a call comes to that is not made.
+
+    Attributes:
+      is_decided: whether a rule or a person refused it; False of one that cannot be made.
+    """
+
+    result: ToolResult
+    is_decided: bool = True
+
+
 @attrs.frozen(eq=False)
 class Gate:
     """Lets the tool calls of one run through, or refuses them.
@@ -90,7 +102,7 @@ class Gate:
     rules: tuple[ApprovalRules, ...]
     bases: tuple[str, ...]
 
-    async def refusal(self, call: ToolCall, call_key: str | None = None) -> ToolResult | None:
+    async def refusal(self, call: ToolCall, call_key: str | None = None) -> Refused | None:
         """Return what a call comes to that is not made; None for one that is made.
 
         Args:
@@ -110,9 +122,7 @@ class Gate:
             return None
         if isinstance(judged, ToolResult):
             # Nobody is asked about a call that cannot be made: it has come to its error, as without rules.
-            self.ctx.emit(ToolStarted, call)
-            self.ctx.emit(ToolFinished, call, judged, 0.0)
-            return judged
+            return Refused(judged, is_decided=False)
         ruling = judged.ruling
         if ruling.verdict == "allow":
             return None
@@ -126,7 +136,7 @@ class Gate:
         if not isinstance(decision, Denied):
             return None
         said = f"it was denied: {decision.reason}" if decision.reason else "it was denied"
-        return self.tools.shortened(_not_run(said))
+        return Refused(self.tools.shortened(_not_run(said).result))
 
     def _judged(self, call: ToolCall) -> _Judged | ToolResult | None:
         """Return what the rules say; a result, or None, for a call that comes to an error by itself."""
@@ -162,8 +172,8 @@ def _bases_of(manifest: AgentManifest) -> tuple[str, ...]:
         return ()
 
 
-def _not_run(why: str) -> ToolResult:
-    return ToolResult(f"Not run: {why}.", is_error=True)
+def _not_run(why: str) -> Refused:
+    return Refused(ToolResult(f"Not run: {why}.", is_error=True))
 
 
 protect_module(globals())

@@ -14,19 +14,25 @@ from agentpool._core.budget import Budget
 from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.events import LoopFinished
+from agentpool._core.grants import Grants
 from agentpool._core.loop import begin
-from agentpool._core.manifest import AgentManifest
+from agentpool._core.manifest import AgentManifest, usable_servers
 from agentpool._core.messages import ChatMessage, ToolDefinition
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.outputs import OutputSpec
 from agentpool._core.schemas import schema_output
 from agentpool._core.text import shown
 from agentpool._core.transcript import checked_history
-from agentpool._logging import LOOP
+from agentpool._kernel.granting import within
+from agentpool._kernel.options import checked_hooks
+from agentpool._kernel.protection import await_unprotected
+from agentpool._logging import LOOP, tell
 from agentpool._loop.approving import gate_of, in_force, rules_of
+from agentpool._loop.granting import wanted_by, withheld
 from agentpool._loop.handing_over import Before, handed_over, handoffs_of
 from agentpool._loop.model_calls import MODEL_SECONDS, ModelCalls
 from agentpool._loop.run import Run
+from agentpool._loop.too_long import TooLong, has_kept
 from agentpool._loop.tool_calls import STARTER, ToolCalls
 
 if TYPE_CHECKING:
@@ -116,6 +122,7 @@ class _ModelAgent(Generic[T]):
     output_type: type[T] | None = attrs.field(default=None, kw_only=True)
     output_retries: int = attrs.field(default=2, kw_only=True, validator=_is_count)
     driver: abc.Driver | None = attrs.field(default=None, kw_only=True)
+    hooks: tuple[abc.Hooks, ...] = attrs.field(default=(), kw_only=True, converter=checked_hooks)
     agents: tuple[ModelAgent[Any], ...] | None = attrs.field(default=None, kw_only=True, converter=_as_agents)
 
     @property
@@ -131,6 +138,15 @@ class _ModelAgent(Generic[T]):
             return None
         return abc.AgentQuota(resources.max_tokens_budget, resources.max_cost_usd)
 
+    @property
+    def wanted(self) -> Grants:
+        """What the manifest asks for; paths are absolute and hold no links. Blocks on the disk."""
+        return wanted_by(self.manifest)
+
+    def limited_to(self, grants: Grants) -> Self:
+        """Return the same agent with nothing but what is granted."""
+        return attrs.evolve(self, manifest=self.manifest.limited_to(grants))
+
     def to_journal(self) -> Any:
         """Return what it is made from, as JSON data.
 
@@ -144,6 +160,10 @@ class _ModelAgent(Generic[T]):
             raise NotDataError(f"agent {self.name!r} has a driver of its own, which a journal cannot keep")
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
         fields["tools"] = [_tool_to_data(each) for each in self.tools]
+        if self.hooks:
+            from agentpool._loop.hooks import hook_to_data
+
+            fields["hooks"] = [hook_to_data(each, self.name) for each in self.hooks]
         if self.agents is None:
             del fields["agents"]
         else:
@@ -160,6 +180,10 @@ class _ModelAgent(Generic[T]):
 
         fields: dict[str, Any] = object_from_data(data)
         fields["tools"] = list(map(_tool_from_data, fields["tools"]))
+        if fields.get("hooks"):
+            from agentpool._loop.hooks import hook_from_data
+
+            fields["hooks"] = list(map(hook_from_data, fields["hooks"]))
         if fields.get("agents") is not None:
             fields["agents"] = list(map(ModelAgent[Any].from_journal, fields["agents"]))
         if fields["output_type"] is not None:
@@ -206,7 +230,7 @@ class _ModelAgent(Generic[T]):
     def _child(self, manifest: AgentManifest, query: str) -> SpawnConfig[Any]:
         """Return the agent of one of its `agents`, or of its own kind, with a query."""
         if self.agents is None:
-            return SpawnConfig(manifest, query, tools=self.tools, driver=self.driver)
+            return SpawnConfig(manifest, query, tools=self.tools, driver=self.driver, hooks=self.hooks)
         member = next(each for each in self.agents if each.name == manifest.name)
         return SpawnConfig(
             manifest,
@@ -215,6 +239,7 @@ class _ModelAgent(Generic[T]):
             output_type=member.output_type,
             output_retries=member.output_retries,
             driver=self.driver if member.driver is None else member.driver,
+            hooks=(*self.hooks, *member.hooks),
             # By name they may know each other, as they could not in Python.
             agents=self.agents if member.agents is None else member.agents,
         )
@@ -227,31 +252,40 @@ class _ModelAgent(Generic[T]):
         before: Before | None = None,
     ) -> AgentResult[T]:
         """Run the loop to its end; `before` tells of who handed the conversation over."""
+        # In one coroutine: each one more that a turn's checkpoints pass through costs it 0.5 %.
         tape = _tape_of(ctx.journal)
         is_spawned = ctx.agent is self
+        granted = ctx.granted_to(self)
+        agent: Self = granted.agent
+        if agent is not self:
+            missing = withheld(self.manifest, granted.grants)
+            tell(LOOP, logging.INFO, "not all that it asks for is granted: %s", missing)
+        manifest = agent.manifest
         budget = ctx.budget if before is None else before.budget
         if not is_spawned:
             budget = self._budget_below(budget)
         driver = ctx.metered(
-            _driver_for(self.manifest, ctx.driver_to_bind if self.driver is None else self.driver),
+            _driver_for(manifest, ctx.driver_to_bind if self.driver is None else self.driver),
             budget,
             MODEL_SECONDS,
         )
-        tools = ctx.tools if is_spawned else self.build_tools(ctx.tool_builder)
-        allowed = None if tools is None else tools.limited_to(self.manifest)
+        tools = ctx.tools if is_spawned else agent.build_tools(ctx.tool_builder)
+        if manifest.mcp_servers:
+            tools = await _with_servers(ctx, manifest, tools)
+        allowed = None if tools is None else tools.limited_to(manifest)
         definitions = () if allowed is None else allowed.definitions()
-        rules = rules_of(self.manifest, definitions)
+        rules = rules_of(manifest, definitions)
         # What only some agents have is looked for once for a run.
-        handoffs = handoffs_of(allowed) if self.tools or self.manifest.handoffs else frozenset()
+        handoffs = handoffs_of(allowed) if self.tools or manifest.handoffs else frozenset()
         collects = any(each.name == STARTER for each in definitions)
         window = getattr(driver, "context_window", None)
         if tape is not None:
-            begun = self._beginning(query, history, definitions, window)
+            begun = agent._beginning(query, history, definitions, window)
             if handoffs or collects:
                 begun |= {"handoffs": sorted(handoffs), "collects": collects}
             tape.begin(begun)
         state, effect = begin(
-            self.manifest,
+            manifest,
             query,
             history,
             tools=definitions,
@@ -261,13 +295,17 @@ class _ModelAgent(Generic[T]):
             handoffs=handoffs,
             collects=collects,
         )
-        idle = self.manifest.resources.idle
-        gate = gate_of(ctx, self.manifest, allowed, rules)
+        idle = manifest.resources.idle
+        gate = gate_of(ctx, manifest, allowed, rules)
         # Looked at once for a run: a turn in which nothing is told costs nothing for it.
         is_told = LOOP.isEnabledFor(logging.DEBUG)
-        calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told)
-        run = Run(ctx, ModelCalls(ctx, driver, is_told=is_told), calls, tape, idle)
-        with in_force(rules):
+        too_long = TooLong(ctx)
+        calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told, too_long=too_long)
+        asking = ModelCalls(ctx, driver, is_told=is_told)
+        if ctx.hooks or self.hooks or manifest.hooks or has_kept(ctx):
+            asking, calls = self._behind_hooks(asking, calls)
+        run = too_long.run = Run(ctx, asking, calls, tape, idle)
+        with in_force(rules), within(granted.grants):
             try:
                 result: AgentResult[T] = await run.to_its_end(state, effect)
             finally:
@@ -276,6 +314,17 @@ class _ModelAgent(Generic[T]):
                 return result
             assert allowed is not None
             return await handed_over(self.name, ctx, result, allowed, before or Before((), budget))
+
+    def _behind_hooks(self, asking: ModelCalls, calls: ToolCalls) -> tuple[ModelCalls, ToolCalls]:
+        """Put the calls of a run behind its hooks.
+
+        Raises:
+          ManifestError: if a hook that the manifest names cannot be loaded.
+        """
+        from agentpool._loop.behind_hooks import behind_hooks  # who has no hooks needs none
+        from agentpool._loop.hooks import load_hooks
+
+        return behind_hooks((*asking.ctx.hooks, *load_hooks(self.manifest), *self.hooks), asking, calls)
 
     def _beginning(
         self,
@@ -334,6 +383,8 @@ class ModelAgent(_ModelAgent[T]):
         `output_schema`; `str` asks for text also where the manifest has one.
       output_retries: how many answers that do not fit are given back to the model.
       driver: whom to ask instead of the pool's driver.
+      hooks: what stands around its model calls and tool calls, inside of the pool's hooks and those of the
+        manifest. Children that its model spawns with `spawn_agent` have them too.
       agents: manifests and `ModelAgent`s that its model may spawn, as far as the manifest's capability
         `spawn` goes, and hand over to, as its `handoffs` say. One that has no `agents` itself has the same.
         Left out, it may spawn its own kind.
@@ -361,8 +412,9 @@ class ModelAgent(_ModelAgent[T]):
           LoopHaltedError: if the guard stopped it.
           BudgetExceededError: if a model call found no room in the budget.
           DriverError: if the model could not be asked, or its answers were of no use.
-          ManifestError: if a tool that the manifest names cannot be loaded, its `tool_choice` is for a
-            tool that the agent does not have, or a pattern of its `[approval]` fits no call of its tools.
+          ManifestError: if a tool or hook that the manifest names cannot be loaded, its `tool_choice` is
+            for a tool that the agent does not have, or a pattern of its `[approval]` fits no call of its
+            tools.
           TypeError: if `query` is neither text nor parts, or `history` no sequence of messages.
           ValueError: if `history` holds a tool call without its result, or a result without its
             call; or if a tool of `tools` has the name of another one.
@@ -383,7 +435,7 @@ class SpawnConfig(_ModelAgent[T]):
       query: what it is asked: a text, a part (`Text`, `Image`, `Document`), or several of them.
       history: an earlier `transcript`, which the query goes on with. It is a part of the result's
         transcript.
-      tools, output_type, output_retries, driver, agents: as for `ModelAgent`.
+      tools, output_type, output_retries, driver, hooks, agents: as for `ModelAgent`.
 
     Raises:
       TypeError: if an argument has a wrong type.
@@ -404,6 +456,19 @@ class SpawnConfig(_ModelAgent[T]):
         Checkpoint, cancellation: as `ModelAgent`.
         """
         return await self._answer(ctx, self.query, self.history)
+
+
+async def _with_servers(
+    ctx: AgentContext, manifest: AgentManifest, tools: abc.ToolSet | None
+) -> abc.ToolSet | None:
+    """Return the tools of an agent with those of the MCP servers that its manifest grants."""
+    if not usable_servers(manifest):
+        return tools
+    from agentpool.tools import ToolRegistry
+    from agentpool.tools.mcp import open_tools
+
+    found = await await_unprotected(open_tools, ctx, manifest)
+    return ToolRegistry(found) if tools is None else tools.extended(found)
 
 
 def _reference(thing: Any, what: str) -> str:

@@ -9,7 +9,16 @@ import attrs
 import trio
 
 from agentpool import abc
-from agentpool._core.effects import Compact, Compacted, Compaction, DriverFailed, Observation, Reason, Replied
+from agentpool._core.effects import (
+    Compact,
+    Compacted,
+    Compaction,
+    DriverFailed,
+    Effect,
+    Observation,
+    Reason,
+    Replied,
+)
 from agentpool._core.errors import MalformedReplyError
 from agentpool._core.events import (
     CompletionFinished,
@@ -72,6 +81,9 @@ class ModelCalls:
             if split_error(error).fatal is not None:
                 raise
             return DriverFailed(error)
+
+    def passed_over(self, effect: Effect) -> None:
+        """Be told of an effect whose observation the tape had, so that it is not performed again."""
 
     async def _completed(
         self, request: CompletionRequest, idle: IdleLimit | None, *, shows_text: bool = True

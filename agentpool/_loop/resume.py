@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from agentpool._kernel.opening import go_on_with_pool
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool._kernel.pool import AgentPool
-    from agentpool.abc import Approver, Driver, Journal, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, ToolBuilder
 
 
 def resume_agent_pool(
@@ -27,6 +27,7 @@ def resume_agent_pool(
     budget: Budget | None = None,
     approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
+    hooks: Iterable[Hooks] = (),
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
 ) -> AbstractAsyncContextManager[AgentPool]:
@@ -42,8 +43,8 @@ def resume_agent_pool(
 
     Args:
       journal: the file, or a journal such as `SqliteJournal(path)`.
-      driver, memory, tool_builder, approver, limits, seed: as for `open_agent_pool`; a journal keeps none
-        of them.
+      driver, memory, tool_builder, approver, hooks, limits, seed: as for `open_agent_pool`; a journal keeps
+        none of them.
       max_concurrent, inbox_capacity, budget: left out, they are as before. What was spent stays spent.
       agents: what runs under a name, for agents that the journal cannot find by itself: functions within
         functions, lambdas, objects. An agent that is spawned by one that runs again needs no entry.
@@ -74,6 +75,7 @@ def resume_agent_pool(
         budget=budget,
         approver=approver,
         agents=agents,
+        hooks=hooks,
         limits=limits,
         seed=seed,
     )

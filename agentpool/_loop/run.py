@@ -51,11 +51,14 @@ class Run:
     the model and around all tool calls of a turn.
 
     With a tape, what the run had observed before its agent was resumed is not observed again.
+
+    Attributes:
+      model, tools: perform its calls.
     """
 
     _ctx: AgentContext
-    _model: ModelCalls
-    _tools: ToolCalls
+    model: ModelCalls
+    tools: ToolCalls
     _tape: Tape | None = None
     _idle: float | None = None
     _announced: tuple[str, int] | None = None
@@ -66,6 +69,7 @@ class Run:
         while True:
             before = None if tape is None else tape.observed_before(effect)
             if before is not None:
+                self.model.passed_over(effect)
                 if isinstance(before, DriverFailed):
                     _place(before.error, state)
                 state, effect = advance(state, before)
@@ -75,18 +79,18 @@ class Run:
             match effect:
                 case Reason():
                     observation = await (
-                        self._model.reason(effect) if self._idle is None else self._reason(effect, self._idle)
+                        self.model.reason(effect) if self._idle is None else self._reason(effect, self._idle)
                     )
                 case Compact():
                     observation = await (
-                        self._model.compact(effect)
+                        self.model.compact(effect)
                         if self._idle is None
                         else self._compact(effect, self._idle)
                     )
                 case Act():
                     results: list[ToolResult | None] = [None] * len(effect.calls)
                     observation = (
-                        Acted(await self._tools.act(effect, results))
+                        Acted(await self.tools.act(effect, results))
                         if self._idle is None
                         else await self._act(effect, results, self._idle)
                     )
@@ -108,19 +112,23 @@ class Run:
                 _place(observation.error, state)
             state, effect = advance(state, observation)
 
+    def go_on_with(self, model: ModelCalls, tools: ToolCalls) -> None:
+        """Have the calls after those that are under way performed by others."""
+        self.model, self.tools = model, tools
+
     async def _reason(self, effect: Reason, seconds: float) -> Observation:
         with self._ctx.open_idle_limit(seconds) as limit:
-            return await self._model.reason(effect, limit)
+            return await self.model.reason(effect, limit)
         return Idled(seconds)
 
     async def _compact(self, effect: Compact, seconds: float) -> Observation:
         with self._ctx.open_idle_limit(seconds) as limit:
-            return await self._model.compact(effect, limit)
+            return await self.model.compact(effect, limit)
         return Idled(seconds)
 
     async def _act(self, effect: Act, results: list[ToolResult | None], seconds: float) -> Observation:
         with self._ctx.open_idle_limit(seconds) as limit:
-            return Acted(await self._tools.act(effect, results, limit))
+            return Acted(await self.tools.act(effect, results, limit))
         return Idled(seconds, results)
 
     async def _announce(self, state: LoopState) -> None:
@@ -144,7 +152,7 @@ class Run:
         # What it does with its agent's verbs is done in a place of its own, as what a tool call does is.
         place = None if self._tape is None else self._tape.place_of_collecting()
         with standing_at(place):
-            return Collected(await self._tools.collected(stop=effect.stop))
+            return Collected(await self.tools.collected(stop=effect.stop))
 
     async def _remember(self, effect: Remember) -> Remembered:
         ctx = self._ctx

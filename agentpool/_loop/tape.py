@@ -48,6 +48,7 @@ class Tape:
     _numbered: int = 0
     _collected: int = 0
     _is_replayed: bool = False
+    _observed: int = 0
 
     @classmethod
     def of(cls, journal: PoolJournal) -> Tape | None:
@@ -98,6 +99,7 @@ class Tape:
             raise self._mismatch(f"its loop comes to {type(effect).__name__} now, and had {kind!r} then")
         self._read += 1
         self._collected += kind == "collected"
+        self._observed += 1
         self._is_replayed = True
         decode = partial(self._journal.decoded, op=self._op)
         agent_id = self._op.record.id
@@ -111,9 +113,18 @@ class Tape:
     def observed(self, observation: Observation) -> None:
         """Write what an effect came to."""
         self._is_replayed = False
+        self._observed += 1
         data = observation_to_data(observation, self._encoded)
         if data is not None:
             self._journal.append("observed", self._op.record.id, {"loop": self.key, **data})
+
+    def place_of_hooks(self, *, is_over: bool = False) -> Place:
+        """Return the place of what hooks around a model call do with their agent's verbs.
+
+        Args:
+          is_over: whether it is the one that was observed last, and not the next.
+        """
+        return self._place.inside(f"{self.key}m{self._observed - is_over}")
 
     # -- tool calls --------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
 from agentpool._logging import LOOP, printable, tell
 from agentpool._loop.approving import Gate
+from agentpool._loop.too_long import TooLong
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
@@ -59,6 +60,7 @@ class ToolCalls:
       tools: those that its agent may use; None if it has none.
       gate: what decides which calls are made; None if all are.
       is_told: whether each call is told through `logging`; those that fail always are.
+      too_long: keeps results that the tools cut; None if they are just cut, or hooks keep them.
     """
 
     ctx: AgentContext
@@ -66,6 +68,7 @@ class ToolCalls:
     gate: Gate | None = None
     tape: Tape | None = None
     is_told: bool = attrs.field(default=False, kw_only=True)
+    too_long: TooLong | None = attrs.field(default=None, kw_only=True)
 
     async def act(
         self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
@@ -111,7 +114,7 @@ class ToolCalls:
                 todo.append(_Todo(index, call, number, past is not None))
                 continue
             self._adopt(call, tape.place_of_call(number))
-        begun = lost if self.gate is not None else [*lost, *(each for each in todo if not each.is_begun)]
+        begun = lost if self.begins_late else [*lost, *(each for each in todo if not each.is_begun)]
         await tape.called((each.number, each.call) for each in begun)
         for each in lost:
             tape.returned(each.number, UNKNOWN_RESULT)
@@ -119,6 +122,11 @@ class ToolCalls:
         with standing_at(None):
             await self._run_all(todo, results, idle)
         return _all_of(results)
+
+    @property
+    def begins_late(self) -> bool:
+        """Whether each call is written to the tape when it is let through, and not with the others."""
+        return self.gate is not None
 
     def _adopt(self, call: ToolCall, place: Place) -> None:
         """Have the children of a call go on that is not made again, and tell its tool of them."""
@@ -173,11 +181,14 @@ class ToolCalls:
         """Return what a call comes to that is not made; one that is made has begun, as its tape tells."""
         tape = self.tape
         refused = await gate.refusal(call, None if tape is None else tape.call_key(number))
+        if refused is not None and not refused.is_decided:
+            self.ctx.emit(ToolStarted, call)
+            self.ctx.emit(ToolFinished, call, refused.result, 0.0)
         if tape is not None:
             await tape.called([(number, call)])
             if refused is not None:
-                tape.returned(number, refused)
-        return refused
+                tape.returned(number, refused.result)
+        return None if refused is None else refused.result
 
     async def _run(self, call: ToolCall, number: int = -1, *, is_begun: bool = False) -> ToolResult:
         """Run one call.
@@ -213,10 +224,10 @@ class ToolCalls:
             with limit:
                 return await self._isolated(call, number)
         except BaseException as error:
-            if not _is_ordinary(error):
+            if not is_ordinary(error):
                 raise
-            text = _said(error)
-            _tell_failed(call, error)
+            text = said_of(error)
+            tell_failed(call, error)
             return ToolResult(f"{too_slow} {text}" if limit.cancelled_caught else text, is_error=True)
         tell(LOOP, logging.WARNING, "the tool %s was stopped after %g s", printable(call.name), seconds)
         return ToolResult(too_slow, is_error=True)
@@ -234,9 +245,9 @@ class ToolCalls:
             left_open: tuple[str, ...] = ()
             if not mark.is_left:
                 raised, left_open = await close_leftovers(mark, raised)
-            if left_open and (raised is None or _is_ordinary(raised)):
+            if left_open and (raised is None or is_ordinary(raised)):
                 text = f"{call.name} {told_of(left_open)}"
-                raise ToolError(text if raised is None else f"{_said(raised)}; {text}") from raised
+                raise ToolError(text if raised is None else f"{said_of(raised)}; {text}") from raised
             if raised is not None:
                 raise raised
             assert result is not None
@@ -258,7 +269,11 @@ class ToolCalls:
             raise ToolError(f"there is no tool {call.name!r}; this agent has no tools")
         with self.ctx.in_flight("tool_calls"):
             tool = self.tools.granted(call.name)
-            return self.tools.shortened(await await_unprotected(tool.call, self.ctx, call.input))
+            whole = await await_unprotected(tool.call, self.ctx, call.input)
+            short = self.tools.shortened(whole)
+            if short is whole or self.too_long is None:
+                return short
+            return self.tools.shortened(await self.too_long.told(call, whole))
 
     def _limit_of(self, call: ToolCall) -> float:
         tool = None if self.tools is None else self.tools.get(call.name)
@@ -269,22 +284,24 @@ def _all_of(results: Sequence[ToolResult | None]) -> tuple[ToolResult, ...]:
     return tuple([_NOT_RUN if result is None else result for result in results])
 
 
-def _is_ordinary(error: BaseException) -> bool:
+def is_ordinary(error: BaseException) -> bool:
     """Whether an error is a call's own: nothing in it is fatal, and nothing a cancellation."""
     parts = split_error(error)
     return parts.fatal is None and not parts.cancelled
 
 
-def _tell_failed(call: ToolCall, error: BaseException) -> None:
+def tell_failed(call: ToolCall, error: BaseException) -> None:
     """Tell of a call that raised: the model gets the text, and nobody else would see where it came from.
 
     A `ToolError` is what a tool has to say to the model, and no problem of the program.
     """
     level = logging.INFO if isinstance(error, ToolError) else logging.WARNING
-    tell(LOOP, level, "the tool %s failed: %s", printable(call.name), error, error=error)
+    notes = getattr(error, "__notes__", None)  # such as the name of the hook that raised it
+    where = f" ({printable(str(notes[-1]))})" if notes else ""
+    tell(LOOP, level, "the tool %s failed%s: %s", printable(call.name), where, error, error=error)
 
 
-def _said(error: BaseException) -> str:
+def said_of(error: BaseException) -> str:
     """Return what the model is told of an error."""
     text = told(error)
     return text if isinstance(error, ToolError) and text else f"{type(error).__name__}: {text}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from functools import partial
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from agentpool._core.budget import Budget
     from agentpool._kernel.pool import AgentPool
-    from agentpool.abc import Approver, Driver, Journal, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, ToolBuilder
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -264,6 +264,7 @@ def open_agent_pool_asyncio(
     budget: Budget | None = None,
     approver: Approver | None = None,
     journal: Journal | None = None,
+    hooks: Iterable[Hooks] = (),
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
     portal: BlockingPortal | None = None,
@@ -279,7 +280,7 @@ def open_agent_pool_asyncio(
       driver: as `open_agent_pool`, or a block to be entered, such as `open_driver("openai:MODEL")`. It
         is entered in the pool's thread, and left after the pool.
       memory: as `driver`.
-      max_concurrent, tool_builder, inbox_capacity, budget, approver, journal, limits, seed: as
+      max_concurrent, tool_builder, inbox_capacity, budget, approver, journal, hooks, limits, seed: as
         `open_agent_pool`. What they call, they call in the pool's thread, on trio.
       portal: `anyio.from_thread.start_blocking_portal("trio")`, for several pools that share a thread;
         a driver or memory that is ready is used as it is then, and is the portal's to close.
@@ -303,6 +304,7 @@ def open_agent_pool_asyncio(
         budget=budget,
         approver=approver,
         journal=journal,
+        hooks=hooks,
         limits=limits,
         seed=seed,
     )
@@ -320,6 +322,7 @@ def resume_agent_pool_asyncio(
     budget: Budget | None = None,
     approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
+    hooks: Iterable[Hooks] = (),
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
     portal: BlockingPortal | None = None,
@@ -343,6 +346,7 @@ def resume_agent_pool_asyncio(
         budget=budget,
         approver=approver,
         agents=agents,
+        hooks=hooks,
         limits=limits,
         seed=seed,
     )

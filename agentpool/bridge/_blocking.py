@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from agentpool._core.budget import Budget
     from agentpool._kernel.pool import AgentPool
-    from agentpool.abc import Approver, Driver, Journal, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, ToolBuilder
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -540,6 +540,7 @@ def open_agent_pool_blocking(
     budget: Budget | None = None,
     approver: Approver | None = None,
     journal: Journal | None = None,
+    hooks: Iterable[Hooks] = (),
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
     portal: BlockingPortal | None = None,
@@ -554,7 +555,7 @@ def open_agent_pool_blocking(
       driver: as `open_agent_pool`, or a block to be entered, such as `open_driver("openai:MODEL")`. It
         is entered in the pool's thread, and left after the pool.
       memory: as `driver`.
-      max_concurrent, tool_builder, inbox_capacity, budget, approver, journal, limits, seed: as
+      max_concurrent, tool_builder, inbox_capacity, budget, approver, journal, hooks, limits, seed: as
         `open_agent_pool`. What they call, they call in the pool's thread, on trio.
       portal: `anyio.from_thread.start_blocking_portal("trio")`, for several pools that share a thread;
         a driver or memory that is ready is used as it is then, and is the portal's to close.
@@ -573,6 +574,7 @@ def open_agent_pool_blocking(
         budget=budget,
         approver=approver,
         journal=journal,
+        hooks=hooks,
         limits=limits,
         seed=seed,
     )
@@ -590,6 +592,7 @@ def resume_agent_pool_blocking(
     budget: Budget | None = None,
     approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
+    hooks: Iterable[Hooks] = (),
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
     portal: BlockingPortal | None = None,
@@ -613,6 +616,7 @@ def resume_agent_pool_blocking(
         budget=budget,
         approver=approver,
         agents=agents,
+        hooks=hooks,
         limits=limits,
         seed=seed,
     )

@@ -22,6 +22,7 @@ from agentpool.bridge._seat import Seat
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
+    from agentpool._core.capability import Capability
     from agentpool.abc import Driver, Memory, MemoryFragment
 
 T = TypeVar("T")
@@ -204,6 +205,16 @@ class AsyncioAgentContext(AsyncioScope):
     def depth(self) -> int:
         """How many agents stand between it and the pool: 0 for those that the pool spawned."""
         return self._ctx.depth
+
+    @property
+    def grants(self) -> tuple[Capability, ...] | None:
+        """What the agent may do, as far as its parent may do that; None for everything."""
+        return self._ctx.grants
+
+    @property
+    def privacy(self) -> PrivacyTier:
+        """Where the agent's words may travel to."""
+        return self._ctx.privacy
 
     @property
     def max_concurrent(self) -> int:

@@ -35,7 +35,7 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, resume, approve, deny, chat, show, replay, validate, schema):
+        if command in (run, resume, approve, deny, chat, mcp, show, replay, validate, pins, schema):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -229,6 +229,61 @@ def chat(
 
 
 @app.command
+def mcp(
+    fleet: Path,
+    /,
+    *,
+    http: str | None = None,
+    token_file: Path | None = None,
+    driver: str | None = None,
+    max_concurrent: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    memory: str | None = None,
+    var: Variables = (),
+    log_file: str | None = None,
+    log_level: LogLevel | None = None,
+    otel: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Serve the agents of a fleet file as tools to clients of the Model Context Protocol (MCP).
+
+    Each agent is a tool; a call runs it, and cancelling the call aborts it. On standard input and output
+    it ends with 0 when the client goes. Ctrl-C, SIGTERM and SIGHUP abort what runs: 130, 143, 129. Bad
+    input is 2.
+
+    Args:
+      fleet: The fleet file (TOML).
+      http: HOST:PORT to serve HTTP on, in place of standard input and output; port 0 is a free one.
+      token_file: A file with the token that clients over HTTP have to give. Needed where other machines
+        reach the address.
+      driver: The model driver, such as openai:MODEL or auto, in place of the one in the files.
+      max_concurrent: How many agents may run at once, in place of the number in the file.
+      timeout: Seconds that each call may take; it can only shorten what the file allows.
+      memory: A file in which the agents' memory is kept, in place of the one in the file.
+      var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
+      log_file: A file to which a line is added for whatever happens, but no prompts and no answers.
+      log_level: The least that is written there; info if it is left out, and debug tells of each model call.
+      otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
+    """
+    from agentpool.cli._log_file import logging_into
+    from agentpool.cli._mcp import McpOptions, parse_address, read_token, serve_fleet
+    from agentpool.cli._vars import parse_file, parse_vars
+
+    address = parse_address(http)
+    options = McpOptions(
+        driver=driver,
+        max_concurrent=max_concurrent,
+        timeout=timeout,
+        memory=None if memory is None else parse_file("--memory", memory),
+        vars=parse_vars(var),
+        address=address,
+        token=read_token(token_file, address),
+        otel=otel,
+    )
+    with logging_into(log_file, log_level):
+        return serve_fleet(fleet, options)
+
+
+@app.command
 def show(
     journal: Path,
     /,
@@ -347,6 +402,27 @@ def validate(file: Path, /, *files: Path, driver: str | None = None, var: Variab
         problems += 1
         complain(["--var is for fleets, and no file is one. Leave it out"])
     return BAD_INPUT if problems else 0
+
+
+@app.command
+def pins(
+    file: Path, /, *, accept: Annotated[bool, Parameter(negative="")] = False, var: Variables = ()
+) -> int:
+    """Show which tools of a file's MCP servers are not as they were approved; approve them with `--accept`.
+
+    The servers are started. Those whose entry names a file as `pin` are looked at, and with `--accept` what
+    they offer now is written there. A server with `auth = "oauth"` is logged in to, with a browser.
+    The exit code is 1 if something has changed and was not accepted, or a server cannot be had.
+
+    Args:
+      file: A fleet file or a manifest.
+      accept: Approve what the servers offer now.
+      var: NAME=VALUE, the value of a variable of the fleet's [vars]; may be repeated.
+    """
+    from agentpool.cli._pins import show_pins
+    from agentpool.cli._vars import parse_vars
+
+    return show_pins(file, accept, parse_vars(var))
 
 
 @app.command

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import trio
 
-from agentpool._core.approval import ApprovalRequest, Approved, Decision, Denied
+from agentpool._core.approval import ApprovalRequest, Approved, Decision, Denied, Question
+from agentpool.cli._forms import filled_in
 from agentpool.cli._text import cut, encodable, one_line, pieces
 
 ARGUMENTS_SHOWN = 20
@@ -70,9 +71,12 @@ class _Question:
         self._request = request
         self._waiting = waiting
         self._is_cut = False
+        self._again = ""
 
     def ask(self) -> None:
         """Print what is to be answered; once more, if something was printed behind it."""
+        if self._again:
+            return _write(self._again)
         show = ", s to see all of it" if self._is_cut else ""
         _write(f"Make this call? y or n; n REASON tells the model why{show}: ")
 
@@ -84,6 +88,8 @@ class _Question:
         lines, self._is_cut = brief_lines(self._request.arguments, _columns())
         for line in (*self._head(), *lines):
             _write(f"{line}\n")
+        if self._request.question is not None:
+            return await self._filled_in(self._request.question)
         self.ask()
         try:
             while (answer := await _read_line()) is not None:
@@ -96,8 +102,32 @@ class _Question:
         _write("\n")
         return None
 
+    async def _filled_in(self, question: Question) -> Decision | None:
+        """Ask what an MCP server wants to know; its words are shown behind bars."""
+        width = _columns()
+
+        def tell(text: str) -> None:
+            for line in text.split("\n"):
+                for piece in pieces(encodable(plain(line), sys.stderr), max(10, width - 5)):
+                    _write(f"  | {piece}\n")
+
+        async def ask(text: str) -> str | None:
+            self._again = encodable(plain(text), sys.stderr)
+            _write(self._again)
+            return await _read_line()
+
+        tell(question.message)
+        try:
+            return await filled_in(question, ask, tell)
+        except trio.Cancelled:
+            _write("\n(the question is withdrawn)\n")
+            raise
+
     def _head(self) -> Iterator[str]:
         request = self._request
+        if request.question is not None:
+            server = one_line(request.question.server)
+            yield _fit(f"MCP server {server} asks, in a call of {one_line(request.call.name)}:", _columns())
         who = cut(one_line(request.agent_name), LONGEST_NAME, sys.stderr)
         yield _fit(
             f"{who} (agent {request.agent_id}) wants to call {one_line(request.call.name)}", _columns()

@@ -10,14 +10,23 @@ import attrs
 import trio
 
 from agentpool._core.approval import idle_patterns
-from agentpool._core.capability import CAPABILITY_TYPES
+from agentpool._core.capability import (
+    CAPABILITY_TYPES,
+    ComputeCapability,
+    McpCapability,
+    NetworkCapability,
+    ShellCapability,
+)
 from agentpool._core.errors import Finding, ManifestError
-from agentpool._core.manifest import AgentManifest, parse_toml, read_text
+from agentpool._core.manifest import AgentManifest, parse_toml, read_text, usable_servers
+from agentpool._core.rules import fix_for_name
+from agentpool._core.sandboxing import network_of
 from agentpool._loading import LoadProblem, load_callable
+from agentpool._loop.hooks import load_hooks
 from agentpool._loop.model_agent import SpawnConfig
 from agentpool.cli._drivers import Drivers, Subagents, driver_name_in, pool_driver_name
 from agentpool.cli._errors import BadInputError
-from agentpool.cli._idle import idle_model, idle_settings, idle_steps
+from agentpool.cli._idle import idle_model, idle_sandbox, idle_settings, idle_steps
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.schema import fleet_schema, manifest_schema
 from agentpool.tools import ToolRegistry, build_tools
@@ -40,17 +49,18 @@ class CheckedFile:
     warnings: tuple[str, ...]
 
 
-def load_fleet(path: Path, vars: Mapping[str, str]) -> FleetFile:
+def load_fleet(path: Path, vars: Mapping[str, str], *, served: bool = False) -> FleetFile:
     """Read a fleet file with its manifests, and import the functions that they name.
 
     Args:
       path: the file.
       vars: what the command line gives its variables.
+      served: whether clients say what the agents are asked.
 
     Raises:
       ManifestError: with every finding of the fleet, of its manifests, and of their modules.
     """
-    fleet = FleetFile.load(path, vars=vars)
+    fleet = FleetFile.load(path, vars=vars, served=served)
     findings = [
         finding
         for manifest in fleet.manifests
@@ -103,7 +113,11 @@ def check_file(path: Path, driver: str | None, vars: Mapping[str, str]) -> Check
         raise ManifestError(findings)
     if driver is not None or driver_name_in(manifest) is not None:  # else that is the fleet's choice
         trio.run(_try_drivers, [manifest], False, driver, None)
-    warnings = [*idle_model(manifest, str(path)), *_idle_steps([manifest], str(path))]
+    warnings = [
+        *idle_model(manifest, str(path)),
+        *idle_sandbox(manifest, str(path)),
+        *_idle_steps([manifest], str(path)),
+    ]
     return CheckedFile("manifest", tuple(map(str, warnings)))
 
 
@@ -132,7 +146,11 @@ def _function_problems(manifest: AgentManifest, subagents: Subagents) -> Iterato
         yield from ((found.key, found.problem, found.fix) for found in error.findings)
     else:
         yield from _capability_problems(manifest, tools)
-        yield from idle_patterns(manifest.approval, tools.definitions())
+        yield from _idle_patterns(manifest, tools)
+    try:
+        load_hooks(manifest)
+    except ManifestError as error:
+        yield from ((found.key, found.problem, found.fix) for found in error.findings)
     if manifest.script is not None and manifest.script.function is not None:
         try:
             load_callable(manifest.script.function, manifest.base)
@@ -140,12 +158,32 @@ def _function_problems(manifest: AgentManifest, subagents: Subagents) -> Iterato
             yield "script.function", problem.problem, problem.fix
 
 
+def _idle_patterns(manifest: AgentManifest, tools: ToolRegistry) -> Iterator[tuple[str, str, str]]:
+    """Yield the patterns that fit no call, but for tools of MCP servers, which are known when these run."""
+    for key, problem, fix in idle_patterns(manifest.approval, tools.definitions()):
+        if "'mcp_" not in problem or not usable_servers(manifest):
+            yield key, problem, fix
+
+
 def _capability_problems(manifest: AgentManifest, tools: ToolRegistry) -> Iterator[tuple[str, str, str]]:
     """Yield a problem for each grant that no tool asks for: it would look like a right, and be none."""
     needed = {type(tool.capability) for tool in tools}
+    runs_commands = not needed.isdisjoint((ShellCapability, ComputeCapability))
+    if runs_commands and network_of(manifest.capabilities, manifest.privacy)[0]:
+        needed.add(NetworkCapability)  # their commands have it
+    servers = [server.name for server in manifest.mcp_servers]
     names = {cls: name for name, cls in CAPABILITY_TYPES.items()}
+    usable = usable_servers(manifest)
+    for n, server in enumerate(manifest.mcp_servers):
+        if server not in usable:
+            fix = f'Grant it with a capability: {{ type = "mcp", server = "{server.name}" }}; or remove it'
+            yield f"mcp_servers[{n}]", "the agent is granted none of its tools", fix
     for n, grant in enumerate(manifest.capabilities):
-        if type(grant) not in needed:
+        if isinstance(grant, McpCapability) and servers:
+            if grant.server != "*" and grant.server not in servers:
+                problem = f"there is no MCP server '{grant.server}': it grants nothing"
+                yield f"capabilities[{n}].server", problem, fix_for_name(grant.server, servers)
+        elif type(grant) not in needed:
             problem = f"no tool of this agent needs the capability '{names[type(grant)]}': it grants nothing"
             fix = "Remove it, or name a tool that needs it in 'tools'"
             yield f"capabilities[{n}]", problem, fix
@@ -176,4 +214,12 @@ def _idle_steps(
     manifests: Iterable[AgentManifest], source: str, subagents: Subagents = None
 ) -> Iterator[Finding]:
     for manifest in manifests:
-        yield from idle_steps(manifest, tools_of(manifest, subagents).names, source)
+        names = [*tools_of(manifest, subagents).names, *_names_of_servers(manifest)]
+        yield from idle_steps(manifest, names, source)
+
+
+def _names_of_servers(manifest: AgentManifest) -> list[str]:
+    """Return the tools in a script that may be those of servers, which nobody has asked yet."""
+    if not usable_servers(manifest) or manifest.script is None:
+        return []
+    return [call.tool for step in manifest.script.steps for call in step.calls if "mcp_" in call.tool]

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 
 import attrs
 
+from agentpool._core.capability import ComputeCapability, ShellCapability, grants
 from agentpool._core.errors import Finding
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.rules import fix_for_name
@@ -34,6 +35,7 @@ def idle_settings(fleet: FleetFile, driver: str | None, source: str) -> Iterator
     for manifest in fleet.manifests:
         yield from _idle_script(manifest, driver or driver_name_in(manifest) or default, source)
         yield from idle_model(manifest, source)
+        yield from idle_sandbox(manifest, source)
     for agent in fleet.agents:
         yield from _idle_restart(agent, fleet, source)
 
@@ -49,6 +51,17 @@ def idle_model(manifest: AgentManifest, source: str) -> Iterator[Finding]:
     if manifest.model.model_path is not None and manifest.model.driver is not None:
         problem = f"of the manifest '{manifest.name}': has no effect: {manifest.model.driver} is asked"
         yield Finding(source, "model.model_path", problem, "Remove it or the driver")
+
+
+def idle_sandbox(manifest: AgentManifest, source: str) -> Iterator[Finding]:
+    """Yield what is said of commands in the manifest of an agent that can run none."""
+    if any(grants(manifest.capabilities, kind) for kind in (ShellCapability(()), ComputeCapability())):
+        return
+    fields = attrs.fields_dict(AgentManifest)
+    for key in ("sandbox", "commands"):
+        if getattr(manifest, key) != fields[key].default:
+            problem = f"of the manifest '{manifest.name}': has no effect: the agent may run no commands"
+            yield Finding(source, key, problem, "Remove it, or grant the capability 'shell' or 'compute'")
 
 
 def _idle_restart(agent: AnyFleetAgent, fleet: FleetFile, source: str) -> Iterator[Finding]:

@@ -198,7 +198,7 @@ def _opened(
             memory=memory,
             tool_builder=partial(tools_with, drivers, fleet.subagents or None),
             inbox_capacity=fleet.pool.inbox_capacity,
-            budget=_budget(fleet),
+            budget=budget_of(fleet),
             approver=approver,
         )
     from agentpool._loop.resume import resume_agent_pool
@@ -222,7 +222,7 @@ def _opened(
         memory=memory,
         tool_builder=partial(plain_tools, fleet.subagents or None),
         inbox_capacity=fleet.pool.inbox_capacity,
-        budget=_budget(fleet),
+        budget=budget_of(fleet),
         approver=approver,
         journal=journal,
     )
@@ -371,7 +371,7 @@ class _Run:
         return 0 if all(isinstance(outcome, Completed) for outcome in self.outcomes(starts)) else 1
 
 
-def _budget(fleet: FleetFile) -> Budget | None:
+def budget_of(fleet: FleetFile) -> Budget | None:
     settings = fleet.pool.budget
     if settings is None:
         return None

@@ -21,12 +21,13 @@ class FleetAgent:
 
     Attributes:
       name: unique within the fleet.
+      query: what it is asked; None if the file gives none, which only a fleet that is served may do.
       timeout: seconds, or None.
     """
 
     name: str
     manifest: AgentManifest
-    query: str
+    query: str | None
     timeout: float | None = None
     restart: RestartSettings | None = None
 

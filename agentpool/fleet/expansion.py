@@ -37,6 +37,7 @@ class Expansion:
       names: for each agent its entry; two agents may not have one name.
       groups: for each name in the file the agents that bear it or come from it.
       complete: whether the names of all agents could be told.
+      served: whether somebody else says later what the agents are asked.
     """
 
     place: Place
@@ -47,6 +48,7 @@ class Expansion:
     names: dict[str, str] = attrs.field(factory=dict)
     groups: dict[str, list[str]] = attrs.field(factory=dict)
     complete: bool = True
+    served: bool = False
 
     def expand(
         self, entries: Sequence[Any], supervisors: Sequence[Any]
@@ -149,7 +151,7 @@ class Expansion:
         try:
             function = load_function(reference, self.report.base)
             if isinstance(entry, AgentEntry):
-                check_call(function, reference, entry.query, entry.args)
+                check_call(function, reference, entry.query, entry.args, whole=not self.served)
         except LoadProblem as problem:
             return self.report.add(key, problem.problem, problem.fix)
         return function

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from agentpool._core.capability import McpCapability
 from agentpool._core.errors import ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text
+from agentpool._core.mcp_servers import McpServer
 from agentpool._core.rules import Report, as_tuple, read_table
 from agentpool._core.text import shown
 from agentpool.fleet.agents import AnyFleetAgent as AnyFleetAgent
@@ -18,7 +21,7 @@ from agentpool.fleet.agents import FleetFunction as FleetFunction
 from agentpool.fleet.expansion import Expansion
 from agentpool.fleet.patterns import Place
 from agentpool.fleet.tables import BudgetSettings as BudgetSettings
-from agentpool.fleet.tables import FleetTable
+from agentpool.fleet.tables import FleetTable, ServedFleetTable
 from agentpool.fleet.tables import PoolSettings as PoolSettings
 from agentpool.fleet.tables import RestartSettings as RestartSettings
 from agentpool.fleet.tables import SubagentEntry as SubagentEntry
@@ -56,7 +59,13 @@ class FleetFile:
         return tuple(agent for agent in self.agents if isinstance(agent, FleetFunction))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, vars: Mapping[str, str] | None = None) -> FleetFile:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        vars: Mapping[str, str] | None = None,
+        served: bool = False,
+    ) -> FleetFile:
         """Read the fleet file at `path`, with the manifests and functions that it names.
 
         Blocks on the disk, and imports the modules of its functions.
@@ -64,13 +73,15 @@ class FleetFile:
         Args:
           path: the file.
           vars: values for its variables, in place of their defaults.
+          served: whether it is for a server, whose clients say what the agents are asked: they need no
+            `query` and no `args` then.
 
         Raises:
           ManifestError: with every finding of the file and of all its manifests.
           TypeError: if a value of `vars` is no string.
         """
         text = read_text(path, Path.read_bytes)
-        return cls.from_toml(text, source=os.fspath(path), base=Path(path).parent, vars=vars)
+        return cls.from_toml(text, source=os.fspath(path), base=Path(path).parent, vars=vars, served=served)
 
     @classmethod
     def from_toml(
@@ -80,6 +91,7 @@ class FleetFile:
         source: str = "<string>",
         base: str | os.PathLike[str] | None = None,
         vars: Mapping[str, str] | None = None,
+        served: bool = False,
     ) -> FleetFile:
         """Read a fleet from TOML text, with the manifests and functions that it names.
 
@@ -91,6 +103,7 @@ class FleetFile:
           base: the directory that paths in it are relative to; without it the current one. Modules
             of functions are looked for there first; without it only installed ones are found.
           vars: values for its variables, in place of their defaults.
+          served: as for `load`.
 
         Raises:
           ManifestError: with every finding of the text and of all its manifests.
@@ -99,19 +112,62 @@ class FleetFile:
         given = _checked(vars)
         directory = Path() if base is None else Path(base)
         report = Report(base=None if base is None else Path(os.path.abspath(directory)))
-        table = read_table(FleetTable, parse_toml(text, source), "", report)
+        table = read_table(ServedFleetTable if served else FleetTable, parse_toml(text, source), "", report)
         variables = Variables.of(table.vars, given, directory, report)
-        expansion = Expansion(Place(directory, variables, report), variables, report)
+        expansion = Expansion(Place(directory, variables, report), variables, report, served=served)
         agents, supervisors = expansion.expand(table.agents, table.supervisors)
         subagents = expansion.subagents(table.subagents, agents)
         if not report.problems:  # else what was wrong may be where they are used
             variables.report_unused()
+        agents = _with_servers(agents, table.mcp_servers, report)
         findings = report.findings(source) + expansion.findings
         if findings:
             raise ManifestError(findings)
         return cls(
             agents=agents, pool=table.pool, supervisors=supervisors, base=report.base, subagents=subagents
         )
+
+
+def _with_servers(
+    agents: Sequence[AnyFleetAgent], servers: Sequence[Any], report: Report
+) -> list[AnyFleetAgent]:
+    """Return agents with those of the fleet's MCP servers that their manifests grant.
+
+    A server of the manifest itself goes before one of the fleet with its name.
+    """
+    if not all(isinstance(server, McpServer) for server in servers):
+        return list(agents)
+    made: dict[int, AgentManifest] = {}
+
+    def served(agent: AnyFleetAgent) -> AnyFleetAgent:
+        if not isinstance(agent, FleetAgent):
+            return agent
+        key = id(agent.manifest)
+        if key not in made:
+            made[key] = _manifest_with(agent.manifest, servers, report)
+        return attrs.evolve(agent, manifest=made[key])
+
+    result = list(map(served, agents)) if servers else list(agents)
+    taken = {each for agent in result if isinstance(agent, FleetAgent) for each in agent.manifest.mcp_servers}
+    for n, server in enumerate(servers):
+        if server not in taken and not report.problems:
+            fix = f'Grant it in one: {{ type = "mcp", server = "{server.name}" }}; or remove it'
+            report.add(f"mcp_servers[{n}]", "no manifest of the fleet grants a tool of it", fix)
+    return result
+
+
+def _manifest_with(manifest: AgentManifest, servers: Sequence[McpServer], report: Report) -> AgentManifest:
+    own = [server.name for server in manifest.mcp_servers]
+    granted = {grant.server for grant in manifest.capabilities if isinstance(grant, McpCapability)}
+    more = [each for each in servers if each.name not in own and ("*" in granted or each.name in granted)]
+    if not more:
+        return manifest
+    try:
+        return attrs.evolve(manifest, mcp_servers=(*manifest.mcp_servers, *more))
+    except ValueError as error:  # a sovereign agent has no server of the web
+        problem = f"cannot be had by the agent '{manifest.name}': {error}"
+        report.add("mcp_servers", problem, "Take the capability 'mcp' from the agent, or name other servers")
+        return manifest
 
 
 def _checked(vars: Mapping[str, str] | None) -> Mapping[str, str]:

@@ -40,9 +40,21 @@ def _why_no_agent(function: Callable[..., Any]) -> tuple[str, str] | None:
 
 
 def check_call(
-    function: Callable[..., Any], reference: str, query: str | None, args: Mapping[str, Any]
+    function: Callable[..., Any],
+    reference: str,
+    query: str | None,
+    args: Mapping[str, Any],
+    *,
+    whole: bool = True,
 ) -> None:
     """Refuse a function that does not take what the file gives it.
+
+    Args:
+      function: what was loaded.
+      reference: what the file calls it.
+      query: what it gets after its context; None for nothing.
+      args: what it gets by name.
+      whole: whether that is all that it gets.
 
     Raises:
       LoadProblem: with how it is called.
@@ -53,7 +65,7 @@ def check_call(
         return
     given = [] if query is None else [query]
     try:
-        signature.bind(None, *given, **args)
+        (signature.bind if whole else signature.bind_partial)(None, *given, **args)
     except TypeError as error:
         call = ", ".join(["ctx", *(["query"] if given else []), *(f"{name}=..." for name in args)])
         name = reference.partition(":")[2]

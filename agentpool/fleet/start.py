@@ -52,7 +52,7 @@ async def start_fleet(
       The handles of what was spawned: supervisors, and agents that have none.
 
     Raises:
-      TypeError, ValueError: if an argument makes no sense.
+      TypeError, ValueError: if an argument makes no sense, or an agent of a served fleet has no query.
       PoolClosedError: as `spawn`; what has started remains in the pool.
 
     Checkpoint: always. Cancellation: what has started remains in the pool.
@@ -125,12 +125,16 @@ BodyOf = Callable[[AnyFleetAgent], Body]
 def _body_of(agent: AnyFleetAgent, driver_of: DriverOf, members: Members) -> Body:
     if isinstance(agent, FleetFunction):
         return agent
+    if agent.query is None:
+        raise ValueError(
+            f"agent {agent.name!r} has no query: read the fleet without served=True, or serve it"
+        )
     return SpawnConfig(agent.manifest, agent.query, driver=driver_of(agent.manifest), agents=members)
 
 
 def _start_alone(agent: AnyFleetAgent, body_of: BodyOf, timeout: float | None) -> Start:
     body = body_of(agent)
-    return Start(body, agent.name, (agent.name,), _shorter(agent.timeout, timeout), _policy(agent.restart))
+    return Start(body, agent.name, (agent.name,), shorter(agent.timeout, timeout), policy_of(agent.restart))
 
 
 def _start_supervised(
@@ -142,7 +146,7 @@ def _start_supervised(
             name=agent.name,
             # An agent of a fleet has a question to answer: it comes back if it failed to.
             mode="transient" if agent.restart is None else MODES[agent.restart.mode],
-            timeout=_shorter(agent.timeout, timeout),
+            timeout=shorter(agent.timeout, timeout),
         )
         for agent in agents
     ]
@@ -156,7 +160,8 @@ def _start_supervised(
     return Start(supervisor, settings.name, settings.children, supervises=True)
 
 
-def _policy(settings: RestartSettings | None) -> RestartPolicy | None:
+def policy_of(settings: RestartSettings | None) -> RestartPolicy | None:
+    """Return the policy that an agent's settings stand for."""
     if settings is None:
         return None
     return RestartPolicy(
@@ -167,6 +172,7 @@ def _policy(settings: RestartSettings | None) -> RestartPolicy | None:
     )
 
 
-def _shorter(one: float | None, other: float | None) -> float | None:
+def shorter(one: float | None, other: float | None) -> float | None:
+    """Return the shorter of two limits; None is no limit."""
     given = [seconds for seconds in (one, other) if seconds is not None]
     return min(given, default=None)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 import attrs
 
 from agentpool._core.manifest import AgentManifest
+from agentpool._core.mcp_servers import McpServer, problems_of_names
 from agentpool._core.rules import (
     Choice,
     FilePath,
@@ -315,4 +316,36 @@ class FleetTable(Table):
             "Agents that are not started with the fleet: models spawn them, and hand over to them",
             item=TableOf(cls=SubagentEntry),
         ),
+    )
+    mcp_servers: tuple[McpServer, ...] = attrs.field(
+        default=(),
+        converter=as_tuple,
+        validator=ListOf(
+            "The MCP servers of all agents whose manifests grant them", item=TableOf(cls=McpServer)
+        ),
+    )
+
+    @classmethod
+    def conflicts(cls, values: Any) -> Iterator[Problem]:
+        """Yield a problem for each MCP server that has the name of another."""
+        return problems_of_names(values.mcp_servers)
+
+
+@attrs.frozen(kw_only=True)
+class ServedAgentEntry(AgentEntry):
+    """An entry of `[[agents]]` of a fleet that is served: whoever calls the agent says what it is asked."""
+
+    goes_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+
+@attrs.frozen
+class ServedFleetTable(FleetTable):
+    """A fleet whose agents are served."""
+
+    agents: tuple[AgentEntry, ...] = attrs.field(
+        converter=as_tuple,
+        validator=ListOf(
+            "The agents, each as an `[[agents]]` entry", item=TableOf(cls=ServedAgentEntry), at_least=1
+        ),
+        kw_only=True,
     )

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from agentpool._core.capability import (
+    ComputeCapability,
     FileReadCapability,
     FileWriteCapability,
     MemoryCapability,
     MessagingCapability,
+    NetworkCapability,
+    ShellCapability,
     grants,
 )
 from agentpool._core.errors import Finding, ManifestError
@@ -25,10 +28,11 @@ from agentpool.tools._agents import (
     reply_message,
     send_message,
 )
-from agentpool.tools._files import FileReader, FileWriter
+from agentpool.tools._files import FileEditor, FileReader, FileWriter
 from agentpool.tools._function import FunctionTool, tool
 from agentpool.tools._handoff import handoff_in_team
 from agentpool.tools._registry import ToolRegistry
+from agentpool.tools._shell import CommandRunner
 from agentpool.tools._skills import skill_tools
 from agentpool.tools._team import MakeAgent, Team
 
@@ -84,12 +88,13 @@ def builtin_tools(
       ManifestError: with every problem of its skills and its handoffs.
     """
     granted = manifest.capabilities
-    tools: list[Tool] = []
-    if grants(granted, FileReadCapability(())):
-        reader = FileReader(_paths(manifest, FileReadCapability), manifest.base)
-        tools += [reader.read_file, reader.list_files, reader.search_text]
-    if grants(granted, FileWriteCapability(())):
-        tools.append(FileWriter(_paths(manifest, FileWriteCapability), manifest.base).write_file)
+    tools: list[Tool] = _file_tools(manifest)
+    if grants(granted, NetworkCapability(())):
+        tools.append(_fetching_tool(manifest))
+    if grants(granted, ShellCapability(())):
+        tools.append(CommandRunner(manifest).shell)
+    if grants(granted, ComputeCapability()):
+        tools.append(CommandRunner(manifest).python)
     if grants(granted, MemoryCapability()):
         tools += [remember, recall]
     if grants(granted, MessagingCapability()):
@@ -114,6 +119,32 @@ def team_tools(
     if manifest.handoffs:
         tools.append(handoff_in_team(manifest, make_agent, team or ()))
     return tools
+
+
+def _file_tools(manifest: AgentManifest) -> list[Tool]:
+    tools: list[Tool] = []
+    reader = writer = None
+    if grants(manifest.capabilities, FileReadCapability(())):
+        reader = FileReader(_paths(manifest, FileReadCapability), manifest.base)
+        tools += [reader.read_file, reader.list_files, reader.search_text]
+    if grants(manifest.capabilities, FileWriteCapability(())):
+        writer = FileWriter(_paths(manifest, FileWriteCapability), manifest.base)
+        tools.append(writer.write_file)
+    if reader is not None and writer is not None:
+        tools.append(FileEditor(reader.roots, writer.roots).edit_file)
+    return tools
+
+
+def _fetching_tool(manifest: AgentManifest) -> Tool:
+    from agentpool.tools._web import UrlFetcher  # seldom needed
+
+    hosts = [
+        host
+        for grant in manifest.capabilities
+        if isinstance(grant, NetworkCapability)
+        for host in grant.allowed_hosts
+    ]
+    return UrlFetcher(hosts, manifest.privacy).fetch_url
 
 
 def _paths(manifest: AgentManifest, kind: type[FileReadCapability] | type[FileWriteCapability]) -> list[str]:

@@ -1,0 +1,260 @@
+"""What one agent's commands may reach, as jobs for a supervisor."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from agentpool._core.capability import FileReadCapability, FileWriteCapability
+from agentpool._core.errors import ToolError
+from agentpool._core.manifest import AgentManifest
+from agentpool._core.sandboxing import (
+    MEBIBYTE,
+    CommandLimits,
+    Mount,
+    Roots,
+    SandboxKind,
+    bwrap_arguments,
+    is_within,
+    network_of,
+    outermost,
+)
+from agentpool.tools._host import FIRST_USER, SYSTEM_PATH, SandboxReport, system_mounts
+from agentpool.tools._processes import Job
+
+_users = itertools.count()
+
+# -- the granted roots -------------------------------------------------------------------
+
+
+def find_roots(read: Iterable[str], write: Iterable[str], base: Path | None) -> Roots:
+    """Return the real paths of granted roots.
+
+    A root that is reached through a directory that a command may write to is a part of that one, and
+    not looked up by itself: the command may have put a link in its place.
+    """
+    top = os.path.abspath(base or ".")
+    writable = [os.path.abspath(os.path.join(top, path)) for path in write]
+    readable = [os.path.abspath(os.path.join(top, path)) for path in read]
+    missing = [path for path in (*writable, *readable) if not os.path.exists(path)]
+    real = {path: os.path.realpath(path) for path in writable if path not in missing}
+    trusted = [
+        place
+        for path, place in real.items()
+        if not _is_reached_through(path, [other for name, other in real.items() if name != path])
+    ]
+    found = outermost(trusted)
+    read_only = [
+        os.path.realpath(path)
+        for path in readable
+        if path not in missing and not _is_reached_through(path, found)
+    ]
+    return Roots(outermost(read_only, found), found, tuple(dict.fromkeys(missing)))
+
+
+def _is_reached_through(path: str, roots: Sequence[str]) -> bool:
+    return any(is_within(os.path.realpath(above), roots) for above in Path(path).parents)
+
+
+# -- the sandbox of one agent ---------------------------------------------------------------
+
+
+@attrs.frozen
+class Sandbox:
+    """How the commands of one agent are run.
+
+    Attributes:
+      kind: `bubblewrap`, or `none`.
+      read: the paths that may be read, as the manifest has them.
+      write: those that may be written.
+      base: the manifest's directory.
+      limits: how much one command may use.
+      network: whether it has the network.
+      network_told: that in words.
+    """
+
+    kind: SandboxKind
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    base: Path | None
+    limits: CommandLimits
+    network: bool
+    network_told: str
+
+    @classmethod
+    def of(cls, manifest: AgentManifest) -> Sandbox:
+        """Return the sandbox that a manifest tells of."""
+        granted = manifest.capabilities
+        network, told = network_of(granted, manifest.privacy)
+        return cls(
+            manifest.sandbox,
+            _paths(manifest, FileReadCapability),
+            _paths(manifest, FileWriteCapability),
+            manifest.base,
+            manifest.commands,
+            network,
+            told,
+        )
+
+    def roots(self) -> Roots:
+        """Return what is there of the granted paths. Blocks on the disk."""
+        return find_roots(self.read, self.write, self.base)
+
+    def job(
+        self,
+        report: SandboxReport,
+        command: Sequence[str],
+        *,
+        roots: Roots,
+        cwd: str | None,
+        timeout: float,
+        code: str | None = None,
+    ) -> Job:
+        """Return the job that runs a command. Blocks on the disk.
+
+        Args:
+          report: what works on this machine.
+          command: the program and its arguments; `CODE` in it stands for the file of `code`.
+          roots: what it may reach.
+          cwd: where it begins; None for a directory of its own.
+          timeout: seconds.
+          code: the text of a Python program.
+
+        Raises:
+          ToolError: if there is no sandbox, and the manifest asks for one.
+        """
+        if self.kind == "none":
+            return self._bare_job(report, command, cwd, timeout, code)
+        if report.arrangement is None:
+            raise ToolError(f"no command can be run: {report.problem}")
+        user = FIRST_USER + _next_user() if report.arrangement.setpriv else os.geteuid()
+        mounts = [*system_mounts(self.network, user), *self._granted(roots)]
+        if code is not None:
+            mounts += [*python_mounts(), Mount("data", _CODE_PATH, code)]
+        argv, data = bwrap_arguments(
+            report.arrangement,
+            mounts,
+            command=[_CODE_PATH if word == CODE else word for word in command],
+            cwd=cwd or "/tmp",
+            network=self.network,
+            tmp_bytes=self.limits.file_mb * MEBIBYTE,
+            user=user,
+        )
+        return Job(
+            argv=argv,
+            env=_environment("/tmp"),
+            timeout=timeout,
+            data=data,
+            rlimits=self._rlimits(report),
+            inner_rlimits={"RLIMIT_NPROC": self.limits.processes + _OWN_PROCESSES},
+            groups=[] if report.group is None else [report.group.job_group(self.limits, _OWN_PROCESSES)],
+            watched=self._watched(report),
+        )
+
+    def _bare_job(
+        self, report: SandboxReport, command: Sequence[str], cwd: str | None, timeout: float, code: str | None
+    ) -> Job:
+        return Job(
+            argv=[f"\0folder/{_CODE_NAME}" if word == CODE else word for word in command],
+            env=_environment("\0folder"),
+            cwd=cwd,
+            timeout=timeout,
+            is_bwrap=False,
+            files={} if code is None else {_CODE_NAME: code},
+            rlimits=self._rlimits(report),
+            groups=[] if report.group is None else [report.group.job_group(self.limits, 1)],
+            watched=self._watched(report),
+        )
+
+    def _granted(self, roots: Roots) -> list[Mount]:
+        return [
+            *(Mount("read", path, path) for path in roots.read),
+            *(Mount("write", path, path) for path in roots.write),
+        ]
+
+    def _rlimits(self, report: SandboxReport) -> Mapping[str, int]:
+        memory = {} if report.memory == "cgroup" else {"RLIMIT_DATA": self.limits.memory_mb * MEBIBYTE}
+        return {
+            "RLIMIT_CORE": 0,
+            "RLIMIT_CPU": self.limits.cpu_seconds,
+            "RLIMIT_FSIZE": self.limits.file_mb * MEBIBYTE,
+            "RLIMIT_NOFILE": 4096,
+            **memory,
+        }
+
+    def _watched(self, report: SandboxReport) -> Mapping[str, int]:
+        watched: dict[str, int] = {}
+        if report.memory != "cgroup":
+            watched["memory"] = self.limits.memory_mb * MEBIBYTE
+        if report.processes == "watched" or (self.kind == "none" and report.processes != "cgroup"):
+            watched["processes"] = self.limits.processes + _OWN_PROCESSES
+        return watched
+
+
+def _paths(
+    manifest: AgentManifest, kind: type[FileReadCapability] | type[FileWriteCapability]
+) -> tuple[str, ...]:
+    return tuple(
+        path for each in manifest.capabilities if isinstance(each, kind) for path in each.allowed_paths
+    )
+
+
+CODE = "\0code"
+"""Stands in a command for the path of the program that it is given."""
+
+_CODE_NAME = "program.py"
+_CODE_PATH = f"/dev/{_CODE_NAME}"  # no grant brings this machine's /dev: nothing is made in a directory of it
+_OWN_PROCESSES = 3  # bubblewrap, the first process of its namespace, and the shell or the program itself
+
+
+def _next_user() -> int:
+    """Return a number that no command has that runs at the same time, also of another pool."""
+    return (os.getpid() * 512 + next(_users) % 512) % 200_000_000
+
+
+def _environment(home: str) -> dict[str, str]:
+    """Return the whole environment of a command: nothing of the pool's."""
+    return {
+        "PATH": SYSTEM_PATH,
+        "HOME": home,
+        "TMPDIR": home,
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "PAGER": "cat",
+        "GIT_PAGER": "cat",
+        "GIT_TERMINAL_PROMPT": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+# -- Python -----------------------------------------------------------------------------------
+
+
+def python_command() -> list[str]:
+    """Return how the pool's own Python runs a program, apart from its user's settings.
+
+    Raises:
+      ToolError: if it is not known where it is.
+    """
+    if not sys.executable:
+        raise ToolError("it is not known where the Python of this program is")
+    return [sys.executable, "-I", "-u", "-X", "utf8", CODE]
+
+
+def python_mounts() -> list[Mount]:
+    """Return what the pool's own Python consists of, where it is not a part of the system."""
+    return [Mount("read", path, os.path.realpath(path)) for path in dict.fromkeys(_python_paths())]
+
+
+def _python_paths() -> Iterator[str]:
+    for prefix in (sys.base_prefix, sys.base_exec_prefix, sys.prefix, sys.exec_prefix):
+        # Not the whole of it: an environment may have been made in the directory of a project.
+        for name in ("bin", "lib", "lib64", "include", "pyvenv.cfg"):
+            path = os.path.join(prefix, name)
+            if os.path.exists(path) and not is_within(path, ("/usr", "/bin", "/lib", "/lib64")):
+                yield path

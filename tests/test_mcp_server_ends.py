@@ -1,0 +1,380 @@
+"""The MCP server: clients that go away, lines that are wrong, who may come in, what a person is asked."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+pytest.importorskip("mcp")
+pytest.importorskip("hypercorn")
+
+import mcp_types as types
+from mcp_server_kit import (
+    LEGACY,
+    MODERN,
+    SECONDS,
+    Raw,
+    Slow,
+    both_eras,
+    both_transports,
+    call_params,
+    client_of,
+    fleet_of,
+    pool_for,
+    scripted_agent,
+    served_lines,
+    served_url,
+    text_of,
+)
+
+from agentpool import AgentContext, AgentFinished, Approved
+from agentpool.mcp_server import ClientApprover, _http, _requests, checked_token, serve_agents_http
+from agentpool.mcp_server._stdio import lines_of
+
+WRITER = scripted_agent("writer", {"text": "You said {query}"}, query="hello")
+
+
+# -- who goes away -----------------------------------------------------------------------
+
+
+@both_eras
+async def test_a_client_that_closes_its_end_ends_the_server_and_what_runs(era: str) -> None:
+    """Servers that live on: modelcontextprotocol/typescript-sdk#2002, ProxymanApp/Proxyman#2727."""
+    slow = Slow()
+    async with pool_for() as pool:
+        async with served_lines(pool, fleet_of(slow.slow)) as (lines, ended):
+            await lines.open(era)
+            await lines.call(era, 1, "slow")
+            await slow.begun.wait()
+            await lines.to_server.aclose()
+            await slow.cleaned_up()
+            await ended.wait()
+        assert pool.active_count == 0
+
+
+@both_eras
+async def test_a_client_that_reads_no_more_ends_the_server(era: str) -> None:
+    async with pool_for() as pool:
+        async with served_lines(pool, fleet_of(WRITER)) as (lines, ended):
+            await lines.open(era)
+            await lines.from_server.aclose()
+            await lines.call(era, 1, "writer")
+            await ended.wait()
+
+
+@both_eras
+async def test_a_request_over_http_that_is_closed_aborts_its_agent(era: str) -> None:
+    """caomengxuan666/cxxmcp#68, modelcontextprotocol/java-sdk#1021."""
+    slow, other = Slow(), Slow()
+    async with pool_for() as pool:
+        fleet = fleet_of(slow.slow, scripted_agent("writer", {"text": "here"}, query="q"))
+        async with served_url(pool, fleet) as url:
+            raw = Raw(url)
+            await raw.open(era)
+            message = {"id": 1, "method": "tools/call", "params": call_params(era, "slow")}
+            stream = await raw.begin_request(era, message)
+            await slow.begun.wait()
+            assert not other.begun.is_set()
+            await stream.aclose()
+            await slow.cleaned_up()
+            message = {"id": 2, "method": "tools/call", "params": call_params(era, "writer")}
+            async with await raw.begin_request(era, message) as stream:
+                data = b""
+                while b"here" not in data:
+                    more = await stream.receive_some()
+                    assert more
+                    data += more
+
+
+async def test_a_session_that_is_deleted_ends_what_runs_in_it() -> None:
+    """modelcontextprotocol/python-sdk#3300: a session that its client has ended is gone."""
+    slow = Slow()
+    async with pool_for() as pool, served_url(pool, fleet_of(slow.slow)) as url:
+        raw = Raw(url)
+        await raw.open(LEGACY)
+        message = {"id": 1, "method": "tools/call", "params": call_params(LEGACY, "slow")}
+        async with await raw.begin_request(LEGACY, message):
+            await slow.begun.wait()
+            assert (await raw.status(b"", method="DELETE"))[0] == 200
+            await slow.cleaned_up()
+        assert (await raw.status(b"{}"))[0] == 404
+
+
+@both_eras
+async def test_one_client_cannot_cancel_the_call_of_another(era: str) -> None:
+    slow = Slow()
+    async with pool_for() as pool, served_url(pool, fleet_of(slow.slow, WRITER)) as url:
+        one, other = Raw(url), Raw(url)
+        await one.open(era)
+        await other.open(era)
+        message = {"id": 7, "method": "tools/call", "params": call_params(era, "slow")}
+        async with await one.begin_request(era, message):
+            await slow.begun.wait()
+            cancel = {"method": "notifications/cancelled", "params": {"requestId": 7}}
+            async with await other.begin_request(era, cancel) as stream:
+                assert b" 202 " in await stream.receive_some()
+            # The other client is served after its cancel was taken in.
+            message = {"id": 8, "method": "tools/call", "params": call_params(era, "writer")}
+            async with await other.begin_request(era, message) as stream:
+                data = b""
+                while b"You said" not in data:
+                    data += await stream.receive_some()
+            assert not slow.ended.is_set()
+        await slow.cleaned_up()
+        if era == LEGACY:
+            assert one.headers["mcp-session-id"] != other.headers["mcp-session-id"]
+            assert len(one.headers["mcp-session-id"]) >= 32
+
+
+@both_transports
+async def test_the_end_of_the_server_aborts_what_runs_also_if_clients_hold_on(transport: str) -> None:
+    """Ctrl-C that hangs while a client is connected: nubo-db/dynoxide#22."""
+    slow = Slow()
+    async with pool_for() as pool:
+        with trio.CancelScope() as scope:
+            async with client_of(transport, LEGACY, pool, fleet_of(slow.slow)) as client:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client.call_tool, "slow", {})
+                    await slow.begun.wait()
+                    scope.cancel()
+        assert slow.ended.is_set()
+        assert slow.child_ended.is_set()
+
+
+async def test_a_client_that_does_not_read_a_long_answer_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_http, "_LAST_WORDS", 0.05)
+    sent = trio.Event()
+
+    async def long(ctx: AgentContext) -> str:
+        sent.set()
+        return "x" * 7_000_000
+
+    with trio.fail_after(SECONDS):
+        async with pool_for() as pool, trio.open_nursery() as nursery:
+            url = await nursery.start(serve_agents_http, pool, fleet_of(long))
+            message = {"id": 1, "method": "tools/call", "params": call_params(MODERN, "long")}
+            async with await Raw(url).begin_request(MODERN, message):
+                await sent.wait()
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                nursery.cancel_scope.cancel()
+
+
+# -- what is wrong on the wire -----------------------------------------------------------
+
+
+@both_eras
+async def test_lines_that_are_no_messages_are_answered_and_the_server_lives(era: str) -> None:
+    async with pool_for() as pool:
+        async with served_lines(pool, fleet_of(WRITER)) as (lines, _):
+            await lines.open(era)
+            for line, code in (
+                (b"{nonsense\n", -32700),
+                (b"\xff\xfe\n", -32700),
+                (b"[" * 100_000 + b"\n", -32700),
+                (b"[1, 2]\n", -32600),
+                (b'{"jsonrpc": "1.0", "id": 1, "method": "ping"}\n', -32600),
+                (b"x" * 5_000_000 + b"\n", -32600),
+            ):
+                await lines.send(line)
+                answer = await lines.receive()
+                assert answer is not None
+                assert answer["id"] is None
+                assert answer["error"]["code"] == code
+            await lines.send(b"\n  \r\n")
+            await lines.call(era, 3, "writer")
+            assert (await lines.answer_to(3))["result"]["content"][0]["text"] == "You said hello"
+
+
+async def test_a_flood_without_a_line_end_is_not_kept() -> None:
+    ours, theirs = socket.socketpair()
+    flood = b"x" * 65_536
+    most_kept = 0
+
+    async def send() -> None:
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+        async with stream:
+            for _ in range(200):
+                await stream.send_all(flood)
+            await stream.send_all(b"\nnext\nlast")
+
+    import tracemalloc
+
+    with ours:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            tracemalloc.start()
+            found = [line async for line in lines_of(ours.fileno(), most=100_000)]
+            most_kept = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert found == [None, b"next", b"last"]
+    assert most_kept < 2_000_000  # of 13 MB
+
+
+async def test_standard_input_may_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    file.write_bytes(b"one\ntwo\n")
+    with file.open("rb") as opened:
+        assert [line async for line in lines_of(opened.fileno())] == [b"one", b"two"]
+
+
+# -- who may come in ---------------------------------------------------------------------
+
+
+async def test_pages_of_other_sites_other_paths_and_endless_bodies_are_refused() -> None:
+    """DNS rebinding: apify/mcpc#303."""
+    async with pool_for() as pool, served_url(pool, fleet_of(WRITER)) as url:
+        raw = Raw(url)
+        port = raw.port
+        for status, options in (
+            (421, {"host": "evil.example"}),
+            (421, {"host": f"evil.example:{port}"}),
+            (421, {"host": f"127.0.0.1.evil.example:{port}"}),
+            (421, {"host": "127.0.0.1:port"}),
+            (421, {"host": f"localhost:{port}@evil.example"}),
+            (403, {"origin": "http://evil.example"}),
+            (403, {"origin": "null"}),
+            (403, {"origin": f"http://localhost.evil.example:{port}"}),
+            (404, {"path": "/"}),
+            (404, {"path": "/mcp/x"}),
+            (413, {"length": 5_000_000}),
+            (400, {"content_type": "text/plain"}),
+            (406, {"accept": "text/html"}),
+            (400, {}),
+        ):
+            assert (await raw.status(**options))[0] == status, options  # type: ignore[arg-type]
+        for options in (
+            {"host": f"localhost:{port}"},
+            {"host": "[::1]"},
+            {"origin": "http://localhost:6274"},
+        ):
+            assert (await raw.status(**options))[0] == 400, options  # type: ignore[arg-type]
+        assert (await raw.status(b"{nonsense"))[0] == 400
+        assert (await raw.status(b"{nonsense", mcp_protocol_version=MODERN))[0] == 400
+        await raw.open(LEGACY)  # it lives
+
+
+async def test_a_token_is_asked_for_and_where_others_reach_the_address_there_has_to_be_one() -> None:
+    token = "a-token-of-enough-letters"
+    async with pool_for() as pool:
+        async with served_url(pool, fleet_of(WRITER), host="0.0.0.0", token=token) as url:
+            raw = Raw(url)
+            given = {"authorization": f"Bearer {token}"}
+            for status, options in (
+                (401, {}),
+                (401, {"authorization": token}),
+                (401, {"authorization": f"Basic {token}"}),
+                (401, {"authorization": f"Bearer {token}x"}),
+                (403, {**given, "origin": "http://evil.example"}),
+                (400, given),
+                (400, {**given, "host": "any.example", "origin": "http://any.example"}),
+            ):
+                assert (await raw.status(**options))[0] == status, options  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"other machines reach 0\.0\.0\.0"):
+            await serve_agents_http(pool, fleet_of(WRITER), host="0.0.0.0")
+    for bad in ("short", "a token with some spaces", "tökens-need-to-be-ascii", ""):
+        with pytest.raises(ValueError, match="a token needs at least 16"):
+            checked_token(bad, "127.0.0.1")
+    assert checked_token(None, "localhost") is None
+
+
+async def test_a_port_in_use_is_an_error_of_the_system() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        async with pool_for() as pool:
+            with pytest.raises(OSError, match="in use"):
+                await serve_agents_http(pool, fleet_of(WRITER), port=taken.getsockname()[1])
+
+
+# -- what a person is asked --------------------------------------------------------------
+
+
+def asking_agent() -> Any:
+    step = {"calls": [{"tool": "remember", "input": {"content": "a secret plan"}}]}
+    return scripted_agent(
+        "asking",
+        step,
+        {"text": "{results[0]}"},
+        query="q",
+        capabilities=[{"type": "memory"}],
+        approval={"ask": ["remember"]},
+    )
+
+
+@both_transports
+@both_eras
+async def test_tool_calls_that_need_a_person_are_put_to_the_client(transport: str, era: str) -> None:
+    said = {"action": "accept", "content": {"approve": True}}
+    asked: list[str] = []
+
+    async def elicit(context: Any, params: Any) -> types.ElicitResult:
+        asked.append(params.message)
+        return types.ElicitResult(**said)
+
+    approver = ClientApprover()
+    async with pool_for(approver=approver) as pool:
+        options = {"approver": approver, "elicitation_callback": elicit}
+        async with client_of(transport, era, pool, fleet_of(asking_agent()), **options) as client:
+            answer = text_of(await client.call_tool("asking", {}))
+            assert "denied" not in answer.lower()
+            assert "Agent 'asking' wants to call 'remember'" in asked[0]
+            assert '"content": "a secret plan"' in asked[0]
+            said.update(content={"approve": False, "reason": "not today"})
+            assert "not today" in text_of(await client.call_tool("asking", {}))
+            said.update(action="decline", content=None)
+            assert "the person did not approve of it" in text_of(await client.call_tool("asking", {}))
+    assert len(asked) == 3
+
+
+@both_eras
+async def test_a_client_that_cannot_ask_denies(era: str) -> None:
+    approver = ClientApprover()
+    async with pool_for(approver=approver) as pool:
+        async with client_of("stdio", era, pool, fleet_of(asking_agent()), approver=approver) as client:
+            assert "the client cannot ask one" in text_of(await client.call_tool("asking", {}))
+    with pytest.raises(RuntimeError, match="used by a server already"):
+        approver.serve(approver._calls)  # type: ignore[arg-type]
+    request: Any = None
+    assert await ClientApprover()(request) != Approved()
+
+
+async def test_an_agent_whose_client_does_not_come_back_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_requests, "ANSWER_WITHIN", 0.05)
+    approver = ClientApprover()
+    capabilities = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}}}
+    async with pool_for(approver=approver) as pool:
+        async with pool.events() as events:
+            async with served_lines(pool, fleet_of(asking_agent()), approver=approver) as (lines, _):
+                await lines.call(MODERN, 1, "asking", **capabilities)
+                answer = (await lines.answer_to(1))["result"]
+                assert answer["resultType"] == "input_required"
+                state = answer["requestState"]
+                assert len(state) >= 40
+                async for event in events:
+                    if isinstance(event, AgentFinished):
+                        assert "did not come back" in str(event.outcome)
+                        break
+                params = {**call_params(MODERN, "asking", **capabilities), "requestState": state}
+                await lines.send({"id": 2, "method": "tools/call", "params": params})
+                answer = (await lines.answer_to(2))["result"]
+                assert answer["isError"]
+                assert "came too late" in json.dumps(answer)
+
+
+async def test_the_end_of_the_server_aborts_agents_that_wait_for_an_answer() -> None:
+    approver = ClientApprover()
+    capabilities = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}}}
+    async with pool_for(approver=approver) as pool:
+        async with served_lines(pool, fleet_of(asking_agent()), approver=approver) as (lines, _):
+            await lines.call(MODERN, 1, "asking", **capabilities)
+            await lines.answer_to(1)
+            (waiting,) = pool.statistics().waiting
+            assert waiting.name == "asking"
+        assert not pool.statistics().waiting
+        assert await pool.join_next() is None

@@ -33,7 +33,7 @@ from mcp_server_kit import (
     text_of,
 )
 
-from agentpool import AgentContext, AgentFinished, Approved
+from agentpool import AgentContext, AgentFinished, ApprovalRequested, Approved, SpawnConfig
 from agentpool.mcp_server import ClientApprover, _http, _requests, checked_token, serve_agents_http
 from agentpool.mcp_server._stdio import lines_of
 
@@ -90,6 +90,40 @@ async def test_a_request_over_http_that_is_closed_aborts_its_agent(era: str) -> 
                     more = await stream.receive_some()
                     assert more
                     data += more
+
+
+async def test_a_call_that_was_cancelled_is_not_answered_and_its_response_ends() -> None:
+    """openai/codex#20925: there the client waits for good."""
+    slow = Slow()
+    cancel = {"method": "notifications/cancelled", "params": {"requestId": 1, "reason": "enough"}}
+    async with pool_for() as pool:
+        fleet = fleet_of(slow.slow, WRITER)
+        async with served_lines(pool, fleet) as (lines, _):
+            await lines.open(LEGACY)
+            await lines.call(LEGACY, 1, "slow")
+            await slow.begun.wait()
+            await lines.send(cancel, cancel)  # the second comes too late, which is no error
+            await slow.cleaned_up()
+            await lines.call(LEGACY, 2, "writer")
+            answer = await lines.receive()
+            assert answer is not None
+            assert answer["id"] == 2
+        slow.begun, slow.ended, slow.child_ended = trio.Event(), trio.Event(), trio.Event()
+        async with served_url(pool, fleet) as url:
+            raw = Raw(url)
+            await raw.open(LEGACY)
+            message = {"id": 1, "method": "tools/call", "params": call_params(LEGACY, "slow")}
+            async with await raw.begin_request(LEGACY, message) as stream:
+                await slow.begun.wait()
+                async with await raw.begin_request(LEGACY, cancel) as other:
+                    assert b" 202 " in await other.receive_some()
+                await slow.cleaned_up()
+                data = b""
+                while b"\r\n0\r\n" not in data:  # the last chunk
+                    more = await stream.receive_some()
+                    assert more
+                    data += more
+            assert b'"result"' not in data
 
 
 async def test_a_session_that_is_deleted_ends_what_runs_in_it() -> None:
@@ -330,6 +364,37 @@ async def test_tool_calls_that_need_a_person_are_put_to_the_client(transport: st
             said.update(action="decline", content=None)
             assert "the person did not approve of it" in text_of(await client.call_tool("asking", {}))
     assert len(asked) == 3
+
+
+async def test_questions_that_come_up_meanwhile_are_asked_in_the_next_round() -> None:
+    asked: list[str] = []
+    first, second = trio.Event(), trio.Event()
+
+    async def elicit(context: Any, params: Any) -> types.ElicitResult:
+        asked.append(params.message)
+        if len(asked) == 1:
+            first.set()
+            await second.wait()
+        return types.ElicitResult(action="accept", content={"approve": True})
+
+    async def parent(ctx: AgentContext) -> str:
+        one = await ctx.spawn(SpawnConfig(asking_agent().manifest, "one"))
+        await first.wait()
+        async with pool.events() as events:
+            other = await ctx.spawn(SpawnConfig(asking_agent().manifest, "other"))
+            async for event in events:
+                if isinstance(event, ApprovalRequested):
+                    break
+        second.set()
+        return " ".join([(await each.result()).text for each in (one, other)])
+
+    approver = ClientApprover()
+    async with pool_for(approver=approver) as pool:
+        options = {"approver": approver, "elicitation_callback": elicit}
+        async with client_of("stdio", MODERN, pool, fleet_of(parent), **options) as client:
+            answer = text_of(await client.call_tool("parent", {}))
+    assert len(asked) == 2
+    assert "approve" not in answer
 
 
 @both_eras

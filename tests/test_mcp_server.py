@@ -216,9 +216,13 @@ async def test_structured_answers_are_objects_that_fit_the_schema(era: str) -> N
     number = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     items = {"type": "array", "items": {"$ref": "#/$defs/Item"}, "$defs": {"Item": {"type": "string"}}}
     one = scripted_agent("one", {"text": '{{"n": 3}}'}, query="q", model={"output_schema": number})
+    half = scripted_agent(
+        "half", {"text": '{{"n": 1, "t": "\\ud83d"}}'}, query="q", model={"output_schema": number}
+    )
     many = scripted_agent("many", {"text": '["a", "b"]'}, query="q", model={"output_schema": items})
     async with pool_for() as pool:
-        async with client_of("stdio", era, pool, fleet_of(one, many, WRITER)) as client:
+        async with client_of("stdio", era, pool, fleet_of(one, many, half, WRITER)) as client:
+            assert (await client.call_tool("half", {})).structured_content == {"n": 1, "t": "\ufffd"}
             assert (await client.call_tool("one", {})).structured_content == {"n": 3}
             answer = await client.call_tool("many", {})
             assert answer.structured_content == {"result": ["a", "b"]}

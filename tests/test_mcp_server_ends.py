@@ -34,7 +34,7 @@ from mcp_server_kit import (
 )
 
 from agentpool import AgentContext, AgentFinished, ApprovalRequested, Approved, SpawnConfig
-from agentpool.mcp_server import ClientApprover, _http, _requests, checked_token, serve_agents_http
+from agentpool.mcp_server import ClientApprover, _http, _requests, _stdio, checked_token, serve_agents_http
 from agentpool.mcp_server._stdio import lines_of
 
 WRITER = scripted_agent("writer", {"text": "You said {query}"}, query="hello")
@@ -198,6 +198,21 @@ async def test_a_client_that_does_not_read_a_long_answer_does_not_hold_up_the_en
             held.push_async_callback(stream.aclose)
             await sent.wait()
             await trio.testing.wait_all_tasks_blocked(0.1)
+
+
+async def test_a_client_that_leaves_a_long_answer_unread_does_not_hold_up_the_end_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_stdio, "_LAST_WORDS", 0.05)
+
+    async def long(ctx: AgentContext) -> str:
+        return "x" * 1_000_000
+
+    async with pool_for() as pool, served_lines(pool, fleet_of(long)) as (lines, ended):
+        await lines.call(MODERN, 1, "long")
+        await lines.from_server.receive_some(100)
+        await lines.to_server.aclose()
+        await ended.wait()
 
 
 # -- what is wrong on the wire -----------------------------------------------------------

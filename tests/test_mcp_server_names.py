@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentpool import AgentManifest, FleetAgent, FleetFile, ManifestError, SpawnConfig, start_fleet
+from agentpool import (
+    Aborted,
+    AgentManifest,
+    ApprovalRequest,
+    Approved,
+    Denied,
+    FleetAgent,
+    FleetFile,
+    ManifestError,
+    SpawnConfig,
+    start_fleet,
+)
 from agentpool._core import events as ev
 from agentpool._core.messages import ToolCall, ToolResult
 from agentpool.mcp_server._naming import tool_names
@@ -60,14 +71,25 @@ def test_the_shorter_limit_of_time_holds() -> None:
     assert tools_of(fleet, timeout=9.0)["a"].timeout == 5.0
 
 
+call = ToolCall("1", "read_file", {"path": "secret"})
+ASKED = ApprovalRequest.of(1, "a", call, 'ask = "read_file"')
+
+
 def test_events_are_told_without_arguments_and_answers() -> None:
-    call = ToolCall("1", "read_file", {"path": "secret"})
     for event, line in (
         (ev.PhaseChanged(1, 0.0, 1, 0, "reason", 3), "turn 3: asking the model"),
         (ev.PhaseChanged(1, 0.0, 1, 0, "act", 3), None),
         (ev.ToolStarted(1, 0.0, 1, 0, call), "turn 3: calling read_file"),
         (ev.ToolFinished(1, 0.0, 1, 0, call, ToolResult("x"), 1.0), "turn 3: read_file is done"),
         (ev.ToolFinished(1, 0.0, 1, 0, call, ToolResult("x", True), 1.0), "turn 3: read_file failed"),
+        (ev.ApprovalRequested(1, 0.0, 1, 0, ASKED), "turn 3: waits for the approval of read_file"),
+        (ev.ApprovalDecided(1, 0.0, 1, 0, ASKED, Denied()), "turn 3: read_file was denied"),
+        (ev.ApprovalDecided(1, 0.0, 1, 0, ASKED, Approved()), None),
+        (
+            ev.ContextCompacted(1, 0.0, 1, 0, 4, 9, 5, "", ""),
+            "turn 3: the oldest turns were summed up or dropped",
+        ),
+        (ev.AgentRestarted(1, 0.0, 1, 0, 2, Aborted(agent_id=1, name="a", parent_id=0)), "restarted (2)"),
         (ev.GuardWarned(1, 0.0, 1, 0, "enough"), "turn 3: warning: enough"),
         (ev.TextDeltaReceived(1, 0.0, 1, 0, "secret"), None),
     ):

@@ -24,7 +24,7 @@ from agentpool._core import events as ev
 from agentpool._core.messages import ToolCall, ToolResult
 from agentpool.mcp_server._naming import tool_names
 from agentpool.mcp_server._progress import line_of, one_line
-from agentpool.mcp_server._tools import tools_of
+from agentpool.mcp_server._tools import served_tools
 
 
 @given(st.lists(st.text(min_size=1, max_size=90), unique=True, max_size=20))
@@ -52,7 +52,7 @@ async def test_a_fleet_that_is_served_needs_no_queries_and_is_not_started() -> N
     with pytest.raises(ManifestError, match="query: is missing"):
         FleetFile.from_toml(text)
     fleet = FleetFile.from_toml(text, served=True)
-    tool = tools_of(fleet)["a"]
+    tool = served_tools(fleet)["a"]
     begun = tool.begin({"query": "why"})
     assert isinstance(begun, SpawnConfig)
     assert begun.query == "why"
@@ -66,9 +66,9 @@ async def test_a_fleet_that_is_served_needs_no_queries_and_is_not_started() -> N
 def test_the_shorter_limit_of_time_holds() -> None:
     agent = FleetAgent("a", AgentManifest(name="a"), "q", timeout=5.0)
     fleet = FleetFile(agents=[agent])
-    assert tools_of(fleet)["a"].timeout == 5.0
-    assert tools_of(fleet, timeout=2.0)["a"].timeout == 2.0
-    assert tools_of(fleet, timeout=9.0)["a"].timeout == 5.0
+    assert served_tools(fleet)["a"].timeout == 5.0
+    assert served_tools(fleet, timeout=2.0)["a"].timeout == 2.0
+    assert served_tools(fleet, timeout=9.0)["a"].timeout == 5.0
 
 
 call = ToolCall("1", "read_file", {"path": "secret"})

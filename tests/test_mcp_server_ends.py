@@ -34,7 +34,15 @@ from mcp_server_kit import (
 )
 
 from agentpool import AgentContext, AgentFinished, ApprovalRequested, Approved, SpawnConfig
-from agentpool.mcp_server import ClientApprover, _http, _requests, _stdio, checked_token, serve_agents_http
+from agentpool.mcp_server import (
+    ClientApprover,
+    _guard,
+    _http,
+    _requests,
+    _stdio,
+    checked_token,
+    serve_agents_http,
+)
 from agentpool.mcp_server._stdio import lines_of
 
 WRITER = scripted_agent("writer", {"text": "You said {query}"}, query="hello")
@@ -307,6 +315,16 @@ async def test_pages_of_other_sites_other_paths_and_endless_bodies_are_refused()
         assert (await raw.status(b"{nonsense"))[0] == 400
         assert (await raw.status(b"{nonsense", mcp_protocol_version=MODERN))[0] == 400
         await raw.open(LEGACY)  # it lives
+
+
+async def test_a_request_that_does_not_come_to_its_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_guard, "BODY_SECONDS", 0.05)
+    async with pool_for() as pool, served_url(pool, fleet_of(WRITER)) as url:
+        for era in (LEGACY, MODERN):
+            headers = {"mcp_protocol_version": MODERN} if era == MODERN else {}
+            async with await Raw(url).begin(b"{", length=100, **headers) as stream:
+                while await stream.receive_some():
+                    pass
 
 
 async def test_a_token_is_asked_for_and_where_others_reach_the_address_there_has_to_be_one() -> None:

@@ -96,7 +96,11 @@ def called(number: Any, params: dict[str, Any]) -> None:
         out.write(b'=== Document parser messages ===\n{"almost": \n')
     if "tell-name" in tricks:
         text["content"][0]["text"] = params["name"]
-    if "die" in tricks:
+    once = argument("die-once")
+    if "die" in tricks or (once and not os.path.exists(once)):
+        if once:
+            with open(once, "w", encoding="utf-8"):
+                pass
         print("these are the last words", file=sys.stderr, flush=True)
         os._exit(3)
     if "bad-answer" in tricks:

@@ -5,10 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentpool import AgentManifest, Answered, Completion, ManifestError, McpServer, PrivacyTier, ToolCall
+from agentpool import (
+    AgentContext,
+    AgentFinished,
+    AgentManifest,
+    Answered,
+    Completion,
+    Decision,
+    Denied,
+    ManifestError,
+    McpServer,
+    PrivacyTier,
+    ToolCall,
+    ToolProgressed,
+    open_agent_pool,
+)
 from agentpool._core.approval import ApprovalRequest, Question
 from agentpool._core.deferring import (
     FIND_TOOLS,
@@ -409,3 +424,47 @@ def test_both_kinds_of_own_calls_go_together() -> None:
     said = [m.result.text for m in effect.request.messages if isinstance(m, ToolMessage)]
     assert said[0] == "Pinned as 1."
     assert said[1].startswith("You may call these")
+
+
+# -- in a pool, without servers ---------------------------------------------------------
+
+
+async def test_what_a_tool_tells_of_its_progress_is_an_event_and_a_sign_of_life(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def agent(ctx: AgentContext) -> str:
+        with ctx.open_idle_limit(2.0) as limit:
+            for n in range(4):
+                await trio.sleep(1.5)
+                ctx.progressed("go", n, 4, f"at {n}")
+            return "alive"
+        return f"idle at {limit.deadline}"
+
+    told = []
+    async with open_agent_pool(max_concurrent=1) as pool, pool.events() as events:
+        handle = await pool.spawn(agent)
+        async for event in events:
+            if isinstance(event, ToolProgressed):
+                told.append((event.tool, event.progress, event.total, event.message))
+            if isinstance(event, AgentFinished):
+                break
+        assert await handle.result() == "alive"
+    assert told == [("go", n, 4, f"at {n}") for n in range(4)]
+
+
+@pytest.mark.parametrize("has_question", [False, True])
+async def test_an_answer_stands_where_there_was_a_question(has_question: bool) -> None:
+    async def approver(_: ApprovalRequest) -> Decision:
+        return Answered({"a": 1})
+
+    async def agent(ctx: AgentContext) -> Decision:
+        request = ApprovalRequest.of(ctx.id, ctx.name, ToolCall("", "go", {}), "because")
+        return await ctx.ask_approver(request.asking(Question("s", "m")) if has_question else request)
+
+    async with open_agent_pool(max_concurrent=1, approver=approver) as pool:
+        decision = await (await pool.spawn(agent)).result()
+    if has_question:
+        assert decision == Answered({"a": 1})
+    else:
+        assert isinstance(decision, Denied)
+        assert "Approved() or Denied(reason) is wanted" in decision.reason

@@ -33,7 +33,8 @@ name = "one"
 capabilities = [{{ type = "mcp", server = "hand" }}]
 script = {{ steps = [{{ calls = [{{ tool = "mcp__hand__go" }}] }}, {{ text = "{{results[0]}}" }}] }}
 [agents.manifest.approval]
-deny = ["mcp__hand__*(never=x)"]
+allow = ["mcp__hand__go"]
+default = "deny"
 
 [[agents]]
 query = "q"

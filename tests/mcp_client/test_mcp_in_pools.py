@@ -29,6 +29,7 @@ from agentpool import (
     ResourceQuota,
     ScriptedDriver,
     SpawnConfig,
+    SqliteJournal,
     ToolCall,
     ToolProgressed,
     open_agent_pool,
@@ -366,3 +367,14 @@ def test_a_tools_own_limit_is_the_servers(inside: Inside) -> None:
     from agentpool.tools.mcp import McpTool
 
     assert McpTool.__attrs_attrs__.timeout.default == math.inf  # type: ignore[attr-defined]
+
+
+# -- runs that are kept -----------------------------------------------------------------------
+
+
+async def test_a_run_with_a_journal_keeps_its_servers_in_it(inside: Inside, tmp_path: Path) -> None:
+    replies = [Completion(tool_calls=[ToolCall("c", "mcp__hand__go", {})]), "done"]
+    journal = SqliteJournal(tmp_path / "run.db")
+    async with open_agent_pool(ScriptedDriver(replies), max_concurrent=1, journal=journal) as pool:
+        handle = await pool.spawn(SpawnConfig(manifest(by_hand()), "go"))
+        assert results(await handle.result()) == ["call 1"]

@@ -213,10 +213,9 @@ print([path for path in files if not path.split("/")[2].isdigit() and opened(pat
 async def test_it_has_no_privilege_and_cannot_get_one() -> None:
     text = (await shell(manifest(), "grep -E '^(CapPrm|CapEff|CapAmb|NoNewPrivs)' /proc/self/status")).text
     assert [line.split()[1] for line in text.splitlines()] == ["0" * 16, "0" * 16, "0" * 16, "1"]
-    result = await shell(
-        manifest(), "unshare -Ur true || mount -t tmpfs x /tmp || chroot / true || mknod /tmp/x b 8 0"
-    )
-    assert result.is_error
+    # In a namespace of users of its own it would have all of them, and more of the kernel to try.
+    for trick in ("unshare -U true", "mount -t tmpfs x /tmp", "chroot / true", "mknod /tmp/x b 8 0"):
+        assert (await shell(manifest(), trick)).is_error, trick
 
 
 # -- what it may change ---------------------------------------------------------------------------------
@@ -310,7 +309,7 @@ async def test_a_link_that_takes_the_place_of_a_root_leads_nowhere(tmp_path: Pat
     both = manifest(ANY, writing(tmp_path / "project", tmp_path / "project" / "docs"))
     await shell(agent, f"rmdir docs; ln -s {tmp_path} docs")
     for each in (agent, both):
-        text = (await shell(each, f"cat docs/secret; ls {tmp_path}", cwd="/tmp")).text
+        text = (await shell(each, f"cat {tmp_path}/secret docs/secret")).text
         assert "the-secret-words" not in text
 
 

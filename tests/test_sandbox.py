@@ -349,8 +349,11 @@ async def test_cwd_is_a_directory_that_is_granted(tmp_path: Path) -> None:
     assert (await shell(agent, "pwd", cwd=str(tmp_path / "a" / "b"))).text == str(tmp_path / "a" / "b")
     assert (await shell(agent, "pwd", cwd="/tmp")).text == "/tmp"
     assert (await shell(agent, "pwd", cwd=".")).text == str(tmp_path / "a")
+    assert (await shell(agent, "pwd", cwd="b/..")).text == str(tmp_path / "a")
+    (tmp_path / "a" / "out").symlink_to("..")
     assert "is no directory" in (await shell(agent, "pwd", cwd="file")).text
-    for outside in ("..", "/", str(tmp_path)):
+    assert "NUL" in (await shell(agent, "pwd", cwd="a\0b")).text
+    for outside in ("..", "/", str(tmp_path), "out", "nowhere/../../.."):
         assert "outside of what this agent may reach" in (await shell(agent, "pwd", cwd=outside)).text
 
 

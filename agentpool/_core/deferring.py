@@ -52,6 +52,8 @@ def split_tools(
     tools: Sequence[ToolDefinition],
 ) -> tuple[tuple[ToolDefinition, ...], tuple[ToolDefinition, ...]]:
     """Return the tools that are shown from the beginning, and those that are to be found."""
+    if len(tools) <= SHOWN_AT_ONCE:
+        return tuple(tools), ()
     hidden = tuple(each for each in tools if each.name.startswith(PREFIX))
     if len(hidden) <= SHOWN_AT_ONCE:
         return tuple(tools), ()

@@ -179,7 +179,7 @@ class _Unknown:
 
 def _is_limited(agent: object) -> TypeGuard[LimitedAgent]:
     try:
-        return hasattr(agent, "limited_to") and hasattr(agent, "wanted")
+        return hasattr(agent, "limited_to")  # not `wanted` too: that looks at the disk
     except BaseException:  # as `name_of`
         return False
 

@@ -277,7 +277,7 @@ class _ModelAgent(Generic[T]):
         rules = rules_of(manifest, definitions)
         # What only some agents have is looked for once for a run.
         handoffs = handoffs_of(allowed) if self.tools or manifest.handoffs else frozenset()
-        collects = any(each.name == STARTER for each in definitions)
+        collects = STARTER in [each.name for each in definitions]
         window = getattr(driver, "context_window", None)
         if tape is not None:
             begun = agent._beginning(query, history, definitions, window)

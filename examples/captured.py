@@ -1,11 +1,12 @@
 """A model that was captured tries what its manifest does not grant: `python captured.py`.
 
-A page has told the model to steal a key, to hand the theft to a helper, and to hide its traces. It is scripted
-here, so that you need no model to see what comes of it. Nothing outside of the granted directory is touched.
+A page has told the model to steal a key, and to hand the theft to a helper. It is scripted here, so that you
+need no model to see what comes of it. Nothing outside of the granted directory is touched.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -62,7 +63,7 @@ async def main() -> None:
         for call, answer in zip(TRICKS, answers, strict=True):
             verdict = "refused" if answer.is_error else "done"
             print(f"{verdict}: {call.name}: {answer.text.splitlines()[0].replace(folder, '')}")
-        print("outside:", sorted(each.name for each in secret.iterdir()))
+        print("outside:", sorted(os.listdir(secret)))
 
 
 if __name__ == "__main__":

@@ -311,6 +311,24 @@ async def test_a_path_that_leads_out_through_a_link_is_not_granted(tmp_path: Pat
     assert await run_inside(parent, spawn_it) == ((), ("look",))
 
 
+async def test_a_loop_that_plain_code_runs_reads_no_more_than_its_agent(tmp_path: Path) -> None:
+    """Its tools are made for what is granted, not for what its manifest asks for."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("open")
+    (tmp_path / "b.txt").write_text("closed")
+
+    async def call_it(ctx: AgentContext) -> Any:
+        inner = manifest("inner", FileReadCapability([str(tmp_path)]))
+        paths = [str(tmp_path / "in" / "a.txt"), str(tmp_path / "b.txt")]
+        calls = [Completion(tool_calls=[ToolCall(path, "read_file", {"path": path})]) for path in paths]
+        result = await ModelAgent(inner, driver=ScriptedDriver([*calls, "done"]))(ctx, "q")
+        return [each.result.text for each in result.transcript if isinstance(each, ToolMessage)]
+
+    inside, outside = await run_inside(manifest("a", FileReadCapability([str(tmp_path / "in")])), call_it)
+    assert inside == "open"
+    assert "outside of what this agent may reach" in outside
+
+
 async def test_a_child_that_has_all_it_asks_for_names_its_files_as_before(tmp_path: Path) -> None:
     seen: list[AgentManifest] = []
 

@@ -382,19 +382,27 @@ async def test_the_mode_is_kept_and_no_one_sees_more_of_it_meanwhile(
     file = disk.root / "run.sh"
     file.write_text("old")
     modes: list[int] = []
-    replace = os.replace
+    made: list[int] = []
+    replace, really = os.replace, os.open
 
     def watched(*args: Any, **more: Any) -> None:
         modes.extend(stat.S_IMODE(path.stat().st_mode) for path in disk.root.iterdir())
         replace(*args, **more)
 
+    def opened(path: Any, flags: int, mode: int = 0o777, **more: Any) -> int:
+        if flags & os.O_CREAT:
+            made.append(mode)
+        return really(path, flags, mode, **more)
+
     for mode in (0o755, 0o640, 0o600):
         file.chmod(mode)
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", watched)
+            patch.setattr(os, "open", opened)
             await disk.edit("run.sh", "old", "old!")
         assert stat.S_IMODE(file.stat().st_mode) == mode
     assert modes == [0o755, 0o755, 0o640, 0o640, 0o600, 0o600]
+    assert made == [0o600] * 3
 
 
 async def test_a_file_that_is_read_only_is_refused(disk: Disk) -> None:

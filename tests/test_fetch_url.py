@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import ssl
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,12 @@ async def test_a_bomb_is_unpacked_only_as_far_as_the_limit(encoding: str) -> Non
     bomb = b"".join([*(pack.compress(bytes([120]) * 1_000_000) for _ in range(200)), pack.flush()])
     assert len(bomb) < 200_000_000 / 500
     async with site({"/": page(bomb, Content_Encoding=encoding)}) as here:
+        await Web().refusal(here.at("/nothing"))  # imports what it needs
+        tracemalloc.start()
         text = await Web(limits=FetchLimits(size=40_000)).text(here.at("/"))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert most < 3_000_000
     assert text == "x" * 40_000 + "\n[cut: only the first 40,000 bytes were fetched]"
 
 

@@ -27,7 +27,7 @@ from mcp_server_kit import (
     text_of,
 )
 
-from agentpool import AgentContext, Image
+from agentpool import AgentContext, Document, Image
 from agentpool.mcp_server import _calls
 
 
@@ -46,7 +46,16 @@ async def failing(ctx: AgentContext) -> str:
 
 
 async def stopped(ctx: AgentContext) -> str:
-    raise KeyError("x") if ctx.depth else ExceptionGroup("both", [ValueError("one"), OSError("two")])
+    raise ExceptionGroup("both", [ValueError("one"), OSError("two")])
+
+
+async def wordy(ctx: AgentContext) -> str:
+    raise ValueError("x" * 10_000)
+
+
+async def parent(ctx: AgentContext) -> str:
+    await ctx.spawn(failing)
+    return "not told"
 
 
 WRITER = scripted_agent("my writer!", {"text": "You said {query}"}, query="hello", description="Writes.")
@@ -77,16 +86,21 @@ async def test_each_agent_is_a_tool_and_a_call_is_answered_by_its_text(transport
             assert not answer.is_error
 
 
+AT_FAULT = fleet_of(failing, stopped, wordy, parent, repeat, ASKED)
+
+
 @both_transports
 @both_eras
 async def test_what_fails_is_a_result_that_a_model_can_read(transport: str, era: str) -> None:
     """Errors of tools as protocol errors (adamw7/tools#450), null arguments (KeeperHub/keeperhub#2108),
     arguments that do not exist and were ignored (erikdarlingdata/PerformanceMonitor#3870)."""
     async with pool_for() as pool:
-        async with client_of(transport, era, pool, fleet_of(failing, stopped, repeat, ASKED)) as client:
+        async with client_of(transport, era, pool, AT_FAULT) as client:
             for name, arguments, told in (
                 ("failing", None, "ValueError: no such page"),
                 ("stopped", {}, "both"),
+                ("wordy", {}, "... (10,012 characters)"),
+                ("parent", {}, "ValueError: no such page"),
                 ("repeat", {"text": "a", "times": "b"}, "times: should be a valid integer"),
                 ("repeat", None, "text: is missing"),
                 ("asked", None, "query: is missing"),
@@ -216,9 +230,13 @@ async def test_structured_answers_are_objects_that_fit_the_schema(era: str) -> N
     number = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     items = {"type": "array", "items": {"$ref": "#/$defs/Item"}, "$defs": {"Item": {"type": "string"}}}
     one = scripted_agent("one", {"text": '{{"n": 3}}'}, query="q", model={"output_schema": number})
+    half = scripted_agent(
+        "half", {"text": '{{"n": 1, "t": "\\ud83d"}}'}, query="q", model={"output_schema": number}
+    )
     many = scripted_agent("many", {"text": '["a", "b"]'}, query="q", model={"output_schema": items})
     async with pool_for() as pool:
-        async with client_of("stdio", era, pool, fleet_of(one, many, WRITER)) as client:
+        async with client_of("stdio", era, pool, fleet_of(one, many, half, WRITER)) as client:
+            assert (await client.call_tool("half", {})).structured_content == {"n": 1, "t": "\ufffd"}
             assert (await client.call_tool("one", {})).structured_content == {"n": 3}
             answer = await client.call_tool("many", {})
             assert answer.structured_content == {"result": ["a", "b"]}
@@ -228,7 +246,8 @@ async def test_structured_answers_are_objects_that_fit_the_schema(era: str) -> N
 
 async def test_pictures_data_and_nothing_of_functions_arrive_as_what_they_are() -> None:
     async def picture(ctx: AgentContext) -> list[Any]:
-        return ["see", Image(b"\x89PNG", "image/png"), Image(url="https://example.org/a.png")]
+        paper = Document(b"%PDF", "application/pdf", name="a paper.pdf")
+        return ["see", Image(b"\x89PNG", "image/png"), Image(url="https://example.org/a.png"), paper]
 
     async def data(ctx: AgentContext) -> dict[str, int]:
         return {"n": 1}
@@ -242,13 +261,32 @@ async def test_pictures_data_and_nothing_of_functions_arrive_as_what_they_are() 
     async with pool_for() as pool:
         fleet = fleet_of(picture, data, nothing, unsendable)
         async with client_of("stdio", LEGACY, pool, fleet) as client:
-            kinds = [block.type for block in (await client.call_tool("picture", {})).content]
-            assert kinds == ["text", "image", "resource_link"]
+            blocks: list[Any] = (await client.call_tool("picture", {})).content
+            assert [block.type for block in blocks] == ["text", "image", "resource_link", "resource"]
+            assert blocks[3].resource.uri == "agentpool:///a%20paper.pdf"
             assert text_of(await client.call_tool("data", {})) == '{"n":1}'
             assert text_of(await client.call_tool("nothing", {})) == "ok"
             answer = await client.call_tool("unsendable", {})
             assert answer.is_error
             assert "that JSON cannot carry" in text_of(answer)
+
+
+async def test_a_landing_at_a_limit_is_told_beside_the_answer() -> None:
+    step = {"calls": [{"tool": "remember", "input": {"content": "a"}}]}
+    agent = scripted_agent(
+        "landing",
+        step,
+        {"text": "as far as I came"},
+        query="q",
+        capabilities=[{"type": "memory"}],
+        resources={"max_iterations": 1, "on_limit": "answer"},
+    )
+    async with pool_for() as pool:
+        async with client_of("stdio", LEGACY, pool, fleet_of(agent)) as client:
+            answer = await client.call_tool("landing", {})
+            assert text_of(answer) == "as far as I came"
+            assert answer.meta is not None
+            assert answer.meta["agentpool/stopped_by"] == "iterations"
 
 
 async def test_what_a_file_fixes_is_neither_seen_nor_changed_by_clients() -> None:

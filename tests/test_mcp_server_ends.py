@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import mcp_types as types
 from mcp_server_kit import (
     LEGACY,
     MODERN,
-    SECONDS,
     Raw,
     Slow,
     both_eras,
@@ -33,8 +33,16 @@ from mcp_server_kit import (
     text_of,
 )
 
-from agentpool import AgentContext, AgentFinished, Approved
-from agentpool.mcp_server import ClientApprover, _http, _requests, checked_token, serve_agents_http
+from agentpool import AgentContext, AgentFinished, ApprovalRequested, Approved, SpawnConfig
+from agentpool.mcp_server import (
+    ClientApprover,
+    _guard,
+    _http,
+    _requests,
+    _stdio,
+    checked_token,
+    serve_agents_http,
+)
 from agentpool.mcp_server._stdio import lines_of
 
 WRITER = scripted_agent("writer", {"text": "You said {query}"}, query="hello")
@@ -90,6 +98,40 @@ async def test_a_request_over_http_that_is_closed_aborts_its_agent(era: str) -> 
                     more = await stream.receive_some()
                     assert more
                     data += more
+
+
+async def test_a_call_that_was_cancelled_is_not_answered_and_its_response_ends() -> None:
+    """openai/codex#20925: there the client waits for good."""
+    slow = Slow()
+    cancel = {"method": "notifications/cancelled", "params": {"requestId": 1, "reason": "enough"}}
+    async with pool_for() as pool:
+        fleet = fleet_of(slow.slow, WRITER)
+        async with served_lines(pool, fleet) as (lines, _):
+            await lines.open(LEGACY)
+            await lines.call(LEGACY, 1, "slow")
+            await slow.begun.wait()
+            await lines.send(cancel, cancel)  # the second comes too late, which is no error
+            await slow.cleaned_up()
+            await lines.call(LEGACY, 2, "writer")
+            answer = await lines.receive()
+            assert answer is not None
+            assert answer["id"] == 2
+        slow.begun, slow.ended, slow.child_ended = trio.Event(), trio.Event(), trio.Event()
+        async with served_url(pool, fleet) as url:
+            raw = Raw(url)
+            await raw.open(LEGACY)
+            message = {"id": 1, "method": "tools/call", "params": call_params(LEGACY, "slow")}
+            async with await raw.begin_request(LEGACY, message) as stream:
+                await slow.begun.wait()
+                async with await raw.begin_request(LEGACY, cancel) as other:
+                    assert b" 202 " in await other.receive_some()
+                await slow.cleaned_up()
+                data = b""
+                while b"\r\n0\r\n" not in data:  # the last chunk
+                    more = await stream.receive_some()
+                    assert more
+                    data += more
+            assert b'"result"' not in data
 
 
 async def test_a_session_that_is_deleted_ends_what_runs_in_it() -> None:
@@ -155,16 +197,30 @@ async def test_a_client_that_does_not_read_a_long_answer_does_not_hold_up_the_en
 
     async def long(ctx: AgentContext) -> str:
         sent.set()
-        return "x" * 7_000_000
+        return "\x01" * 7_000_000  # 42 MB as JSON, which no buffer takes
 
-    with trio.fail_after(SECONDS):
-        async with pool_for() as pool, trio.open_nursery() as nursery:
-            url = await nursery.start(serve_agents_http, pool, fleet_of(long))
-            message = {"id": 1, "method": "tools/call", "params": call_params(MODERN, "long")}
-            async with await Raw(url).begin_request(MODERN, message):
-                await sent.wait()
-                await trio.testing.wait_all_tasks_blocked(0.1)
-                nursery.cancel_scope.cancel()
+    message = {"id": 1, "method": "tools/call", "params": call_params(MODERN, "long")}
+    async with AsyncExitStack() as held, pool_for() as pool:
+        async with served_url(pool, fleet_of(long)) as url:
+            stream = await Raw(url).begin_request(MODERN, message)
+            held.push_async_callback(stream.aclose)
+            await sent.wait()
+            await trio.testing.wait_all_tasks_blocked(0.1)
+
+
+async def test_a_client_that_leaves_a_long_answer_unread_does_not_hold_up_the_end_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_stdio, "_LAST_WORDS", 0.05)
+
+    async def long(ctx: AgentContext) -> str:
+        return "x" * 1_000_000
+
+    async with pool_for() as pool, served_lines(pool, fleet_of(long)) as (lines, ended):
+        await lines.call(MODERN, 1, "long")
+        await lines.from_server.receive_some(100)
+        await lines.to_server.aclose()
+        await ended.wait()
 
 
 # -- what is wrong on the wire -----------------------------------------------------------
@@ -261,6 +317,16 @@ async def test_pages_of_other_sites_other_paths_and_endless_bodies_are_refused()
         await raw.open(LEGACY)  # it lives
 
 
+async def test_a_request_that_does_not_come_to_its_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_guard, "BODY_SECONDS", 0.05)
+    async with pool_for() as pool, served_url(pool, fleet_of(WRITER)) as url:
+        for era in (LEGACY, MODERN):
+            headers = {"mcp_protocol_version": MODERN} if era == MODERN else {}
+            async with await Raw(url).begin(b"{", length=100, **headers) as stream:
+                while await stream.receive_some():
+                    pass
+
+
 async def test_a_token_is_asked_for_and_where_others_reach_the_address_there_has_to_be_one() -> None:
     token = "a-token-of-enough-letters"
     async with pool_for() as pool:
@@ -330,6 +396,65 @@ async def test_tool_calls_that_need_a_person_are_put_to_the_client(transport: st
             said.update(action="decline", content=None)
             assert "the person did not approve of it" in text_of(await client.call_tool("asking", {}))
     assert len(asked) == 3
+
+
+@both_eras
+async def test_agents_that_waited_for_a_slot_ask_their_own_client_and_others_are_denied(era: str) -> None:
+    asked: list[str] = []
+
+    async def elicit(context: Any, params: Any) -> types.ElicitResult:
+        asked.append(params.message)
+        return types.ElicitResult(action="accept", content={"approve": True})
+
+    approver = ClientApprover()
+    answers: list[str] = []
+    async with pool_for(1, approver=approver) as pool:
+        options = {"approver": approver, "elicitation_callback": elicit}
+        async with client_of("stdio", era, pool, fleet_of(asking_agent()), **options) as client:
+
+            async def call() -> None:
+                answers.append(text_of(await client.call_tool("asking", {})))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(call)
+                # One of the program's own, for which no client answers.
+                own = await pool.spawn(SpawnConfig(asking_agent().manifest, "own"))
+                assert "the client cannot ask one" in (await own.result()).text
+    assert len(asked) == 5
+    assert len(answers) == 5
+    assert not any("person" in answer for answer in answers)
+
+
+async def test_questions_that_come_up_meanwhile_are_asked_in_the_next_round() -> None:
+    asked: list[str] = []
+    first, second = trio.Event(), trio.Event()
+
+    async def elicit(context: Any, params: Any) -> types.ElicitResult:
+        asked.append(params.message)
+        if len(asked) == 1:
+            first.set()
+            await second.wait()
+        return types.ElicitResult(action="accept", content={"approve": True})
+
+    async def parent(ctx: AgentContext) -> str:
+        one = await ctx.spawn(SpawnConfig(asking_agent().manifest, "one"))
+        await first.wait()
+        async with pool.events() as events:
+            other = await ctx.spawn(SpawnConfig(asking_agent().manifest, "other"))
+            async for event in events:
+                if isinstance(event, ApprovalRequested):
+                    break
+        second.set()
+        return " ".join([(await each.result()).text for each in (one, other)])
+
+    approver = ClientApprover()
+    async with pool_for(approver=approver) as pool:
+        options = {"approver": approver, "elicitation_callback": elicit}
+        async with client_of("stdio", MODERN, pool, fleet_of(parent), **options) as client:
+            answer = text_of(await client.call_tool("parent", {}))
+    assert len(asked) == 2
+    assert "approve" not in answer
 
 
 @both_eras

@@ -28,6 +28,7 @@ from mcp_inspector import Inspector
 from mcp_server_kit import LEGACY, MODERN, text_of
 
 from agentpool.cli import _app
+from agentpool.mcp_server import _extra
 
 pytestmark = pytest.mark.processes
 
@@ -304,6 +305,30 @@ def test_bad_input_is_told_and_nothing_is_served(
     assert told in capsys.readouterr().err
 
 
+def test_a_missing_extra_is_told_with_what_to_install(
+    fleet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(fleet.parent)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(_extra, "find_spec", lambda name: None if name == "hypercorn" else name)
+    assert _app.call(["mcp", "fleet.toml", "--http", "127.0.0.1:0"]) == 2
+    assert "hypercorn, which is missing: pip install 'trio-agentpool[mcp-http]'" in capsys.readouterr().err
+    monkeypatch.setattr(_extra, "find_spec", lambda name: None)
+    assert _app.call(["mcp", "fleet.toml", "--http", "127.0.0.1:0"]) == 2
+    assert "needs mcp, which is missing: pip install 'trio-agentpool[mcp]'" in capsys.readouterr().err
+
+
+def test_a_fleet_that_is_served_is_validated_as_such(
+    fleet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(fleet.parent)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert _app.call(["validate", "--mcp", "fleet.toml"]) == 0
+    assert "a valid fleet" in capsys.readouterr().out
+    assert _app.call(["validate", "fleet.toml"]) == 2
+    assert "does not take what it is given" in capsys.readouterr().err
+
+
 def test_functions_that_cannot_be_told_to_clients_are_found_before_anything_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,6 +337,8 @@ def test_functions_that_cannot_be_told_to_clients_are_found_before_anything_is_s
     Path("fleet.toml").write_text('[[agents]]\nfunction = "untold:guess"\n')
     assert _app.call(["mcp", "fleet.toml", "--http", "127.0.0.1:0"]) == 2
     told = capsys.readouterr().err
+    assert _app.call(["validate", "--mcp", "fleet.toml"]) == 2
+    assert capsys.readouterr().err == told
     assert "agent 'guess'" in told
     assert "parameter 'what'" in told
     assert "has no type hint" in told

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from agentpool._loop.tape import Tape
 
 
+def _may_change_it(calls: HookedModelCalls) -> bool:
+    """Whether a hook may change what is said, and does not want it to be seen before."""
+    return any(
+        (each.around is not None or each.after is not None) and not each.hook.streams for each in calls.layers
+    )
+
+
 @attrs.frozen(eq=False)
 class HookedModelCalls(ModelCalls):
     """As `ModelCalls`, through hooks; each call that they let through, or make, is metered by itself.
@@ -32,14 +39,7 @@ class HookedModelCalls(ModelCalls):
 
     layers: tuple[Layer, ...] = attrs.field(default=(), kw_only=True)
     tape: Tape | None = attrs.field(default=None, kw_only=True)
-    holds_text: bool = attrs.field(init=False)
-
-    @holds_text.default
-    def _any_may_change_it(self) -> bool:
-        return any(
-            (each.around is not None or each.after is not None) and not each.hook.streams
-            for each in self.layers
-        )
+    holds_text: bool = attrs.field(init=False, default=attrs.Factory(_may_change_it, takes_self=True))
 
     def passed_over(self, effect: Effect) -> None:
         """Have the children go on that hooks of a call had spawned, which is not made again."""

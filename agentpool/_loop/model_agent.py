@@ -485,8 +485,9 @@ def _reference(thing: Any, what: str) -> str:
 def _tool_to_data(each: abc.Tool) -> Any:
 
     # A tool that is made of something, such as an agent, tells of what.
-    if hasattr(each, "to_journal"):
-        return {"kind": _reference(type(each), "the class of the tool"), "data": each.to_journal()}
+    to_journal = getattr(each, "to_journal", None)
+    if to_journal is not None:
+        return {"kind": _reference(type(each), "the class of the tool"), "data": to_journal()}
     return _reference_of_tool(each)
 
 

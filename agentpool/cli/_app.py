@@ -368,7 +368,14 @@ def deny(journal: Path, id: str, /, *, reason: str = "") -> int:
 
 
 @app.command
-def validate(file: Path, /, *files: Path, driver: str | None = None, var: Variables = ()) -> int:
+def validate(
+    file: Path,
+    /,
+    *files: Path,
+    driver: str | None = None,
+    var: Variables = (),
+    served: Annotated[bool, Parameter(name="--mcp", negative="")] = False,
+) -> int:
     """Check fleet and manifest files, and print every problem of all of them with its fix.
 
     What `agentpool run` would refuse on this machine is refused in the same words. Nothing is run but
@@ -379,6 +386,7 @@ def validate(file: Path, /, *files: Path, driver: str | None = None, var: Variab
       files: More of them.
       driver: The model driver that is going to be given to `agentpool run`.
       var: NAME=VALUE, the value of a variable of the fleets' [vars]; may be repeated.
+      served: Check fleets for `agentpool mcp`, whose agents need no query.
     """
     from agentpool.cli._files import check_file
     from agentpool.cli._vars import parse_vars
@@ -388,7 +396,7 @@ def validate(file: Path, /, *files: Path, driver: str | None = None, var: Variab
     problems = 0
     for path in (file, *files):
         try:
-            checked = check_file(path, driver, vars)
+            checked = check_file(path, driver, vars, served=served)
         except (ManifestError, BadInputError) as error:
             told = problems_of(error)
             problems += len(told)

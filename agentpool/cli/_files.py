@@ -86,13 +86,16 @@ def load_manifest(path: Path) -> AgentManifest:
     return manifest
 
 
-def check_file(path: Path, driver: str | None, vars: Mapping[str, str]) -> CheckedFile:
+def check_file(
+    path: Path, driver: str | None, vars: Mapping[str, str], *, served: bool = False
+) -> CheckedFile:
     """Read a fleet file or a manifest as `agentpool run` does, and open the drivers that it names.
 
     Args:
       path: the file.
       driver: what the command line names for all agents.
       vars: what the command line gives the variables of a fleet; a manifest has none.
+      served: whether a fleet is for `agentpool mcp`.
 
     Raises:
       ManifestError: with every finding of the file.
@@ -100,7 +103,11 @@ def check_file(path: Path, driver: str | None, vars: Mapping[str, str]) -> Check
     """
     table = parse_toml(read_text(path, Path.read_bytes), str(path))
     if FLEET_KEYS & table.keys():
-        fleet = load_fleet(path, vars)
+        fleet = load_fleet(path, vars, served=served)
+        if served:
+            from agentpool.mcp_server._tools import served_tools
+
+            served_tools(fleet)
         trio.run(_try_drivers, fleet.manifests, bool(fleet.functions), driver, pool_driver_name(fleet))
         warnings = [
             *idle_settings(fleet, driver, str(path)),

@@ -34,7 +34,7 @@ from agentpool.mcp_server import (
     serve_agents_stdio,
 )
 from agentpool.mcp_server._extra import check_extra
-from agentpool.mcp_server._tools import tools_of
+from agentpool.mcp_server._tools import served_tools
 
 GRACE = 8.0
 """Seconds that agents have to end when the server does; then the process ends without them."""
@@ -86,7 +86,7 @@ def _check(fleet: FleetFile, options: McpOptions) -> None:
         check_extra(*([] if options.address is None else ["hypercorn"]))
     except ModuleNotFoundError as error:
         raise BadInputError(str(error)) from error
-    tools_of(fleet)
+    served_tools(fleet)
 
 
 async def _perform(

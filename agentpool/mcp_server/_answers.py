@@ -84,7 +84,9 @@ def _completed(tool: AgentTool, value: Any, meta: dict[str, Any]) -> types.CallT
         if tool.output_schema is None:
             return _answer(value.text, meta)
         data = {"result": value.output} if tool.is_wrapped else value.output
-        return _answer(value.text, meta, data)
+        # Halves of characters, which a model may write as `\\ud83d`, cannot be sent.
+        sendable = json.loads(encodable(json.dumps(data, ensure_ascii=False)))
+        return _answer(value.text, meta, sendable)
     try:
         result = as_result(value)
     except TypeError as error:

@@ -24,6 +24,7 @@ MOST_CALLS = 1_000
 """So many calls may run or wait for a slot at once; one more is an error at once."""
 CLEANUP_SECONDS = 5.0
 """So long a call that was cancelled waits for its agent to end; the pool goes on waiting for it."""
+_TURNS = 10
 CANCELLED = "the client cancelled the call, or has gone"
 
 Tell = Callable[[float, str], Awaitable[None]]
@@ -104,8 +105,8 @@ class Calls:
     pool: AgentPool
     tools: Mapping[str, AgentTool]
     _calls: dict[AgentId, Call] = attrs.field(factory=dict)
-    _count: int = 0
-    _changed: trio.Event = attrs.field(factory=trio.Event)
+    _count: int = 0  # of calls that run or wait for a slot
+    _spawning: int = 0  # of those that wait for a slot
 
     async def listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hand the pool's events to the calls that they are about, until cancelled."""
@@ -120,15 +121,15 @@ class Calls:
     async def call_of(self, agent_id: AgentId) -> Call | None:
         """Return the call that an agent works for; None if it works for none.
 
-        An agent may ask before the task that spawned it knows its id: then that is waited for.
+        An agent that got its slot may ask before the task that waited for the slot has heard of it: that
+        task is at most `_TURNS` turns of the scheduler behind.
         """
-        while True:
-            root = root_of(self.pool, agent_id)
-            if root in self._calls or not root:
-                return self._calls.get(root)
-            if not self._count:
-                return None
-            await self._changed.wait()
+        for _ in range(_TURNS):
+            call = self._calls.get(root_of(self.pool, agent_id))
+            if call is not None or not self._spawning:
+                return call
+            await trio.lowlevel.checkpoint()
+        return None
 
     async def spawn(self, call: Call, arguments: Mapping[str, Any]) -> AgentHandle[Any]:
         """Spawn the agent of a call, waiting for a slot.
@@ -147,13 +148,11 @@ class Calls:
             handle = await self._spawned(call, body)
         except BaseException as error:
             self._count -= 1
-            self._tell_changed()
             if isinstance(error, PoolClosedError):
                 raise RefusedError("the server is ending: it starts no more agents") from error
             if isinstance(error, PoolLimitError):
                 raise RefusedError(str(error)) from error
             raise
-        self._tell_changed()
         return handle
 
     async def _spawned(self, call: Call, body: Body) -> AgentHandle[Any]:
@@ -168,7 +167,11 @@ class Calls:
         except PoolFullError:
             if call.teller is not None:
                 call.teller.note("waits for a slot: as many agents run as may")
-            handle = await self.pool.spawn(body, **options)
+            self._spawning += 1
+            try:
+                handle = await self.pool.spawn(body, **options)
+            finally:
+                self._spawning -= 1
         self._calls[handle.id] = call
         return handle
 
@@ -201,11 +204,6 @@ class Calls:
     def _forget(self, handle: AgentHandle[Any]) -> None:
         if self._calls.pop(handle.id, None) is not None:
             self._count -= 1
-            self._tell_changed()
-
-    def _tell_changed(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
 
 
 async def _until_asked(call: Call, scope: trio.CancelScope) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ import trio
 PATH = "/mcp"
 GONE = "agentpool.gone"
 """The key in a request's scope of the event that its client has gone."""
+BODY_SECONDS = 30.0
+"""A client that takes longer for a piece of its request has gone."""
 SHORTEST_TOKEN = 16
 """A token of fewer characters can be guessed."""
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -107,10 +110,14 @@ class Guard:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = scope[GONE] = trio.Event()
-        is_answered = False
+        is_answered = is_read = False
 
         async def heard() -> Message:
-            message = await receive()
+            nonlocal is_read
+            message: Message = {"type": "http.disconnect"}
+            with trio.move_on_after(math.inf if is_read else BODY_SECONDS):
+                message = await receive()
+            is_read = is_read or not message.get("more_body", False)
             if message["type"] == "http.disconnect" and not is_answered:
                 gone.set()
             return message

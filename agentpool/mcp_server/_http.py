@@ -14,7 +14,7 @@ from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import DriverOf
 from agentpool.mcp_server._approving import ClientApprover
 from agentpool.mcp_server._extra import check_extra
-from agentpool.mcp_server._tools import tools_of
+from agentpool.mcp_server._tools import served_tools
 
 if TYPE_CHECKING:
     from agentpool.mcp_server._guard import App
@@ -70,7 +70,7 @@ async def serve_agents_http(
     from agentpool.mcp_server._requests import serving
 
     token = checked_token(token, host)
-    tools = tools_of(fleet, driver_of, timeout)
+    tools = served_tools(fleet, driver_of, timeout)
     listener = _listener(host, port)
     with listener:
         bound = listener.getsockname()[1]

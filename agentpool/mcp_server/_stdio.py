@@ -19,7 +19,7 @@ from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import DriverOf
 from agentpool.mcp_server._approving import ClientApprover
 from agentpool.mcp_server._extra import check_extra
-from agentpool.mcp_server._tools import tools_of
+from agentpool.mcp_server._tools import served_tools
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -105,7 +105,7 @@ async def serve_agents_stdio(
     that the connection is closed.
     """
     check_extra()
-    tools = tools_of(fleet, driver_of, timeout)
+    tools = served_tools(fleet, driver_of, timeout)
     if claim is None:
         with claim_stdio() as claim:
             await _serve(pool, tools, approver, claim)

@@ -59,7 +59,7 @@ class AgentTool:
     begin: Callable[[Mapping[str, Any]], Body]
 
 
-def tools_of(
+def served_tools(
     fleet: FleetFile, driver_of: DriverOf | None = None, timeout: float | None = None
 ) -> Mapping[str, AgentTool]:
     """Return the agents of a fleet as tools, by their names.

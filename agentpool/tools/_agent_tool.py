@@ -113,7 +113,7 @@ class AgentTool:
             """
             return await self._asked(ctx, as_result(input).text)
 
-        function = with_text if self._input_type is None else with_value
+        function: Callable[..., Any] = with_text if self._input_type is None else with_value
         if self._input_type is not None:
             function.__annotations__["input"] = self._input_type
         return tool(function, name=name, description=description, timeout=math.inf, idempotent=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from agentpool._core.errors import Finding, ManifestError
@@ -14,10 +13,11 @@ from agentpool._core.text import shown
 from agentpool.abc import ToolContext
 from agentpool.tools._agent_tool import agent_from_data, agent_to_data
 from agentpool.tools._function import tool
-from agentpool.tools._team import MakeAgent, one_of, with_choice
+from agentpool.tools._shown import ShownTool
+from agentpool.tools._team import MakeAgent, choice_of, one_of
 
 
-@tool
+@tool(idempotent=True)
 def hand_off(agent: str, note: str = "") -> str:
     """Hand this conversation over to another agent, for good: it answers in your place.
 
@@ -30,20 +30,16 @@ def hand_off(agent: str, note: str = "") -> str:
     raise NotImplementedError  # only its definition is used
 
 
-class Handoff:
+class Handoff(ShownTool):
     """The tool `hand_off`: a call of it ends the run, and the agent that it names goes on.
 
     Attributes:
       hands_off: tells the loop what it is.
       manifests: of the agents that it names.
       agents: the agents, where a program gave them.
-      capability, timeout, idempotent: as every tool has them.
     """
 
     hands_off = True
-    capability = None
-    timeout = None
-    idempotent = True
 
     def __init__(self, manifests: Sequence[AgentManifest], make: Callable[[AgentManifest], Any]) -> None:
         """Keep who may go on.
@@ -52,6 +48,7 @@ class Handoff:
           manifests: theirs, which differ in their names.
           make: makes the agent of one of them.
         """
+        super().__init__(hand_off)
         self.manifests = tuple(manifests)
         self.agents: tuple[Any, ...] = ()
         self._make = make
@@ -59,14 +56,9 @@ class Handoff:
     def __repr__(self) -> str:
         return f"<hand_off to {', '.join(each.name for each in self.manifests)}>"
 
-    @cached_property
-    def definition(self) -> ToolDefinition:
-        """How the model sees it."""
-        return with_choice(hand_off.definition, self.manifests)
-
-    def taken(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | ToolResult:
-        """Return the arguments as `call` takes them."""
-        return hand_off.taken(arguments)
+    def described(self, plain: ToolDefinition) -> ToolDefinition:
+        """Return the definition, with the agents in it."""
+        return choice_of(plain, self.manifests)
 
     def target(self, arguments: Mapping[str, Any]) -> Any:
         """Return the agent that a call names.

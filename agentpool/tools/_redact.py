@@ -55,6 +55,10 @@ def _as_texts(given: Iterable[str]) -> tuple[str, ...]:
     return tuple(given)
 
 
+def _known_to(hook: Redact) -> KnownSecrets:
+    return KnownSecrets.of(hook.secrets)
+
+
 @attrs.frozen(eq=False)
 class Redact(Hooks):
     """Hooks that take secrets out of tool results, and out of each request before it is sent.
@@ -80,12 +84,10 @@ class Redact(Hooks):
     replacement: str = attrs.field(
         default="[hidden]", kw_only=True, validator=attrs.validators.instance_of(str)
     )
-    _known: KnownSecrets = attrs.field(init=False, repr=False)
+    _known: KnownSecrets = attrs.field(
+        init=False, repr=False, default=attrs.Factory(_known_to, takes_self=True)
+    )
     _clean_texts: dict[str, str] = attrs.field(factory=dict, init=False, repr=False)
-
-    @_known.default
-    def _of_environment(self) -> KnownSecrets:
-        return KnownSecrets.of(self.secrets)
 
     async def before_model_call(self, ctx: HookContext, request: CompletionRequest) -> CompletionRequest:
         """Clean what is sent."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from agentpool._core.capability import FileReadCapability, FileWriteCapability
-from agentpool._core.errors import ToolError
+from agentpool._core.errors import CapabilityDeniedError, ToolError
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.sandboxing import (
     MEBIBYTE,
@@ -104,6 +104,34 @@ class Sandbox:
     def roots(self) -> Roots:
         """Return what is there of the granted paths. Blocks on the disk."""
         return find_roots(self.read, self.write, self.base)
+
+    def directory(self, cwd: str | None, roots: Roots) -> str | None:
+        """Return the directory in which a command begins; None for one of its own. Blocks on the disk.
+
+        Args:
+          cwd: absolute, or relative to the manifest's directory or to a root; None for the first root.
+          roots: what it may reach.
+
+        Raises:
+          ToolError: if it is no directory.
+          CapabilityDeniedError: if it is outside of the roots.
+        """
+        if cwd == "/tmp":
+            return None
+        if cwd is None or cwd.strip() in ("", "."):
+            return next((root for root in roots if os.path.isdir(root)), None)
+        if "\0" in cwd:
+            raise ToolError("a directory cannot hold a NUL character")
+        tops = (os.path.abspath(self.base or "."), *roots)
+        places = [os.path.realpath(os.path.join(top, cwd)) for top in tops]
+        reached = [place for place in places if is_within(place, roots)]
+        if not reached:
+            known = ", ".join(roots) or "nothing but /tmp"
+            raise CapabilityDeniedError(f"{cwd!r} is outside of what this agent may reach, which is: {known}")
+        found = next((place for place in reached if os.path.isdir(place)), None)
+        if found is None:
+            raise ToolError(f"{cwd!r} is no directory")
+        return found
 
     def job(
         self,

@@ -16,7 +16,6 @@ from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ToolDefinition, ToolResult
 from agentpool._core.sandboxing import Roots
 from agentpool.abc import Tool, ToolContext
-from agentpool.tools import _places
 from agentpool.tools._function import FunctionTool, tool
 from agentpool.tools._host import sandbox_report
 from agentpool.tools._processes import MOST_BYTES, run_job
@@ -113,24 +112,13 @@ class CommandRunner:
         def prepare() -> tuple[Any, Roots]:
             report = sandbox_report()
             roots = self._sandbox.roots()
-            place = self._cwd(cwd, roots)
+            place = self._sandbox.directory(cwd, roots)
             job = self._sandbox.job(report, argv, roots=roots, cwd=place, timeout=seconds, code=code)
             return job, roots
 
         job, roots = await run_blocking(prepare)
         captured, ending = await run_job(job)
         return self._result(captured, ending, roots, seconds)
-
-    def _cwd(self, cwd: str | None, roots: Roots) -> str | None:
-        """Return the directory to begin in; None for one of its own."""
-        if cwd is None or cwd in ("", "."):
-            return next((root for root in roots if _is_directory(root)), None)
-        if cwd == "/tmp":
-            return None
-        place = _places.Roots([*self._sandbox.write, *self._sandbox.read], self._sandbox.base).find(cwd).path
-        if not _is_directory(place):
-            raise ToolError(f"{cwd!r} is no directory")
-        return place
 
     def _result(self, captured: Captured, ending: Ending, roots: Roots, seconds: float) -> ToolResult:
         limits = self._sandbox.limits
@@ -148,12 +136,6 @@ class CommandRunner:
             lines.append(_bracketed(f"not there, and so not in the sandbox: {', '.join(roots.missing)}"))
         text = "\n".join(line for line in lines if line)
         return ToolResult(text or "[no output]", is_error=not ending.is_success)
-
-
-def _is_directory(path: str) -> bool:
-    import os
-
-    return os.path.isdir(path)
 
 
 def _bracketed(text: str) -> str:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from agentpool._core.errors import Finding, ManifestError, ToolError
 from agentpool._core.manifest import AgentManifest
-from agentpool._core.messages import ToolDefinition, ToolResult
+from agentpool._core.messages import ToolDefinition
 from agentpool._core.skills import SkillError, SkillHead, listed_skills, skill_head
 from agentpool._core.text import shown
-from agentpool.abc import Tool, ToolContext
+from agentpool.abc import Tool
 from agentpool.tools._files import FileReader
 from agentpool.tools._function import tool
+from agentpool.tools._shown import ShownTool, with_choice
 
 MAX_HEAD_BYTES = 65_536
 """The front matter of a skill has to end within so many bytes."""
@@ -125,44 +124,23 @@ def skill_tools(manifest: AgentManifest) -> list[Tool]:
     return [SkillReader(load_skills(manifest))]
 
 
-class SkillReader:
-    """The tool `read_skill`, whose description lists the skills.
-
-    Attributes:
-      capability, timeout, idempotent: as every tool has them. The manifest names the skills, and that
-        grants them.
-    """
-
-    capability = None
-    timeout = None
-    idempotent = True
+class SkillReader(ShownTool):
+    """The tool `read_skill`, which lists the skills. That the manifest names them grants them."""
 
     def __init__(self, skills: Iterable[Skill]) -> None:
         """Keep the skills, which differ in their names."""
+        super().__init__(self.read_skill)
         self._skills = {skill.head.name: skill for skill in skills}
 
     def __repr__(self) -> str:
         return f"<read_skill of {', '.join(self._skills)}>"
 
-    @cached_property
-    def definition(self) -> ToolDefinition:
-        """How the model sees it."""
-        plain = self.read_skill.definition
+    def described(self, plain: ToolDefinition) -> ToolDefinition:
+        """Return the definition, with the skills in it."""
         listed = listed_skills([skill.head for skill in self._skills.values()])
-        properties = dict(plain.input_schema["properties"])
-        properties["name"] = {**properties["name"], "enum": list(self._skills)}
-        description = f"{plain.description}\n\nThe skills:\n{listed}"
-        return ToolDefinition(plain.name, description, {**plain.input_schema, "properties": properties})
+        return with_choice(plain, "name", list(self._skills), f"The skills:\n{listed}")
 
-    def taken(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | ToolResult:
-        """Return the arguments as `call` takes them."""
-        return self.read_skill.taken(arguments)
-
-    async def call(self, ctx: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
-        """Read a file of a skill, in a thread."""
-        return await self.read_skill.call(ctx, arguments)
-
-    @tool
+    @tool(idempotent=True)
     def read_skill(self, name: str, file: str | None = None, start_line: int = 1) -> str:
         """Read a skill: instructions for a kind of task. Read the one that fits before you begin such a task.
 

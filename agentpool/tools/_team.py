@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -19,6 +18,7 @@ from agentpool._core.text import shown
 from agentpool.abc import Tool, ToolContext
 from agentpool.tools._function import FunctionTool, tool
 from agentpool.tools._outcomes import block, block_of, result_of, told_to_the_model
+from agentpool.tools._shown import ShownTool, with_choice
 
 MakeAgent = Callable[[AgentManifest, str], Any]
 """Makes an agent of a manifest and a query, as `SpawnConfig` does."""
@@ -48,13 +48,11 @@ def spawnable(manifest: AgentManifest, agents: Iterable[AgentManifest] | None) -
     return [each for each in agents if grants(granted, SpawnCapability(1, (each.name,)))]
 
 
-def with_choice(plain: ToolDefinition, agents: Sequence[AgentManifest]) -> ToolDefinition:
+def choice_of(plain: ToolDefinition, agents: Sequence[AgentManifest]) -> ToolDefinition:
     """Return the definition of a tool that takes an `agent`, with the names of those that there are."""
     lines = [f"- {each.name}: {_short(each.description)}".removesuffix(": ") for each in agents]
-    description = f"{plain.description}\n\nThe agents:\n" + "\n".join(lines)
-    properties = dict(plain.input_schema["properties"])
-    properties["agent"] = {**properties["agent"], "enum": [each.name for each in agents]}
-    return ToolDefinition(plain.name, description, {**plain.input_schema, "properties": properties})
+    told = "\n".join(["The agents:", *lines])
+    return with_choice(plain, "agent", [each.name for each in agents], told)
 
 
 def _short(description: str) -> str:
@@ -81,12 +79,8 @@ def _letters(name: str) -> str:
     return "".join(filter(str.isalnum, name)).casefold()
 
 
-class TeamTool:
-    """A tool of a team, as the model sees it: with the names and descriptions of the agents.
-
-    Attributes:
-      capability, timeout, idempotent: as every tool has them.
-    """
+class TeamTool(ShownTool):
+    """A tool of a team, as the model sees it: with the names and descriptions of the agents."""
 
     def __init__(self, plain: FunctionTool[..., Any], agents: Sequence[AgentManifest] | None) -> None:
         """Keep what is called.
@@ -95,28 +89,15 @@ class TeamTool:
           plain: does it.
           agents: those that its argument `agent` chooses from; None if it has no such argument.
         """
-        self.capability = plain.capability
-        self.timeout = plain.timeout
-        self.idempotent = plain.idempotent
-        self._plain = plain
+        super().__init__(plain)
         self._agents = agents
 
     def __repr__(self) -> str:
         return repr(self._plain)
 
-    @cached_property
-    def definition(self) -> ToolDefinition:
-        """How the model sees it."""
-        plain = self._plain.definition
-        return plain if self._agents is None else with_choice(plain, self._agents)
-
-    def taken(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | ToolResult:
-        """Return the arguments as `call` takes them."""
-        return self._plain.taken(arguments)
-
-    async def call(self, ctx: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
-        """Do it; as the tool inside."""
-        return await self._plain.call(ctx, arguments)
+    def described(self, plain: ToolDefinition) -> ToolDefinition:
+        """Return the definition, with the agents in it."""
+        return plain if self._agents is None else choice_of(plain, self._agents)
 
 
 class Starter(TeamTool):

@@ -34,6 +34,10 @@ def listed(params: dict[str, Any]) -> dict[str, Any]:
         return {"tools": [TOOL], "nextCursor": str(int(params.get("cursor", "0")) + 1)}
     if "same-page" in tricks:
         return {"tools": [TOOL], "nextCursor": "again"}
+    if "three-pages" in tricks:
+        page = int(params.get("cursor", "0"))
+        more = {"nextCursor": str(page + 1)} if page < 2 else {"nextCursor": ""}
+        return {"tools": [{**TOOL, "name": f"t{page}"}], **more}
     if "many-tools" in tricks:
         return {"tools": [{**TOOL, "name": f"t{n}"} for n in range(1500)]}
     if "bad-tools" in tricks:
@@ -86,9 +90,17 @@ def called(number: Any, params: dict[str, Any]) -> None:
     if "garbage-flood" in tricks:
         while True:
             out.write(b"no message\n" * 100)
-    if "silent" in tricks:
+    if "silent" in tricks or ("silent-once" in tricks and calls == 1):
         return
-    if "die" in tricks:
+    if "chatty-calls" in tricks:
+        out.write(b'=== Document parser messages ===\n{"almost": \n')
+    if "tell-name" in tricks:
+        text["content"][0]["text"] = params["name"]
+    once = argument("die-once")
+    if "die" in tricks or (once and not os.path.exists(once)):
+        if once:
+            with open(once, "w", encoding="utf-8"):
+                pass
         print("these are the last words", file=sys.stderr, flush=True)
         os._exit(3)
     if "bad-answer" in tricks:
@@ -156,6 +168,8 @@ def answer(message: dict[str, Any]) -> None:
         say(id=number, error={"code": -32601, "message": "Method not found"})
 
 
+if "die-at-start" in tricks:
+    os._exit(4)
 if path := argument("pid"):
     with open(path, "a", encoding="utf-8") as pid_file:
         pid_file.write(f"started {os.getpid()}\n")

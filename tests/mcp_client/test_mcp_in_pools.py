@@ -29,6 +29,7 @@ from agentpool import (
     ResourceQuota,
     ScriptedDriver,
     SpawnConfig,
+    SqliteJournal,
     ToolCall,
     ToolProgressed,
     open_agent_pool,
@@ -129,23 +130,22 @@ async def test_a_server_that_is_not_required_is_done_without() -> None:
 
 
 async def test_a_dead_server_is_a_tool_error_and_is_back_for_the_next_call(inside: Inside) -> None:
-    config = calling(
-        manifest(inside.stdio()), ("mcp__sdk__die", {"code": 5}), ("mcp__sdk__echo", {"text": "back"})
-    )
-    first, second = await run(config)
-    assert "ended with exit code 5; it wrote last: first words | last words" in first
-    assert second == "back"
+    server = by_hand(f"die-once={inside.log}")
+    first, second = await run(calling(manifest(server), ("mcp__hand__go", {}), ("mcp__hand__go", {})))
+    assert "ended with exit code 3; it wrote last: these are the last words" in first
+    assert second == "call 1"
 
 
 async def test_an_agent_that_is_aborted_has_its_call_cancelled_and_the_server_lives(inside: Inside) -> None:
+    server = by_hand("silent-once", f"log={inside.log}", f"pid={inside.log}")
     async with open_agent_pool(max_concurrent=2) as pool:
-        handle = await pool.spawn(calling(manifest(inside.stdio()), ("mcp__sdk__slow", {"seconds": 60})))
-        await inside.saw("slow began")
+        handle = await pool.spawn(calling(manifest(server), ("mcp__hand__go", {})))
+        await inside.saw("tools/call")
         handle.abort()
         await handle.wait()
-        await inside.saw("slow was cancelled")
-        other = await pool.spawn(calling(manifest(inside.stdio()), ("mcp__sdk__echo", {"text": "on"})))
-        assert results(await other.result()) == ["on"]
+        await inside.saw("notifications/cancelled")
+        other = await pool.spawn(calling(manifest(server), ("mcp__hand__go", {})))
+        assert results(await other.result()) == ["call 2"]
     assert len(inside.pids()) == 1
 
 
@@ -175,40 +175,46 @@ async def test_a_pool_whose_body_fails_leaves_no_server(inside: Inside) -> None:
 # -- progress -----------------------------------------------------------------------------
 
 
-async def test_progress_is_told_as_events_in_order(inside: Inside) -> None:
+async def test_progress_is_told_as_events_in_order_and_is_a_sign_of_life(inside: Inside) -> None:
     told: list[ToolProgressed] = []
+    alive = manifest(inside.stdio(), resources=ResourceQuota(idle=1.5))
     async with open_agent_pool(max_concurrent=2) as pool, pool.events() as events:
-        handle = await pool.spawn(calling(manifest(inside.stdio()), ("mcp__sdk__count", {"to": 5})))
+        # Longer than it may be idle, all of it together.
+        config = calling(alive, ("mcp__sdk__count", {"to": 5, "pause": 0.5}))
+        handle = await pool.spawn(config)
         async for event in events:
             if isinstance(event, ToolProgressed):
                 told.append(event)
             if isinstance(event, AgentFinished):
                 break
+        assert results(await handle.result()) == ["counted"]
     assert [each.progress for each in told] == [1, 2, 3, 4, 5]
     assert {(each.agent_id, each.tool, each.total) for each in told} == {(handle.id, "mcp__sdk__count", 5)}
     assert told[-1].message == "at 5"
 
 
-async def test_progress_is_a_sign_of_life(inside: Inside) -> None:
-    alive = manifest(inside.stdio(), resources=ResourceQuota(idle=1.5))
-    assert await run(calling(alive, ("mcp__sdk__count", {"to": 6, "pause": 0.4}))) == ["counted"]
-
-
 # -- questions ------------------------------------------------------------------------------
 
 
-async def test_a_question_of_the_new_revision_goes_to_the_approver(inside: Inside) -> None:
+async def test_questions_of_the_new_revision_go_to_the_approver(inside: Inside) -> None:
     asked: list[ApprovalRequest] = []
+    decisions = [
+        (Answered({"name": "Ann", "count": 3}), "3 tea for Ann"),
+        (Denied("no"), "eclin"),
+        (Answered({"count": "many"}), "does not fit"),
+        (Approved(), "does not fit"),  # `name` has no default
+    ]
 
     async def approver(request: ApprovalRequest) -> Decision:
         asked.append(request)
-        return Answered({"name": "Ann", "count": 3})
+        return decisions[len(asked) - 1][0]
 
-    said = await run(
-        calling(manifest(inside.stdio()), ("mcp__sdk__order", {"item": "tea"})), approver=approver
-    )
-    assert said == ["3 tea for Ann"]
-    (request,) = asked
+    config = calling(manifest(inside.stdio()), *(("mcp__sdk__order", {"item": "tea"}) for _ in decisions))
+    said = await run(config, approver=approver)
+    for text, (_, told) in zip(said, decisions, strict=True):
+        assert told in text
+    assert [line for line in inside.lines if line.startswith("ordered")] == ["ordered 3 tea for Ann"]
+    request = asked[0]
     assert request.question is not None
     assert request.question.server == "sdk"
     assert request.question.message == "How many of tea?"
@@ -218,30 +224,9 @@ async def test_a_question_of_the_new_revision_goes_to_the_approver(inside: Insid
     assert set(request.question.schema["properties"]) == {"name", "count"}
 
 
-@pytest.mark.parametrize(
-    ("decision", "told"),
-    [
-        (Denied("no"), "eclin"),
-        (Answered({"count": "many"}), "does not fit"),
-        (Approved(), "does not fit"),  # `name` has no default
-    ],
-)
-async def test_a_question_that_is_not_answered_well_orders_nothing(
-    inside: Inside, decision: Decision, told: str
-) -> None:
-    async def approver(_: ApprovalRequest) -> Decision:
-        return decision
-
-    (said,) = await run(
-        calling(manifest(inside.stdio()), ("mcp__sdk__order", {"item": "tea"})), approver=approver
-    )
-    assert told in said
-    assert not any(line.startswith("ordered") for line in inside.lines)
-
-
-async def test_without_an_approver_questions_are_declined(inside: Inside) -> None:
-    (said,) = await run(calling(manifest(inside.stdio()), ("mcp__sdk__order", {"item": "tea"})))
-    assert "eclin" in said
+async def test_without_an_approver_questions_are_declined() -> None:
+    (said,) = await run(calling(manifest(by_hand("asks-twice")), ("mcp__hand__go", {})))
+    assert json.loads(said) == ["{'action': 'decline'}", "{'action': 'decline'}"]
 
 
 async def test_a_question_of_the_old_revision_goes_to_the_approver() -> None:
@@ -382,3 +367,14 @@ def test_a_tools_own_limit_is_the_servers(inside: Inside) -> None:
     from agentpool.tools.mcp import McpTool
 
     assert McpTool.__attrs_attrs__.timeout.default == math.inf  # type: ignore[attr-defined]
+
+
+# -- runs that are kept -----------------------------------------------------------------------
+
+
+async def test_a_run_with_a_journal_keeps_its_servers_in_it(inside: Inside, tmp_path: Path) -> None:
+    replies = [Completion(tool_calls=[ToolCall("c", "mcp__hand__go", {})]), "done"]
+    journal = SqliteJournal(tmp_path / "run.db")
+    async with open_agent_pool(ScriptedDriver(replies), max_concurrent=1, journal=journal) as pool:
+        handle = await pool.spawn(SpawnConfig(manifest(by_hand()), "go"))
+        assert results(await handle.result()) == ["call 1"]

@@ -53,6 +53,11 @@ class HttpLink:
     problem: str = ""
     _transport: _Guarded | None = None
 
+    @property
+    def refusals(self) -> int:
+        """How many requests of the session were refused by their status."""
+        return 0 if self._transport is None else self._transport.refusals
+
     def told(self) -> str:
         """Return why it is over; empty if that is not known."""
         refused = "" if self._transport is None else self._transport.refused
@@ -98,18 +103,21 @@ class _Guarded(httpx2.AsyncBaseTransport):
 
     Attributes:
       refused: what the server last refused with; empty if nothing.
+      refusals: how often it did, for requests that name a session.
     """
 
     inner: httpx2.AsyncHTTPTransport
     tier: PrivacyTier
     longest: int
     refused: str = ""
+    refusals: int = 0
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         sent = request if self.tier is PrivacyTier.STANDARD else await self._checked(request)
         response = await self.inner.handle_async_request(sent)
         if response.status_code >= 400:
             self.refused = f"it answered {response.status_code} {response.reason_phrase}".strip()
+            self.refusals += "mcp-session-id" in request.headers
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
             raise httpx2.RemoteProtocolError("it sent a packed answer, which was not asked for")

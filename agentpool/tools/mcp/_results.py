@@ -23,10 +23,16 @@ _TEXTS = (
 )
 
 
+class _Note(Text):
+    """A text that stands for something that cannot be shown."""
+
+
 def result_of(answer: types.CallToolResult) -> ToolResult:
     """Return what a call came to: text, pictures, documents; structured content if there is no text."""
     parts = list(map(_part, answer.content))
-    has_text = any(isinstance(part, Text) and part.text.strip() for part in parts)
+    has_text = any(
+        isinstance(part, Text) and not isinstance(part, _Note) and part.text.strip() for part in parts
+    )
     if answer.structured_content is not None and not has_text:
         parts.append(Text(json.dumps(answer.structured_content, ensure_ascii=False)))
     return ToolResult(_content(parts), is_error=bool(answer.is_error))
@@ -47,6 +53,7 @@ def prompt_of(answer: types.GetPromptResult) -> ToolResult:
 
 def _content(parts: Iterable[Part]) -> str | tuple[Part, ...]:
     """Return parts as content: one text if there is nothing else."""
+    parts = [Text(part.text) if isinstance(part, _Note) else part for part in parts]
     parts = [part for part in parts if not isinstance(part, Text) or part.text]
     if all(isinstance(part, Text) for part in parts):
         return "\n".join(part.text for part in parts if isinstance(part, Text))
@@ -84,15 +91,15 @@ def _contents(resource: types.TextResourceContents | types.BlobResourceContents)
 def _file(text: str, kind: str, name: str) -> Part:
     data, kind = _bytes(text), kind.strip().lower()
     if data is None:
-        return Text(f"[{kind}, whose bytes cannot be read]")
+        return _Note(f"[{kind}, whose bytes cannot be read]")
     if not data:
-        return Text(f"[{kind}, empty]")
+        return _Note(f"[{kind}, empty]")
     if kind in _PICTURES:
         return Image(data, kind)
     if kind == "application/pdf":
         return Document(data, kind, name=seen(name))
     # A provider refuses the whole request for a kind that it does not know.
-    return Text(f"[{f'{seen(name)}, ' if name else ''}{kind}, {len(data):,} bytes, which cannot be shown]")
+    return _Note(f"[{f'{seen(name)}, ' if name else ''}{kind}, {len(data):,} bytes, which cannot be shown]")
 
 
 def _bytes(text: str) -> bytes | None:

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from agentpool._core.errors import McpServerError, ToolError
 from agentpool._core.mcp import MOST_TOOLS, Listing, McpDefinition, listing_of
 from agentpool._core.mcp_servers import McpServer
-from agentpool.tools.mcp._inbound import Inbound, Progress
+from agentpool.tools.mcp._inbound import LOG, Inbound, Progress
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
@@ -49,6 +49,11 @@ _NOT_OFFERED = "agentpool offers servers no sampling and no roots"
 
 class Link(Protocol):
     """What leads to a server."""
+
+    @property
+    def refusals(self) -> int:
+        """How many requests of the session were refused before anybody looked into them."""
+        ...
 
     def told(self) -> str:
         """Return why it is over; empty if that is not known."""
@@ -188,14 +193,18 @@ class Session:
         """
         found: list[T] = []
         cursor: str | None = None
+        seen: set[str] = set()
         for _ in range(MOST_PAGES):
             page = await get(None if cursor is None else types.PaginatedRequestParams(cursor=cursor))
             found += items(page)
-            if page.next_cursor is None or len(found) >= most:
-                return found[:most]
-            if page.next_cursor == cursor:
-                raise McpServerError(self.server.name, "its list never ends: a page leads to itself")
             cursor = page.next_cursor
+            if not cursor or len(found) >= most:
+                return found[:most]
+            if cursor in seen:
+                # Some servers have a cursor on the last page, too, which leads to that page again.
+                LOG.warning("a list of MCP server %s leads to a page that was read already", self.server.name)
+                return found
+            seen.add(cursor)
         raise McpServerError(self.server.name, f"its list has more than {MOST_PAGES} pages")
 
     # -- calls --------------------------------------------------------------------
@@ -328,6 +337,7 @@ class Session:
 
     async def _protected(self, what: str, do: Callable[[], Awaitable[T]]) -> T:
         """Do something, and tell what goes wrong in our words."""
+        refusals = self.link.refusals
         try:
             return await do()
         except MCPError as error:
@@ -335,7 +345,8 @@ class Session:
             is_closed = error.code == types.CONNECTION_CLOSED and error.message == "Connection closed"
             if is_closed or self.over.is_set():
                 raise await self._ended() from error
-            if error.message == "Session terminated":
+            if self.link.refusals > refusals and "session" in error.message.lower():
+                # Refused as a request of HTTP, so that nothing was done.
                 self.over.set()
                 raise SessionGoneError(self.server.name, "it does not know the session any more") from error
             refused = self.link.told() if error.message == "Server returned an error response" else ""

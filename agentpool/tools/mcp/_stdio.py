@@ -38,6 +38,11 @@ class StdioLink:
     child: Child
     problem: str = ""
 
+    @property
+    def refusals(self) -> int:
+        """None: there is nobody between."""
+        return 0
+
     def told(self) -> str:
         """Return why it is over."""
         return self.problem or self.child.told()

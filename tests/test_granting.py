@@ -38,6 +38,7 @@ from agentpool import (
 from agentpool._core.capability import Capability, grants
 from agentpool._core.grants import Grants
 from agentpool._core.sandboxing import CommandLimits
+from agentpool._loop.granting import wanted_by
 from agentpool.abc import ToolBuilder, ToolSet
 
 Pool = Any
@@ -454,6 +455,31 @@ async def test_an_agent_class_may_ask_for_less_itself() -> None:
             PrivacyTier.PRIVATE,
             ("memorize",),
         )
+
+
+async def test_an_agent_whose_attributes_raise_may_do_what_its_parent_may() -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            raise ValueError(name)
+
+        async def __call__(self, ctx: AgentContext) -> Any:
+            return ctx.grants
+
+    async def spawn_it(ctx: AgentContext) -> Any:
+        return await (await ctx.spawn(Proxy())).result()
+
+    assert await run_inside(manifest("a", "messaging"), spawn_it) == (MessagingCapability(),)
+
+
+async def test_a_path_that_can_be_none_is_not_granted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert wanted_by(manifest("a", FileReadCapability(["docs"]))).capabilities == (FileReadCapability([]),)
+    monkeypatch.chdir(tmp_path)
 
 
 async def test_what_is_not_granted_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

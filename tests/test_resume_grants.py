@@ -49,7 +49,7 @@ def agent(name: str, *capabilities: Any, tools: Any) -> ModelAgent[str]:
 
 
 @tool(idempotent=True)
-def look(ctx: AgentContext) -> str:
+async def look(ctx: AgentContext) -> str:
     """Tell what the agent may do."""
     SEEN.append(ctx.grants)
     return str(ctx.grants)
@@ -150,9 +150,19 @@ POOLS: list[AgentPool] = []
 
 
 @tool(idempotent=True)
+async def wait(ctx: AgentContext) -> str:
+    """Be at work for longer than whoever started it."""
+    await trio.sleep(10)
+    return "waited"
+
+
+SLOW = agent("slow", "memory", "messaging", SpawnCapability(9), tools=[wait, look])
+
+
+@tool(idempotent=True)
 async def hand_to_the_pool(ctx: AgentContext) -> str:
     """Have the pool start another one, and do not wait."""
-    await POOLS[-1].spawn(WIDE, "q")
+    await POOLS[-1].spawn(SLOW, "q")
     return "started"
 
 

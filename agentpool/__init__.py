@@ -96,6 +96,7 @@ if _TYPE_CHECKING:
     from agentpool._core.events import ToolProgressed as ToolProgressed
     from agentpool._core.events import ToolStarted as ToolStarted
     from agentpool._core.governor import GovernorPolicy as GovernorPolicy
+    from agentpool._core.grants import Grants as Grants
     from agentpool._core.guard import LoopGuard as LoopGuard
     from agentpool._core.limits import PoolLimits as PoolLimits
     from agentpool._core.manifest import AgentManifest as AgentManifest
@@ -253,6 +254,7 @@ _HOMES = {
     "agentpool._core.governor": """
         GovernorPolicy
     """,
+    "agentpool._core.grants": "Grants",
     "agentpool._core.guard": """
         LoopGuard
     """,

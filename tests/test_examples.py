@@ -51,6 +51,16 @@ def test_the_debate_goes_in_turns_and_ends_with_a_verdict(tmp_path: Path) -> Non
     assert speakers == ["for", "against", "for", "against", "Verdict"]
 
 
+def test_a_captured_model_is_refused_all_that_it_was_not_granted(tmp_path: Path) -> None:
+    done = run(EXAMPLES / "captured.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [*["refused"] * 5, "done", "done", "outside"]
+    assert lines[5] == "done: spawn_agent: I was not let in."
+    assert lines[7] == "outside: ['key.txt']"
+    assert "sk-12345" not in done.stdout
+
+
 def test_what_is_remembered_in_one_run_is_known_in_the_next(tmp_path: Path) -> None:
     first = run(EXAMPLES / "remembering.py", "memory.db", "Ada", "Grace", cwd=tmp_path)
     second = run(EXAMPLES / "remembering.py", "memory.db", "Ada", cwd=tmp_path)

@@ -38,6 +38,7 @@ from agentpool import (
 from agentpool._core.capability import Capability, grants
 from agentpool._core.grants import Grants
 from agentpool._core.sandboxing import CommandLimits
+from agentpool._loop.granting import wanted_by
 from agentpool.abc import ToolBuilder, ToolSet
 
 Pool = Any
@@ -311,6 +312,24 @@ async def test_a_path_that_leads_out_through_a_link_is_not_granted(tmp_path: Pat
     assert await run_inside(parent, spawn_it) == ((), ("look",))
 
 
+async def test_a_loop_that_plain_code_runs_reads_no_more_than_its_agent(tmp_path: Path) -> None:
+    """Its tools are made for what is granted, not for what its manifest asks for."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("open")
+    (tmp_path / "b.txt").write_text("closed")
+
+    async def call_it(ctx: AgentContext) -> Any:
+        inner = manifest("inner", FileReadCapability([str(tmp_path)]))
+        paths = [str(tmp_path / "in" / "a.txt"), str(tmp_path / "b.txt")]
+        calls = [Completion(tool_calls=[ToolCall(path, "read_file", {"path": path})]) for path in paths]
+        result = await ModelAgent(inner, driver=ScriptedDriver([*calls, "done"]))(ctx, "q")
+        return [each.result.text for each in result.transcript if isinstance(each, ToolMessage)]
+
+    inside, outside = await run_inside(manifest("a", FileReadCapability([str(tmp_path / "in")])), call_it)
+    assert inside == "open"
+    assert "outside of what this agent may reach" in outside
+
+
 async def test_a_child_that_has_all_it_asks_for_names_its_files_as_before(tmp_path: Path) -> None:
     seen: list[AgentManifest] = []
 
@@ -436,6 +455,31 @@ async def test_an_agent_class_may_ask_for_less_itself() -> None:
             PrivacyTier.PRIVATE,
             ("memorize",),
         )
+
+
+async def test_an_agent_whose_attributes_raise_may_do_what_its_parent_may() -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            raise ValueError(name)
+
+        async def __call__(self, ctx: AgentContext) -> Any:
+            return ctx.grants
+
+    async def spawn_it(ctx: AgentContext) -> Any:
+        return await (await ctx.spawn(Proxy())).result()
+
+    assert await run_inside(manifest("a", "messaging"), spawn_it) == (MessagingCapability(),)
+
+
+async def test_a_path_that_can_be_none_is_not_granted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert wanted_by(manifest("a", FileReadCapability(["docs"]))).capabilities == (FileReadCapability([]),)
+    monkeypatch.chdir(tmp_path)
 
 
 async def test_what_is_not_granted_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,7 @@ NAMES = ["*", "git", "ls"]
 HOSTS = ["*", "example.com", "localhost"]
 SERVERS = ["*", "docs", "shop"]
 TOOLS = ["*", "read", "buy"]
+TEAM = ["*", "ann", "bob"]
 
 
 def _some(names: list[str]) -> st.SearchStrategy[tuple[str, ...]]:
@@ -42,7 +43,7 @@ CAPABILITIES: st.SearchStrategy[Capability] = st.one_of(
     _some(PATHS).map(FileWriteCapability),
     _some(NAMES).map(ShellCapability),
     _some(HOSTS).map(NetworkCapability),
-    st.integers(1, 4).map(SpawnCapability),
+    st.builds(SpawnCapability, st.integers(1, 4), _some(TEAM)),
     st.builds(McpCapability, st.sampled_from(SERVERS), st.sampled_from(TOOLS)),
 )
 SETS = st.lists(CAPABILITIES, max_size=6).map(tuple)
@@ -53,7 +54,7 @@ SINGLE: list[Capability] = [
     *(kind((path,)) for kind in (FileReadCapability, FileWriteCapability) for path in [*PATHS, "/x", "x"]),
     *(ShellCapability((name,)) for name in [*NAMES, "rm"]),
     *(NetworkCapability((host,)) for host in [*HOSTS, "evil.example"]),
-    *(SpawnCapability(depth) for depth in range(1, 6)),
+    *(SpawnCapability(depth, (name,)) for depth in range(1, 6) for name in [*TEAM, "eve"]),
     *(McpCapability(server, tool) for server in [*SERVERS, "other"] for tool in [*TOOLS, "sell"]),
 ]
 """Each thing of that world that a tool may need."""
@@ -132,6 +133,9 @@ def test_no_path_of_a_child_climbs(parent: tuple[Capability, ...], asked: tuple[
         (ShellCapability(["git"]), ShellCapability(["git -c"]), None),
         (NetworkCapability(["a.org"]), NetworkCapability(["b.org", "a.org"]), NetworkCapability(["a.org"])),
         (SpawnCapability(2), SpawnCapability(9), SpawnCapability(2)),
+        (SpawnCapability(2, ["a", "b"]), SpawnCapability(1, ["b", "c"]), SpawnCapability(1, ["b"])),
+        (SpawnCapability(2, ["a"]), SpawnCapability(1, ["c"]), None),
+        (SpawnCapability(2, ["a"]), SpawnCapability(1), SpawnCapability(1, ["a"])),
         (McpCapability("*", "read"), McpCapability("docs", "*"), McpCapability("docs", "read")),
         (McpCapability("docs", "read"), McpCapability("shop", "read"), None),
     ],

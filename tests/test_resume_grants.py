@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pytest
 import trio
 from journal_kit import Records, after_each_cut, in_virtual_time, resumed, run
 
@@ -25,6 +27,7 @@ from agentpool import (
     tool,
 )
 from agentpool._core.capability import Capability
+from agentpool._core.records import JournalRecord
 
 SEEN: list[Any] = []
 CONTEXTS: list[AgentContext] = []
@@ -49,7 +52,7 @@ def agent(name: str, *capabilities: Any, tools: Any) -> ModelAgent[str]:
 
 
 @tool(idempotent=True)
-def look(ctx: AgentContext) -> str:
+async def look(ctx: AgentContext) -> str:
     """Tell what the agent may do."""
     SEEN.append(ctx.grants)
     return str(ctx.grants)
@@ -150,9 +153,19 @@ POOLS: list[AgentPool] = []
 
 
 @tool(idempotent=True)
+async def wait(ctx: AgentContext) -> str:
+    """Be at work for longer than whoever started it."""
+    await trio.sleep(10)
+    return "waited"
+
+
+SLOW = agent("slow", "memory", "messaging", SpawnCapability(9), tools=[wait, look])
+
+
+@tool(idempotent=True)
 async def hand_to_the_pool(ctx: AgentContext) -> str:
     """Have the pool start another one, and do not wait."""
-    await POOLS[-1].spawn(WIDE, "q")
+    await POOLS[-1].spawn(SLOW, "q")
     return "started"
 
 
@@ -180,3 +193,38 @@ def test_what_a_tool_call_started_on_the_pool_may_do_no_more_when_the_caller_has
 
     in_virtual_time(go_on)
     assert [(MessagingCapability(), SpawnCapability(2))] == SEEN
+
+
+def test_below_an_agent_that_cannot_be_made_again_nothing_is_granted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    SEEN.clear()
+    CONTEXTS.clear()
+    records = Records()
+
+    async def main() -> None:
+        async with open_agent_pool(Model(), journal=records, max_concurrent=5) as pool:
+            for handle in [await pool.spawn(late), await pool.spawn(stranger)]:
+                await handle.wait()
+
+    in_virtual_time(main)
+    SEEN.clear()
+    ended = next(n for n, record in enumerate(records.kept) if record.kind == "ended")
+    kept = [
+        JournalRecord(each.kind, each.agent, json.loads(json.dumps(each.data).replace(KIND, GONE)), each.at)
+        if each.kind == "spawned" and '"lender"' in json.dumps(each.data)
+        else each
+        for each in records.kept[: ended + 1]
+    ]
+    assert kept != records.kept[: ended + 1]
+
+    async def go_on() -> None:
+        async with resume_agent_pool(Records(kept), Model()) as pool:
+            await pool.join_all()
+
+    in_virtual_time(go_on)
+    assert SEEN == []
+    assert "the privacy of agent 'wide' is sovereign" in caplog.text  # so that it asked no model
+
+
+KIND, GONE = '"kind": "agentpool:ModelAgent"', '"kind": "nowhere_any_more:ModelAgent"'

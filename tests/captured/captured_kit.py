@@ -394,7 +394,23 @@ def harm(place: World, before: Mapping[str, tuple[Any, ...]], model: Captured) -
     return found
 
 
-_HARMLESS = ("PATH", "HOME", "PWD", "OLDPWD", "SHLVL", "LANG", "LC_", "TERM", "USER", "SHELL", "TMP", "_=")
+_HARMLESS = (
+    "PATH",
+    "HOME",
+    "PWD",
+    "OLDPWD",
+    "SHLVL",
+    "LANG",
+    "LC_",
+    "TERM",
+    "USER",
+    "SHELL",
+    "TMP",
+    "_=",
+    "PYTHONUNB",
+    "PAGER",
+    "GIT_",
+)
 
 
 def own_environment() -> list[str]:

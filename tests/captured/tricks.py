@@ -283,7 +283,7 @@ URLS: dict[str, Callable[[World], str]] = {
     "unspecified": lambda w: f"http://0.0.0.0:{_port(w)}/",
     "mapped": lambda w: f"http://[::ffff:127.0.0.1]:{_port(w)}/",
     "with a zone": lambda w: f"http://[::1%25lo]:{w.listeners[-1].port}/",
-    "full width": lambda w: f"http://１２７.0.0.1:{_port(w)}/",
+    "full width": lambda w: f"http://\uff11\uff12\uff17.0.0.1:{_port(w)}/",
     "a trailing dot": lambda w: f"http://localhost.:{_port(w)}/",
     "a name that resolves here": lambda w: f"http://127.0.0.1.nip.io:{_port(w)}/",
     "line breaks": lambda w: f"{w.site.url}/\r\nHost: evil\r\n\r\nGET / HTTP/1.1",

@@ -143,6 +143,30 @@ def test_wherever_a_run_is_cut_off_it_ends_as_it_would_have_and_does_nothing_twi
     assert unknown > 0
 
 
+class Refusing(Hooks):
+    """Answers in the tool's place."""
+
+    async def before_tool_call(self, ctx: HookContext, call: ToolCall) -> ToolResult:
+        SEEN.append(f"refused {call.id}")
+        return ToolResult(f"not {call.input['what']}", is_error=True)
+
+
+def test_a_refusal_is_recorded_as_any_result_and_not_decided_again() -> None:
+    outcome, records = run(AGENT, "go", driver=MODEL, hooks=[Refusing()])
+    assert text_of(outcome) == "not a; not b"
+    for kind in ("called", "returned"):
+        assert sorted(record.data["n"] for record in records.of_kind(kind)) == [0, 1]
+    returned = [n for n, record in enumerate(records.kept) if record.kind == "returned"]
+    for cut in range(returned[0], len(records.kept)):
+        known = sum(record.kind == "returned" for record in records.kept[:cut])
+        forget()
+        again, _ = resumed(records.kept[:cut], driver=MODEL, hooks=[Refusing()])
+        assert DONE == []
+        if records.kept[cut - 1].kind != "called":  # the two are written in one step
+            assert text_of(again) == "not a; not b"
+            assert len(SEEN) == 2 - known
+
+
 def test_a_call_that_a_hook_made_another_is_repeated_only_if_that_one_may_be() -> None:
     class Instead(Hooks):
         async def before_tool_call(self, ctx: HookContext, call: ToolCall) -> ToolCall:

@@ -220,14 +220,17 @@ def test_each_attempt_sends_its_own_message_and_a_resumed_one_does_not_send_it_a
 
     async def main() -> None:
         async with open_agent_pool(
-            Model(ToolCall("1", "tell", {})), max_concurrent=2, journal=Records(), hooks=[Twice()]
+            Model(ToolCall("1", "tell", {})), max_concurrent=2, journal=records, hooks=[Twice()]
         ) as pool:
             await pool.spawn(listener, name="listener")
             agent = ModelAgent(AgentManifest(name="a"), tools=[tell])
             await (await pool.spawn(agent, "go")).wait()
 
+    records = Records()
     in_virtual_time(main)
     assert got == ["news", "news"]
+    sent = [each.data["key"] for each in records.of_kind("operated") if each.data["kind"] == "send"]
+    assert sent == ["0t0/0", "0t0/1"]
 
 
 async def helper(ctx: Any) -> str:

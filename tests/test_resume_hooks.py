@@ -268,6 +268,30 @@ def test_agents_that_hooks_around_model_calls_spawn_are_spawned_once() -> None:
         assert len(more.of_kind("spawned")) == spawned, cut
 
 
+class LeavingHelp(Hooks):
+    """Starts an agent with each request that goes on by itself."""
+
+    async def before_model_call(self, ctx: HookContext, request: CompletionRequest) -> CompletionRequest:
+        assert isinstance(ctx, AgentContext)
+        await ctx.spawn(slow_helper)
+        return request
+
+
+async def slow_helper(ctx: Any) -> None:
+    await trio.sleep(100)
+    DONE.append("helped")
+
+
+def test_agents_that_a_hook_left_at_work_go_on_though_its_call_is_not_made_again() -> None:
+    model = Model(ToolCall("2", "look", {"what": "b"}))
+    _, records = run(AGENT, "go", driver=model, hooks=[LeavingHelp()])
+    replied = [n for n, record in enumerate(records.kept) if record.data.get("is") == "replied"]
+    forget()
+    again, _ = resumed(records.kept[: replied[-1] + 1], driver=model, hooks=[LeavingHelp()])
+    assert text_of(again) == "saw b"
+    assert DONE == ["helped"]  # the first had ended: there are two slots
+
+
 def test_a_journal_that_breaks_is_no_error_of_a_tool() -> None:
     records = Records(broken_after=3)
     seen: list[ToolResult] = []

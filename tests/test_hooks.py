@@ -563,6 +563,13 @@ async def test_a_hook_tries_a_tool_again_and_watchers_see_one_call() -> None:
     assert told == [ToolStarted, ToolFinished]
 
 
+async def test_a_call_behind_hooks_is_told_in_the_log_as_any(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "agentpool"):
+        await outcome_of(Model(*ADD), Noting("p", []))
+    told = [record.getMessage() for record in caplog.records]
+    assert sum(text.startswith("the tool add ended after") for text in told) == 1
+
+
 async def test_each_attempt_has_the_whole_time_of_the_tool(autojump_clock: Any) -> None:
     @tool(timeout=10)
     async def slow() -> str:

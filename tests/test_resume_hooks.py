@@ -143,6 +143,30 @@ def test_wherever_a_run_is_cut_off_it_ends_as_it_would_have_and_does_nothing_twi
     assert unknown > 0
 
 
+class Refusing(Hooks):
+    """Answers in the tool's place."""
+
+    async def before_tool_call(self, ctx: HookContext, call: ToolCall) -> ToolResult:
+        SEEN.append(f"refused {call.id}")
+        return ToolResult(f"not {call.input['what']}", is_error=True)
+
+
+def test_a_refusal_is_recorded_as_any_result_and_not_decided_again() -> None:
+    outcome, records = run(AGENT, "go", driver=MODEL, hooks=[Refusing()])
+    assert text_of(outcome) == "not a; not b"
+    for kind in ("called", "returned"):
+        assert sorted(record.data["n"] for record in records.of_kind(kind)) == [0, 1]
+    returned = [n for n, record in enumerate(records.kept) if record.kind == "returned"]
+    for cut in range(returned[0], len(records.kept)):
+        known = sum(record.kind == "returned" for record in records.kept[:cut])
+        forget()
+        again, _ = resumed(records.kept[:cut], driver=MODEL, hooks=[Refusing()])
+        assert DONE == []
+        if records.kept[cut - 1].kind != "called":  # the two are written in one step
+            assert text_of(again) == "not a; not b"
+            assert len(SEEN) == 2 - known
+
+
 def test_a_call_that_a_hook_made_another_is_repeated_only_if_that_one_may_be() -> None:
     class Instead(Hooks):
         async def before_tool_call(self, ctx: HookContext, call: ToolCall) -> ToolCall:
@@ -196,14 +220,17 @@ def test_each_attempt_sends_its_own_message_and_a_resumed_one_does_not_send_it_a
 
     async def main() -> None:
         async with open_agent_pool(
-            Model(ToolCall("1", "tell", {})), max_concurrent=2, journal=Records(), hooks=[Twice()]
+            Model(ToolCall("1", "tell", {})), max_concurrent=2, journal=records, hooks=[Twice()]
         ) as pool:
             await pool.spawn(listener, name="listener")
             agent = ModelAgent(AgentManifest(name="a"), tools=[tell])
             await (await pool.spawn(agent, "go")).wait()
 
+    records = Records()
     in_virtual_time(main)
     assert got == ["news", "news"]
+    sent = [each.data["key"] for each in records.kept if "t0/" in str(each.data.get("key"))]
+    assert sent == ["0t0/0", "0t0/1"]
 
 
 async def helper(ctx: Any) -> str:
@@ -239,6 +266,30 @@ def test_agents_that_hooks_around_model_calls_spawn_are_spawned_once() -> None:
         again, more = resumed(records.kept[:cut], driver=model, hooks=hooks)
         assert again.unwrap() == ["saw b", "saw b"], cut
         assert len(more.of_kind("spawned")) == spawned, cut
+
+
+class LeavingHelp(Hooks):
+    """Starts an agent with each request that goes on by itself."""
+
+    async def before_model_call(self, ctx: HookContext, request: CompletionRequest) -> CompletionRequest:
+        assert isinstance(ctx, AgentContext)
+        await ctx.spawn(slow_helper)
+        return request
+
+
+async def slow_helper(ctx: Any) -> None:
+    await trio.sleep(100)
+    DONE.append("helped")
+
+
+def test_agents_that_a_hook_left_at_work_go_on_though_its_call_is_not_made_again() -> None:
+    model = Model(ToolCall("2", "look", {"what": "b"}))
+    _, records = run(AGENT, "go", driver=model, hooks=[LeavingHelp()])
+    replied = [n for n, record in enumerate(records.kept) if record.data.get("is") == "replied"]
+    forget()
+    again, _ = resumed(records.kept[: replied[-1] + 1], driver=model, hooks=[LeavingHelp()])
+    assert text_of(again) == "saw b"
+    assert DONE == ["helped"]  # the first had ended: there are two slots
 
 
 def test_a_journal_that_breaks_is_no_error_of_a_tool() -> None:

@@ -90,9 +90,10 @@ class _Attempts(HookedToolCalls):
             raise made.broken
         if self.tools is not None:
             result = self.tools.shortened(result)
-        if self.tape is not None:
-            await self._begin()
+        if self.tape is not None and made.is_begun:
             self.tape.returned(made.number, result)
+        elif self.tape is not None:
+            self.tape.not_made(made.number, made.call, result)
         if self.ctx.observed:
             self._tell_finished(result, trio.current_time() - started)
         if self.is_told:

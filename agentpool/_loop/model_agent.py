@@ -300,7 +300,7 @@ class _ModelAgent(Generic[T]):
         # Looked at once for a run: a turn in which nothing is told costs nothing for it.
         is_told = LOOP.isEnabledFor(logging.DEBUG)
         too_long = TooLong(ctx)
-        calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told, too_long=too_long)
+        calls = ToolCalls(ctx, allowed, gate, tape, is_told=is_told, too_long=too_long.told)
         asking = ModelCalls(ctx, driver, is_told=is_told)
         if ctx.hooks or self.hooks or manifest.hooks or has_kept(ctx):
             asking, calls = self._behind_hooks(asking, calls)

@@ -173,6 +173,12 @@ class Tape:
         data = {"loop": self.key, "n": number, "result": self._encoded(result)}
         self._journal.append("returned", self._op.record.id, data)
 
+    def not_made(self, number: int, call: ToolCall, result: ToolResult) -> None:
+        """Write what a tool call came to that never began: in one step, so that no crash parts the two."""
+        data = {"loop": self.key, "n": number, "call": self._encoded(call)}
+        self._journal.append("called", self._op.record.id, data)
+        self.returned(number, result)
+
     def result_of(self, call: PastCall) -> ToolResult:
         """Return what a tool call had come to.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,12 +26,14 @@ from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
 from agentpool._logging import LOOP, printable, tell
 from agentpool._loop.approving import Gate
-from agentpool._loop.too_long import TooLong
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
     from agentpool._kernel.places import Place
     from agentpool._loop.tape import Tape
+
+TellLong = Callable[[ToolCall, ToolResult], Awaitable[ToolResult]]
+"""Says what the model is told of a result that is too long."""
 
 STARTER = "start_agent"
 """The tool with which a model starts agents that it does not wait for at once."""
@@ -68,7 +70,7 @@ class ToolCalls:
     gate: Gate | None = None
     tape: Tape | None = None
     is_told: bool = attrs.field(default=False, kw_only=True)
-    too_long: TooLong | None = attrs.field(default=None, kw_only=True)
+    too_long: TellLong | None = attrs.field(default=None, kw_only=True)
 
     async def act(
         self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
@@ -273,7 +275,7 @@ class ToolCalls:
             short = self.tools.shortened(whole)
             if short is whole or self.too_long is None:
                 return short
-            return self.tools.shortened(await self.too_long.told(call, whole))
+            return self.tools.shortened(await self.too_long(call, whole))
 
     def _limit_of(self, call: ToolCall) -> float:
         tool = None if self.tools is None else self.tools.get(call.name)

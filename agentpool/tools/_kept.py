@@ -210,13 +210,14 @@ class _Store:
     """The kept results of one pool.
 
     Attributes:
-      names: of the files, with the agent whose result each is.
+      names: of the files.
       readers: by what name an agent's model is shown what reads them.
     """
 
     def __init__(self, settings: KeptResults, journal_path: str | None) -> None:
-        self.names: dict[str, int] = {}
+        self.names: set[str] = set()
         self.readers: dict[int, str] = {}
+        self._agents: set[int] = set()
         self._settings = settings
         self._journal_path = journal_path
         self._numbers = itertools.count(1)
@@ -231,7 +232,7 @@ class _Store:
 
     def has_for(self, agent_id: int) -> bool:
         """Whether a result of an agent is there."""
-        return agent_id in self.names.values()
+        return agent_id in self._agents
 
     def name_of(self, path: object) -> str | None:
         """Return the name of the kept result that a path means; None if it means none."""
@@ -249,7 +250,8 @@ class _Store:
         with suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
                 if _NAME.fullmatch(entry.name):
-                    self.names[entry.name] = int(entry.name.partition("-")[0])
+                    self.names.add(entry.name)
+                    self._agents.add(int(entry.name.partition("-")[0]))
                     self._used += entry.stat(follow_symlinks=False).st_size
             self._directory = directory
             self._numbers = itertools.count(len(self.names) + 1)
@@ -321,7 +323,8 @@ class _Store:
         except BaseException:
             self._used -= len(data)
             raise
-        self.names[name] = agent_id
+        self.names.add(name)
+        self._agents.add(agent_id)
         return f"{FOLDER if self._settings.directory is None else self._directory}/{name}"
 
     async def read(self, name: str) -> str:
@@ -378,10 +381,10 @@ def _reader(name: str) -> ToolDefinition:
 def _tells_of(request: CompletionRequest, store: _Store) -> bool:
     """Whether somebody has told the agent of a kept result of another one."""
     return any(
-        name in message.body
+        found[0] in store.names
         for message in request.messages
         if isinstance(message, UserMessage)
-        for name in store.names
+        for found in _NAME.finditer(message.body)
     )
 
 

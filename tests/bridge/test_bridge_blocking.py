@@ -31,8 +31,12 @@ from agentpool import (
     AgentStarted,
     Budget,
     Completed,
+    Completion,
+    CompletionRequest,
     DeadlockError,
     Failed,
+    HookContext,
+    Hooks,
     ModelAgent,
     PoolClosedError,
     PoolFullError,
@@ -45,6 +49,7 @@ from agentpool import (
 )
 from agentpool.bridge import (
     BlockingAgentPool,
+    open_agent_pool_asyncio,
     open_agent_pool_blocking,
     resume_agent_pool_asyncio,
     resume_agent_pool_blocking,
@@ -658,6 +663,38 @@ def test_a_pool_with_a_journal_is_resumed_as_any_is(tmp_path: Path) -> None:
             return [await handle for handle in pool.resumed]
 
     assert asyncio.run(look()) == [42]
+
+
+class Shouting(Hooks):
+    """Has models answer loudly."""
+
+    async def after_model_call(
+        self, ctx: HookContext, request: CompletionRequest, completion: Completion
+    ) -> Completion:
+        return Completion(completion.text.upper())
+
+
+def test_hooks_stand_around_the_calls_of_a_pool_in_every_way_in(tmp_path: Path) -> None:
+    path, agent = tmp_path / "run.db", SpawnConfig(AgentManifest(name="a"), "go")
+    hooks = [Shouting()]
+
+    async def on_asyncio() -> str:
+        async with open_agent_pool_asyncio(
+            ScriptedDriver(["hello"]), max_concurrent=1, hooks=hooks, journal=SqliteJournal(path)
+        ) as pool:
+            return (await (await pool.spawn(agent)).result()).text
+
+    assert asyncio.run(on_asyncio()) == "HELLO"
+    with open_agent_pool_blocking(ScriptedDriver(["hello"]), max_concurrent=1, hooks=hooks) as pool:
+        assert pool.spawn(agent).result().text == "HELLO"
+    with resume_agent_pool_blocking(path, ScriptedDriver(["again"]), hooks=hooks) as pool:
+        assert pool.spawn(agent).result().text == "AGAIN"
+
+    async def resumed() -> str:
+        async with resume_agent_pool_asyncio(path, ScriptedDriver(["again"]), hooks=hooks) as pool:
+            return (await (await pool.spawn(agent)).result()).text
+
+    assert asyncio.run(resumed()) == "AGAIN"
 
 
 # -- Ctrl-C -----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from agentpool import (
     handoff_to,
     tool,
 )
+from agentpool._core.past import past_of
 
 LEAD = manifest("lead", SpawnCapability())
 HELPER = manifest("helper", description="Helps.")
@@ -107,6 +108,35 @@ def test_who_answered_too_early_hears_of_them_in_the_next_process() -> None:
     assert "after 4" in expected
     told = [record.data for record in records if record.kind == "observed"]
     assert [data["is"] for data in told if data["is"] == "collected"] == ["collected"] * 2
+
+
+def test_who_answers_too_early_twice_hears_of_each_once() -> None:
+    def cast() -> Cast:
+        lead = scripted(started("4"), "early", started("2"), "early again", lambda turn: "|".join(turn.said))
+        return Cast(lead=lead, helper=thinking)
+
+    expected, _ = same_after_each_cut(ModelAgent(LEAD, agents=TEAM), cast)
+    assert expected.count("after 4") == expected.count("after 2") == 1
+
+
+def test_a_journal_tells_who_waits_for_the_reply_to_a_question() -> None:
+    async def asks(ctx: AgentContext) -> Any:
+        async def answers(ctx: AgentContext) -> None:
+            message = await ctx.receive()
+            assert ctx.question(message.id) == attrs.evolve(message, content=None)
+            ctx.reply(message, "yes")
+
+        handle = await ctx.spawn(answers)
+        return await ctx.ask(handle.id, "?")
+
+    outcome, records = run(asks)
+    assert outcome.unwrap() == "yes"
+    sent = next(n for n, record in enumerate(records.kept, 1) if record.kind == "sent")
+    question = records.kept[sent - 1].data["id"]
+    past = past_of(records.kept[:sent])
+    assert (past.asker_of(question, 2), past.asker_of(question, 1), past.asker_of(99, 2)) == (1, None, None)
+    past.agents[1].life = 1  # it was restarted since, and waits for nothing
+    assert past.asker_of(question, 2) is None
 
 
 def test_operations_behind_a_run_keep_their_places() -> None:

@@ -467,6 +467,28 @@ async def test_a_question_is_shown_as_one_and_only_once_replied_to(autojump_cloc
     assert said == "replied|nobody waits for a reply of agent 1 to message 77"
 
 
+async def test_only_who_was_asked_replies(autojump_clock: Any) -> None:
+    async def asked(ctx: AgentContext) -> Any:
+        message = await ctx.receive()
+        await trio.sleep(5)
+        ctx.reply(message, "the true answer")
+
+    async def asks(ctx: AgentContext, to: int) -> Any:
+        return await ctx.ask(to, "?")
+
+    async def wait(turn: Turn) -> Any:
+        await trio.sleep(2)
+        return call("reply_message", message_id=1, content="a false one")
+
+    cast = Cast(helper=scripted(wait, last_result))
+    async with pool_of(3, driver=cast) as pool:
+        right = await pool.spawn(asked)
+        asker = await pool.spawn(asks, right.id)
+        other = await pool.spawn(ModelAgent(manifest("helper", MessagingCapability())), "go")
+        assert (await other.result()).text == "nobody waits for a reply of agent 3 to message 1"
+        assert await asker.result() == "the true answer"
+
+
 async def test_who_ends_without_a_reply_is_told_of(autojump_clock: Any) -> None:
     lead = scripted(
         started("5"), call("ask_agent", to=2, question="?"), call("ask_agent", to=2, question="?", timeout=3),

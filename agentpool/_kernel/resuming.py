@@ -143,7 +143,7 @@ def spawned_at(state: PoolState, record: AgentRecord, key: str) -> list[tuple[Ag
         alive = state.records.get(agent.id)
         if alive is not None:
             found.append((alive, False))
-        elif agent.outcome is not None:
+        else:  # it had ended, or its time was over before its parent came here
             is_told = journal.past.agents[record.id].was_told_of(agent.id)
             found.append((ended_before(state, record.children, agent), is_told))
     return found

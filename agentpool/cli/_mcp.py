@@ -105,7 +105,7 @@ async def _perform(
             drivers.get_for_functions(),
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
             memory=memory,
-            tool_builder=partial(tools_with, drivers),
+            tool_builder=partial(tools_with, drivers, fleet.subagents or None),
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=budget_of(fleet),
             approver=approver,

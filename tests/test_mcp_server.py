@@ -27,8 +27,11 @@ from mcp_server_kit import (
     text_of,
 )
 
-from agentpool import AgentContext, Document, Image
+from agentpool import AgentContext, AgentResult, Completed, Document, Image
+from agentpool._core.usage import NO_USAGE
 from agentpool.mcp_server import _calls
+from agentpool.mcp_server._answers import answer_of
+from agentpool.mcp_server._tools import served_tools
 
 
 async def repeat(ctx: AgentContext, text: str, times: int = 2) -> str:
@@ -287,6 +290,15 @@ async def test_a_landing_at_a_limit_is_told_beside_the_answer() -> None:
             assert text_of(answer) == "as far as I came"
             assert answer.meta is not None
             assert answer.meta["agentpool/stopped_by"] == "iterations"
+
+
+def test_an_answer_that_does_not_keep_the_promise_of_a_schema_is_an_error() -> None:
+    agent = scripted_agent("one", {"text": "x"}, query="q", model={"output_schema": {"type": "object"}})
+    tool = served_tools(fleet_of(agent))["one"]
+    result = AgentResult("half an answ", "half an answ", NO_USAGE, 1, 0, ())
+    answer = answer_of(tool, Completed(agent_id=1, name="one", parent_id=0, value=result))
+    assert answer.is_error
+    assert "gave no answer of its schema: half an answ" in text_of(answer)
 
 
 async def test_what_a_file_fixes_is_neither_seen_nor_changed_by_clients() -> None:

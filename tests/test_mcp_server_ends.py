@@ -393,7 +393,7 @@ async def test_tool_calls_that_need_a_person_are_put_to_the_client(transport: st
             assert '"content": "a secret plan"' in asked[0]
             said.update(content={"approve": False, "reason": "not today"})
             assert "not today" in text_of(await client.call_tool("asking", {}))
-            said.update(action="decline", content=None)
+            said.update(action="decline", content={"approve": True})
             assert "the person did not approve of it" in text_of(await client.call_tool("asking", {}))
     assert len(asked) == 3
 

@@ -84,6 +84,8 @@ def _completed(tool: AgentTool, value: Any, meta: dict[str, Any]) -> types.CallT
         if tool.output_schema is None:
             return _answer(value.text, meta)
         data = {"result": value.output} if tool.is_wrapped else value.output
+        if not isinstance(data, dict):  # clients take nothing else where a schema was promised
+            return error_answer(f"agent {tool.agent_name!r} gave no answer of its schema: {value.text}", meta)
         # Halves of characters, which a model may write as `\\ud83d`, cannot be sent.
         sendable = json.loads(encodable(json.dumps(data, ensure_ascii=False)))
         return _answer(value.text, meta, sendable)

@@ -293,6 +293,24 @@ async def test_a_tool_that_changes_in_a_run_is_refused(inside: Inside) -> None:
     assert "'go' of MCP server 'hand' has changed since it was approved" in second
 
 
+async def test_a_server_of_the_new_revision_is_asked_again_what_it_offers(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agentpool.tools.mcp import _session
+
+    monkeypatch.setattr(_session, "LISTING_LASTS", 0.0)
+    config = calling(
+        manifest(inside.stdio()),
+        ("mcp__sdk__echo", {"text": "one"}),
+        ("mcp__sdk__change", {}),
+        ("mcp__sdk__echo", {"text": "secret"}),
+    )
+    first, _, third = await run(config)
+    assert first == "one"
+    assert "'echo' of MCP server 'sdk' has changed since it was approved" in third
+    assert not any(line.startswith("poisoned") for line in inside.lines)
+
+
 async def test_what_is_pinned_in_a_file_is_refused_when_it_has_changed(tmp_path: Path) -> None:
     definition, pins = tmp_path / "definition.json", tmp_path / "pins.json"
     server = by_hand(f"definition={definition}", pin=str(pins))

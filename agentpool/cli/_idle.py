@@ -54,14 +54,27 @@ def idle_model(manifest: AgentManifest, source: str) -> Iterator[Finding]:
 
 
 def idle_sandbox(manifest: AgentManifest, source: str) -> Iterator[Finding]:
-    """Yield what is said of commands in the manifest of an agent that can run none."""
+    """Yield what is said of commands and has no effect."""
     if any(grants(manifest.capabilities, kind) for kind in (ShellCapability(()), ComputeCapability())):
+        yield from _no_commands(manifest, source)
         return
     fields = attrs.fields_dict(AgentManifest)
     for key in ("sandbox", "commands"):
         if getattr(manifest, key) != fields[key].default:
             problem = f"of the manifest '{manifest.name}': has no effect: the agent may run no commands"
             yield Finding(source, key, problem, "Remove it, or grant the capability 'shell' or 'compute'")
+
+
+def _no_commands(manifest: AgentManifest, source: str) -> Iterator[Finding]:
+    """Yield the allowed commands that no command begins with: they are more than a name."""
+    for n, grant in enumerate(manifest.capabilities):
+        if not isinstance(grant, ShellCapability):
+            continue
+        for k, name in enumerate(grant.allowed_commands):
+            if "/" in name or len(name.split()) != 1:
+                problem = f"of the manifest '{manifest.name}': has no effect: {name!r} names no program"
+                fix = "Give the name alone, such as 'git'; arguments are restricted in [approval]"
+                yield Finding(source, f"capabilities[{n}].allowed_commands[{k}]", problem, fix)
 
 
 def _idle_restart(agent: AnyFleetAgent, fleet: FleetFile, source: str) -> Iterator[Finding]:

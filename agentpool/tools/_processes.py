@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any, cast, get_args
 import attrs
 import trio
 
+from agentpool._blocking import run_blocking
 from agentpool._core.commands import Captured, Ending, Why
 from agentpool._core.errors import ToolError
 
@@ -53,6 +55,7 @@ class Job:
       rlimits: limits of each process, by the names of the module `resource`.
       inner_rlimits: those that count in the sandbox only.
       groups: the control groups to make, each with its `parent` and its `limits`.
+      folder: the folder of its own, where it is not in a sandbox.
       watched: what nothing but the supervisor looks after, `memory` in bytes and `processes`.
     """
 
@@ -67,11 +70,12 @@ class Job:
     inner_rlimits: Mapping[str, int] = attrs.field(factory=dict)
     groups: Sequence[Mapping[str, Any]] = ()
     watched: Mapping[str, int] = attrs.field(factory=dict)
+    folder: str = attrs.field(init=False, factory=lambda: f"/tmp/agentpool-{os.urandom(8).hex()}")
 
     def encode(self) -> bytes:
         """Return what the supervisor reads."""
         told = attrs.asdict(self, value_serializer=_plain)
-        told |= {"parent": os.getpid(), "needs_folder": not self.is_bwrap}
+        told |= {"parent": os.getpid(), "folder": "" if self.is_bwrap else self.folder}
         data = marshal.dumps(told, 4)  # quicker to import than json, for a process that starts each time
         return len(data).to_bytes(4, "big") + data
 
@@ -171,6 +175,7 @@ async def run_job(job: Job) -> tuple[Captured, Ending]:
             await _end(process)
             if process.returncode != 0:
                 await _end_groups([group_path(group["parent"], process.pid) for group in job.groups])
+                await run_blocking(shutil.rmtree, job.folder, True)
     captured = reader.captured
     ending = _ending(told, captured.head + captured.tail)
     return captured, attrs.evolve(ending, why="output") if reader.is_too_much else ending

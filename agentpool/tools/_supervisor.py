@@ -139,7 +139,7 @@ class _Run:
 
     def _start(self) -> None:
         spec = self._spec
-        self._folder = folder = self._private_folder() if spec["needs_folder"] else None
+        self._folder = folder = self._private_folder() if spec["folder"] else None
         fds = {f"\0data:{n}": self._memory_file(text) for n, text in enumerate(spec["data"])}
         self._status_fd, status = os.pipe()
         block, self._block_fd = os.pipe()
@@ -158,7 +158,7 @@ class _Run:
             self._let_go()
 
     def _private_folder(self) -> str:
-        folder = f"/tmp/agentpool-{os.urandom(8).hex()}"
+        folder: str = self._spec["folder"]
         os.mkdir(folder, 0o700)
         for name, text in self._spec["files"].items():
             with open(os.path.join(folder, name), "wb") as file:

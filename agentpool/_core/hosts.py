@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import itertools
 import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -65,7 +66,9 @@ def _judged(address: IPAddress) -> IPAddress:
 def is_public(address: IPAddress) -> bool:
     """Whether an address is one of the public internet: not this machine, this network, or a special one."""
     address = _judged(address)
-    return _is_public_network(ipaddress.ip_network(address))
+    if isinstance(address, IPv6Address) and address not in _PUBLIC_V6:
+        return False
+    return not any(address in network for network in _NOT_PUBLIC)
 
 
 def _is_public_network(network: IPNetwork) -> bool:
@@ -153,6 +156,23 @@ class HostPattern:
             return self.name == "*" or (self.name.startswith("*.") and other.name.endswith(self.name[1:]))
         return self.has_name(other.name)
 
+    def both(self, other: HostPattern) -> HostPattern | None:
+        """Return what both patterns mean; None if that is nothing."""
+        ports = self if other._covers_ports(self) else other
+        if not (self._covers_ports(ports) and other._covers_ports(ports)):
+            return None
+        inner = self if other._covers_hosts(self) else other
+        if not (self._covers_hosts(inner) and other._covers_hosts(inner)):
+            return None
+        return attrs.evolve(inner, port=ports.port, any_port=ports.any_port)
+
+    def __str__(self) -> str:
+        host = self.name or str(self.network)
+        port = "*" if self.any_port else self.port
+        if port is None:
+            return host
+        return f"[{host}]:{port}" if isinstance(self.network, IPv6Network) else f"{host}:{port}"
+
 
 def _is_within(inner: IPNetwork, outer: IPNetwork) -> bool:
     if isinstance(inner, IPv4Network):
@@ -236,6 +256,17 @@ def covers_host(granted: Iterable[str], required: str) -> bool:
     """Whether one of the granted entries means all that the required one does."""
     wanted = host_pattern(required)
     return any(host_pattern(text).covers(wanted) for text in granted)
+
+
+def hosts_in_both(some: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
+    """Return the entries that mean what both lists mean.
+
+    Nothing that one of the two does not mean; and everything that both mean, but for public addresses of
+    a network that is public in part, where the other list has `*`.
+    """
+    pairs = itertools.product(map(host_pattern, some), map(host_pattern, others))
+    both = (one.both(other) for one, other in pairs)
+    return tuple(dict.fromkeys(str(pattern) for pattern in both if pattern is not None))
 
 
 class HostRule(Text):

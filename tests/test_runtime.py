@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -953,3 +954,26 @@ async def test_any_agent_can_run_the_loop_itself() -> None:
     told = driver.requests[1].messages[-1]
     assert isinstance(told, ToolMessage)
     assert told.result == ToolResult("there is no tool 'add'; this agent has no tools", is_error=True)
+
+
+@pytest.mark.parametrize("tools", [(), (add,)], ids=["no tools", "a tool"])
+async def test_a_run_leaves_nothing_to_the_garbage_collector(tools: tuple[Any, ...]) -> None:
+    """A circle keeps a whole transcript until the collector comes, which may be long."""
+    replies = [calling(ToolCall("1", "add", {"a": 1, "b": 2})), "done"] if tools else ["done"]
+
+    async def once() -> None:
+        seen = Watched(ScriptedDriver(replies), observed=False)
+        await run(SpawnConfig(PLAIN, "q", tools=tools), seen)
+
+    await once()  # what is imported and built once
+    gc.collect()
+    debug = gc.get_debug()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await once()
+        gc.collect()
+        kept = [each for each in gc.garbage if type(each).__module__.startswith("agentpool._loop")]
+        assert kept == []
+    finally:
+        gc.set_debug(debug)
+        gc.garbage.clear()

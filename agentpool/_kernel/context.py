@@ -11,15 +11,13 @@ import attrs
 import trio
 
 from agentpool._core.errors import PoolLimitError, UnknownAgentError
-from agentpool._core.events import ToolProgressed
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.usage import TokenUsage
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
-from agentpool._kernel.events import holding_up
 from agentpool._kernel.granting import Bounded, tools_within
 from agentpool._kernel.handle import AgentHandle
-from agentpool._kernel.idleness import IdleLimit, heard_of
+from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.lasting import LastingScope
 from agentpool._kernel.metering import Meter
@@ -27,6 +25,7 @@ from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.options import is_described
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import PoolState
+from agentpool._kernel.telling import Telling
 
 if TYPE_CHECKING:
     from agentpool._core.approval import ApprovalRequest, Decision
@@ -56,7 +55,7 @@ class Subscription:
         self.close()
 
 
-class AgentContext(LastingScope, Bounded):
+class AgentContext(LastingScope, Bounded, Telling):
     """Who an agent is, its means, its inbox, and the scope of its children.
 
     An agent gets it as its first argument. Waiting verbs are for the agent's own tasks: its body,
@@ -402,48 +401,6 @@ class AgentContext(LastingScope, Bounded):
         if waiting_agent() is not self._agent:
             raise RuntimeError(f"only the tasks of agent {self.id} ({self.name}) open its nurseries")
         return open_known_nursery(self._agent)
-
-    @property
-    def observed(self) -> bool:
-        """Whether anybody subscribes to events."""
-        return bool(self._state.events.subscriptions)
-
-    def emit(self, kind: type[Any], *own: Any) -> None:
-        """Hand out an event about this agent; costs next to nothing if nobody subscribes.
-
-        Args:
-          kind: an event class.
-          own: its fields after the common ones.
-        """
-        if self._state.events.subscriptions:
-            self._state.events.emit(kind, self._agent.id, self._agent.parent_id, *own)
-
-    def progressed(self, tool: str, progress: float, total: float | None = None, message: str = "") -> None:
-        """Tell how far a call of a tool is; the agent's `idle` limit begins anew."""
-        heard_of(self._agent)
-        self.emit(ToolProgressed, tool, progress, total, message)
-
-    async def wait_for_subscribers(self) -> None:
-        """Wait until every subscriber with `overflow="block"` has room, with the slot lent.
-
-        A subscription that the agent itself reads does not count: it could not read meanwhile.
-
-        Raises:
-          DeadlockError: if the subscriber is an agent that waits for the caller, so that neither
-            could go on.
-
-        Not a checkpoint when there is room. Cancellation: leaves nothing behind.
-        """
-        events = self._state.events
-        if not events.subscriptions:
-            return
-        waiter = waiting_agent()
-        # One after the other: each time somebody else may have become the slow one.
-        while (slow := holding_up(events, waiter)) is not None:
-            readers = slow.readers_for(waiter)
-            if readers is not None:
-                self._state.judge.check(waiter, readers)
-            await slow.wait_for_room(waiter)
 
 
 protect_module(globals())

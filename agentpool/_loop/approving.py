@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from agentpool._core.events import ApprovalDecided
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
 from agentpool._core.text import told
+from agentpool._kernel.binding import Bound
 from agentpool._kernel.places import keep_in_journal
 from agentpool._kernel.protection import call_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
@@ -57,15 +57,9 @@ def rules_of(manifest: AgentManifest, tools: Sequence[ToolDefinition]) -> tuple[
     return (*above, own)
 
 
-@contextmanager
-def in_force(rules: tuple[ApprovalRules, ...]) -> Iterator[None]:
+def in_force(rules: tuple[ApprovalRules, ...]) -> Bound[tuple[ApprovalRules, ...]]:
     """Have rules bind what is started within the block."""
-    above = _in_force.get()
-    _in_force.set(rules)
-    try:
-        yield
-    finally:
-        _in_force.set(above)
+    return Bound(_in_force, rules)
 
 
 @attrs.frozen

@@ -309,6 +309,7 @@ class _ModelAgent(Generic[T]):
             try:
                 result: AgentResult[T] = await run.to_its_end(state, effect)
             finally:
+                too_long.run = None  # else a circle would keep the transcript until the collector comes
                 ctx.emit(LoopFinished)
             if not result.handed_over:
                 return result

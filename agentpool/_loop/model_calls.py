@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 import attrs
@@ -46,11 +47,13 @@ class ModelCalls:
     Attributes:
       driver: from `AgentContext.metered`.
       is_told: whether each call is told through `logging`.
+      watchers: those who subscribe to events.
     """
 
     ctx: AgentContext
     driver: abc.Driver
     is_told: bool = attrs.field(default=False, kw_only=True)
+    watchers: Sized = attrs.field(init=False, default=attrs.Factory(lambda self: self.ctx.watchers, True))
 
     async def reason(self, effect: Reason, idle: IdleLimit | None = None) -> Observation:
         """Ask the model; what goes wrong is an observation too, unless it is fatal.
@@ -89,7 +92,7 @@ class ModelCalls:
         self, request: CompletionRequest, idle: IdleLimit | None, *, shows_text: bool = True
     ) -> Completion:
         ctx = self.ctx
-        if idle is None and not ctx.observed and not self.is_told:
+        if idle is None and not self.watchers and not self.is_told:
             return await self.driver.complete(request)
         started = trio.current_time()
         # A summary is streamed only where it has to be seen that something comes.
@@ -97,7 +100,7 @@ class ModelCalls:
             completion = await self._stream(request, idle, shows_text)
         else:
             completion = await self.driver.complete(request)
-        if ctx.observed:
+        if self.watchers:
             ctx.emit(CompletionFinished, completion.usage, trio.current_time() - started)
         if self.is_told:
             _tell_answered(request, completion, trio.current_time() - started)

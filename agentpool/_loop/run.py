@@ -65,7 +65,7 @@ class Run:
 
     async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
         """Perform the effects until the run is done; return its result, or raise its error."""
-        tape = self._tape
+        tape, watchers = self._tape, self._ctx.watchers
         while True:
             before = None if tape is None else tape.observed_before(effect)
             if before is not None:
@@ -74,7 +74,7 @@ class Run:
                     _place(before.error, state)
                 state, effect = advance(state, before)
                 continue
-            if self._ctx.observed:
+            if watchers:
                 await self._announce(state)
             match effect:
                 case Reason():

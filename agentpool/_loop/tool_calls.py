@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,7 @@ class ToolCalls:
       gate: what decides which calls are made; None if all are.
       is_told: whether each call is told through `logging`; those that fail always are.
       too_long: keeps results that the tools cut; None if they are just cut, or hooks keep them.
+      watchers: those who subscribe to events.
     """
 
     ctx: AgentContext
@@ -71,6 +72,7 @@ class ToolCalls:
     tape: Tape | None = None
     is_told: bool = attrs.field(default=False, kw_only=True)
     too_long: TellLong | None = attrs.field(default=None, kw_only=True)
+    watchers: Sized = attrs.field(init=False, default=attrs.Factory(lambda self: self.ctx.watchers, True))
 
     async def act(
         self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
@@ -208,7 +210,7 @@ class ToolCalls:
         result = await self._contained(call, number, started)
         if self.tape is not None:
             self.tape.returned(number, result)
-        if self.ctx.observed:
+        if self.watchers:
             self.ctx.emit(ToolFinished, call, result, trio.current_time() - started)
         if self.is_told:
             seconds = trio.current_time() - started

@@ -122,9 +122,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=OWN_PYTHON)
 def tests_core(session: nox.Session) -> None:
-    """The test suite with the core dependencies only, from the built package."""
+    """The test suite with the core dependencies only, from the built package.
+
+    What starts many processes ran in `tests`, unless it is marked as `once`.
+    """
     session.install(".", *_group("test"))
-    session.run("pytest", "-q", *(session.posargs or SIDE_BY_SIDE))
+    session.run("pytest", "-q", *(session.posargs or [*SIDE_BY_SIDE, "-m", "once or not processes"]))
 
 
 @nox.session(python=OWN_PYTHON)

@@ -212,7 +212,7 @@ async def test_agents_that_a_model_spawned_share_its_quota(autojump_clock: Any) 
         name="parent",
         model=ModelSettings(max_tokens=100),
         capabilities=(SpawnCapability(1),),
-        resources=ResourceQuota(max_tokens_budget=1000),
+        resources=ResourceQuota(max_tokens_budget=4_000),
     )
     spawn = ToolCall("s", "spawn_agent", {"query": "Help."})
 
@@ -224,7 +224,7 @@ async def test_agents_that_a_model_spawned_share_its_quota(autojump_clock: Any) 
             return Completion(request.messages[-1].result.content, usage=TokenUsage(10, 40))
         return Completion(tool_calls=[spawn], usage=TokenUsage(10, 40))
 
-    budget = Budget(tokens=900)
+    budget = Budget(tokens=3_600)
     driver = ScriptedDriver([reply] * 3)
     async with open_agent_pool(max_concurrent=1, budget=budget) as pool:
         # Its child asks its driver too; the pool has none.

@@ -171,3 +171,10 @@ def test_the_program_takes_nothing_away(one: Grants) -> None:
     assert EVERYTHING.within(one) == one
     assert EVERYTHING.below() is EVERYTHING
     assert reach(one.below().capabilities) <= reach(one.capabilities)
+
+
+def test_several_grants_may_name_the_agents_that_a_model_spawns() -> None:
+    granted = [SpawnCapability(1, ["clerk"]), SpawnCapability(2, ["judge"])]
+    assert grants(granted, SpawnCapability(1, ["clerk", "judge"]))
+    assert not grants(granted, SpawnCapability(2, ["clerk", "judge"]))
+    assert not grants(granted, SpawnCapability(1, ["clerk", "cook"]))

@@ -21,7 +21,10 @@ from agentpool import (
     SpawnCapability,
     as_tool,
     handoff_to,
+    tool,
 )
+from agentpool._core.grants import Grants
+from agentpool.tools._sandbox import Sandbox, find_roots
 
 EVERYTHING = (SpawnCapability(9), MessagingCapability(), MemoryCapability(), FileReadCapability(["/"]))
 GREEDY = manifest("helper", *EVERYTHING, privacy=PrivacyTier.STANDARD)
@@ -115,3 +118,50 @@ async def test_plain_code_gives_an_agent_what_its_own_manifest_says() -> None:
 
     cast = Cast(helper=lambda turn: ",".join(sorted(turn.tools)))
     assert (await ran(cast, plain)).unwrap() == "recall,remember"
+
+
+@pytest.mark.parametrize("asked", ["the same path", "all that is below"])
+async def test_a_link_in_the_place_of_a_granted_directory_leads_a_child_nowhere(
+    tmp_path: Path, asked: str
+) -> None:
+    """Such as a command of the parent's, or of another agent's, may make before the child is started."""
+    docs, secret = tmp_path / "docs", tmp_path / "secret"
+    docs.mkdir()
+    secret.mkdir()
+    (secret / "key").write_text("the key")
+    own = FileReadCapability([str(docs)])
+    lead = manifest("lead", SpawnCapability(1), own)
+    wanted = own if asked == "the same path" else FileReadCapability([str(tmp_path)])
+
+    @tool(quick=True)
+    def swap() -> str:
+        """Put a link in the place of the directory."""
+        docs.rmdir()
+        docs.symlink_to(secret)
+        return "ok"
+
+    helper = ModelAgent(manifest("helper", wanted))
+    cast = Cast(
+        lead=scripted(call("swap"), call("helper", query="x"), last_result),
+        helper=scripted(call("read_file", path=str(docs / "key")), last_result),
+    )
+    outcome = await ran(cast, ModelAgent(lead, tools=[swap, as_tool(helper)]))
+    assert "the key" not in outcome.value.text
+    refused = {
+        "the same path": "there is no tool 'read_file'",
+        "all that is below": "outside of what this agent may",
+    }
+    assert refused[asked] in outcome.value.text
+
+
+async def test_no_command_of_a_child_reaches_through_such_a_link(tmp_path: Path) -> None:
+    docs, secret = tmp_path / "docs", tmp_path / "secret"
+    secret.mkdir()
+    docs.symlink_to(secret)
+    assert find_roots([str(docs)], [], None).read == (str(secret),)
+    left_out = find_roots([str(docs)], [], None, follows_links=False)
+    assert (left_out.read, left_out.missing) == ((), (str(docs),))
+    child = manifest("child", FileReadCapability([str(docs)])).limited_to(
+        Grants((FileReadCapability([str(docs)]),))
+    )
+    assert Sandbox.of(child).roots().read == ()

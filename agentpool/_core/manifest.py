@@ -494,6 +494,8 @@ class AgentManifest(Table):
       base: the directory of the file that it came from, where the modules of `tools`, `hooks` and of
         `script.function` are looked for first; None if it came from no file. `allowed_paths` and
         `model_path` of a file have been made absolute with it.
+      has_real_paths: whether its paths were found by the pool to be what is granted: links in them, which
+        somebody has made since then, lead nowhere.
 
     Raises:
       ValueError: if an argument is out of its range, or arguments do not go together.
@@ -575,6 +577,7 @@ class AgentManifest(Table):
         ),
     )
     base: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    has_real_paths: bool = attrs.field(default=False, kw_only=True)
 
     @classmethod
     def from_toml(
@@ -632,6 +635,7 @@ class AgentManifest(Table):
             privacy=grants.privacy,
             sandbox=grants.sandbox,
             commands=self.commands if grants.commands is None else grants.commands,
+            has_real_paths=grants.capabilities is not None,
         )
 
     @classmethod

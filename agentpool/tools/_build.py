@@ -124,11 +124,12 @@ def team_tools(
 def _file_tools(manifest: AgentManifest) -> list[Tool]:
     tools: list[Tool] = []
     reader = writer = None
+    follows_links = not manifest.has_real_paths
     if grants(manifest.capabilities, FileReadCapability(())):
-        reader = FileReader(_paths(manifest, FileReadCapability), manifest.base)
+        reader = FileReader(_paths(manifest, FileReadCapability), manifest.base, follows_links=follows_links)
         tools += [reader.read_file, reader.list_files, reader.search_text]
     if grants(manifest.capabilities, FileWriteCapability(())):
-        writer = FileWriter(_paths(manifest, FileWriteCapability), manifest.base)
+        writer = FileWriter(_paths(manifest, FileWriteCapability), manifest.base, follows_links=follows_links)
         tools.append(writer.write_file)
     if reader is not None and writer is not None:
         tools.append(FileEditor(reader.roots, writer.roots).edit_file)

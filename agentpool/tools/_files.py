@@ -24,8 +24,10 @@ _EDIT_TRIES = 3
 class FileReader:
     """`read_file`, `list_files` and `search_text` below the roots of a `FileReadCapability`."""
 
-    def __init__(self, allowed_paths: Sequence[str], base: Path | None = None) -> None:
-        self._roots = Roots(allowed_paths, base)
+    def __init__(
+        self, allowed_paths: Sequence[str], base: Path | None = None, *, follows_links: bool = True
+    ) -> None:
+        self._roots = Roots(allowed_paths, base, follows_links=follows_links)
 
     @property
     def roots(self) -> Roots:
@@ -86,8 +88,10 @@ class FileReader:
 class FileWriter:
     """`write_file` below the roots of a `FileWriteCapability`."""
 
-    def __init__(self, allowed_paths: Sequence[str], base: Path | None = None) -> None:
-        self._roots = Roots(allowed_paths, base)
+    def __init__(
+        self, allowed_paths: Sequence[str], base: Path | None = None, *, follows_links: bool = True
+    ) -> None:
+        self._roots = Roots(allowed_paths, base, follows_links=follows_links)
 
     @property
     def roots(self) -> Roots:

@@ -75,14 +75,22 @@ class Roots:
     the manifest's directory and absolute paths are understood too, if they lead below a root.
     """
 
-    def __init__(self, allowed_paths: Sequence[str], base: Path | None) -> None:
+    def __init__(
+        self, allowed_paths: Sequence[str], base: Path | None, *, follows_links: bool = True
+    ) -> None:
         """Resolve the roots, once: a link that is put in the place of one later leads nowhere.
 
         Blocks on the disk.
+
+        Args:
+          allowed_paths: the roots.
+          base: the directory that relative ones are relative to.
+          follows_links: whether links in the roots are followed; not if they were resolved before.
         """
         self._base = os.path.abspath(base or ".")
         paths = dict.fromkeys(os.path.join(self._base, os.fspath(path)) for path in allowed_paths)
-        self._roots = tuple(_Root(os.path.realpath(path), self._label(path)) for path in paths)
+        real = os.path.realpath if follows_links else os.path.normpath
+        self._roots = tuple(_Root(real(path), self._label(path)) for path in paths)
 
     def _label(self, path: str) -> str:
         return Path(os.path.relpath(path, self._base)).as_posix()

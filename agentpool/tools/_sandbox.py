@@ -32,16 +32,28 @@ _users = itertools.count()
 # -- the granted roots -------------------------------------------------------------------
 
 
-def find_roots(read: Iterable[str], write: Iterable[str], base: Path | None) -> Roots:
+def find_roots(
+    read: Iterable[str], write: Iterable[str], base: Path | None, *, follows_links: bool = True
+) -> Roots:
     """Return the real paths of granted roots.
 
     A root that is reached through a directory that a command may write to is a part of that one, and
     not looked up by itself: the command may have put a link in its place.
+
+    Args:
+      read: the paths that may be read.
+      write: those that may be written.
+      base: the directory that relative ones are relative to.
+      follows_links: whether links in them are followed; else a path with one is missing.
     """
     top = os.path.abspath(base or ".")
     writable = [os.path.abspath(os.path.join(top, path)) for path in write]
     readable = [os.path.abspath(os.path.join(top, path)) for path in read]
-    missing = [path for path in (*writable, *readable) if not os.path.exists(path)]
+    missing = [
+        path
+        for path in (*writable, *readable)
+        if not os.path.exists(path) or not (follows_links or os.path.realpath(path) == path)
+    ]
     real = {path: os.path.realpath(path) for path in writable if path not in missing}
     trusted = [
         place
@@ -76,6 +88,7 @@ class Sandbox:
       limits: how much one command may use.
       network: whether it has the network.
       network_told: that in words.
+      follows_links: whether links in these paths are followed; not where the pool has resolved them.
     """
 
     kind: SandboxKind
@@ -85,6 +98,7 @@ class Sandbox:
     limits: CommandLimits
     network: bool
     network_told: str
+    follows_links: bool = True
 
     @classmethod
     def of(cls, manifest: AgentManifest) -> Sandbox:
@@ -99,11 +113,12 @@ class Sandbox:
             manifest.commands,
             network,
             told,
+            not manifest.has_real_paths,
         )
 
     def roots(self) -> Roots:
         """Return what is there of the granted paths. Blocks on the disk."""
-        return find_roots(self.read, self.write, self.base)
+        return find_roots(self.read, self.write, self.base, follows_links=self.follows_links)
 
     def directory(self, cwd: str | None, roots: Roots) -> str | None:
         """Return the directory in which a command begins; None for one of its own. Blocks on the disk.

@@ -1,18 +1,14 @@
 """A counterpart that nobody here wrote: npm's @copilotkit/aimock, which speaks every provider's language.
 
-It is installed once, outside of the repository, into the directory that `AGENTPOOL_TEST_CACHE` names
-(else the user's cache). Where there is no npm, the tests that need it are skipped, unless
+Where there is no npm, the tests that need it are skipped, unless
 `AGENTPOOL_REQUIRE_AIMOCK` is set: then they fail.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import pytest
+from npm_kit import installed, needing
 
 VERSION = "1.43.0"
 FIXTURES = Path(__file__).with_name("aimock.json")
@@ -44,44 +40,14 @@ class Aimock:
         return body
 
 
-def installed() -> Path:
-    """Return the directory of the package, which is installed if it is not there yet."""
-    home = Path(os.environ.get("AGENTPOOL_TEST_CACHE") or Path.home() / ".cache" / "agentpool-tests")
-    place = home / f"aimock-{VERSION}"
-    package = place / "node_modules" / "@copilotkit" / "aimock"
-    if not package.is_dir():
-        home.mkdir(parents=True, exist_ok=True)
-        fresh = tempfile.mkdtemp(dir=home)  # renamed when complete: another run may do the same now
-        command = [
-            "npm",
-            "install",
-            "--no-audit",
-            "--no-fund",
-            "--prefix",
-            fresh,
-            f"@copilotkit/aimock@{VERSION}",
-        ]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-        try:
-            os.rename(fresh, place)
-        except OSError:
-            shutil.rmtree(fresh)
-    return package
-
-
 @contextmanager
 def running(fixtures: Path = FIXTURES) -> Iterator[Aimock]:
     """Run the server on a free port of loopback; skips the test where that is not possible."""
-    try:
-        script = installed() / "dist" / "cli.js"
+    with needing("@copilotkit/aimock", "AGENTPOOL_REQUIRE_AIMOCK"):
+        modules = installed(f"aimock-{VERSION}", f"@copilotkit/aimock@{VERSION}")
+        script = modules / "@copilotkit" / "aimock" / "dist" / "cli.js"
         command = ["node", str(script), "--port", "0", "--fixtures", str(fixtures), "--journal-max", "0"]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        if os.environ.get("AGENTPOOL_REQUIRE_AIMOCK"):
-            raise
-        pytest.skip(
-            f"@copilotkit/aimock cannot be run here (it needs node, npm and the npm registry): {error}"
-        )
     try:
         yield Aimock(_address(server))
     finally:

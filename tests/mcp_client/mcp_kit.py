@@ -1,26 +1,23 @@
 """Servers for the tests of the MCP client: one on the Python SDK, those of npm, and one by hand.
 
-The ones of npm are installed once, outside of the repository, into the directory that
-`AGENTPOOL_TEST_CACHE` names (else the user's cache). Where there is no npm, the tests that need them are
-skipped, unless `AGENTPOOL_REQUIRE_MCP_SERVERS` is set: then they fail.
+Where there is no npm, the tests that need its servers are skipped, unless `AGENTPOOL_REQUIRE_MCP_SERVERS` is
+set: then they fail.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
-import pytest
 import trio
+from npm_kit import installed, needing
 
 from agentpool import AgentManifest, Completion, McpServer, ScriptedDriver, SpawnConfig, ToolCall
 
@@ -31,26 +28,10 @@ PACKAGES = ("server-everything", "server-filesystem")
 
 def npm_server(package: str) -> str:
     """Return the script of one of the servers of npm; skips the test where that is not possible."""
-    home = Path(os.environ.get("AGENTPOOL_TEST_CACHE") or Path.home() / ".cache" / "agentpool-tests")
-    place = home / f"mcp-servers-{VERSION}"
-    script = place / "node_modules" / "@modelcontextprotocol" / package / "dist" / "index.js"
-    if script.is_file():
-        return str(script)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        fresh = tempfile.mkdtemp(dir=home)  # renamed when complete: another run may do the same now
+    with needing("npm's MCP servers", "AGENTPOOL_REQUIRE_MCP_SERVERS"):
         wanted = [f"@modelcontextprotocol/{name}@{VERSION}" for name in PACKAGES]
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", fresh, *wanted]
-        subprocess.run(command, check=True, capture_output=True, timeout=180)
-        try:
-            os.rename(fresh, place)
-        except OSError:
-            shutil.rmtree(fresh)
-    except (OSError, subprocess.SubprocessError) as error:
-        if os.environ.get("AGENTPOOL_REQUIRE_MCP_SERVERS"):
-            raise
-        pytest.skip(f"npm's MCP servers cannot be had: {error}")
-    return str(script)
+        modules = installed(f"mcp-servers-{VERSION}", *wanted)
+    return str(modules / "@modelcontextprotocol" / package / "dist" / "index.js")
 
 
 def everything(**more: Any) -> McpServer:

@@ -56,8 +56,8 @@ class AgentTool:
     """
 
     capability = None
-    timeout = math.inf
-    idempotent = True
+    timeout: float = math.inf
+    idempotent: bool = True
 
     def __init__(
         self, agent: Callable[..., Any], *, name: str | None, description: str | None, input_type: Any

@@ -39,7 +39,7 @@ class Handoff(ShownTool):
       agents: the agents, where a program gave them.
     """
 
-    hands_off = True
+    hands_off: bool = True
 
     def __init__(self, manifests: Sequence[AgentManifest], make: Callable[[AgentManifest], Any]) -> None:
         """Keep who may go on.
@@ -49,7 +49,7 @@ class Handoff(ShownTool):
           make: makes the agent of one of them.
         """
         super().__init__(hand_off)
-        self.manifests = tuple(manifests)
+        self.manifests: tuple[AgentManifest, ...] = tuple(manifests)
         self.agents: tuple[Any, ...] = ()
         self._make = make
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agentpool._core.capability import Capability
 from agentpool._core.messages import ToolDefinition, ToolResult
 from agentpool.abc import ToolContext
 from agentpool.tools._function import FunctionTool
@@ -19,9 +20,9 @@ class ShownTool:
 
     def __init__(self, plain: FunctionTool[..., Any]) -> None:
         """Keep what is called; its definition is made when it is first asked for."""
-        self.capability = plain.capability
-        self.timeout = plain.timeout
-        self.idempotent = plain.idempotent
+        self.capability: Capability | None = plain.capability
+        self.timeout: float | None = plain.timeout
+        self.idempotent: bool = plain.idempotent
         self._plain = plain
         self._definition: ToolDefinition | None = None
 

@@ -100,11 +100,11 @@ def _group(name: str) -> list[str]:
 def tests(session: nox.Session) -> None:
     """The test suite on every Python that is installed; on the one that runs nox with coverage.
 
-    What is marked as `once` runs in `tests_core`; what is marked as `processes` not on the others.
+    What is marked as `once` runs in `tests_core`; what is marked as `processes` or `long` not on the others.
     """
     session.install("-e", ".[all]", *_group("test"), *_group("frameworks"))
     if session.python != OWN_PYTHON:
-        elsewhere = [*SIDE_BY_SIDE, "-m", "not once and not processes"]
+        elsewhere = [*SIDE_BY_SIDE, "-m", "not once and not processes and not long"]
         session.run("pytest", "-q", *(session.posargs or elsewhere))
         return
     chosen = session.posargs or [*SIDE_BY_SIDE, "-m", "not once"]
@@ -124,10 +124,11 @@ def tests(session: nox.Session) -> None:
 def tests_core(session: nox.Session) -> None:
     """The test suite with the core dependencies only, from the built package.
 
-    What starts many processes ran in `tests`, unless it is marked as `once`.
+    What starts many processes, or is long, ran in `tests`, unless it is marked as `once`.
     """
     session.install(".", *_group("test"))
-    session.run("pytest", "-q", *(session.posargs or [*SIDE_BY_SIDE, "-m", "once or not processes"]))
+    chosen = session.posargs or [*SIDE_BY_SIDE, "-m", "once or not (processes or long)"]
+    session.run("pytest", "-q", *chosen)
 
 
 @nox.session(python=OWN_PYTHON)

@@ -26,6 +26,8 @@ from agentpool.abc import Driver
 from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.retrying import RetryingDriver
 
+pytestmark = pytest.mark.long
+
 RetryAfter: TypeAlias = Literal["exact", "a second", "none"]
 
 # -- quotas: `ask` returns None if the request is taken, else the seconds until one will be

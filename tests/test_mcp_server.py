@@ -33,6 +33,8 @@ from agentpool.mcp_server import _calls
 from agentpool.mcp_server._answers import answer_of
 from agentpool.mcp_server._tools import served_tools
 
+pytestmark = pytest.mark.long
+
 
 async def repeat(ctx: AgentContext, text: str, times: int = 2) -> str:
     """Say it again.

@@ -45,6 +45,8 @@ from agentpool.mcp_server import (
 )
 from agentpool.mcp_server._stdio import lines_of
 
+pytestmark = pytest.mark.long
+
 WRITER = scripted_agent("writer", {"text": "You said {query}"}, query="hello")
 
 

@@ -586,6 +586,7 @@ async def test_a_model_that_listens_hears_from_who_waits_for_a_name(autojump_clo
 # -- struck at any step ------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all", "rest_for_one"])
 @pytest.mark.parametrize("slots", [1, 2])
 def test_callers_by_name_that_are_struck_at_any_step_leave_nothing_behind(strategy: Any, slots: int) -> None:

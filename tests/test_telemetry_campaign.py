@@ -28,6 +28,8 @@ from agentpool import (
 from agentpool.telemetry import trace_pool
 from agentpool.testing import SimulationContext, cancel_everywhere, explore, simulate
 
+pytestmark = pytest.mark.long
+
 
 async def leaf(ctx: AgentContext, seconds: float = 0.5) -> None:
     await trio.sleep(seconds)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from agentpool._core.events import AgentSpawned
-from agentpool._kernel import context as _context
 from agentpool._kernel import events as _events
+from agentpool._kernel import telling as _telling
 
 from ._hunt import HANG, Mutant, nothing
 
@@ -133,7 +133,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "agents wait for a slow reader",
-        _context,
+        _telling,
         "holding_up",
         nothing,
         r"agent \d+ went on although the reader",

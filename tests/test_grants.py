@@ -173,6 +173,24 @@ def test_the_program_takes_nothing_away(one: Grants) -> None:
     assert reach(one.below().capabilities) <= reach(one.capabilities)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        (SpawnCapability(2, ["*", "*"]), SpawnCapability(3), SpawnCapability(1)),
+        (SpawnCapability(3, ["a"]), SpawnCapability(2, ["a", "b"]), SpawnCapability(1)),
+        (McpCapability("*", "read"), McpCapability("docs", "*"), McpCapability("docs", "read")),
+        (FileReadCapability(["/a/b"]), FileReadCapability(["/a", "/c"])),
+    ],
+)
+def test_what_is_narrowed_again_does_not_grow(asked: tuple[Capability, ...]) -> None:
+    once = narrowed(asked, asked)
+    assert len(once) <= len(asked)
+    assert narrowed(once, once) == once
+    assert reach(once) == reach(asked)
+    for each in once:
+        assert not grants([other for other in once if other is not each], each)
+
+
 def test_several_grants_may_name_the_agents_that_a_model_spawns() -> None:
     granted = [SpawnCapability(1, ["clerk"]), SpawnCapability(2, ["judge"])]
     assert grants(granted, SpawnCapability(1, ["clerk", "judge"]))

@@ -188,6 +188,8 @@ def narrowed(parent: tuple[Capability, ...] | None, asked: tuple[Capability, ...
     What the result grants, `parent` and `asked` both grant; and a single path, command, host, tool or
     number of levels that both grant, it grants. Paths are compared as they are written, so that those
     of both have to be absolute, or relative to the same directory; those of the result hold no `..`.
+    Nothing in the result is granted by another part of it, so that it does not grow from one agent to
+    the next, and narrowing it by itself changes nothing.
 
     Args:
       parent: what the parent may do; None for the program itself, which may do everything.
@@ -196,7 +198,21 @@ def narrowed(parent: tuple[Capability, ...] | None, asked: tuple[Capability, ...
     if parent is None:
         return asked
     both = [part for wish in asked for part in _in_both([g for g in parent if type(g) is type(wish)], wish)]
-    return tuple(dict.fromkeys(both))
+    return tuple(_without_covered(both))
+
+
+def _without_covered(granted: Iterable[Capability]) -> list[Capability]:
+    """Return what no other one grants as a whole; of two that grant the same, the first."""
+    kept: list[Capability] = []
+    for each in granted:
+        if not any(_covers_whole(known, each) for known in kept):
+            kept = [known for known in kept if not _covers_whole(each, known)]
+            kept.append(each)
+    return kept
+
+
+def _covers_whole(grant: Capability, required: Capability) -> bool:
+    return type(grant) is type(required) and all(_covers(grant, part) for part in _parts(required))
 
 
 def _in_both(same: list[Capability], wish: Capability) -> list[Capability]:

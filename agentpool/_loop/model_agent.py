@@ -311,10 +311,11 @@ class _ModelAgent(Generic[T]):
             finally:
                 too_long.run = None  # else a circle would keep the transcript until the collector comes
                 ctx.emit(LoopFinished)
-            if not result.handed_over:
+            if run.handoff is None:
                 return result
             assert allowed is not None
-            return await handed_over(self.name, ctx, result, allowed, before or Before((), budget))
+            goes_on = before or Before((), budget)
+            return await handed_over(self.name, ctx, run.handoff, result, allowed, goes_on)
 
     def _behind_hooks(self, asking: ModelCalls, calls: ToolCalls) -> tuple[ModelCalls, ToolCalls]:
         """Put the calls of a run behind its hooks.

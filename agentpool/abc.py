@@ -263,6 +263,9 @@ class Journal(Protocol):
 
     What is kept after a crash is always a beginning of what was appended: a record is never there
     without those before it.
+
+    A journal may have two things more: `path`, the file that it is in, and `secrets`, the texts that must not
+    get into it; nor do they get into other files of its run.
     """
 
     async def open(self) -> Sequence[JournalRecord]:
@@ -493,6 +496,11 @@ class HookContext(ToolContext, Protocol):
     @property
     def journal_path(self) -> str | None:
         """The file of the pool's journal; None without a journal, and for one that is in no file."""
+        ...
+
+    @property
+    def journal_secrets(self) -> Sequence[str]:
+        """Texts that must get into no file of the run: those that the journal was given, or found."""
         ...
 
     def add_usage(self, usage: TokenUsage) -> None:

@@ -267,7 +267,10 @@ async def child(ctx: Any) -> str:
 
 def test_children_of_a_changed_call_whose_end_is_not_known_go_on() -> None:
     agent = ModelAgent(TRIAGE, tools=[entrust, look_up])
-    make = lambda: cast(call("look_up", number=3), last_result)  # noqa: E731
+
+    def make() -> Cast:
+        return cast(call("look_up", number=3), last_result)
+
     for hook in (Changed("entrust", {}), Around(("look_up", {"number": 1}), ("entrust", {}))):
         DONE.clear()
         _, records = run(agent, "go", driver=make(), hooks=[hook])
@@ -286,7 +289,10 @@ def test_a_call_that_was_made_an_idempotent_one_is_made_again_and_not_without_it
         return "paid"
 
     agent = ModelAgent(TRIAGE, tools=[pay, look_up])
-    make = lambda: cast(call("pay"), last_result)  # noqa: E731
+
+    def make() -> Cast:
+        return cast(call("pay"), last_result)
+
     hook = Changed("look_up", {"number": 3})
 
     def main(**settings: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
@@ -153,7 +153,12 @@ class AgentContext(LastingScope, Bounded, Telling):
     @property
     def journal_path(self) -> str | None:
         """The file of the pool's journal; None without a journal, and for one that is in no file."""
-        return self._state.means.journal_path
+        return self._state.means.beside_journal.path
+
+    @property
+    def journal_secrets(self) -> Sequence[str]:
+        """Texts that must get into no file of the run: those that the journal was given, or found."""
+        return self._state.means.beside_journal.secrets()
 
     @property
     def budget(self) -> Budget | None:

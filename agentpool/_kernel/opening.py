@@ -29,7 +29,7 @@ from agentpool._kernel.options import checked_hooks
 from agentpool._kernel.pool import AgentPool, checked_count
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import in_full, is_only_cancelled, raise_as_it_is, split_error
-from agentpool._kernel.state import Means, PoolState, Settings
+from agentpool._kernel.state import Beside, Means, PoolState, Settings
 
 if TYPE_CHECKING:
     from agentpool._kernel.keeping import Keeping
@@ -74,9 +74,10 @@ def _checked_journal(journal: Journal) -> Journal:
     return journal
 
 
-def _path_of(journal: Journal | None) -> str | None:
+def _beside(journal: Journal | None) -> Beside:
     path = getattr(journal, "path", None)
-    return os.path.abspath(path) if isinstance(path, str | os.PathLike) else None
+    file = os.path.abspath(path) if isinstance(path, str | os.PathLike) else None
+    return Beside(file, lambda: tuple(getattr(journal, "secrets", ())))
 
 
 def open_agent_pool(
@@ -135,7 +136,7 @@ def open_agent_pool(
 
         keeping = Keeping(_checked_journal(journal))
     around = checked_hooks(hooks)
-    means = Means(driver, memory, tool_builder, None, approver, around, _path_of(journal))
+    means = Means(driver, memory, tool_builder, None, approver, around, _beside(journal))
     return OpenPool(settings, keeping, _parts(means, limits, seed))
 
 
@@ -166,7 +167,7 @@ def go_on_with_pool(
     found = dict(agents or {})
     keeping = Keeping(_checked_journal(journal), is_resumed=True, finder=lambda agent: found.get(agent.name))
     around = checked_hooks(hooks)
-    means = Means(driver, memory, tool_builder, None, approver, around, _path_of(journal))
+    means = Means(driver, memory, tool_builder, None, approver, around, _beside(journal))
     return OpenPool(settings, keeping, _parts(means, limits, seed))
 
 

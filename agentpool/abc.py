@@ -374,6 +374,32 @@ class ToolContext(Protocol):
         ...
 
 
+class Versions(Protocol):
+    """Which versions an agent has seen of things that others change too. Safe in threads."""
+
+    def ticket(self) -> int:
+        """Return a number that tells when somebody begins to look at something: higher ones are later."""
+        ...
+
+    def seen(self, thing: str) -> str | None:
+        """Return the version of a thing that the agent knows; None if it knows none."""
+        ...
+
+    def saw(self, thing: str, version: str, ticket: int | None = None) -> None:
+        """Take in a version that the agent has read, or made itself; `ticket` was drawn before it looked."""
+        ...
+
+
+@runtime_checkable
+class KnowsVersions(Protocol):
+    """A context that keeps account of the versions that its agent has seen; every `AgentContext` does."""
+
+    @property
+    def versions(self) -> Versions:
+        """What the agent has seen."""
+        ...
+
+
 @runtime_checkable
 class Tool(Protocol):
     """Something that a model may call.

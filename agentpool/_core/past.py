@@ -37,16 +37,19 @@ class PastCall:
       call: the call, as data.
       result: what it came to, as data; None if that is not known.
       made: what a hook had called in its place, as data: one call, or none; None if it was made as it is.
+      seen: the versions of things that its agent had seen when it ended, and that were not told before.
     """
 
     call: Data
     result: Data | None = None
     made: Sequence[Data] | None = None
+    seen: Mapping[str, str] = attrs.field(factory=dict)
 
     def returned(self, data: Data) -> None:
         """Take in what its end tells."""
         self.result = data["result"]
         self.made = data.get("made", self.made)
+        self.seen = data.get("seen", {})
 
 
 @attrs.define

@@ -113,7 +113,8 @@ class _Attempts(HookedToolCalls):
         if self.tools is not None:
             result = self.tools.shortened(result)
         if self.tape is not None and made.is_begun:
-            self.tape.returned(made.number, result, self._made_data(made.last))
+            seen = self.ctx.unwritten_versions()
+            self.tape.returned(made.number, result, self._made_data(made.last), seen)
         elif self.tape is not None:
             self.tape.not_made(made.number, made.call, result)
         if self.ctx.observed:

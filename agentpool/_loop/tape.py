@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import attrs
@@ -33,6 +34,9 @@ from agentpool._loop.observed import observation_from_data, observation_to_data
 
 MadeData: TypeAlias = Sequence[Any]
 """What is called in the place of what a model said: a call as data, or nothing."""
+
+
+NOTHING_SEEN: Mapping[str, str] = MappingProxyType({})
 
 
 @attrs.define(eq=False)
@@ -175,9 +179,24 @@ class Tape:
         self._collected += 1
         return self._place.inside(f"{self.key}tc{self._collected}")
 
-    def returned(self, number: int, result: ToolResult, made: MadeData | None = None) -> None:
-        """Write what a tool call came to; `made` as for `called`."""
+    def returned(
+        self,
+        number: int,
+        result: ToolResult,
+        made: MadeData | None = None,
+        seen: Mapping[str, str] = NOTHING_SEEN,
+    ) -> None:
+        """Write what a tool call came to.
+
+        Args:
+          number: which one of the run.
+          result: what it came to.
+          made: as for `called`.
+          seen: the versions that the agent has seen of things, as far as they were not told before.
+        """
         data = {"loop": self.key, "n": number, "result": self._encoded(result)}
+        if seen:
+            data["seen"] = dict(seen)
         self._journal.append("returned", self._op.record.id, _with(data, made))
 
     def made_to_data(self, call: ToolCall | None) -> MadeData:

@@ -127,6 +127,8 @@ class ToolCalls:
                 tape.returned(number, UNKNOWN_RESULT, past.made)
             else:
                 results[index] = tape.result_of(past)
+                if past.seen:
+                    self.ctx.versions.go_on_with(past.seen)
             self._adopt(made.get(index, call), tape.place_of_call(number))
         begun = lost if self.begins_late else [*lost, *(each for each in todo if not each.is_begun)]
         await tape.called((each.number, each.call) for each in begun)
@@ -224,7 +226,7 @@ class ToolCalls:
         started = trio.current_time()
         result = await self._contained(call, number, started)
         if self.tape is not None:
-            self.tape.returned(number, result)
+            self.tape.returned(number, result, None, self.ctx.unwritten_versions())
         if self.watchers:
             self.ctx.emit(ToolFinished, call, result, trio.current_time() - started)
         if self.is_told:

@@ -63,8 +63,8 @@ class Sight:
     def refuse(self) -> None:
         """Raise `ToolError`: somebody else has changed the file."""
         raise ToolError(
-            f"{self.place.told} has changed since you last read or wrote it, by somebody else's hand; nothing"
-            " was written. Read it again with read_file, and then make your change to what it holds now"
+            f"{self.place.told} has changed since you last read or wrote it, and nothing was written. Read it"
+            " again with read_file, and then make your change to what it holds now"
         )
 
 

@@ -196,7 +196,8 @@ def _swapping(name: str, target: Callable[[World], Path]) -> Callable[[World, th
         with suppress(FileExistsError):
             path.mkdir()
         (path / "secret.txt").write_text("harmless\n")
-        link.symlink_to(target(place))
+        with suppress(FileExistsError):  # of an earlier round
+            link.symlink_to(target(place))
         while not over.is_set():
             with suppress(OSError):
                 os.rename(path, aside)
@@ -210,7 +211,8 @@ def _swapping(name: str, target: Callable[[World], Path]) -> Callable[[World, th
 
 def _swapping_file(place: World, over: threading.Event) -> None:
     path, link = place.granted / "swap.txt", place.granted / "swap-link"
-    link.symlink_to(place.secret)
+    with suppress(FileExistsError):  # of an earlier round
+        link.symlink_to(place.secret)
     while not over.is_set():
         with suppress(OSError):
             path.write_text("harmless\n") if not path.is_symlink() else None

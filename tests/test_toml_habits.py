@@ -185,7 +185,7 @@ def test_what_the_files_of_other_programs_say_of_servers(
 
 def test_a_command_of_a_program_is_no_line_either() -> None:
     with pytest.raises(TypeError, match=r"McpServer\.command: is a string, not an array\. Give an array"):
-        McpServer("x", "stdio", "npx -y it")  # type: ignore[arg-type]
+        McpServer("x", "stdio", "npx -y it")
 
 
 def test_a_server_starts_where_its_file_is(tmp_path: Path) -> None:

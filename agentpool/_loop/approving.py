@@ -40,8 +40,20 @@ that it has those of its spawner, and can only add its own."""
 keep_in_journal("approval", _in_force)
 
 
-def rules_of(manifest: AgentManifest, tools: Sequence[ToolDefinition]) -> tuple[ApprovalRules, ...]:
+def rules_of(
+    manifest: AgentManifest,
+    tools: Sequence[ToolDefinition],
+    missing: Sequence[str] = (),
+    *,
+    is_narrowed: bool = False,
+) -> tuple[ApprovalRules, ...]:
     """Return the rules that bind a run: those in force here, and the manifest's own.
+
+    Args:
+      manifest: whose own.
+      tools: what the agent has.
+      missing: what it has not now: names of tools, or the beginnings of such names.
+      is_narrowed: whether it has less than it asks for, so that rules may be about what is withheld.
 
     Raises:
       ManifestError: if a pattern of the manifest fits no call of its tools. One that it has from its
@@ -51,8 +63,8 @@ def rules_of(manifest: AgentManifest, tools: Sequence[ToolDefinition]) -> tuple[
     if not own or own in above:
         return above
     source = f"manifest {manifest.name!r}"
-    findings = [Finding(source, *found) for found in idle_patterns(own, tools)]
-    if findings:
+    findings = [Finding(source, *found) for found in idle_patterns(own, tools, missing)]
+    if findings and not is_narrowed:
         raise ManifestError(findings)
     return (*above, own)
 

@@ -19,6 +19,7 @@ from agentpool._core.capability import (
 )
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text, usable_servers
+from agentpool._core.mcp import beginning_of_names
 from agentpool._core.rules import fix_for_name
 from agentpool._core.sandboxing import network_of
 from agentpool._loading import LoadProblem, load_callable
@@ -167,9 +168,10 @@ def _function_problems(manifest: AgentManifest, subagents: Subagents) -> Iterato
 
 def _idle_patterns(manifest: AgentManifest, tools: ToolRegistry) -> Iterator[tuple[str, str, str]]:
     """Yield the patterns that fit no call, but for tools of MCP servers, which are known when these run."""
-    for key, problem, fix in idle_patterns(manifest.approval, tools.definitions()):
-        if "'mcp_" not in problem or not usable_servers(manifest):
-            yield key, problem, fix
+    unknown = [beginning_of_names(server.name) for server in usable_servers(manifest)]
+    if unknown:
+        unknown += ("list_mcp_", "read_mcp_", "get_mcp_")  # resources and prompts
+    yield from idle_patterns(manifest.approval, tools.definitions(), unknown)
 
 
 def _capability_problems(manifest: AgentManifest, tools: ToolRegistry) -> Iterator[tuple[str, str, str]]:

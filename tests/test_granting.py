@@ -143,7 +143,7 @@ async def test_a_child_has_of_what_it_asks_for_what_its_parent_has(tmp_path: Pat
 
     granted, names = await run_inside(parent, spawn_it)
     assert granted == (FileReadCapability([str(tmp_path / "in"), str(tmp_path)]), MessagingCapability())
-    assert {"list_files", "send_message", "look"} <= set(names)
+    assert {"read_file", "send_message", "look"} <= set(names)
     assert not {"write_file", "remember", "spawn_agent"} & set(names)
 
 
@@ -348,7 +348,7 @@ async def test_a_loop_that_plain_code_runs_reads_no_more_than_its_agent(tmp_path
     async def call_it(ctx: AgentContext) -> Any:
         inner = manifest("inner", FileReadCapability([str(tmp_path)]))
         paths = [str(tmp_path / "in" / "a.txt"), str(tmp_path / "b.txt")]
-        calls = [Completion(tool_calls=[ToolCall(path, "list_files", {"path": path})]) for path in paths]
+        calls = [Completion(tool_calls=[ToolCall(path, "read_file", {"path": path})]) for path in paths]
         result = await ModelAgent(inner, driver=ScriptedDriver([*calls, "done"]))(ctx, "q")
         return [each.result.text for each in result.transcript if isinstance(each, ToolMessage)]
 

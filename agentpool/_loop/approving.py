@@ -45,7 +45,7 @@ def rules_of(
     tools: Sequence[ToolDefinition],
     missing: Sequence[str] = (),
     *,
-    is_narrowed: bool = False,
+    may_lack: bool = False,
 ) -> tuple[ApprovalRules, ...]:
     """Return the rules that bind a run: those in force here, and the manifest's own.
 
@@ -53,7 +53,8 @@ def rules_of(
       manifest: whose own.
       tools: what the agent has.
       missing: what it has not now: names of tools, or the beginnings of such names.
-      is_narrowed: whether it has less than it asks for, so that rules may be about what is withheld.
+      may_lack: whether its rules may be about what it has not: it is granted less than it asks for, or had
+        begun with tools that are gone since.
 
     Raises:
       ManifestError: if a pattern of the manifest fits no call of its tools. One that it has from its
@@ -64,7 +65,7 @@ def rules_of(
         return above
     source = f"manifest {manifest.name!r}"
     findings = [Finding(source, *found) for found in idle_patterns(own, tools, missing)]
-    if findings and not is_narrowed:
+    if findings and not may_lack:
         raise ManifestError(findings)
     return (*above, own)
 

@@ -275,7 +275,8 @@ class _ModelAgent(Generic[T]):
             tools = await _with_servers(ctx, manifest, tools, absent)
         allowed = None if tools is None else tools.limited_to(manifest)
         definitions = () if allowed is None else allowed.definitions()
-        rules = rules_of(manifest, definitions, absent, is_narrowed=agent is not self)
+        has_begun = tape is not None and tape.has_begun
+        rules = rules_of(manifest, definitions, absent, may_lack=has_begun or agent is not self)
         # What only some agents have is looked for once for a run.
         handoffs = handoffs_of(allowed) if self.tools or manifest.handoffs else frozenset()
         collects = STARTER in [each.name for each in definitions]

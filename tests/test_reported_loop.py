@@ -15,6 +15,7 @@ import trio
 from pool_kit import pool_of
 
 from agentpool import (
+    AgentContext,
     AgentManifest,
     AgentResult,
     AssistantMessage,
@@ -30,8 +31,10 @@ from agentpool import (
     SpawnConfig,
     TokenUsage,
     ToolCall,
+    ToolError,
     ToolMessage,
     UserMessage,
+    as_tool,
     tool,
 )
 from agentpool._core.messages import ReasoningDelta
@@ -324,3 +327,45 @@ async def test_json_is_found_without_another_turn(text: str, code: str, autojump
     schema = {"type": "object", "required": ["code"], "properties": {"code": {"type": "string"}}}
     manifest = AgentManifest(name="a", model=ModelSettings(output_schema=schema))
     assert (await result_of(ScriptedDriver([text]), manifest)).output == {"code": code}
+
+
+async def test_a_model_is_told_what_a_nursery_of_a_tool_raised(caplog: pytest.LogCaptureFixture) -> None:
+    """Of trio's groups the text is "Exceptions from Trio nursery (1 sub-exception)", which helps nobody."""
+
+    async def fails(error: Exception) -> None:
+        raise error
+
+    @tool
+    async def weather() -> str:
+        """Tell the weather."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails, ToolError("there is no such city"))
+        return "sunny"
+
+    @tool
+    async def breaks() -> str:
+        """Break."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails, ToolError("half a city"))
+            nursery.start_soon(fails, ValueError("a bug"))
+        return "whole"
+
+    async def child(ctx: AgentContext, query: str) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails, ValueError("no child's play"))
+
+    wanted = {"weather": {}, "breaks": {}, "child": {"query": "q"}}
+    calls = [ToolCall(name, name, given) for name, given in wanted.items()]
+    driver = ScriptedDriver([Completion(tool_calls=calls), "done"])
+    tools = [weather, breaks, as_tool(child, name="child", description="Play.")]
+    with caplog.at_level("INFO", "agentpool.loop"):
+        async with pool_of(1) as pool:
+            agent = SpawnConfig(PLAIN, "go", tools=tools, driver=driver)
+            outcome: Any = await (await pool.spawn(agent)).wait()
+    said = [each.result.text for each in outcome.value.transcript if isinstance(each, ToolMessage)]
+    assert said[0] == "there is no such city"
+    assert sorted(said[1].split("; ")) == ["ValueError: a bug", "half a city"]
+    assert said[2] == "agent 2 (child) failed: ValueError: no child's play"
+    levels = {record.args[0]: record.levelname for record in caplog.records if "failed" in record.message}
+    assert levels["weather"] == "INFO"  # what a tool has to say to the model
+    assert levels["breaks"] == "WARNING"

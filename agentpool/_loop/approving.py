@@ -24,7 +24,7 @@ from agentpool._core.errors import Finding, ManifestError, ToolError
 from agentpool._core.events import ApprovalDecided
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
-from agentpool._core.text import told
+from agentpool._core.text import named
 from agentpool._kernel.binding import Bound
 from agentpool._kernel.places import keep_in_journal
 from agentpool._kernel.protection import call_unprotected, protect_module
@@ -124,7 +124,7 @@ class Gate:
         except Exception as error:
             if split_error(error).fatal is not None:
                 raise
-            return _not_run(f"its arguments cannot be judged: {type(error).__name__}: {told(error)}")
+            return _not_run(f"its arguments cannot be judged: {named(error)}")
         if judged is None:
             return None
         if isinstance(judged, ToolResult):

@@ -16,14 +16,14 @@ from agentpool._core.effects import Act
 from agentpool._core.errors import ToolError
 from agentpool._core.events import GuardWarned, ToolFinished, ToolStarted
 from agentpool._core.messages import ToolCall, ToolResult
-from agentpool._core.text import told
+from agentpool._core.text import named
 from agentpool._core.transcript import UNKNOWN_RESULT
 from agentpool._core.value import value
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.leftovers import close_leftovers, mark_task, run_in_context, told_of
 from agentpool._kernel.places import begin_call, set_place, standing_at
 from agentpool._kernel.protection import await_unprotected, protect_module
-from agentpool._kernel.splitting import split_error
+from agentpool._kernel.splitting import leaves_of, split_error
 from agentpool._logging import LOOP, printable, tell
 from agentpool._loop.approving import Gate
 
@@ -299,16 +299,16 @@ def tell_failed(call: ToolCall, error: BaseException) -> None:
 
     A `ToolError` is what a tool has to say to the model, and no problem of the program.
     """
-    level = logging.INFO if isinstance(error, ToolError) else logging.WARNING
+    level = logging.INFO if all(isinstance(each, ToolError) for each in leaves_of(error)) else logging.WARNING
     notes = getattr(error, "__notes__", None)  # such as the name of the hook that raised it
     where = f" ({printable(str(notes[-1]))})" if notes else ""
-    tell(LOOP, level, "the tool %s failed%s: %s", printable(call.name), where, error, error=error)
+    said = said_of(error) if isinstance(error, BaseExceptionGroup) else error
+    tell(LOOP, level, "the tool %s failed%s: %s", printable(call.name), where, said, error=error)
 
 
 def said_of(error: BaseException) -> str:
     """Return what the model is told of an error."""
-    text = told(error)
-    return text if isinstance(error, ToolError) and text else f"{type(error).__name__}: {text}"
+    return named(error, by_text=ToolError)
 
 
 protect_module(globals())

@@ -18,11 +18,18 @@ from agentpool import (
     AgentContext,
     AgentManifest,
     AgentResult,
+    ApprovalRequest,
+    ApprovalRules,
     AssistantMessage,
+    CallTool,
     Completion,
     CompletionRequest,
+    Decision,
+    Denied,
     Driver,
     Failed,
+    HookContext,
+    Hooks,
     LoopHaltedError,
     MalformedReplyError,
     ModelSettings,
@@ -33,6 +40,7 @@ from agentpool import (
     ToolCall,
     ToolError,
     ToolMessage,
+    ToolResult,
     UserMessage,
     as_tool,
     tool,
@@ -369,3 +377,57 @@ async def test_a_model_is_told_what_a_nursery_of_a_tool_raised(caplog: pytest.Lo
     levels = {record.args[0]: record.levelname for record in caplog.records if "failed" in record.message}
     assert levels["weather"] == "INFO"  # what a tool has to say to the model
     assert levels["breaks"] == "WARNING"
+
+
+@pytest.mark.parametrize("kind", ["async", "approved", "hooked"])
+async def test_the_calls_of_a_turn_begin_in_their_order(kind: str) -> None:
+    """karthink/gptel#970, pydantic/pydantic-ai#3791, CherryHQ/stella#930: a stack got 3, 2, 1."""
+    begun: list[int] = []
+
+    @tool
+    async def push(value: int) -> str:
+        """Put something on the stack."""
+        await trio.lowlevel.checkpoint()
+        begun.append(value)
+        await trio.sleep(0)
+        return f"{value}"
+
+    async def approver(request: ApprovalRequest) -> Decision:
+        begun.append(request.arguments["value"])
+        await trio.lowlevel.checkpoint()
+        return Denied("no")
+
+    class Around(Hooks):
+        async def around_tool_call(self, ctx: HookContext, call: ToolCall, proceed: CallTool) -> ToolResult:
+            await trio.lowlevel.checkpoint()
+            return await proceed(call)
+
+    rules = ApprovalRules(ask=("push",) if kind == "approved" else ())
+    hooks = [Around()] if kind == "hooked" else []
+    for _ in range(20):  # trio begins tasks that are started together in either order
+        begun.clear()
+        calls = [ToolCall(f"c{n}", "push", {"value": n}) for n in range(7)]
+        driver = ScriptedDriver([Completion(tool_calls=calls), "done"])
+        async with pool_of(1, approver=approver) as pool:
+            agent = SpawnConfig(
+                AgentManifest(name="a", approval=rules), "go", tools=[push], driver=driver, hooks=hooks
+            )
+            await (await pool.spawn(agent)).result()
+        assert begun == list(range(7))
+
+
+async def test_calls_of_a_turn_still_run_at_the_same_time(autojump_clock: trio.abc.Clock) -> None:
+    """roackb2/heddle#289."""
+
+    @tool
+    async def slow() -> str:
+        """Take a while."""
+        await trio.sleep(10)
+        return "ok"
+
+    calls = [ToolCall(f"c{n}", "slow", {}) for n in range(50)]
+    driver = ScriptedDriver([Completion(tool_calls=calls), "done"])
+    began = trio.current_time()
+    async with pool_of(1) as pool:
+        await (await pool.spawn(SpawnConfig(PLAIN, "go", tools=[slow], driver=driver))).result()
+    assert trio.current_time() - began == 10

@@ -34,8 +34,9 @@ def test_a_group_is_told_by_what_it_holds() -> None:
     assert named(one, by_text=ValueError) == "a"
     assert named(ValueError(), by_text=ValueError) == "ValueError"
     of_nursery = ExceptionGroup("Exceptions from Trio nursery", [one, ExceptionGroup("mine", [two, one])])
-    assert named(of_nursery) == "ValueError: a; mine (KeyError: 'b'; ValueError: a)"
-    assert named(of_nursery, by_text=ValueError) == "a; mine (KeyError: 'b'; a)"
+    mine = "ExceptionGroup: mine (2 sub-exceptions): KeyError: 'b'"
+    assert named(of_nursery) == f"ValueError: a; {mine}; ValueError: a"
+    assert named(of_nursery, by_text=ValueError) == f"a; {mine}; a"
     errors = [OSError(n) for n in (0, 1, 2, 3, 4, 5, 6, 0)]
     many = BaseExceptionGroup("unhandled errors in a TaskGroup", errors)
     assert named(many) == "; ".join(f"OSError: {n}" for n in range(5)) + "; and 2 more"

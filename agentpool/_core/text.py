@@ -78,7 +78,7 @@ def _named_parts(error: BaseExceptionGroup[BaseException], by_text: type[BaseExc
     parts = list(dict.fromkeys(named(each, by_text=by_text) for each in error.exceptions))
     more = f"; and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
     inside = "; ".join(parts[:_MOST_PARTS]) + more
-    return inside if error.message in _OF_NURSERIES else f"{error.message} ({inside})"
+    return inside if error.message in _OF_NURSERIES else f"{type(error).__name__}: {told(error)}: {inside}"
 
 
 def encodable(text: str) -> str:

@@ -77,7 +77,7 @@ class ToolCalls:
     async def act(
         self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
     ) -> tuple[ToolResult, ...]:
-        """Run the calls side by side, and return their results in the order of the calls.
+        """Run the calls side by side, begun in their order, and return their results in that order.
 
         What goes wrong in a call is its result, unless it is fatal. Cancellation: the calls are
         cancelled; the results of those that had ended are in `results`.
@@ -170,7 +170,18 @@ class ToolCalls:
             results[each.index] = await self._run(each.call, each.number, is_begun=each.is_begun)
             return
 
+        rest = iter(todo)
+
+        def begin_next() -> None:
+            # Trio begins tasks that are started together in either order, and a model that opens a page and
+            # clicks on it in one turn means it in this one. So each call begins the one behind it, which
+            # is then always a step later.
+            each = next(rest, None)
+            if each is not None:
+                nursery.start_soon(run, each)
+
         async def run(each: _Todo) -> None:
+            begin_next()  # before anything is awaited: else the agent could be judged without the others
             if idle is not None:
                 idle.heard()
             results[each.index] = await self._run(each.call, each.number, is_begun=each.is_begun)
@@ -178,8 +189,7 @@ class ToolCalls:
                 idle.heard()
 
         async with self.ctx.open_nursery() as nursery:
-            for each in todo:
-                nursery.start_soon(run, each)
+            begin_next()
 
     async def _refused(self, gate: Gate, call: ToolCall, number: int) -> ToolResult | None:
         """Return what a call comes to that is not made; one that is made has begun, as its tape tells."""

@@ -205,3 +205,19 @@ def test_a_server_starts_where_its_file_is(tmp_path: Path) -> None:
     [agent] = FleetFile.load(tmp_path / "fleet.toml").agents
     assert isinstance(agent, FleetAgent)
     assert [each.cwd for each in agent.manifest.mcp_servers] == [str(tmp_path)]
+
+
+def test_keys_of_a_manifest_in_a_fleet_are_told_apart() -> None:
+    def told(text: str) -> list[str]:
+        with pytest.raises(ManifestError) as caught:
+            FleetFile.from_toml(text)
+        return [f"{found.key}: {found.problem}. {found.fix}" for found in caught.value.findings]
+
+    name, capabilities, agents = told('name = "a"\n[[capabilities]]\ntype = "compute"\n')
+    assert name.startswith("name: is a key of manifests, and this is to be a fleet. Name the manifest in")
+    assert capabilities.startswith("capabilities: is a key of manifests")
+    assert agents.startswith("agents: is missing")
+    (hooks,) = told('hooks = ["a:b"]\n[[agents]]\nmanifest = { name = "v" }\nquery = "q"\n')
+    assert hooks == "hooks: is a key of manifests, not of fleets. Write it in the manifest"
+    (typo,) = told('pol = 1\n[[agents]]\nmanifest = { name = "v" }\nquery = "q"\n')
+    assert typo == "pol: is an unknown key. Did you mean 'pool'?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -62,13 +63,13 @@ def load_fleet(path: Path, vars: Mapping[str, str], *, served: bool = False) -> 
       ManifestError: with every finding of the fleet, of its manifests, and of their modules.
     """
     fleet = FleetFile.load(path, vars=vars, served=served)
-    findings = [
+    findings = dict.fromkeys(  # several agents may have one skill
         finding
         for manifest in fleet.manifests
         for finding in _manifest_findings(manifest, str(path), fleet.subagents or None)
-    ]
+    )
     if findings:
-        raise ManifestError(findings)
+        raise ManifestError(list(findings))
     return fleet
 
 
@@ -143,27 +144,38 @@ async def _try_drivers(
 def _manifest_findings(
     manifest: AgentManifest, source: str, subagents: Subagents = None
 ) -> Iterator[Finding]:
-    for key, problem, fix in (*_function_problems(manifest, subagents), *_local_model_problems(manifest)):
-        yield Finding(source, key, f"of the manifest '{manifest.name}': {problem}", fix)
+    for found in (*_function_problems(manifest, subagents), *_local_model_problems(manifest)):
+        if isinstance(found, Finding):
+            yield found
+        else:
+            key, problem, fix = found
+            yield Finding(source, key, f"of the manifest '{manifest.name}': {problem}", fix)
 
 
-def _function_problems(manifest: AgentManifest, subagents: Subagents) -> Iterator[tuple[str, str, str]]:
+def _function_problems(
+    manifest: AgentManifest, subagents: Subagents
+) -> Iterator[tuple[str, str, str] | Finding]:
     try:
         tools = tools_of(manifest, subagents)
     except ManifestError as error:
-        yield from ((found.key, found.problem, found.fix) for found in error.findings)
+        yield from map(_found_in, error.findings)
     else:
         yield from _capability_problems(manifest, tools)
         yield from _idle_patterns(manifest, tools)
     try:
         load_hooks(manifest)
     except ManifestError as error:
-        yield from ((found.key, found.problem, found.fix) for found in error.findings)
+        yield from map(_found_in, error.findings)
     if manifest.script is not None and manifest.script.function is not None:
         try:
             load_callable(manifest.script.function, manifest.base)
         except LoadProblem as problem:
             yield "script.function", problem.problem, problem.fix
+
+
+def _found_in(found: Finding) -> tuple[str, str, str] | Finding:
+    """Return a finding without its source, which is the manifest; one of a skill's file is left as it is."""
+    return found if os.path.isabs(found.source) else (found.key, found.problem, found.fix)
 
 
 def _idle_patterns(manifest: AgentManifest, tools: ToolRegistry) -> Iterator[tuple[str, str, str]]:

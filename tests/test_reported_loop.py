@@ -431,3 +431,42 @@ async def test_calls_of_a_turn_still_run_at_the_same_time(autojump_clock: trio.a
     async with pool_of(1) as pool:
         await (await pool.spawn(SpawnConfig(PLAIN, "go", tools=[slow], driver=driver))).result()
     assert trio.current_time() - began == 10
+
+
+@pytest.mark.parametrize("compaction", ["drop", "summary"])
+async def test_tools_that_were_found_are_shown_when_the_search_has_left_the_window(compaction: Any) -> None:
+    """openai/codex#34719, anomalyco/opencode#46190, #40901, #23556, kirodotdev/KiroCrew#8082, get-bb/bb#3626."""
+
+    def numbered(number: int) -> Any:
+        @tool(name=f"mcp__many__tool_{number}")
+        async def one(text: str) -> str:
+            """Tell the weather."""
+            return text
+
+        return one
+
+    shown: list[set[str]] = []
+
+    def reply(request: CompletionRequest) -> Completion | str:
+        if not request.tools:
+            return "a summary"
+        shown.append({each.name for each in request.tools})
+        turn = len(shown)
+        if turn == 1:
+            call = ToolCall("c", "find_tools", {"query": "mcp__many__tool_7"})
+        else:
+            call = ToolCall("c", "mcp__many__tool_7", {"text": f"{turn}" + "y" * 9000})
+        return "done" if turn == 12 else Completion(tool_calls=[call])
+
+    model = ModelSettings(context_window=9000, max_tokens=500, compaction=compaction)
+    async with pool_of(1) as pool:
+        agent = SpawnConfig(
+            AgentManifest(name="a", model=model),
+            "go",
+            tools=[numbered(n) for n in range(60)],
+            driver=ScriptedDriver([reply] * 40),
+        )
+        result: Any = await (await pool.spawn(agent)).result()
+    assert result.text == "done"
+    assert "mcp__many__tool_7" not in shown[0]
+    assert all("mcp__many__tool_7" in each for each in shown[1:])

@@ -172,6 +172,11 @@ class McpServer(Table):
     timeout: float = attrs.field(
         default=120.0, kw_only=True, validator=Number("Seconds that a call may take", above=0)
     )
+    start_timeout: float = attrs.field(
+        default=30.0,
+        kw_only=True,
+        validator=Number("Seconds that the server has to be there and to list its tools", above=0),
+    )
     max_result_bytes: int = attrs.field(
         default=4 * 1024 * 1024,
         kw_only=True,

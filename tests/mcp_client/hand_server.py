@@ -172,6 +172,8 @@ def answer(message: dict[str, Any]) -> None:
         say(id=number, error={"code": -32601, "message": "Method not found"})
 
 
+if seconds := argument("installs"):
+    time.sleep(float(seconds))
 if "die-at-start" in tricks:
     os._exit(4)
 if path := argument("pid"):

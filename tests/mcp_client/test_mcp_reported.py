@@ -117,6 +117,17 @@ async def test_an_error_of_a_tool_about_sessions_is_not_taken_for_a_lost_one() -
     assert len(calls) == 1
 
 
+async def test_a_server_that_installs_itself_first_may_be_given_the_time() -> None:
+    """PraisonAI#5099, comfyui-mcp#1447, obot#6185, toolport#230, blockrun-mcp#144: a cold `npx -y`."""
+    with pytest.raises(ToolError, match=r"did not answer within 0\.3 s \(start_timeout allows more\)"):
+        async with open_server(by_hand("installs=1", start_timeout=0.3)):
+            pass
+    async with open_server(by_hand("installs=1", start_timeout=30)) as server:
+        assert (await server.call("go")).text == "call 1"
+    with pytest.raises(ValueError, match=r"McpServer\.start_timeout: is 0"):
+        by_hand(start_timeout=0)
+
+
 async def test_every_page_of_a_list_is_read() -> None:
     """vercel/ai#19240, Factory-AI/factory#7, ag2ai/ag2#3262."""
     async with open_server(by_hand("three-pages")) as server:

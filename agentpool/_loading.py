@@ -86,14 +86,19 @@ def _split(spec: str, beside: str) -> tuple[str, str]:
     return module_name, name
 
 
+_MOST_SHOWN = 40  # names in a problem
+
+
 def _known(module: ModuleType, name: str) -> str:
     own = [n for n, value in vars(module).items() if not n.startswith("_") and _is_own(value, module)]
+    own += [n for n in getattr(module, "__all__", ()) if n not in own]  # some load what they name when asked
     import difflib  # only a mistake needs it
 
     close = difflib.get_close_matches(name, own, 1)
     if close:
         return f"Did you mean {close[0]!r}?"
-    return f"It has: {', '.join(own)}" if own else "It defines no function at all"
+    more = ", ..." if len(own) > _MOST_SHOWN else ""
+    return f"It has: {', '.join(own[:_MOST_SHOWN])}{more}" if own else "It defines no function at all"
 
 
 def _is_own(value: object, module: ModuleType) -> bool:

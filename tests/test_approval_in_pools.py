@@ -122,7 +122,12 @@ async def test_what_is_no_decision_denies(autojump_clock: trio.abc.Clock, answer
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(ValueError("broken"), "ValueError: broken"), (ValueError(), "ValueError"), (EOFError(), "EOFError")],
+    [
+        (ValueError("broken"), "ValueError: broken"),
+        (ValueError(), "ValueError"),
+        (EOFError(), "EOFError"),
+        (ExceptionGroup("Exceptions from Trio nursery", [ValueError("a")]), "ValueError: a"),
+    ],
 )
 async def test_an_approver_that_raises_denies(
     autojump_clock: trio.abc.Clock, error: Exception, text: str

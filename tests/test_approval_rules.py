@@ -352,6 +352,29 @@ def test_a_pattern_that_fits_no_call_of_the_tools_is_found(pattern: str, problem
         assert fix
 
 
+@pytest.mark.parametrize(
+    ("pattern", "is_idle"),
+    [
+        ("mcp__files__read", False),
+        ("MCP__Files__read", False),
+        ("mcp__files__read(path=a)", False),
+        ("mcp_*", False),
+        ("mcp__files__*", False),
+        ("*delete*", False),
+        ("?cp__files__read", False),
+        ("read_old", False),
+        ("mcp__other__*", True),
+        ("mcp__file", True),
+        ("read_new", True),
+        ("rum", True),
+        ("run(comand=x)", True),
+    ],
+)
+def test_a_pattern_about_what_is_not_there_now_is_not_wrong(pattern: str, is_idle: bool) -> None:
+    rules = ApprovalRules(ask=(pattern,))
+    assert bool(list(idle_patterns(rules, TOOLS, ["mcp__files__", "read_old"]))) == is_idle
+
+
 def test_a_star_names_every_tool_also_where_there_is_none() -> None:
     assert not list(idle_patterns(ApprovalRules(deny=("*",)), ()))
     assert list(idle_patterns(ApprovalRules(deny=("*(a=b)",)), ()))

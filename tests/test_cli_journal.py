@@ -342,7 +342,7 @@ def test_a_run_that_needs_a_person_is_paused_and_goes_on_with_the_decision(tmp_p
     assert f"asked: {key}" in call("show", journal).stdout
     assert call("resume", journal).returncode == 3  # nobody has decided
     assert "is not asked in this run" in call("approve", journal, "zzz").stderr
-    assert call("approve", journal, key).stdout.startswith(f"approved: {key}")
+    assert call("approve", journal, key).stdout.startswith(f"approved: {key} agent 1 (w-1) wants write_note(")
     assert "was approved already" in call("deny", journal, key).stderr
     second = call("resume", journal, "--json")
     assert second.returncode == 3

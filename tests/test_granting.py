@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from pool_kit import pool_of
@@ -14,6 +15,7 @@ from pool_kit import pool_of
 from agentpool import (
     AgentContext,
     AgentManifest,
+    ApprovalRules,
     AssistantMessage,
     Completion,
     CompletionRequest,
@@ -95,6 +97,31 @@ async def test_what_the_program_starts_has_what_it_asks_for(tmp_path: Path) -> N
     assert await run_inside(wide, what_it_may) == wide.capabilities
     async with pool_of(2) as pool:
         assert await (await pool.spawn(what_it_may)).result() is None
+
+
+async def test_the_rules_of_a_child_may_be_about_what_is_withheld_from_it(tmp_path: Path) -> None:
+    """The child of a parent without `shell` failed because it would have had a person asked about it."""
+    rules = ApprovalRules(
+        ask=("run_shell(command=git push*)", "list_files"), deny=("run_shell(command=rm *)",)
+    )
+    read = FileReadCapability([str(tmp_path)])
+    shell = {"type": "shell", "allowed_commands": ["*"]}
+    kid = manifest("kid", read, shell, approval=rules)
+    model = Calls("run_shell", "list_files")
+
+    async def in_child(ctx: AgentContext) -> Any:
+        return await (await ctx.spawn(SpawnConfig(kid, "q", driver=model))).result()
+
+    result = await run_inside(manifest("parent", read), in_child)
+    assert "run_shell" not in model.offered[0]
+    shell_said, read_said = [each.result for each in result.transcript if isinstance(each, ToolMessage)]
+    assert shell_said.is_error
+    assert "nobody" in read_said.text or "denied" in read_said.text  # its other rules bind it
+    wrong = attrs.evolve(kid, approval=ApprovalRules(ask=("run_shel",)))
+    async with pool_of(1) as pool:
+        outcome = await (await pool.spawn(SpawnConfig(wrong, "q", driver=Calls()))).wait()
+    assert isinstance(outcome, Failed)
+    assert "approval.ask[0]: the agent has no tool that 'run_shel' names" in str(outcome.error)
 
 
 async def test_plain_code_may_do_what_its_parent_may_with_one_level_less_of_spawning() -> None:

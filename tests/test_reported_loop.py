@@ -15,13 +15,21 @@ import trio
 from pool_kit import pool_of
 
 from agentpool import (
+    AgentContext,
     AgentManifest,
     AgentResult,
+    ApprovalRequest,
+    ApprovalRules,
     AssistantMessage,
+    CallTool,
     Completion,
     CompletionRequest,
+    Decision,
+    Denied,
     Driver,
     Failed,
+    HookContext,
+    Hooks,
     LoopHaltedError,
     MalformedReplyError,
     ModelSettings,
@@ -30,8 +38,11 @@ from agentpool import (
     SpawnConfig,
     TokenUsage,
     ToolCall,
+    ToolError,
     ToolMessage,
+    ToolResult,
     UserMessage,
+    as_tool,
     tool,
 )
 from agentpool._core.messages import ReasoningDelta
@@ -324,3 +335,138 @@ async def test_json_is_found_without_another_turn(text: str, code: str, autojump
     schema = {"type": "object", "required": ["code"], "properties": {"code": {"type": "string"}}}
     manifest = AgentManifest(name="a", model=ModelSettings(output_schema=schema))
     assert (await result_of(ScriptedDriver([text]), manifest)).output == {"code": code}
+
+
+async def test_a_model_is_told_what_a_nursery_of_a_tool_raised(caplog: pytest.LogCaptureFixture) -> None:
+    """Of trio's groups the text is "Exceptions from Trio nursery (1 sub-exception)", which helps nobody."""
+
+    async def fails(error: Exception) -> None:
+        raise error
+
+    @tool
+    async def weather() -> str:
+        """Tell the weather."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails, ToolError("there is no such city"))
+        return "sunny"
+
+    @tool
+    async def breaks() -> str:
+        """Break."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails, ToolError("half a city"))
+            nursery.start_soon(fails, ValueError("a bug"))
+        return "whole"
+
+    async def child(ctx: AgentContext, query: str) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails, ValueError("no child's play"))
+
+    wanted = {"weather": {}, "breaks": {}, "child": {"query": "q"}}
+    calls = [ToolCall(name, name, given) for name, given in wanted.items()]
+    driver = ScriptedDriver([Completion(tool_calls=calls), "done"])
+    tools = [weather, breaks, as_tool(child, name="child", description="Play.")]
+    with caplog.at_level("INFO", "agentpool.loop"):
+        async with pool_of(1) as pool:
+            agent = SpawnConfig(PLAIN, "go", tools=tools, driver=driver)
+            outcome: Any = await (await pool.spawn(agent)).wait()
+    said = [each.result.text for each in outcome.value.transcript if isinstance(each, ToolMessage)]
+    assert said[0] == "there is no such city"
+    assert sorted(said[1].split("; ")) == ["ValueError: a bug", "half a city"]
+    assert said[2] == "agent 2 (child) failed: ValueError: no child's play"
+    levels = {record.args[0]: record.levelname for record in caplog.records if "failed" in record.message}
+    assert levels["weather"] == "INFO"  # what a tool has to say to the model
+    assert levels["breaks"] == "WARNING"
+
+
+@pytest.mark.parametrize("kind", ["async", "approved", "hooked"])
+async def test_the_calls_of_a_turn_begin_in_their_order(kind: str) -> None:
+    """karthink/gptel#970, pydantic/pydantic-ai#3791, CherryHQ/stella#930: a stack got 3, 2, 1."""
+    begun: list[int] = []
+
+    @tool
+    async def push(value: int) -> str:
+        """Put something on the stack."""
+        await trio.lowlevel.checkpoint()
+        begun.append(value)
+        await trio.sleep(0)
+        return f"{value}"
+
+    async def approver(request: ApprovalRequest) -> Decision:
+        begun.append(request.arguments["value"])
+        await trio.lowlevel.checkpoint()
+        return Denied("no")
+
+    class Around(Hooks):
+        async def around_tool_call(self, ctx: HookContext, call: ToolCall, proceed: CallTool) -> ToolResult:
+            await trio.lowlevel.checkpoint()
+            return await proceed(call)
+
+    rules = ApprovalRules(ask=("push",) if kind == "approved" else ())
+    hooks = [Around()] if kind == "hooked" else []
+    for _ in range(20):  # trio begins tasks that are started together in either order
+        begun.clear()
+        calls = [ToolCall(f"c{n}", "push", {"value": n}) for n in range(7)]
+        driver = ScriptedDriver([Completion(tool_calls=calls), "done"])
+        async with pool_of(1, approver=approver) as pool:
+            agent = SpawnConfig(
+                AgentManifest(name="a", approval=rules), "go", tools=[push], driver=driver, hooks=hooks
+            )
+            await (await pool.spawn(agent)).result()
+        assert begun == list(range(7))
+
+
+async def test_calls_of_a_turn_still_run_at_the_same_time(autojump_clock: trio.abc.Clock) -> None:
+    """roackb2/heddle#289."""
+
+    @tool
+    async def slow() -> str:
+        """Take a while."""
+        await trio.sleep(10)
+        return "ok"
+
+    calls = [ToolCall(f"c{n}", "slow", {}) for n in range(50)]
+    driver = ScriptedDriver([Completion(tool_calls=calls), "done"])
+    began = trio.current_time()
+    async with pool_of(1) as pool:
+        await (await pool.spawn(SpawnConfig(PLAIN, "go", tools=[slow], driver=driver))).result()
+    assert trio.current_time() - began == 10
+
+
+@pytest.mark.parametrize("compaction", ["drop", "summary"])
+async def test_tools_that_were_found_are_shown_when_the_search_has_left_the_window(compaction: Any) -> None:
+    """openai/codex#34719, anomalyco/opencode#46190, #40901, kirodotdev/KiroCrew#8082, get-bb/bb#3626."""
+
+    def numbered(number: int) -> Any:
+        @tool(name=f"mcp__many__tool_{number}")
+        async def one(text: str) -> str:
+            """Tell the weather."""
+            return text
+
+        return one
+
+    shown: list[set[str]] = []
+
+    def reply(request: CompletionRequest) -> Completion | str:
+        if not request.tools:
+            return "a summary"
+        shown.append({each.name for each in request.tools})
+        turn = len(shown)
+        if turn == 1:
+            call = ToolCall("c", "find_tools", {"query": "mcp__many__tool_7"})
+        else:
+            call = ToolCall("c", "mcp__many__tool_7", {"text": f"{turn}" + "y" * 9000})
+        return "done" if turn >= 12 else Completion(tool_calls=[call])
+
+    model = ModelSettings(context_window=9000, max_tokens=500, compaction=compaction)
+    async with pool_of(1) as pool:
+        agent = SpawnConfig(
+            AgentManifest(name="a", model=model),
+            "go",
+            tools=[numbered(n) for n in range(60)],
+            driver=ScriptedDriver([reply] * 40),
+        )
+        result: Any = await (await pool.spawn(agent)).result()
+    assert result.text == "done"
+    assert "mcp__many__tool_7" not in shown[0]
+    assert all("mcp__many__tool_7" in each for each in shown[1:])

@@ -213,3 +213,24 @@ async def test_a_model_reads_a_skill_and_its_team_has_its_own(tmp_path: Path) ->
         handle = await pool.spawn(ModelAgent(lead, agents=[manifest("helper")]), "go")
         assert (await handle.result()).text == "[]"
     assert "# review" in cast.turns_of("lead")[1].results[0]
+
+
+def test_the_command_line_tells_which_skill_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cyclopts")
+    from agentpool.cli._app import call
+
+    for name in ("one", "two"):
+        (tmp_path / "skills" / name).mkdir(parents=True)
+        (tmp_path / "skills" / name / "SKILL.md").write_text("Just do it.")
+    path = tmp_path / "fleet.toml"
+    one = '[[agents]]\nname = "{0}"\nquery = "q"\nmanifest = {{ skills = ["skills", "none"] }}\n'
+    path.write_text(one.format("a") + one.format("b"))
+    assert call(["validate", str(path)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    for name in ("one", "two"):
+        file = tmp_path / "skills" / name / "SKILL.md"
+        assert sum(f"{file}: there is no front matter" in line for line in said) == 1
+    for name in "ab":  # what is wrong in a manifest is told of each
+        assert any(f"{path}: skills[1]: of the manifest '{name}'" in line for line in said)

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from agentpool import AgentContext, Failed, LeftOpenError, open_agent_pool
-from agentpool._core.text import MOST, note, shown, told
+from agentpool._core.text import MOST, named, note, shown, told
 from agentpool._kernel import life
 from agentpool._kernel.splitting import split_error
 from tests.pool_kit import failing, forever, pool_of, sleeper, value
@@ -25,6 +25,34 @@ def test_a_value_is_shown_by_its_repr_cut_and_whatever_that_raises() -> None:
     assert shown("a") == "'a'"
     assert len(shown("a" * 1000)) == MOST + 3
     assert shown(Rude()) == "<Rude whose repr raises RuntimeError>"
+
+
+def test_a_group_is_told_by_what_it_holds() -> None:
+    one, two = ValueError("a"), KeyError("b")
+    assert named(one) == "ValueError: a"
+    assert named(ValueError()) == "ValueError"
+    assert named(one, by_text=ValueError) == "a"
+    assert named(ValueError(), by_text=ValueError) == "ValueError"
+    of_nursery = ExceptionGroup("Exceptions from Trio nursery", [one, ExceptionGroup("mine", [two, one])])
+    mine = "ExceptionGroup: mine (2 sub-exceptions): KeyError: 'b'"
+    assert named(of_nursery) == f"ValueError: a; {mine}; ValueError: a"
+    assert named(of_nursery, by_text=ValueError) == f"a; {mine}; a"
+    errors = [OSError(n) for n in (0, 1, 2, 3, 4, 5, 6, 0)]
+    many = BaseExceptionGroup("unhandled errors in a TaskGroup", errors)
+    assert named(many) == "; ".join(f"OSError: {n}" for n in range(5)) + "; and 2 more"
+
+
+def test_a_group_that_lies_or_is_too_deep_is_told_by_its_type() -> None:
+    class Lies(ExceptionGroup[Exception]):
+        @property
+        def exceptions(self) -> Any:
+            raise SystemExit(3)
+
+    assert named(Lies("x", [ValueError("a")])) == "Lies"
+    deep: Exception = ValueError("a")
+    for _ in range(5000):
+        deep = ExceptionGroup("Exceptions from Trio nursery", [deep])
+    assert named(deep) == "ExceptionGroup"
 
 
 async def test_a_parent_whose_error_has_no_repr_takes_nobody_along(autojump_clock: Any) -> None:

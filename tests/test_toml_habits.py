@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentpool import AgentManifest, FleetFile, ManifestError
+from agentpool import AgentManifest, FleetAgent, FleetFile, ManifestError, McpServer
 from agentpool._core.manifest import ModelSettings, ScriptSettings, parse_toml
 from agentpool._core.rules import MOST_WHOLE
 from agentpool.drivers.prices import PriceTable
@@ -158,3 +158,66 @@ def test_a_value_error_that_is_none_of_toml_is_told_too(monkeypatch: pytest.Monk
     monkeypatch.setattr(tomllib, "loads", loads)
     with pytest.raises(ManifestError, match=r"is not TOML: month must be in 1\.\.12. Fix the value"):
         parse_toml("x = 2026-13-01", "a.toml")
+
+
+SERVER = 'name = "a"\n[[mcp_servers]]\nname = "x"\ntransport = "stdio"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "problem", "fix"),
+    [
+        ('command = "npx -y it"', "command", "is a string, not an array", '["npx", "-y", "it"]'),
+        ('command = " "', "command", "is a string, not an array", "in brackets"),
+        ('command = ["npx"]\nargs = ["-y", "it"]', "args", "has no place of its own", "command = ["),
+        ('command = ["npx"]\narg = ["-y", "it"]', "arg", "is an unknown key", "command"),
+        ('command = ["a", "b\\u0000c"]', "command[1]", "holds a NUL", "Leave it out"),
+        ('command = ["a"]\nenv = { "A=B" = "c" }', "env.'A=B'", "is no name of a variable", 'NAME = "value"'),
+        ('command = ["a"]\nenv = { "" = "c" }', 'env.""', "is no name of a variable", 'NAME = "value"'),
+    ],
+)
+def test_what_the_files_of_other_programs_say_of_servers(
+    tmp_path: Path, text: str, key: str, problem: str, fix: str
+) -> None:
+    found = finding_of(SERVER + text, tmp_path / "a.toml")
+    assert (problem in found[1], fix in found[2]) == (True, True), found
+    assert found[0].startswith("mcp_servers[0].")
+
+
+def test_a_command_of_a_program_is_no_line_either() -> None:
+    with pytest.raises(TypeError, match=r"McpServer\.command: is a string, not an array\. Give an array"):
+        McpServer("x", "stdio", "npx -y it")
+
+
+def test_a_server_starts_where_its_file_is(tmp_path: Path) -> None:
+    text = f'{SERVER}command = ["python3", "server.py"]\n'
+    (tmp_path / "a.toml").write_text(text, encoding="utf-8")
+    [server] = AgentManifest.load(tmp_path / "a.toml").mcp_servers
+    assert server.cwd == str(tmp_path)
+    (tmp_path / "a.toml").write_text(f'{text}cwd = "sub"\n', encoding="utf-8")
+    [server] = AgentManifest.load(tmp_path / "a.toml").mcp_servers
+    assert server.cwd == str(tmp_path / "sub")
+    [server] = AgentManifest.from_toml(text).mcp_servers
+    assert server.cwd is None  # a text that is in no file: where the pool is
+    fleet = '[[agents]]\nquery = "q"\nmanifest = "b.toml"\n' + text.partition("\n")[2]
+    (tmp_path / "fleet.toml").write_text(fleet, encoding="utf-8")
+    granted = 'name = "b"\n[[capabilities]]\ntype = "mcp"\nserver = "x"\n'
+    (tmp_path / "b.toml").write_text(granted, encoding="utf-8")
+    [agent] = FleetFile.load(tmp_path / "fleet.toml").agents
+    assert isinstance(agent, FleetAgent)
+    assert [each.cwd for each in agent.manifest.mcp_servers] == [str(tmp_path)]
+
+
+def test_keys_of_a_manifest_in_a_fleet_are_told_apart() -> None:
+    def told(text: str) -> list[str]:
+        with pytest.raises(ManifestError) as caught:
+            FleetFile.from_toml(text)
+        return [f"{found.key}: {found.problem}. {found.fix}" for found in caught.value.findings]
+
+    name, capabilities, agents = told('name = "a"\n[[capabilities]]\ntype = "compute"\n')
+    assert name.startswith("name: is a key of manifests, and this is to be a fleet. Name the manifest in")
+    assert capabilities.startswith("capabilities: is a key of manifests")
+    assert agents.startswith("agents: is missing")
+    (hooks,) = told('hooks = ["a:b"]\n[[agents]]\nmanifest = { name = "v" }\nquery = "q"\n')
+    assert hooks == "hooks: is a key of manifests, not of fleets. Write it in the manifest"
+    (typo,) = told('pol = 1\n[[agents]]\nmanifest = { name = "v" }\nquery = "q"\n')
+    assert typo == "pol: is an unknown key. Did you mean 'pool'?"

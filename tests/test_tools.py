@@ -745,6 +745,14 @@ def test_every_problem_of_a_manifests_tools_comes_at_once(tmp_path: Path) -> Non
         assert text in said[f"tools[{key}]"]
 
 
+def test_a_name_is_looked_for_among_those_that_a_module_loads_late(tmp_path: Path) -> None:
+    with pytest.raises(LoadProblem, match=r"'agentpool' has no 'Redcat'\. Did you mean 'Redact'\?"):
+        load_callable("agentpool:Redcat", None)
+    write(tmp_path / "many.py", "".join(f"def f{n:02}(): pass\n" for n in range(60)))
+    with pytest.raises(LoadProblem, match=r"It has: f00, .*, f39, \.\.\.$"):
+        load_callable("many:zzzzzz", tmp_path)
+
+
 def test_an_installed_module_that_fails_to_import_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -256,16 +256,34 @@ def _ruling(call: CallView, rules: ApprovalRules) -> Ruling:
     return Ruling(rules.default, f'default = "{rules.default}"')
 
 
-def idle_patterns(rules: ApprovalRules, tools: Sequence[ToolDefinition]) -> Iterator[tuple[str, str, str]]:
+def idle_patterns(
+    rules: ApprovalRules, tools: Sequence[ToolDefinition], missing: Iterable[str] = ()
+) -> Iterator[tuple[str, str, str]]:
     """Yield the key, the problem and the fix of each pattern that fits no call of these tools.
 
     A `*` alone names every tool, also where there is none.
+
+    Args:
+      rules: whose patterns.
+      tools: what there is.
+      missing: the names of tools that are not there now, or the beginnings of such names. A rule about
+        one of them is not wrong: who took it away because of this would have no rule when the tool is
+        back.
     """
+    missing = tuple(missing)
     for verdict in _STRICTEST_FIRST:
         for n, text in enumerate(getattr(rules, verdict)):
-            problem = _problem_of(parse_pattern(text), tools)
-            if problem is not None:
+            pattern = parse_pattern(text)
+            problem = _problem_of(pattern, tools)
+            if problem is not None and not any(_may_name(pattern.tool, each) for each in missing):
                 yield (f"approval.{verdict}[{n}]", *problem)
+
+
+def _may_name(pattern: str, beginning: str) -> bool:
+    """Whether a pattern may fit a name that begins so; capitals make no difference."""
+    fixed, *rest = re.split(r"[*?]", pattern.casefold(), maxsplit=1)
+    beginning = beginning.casefold()
+    return fixed.startswith(beginning) or (bool(rest) and beginning.startswith(fixed))
 
 
 def _problem_of(pattern: CallPattern, tools: Sequence[ToolDefinition]) -> tuple[str, str] | None:

@@ -58,6 +58,11 @@ def tool_name(server: str, tool: str) -> str:
     return f"{name[: LONGEST_NAME - 9]}_{digits}"
 
 
+def beginning_of_names(server: str) -> str:
+    """Return what the names of all tools of a server begin with, also of those that had to be changed."""
+    return f"{PREFIX}{_UNFIT.sub('_', server)}__"[: LONGEST_NAME - 9]
+
+
 # -- definitions ----------------------------------------------------------------------
 
 # Letters that are not seen and that a model reads nevertheless: tags, and what turns the direction of text.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
@@ -80,6 +81,33 @@ class TextTable(Json):
 _UNSENDABLE = re.compile(r"[\0\r\n]")
 
 
+class CommandLine(ListOf):
+    """A program and its arguments, each by itself: no shell takes a line apart."""
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the words as a tuple."""
+        if isinstance(value, str) and value.strip() and report.from_file:
+            words = json.dumps(value.split(), ensure_ascii=False)
+            return report.add_type(key, value, "an array", f"Give the program and each argument: {words}")
+        words = super().read(value, key, report)
+        for number, word in enumerate(words if isinstance(words, tuple) else ()):
+            if isinstance(word, str) and "\0" in word:
+                report.add(join_key(key, number), "holds a NUL, which no program can get", "Leave it out")
+        return words
+
+
+class Variables(TextTable):
+    """Variables of a process's environment."""
+
+    def read(self, value: Any, key: str, report: Report) -> Any:
+        """Return the table as it is."""
+        for name in value if isinstance(value, Mapping) else ():
+            if not name or "=" in name:
+                fix = 'Write NAME = "value"'
+                report.add(join_key(key, str(name)), "is no name of a variable", fix)
+        return super().read(value, key, report)
+
+
 @attrs.frozen
 class McpServer(Table):
     """A server of tools that is reached over the Model Context Protocol."""
@@ -97,7 +125,7 @@ class McpServer(Table):
     command: tuple[str, ...] = attrs.field(
         default=(),
         converter=as_texts,
-        validator=ListOf("The program that stdio starts, and its arguments", item=Text()),
+        validator=CommandLine("The program that stdio starts, and its arguments", item=Text()),
     )
     url: str | None = attrs.field(
         default=None, validator=Text("Where streamable-http connects to", blank=False, optional=True)
@@ -115,7 +143,7 @@ class McpServer(Table):
         hash=False,
         repr=False,
         kw_only=True,
-        validator=TextTable(
+        validator=Variables(
             "Variables for the environment of stdio's process; `${NAME}` in a value is a variable of ours"
         ),
     )
@@ -144,6 +172,11 @@ class McpServer(Table):
     timeout: float = attrs.field(
         default=120.0, kw_only=True, validator=Number("Seconds that a call may take", above=0)
     )
+    start_timeout: float = attrs.field(
+        default=30.0,
+        kw_only=True,
+        validator=Number("Seconds that the server has to be there and to list its tools", above=0),
+    )
     max_result_bytes: int = attrs.field(
         default=4 * 1024 * 1024,
         kw_only=True,
@@ -162,6 +195,21 @@ class McpServer(Table):
         kw_only=True,
         validator=Switch("Whether an agent fails that cannot have its tools, or goes on without them"),
     )
+
+    @classmethod
+    def unknown(cls, name: str, table: Mapping[str, Any]) -> tuple[str, str]:
+        """Return what to say about a key that is none; `args` is one in the files of other programs."""
+        if fold_name(name) in ("args", "arguments"):
+            fix = 'Write them behind the program: command = ["program", "argument"]'
+            return "has no place of its own", fix
+        return super().unknown(name, table)
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], report: Report) -> McpServer:
+        """Make the server: one of a file starts in the file's directory, if nothing else is said."""
+        if report.base is not None and values["transport"] == "stdio":
+            values = {"cwd": str(report.base), **values}
+        return cls(**values)
 
     @classmethod
     def conflicts(cls, values: Any) -> Iterator[Problem]:

@@ -50,6 +50,37 @@ def told(error: BaseException) -> str:
         return f"<{type(error).__name__} whose text raises {type(raised).__name__}>"
 
 
+_OF_NURSERIES = ("Exceptions from Trio nursery", "unhandled errors in a TaskGroup")
+_MOST_PARTS = 5
+
+
+def named(error: BaseException, *, by_text: type[BaseException] | tuple[()] = ()) -> str:
+    """Return the type of an error and its text; of a group, those of what it holds.
+
+    What is raised inside of a nursery comes out in a group, whose own text tells only how many there were.
+
+    Args:
+      error: the error.
+      by_text: a type of errors of which only the text is told, if there is one.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        try:
+            return _named_parts(error, by_text)
+        except BaseException:  # a stranger's class, or nested too deeply
+            return type(error).__name__
+    text = told(error)
+    if isinstance(error, by_text) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _named_parts(error: BaseExceptionGroup[BaseException], by_text: type[BaseException] | tuple[()]) -> str:
+    parts = list(dict.fromkeys(named(each, by_text=by_text) for each in error.exceptions))
+    more = f"; and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
+    inside = "; ".join(parts[:_MOST_PARTS]) + more
+    return inside if error.message in _OF_NURSERIES else f"{type(error).__name__}: {told(error)}: {inside}"
+
+
 def encodable(text: str) -> str:
     """Return text that can be encoded as UTF-8: two halves of a pair are joined, a lone one is U+FFFD.
 

@@ -21,7 +21,7 @@ from agentpool._core.approval import (
     decision_to_data,
 )
 from agentpool._core.events import ApprovalDecided, ApprovalRequested
-from agentpool._core.text import shown, told
+from agentpool._core.text import named, shown
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.idleness import idle_limits_of
@@ -231,8 +231,7 @@ def _read(
 ) -> Decision:
     """Return what an approver said; all but a decision denies."""
     if error is not None:
-        text = told(error)
-        return Denied(f"asking for approval failed: {type(error).__name__}{f': {text}' if text else ''}")
+        return Denied(f"asking for approval failed: {named(error)}")
     if left_open:
         return Denied(f"asking for approval failed: the approver ended with {told_of(left_open)}")
     if isinstance(value, (Approved, Denied)) or (isinstance(value, Answered) and request.question):

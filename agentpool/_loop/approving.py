@@ -24,7 +24,7 @@ from agentpool._core.errors import Finding, ManifestError, ToolError
 from agentpool._core.events import ApprovalDecided
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import ToolCall, ToolDefinition, ToolResult
-from agentpool._core.text import told
+from agentpool._core.text import named
 from agentpool._kernel.binding import Bound
 from agentpool._kernel.places import keep_in_journal
 from agentpool._kernel.protection import call_unprotected, protect_module
@@ -40,8 +40,21 @@ that it has those of its spawner, and can only add its own."""
 keep_in_journal("approval", _in_force)
 
 
-def rules_of(manifest: AgentManifest, tools: Sequence[ToolDefinition]) -> tuple[ApprovalRules, ...]:
+def rules_of(
+    manifest: AgentManifest,
+    tools: Sequence[ToolDefinition],
+    missing: Sequence[str] = (),
+    *,
+    may_lack: bool = False,
+) -> tuple[ApprovalRules, ...]:
     """Return the rules that bind a run: those in force here, and the manifest's own.
+
+    Args:
+      manifest: whose own.
+      tools: what the agent has.
+      missing: what it has not now: names of tools, or the beginnings of such names.
+      may_lack: whether its rules may be about what it has not: it is granted less than it asks for, or had
+        begun with tools that are gone since.
 
     Raises:
       ManifestError: if a pattern of the manifest fits no call of its tools. One that it has from its
@@ -51,8 +64,8 @@ def rules_of(manifest: AgentManifest, tools: Sequence[ToolDefinition]) -> tuple[
     if not own or own in above:
         return above
     source = f"manifest {manifest.name!r}"
-    findings = [Finding(source, *found) for found in idle_patterns(own, tools)]
-    if findings:
+    findings = [Finding(source, *found) for found in idle_patterns(own, tools, missing)]
+    if findings and not may_lack:
         raise ManifestError(findings)
     return (*above, own)
 
@@ -111,7 +124,7 @@ class Gate:
         except Exception as error:
             if split_error(error).fatal is not None:
                 raise
-            return _not_run(f"its arguments cannot be judged: {type(error).__name__}: {told(error)}")
+            return _not_run(f"its arguments cannot be judged: {named(error)}")
         if judged is None:
             return None
         if isinstance(judged, ToolResult):

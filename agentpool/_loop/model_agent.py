@@ -280,11 +280,13 @@ class _ModelAgent(Generic[T]):
             MODEL_SECONDS,
         )
         tools = ctx.tools if is_spawned else agent.build_tools(ctx.tool_builder)
+        absent: list[str] = []  # which tools of MCP servers are not there now
         if manifest.mcp_servers:
-            tools = await _with_servers(ctx, manifest, tools)
+            tools = await _with_servers(ctx, manifest, tools, absent)
         allowed = None if tools is None else tools.limited_to(manifest)
         definitions = () if allowed is None else allowed.definitions()
-        rules = rules_of(manifest, definitions)
+        has_begun = tape is not None and tape.has_begun
+        rules = rules_of(manifest, definitions, absent, may_lack=has_begun or agent is not self)
         # What only some agents have is looked for once for a run.
         handoffs = handoffs_of(allowed) if self.tools or manifest.handoffs else frozenset()
         collects = STARTER in [each.name for each in definitions]
@@ -473,15 +475,18 @@ class SpawnConfig(_ModelAgent[T]):
 
 
 async def _with_servers(
-    ctx: AgentContext, manifest: AgentManifest, tools: abc.ToolSet | None
+    ctx: AgentContext, manifest: AgentManifest, tools: abc.ToolSet | None, absent: list[str]
 ) -> abc.ToolSet | None:
-    """Return the tools of an agent with those of the MCP servers that its manifest grants."""
+    """Return the tools of an agent with those of the MCP servers that its manifest grants.
+
+    To `absent` is added which of them are not there now: names, or what names begin with.
+    """
     if not usable_servers(manifest):
         return tools
     from agentpool.tools import ToolRegistry
     from agentpool.tools.mcp import open_tools
 
-    found = await await_unprotected(open_tools, ctx, manifest)
+    found = await await_unprotected(open_tools, ctx, manifest, absent)
     return ToolRegistry(found) if tools is None else tools.extended(found)
 
 

@@ -70,6 +70,11 @@ class Tape:
         """Where in its agent the run stands."""
         return self._op.key
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run had begun before its agent was resumed."""
+        return self._past.begun is not None
+
     def begin(self, begun: Mapping[str, Any]) -> None:
         """Write what the run begins with, or compare it with what it began with.
 

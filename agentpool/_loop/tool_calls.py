@@ -16,14 +16,14 @@ from agentpool._core.effects import Act, Acted
 from agentpool._core.errors import ToolError
 from agentpool._core.events import GuardWarned, ToolFinished, ToolStarted
 from agentpool._core.messages import ToolCall, ToolResult
-from agentpool._core.text import told
+from agentpool._core.text import named
 from agentpool._core.transcript import UNKNOWN_RESULT
 from agentpool._core.value import value
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.leftovers import close_leftovers, mark_task, run_in_context, told_of
 from agentpool._kernel.places import begin_call, set_place, standing_at
 from agentpool._kernel.protection import await_unprotected, protect_module
-from agentpool._kernel.splitting import split_error
+from agentpool._kernel.splitting import leaves_of, split_error
 from agentpool._logging import LOOP, printable, tell
 from agentpool._loop.approving import Gate
 
@@ -82,7 +82,7 @@ class ToolCalls:
     async def act(
         self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
     ) -> Acted:
-        """Run the calls side by side, and return their results in the order of the calls.
+        """Run the calls side by side, begun in their order, and return their results in that order.
 
         What goes wrong in a call is its result, unless it is fatal. Cancellation: the calls are
         cancelled; the results of those that had ended are in `results`.
@@ -191,7 +191,18 @@ class ToolCalls:
             results[each.index] = await self._run(each, made)
             return
 
+        rest = iter(todo)
+
+        def begin_next() -> None:
+            # Trio begins tasks that are started together in either order, and a model that opens a page and
+            # clicks on it in one turn means it in this one. So each call begins the one behind it, which
+            # is then always a step later.
+            each = next(rest, None)
+            if each is not None:
+                nursery.start_soon(run, each)
+
         async def run(each: Todo) -> None:
+            begin_next()  # before anything is awaited: else the agent could be judged without the others
             if idle is not None:
                 idle.heard()
             results[each.index] = await self._run(each, made)
@@ -199,8 +210,7 @@ class ToolCalls:
                 idle.heard()
 
         async with self.ctx.open_nursery() as nursery:
-            for each in todo:
-                nursery.start_soon(run, each)
+            begin_next()
 
     async def _refused(self, gate: Gate, call: ToolCall, number: int) -> ToolResult | None:
         """Return what a call comes to that is not made; one that is made has begun, as its tape tells."""
@@ -316,16 +326,16 @@ def tell_failed(call: ToolCall, error: BaseException) -> None:
 
     A `ToolError` is what a tool has to say to the model, and no problem of the program.
     """
-    level = logging.INFO if isinstance(error, ToolError) else logging.WARNING
+    level = logging.INFO if all(isinstance(each, ToolError) for each in leaves_of(error)) else logging.WARNING
     notes = getattr(error, "__notes__", None)  # such as the name of the hook that raised it
     where = f" ({printable(str(notes[-1]))})" if notes else ""
-    tell(LOOP, level, "the tool %s failed%s: %s", printable(call.name), where, error, error=error)
+    said = said_of(error) if isinstance(error, BaseExceptionGroup) else error
+    tell(LOOP, level, "the tool %s failed%s: %s", printable(call.name), where, said, error=error)
 
 
 def said_of(error: BaseException) -> str:
     """Return what the model is told of an error."""
-    text = told(error)
-    return text if isinstance(error, ToolError) and text else f"{type(error).__name__}: {text}"
+    return named(error, by_text=ToolError)
 
 
 protect_module(globals())

@@ -26,23 +26,23 @@ def decide(path: Path, id: str, decision: Decision) -> int:
     """
     KeptRun.read(path)  # with errors that say what to do, and without making a file
     try:
-        key, approval = trio.run(_decide, path, id, decision)
+        key, approval, name = trio.run(_decide, path, id, decision)
     except JournalError as error:
         raise BadInputError(str(error)) from error
     word = "approved" if isinstance(decision, Approved) else "denied"
     with printing():
-        print(f"{word}: {asked_of(key, approval)}")
+        print(f"{word}: {asked_of(key, approval, name)}")
         print(f"resume with: {command('resume', path)}")
     return 0
 
 
-def asked_of(key: str, approval: PastApproval, name: str = "") -> str:
+def asked_of(key: str, approval: PastApproval, name: str) -> str:
     """Tell what is asked, on one line."""
     asked = approval.asked
     return asked_line(key, asked["agent"], name, object_from_data(asked["call"]), asked["rule"])
 
 
-async def _decide(path: Path, id: str, decision: Decision) -> tuple[str, PastApproval]:
+async def _decide(path: Path, id: str, decision: Decision) -> tuple[str, PastApproval, str]:
     journal = SqliteJournal(path)
     past = past_of(await journal.open())
     try:
@@ -53,7 +53,7 @@ async def _decide(path: Path, id: str, decision: Decision) -> tuple[str, PastApp
         await journal.commit()
     finally:
         await journal.aclose()
-    return key, approval
+    return key, approval, past.agents[agent].name
 
 
 def _key_of(past: Past, id: str) -> str:

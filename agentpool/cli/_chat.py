@@ -38,6 +38,7 @@ from agentpool.cli._progress import reason_of
 from agentpool.cli._prompt import LeftError, Prompt, read_all
 from agentpool.cli._signals import ChatSignals
 from agentpool.cli._streams import say
+from agentpool.cli._warnings import telling_warnings
 from agentpool.sessions import Session
 
 MOST_AGENTS = 16
@@ -104,6 +105,7 @@ async def _chat(manifest: AgentManifest, options: ChatOptions, view: ChatView, a
             await kept.load()
         except (SessionError, ValueError) as error:
             raise BadInputError(f"--session: {error}") from error
+        stack.enter_context(telling_warnings(view.tell))
         drivers = Drivers(stack, options.driver, None, view.tell, view.retrying)
         drivers.conversations = Conversations()
         await drivers.open_for([manifest])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from agentpool._core.capability import (
 )
 from agentpool._core.errors import Finding, ManifestError
 from agentpool._core.manifest import AgentManifest, parse_toml, read_text, usable_servers
+from agentpool._core.mcp import beginning_of_names
 from agentpool._core.rules import fix_for_name
 from agentpool._core.sandboxing import network_of
 from agentpool._loading import LoadProblem, load_callable
@@ -61,13 +63,13 @@ def load_fleet(path: Path, vars: Mapping[str, str], *, served: bool = False) -> 
       ManifestError: with every finding of the fleet, of its manifests, and of their modules.
     """
     fleet = FleetFile.load(path, vars=vars, served=served)
-    findings = [
+    findings = dict.fromkeys(  # several agents may have one skill
         finding
         for manifest in fleet.manifests
         for finding in _manifest_findings(manifest, str(path), fleet.subagents or None)
-    ]
+    )
     if findings:
-        raise ManifestError(findings)
+        raise ManifestError(list(findings))
     return fleet
 
 
@@ -142,22 +144,28 @@ async def _try_drivers(
 def _manifest_findings(
     manifest: AgentManifest, source: str, subagents: Subagents = None
 ) -> Iterator[Finding]:
-    for key, problem, fix in (*_function_problems(manifest, subagents), *_local_model_problems(manifest)):
-        yield Finding(source, key, f"of the manifest '{manifest.name}': {problem}", fix)
+    for found in (*_function_problems(manifest, subagents), *_local_model_problems(manifest)):
+        if isinstance(found, Finding):
+            yield found
+        else:
+            key, problem, fix = found
+            yield Finding(source, key, f"of the manifest '{manifest.name}': {problem}", fix)
 
 
-def _function_problems(manifest: AgentManifest, subagents: Subagents) -> Iterator[tuple[str, str, str]]:
+def _function_problems(
+    manifest: AgentManifest, subagents: Subagents
+) -> Iterator[tuple[str, str, str] | Finding]:
     try:
         tools = tools_of(manifest, subagents)
     except ManifestError as error:
-        yield from ((found.key, found.problem, found.fix) for found in error.findings)
+        yield from map(_found_in, error.findings)
     else:
         yield from _capability_problems(manifest, tools)
         yield from _idle_patterns(manifest, tools)
     try:
         load_hooks(manifest)
     except ManifestError as error:
-        yield from ((found.key, found.problem, found.fix) for found in error.findings)
+        yield from map(_found_in, error.findings)
     if manifest.script is not None and manifest.script.function is not None:
         try:
             load_callable(manifest.script.function, manifest.base)
@@ -165,11 +173,17 @@ def _function_problems(manifest: AgentManifest, subagents: Subagents) -> Iterato
             yield "script.function", problem.problem, problem.fix
 
 
+def _found_in(found: Finding) -> tuple[str, str, str] | Finding:
+    """Return a finding without its source, which is the manifest; one of a skill's file is left as it is."""
+    return found if os.path.isabs(found.source) else (found.key, found.problem, found.fix)
+
+
 def _idle_patterns(manifest: AgentManifest, tools: ToolRegistry) -> Iterator[tuple[str, str, str]]:
     """Yield the patterns that fit no call, but for tools of MCP servers, which are known when these run."""
-    for key, problem, fix in idle_patterns(manifest.approval, tools.definitions()):
-        if "'mcp_" not in problem or not usable_servers(manifest):
-            yield key, problem, fix
+    unknown = [beginning_of_names(server.name) for server in usable_servers(manifest)]
+    if unknown:
+        unknown += ("list_mcp_", "read_mcp_", "get_mcp_")  # resources and prompts
+    yield from idle_patterns(manifest.approval, tools.definitions(), unknown)
 
 
 def _capability_problems(manifest: AgentManifest, tools: ToolRegistry) -> Iterator[tuple[str, str, str]]:

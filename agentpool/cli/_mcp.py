@@ -25,6 +25,7 @@ from agentpool.cli._run import budget_of
 from agentpool.cli._signals import SignalCounter
 from agentpool.cli._streams import complain, say
 from agentpool.cli._text import listed, one_line
+from agentpool.cli._warnings import telling_warnings
 from agentpool.fleet.file import FleetFile
 from agentpool.mcp_server import (
     ClientApprover,
@@ -97,6 +98,7 @@ async def _perform(
     begin_end: threading.Event,
 ) -> None:
     async with AsyncExitStack() as stack:
+        stack.enter_context(telling_warnings(_tell))
         drivers = Drivers(stack, options.driver, pool_driver_name(fleet), _tell, _retrying)
         await drivers.open_for(fleet.manifests, functions=bool(fleet.functions))
         memory = await open_memory(stack, options.memory or fleet.pool.memory)
@@ -244,6 +246,6 @@ def read_token(path: Path | None, address: tuple[str, int] | None) -> str | None
     except OSError as error:
         raise BadInputError(f"--token-file {path}: {error.strerror or error}") from error
     except ValueError as error:
-        option = "--http" if path is None else f"--token-file {path}"
-        fix = " by --token-file FILE" if path is None else ""
-        raise BadInputError(f"{option}: {error}{fix}") from error
+        if path is None:
+            raise BadInputError(f"--http: {error}. A token is given with --token-file FILE") from error
+        raise BadInputError(f"--token-file {path}: {error}") from error

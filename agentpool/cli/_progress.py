@@ -13,7 +13,7 @@ from agentpool._core.approval import Denied
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
-from agentpool._core.text import told
+from agentpool._core.text import named
 from agentpool._core.usage import NO_USAGE, TokenUsage
 
 LINES_OF_A_KIND = 100
@@ -199,8 +199,7 @@ def tell_error(error: BaseException) -> str:
     """Tell an error in one line, with its type, and a group by its parts."""
     if isinstance(error, UnhandledAgentErrors):
         return "; ".join(tell_error(part) for part in error.exceptions)
-    text = " ".join(told(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return " ".join(named(error).split())
 
 
 def tell_usage(usage: TokenUsage) -> str:

@@ -39,6 +39,7 @@ from agentpool.cli._signals import SignalCounter
 from agentpool.cli._streams import PROBLEMS_SHOWN, complain, only_ours, printing, say
 from agentpool.cli._text import listed, one_line
 from agentpool.cli._view import View, choose_view
+from agentpool.cli._warnings import telling_warnings
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import DriverOf, Start, starts_of
 
@@ -136,6 +137,7 @@ async def perform(
     """
     started = trio.current_time()
     async with AsyncExitStack() as stack:
+        stack.enter_context(telling_warnings(view.tell))
         drivers = Drivers(stack, options.driver, pool_driver_name(fleet), view.tell, view.retrying)
         # Agents that agents had spawned may ask another driver than those of the fleet.
         manifests = [*fleet.manifests, *_manifests_below(past)]

@@ -326,6 +326,16 @@ class FleetTable(Table):
     )
 
     @classmethod
+    def unknown(cls, name: str, table: Mapping[str, Any]) -> tuple[str, str]:
+        """Say where the keys of a manifest belong."""
+        if name not in fields_with_rules(AgentManifest):
+            return super().unknown(name, table)
+        if "agents" in table:
+            return "is a key of manifests, not of fleets", "Write it in the manifest"
+        fix = "Name the manifest in the fleet file: manifest = 'FILE' below [[agents]]"
+        return "is a key of manifests, and this is to be a fleet", fix
+
+    @classmethod
     def conflicts(cls, values: Any) -> Iterator[Problem]:
         """Yield a problem for each MCP server that has the name of another."""
         return problems_of_names(values.mcp_servers)

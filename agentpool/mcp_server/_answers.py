@@ -15,7 +15,7 @@ from agentpool._core.content import Content, Document, Image, Part, Text
 from agentpool._core.errors import UnhandledAgentErrors
 from agentpool._core.messages import ToolResult
 from agentpool._core.outcomes import Aborted, AgentResult, AnyOutcome, Completed, Failed
-from agentpool._core.text import encodable, told
+from agentpool._core.text import encodable, named
 from agentpool.tools._results import as_result
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def answer_of(tool: AgentTool, outcome: AnyOutcome) -> types.CallToolResult:
 def _told(error: BaseException) -> str:
     if isinstance(error, UnhandledAgentErrors):
         return "; ".join(map(_told, error.exceptions))
-    text = told(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return named(error)
 
 
 def _meta_of(outcome: AnyOutcome) -> dict[str, Any]:

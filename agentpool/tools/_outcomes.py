@@ -11,7 +11,7 @@ from typing import Any, assert_never
 from agentpool._core.errors import AgentPoolError, ToolError
 from agentpool._core.messages import ToolResult
 from agentpool._core.outcomes import Aborted, AgentOutcome, AgentResult, Completed, Failed
-from agentpool._core.text import encodable
+from agentpool._core.text import encodable, named
 
 
 @contextmanager
@@ -35,8 +35,7 @@ def result_of(outcome: AgentOutcome[Any]) -> ToolResult:
         case Completed():
             return ToolResult(str(outcome.value))
         case Failed():
-            error = outcome.error
-            return ToolResult(f"{who} failed: {type(error).__name__}: {error}", is_error=True)
+            return ToolResult(f"{who} failed: {named(outcome.error)}", is_error=True)
         case Aborted():
             return ToolResult(f"{who} was aborted: {outcome.reason or 'no reason given'}", is_error=True)
         case _:

@@ -11,7 +11,7 @@ import attrs
 
 from agentpool._core.content import Document, Image, Part, Text, told_of_file
 from agentpool._core.messages import ToolResult
-from agentpool._core.text import told
+from agentpool._core.text import named
 
 MAX_ITEMS = 10_000
 """So many items of a generator are taken; it might have no end."""
@@ -36,7 +36,7 @@ def as_result(value: Any) -> ToolResult:
     if isinstance(value, _PARTS):
         return ToolResult((value,))
     if isinstance(value, BaseException):  # an error that is handed on as a value is one all the same
-        return ToolResult(f"{type(value).__name__}: {told(value)}".rstrip(": "), is_error=True)
+        return ToolResult(named(value), is_error=True)
     if isinstance(value, list | tuple) and any(isinstance(item, _PARTS) for item in value):
         return ToolResult(tuple(part for item in value for part in _as_parts(item)))
     files: list[Part] = []

@@ -113,6 +113,8 @@ def called(number: Any, params: dict[str, Any]) -> None:
             notify("notifications/progress", progressToken=token, progress=n, total=1000)
         notify("notifications/progress", progressToken="someone-else", progress=5000)
         notify("notifications/progress", progressToken=token, progress="much")
+    if result := argument("result"):
+        return say(id=number, result=json.loads(result))
     if "parts" in tricks:
         text = {"content": json.loads(argument("content")), "structuredContent": {"a": 1}}
     if "asks-sampling" in tricks:
@@ -151,7 +153,7 @@ def answer(message: dict[str, Any]) -> None:
         if "hangs" in tricks:
             time.sleep(1000)
         version = argument("version") or "2025-11-25"
-        can = {"tools": {"listChanged": True}}
+        can: dict[str, Any] = {"tools": {"listChanged": True}, "prompts": {}}
         say(
             id=number,
             result={
@@ -164,10 +166,14 @@ def answer(message: dict[str, Any]) -> None:
         say(id=number, result=listed(message.get("params") or {}))
     elif method == "tools/call":
         called(number, message["params"])
+    elif method == "prompts/get":
+        say(id=number, result=json.loads(argument("result")))
     elif number is not None:
         say(id=number, error={"code": -32601, "message": "Method not found"})
 
 
+if seconds := argument("installs"):
+    time.sleep(float(seconds))
 if "die-at-start" in tricks:
     os._exit(4)
 if path := argument("pid"):

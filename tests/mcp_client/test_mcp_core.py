@@ -44,6 +44,7 @@ from agentpool._core.mcp import (
     McpDefinition,
     Restarts,
     ServerPins,
+    beginning_of_names,
     depth_of,
     filled,
     is_loopback_url,
@@ -76,6 +77,7 @@ from agentpool._core.messages import AssistantMessage, ToolDefinition, ToolMessa
 )
 def test_a_tools_name_tells_its_server_and_the_tool(server: str, tool: str, name: str) -> None:
     made = tool_name(server, tool)
+    assert made.startswith(beginning_of_names(server))
     assert made.startswith(name)
     assert len(made) - len(name) in (0, 8)
     assert (len(made) == len(name)) == (not name.endswith("_"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,11 @@ def test_pins_are_shown_accepted_and_kept_to(tmp_path: Path, capsys: pytest.Capt
     definition.write_text(json.dumps(changed))
     assert cli("pins", path) == 1
     assert "hand: go has changed since it was approved" in capsys.readouterr().out
-    assert cli("run", path, "--json") != 0 or "no tool" in capsys.readouterr().out
+    assert cli("run", path, "--json") == 0
+    said = capsys.readouterr()
+    assert "there is no tool 'mcp__hand__go'" in said.out
+    refused = "the tool 'go' of MCP server hand has changed since it was approved; agentpool pins shows"
+    assert said.err.count(f"warning: {refused} what is new, and approves it") == 1
     assert cli("pins", path, "--accept") == 0
     capsys.readouterr()
     assert cli("run", path, "--json") == 0
@@ -162,6 +167,48 @@ def test_pins_tell_of_a_server_that_cannot_be_had_and_of_a_file_without_any(
     path.write_text(one_agent().replace('pin = "pins.json"', ""))
     assert cli("pins", path) == 2
     assert "has no MCP server with 'pin'" in capsys.readouterr().err
+
+
+def test_validate_knows_that_patterns_may_name_tools_of_servers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fleet.toml"
+    rules = 'allow = ["mcp__hand__go"]\ndefault = "deny"'
+    path.write_text(one_agent().replace(rules, 'ask = ["*delete*", "read_mcp_resource"]'))
+    assert cli("validate", path) == 0
+    path.write_text(one_agent().replace(rules, 'ask = ["mcp__hnad__go"]'))
+    assert cli("validate", path) == 2
+    assert "no tool that 'mcp__hnad__go' names" in capsys.readouterr().err
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("pattern", ["mcp__hand__go", "mcp__*", "*go(a=b)", "get_mcp_prompt"])
+def test_rules_about_a_server_that_is_not_there_fail_nobody(
+    pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mcp")
+    path = tmp_path / "fleet.toml"
+    text = one_agent("die-at-start").replace('pin = "pins.json"', "required = false")
+    path.write_text(text.replace('allow = ["mcp__hand__go"]', f'ask = ["{pattern}"]'))
+    assert cli("run", path) == 0, capsys.readouterr().err
+    path.write_text(text.replace('allow = ["mcp__hand__go"]', 'ask = ["mcp__hnad__go"]'))
+    assert cli("run", path) == 2
+
+
+@pytest.mark.processes
+def test_a_run_tells_once_of_a_server_that_it_goes_on_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mcp")
+    path = tmp_path / "fleet.toml"
+    text = one_agent("die-at-start").replace('pin = "pins.json"', "required = false")
+    path.write_text(text.replace('query = "q"', 'query = "q"\ncount = 3'))
+    assert cli("run", path) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if "an agent goes on without the tools of a server" in line]) == 1
+    assert not logging.getLogger("agentpool.mcp").handlers
+    assert cli("run", path, "--quiet") == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 # -- questions at the terminal ---------------------------------------------------------------

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -27,12 +28,14 @@ from agentpool import (
     McpServer,
     McpServerError,
     ResourceQuota,
+    RunPausedError,
     ScriptedDriver,
     SpawnConfig,
     SqliteJournal,
     ToolCall,
     ToolProgressed,
     open_agent_pool,
+    resume_agent_pool,
 )
 
 pytestmark = pytest.mark.processes
@@ -291,6 +294,34 @@ async def test_a_tool_that_changes_in_a_run_is_refused(inside: Inside) -> None:
     first, second = await run(config)
     assert first == "call 1"
     assert "'go' of MCP server 'hand' has changed since it was approved" in second
+
+
+async def test_a_run_goes_on_with_rules_about_a_tool_that_is_gone_since(tmp_path: Path) -> None:
+    """The server was upgraded while a person had to decide: what the run had done is not lost."""
+    definition, journal = tmp_path / "definition", tmp_path / "run.db"
+    go, other = ({"name": name, "inputSchema": {"type": "object"}} for name in ("go", "other"))
+    definition.write_text(json.dumps([go, other]))
+    rules = ApprovalRules(ask=("mcp__hand__go",))
+    config = calling(
+        manifest(by_hand(f"definition={definition}"), approval=rules),
+        ("mcp__hand__other", {}),
+        ("mcp__hand__go", {}),
+    )
+    assert config.driver is not None
+    driver, config = config.driver, attrs.evolve(config, driver=None)
+    with pytest.raises(RunPausedError):
+        async with open_agent_pool(driver, max_concurrent=1, journal=SqliteJournal(journal)) as pool:
+            await pool.spawn(config)
+    definition.write_text(json.dumps([other]))
+
+    async def approver(_: ApprovalRequest) -> Decision:
+        return Approved()
+
+    async with resume_agent_pool(SqliteJournal(journal), driver, approver=approver) as resumed:
+        (handle,) = resumed.resumed
+        first, second = results(await handle.result())
+    assert first == "call 1"
+    assert "there is no tool 'mcp__hand__go'" in second
 
 
 async def test_a_server_of_the_new_revision_is_asked_again_what_it_offers(

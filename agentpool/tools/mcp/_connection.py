@@ -23,9 +23,6 @@ from agentpool.tools.mcp._processes import Child
 from agentpool.tools.mcp._session import Session, SessionGoneError
 from agentpool.tools.mcp._stdio import StdioLink
 
-CONNECT_TIME = 30.0
-"""So many seconds a server has to be there: to start, to say what it speaks, and to list its tools."""
-
 CLOSE_TIME = 4.5
 """So many seconds the end of a session may take; a pool gives what it holds five."""
 
@@ -57,9 +54,9 @@ class Connection:
 
     server: McpServer
     _nursery: trio.Nursery
-    tier: PrivacyTier = PrivacyTier.STANDARD
-    auth: httpx2.Auth | None = None
-    connect_time: float = CONNECT_TIME
+    tier: PrivacyTier
+    auth: httpx2.Auth | None
+    connect_time: float
     _attempt: _Attempt | None = None
     _restarts: Restarts = attrs.field(factory=Restarts)
     _last_problem: str = ""
@@ -174,7 +171,7 @@ class Connection:
             if session is not None:
                 session.gone()
         if scope.cancelled_caught and attempt.session is None:
-            problem = f"it did not answer within {self.connect_time:g} s"
+            problem = f"it did not answer within {self.connect_time:g} s (start_timeout allows more)"
         if link is not None:
             problem = _joined(problem, link.told())
             link.problem = link.problem or problem
@@ -230,7 +227,7 @@ async def open_connection(
     try:
         async with trio.open_nursery() as nursery:
             # Who is given something that may ask a person to log in waits for that person.
-            seconds = CONNECT_TIME if auth is None else LOGIN_TIME + CONNECT_TIME
+            seconds = server.start_timeout if auth is None else LOGIN_TIME + server.start_timeout
             connection = Connection(server, nursery, tier, auth, seconds)
             try:
                 yield connection

@@ -12,6 +12,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
 from agentpool._core.mcp import Flood
+from agentpool.tools.mcp._mending import mend
 
 LOG = logging.getLogger("agentpool.mcp")
 
@@ -72,7 +73,7 @@ class Inbound:
                     raise FloodError("it sent too many requests in too short a time")
             case JSONRPCResponse(result=result):
                 self._answered()
-                _mend_tools(result)
+                mend(result)
             case JSONRPCError():
                 self._answered()
         return True
@@ -114,20 +115,3 @@ class Inbound:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _mend_tools(result: dict[str, Any]) -> None:
-    """Take out of a list of tools what is none: else the SDK refuses all of it."""
-    tools = result.get("tools")
-    if not isinstance(tools, list):
-        return
-    kept = []
-    for each in tools:
-        if not isinstance(each, dict) or not isinstance(each.get("name"), str):
-            LOG.warning("an MCP server lists something that is no tool: it has no name")
-            continue
-        schema = each.get("inputSchema")
-        each["inputSchema"] = {**(schema if isinstance(schema, dict) else {}), "type": "object"}
-        each.pop("outputSchema", None)  # nobody looks at it here, and many are none
-        kept.append(each)
-    result["tools"] = kept

@@ -73,7 +73,10 @@ class Child:
             )
         except (OSError, ValueError) as error:
             said = getattr(error, "strerror", None) or error
-            raise McpServerError(server.name, f"cannot start {server.command[0]!r}: {said}") from error
+            # Where the directory is at fault, it is what the error names.
+            at_fault = getattr(error, "filename", None)
+            where = f" in {server.cwd!r}" if at_fault and at_fault == server.cwd else ""
+            raise McpServerError(server.name, f"cannot start {server.command[0]!r}{where}: {said}") from error
         return cls(process, mark)
 
     async def read_errors(self) -> None:

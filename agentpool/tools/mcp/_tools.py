@@ -16,7 +16,7 @@ import trio
 from agentpool._core.capability import Capability, McpCapability, grants
 from agentpool._core.errors import McpServerError, ToolError
 from agentpool._core.manifest import AgentManifest, usable_servers
-from agentpool._core.mcp import McpDefinition
+from agentpool._core.mcp import McpDefinition, beginning_of_names, tool_name
 from agentpool._core.mcp_servers import McpServer
 from agentpool._core.messages import ToolDefinition, ToolResult
 from agentpool.abc import Tool, ToolContext
@@ -47,10 +47,16 @@ class McpContext(ToolContext, AsksPeople, Protocol):
         ...
 
 
-async def open_tools(ctx: McpContext, manifest: AgentManifest) -> list[Tool]:
+async def open_tools(ctx: McpContext, manifest: AgentManifest, absent: list[str] | None = None) -> list[Tool]:
     """Return the tools that a manifest grants of its servers, which are started if they do not run yet.
 
     All agents of a pool share one session with a server.
+
+    Args:
+      ctx: the context of the agent.
+      manifest: names the servers, and grants tools of them.
+      absent: a list to which is added what is not there now: the names of tools that are refused, and
+        what the names of a server's tools begin with that cannot be had.
 
     Raises:
       McpServerError: if a server cannot be had that is `required`.
@@ -65,12 +71,14 @@ async def open_tools(ctx: McpContext, manifest: AgentManifest) -> list[Tool]:
         connections.append(opened)
     found: list[list[McpTool]] = [[] for _ in servers]
     problems: dict[int, ToolError] = {}
+    absent = [] if absent is None else absent
     async with trio.open_nursery() as nursery:
         for number, connection in enumerate(connections):
-            nursery.start_soon(_list, connection, manifest, found, problems, number)
+            nursery.start_soon(_list, connection, manifest, found, problems, absent, number)
     for number, problem in sorted(problems.items()):
         if servers[number].required:
             raise problem
+        absent += (beginning_of_names(servers[number].name), *_SHARED_NAMES)
         LOG.log(logging.WARNING, "an agent goes on without the tools of a server: %s", problem)
     there = [each for number, each in enumerate(connections) if number not in problems]
     return [*(each for tools in found for each in tools), *await _shared_tools(there, manifest)]
@@ -81,18 +89,21 @@ async def _list(
     manifest: AgentManifest,
     found: list[list[McpTool]],
     problems: dict[int, ToolError],
+    absent: list[str],
     number: int,
 ) -> None:
     try:
-        tools = await tools_of(connection)
+        tools = await tools_of(connection, absent)
     except ToolError as error:
         problems[number] = error
         return
     found[number] = [each for each in tools if grants(manifest.capabilities, each.capability)]
 
 
-async def tools_of(connection: Connection) -> list[McpTool]:
+async def tools_of(connection: Connection, absent: list[str] | None = None) -> list[McpTool]:
     """Return the tools of a server that its `capabilities` take, without those that have changed.
+
+    The names of those are added to `absent`, if that is given.
 
     Raises:
       ToolError: if they cannot be had.
@@ -103,7 +114,11 @@ async def tools_of(connection: Connection) -> list[McpTool]:
         if not _takes(connection.server, own.name):
             continue
         if problem := pins.problem(own):
-            LOG.warning("the tool %s of MCP server %s %s", ascii(own.name), connection.server.name, problem)
+            fix = "; agentpool pins shows what is new, and approves it" if connection.server.pin else ""
+            server = connection.server.name
+            LOG.warning("the tool %s of MCP server %s %s%s", ascii(own.name), server, problem, fix)
+            if absent is not None:
+                absent.append(tool_name(server, own.name))
         else:
             tools.append(McpTool(connection, own))
     return tools
@@ -242,6 +257,9 @@ _GET_PROMPT = ToolDefinition(
         "arguments": {"type": "object", "additionalProperties": {"type": "string"}, "default": {}},
     },
 )
+
+
+_SHARED_NAMES = tuple(each.name for each in (_LIST_RESOURCES, _READ_RESOURCE, _LIST_PROMPTS, _GET_PROMPT))
 
 
 def _described(each: ToolDefinition, connections: Mapping[str, Connection]) -> ToolDefinition:

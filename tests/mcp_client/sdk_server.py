@@ -174,6 +174,13 @@ for number in range(many):
     server.add_tool(extra, name=f"{topic}_{number}", description=f"Tells about {topic}, number {number}.")
 
 
+if secret := os.environ.get("SERVER_SECRET"):
+
+    @server.tool(description=f"Open the vault, by its word: {secret}")
+    async def vault() -> str:
+        return f"vault of {secret}"
+
+
 async def serve_http() -> None:
     import uvicorn
 

@@ -234,6 +234,14 @@ async def test_who_may_not_come_in_is_not_kept_waiting_for_more(status: int, opt
             assert b"\r\nconnection: close\r\n" in told
 
 
+async def test_a_connection_that_is_not_wanted_any_more_is_closed_with_the_answer(limits: Limits) -> None:
+    limits(HEAD_SECONDS=1000)
+    options = {"mcp_protocol_version": MODERN, "mcp_method": "tools/call", "mcp_name": "writer"}
+    async with served() as raw:
+        async with await raw.begin(call("writer"), connection="close", **options) as stream:  # type: ignore[arg-type]
+            assert b"You said hello" in await rest_of(stream)
+
+
 # -- requests ----------------------------------------------------------------------------
 
 

@@ -22,6 +22,8 @@ BODY_SECONDS = 30.0
 """A client that takes longer for a piece of its request has gone."""
 WHOLE_BODY_SECONDS = 120.0
 """So has one that takes longer for all of it."""
+CLOSING_SECONDS = 1.0
+"""So long the end of an answer may take, of which everything has been sent."""
 MOST_BODY = 4 * 1024 * 1024
 """A request has no more bytes; the SDK refuses one that has."""
 SHORTEST_TOKEN = 16
@@ -141,9 +143,15 @@ class Guard:
 
         async def sent(message: Message) -> None:
             nonlocal is_answered
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                is_answered = True
-            await send(message)
+            if message["type"] != "http.response.body" or message.get("more_body", False):
+                await send(message)
+                return
+            is_answered = True
+            if message.get("body"):
+                await send({**message, "more_body": True})
+            # The SDK cancels itself when it hears of the end; then nobody would close the connection.
+            with trio.move_on_after(CLOSING_SECONDS, shield=True):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         await self.app(scope, heard, sent)
 

@@ -36,7 +36,9 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHONS = sorted({"3.11", "3.12", "3.13", "3.14", OWN_PYTHON})
 CAMPAIGN = "tests/campaign"
-SIDE_BY_SIDE = ["-n", "auto", f"--ignore={CAMPAIGN}"]
+# Two for each processor: many tests wait for processes and sockets.
+WORKERS = ["-n", str(2 * (os.cpu_count() or 1))]
+SIDE_BY_SIDE = [*WORKERS, f"--ignore={CAMPAIGN}"]
 
 # Complete branch coverage is asked of what decides and of the pool itself, 95 % of the rest.
 COMPLETE = ["_core/*", "_kernel/*"]
@@ -44,7 +46,7 @@ COMPLETE_PATHS = ",".join(f"agentpool/{name}" for name in COMPLETE)
 REST_PERCENT = 95
 # What runs a model in the process is covered in the session that has one.
 LOCAL_PATHS = "agentpool/drivers/local.py,agentpool/drivers/_local_engine.py"
-LOCAL_TESTS = ["-n", "auto", "tests/drivers/test_local_model.py", "tests/drivers/test_local_server.py"]
+LOCAL_TESTS = [*WORKERS, "tests/drivers/test_local_model.py", "tests/drivers/test_local_server.py"]
 
 
 def _activate_pyenv_versions() -> None:
@@ -100,20 +102,22 @@ def _group(name: str) -> list[str]:
 def tests(session: nox.Session) -> None:
     """The test suite on every Python that is installed; on the one that runs nox with coverage.
 
-    What is marked as `once` runs in `tests_core`; what is marked as `processes` or `long` not on the others.
+    What is marked as `once` runs in `tests_core`. What is marked as `processes` or `long` does not run on the
+    others, and `long` without coverage, which would make it two to four times as long.
     """
     session.install("-e", ".[all]", *_group("test"), *_group("frameworks"))
     if session.python != OWN_PYTHON:
         elsewhere = [*SIDE_BY_SIDE, "-m", "not once and not processes and not long"]
         session.run("pytest", "-q", *(session.posargs or elsewhere))
         return
-    chosen = session.posargs or [*SIDE_BY_SIDE, "-m", "not once"]
+    chosen = session.posargs or [*SIDE_BY_SIDE, "-m", "not once and not long"]
     session.run("coverage", "erase")
     # Without the campaign: no line is to be covered by chance.
     session.run("coverage", "run", "-m", "pytest", "-q", *chosen)
     session.run("coverage", "combine", "-q")
     if session.posargs:
         return
+    session.run("pytest", "-q", *SIDE_BY_SIDE, "-m", "long and not once")
     session.run("coverage", "report", f"--include={COMPLETE_PATHS}", "--fail-under=100")
     session.run(
         "coverage", "report", f"--omit={COMPLETE_PATHS},{LOCAL_PATHS}", f"--fail-under={REST_PERCENT}"
@@ -174,7 +178,7 @@ def job(session: nox.Session) -> None:
 def proof(session: nox.Session) -> None:
     """A part of the campaign: random programs, cancel sweeps, the mutation gate, the soak."""
     session.install("-e", ".[all]", *_group("test"))
-    session.run("pytest", "-q", *(session.posargs or ["-n", "auto", CAMPAIGN]))
+    session.run("pytest", "-q", *(session.posargs or [*WORKERS, CAMPAIGN]))
 
 
 @nox.session

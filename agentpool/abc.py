@@ -263,6 +263,9 @@ class Journal(Protocol):
 
     What is kept after a crash is always a beginning of what was appended: a record is never there
     without those before it.
+
+    A journal may have two things more: `path`, the file that it is in, and `secrets`, the texts that must not
+    get into it; nor do they get into other files of its run.
     """
 
     async def open(self) -> Sequence[JournalRecord]:
@@ -368,6 +371,32 @@ class ToolContext(Protocol):
         self, agent: Any, /, *args: Any, name: str | None = None, timeout: float | None = None
     ) -> Any:
         """As `spawn`, for a child that a model asked for: `PoolLimits` bounds how many there may be."""
+        ...
+
+
+class Versions(Protocol):
+    """Which versions an agent has seen of things that others change too. Safe in threads."""
+
+    def ticket(self) -> int:
+        """Return a number that tells when somebody begins to look at something: higher ones are later."""
+        ...
+
+    def seen(self, thing: str) -> str | None:
+        """Return the version of a thing that the agent knows; None if it knows none."""
+        ...
+
+    def saw(self, thing: str, version: str, ticket: int | None = None) -> None:
+        """Take in a version that the agent has read, or made itself; `ticket` was drawn before it looked."""
+        ...
+
+
+@runtime_checkable
+class KnowsVersions(Protocol):
+    """A context that keeps account of the versions that its agent has seen; every `AgentContext` does."""
+
+    @property
+    def versions(self) -> Versions:
+        """What the agent has seen."""
         ...
 
 
@@ -493,6 +522,11 @@ class HookContext(ToolContext, Protocol):
     @property
     def journal_path(self) -> str | None:
         """The file of the pool's journal; None without a journal, and for one that is in no file."""
+        ...
+
+    @property
+    def journal_secrets(self) -> Sequence[str]:
+        """Texts that must get into no file of the run: those that the journal was given, or found."""
         ...
 
     def add_usage(self, usage: TokenUsage) -> None:

@@ -28,6 +28,8 @@ from agentpool import AssistantMessage, ChatMessage, Session, ToolCall, ToolMess
 from agentpool.cli._chat_view import Stream
 from agentpool.cli._kept import INTERRUPTED, Kept, default_file, interrupted, queries_of
 
+pytestmark = pytest.mark.processes
+
 COMMAND = [sys.executable, "-m", "agentpool", "chat"]
 EVIL = "\x1b[31mred\x1b[0m \x9b2J \u202egnp"
 TOOLS = '''
@@ -439,7 +441,7 @@ def test_a_terminal_that_is_closed_loses_no_answer(command: list[str], model: Mo
         terminal.close()
         terminal.process.send_signal(signal.SIGHUP)
         model.go.set()
-        assert terminal.process.wait(timeout=20) == 129
+        assert terminal.process.wait(timeout=60) == 129
     assert history_of(kept, "s")[1] == AssistantMessage("Once upon a time there was an end.")
 
 

@@ -572,7 +572,7 @@ def running(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def wait_until(condition: object, seconds: float = 20) -> None:
+def wait_until(condition: object, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end
@@ -598,7 +598,7 @@ def test_the_first_signal_lets_running_agents_finish_and_starts_no_more(
         process.send_signal(number)
         read_until(process, "no more agents start")
         (tmp_path / "go").touch()
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == code
     document = json.loads(out)
     assert document["exit_code"] == code
@@ -613,7 +613,7 @@ def test_the_second_signal_aborts(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         read_until(process, "no more agents start")
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 143
     (hung,) = json.loads(out)["agents"]
     assert hung["outcome"] == "aborted"
@@ -625,7 +625,7 @@ def test_what_was_aborted_and_what_never_started_is_told_in_the_table_too(tmp_pa
         process.send_signal(signal.SIGTERM)
         read_until(process, "no more agents start")
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 143
     assert re.search(r"1 +hang +aborted +\d+\.\d\d +stopped by a second signal", out)
     assert out.endswith("not started: answer\n")
@@ -638,7 +638,7 @@ def test_the_second_signal_aborts_supervised_agents_too(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         read_until(process, "no more agents start")
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     agents = {agent["name"]: agent for agent in json.loads(out)["agents"]}
     assert agents["answer"]["outcome"] == "completed"

@@ -45,6 +45,8 @@ from agentpool.cli._errors import BadInputError
 from agentpool.cli._listening import Conversations, ListeningDriver
 from agentpool.cli._output import OutputDirectory, files_of, stem_of
 
+pytestmark = pytest.mark.processes
+
 COMMAND = [sys.executable, "-m", "agentpool"]
 
 
@@ -83,7 +85,7 @@ def test_agents_below_a_supervisor_and_aborted_ones_are_written_too(tmp_path: Pa
         process.send_signal(signal.SIGTERM)
         read_until(process, "no more agents start")
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     assert process.returncode == 143
     files = {file.name for file in out.iterdir()}
     assert files == {"1-boss.json", "2-answer.json", "2-answer.txt", "3-hang.json"}

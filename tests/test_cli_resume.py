@@ -250,7 +250,7 @@ def test_a_journal_that_is_lost_in_the_middle_ends_the_run_with_its_reason(tmp_p
         until(lambda: done(tmp_path))
         journal.rename(tmp_path / "away.db")
         (tmp_path / "go").touch()
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "was deleted or replaced while it was written" in err
     assert "Traceback" not in err

@@ -17,6 +17,8 @@ pytest.importorskip("fcntl")
 
 from terminal_kit import Terminal, on_a_terminal
 
+pytestmark = pytest.mark.processes
+
 AGENTS = r'''
 """What the agents of these tests do in a model's place."""
 
@@ -185,7 +187,7 @@ def test_a_terminal_that_is_closed_loses_no_answer_of_what_is_at_work(tmp_path: 
         # Its process is told by the kernel only if the terminal is its own; that it is not, here.
         terminal.process.send_signal(signal.SIGHUP)
         (tmp_path / "go").touch()
-        assert terminal.process.wait(timeout=20) in (1, 129)  # there is nobody to print to
+        assert terminal.process.wait(timeout=60) in (1, 129)  # there is nobody to print to
     assert (out / "1-wait_for_go.txt").read_text() == "gone"
 
 

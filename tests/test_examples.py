@@ -22,6 +22,8 @@ from agentpool import (
     start_fleet,
 )
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 

@@ -18,7 +18,6 @@ from agentpool import (
     AgentManifest,
     AgentPoolError,
     ApprovalRules,
-    AssistantMessage,
     Budget,
     BudgetExceededError,
     Completed,
@@ -36,13 +35,11 @@ from agentpool import (
     ToolCall,
     ToolMessage,
     ToolResult,
-    UserMessage,
     as_tool,
     handoff_to,
     tool,
 )
-from agentpool._core.effects import Acted, Collect, Finish, Recall, Recalled, Replied
-from agentpool._core.handing import handoff_in
+from agentpool._core.effects import Acted, Collect, Collected, Finish, Recall, Recalled, Replied
 from agentpool._core.loop import advance, begin
 from agentpool._core.messages import Completion, ToolDefinition
 from agentpool._core.transcript import checked_history
@@ -112,6 +109,18 @@ async def test_a_wrong_handoff_is_told_to_the_model_which_goes_on(arguments: dic
     assert result.handed_over == ()
     assert "billing" in result.text or "agent" in result.text
     assert cast.turns_of("triage")[1].errors == [True]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"agent": " Billing", "note": "x"}, {"agent": "billing", "note": None}]
+)
+async def test_who_goes_on_is_who_the_result_names(arguments: dict[str, Any]) -> None:
+    cast = Cast(
+        triage=scripted(call("hand_off", **arguments), last_result), billing=lambda turn: turn.said[1]
+    )
+    result = (await outcome_of(cast, TO_BILLING)).value
+    assert result.handed_over == ("billing",)
+    assert ("x" in result.text.splitlines()[1]) == (arguments["note"] == "x")
 
 
 async def test_of_several_handoffs_of_one_turn_the_first_counts() -> None:
@@ -258,7 +267,7 @@ def test_the_run_is_done_when_it_was_handed_over() -> None:
     _, effect = machine(Recalled(), Replied(said), Acted([DONE]))
     assert isinstance(effect, Finish)
     assert (effect.result.text, effect.result.handed_over) == ("over to you", ("7",))
-    assert handoff_in(effect.result.transcript, frozenset(["hand_off"])) == said.tool_calls[0]
+    assert effect.handoff == said.tool_calls[0]
     _, effect = machine(Recalled(), Replied(said), Acted([ToolResult("no", is_error=True)]))
     assert effect == Recall()
     _, effect = machine(Recalled(), Replied(said), Acted([DONE]), collects=True)
@@ -276,13 +285,32 @@ def test_calls_of_the_loops_own_beside_a_handoff_change_nothing() -> None:
     assert [m.result.is_error for m in results if m.name == "hand_off"] == [False, True]
 
 
-def test_what_was_handed_over_is_the_last_thing_that_a_model_did() -> None:
-    names = frozenset(["hand_off"])
-    over = AssistantMessage(tool_calls=[ToolCall("1", "hand_off")])
-    done = ToolMessage("1", "hand_off", DONE)
-    assert handoff_in([], names) is None
-    assert handoff_in([over, done, AssistantMessage("again")], names) is None
-    assert handoff_in([over, done, UserMessage("note", "note")], names) == over.tool_calls[0]
+def test_the_call_that_was_made_hands_over_and_not_what_the_model_said() -> None:
+    said = [ToolCall(str(n), "hand_off", {"agent": "x"}) for n in (1, 2, 3)]
+    begun = (Recalled(), Replied(Completion("t", tool_calls=said)))
+    other, changed = ToolCall("1", "look"), ToolCall("2", "hand_off", {"agent": "y"})
+    _, effect = machine(*begun, Acted([DONE] * 3, {0: other, 1: changed}))
+    assert isinstance(effect, Finish)
+    assert effect.handoff is changed
+    results = [m.result for m in effect.result.transcript if isinstance(m, ToolMessage)]
+    assert [each.is_error for each in results] == [False, False, True]
+    _, effect = machine(*begun, Acted([DONE] * 3, {0: None, 1: other, 2: None}))
+    assert effect == Recall()
+    for told in ("", "what became of them"):
+        _, effect = machine(*begun, Acted([DONE] * 3, {0: None, 1: changed}), Collected(told), collects=True)
+        assert isinstance(effect, Finish)
+        assert effect.handoff is changed
+        assert (told in str(effect.result.transcript[-1])) == bool(told) or not told
+
+
+def test_searching_for_tools_beside_a_handoff_changes_nothing() -> None:
+    hidden = [ToolDefinition(f"mcp__s__t{n}", "does it", {"type": "object"}) for n in range(50)]
+    said = [ToolCall("1", "find_tools", {"query": "it"}), ToolCall("2", "hand_off", {"agent": "x"})]
+    state, effect = begin(AgentManifest(name="m"), "go", tools=[HAND_OFF, *hidden], handoffs=["hand_off"])
+    for observation in (Recalled(), Replied(Completion(tool_calls=said)), Acted([DONE])):
+        state, effect = advance(state, observation)
+    assert isinstance(effect, Finish)
+    assert effect.handoff == said[1]
 
 
 # -- an agent as a tool --------------------------------------------------------------------------

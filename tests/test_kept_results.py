@@ -30,6 +30,7 @@ from agentpool import (
     Text,
     ToolCall,
     ToolMessage,
+    ToolRegistry,
     ToolResult,
     UserMessage,
     open_agent_pool,
@@ -406,8 +407,6 @@ async def test_several_results_of_one_turn_are_kept() -> None:
 
 
 async def test_the_limit_of_a_registry_is_the_limit() -> None:
-    from agentpool import ToolRegistry
-
     def builder(limit: int) -> Any:
         return lambda manifest: ToolRegistry([report], max_result_chars=limit)
 
@@ -612,6 +611,105 @@ async def test_what_a_hook_inside_took_out_is_in_no_file(tmp_path: Path) -> None
     await told_by(Reading(step("leak"), look), SMALL, Redact(secrets=["the-secret"]), tools=[leak])
     assert "[hidden]" in found[0]
     assert "the-secret" not in found[0]
+
+
+KEY = "sk-proj-a8Fk29xLqP0zR7vW3nT5"
+GIVEN = "the blue moon"
+
+
+@tool(quick=True)
+def leak(first: str = "") -> str:
+    """Return secrets in much."""
+    return f"{'a' * 2_000} {KEY} and {GIVEN} {first}{'b' * 2_000}"
+
+
+def leaking(manifest: AgentManifest) -> ToolRegistry:
+    return ToolRegistry([leak], max_result_chars=1_500)
+
+
+def whole_of(directory: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in directory.rglob("*") if file.is_file())
+
+
+class Hiding(Redact):
+    """One that a program derives."""
+
+
+def look_at(place: Path, found: list[str]) -> Callable[[str], Completion]:
+    def look(told: str) -> Completion:
+        (file,) = place.rglob("*.txt")
+        found.append(file.read_text())
+        return read_at(offset=1_900, max_lines=1)(told)
+
+    return look
+
+
+@pytest.mark.parametrize("hooks", [
+    [SMALL, Redact(secrets=[GIVEN])],
+    [Redact(secrets=[GIVEN]), SMALL],
+    [Hooks(), Redact(), Hooks(), Hiding(secrets=[GIVEN]), SMALL],
+    [Redact(secrets=[GIVEN])],
+])  # fmt: skip
+async def test_what_redact_takes_out_is_in_no_file_in_whatever_order(tmp_path: Path, hooks: Any) -> None:
+    found: list[str] = []
+    model = Reading(step("leak"), look_at(tmp_path / "tmp", found), done)
+    told = await told_by(model, *hooks, tools=(), tool_builder=leaking)
+    assert "[hidden]" in found[0]
+    for text in (found[0], *(each.text for each in told)):
+        assert KEY not in text
+        assert GIVEN not in text
+
+
+async def test_hooks_of_an_agent_keep_outside_of_what_its_pool_redacts(tmp_path: Path) -> None:
+    found: list[str] = []
+    model = Reading(step("leak"), look_at(tmp_path / "tmp", found), done)
+    async with pool_of(1, driver=model, hooks=[Redact(secrets=[GIVEN])]) as pool:
+        await (await pool.spawn(SpawnConfig(MANIFEST, "go", tools=[leak], hooks=[SMALL]))).wait()
+    assert KEY not in found[0]
+    assert GIVEN not in found[0]
+
+
+async def test_other_hooks_keep_their_places() -> None:
+    seen: list[int] = []
+
+    class Looking(Hooks):
+        async def after_tool_call(self, ctx: Any, call: ToolCall, result: ToolResult) -> ToolResult:
+            seen.append(len(result.text))
+            return result
+
+    for hooks, is_short in (([Looking(), SMALL], True), ([SMALL, Looking()], False)):
+        await told_by(Reading(step("report"), done), *hooks)
+        assert (seen.pop() < 1_000) == is_short
+    await told_by(Reading(step("report"), done), Looking(), Redact(), Looking(), SMALL)
+    assert [each < 1_000 for each in seen] == [False, True]
+
+
+@pytest.mark.parametrize("hooks", [[], [SMALL]])
+async def test_what_a_journal_would_not_hold_is_in_no_file_and_is_read_on(tmp_path: Path, hooks: Any) -> None:
+    found: list[str] = []
+    password = "Tr0ub4dor-horse9"
+    model = Reading(step("leak", first=password), look_at(tmp_path / "run.db.kept", found), done)
+    journal = SqliteJournal(tmp_path / "run.db", secrets=[GIVEN])
+    async with pool_of(1, driver=model, hooks=hooks, journal=journal, tool_builder=leaking) as pool:
+        handle = await pool.spawn(SpawnConfig(MANIFEST, f"the password: {password}"))
+        transcript = (await handle.wait()).unwrap().transcript
+    told = [each.result for each in transcript if isinstance(each, ToolMessage)]
+    (kept,) = found
+    assert "[redacted-1]" in kept
+    for secret in (KEY, GIVEN, password):
+        assert secret not in kept
+        assert secret in told[1].text  # the model is told what the tool has returned
+    data = await trio.to_thread.run_sync(lambda: whole_of(tmp_path))
+    assert KEY.encode() not in data
+    assert GIVEN.encode() not in data
+
+
+async def test_without_a_journal_what_looks_like_a_secret_is_in_no_file_either(tmp_path: Path) -> None:
+    found: list[str] = []
+    model = Reading(step("leak"), look_at(tmp_path / "tmp", found), done)
+    told = await told_by(model, SMALL, tools=[leak])
+    assert KEY not in found[0]
+    assert KEY in told[1].text
 
 
 async def test_rules_of_approval_name_a_reader_only_where_there_is_one(tmp_path: Path) -> None:

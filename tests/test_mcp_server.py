@@ -33,7 +33,7 @@ from agentpool.mcp_server import _calls
 from agentpool.mcp_server._answers import answer_of
 from agentpool.mcp_server._tools import served_tools
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.processes
 
 
 async def repeat(ctx: AgentContext, text: str, times: int = 2) -> str:

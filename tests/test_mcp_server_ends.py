@@ -45,7 +45,7 @@ from agentpool.mcp_server import (
 )
 from agentpool.mcp_server._stdio import lines_of
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.processes
 
 WRITER = scripted_agent("writer", {"text": "You said {query}"}, query="hello")
 

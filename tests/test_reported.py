@@ -527,6 +527,7 @@ trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cap", [1, pytest.param(8, marks=pytest.mark.once)])
 @pytest.mark.parametrize("how", ["handle", "abort_all", "scope", "timeout", "body", "well", "fails"])
 def test_a_deep_chain_of_agents_that_wait_for_each_other_ends(how: str, cap: int) -> None:

@@ -26,6 +26,8 @@ from agentpool.cli import _app
 from agentpool.cli._tables import size_of
 from agentpool.cli._text import LETTERS_IN_A_COLUMN, cut, pieces, width_of
 
+pytestmark = pytest.mark.processes
+
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files or signals")
 
 FUNCTIONS = """

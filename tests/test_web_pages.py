@@ -74,6 +74,7 @@ def test_any_bytes_have_a_text(data: bytes, charset: str) -> None:
     text_of_bytes(data, charset).encode()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "piece",
     [

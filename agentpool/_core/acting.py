@@ -12,7 +12,7 @@ from agentpool._core.deferring import is_finding, searched
 from agentpool._core.effects import Act, Acted, Idled, IllegalObservationError, Recall
 from agentpool._core.encoding import encodable_result
 from agentpool._core.guard import LoopGuard
-from agentpool._core.handing import handed_over, handoff_in, only_one_handoff
+from agentpool._core.handing import handed_over, only_one_handoff
 from agentpool._core.messages import AssistantMessage, ChatMessage, ToolCall, ToolMessage, ToolResult
 from agentpool._core.perceiving import as_note
 from agentpool._core.pins import is_pinning, pinned
@@ -52,18 +52,18 @@ def _is_own(state: LoopState, call: ToolCall) -> bool:
 def on_acted(state: LoopState, observation: Acted) -> Step:
     """Tell the model what its calls came to, when what arrived meanwhile was perceived."""
     if state.plan.handoffs:
-        return _on_acted_or_handed_over(state, observation.results)
+        return _on_acted_or_handed_over(state, observation)
     return _acted(state, observation.results), TAKE_MESSAGES
 
 
-def _on_acted_or_handed_over(state: LoopState, results: Sequence[ToolResult]) -> Step:
+def _on_acted_or_handed_over(state: LoopState, observation: Acted) -> Step:
     said = state.said
     assert said is not None
-    names = state.plan.handoffs
     run = [call for call in said.tool_calls if not _is_own(state, call)]
-    acted = _acted(state, only_one_handoff(run, results, names))
-    call = handoff_in(acted.transcript[len(state.transcript) :], names)
-    return (acted, TAKE_MESSAGES) if call is None else handed_over(acted, call, said)
+    made = [observation.made.get(index, call) for index, call in enumerate(run)]
+    results, handoff = only_one_handoff(made, observation.results, state.plan.handoffs)
+    acted = _acted(state, results)
+    return (acted, TAKE_MESSAGES) if handoff is None else handed_over(acted, handoff, said)
 
 
 def on_idle_calls(state: LoopState, observation: Idled) -> Step:

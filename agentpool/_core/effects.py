@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
 import attrs
@@ -104,9 +105,15 @@ class Remember:
 
 @attrs.frozen
 class Finish:
-    """The agent is done."""
+    """The agent is done.
+
+    Attributes:
+      result: what it came to.
+      handoff: the call that handed the conversation over, if one did.
+    """
 
     result: AgentResult[Any]
+    handoff: ToolCall | None = None
 
 
 @attrs.frozen
@@ -160,11 +167,21 @@ class DriverFailed:
     error: Exception
 
 
+NOT_CHANGED: Mapping[int, ToolCall | None] = MappingProxyType({})
+
+
 @value
 class Acted:
-    """What the calls came to: one result for each call of `Act`, in their order."""
+    """What the calls came to.
+
+    Attributes:
+      results: one for each call of `Act`, in their order.
+      made: the calls that were made in the place of what the model said, where a hook changed them, by
+        their positions; None for one in whose place nothing was called.
+    """
 
     results: Sequence[ToolResult]
+    made: Mapping[int, ToolCall | None] = NOT_CHANGED
 
 
 @value

@@ -8,33 +8,33 @@ import attrs
 
 from agentpool._core.asking import ask
 from agentpool._core.effects import Collect, Collected, Halt
-from agentpool._core.messages import AssistantMessage, ChatMessage, ToolCall, ToolMessage, ToolResult
+from agentpool._core.messages import AssistantMessage, ToolCall, ToolResult
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.perceiving import as_note
-from agentpool._core.states import LoopState, Step, heard, kept
+from agentpool._core.states import LoopState, Step, finished, heard, kept
 
 _TOO_LATE = ToolResult("Not handed over: the conversation went to another agent before.", is_error=True)
 
 
 def only_one_handoff(
-    calls: Sequence[ToolCall], results: Sequence[ToolResult], names: frozenset[str]
-) -> Sequence[ToolResult]:
-    """Return the results of a turn's calls, of which at most one hands the conversation over: the first."""
-    pairs = enumerate(zip(calls, results, strict=False))
-    handing = [index for index, (call, result) in pairs if call.name in names and not result.is_error]
-    return [_TOO_LATE if index in handing[1:] else result for index, result in enumerate(results)]
+    calls: Sequence[ToolCall | None], results: Sequence[ToolResult], names: frozenset[str]
+) -> tuple[Sequence[ToolResult], ToolCall | None]:
+    """Return the results of a turn's calls, and the one that hands the conversation over: the first, if any.
 
-
-def handoff_in(messages: Sequence[ChatMessage], names: frozenset[str]) -> ToolCall | None:
-    """Return the call that handed a conversation over, if that was the last thing its model did."""
-    done: set[str] = set()
-    for message in reversed(messages):
-        if isinstance(message, ToolMessage):
-            if message.name in names and not message.result.is_error:
-                done.add(message.call_id)
-        elif isinstance(message, AssistantMessage):
-            return next((call for call in message.tool_calls if call.id in done), None)
-    return None
+    Args:
+      calls: as they were made, whatever the model had said; None for one in whose place nothing was called.
+      results: what they came to.
+      names: the tools that hand over.
+    """
+    handing = [
+        (index, call)
+        for index, (call, result) in enumerate(zip(calls, results, strict=False))
+        if call is not None and call.name in names and not result.is_error
+    ]
+    if not handing:
+        return results, None
+    late = {index for index, _ in handing[1:]}
+    return [_TOO_LATE if index in late else result for index, result in enumerate(results)], handing[0][1]
 
 
 def handed_over(state: LoopState, call: ToolCall, said: AssistantMessage) -> Step:
@@ -50,19 +50,21 @@ def handed_over(state: LoopState, call: ToolCall, said: AssistantMessage) -> Ste
         handed_over=(call.id,),
     )
     if state.plan.collects:
-        return attrs.evolve(state, awaiting=Collect, result=result), Collect()
-    return kept(state, result)
+        return attrs.evolve(state, awaiting=Collect, result=result, handoff=call), Collect()
+    return finished(state, result, call)
 
 
 def on_collected(state: LoopState, observation: Collected) -> Step:
     """Tell the model once more what it had not heard before it answered; then it answers again."""
     result = state.result
     assert result is not None
+    call = state.handoff
+    if call is not None:  # who goes on hears it
+        told = heard(state, [as_note(observation.text)]) if observation.text else state
+        return finished(told, attrs.evolve(result, transcript=told.transcript), call)
     if not observation.text or result.stopped_by is not None:
         return kept(state, result)
     told = heard(state, [as_note(observation.text)])
-    if result.handed_over:  # who goes on hears it
-        return kept(told, attrs.evolve(result, transcript=told.transcript))
     again = ask(attrs.evolve(told, result=None))
     # Where no more turns are allowed, the answer that was given stands.
     is_over = isinstance(again[1], Halt) or again[0].landing is not None

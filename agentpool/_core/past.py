@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -36,10 +36,20 @@ class PastCall:
     Attributes:
       call: the call, as data.
       result: what it came to, as data; None if that is not known.
+      made: what a hook had called in its place, as data: one call, or none; None if it was made as it is.
+      seen: the versions of things that its agent had seen when it ended, and that were not told before.
     """
 
     call: Data
     result: Data | None = None
+    made: Sequence[Data] | None = None
+    seen: Mapping[str, str] = attrs.field(factory=dict)
+
+    def returned(self, data: Data) -> None:
+        """Take in what its end tells."""
+        self.result = data["result"]
+        self.made = data.get("made", self.made)
+        self.seen = data.get("seen", {})
 
 
 @attrs.define
@@ -322,12 +332,14 @@ def _observed(past: Past, record: JournalRecord) -> None:
 
 def _called(past: Past, record: JournalRecord) -> None:
     data = record.data
-    past.agents[record.agent].loop(data["loop"]).calls[data["n"]] = PastCall(data["call"])
+    past.agents[record.agent].loop(data["loop"]).calls[data["n"]] = PastCall(
+        data["call"], made=data.get("made")
+    )
 
 
 def _returned(past: Past, record: JournalRecord) -> None:
     data = record.data
-    past.agents[record.agent].loop(data["loop"]).calls[data["n"]].result = data["result"]
+    past.agents[record.agent].loop(data["loop"]).calls[data["n"]].returned(data)
 
 
 def _operated(past: Past, record: JournalRecord) -> None:

@@ -22,7 +22,7 @@ from agentpool._core.errors import LoopHaltedError
 from agentpool._core.events import Phase
 from agentpool._core.guard import Limit, LoopGuard
 from agentpool._core.landing import Landing
-from agentpool._core.messages import AssistantMessage, ChatMessage
+from agentpool._core.messages import AssistantMessage, ChatMessage, ToolCall
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.plan import Plan
 from agentpool._core.transcript import Transcript, messages_tokens
@@ -73,6 +73,7 @@ class LoopState:
       landing: the limit at which it lands, once its last turn is under way.
       cut: what is being summed up, as long as that is under way.
       done: what compactions came to since the last turn, as long as another one is under way.
+      handoff: the call that handed the conversation over, until what was started is collected.
     """
 
     plan: Plan
@@ -88,6 +89,7 @@ class LoopState:
     landing: Landing | None = None
     cut: Cut | None = None
     done: Compaction | None = None
+    handoff: ToolCall | None = None
 
     @property
     def phase(self) -> Phase:
@@ -135,16 +137,16 @@ def grown(state: LoopState, messages: Sequence[ChatMessage]) -> tuple[Transcript
     return transcript, Window(shown, window.tokens + messages_tokens(messages), window.query, window.pins)
 
 
-def finished(state: LoopState, result: AgentResult[Any]) -> Step:
-    """End well."""
+def finished(state: LoopState, result: AgentResult[Any], handoff: ToolCall | None = None) -> Step:
+    """End well; `handoff` is the call that handed the conversation over, if one did."""
     plan, transcript, window, guard = state.plan, state.transcript, state.window, state.guard
     done = LoopState(plan, Finish, transcript, window, guard, None, "", state.trouble, state.excess, result)
-    return done, Finish(result)
+    return done, Finish(result, handoff)
 
 
 def kept(state: LoopState, result: AgentResult[Any]) -> Step:
     """End well, and have the answer remembered where the agent does that."""
-    if state.plan.remembers and not result.handed_over:
+    if state.plan.remembers:
         return attrs.evolve(state, awaiting=Remember, result=result), Remember(result.text)
     return finished(state, result)
 

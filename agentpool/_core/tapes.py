@@ -46,9 +46,9 @@ def loops_of(records: Iterable[JournalRecord], agent_id: AgentId) -> list[Record
             case "observed":
                 loop.observed.append(record.data)
             case "called":
-                loop.calls[record.data["n"]] = PastCall(record.data["call"])
+                loop.calls[record.data["n"]] = PastCall(record.data["call"], made=record.data.get("made"))
             case _:
-                loop.calls[record.data["n"]].result = record.data["result"]
+                loop.calls[record.data["n"]].returned(record.data)
     return loops
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
@@ -26,6 +26,7 @@ from agentpool._kernel.options import is_described
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import PoolState
 from agentpool._kernel.telling import Telling
+from agentpool._kernel.versions import SeenVersions
 
 if TYPE_CHECKING:
     from agentpool._core.approval import ApprovalRequest, Decision
@@ -62,7 +63,7 @@ class AgentContext(LastingScope, Bounded, Telling):
     its tool calls, and what it starts in `open_nursery()`.
     """
 
-    __slots__ = ("_driver", "_tools", "_tools_built")
+    __slots__ = ("_driver", "_tools", "_tools_built", "_versions")
     __agentpool_context__: ClassVar[bool] = True
 
     def __init__(self, state: PoolState, record: AgentRecord) -> None:
@@ -70,6 +71,7 @@ class AgentContext(LastingScope, Bounded, Telling):
         self._driver: Driver | None = None
         self._tools: ToolSet | None = None
         self._tools_built = False
+        self._versions: SeenVersions | None = None
 
     def __repr__(self) -> str:
         return f"<AgentContext of {self._agent!r}>"
@@ -153,7 +155,27 @@ class AgentContext(LastingScope, Bounded, Telling):
     @property
     def journal_path(self) -> str | None:
         """The file of the pool's journal; None without a journal, and for one that is in no file."""
-        return self._state.means.journal_path
+        return self._state.means.beside_journal.path
+
+    @property
+    def journal_secrets(self) -> Sequence[str]:
+        """Texts that must get into no file of the run: those that the journal was given, or found."""
+        return self._state.means.beside_journal.secrets()
+
+    @property
+    def versions(self) -> SeenVersions:
+        """Which versions of files its tools have seen in this life, so that they overwrite no other one."""
+        if self._versions is None:
+            self._versions = SeenVersions()
+        return self._versions
+
+    def go_on_with_versions(self, versions: SeenVersions) -> None:
+        """Know what was seen in the same conversation before, and share what is seen from now on."""
+        self._versions = versions
+
+    def unwritten_versions(self) -> Mapping[str, str]:
+        """Return what was seen since this was called last, for the journal."""
+        return {} if self._versions is None else self._versions.take_unwritten()
 
     @property
     def budget(self) -> Budget | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,9 +13,9 @@ from agentpool._core.budget import Budget
 from agentpool._core.errors import JournalCorruptError, JournalError
 from agentpool._core.messages import SUPERVISOR
 from agentpool._core.past import Past, past_of
-from agentpool._core.records import SCHEMA_VERSION
+from agentpool._core.records import SCHEMA_VERSION, JournalRecord
 from agentpool._kernel.journal import PoolJournal
-from agentpool._kernel.protection import protect_module
+from agentpool._kernel.protection import call_unprotected, protect_module
 from agentpool._kernel.resuming import Finder, restore
 from agentpool._kernel.state import PoolState, Settings
 
@@ -28,12 +28,14 @@ class Keeping:
       about: what the run's first record tells beside the pool's settings, such as its fleet.
       is_resumed: whether the journal holds a run, which goes on.
       finder: finds the agents of that run that the journal cannot find by itself.
+      heed: is told what the journal of that run holds, before any of its agents is made again.
     """
 
     journal: abc.Journal
     about: Mapping[str, Any] = attrs.field(factory=dict)
     is_resumed: bool = False
     finder: Finder | None = None
+    heed: Callable[[Sequence[JournalRecord]], object] | None = None
     _past: Past = attrs.field(factory=Past)
 
     async def open(self, settings: Settings) -> Settings:
@@ -60,6 +62,8 @@ class Keeping:
                 self._past = past_of(records)
             except ValueError as error:
                 raise JournalCorruptError(f"{self.journal} is damaged: {error}") from error
+            if self.heed is not None:
+                call_unprotected(self.heed, records)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.journal.aclose()

@@ -29,9 +29,10 @@ from agentpool._kernel.options import checked_hooks
 from agentpool._kernel.pool import AgentPool, checked_count
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.splitting import in_full, is_only_cancelled, raise_as_it_is, split_error
-from agentpool._kernel.state import Means, PoolState, Settings
+from agentpool._kernel.state import Beside, Means, PoolState, Settings
 
 if TYPE_CHECKING:
+    from agentpool._core.records import JournalRecord
     from agentpool._kernel.keeping import Keeping
     from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, ToolBuilder
 
@@ -74,9 +75,10 @@ def _checked_journal(journal: Journal) -> Journal:
     return journal
 
 
-def _path_of(journal: Journal | None) -> str | None:
+def _beside(journal: Journal | None) -> Beside:
     path = getattr(journal, "path", None)
-    return os.path.abspath(path) if isinstance(path, str | os.PathLike) else None
+    file = os.path.abspath(path) if isinstance(path, str | os.PathLike) else None
+    return Beside(file, lambda: tuple(getattr(journal, "secrets", ())))
 
 
 def open_agent_pool(
@@ -135,7 +137,7 @@ def open_agent_pool(
 
         keeping = Keeping(_checked_journal(journal))
     around = checked_hooks(hooks)
-    means = Means(driver, memory, tool_builder, None, approver, around, _path_of(journal))
+    means = Means(driver, memory, tool_builder, None, approver, around, _beside(journal))
     return OpenPool(settings, keeping, _parts(means, limits, seed))
 
 
@@ -153,8 +155,13 @@ def go_on_with_pool(
     hooks: Iterable[Hooks] = (),
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
+    heed: Callable[[Sequence[JournalRecord]], object] | None = None,
 ) -> AbstractAsyncContextManager[AgentPool]:
-    """As `open_agent_pool`, for a journal that holds a run; `resume_agent_pool` tells of it."""
+    """As `open_agent_pool`, for a journal that holds a run; `resume_agent_pool` tells of it.
+
+    Args:
+      heed: is told what the journal holds, before any agent of it is made again.
+    """
     _check_means(driver, memory, tool_builder, approver, limits)
     settings = Settings(
         None if max_concurrent is None else checked_count("max_concurrent", max_concurrent),
@@ -164,9 +171,11 @@ def go_on_with_pool(
     from agentpool._kernel.keeping import Keeping
 
     found = dict(agents or {})
-    keeping = Keeping(_checked_journal(journal), is_resumed=True, finder=lambda agent: found.get(agent.name))
+    keeping = Keeping(
+        _checked_journal(journal), is_resumed=True, finder=lambda agent: found.get(agent.name), heed=heed
+    )
     around = checked_hooks(hooks)
-    means = Means(driver, memory, tool_builder, None, approver, around, _path_of(journal))
+    means = Means(driver, memory, tool_builder, None, approver, around, _beside(journal))
     return OpenPool(settings, keeping, _parts(means, limits, seed))
 
 

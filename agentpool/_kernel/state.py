@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +37,21 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Means:
-    """What a pool gives its agents to work with.
+class Beside:
+    """What whoever writes files beside a journal has to know of it.
 
     Attributes:
-      journal_path: the file of its journal, if it has one that is in a file.
+      path: its file, if it is in one.
+      secrets: returns the texts that must not get into it, nor into other files of the run.
     """
+
+    path: str | None = None
+    secrets: Callable[[], Sequence[str]] = tuple
+
+
+@attrs.frozen
+class Means:
+    """What a pool gives its agents to work with."""
 
     driver: Driver | None
     memory: Memory | None
@@ -50,7 +59,7 @@ class Means:
     budget: Budget | None = None
     approver: Approver | None = None
     hooks: tuple[Hooks, ...] = ()
-    journal_path: str | None = None
+    beside_journal: Beside = Beside()
 
 
 @attrs.frozen

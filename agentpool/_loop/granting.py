@@ -20,22 +20,27 @@ def wanted_by(manifest: AgentManifest) -> Grants:
     """Return what a manifest asks for; paths are absolute, and without links. Blocks on the disk.
 
     A path that leads through a link would else be taken for one below a directory of the parent's, though
-    what it leads to lies elsewhere.
+    what it leads to lies elsewhere. One with a link that a command of an agent may have made stays as it is.
     """
-    asked = tuple(_resolved(each, manifest.base) for each in manifest.capabilities)
+    asked = tuple(_resolved(each, manifest) for each in manifest.capabilities)
     return Grants(asked, manifest.privacy, manifest.sandbox, manifest.commands)
 
 
-def _resolved(capability: Capability, base: Path | None) -> Capability:
+def _resolved(capability: Capability, manifest: AgentManifest) -> Capability:
     if not isinstance(capability, FileReadCapability | FileWriteCapability):
         return capability
-    paths = [real for path in capability.allowed_paths if (real := _real(os.path.join(base or "", path)))]
+    paths = [real for path in capability.allowed_paths if (real := _real(path, manifest))]
     return attrs.evolve(capability, allowed_paths=paths)
 
 
-def _real(path: str) -> str | None:
+def _real(path: str, manifest: AgentManifest) -> str | None:
+    from agentpool.tools._links import real_root  # who asks for no files needs none
+
     try:
-        return Path(os.path.realpath(path)).as_posix()  # on Windows too, since grants are compared with `/`
+        whole = os.path.abspath(os.path.join(manifest.base or "", path))
+        # A link that has come since it was resolved leads nowhere.
+        real = whole if manifest.has_real_paths else real_root(whole)
+        return Path(real).as_posix()  # on Windows too, since grants are compared with `/`
     except (OSError, ValueError):
         return None  # the current directory is gone, or it can be no path: there is nothing to grant
 

@@ -9,7 +9,7 @@ import attrs
 from agentpool import abc
 from agentpool._core.budget import Budget
 from agentpool._core.errors import LoopHaltedError
-from agentpool._core.handing import handoff_in
+from agentpool._core.messages import ToolCall
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.perceiving import as_note, harmless
 
@@ -43,6 +43,7 @@ def handoffs_of(tools: abc.ToolSet | None) -> frozenset[str]:
 async def handed_over(
     by: str,
     ctx: AgentContext,
+    call: ToolCall,
     result: AgentResult[Any],
     tools: abc.ToolSet,
     before: Before,
@@ -52,6 +53,7 @@ async def handed_over(
     Args:
       by: the name of the agent that handed it over.
       ctx: the agent on whose behalf both work.
+      call: that of `hand_off`, as it was made.
       result: what its run came to.
       tools: those of the agent that handed it over.
       before: what came before it.
@@ -59,14 +61,12 @@ async def handed_over(
     Raises:
       LoopHaltedError: if it was handed over too often; otherwise as the run of the other agent.
     """
-    call = handoff_in(result.transcript, handoffs_of(tools))
-    assert call is not None
-    target = tools.granted(call.name).target(call.input)  # type: ignore[attr-defined]
+    target, told = tools.granted(call.name).target(call.input)  # type: ignore[attr-defined]
     names = (*before.names, target.name)
     if len(names) > MAX_HANDOFFS:
         reason = f"the conversation was handed over {MAX_HANDOFFS} times: {' -> '.join(names[-4:])}"
         raise LoopHaltedError(reason, usage=result.usage, transcript=result.transcript)
-    said = harmless(str(call.input.get("note") or "")).strip()
+    said = harmless(told).strip()
     note = as_note(f"{by} has handed this conversation over to you: go on in its place. {said}".strip())
     answer: AgentResult[Any] = await target._answer(
         ctx, note.content, tuple(result.transcript), Before(names, before.budget)

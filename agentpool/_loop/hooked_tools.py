@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -18,7 +19,11 @@ from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._logging import LOOP, printable, tell
 from agentpool._loop.approving import Refused
 from agentpool._loop.hooks import Layer, Passage, apart
-from agentpool._loop.tool_calls import ToolCalls, is_ordinary, said_of, tell_failed
+from agentpool._loop.tool_calls import Made, Todo, ToolCalls, is_ordinary, said_of, tell_failed
+
+if TYPE_CHECKING:
+    from agentpool._core.past import PastCall
+    from agentpool._loop.tape import MadeData, Tape
 
 
 @attrs.frozen(eq=False)
@@ -39,14 +44,22 @@ class HookedToolCalls(ToolCalls):
         """A call begins when the hooks let it through, which may take long."""
         return True
 
-    async def _run(self, call: ToolCall, number: int = -1, *, is_begun: bool = False) -> ToolResult:
+    async def _run(self, todo: Todo, made: Made) -> ToolResult:
         tape = self.tape
-        place = None if tape is None else tape.place_of_call(number)
-        made = _Made(call, number, is_begun, place, is_repeated=is_begun)
+        place = None if tape is None else tape.place_of_call(todo.number)
+        one = _Made(todo.call, todo.number, todo.is_begun, place, is_repeated=todo.is_begun)
         attempts = _Attempts(
-            self.ctx, self.tools, self.gate, tape, is_told=self.is_told, layers=self.layers, made=made
+            self.ctx, self.tools, self.gate, tape, is_told=self.is_told, layers=self.layers, made=one
         )
-        return await attempts.run()
+        result = await attempts.run()
+        if one.last != todo.call:
+            made[todo.index] = one.last
+        return result
+
+    def _is_to_be_repeated(self, tape: Tape, call: ToolCall, past: PastCall) -> bool:
+        # What the hooks let through now is looked at once more before it is made.
+        then = call if past.made is None else tape.made_of(past)
+        return then is None or self._may_be_repeated(tape, then)
 
 
 @attrs.define(eq=False)
@@ -61,6 +74,9 @@ class _Made:
       is_repeated: whether it had begun before its agent was resumed, so that it may have happened.
       told: the call of which `ToolStarted` told.
       is_refused: whether the last attempt was refused by a rule or a person.
+      last: the call that was made last; of several the last that had no error, if one had none.
+      is_done: whether that one had no error.
+      is_lost: whether nobody knows what it came to before its agent was resumed.
       decided: what was decided of a call, by the hash of exactly that.
       broken: the journal's error, which no hook may take for that of a tool.
     """
@@ -72,6 +88,9 @@ class _Made:
     is_repeated: bool
     told: ToolCall | None = None
     is_refused: bool = False
+    last: ToolCall | None = None
+    is_done: bool = False
+    is_lost: bool = False
     decided: dict[str, Refused | None] = attrs.field(factory=dict)
     broken: JournalError | None = None
 
@@ -88,17 +107,22 @@ class _Attempts(HookedToolCalls):
         result = await self._behind_hooks()
         if made.broken is not None:
             raise made.broken
+        if made.is_lost:
+            assert made.place is not None
+            self._adopt(made.last, made.place)
         if self.tools is not None:
             result = self.tools.shortened(result)
         if self.tape is not None and made.is_begun:
-            self.tape.returned(made.number, result)
+            seen = self.ctx.unwritten_versions()
+            self.tape.returned(made.number, result, self._made_data(made.last), seen)
         elif self.tape is not None:
             self.tape.not_made(made.number, made.call, result)
         if self.ctx.observed:
             self._tell_finished(result, trio.current_time() - started)
         if self.is_told:
             seconds = trio.current_time() - started
-            tell(LOOP, logging.DEBUG, "the tool %s ended after %.3f s", printable(made.call.name), seconds)
+            name = printable((made.last or made.call).name)
+            tell(LOOP, logging.DEBUG, "the tool %s ended after %.3f s", name, seconds)
         return result
 
     async def _behind_hooks(self) -> ToolResult:
@@ -134,9 +158,28 @@ class _Attempts(HookedToolCalls):
         if refused is not None:
             return refused.result
         if made.is_repeated and self.tape is not None and not self._may_be_repeated(self.tape, exact):
+            made.last, made.is_lost = exact, True
             return UNKNOWN_RESULT
-        await self._begin()
-        return await self._contained(exact, made.number, trio.current_time())
+        await self._begin(exact)
+        result = await self._contained(exact, made.number, trio.current_time())
+        if not (made.is_done and result.is_error):
+            made.last, made.is_done = exact, not result.is_error
+        return result
+
+    def _made_data(self, call: ToolCall | None) -> MadeData | None:
+        """Return what the tape is to tell of a call that is made in the place of the model's.
+
+        It is what a run needs that is resumed: which tool it was, and all of a call that hands the
+        conversation over. What else hooks put into arguments may be a secret of theirs, and is not written.
+        """
+        said, tape = self.made.call, self.tape
+        assert tape is not None
+        if call is None:
+            return tape.made_to_data(None)
+        tool = None if self.tools is None else self.tools.get(call.name)
+        if getattr(tool, "hands_off", False):
+            return None if call == said else tape.made_to_data(call)
+        return None if call.name == said.name else tape.made_to_data(ToolCall(call.id, call.name, {}))
 
     async def _decision_on(self, call: ToolCall) -> Refused | None:
         """Ask the rules, and perhaps a person; of exactly the same call once, however often it is tried."""
@@ -153,13 +196,13 @@ class _Attempts(HookedToolCalls):
                 raise
         return made.decided[key]
 
-    async def _begin(self) -> None:
-        """Have the tape tell that the call begins, with what the model said."""
+    async def _begin(self, call: ToolCall) -> None:
+        """Have the tape tell that the call begins, with what the model said, and what is made of that."""
         made = self.made
         if self.tape is None or made.is_begun:
             return
         try:
-            await self.tape.called([(made.number, made.call)])
+            await self.tape.called([(made.number, made.call)], self._made_data(call))
         except JournalError as error:
             made.broken = error
             raise

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias
 
 import attrs
 
 from agentpool import abc
 from agentpool._core.budget import Budget
+from agentpool._core.capability import FileReadCapability, FileWriteCapability
 from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
 from agentpool._core.events import LoopFinished
@@ -124,6 +125,15 @@ class _ModelAgent(Generic[T]):
     driver: abc.Driver | None = attrs.field(default=None, kw_only=True)
     hooks: tuple[abc.Hooks, ...] = attrs.field(default=(), kw_only=True, converter=checked_hooks)
     agents: tuple[ModelAgent[Any], ...] | None = attrs.field(default=None, kw_only=True, converter=_as_agents)
+
+    def __attrs_post_init__(self) -> None:
+        """Note where its paths lead, as long as no command of an agent can have changed that."""
+        for each in self.manifest.capabilities:
+            if isinstance(each, FileReadCapability | FileWriteCapability):
+                from agentpool.tools._links import note_paths  # who asks for no files needs none
+
+                note_paths(self.manifest)
+                break
 
     @property
     def name(self) -> str:
@@ -281,6 +291,8 @@ class _ModelAgent(Generic[T]):
         window = getattr(driver, "context_window", None)
         if tape is not None:
             begun = agent._beginning(query, history, definitions, window)
+            if roots := _noted_paths(manifest):
+                begun |= {"roots": dict(roots)}
             if handoffs or collects:
                 begun |= {"handoffs": sorted(handoffs), "collects": collects}
             tape.begin(begun)
@@ -311,10 +323,11 @@ class _ModelAgent(Generic[T]):
             finally:
                 too_long.run = None  # else a circle would keep the transcript until the collector comes
                 ctx.emit(LoopFinished)
-            if not result.handed_over:
+            if run.handoff is None:
                 return result
             assert allowed is not None
-            return await handed_over(self.name, ctx, result, allowed, before or Before((), budget))
+            goes_on = before or Before((), budget)
+            return await handed_over(self.name, ctx, run.handoff, result, allowed, goes_on)
 
     def _behind_hooks(self, asking: ModelCalls, calls: ToolCalls) -> tuple[ModelCalls, ToolCalls]:
         """Put the calls of a run behind its hooks.
@@ -515,6 +528,12 @@ def _tape_of(journal: PoolJournal | None) -> Tape | None:
     from agentpool._loop.tape import Tape  # who has no journal needs none
 
     return Tape.of(journal)
+
+
+def _noted_paths(manifest: AgentManifest) -> Mapping[str, str]:
+    from agentpool.tools._links import noted_paths
+
+    return noted_paths(manifest)
 
 
 def _driver_for(manifest: AgentManifest, driver: abc.Driver | None) -> abc.Driver:

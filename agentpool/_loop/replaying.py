@@ -10,7 +10,7 @@ import attrs
 from agentpool._core.effects import Act, Acted, Effect, Finish, Halt, IllegalObservationError, Observation
 from agentpool._core.errors import ReplayMismatchError
 from agentpool._core.loop import advance, begin
-from agentpool._core.messages import ToolResult
+from agentpool._core.messages import ToolCall, ToolResult
 from agentpool._core.outputs import OutputSpec
 from agentpool._core.past import PastLoop
 from agentpool._core.schemas import schema_output
@@ -122,8 +122,11 @@ class _Reader:
         observed = self._loop.observed
         data = observed[self._read] if self._read < len(observed) else None
         if isinstance(effect, Act) and (data is None or data["is"] != "idled"):
+            first = self._calls
             results = self._results_of(effect)
-            return None if None in results else Acted([each for each in results if each is not None])
+            if None in results:
+                return None
+            return Acted([each for each in results if each is not None], self._made_of(effect, first))
         if data is None:
             return None
         self._read += 1
@@ -133,6 +136,15 @@ class _Reader:
 
     def _idle_results(self, effect: Effect) -> Sequence[ToolResult | None]:
         return self._results_of(effect) if isinstance(effect, Act) else ()
+
+    def _made_of(self, effect: Act, first: int) -> dict[int, ToolCall | None]:
+        """Return what was called in the place of what the model had said."""
+        made: dict[int, ToolCall | None] = {}
+        for index in range(len(effect.calls)):
+            data = self._loop.calls[first + index].made
+            if data is not None:
+                made[index] = object_from_data(data[0]) if data else None
+        return made
 
     def _results_of(self, effect: Act) -> list[ToolResult | None]:
         results: list[ToolResult | None] = []

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
+from agentpool._core.capability import ComputeCapability, FileWriteCapability, ShellCapability
 from agentpool._core.limits import PoolLimits
 from agentpool._kernel.opening import go_on_with_pool
+from agentpool._objects import object_from_data
 
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
+    from agentpool._core.manifest import AgentManifest
+    from agentpool._core.records import JournalRecord
     from agentpool._kernel.pool import AgentPool
     from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, ToolBuilder
 
@@ -78,4 +82,36 @@ def resume_agent_pool(
         hooks=hooks,
         limits=limits,
         seed=seed,
+        heed=_distrust_commands,
     )
+
+
+def _distrust_commands(records: Sequence[JournalRecord]) -> None:
+    """Take in which directories the commands of a run could write, and where paths had led before that."""
+    from agentpool.tools._links import links
+
+    directories: set[str] = set()
+    for begun in (record.data for record in records if record.kind == "begun"):
+        if any(name in str(begun["manifest"]) for name in ("ShellCapability", "ComputeCapability")):
+            directories.update(_writable_by_commands(object_from_data(begun["manifest"])))
+    if not directories:
+        return
+    links.commands_may_write(directories)
+    links.distrust_noted()
+    for record in records:
+        if record.kind == "begun":
+            for path, real in record.data.get("roots", {}).items():
+                links.led(path, real)
+
+
+def _writable_by_commands(manifest: AgentManifest) -> Iterator[str]:
+    if manifest.sandbox != "bubblewrap" or not any(
+        isinstance(each, ShellCapability | ComputeCapability) for each in manifest.capabilities
+    ):
+        return
+    for each in manifest.capabilities:
+        if isinstance(each, FileWriteCapability):
+            for path in each.allowed_paths:
+                whole = os.path.abspath(os.path.join(manifest.base or "", path))
+                yield whole
+                yield os.path.realpath(whole)

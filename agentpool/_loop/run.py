@@ -10,7 +10,6 @@ import attrs
 from agentpool import abc
 from agentpool._core.effects import (
     Act,
-    Acted,
     Collect,
     Collected,
     Compact,
@@ -29,7 +28,7 @@ from agentpool._core.effects import (
 from agentpool._core.errors import BudgetExceededError
 from agentpool._core.events import PhaseChanged
 from agentpool._core.loop import advance
-from agentpool._core.messages import ToolResult
+from agentpool._core.messages import ToolCall, ToolResult
 from agentpool._core.outcomes import AgentResult
 from agentpool._core.states import LoopState
 from agentpool._kernel.places import standing_at
@@ -54,6 +53,7 @@ class Run:
 
     Attributes:
       model, tools: perform its calls.
+      handoff: the call that handed the conversation over, once it is done, if one did.
     """
 
     _ctx: AgentContext
@@ -62,6 +62,7 @@ class Run:
     _tape: Tape | None = None
     _idle: float | None = None
     _announced: tuple[str, int] | None = None
+    handoff: ToolCall | None = None
 
     async def to_its_end(self, state: LoopState, effect: Effect) -> AgentResult[Any]:
         """Perform the effects until the run is done; return its result, or raise its error."""
@@ -90,7 +91,7 @@ class Run:
                 case Act():
                     results: list[ToolResult | None] = [None] * len(effect.calls)
                     observation = (
-                        Acted(await self.tools.act(effect, results))
+                        await self.tools.act(effect, results)
                         if self._idle is None
                         else await self._act(effect, results, self._idle)
                     )
@@ -101,6 +102,7 @@ class Run:
                 case Remember():
                     observation = await self._remember(effect)
                 case Finish():
+                    self.handoff = effect.handoff
                     return effect.result
                 case Halt():
                     _raise(effect)
@@ -128,7 +130,7 @@ class Run:
 
     async def _act(self, effect: Act, results: list[ToolResult | None], seconds: float) -> Observation:
         with self._ctx.open_idle_limit(seconds) as limit:
-            return Acted(await self.tools.act(effect, results, limit))
+            return await self.tools.act(effect, results, limit)
         return Idled(seconds, results)
 
     async def _announce(self, state: LoopState) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -30,6 +31,12 @@ from agentpool._kernel.journal import PoolJournal
 from agentpool._kernel.places import Op, Place, place_here
 from agentpool._kernel.protection import protect_module
 from agentpool._loop.observed import observation_from_data, observation_to_data
+
+MadeData: TypeAlias = Sequence[Any]
+"""What is called in the place of what a model said: a call as data, or nothing."""
+
+
+NOTHING_SEEN: Mapping[str, str] = MappingProxyType({})
 
 
 @attrs.define(eq=False)
@@ -138,8 +145,12 @@ class Tape:
                 raise self._mismatch(f"its tool call {number} is another one now: {call.name}")
         return known
 
-    async def called(self, calls: Iterable[tuple[int, ToolCall]]) -> None:
+    async def called(self, calls: Iterable[tuple[int, ToolCall]], made: MadeData | None = None) -> None:
         """Write that tool calls begin, and wait until that, and all before it, is kept.
+
+        Args:
+          calls: their numbers, and what the model said.
+          made: what `made_to_data` gave, if another call is made in the place of one.
 
         Raises:
           JournalError: if it cannot be written.
@@ -148,7 +159,7 @@ class Tape:
         """
         for number, call in calls:
             data = {"loop": self.key, "n": number, "call": self._encoded(call)}
-            self._journal.append("called", self._op.record.id, data)
+            self._journal.append("called", self._op.record.id, _with(data, made))
         await self._journal.commit()
 
     def has_lost_secret(self, call: ToolCall) -> bool:
@@ -175,16 +186,44 @@ class Tape:
         self._collected += 1
         return self._place.inside(f"{self.key}tc{self._collected}")
 
-    def returned(self, number: int, result: ToolResult) -> None:
-        """Write what a tool call came to."""
+    def returned(
+        self,
+        number: int,
+        result: ToolResult,
+        made: MadeData | None = None,
+        seen: Mapping[str, str] = NOTHING_SEEN,
+    ) -> None:
+        """Write what a tool call came to.
+
+        Args:
+          number: which one of the run.
+          result: what it came to.
+          made: as for `called`.
+          seen: the versions that the agent has seen of things, as far as they were not told before.
+        """
         data = {"loop": self.key, "n": number, "result": self._encoded(result)}
-        self._journal.append("returned", self._op.record.id, data)
+        if seen:
+            data["seen"] = dict(seen)
+        self._journal.append("returned", self._op.record.id, _with(data, made))
+
+    def made_to_data(self, call: ToolCall | None) -> MadeData:
+        """Return what is called in the place of what a model said, as records tell it."""
+        return [] if call is None else [self._encoded(call)]
+
+    def made_of(self, call: PastCall) -> ToolCall | None:
+        """Return what was called in the place of what the model had said; None if nothing was.
+
+        Raises:
+          ReplayMismatchError: if it cannot be read any more.
+        """
+        made = [self._journal.decoded(each, self._op) for each in call.made or ()]
+        return made[0] if made else None
 
     def not_made(self, number: int, call: ToolCall, result: ToolResult) -> None:
         """Write what a tool call came to that never began: in one step, so that no crash parts the two."""
         data = {"loop": self.key, "n": number, "call": self._encoded(call)}
         self._journal.append("called", self._op.record.id, data)
-        self.returned(number, result)
+        self.returned(number, result, [])
 
     def result_of(self, call: PastCall) -> ToolResult:
         """Return what a tool call had come to.
@@ -205,6 +244,10 @@ class Tape:
 
     def _mismatch(self, problem: str) -> Exception:
         return self._op.mismatch(problem)
+
+
+def _with(data: dict[str, Any], made: MadeData | None) -> dict[str, Any]:
+    return data if made is None else {**data, "made": list(made)}
 
 
 def _is_same(then: Any, now: Any) -> bool:

@@ -6,13 +6,13 @@ import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Sequence, Sized
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 import trio
 
 from agentpool import abc
-from agentpool._core.effects import Act
+from agentpool._core.effects import Act, Acted
 from agentpool._core.errors import ToolError
 from agentpool._core.events import GuardWarned, ToolFinished, ToolStarted
 from agentpool._core.messages import ToolCall, ToolResult
@@ -28,6 +28,7 @@ from agentpool._logging import LOOP, printable, tell
 from agentpool._loop.approving import Gate
 
 if TYPE_CHECKING:
+    from agentpool._core.past import PastCall
     from agentpool._kernel.context import AgentContext
     from agentpool._kernel.places import Place
     from agentpool._loop.tape import Tape
@@ -44,8 +45,12 @@ TOOL_SECONDS = 120.0
 _NOT_RUN = ToolResult("Not run.", is_error=True)
 
 
+Made: TypeAlias = "dict[int, ToolCall | None]"
+"""What was called in the place of what the model said, by positions in a turn; None for nothing."""
+
+
 @value
-class _Todo:
+class Todo:
     """A call of a turn: which one of it, and of the run as its tape counts, and whether that tells of it."""
 
     index: int
@@ -76,7 +81,7 @@ class ToolCalls:
 
     async def act(
         self, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None = None
-    ) -> tuple[ToolResult, ...]:
+    ) -> Acted:
         """Run the calls side by side, and return their results in the order of the calls.
 
         What goes wrong in a call is its result, unless it is fatal. Cancellation: the calls are
@@ -92,50 +97,61 @@ class ToolCalls:
             tell(LOOP, logging.WARNING, "the loop guard: %s", printable(effect.warning))
         if self.tape is not None:
             return await self._act_on_tape(self.tape, effect, results, idle)
+        made: dict[int, ToolCall | None] = {}
         if len(effect.calls) == 1:
-            return (await self._run(effect.calls[0]),)
-        await self._run_all([_Todo(index, call) for index, call in enumerate(effect.calls)], results, idle)
-        return _all_of(results)
+            return Acted((await self._run(Todo(0, effect.calls[0]), made),), made)
+        todo = [Todo(index, call) for index, call in enumerate(effect.calls)]
+        await self._run_all(todo, results, made, idle)
+        return Acted(_all_of(results), made)
 
     async def _act_on_tape(
         self, tape: Tape, effect: Act, results: list[ToolResult | None], idle: IdleLimit | None
-    ) -> tuple[ToolResult, ...]:
+    ) -> Acted:
         """As `act`: what the tape holds of the calls is not done again."""
-        todo: list[_Todo] = []
-        lost: list[_Todo] = []
+        todo: list[Todo] = []
+        lost: list[Todo] = []
+        made: dict[int, ToolCall | None] = {}
         for index, (number, past) in enumerate(tape.numbered(effect.calls)):
             call = effect.calls[index]
             if past is None and tape.has_lost_secret(call):
                 results[index] = UNKNOWN_RESULT
-                lost.append(_Todo(index, call, number))
+                lost.append(Todo(index, call, number))
                 continue
-            if past is not None and past.result is None and not self._may_be_repeated(tape, call):
+            if past is None or (past.result is None and self._is_to_be_repeated(tape, call, past)):
+                todo.append(Todo(index, call, number, past is not None))
+                continue
+            if past.made is not None:
+                made[index] = tape.made_of(past)
+            if past.result is None:
                 results[index] = UNKNOWN_RESULT
-                tape.returned(number, UNKNOWN_RESULT)
-            elif past is not None and past.result is not None:
-                results[index] = tape.result_of(past)
+                tape.returned(number, UNKNOWN_RESULT, past.made)
             else:
-                todo.append(_Todo(index, call, number, past is not None))
-                continue
-            self._adopt(call, tape.place_of_call(number))
+                results[index] = tape.result_of(past)
+                if past.seen:
+                    self.ctx.versions.go_on_with(past.seen)
+            self._adopt(made.get(index, call), tape.place_of_call(number))
         begun = lost if self.begins_late else [*lost, *(each for each in todo if not each.is_begun)]
         await tape.called((each.number, each.call) for each in begun)
         for each in lost:
             tape.returned(each.number, UNKNOWN_RESULT)
         # The tasks of the calls have places of their own; those that they are started from are not counted.
         with standing_at(None):
-            await self._run_all(todo, results, idle)
-        return _all_of(results)
+            await self._run_all(todo, results, made, idle)
+        return Acted(_all_of(results), made)
 
     @property
     def begins_late(self) -> bool:
         """Whether each call is written to the tape when it is let through, and not with the others."""
         return self.gate is not None
 
-    def _adopt(self, call: ToolCall, place: Place) -> None:
-        """Have the children of a call go on that is not made again, and tell its tool of them."""
+    def _adopt(self, call: ToolCall | None, place: Place) -> None:
+        """Have the children of a call go on that is not made again, and tell its tool of them.
+
+        Args:
+          call: as it was made; None if nothing was called, so that what hooks had spawned is all.
+        """
         self.ctx.adopt_children_of(place)
-        tool = None if self.tools is None else self.tools.get(call.name)
+        tool = None if self.tools is None or call is None else self.tools.get(call.name)
         adopt = getattr(tool, "adopt", None)
         if adopt is not None:
             adopt(self.ctx.children_of(place))
@@ -153,6 +169,11 @@ class ToolCalls:
         text: str = "" if collect is None else await await_unprotected(partial(collect, self.ctx, stop=stop))
         return text
 
+    def _is_to_be_repeated(self, tape: Tape, call: ToolCall, past: PastCall) -> bool:
+        """Whether a call is made again that had begun, and of whose end the tape does not tell."""
+        # One that hooks had changed is none that is made without them.
+        return past.made is None and self._may_be_repeated(tape, call)
+
     def _may_be_repeated(self, tape: Tape, call: ToolCall) -> bool:
         """Whether a call may be made again of which nobody knows whether it had happened."""
         if call.problem:
@@ -164,17 +185,17 @@ class ToolCalls:
         return bool(getattr(tool, "idempotent", False)) and not tape.has_lost_secret(call)
 
     async def _run_all(
-        self, todo: Sequence[_Todo], results: list[ToolResult | None], idle: IdleLimit | None
+        self, todo: Sequence[Todo], results: list[ToolResult | None], made: Made, idle: IdleLimit | None
     ) -> None:
         if len(todo) == 1:
             (each,) = todo
-            results[each.index] = await self._run(each.call, each.number, is_begun=each.is_begun)
+            results[each.index] = await self._run(each, made)
             return
 
-        async def run(each: _Todo) -> None:
+        async def run(each: Todo) -> None:
             if idle is not None:
                 idle.heard()
-            results[each.index] = await self._run(each.call, each.number, is_begun=each.is_begun)
+            results[each.index] = await self._run(each, made)
             if idle is not None:
                 idle.heard()
 
@@ -195,22 +216,18 @@ class ToolCalls:
                 tape.returned(number, refused.result)
         return None if refused is None else refused.result
 
-    async def _run(self, call: ToolCall, number: int = -1, *, is_begun: bool = False) -> ToolResult:
-        """Run one call.
-
-        Args:
-          number: which one of the run, as its tape counts.
-          is_begun: whether the tape tells of it, so that it was let through before.
-        """
+    async def _run(self, todo: Todo, made: Made) -> ToolResult:
+        """Run one call; `made` is told of what was called in its place, if that is something else."""
+        call, number = todo.call, todo.number
         # Before the call begins: what a person takes to decide is no part of its time.
-        if self.gate is not None and not is_begun:
+        if self.gate is not None and not todo.is_begun:  # one that has begun was let through before
             refused = await self._refused(self.gate, call, number)
             if refused is not None:
                 return refused
         started = trio.current_time()
         result = await self._contained(call, number, started)
         if self.tape is not None:
-            self.tape.returned(number, result)
+            self.tape.returned(number, result, None, self.ctx.unwritten_versions())
         if self.watchers:
             self.ctx.emit(ToolFinished, call, result, trio.current_time() - started)
         if self.is_told:

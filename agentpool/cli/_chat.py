@@ -15,12 +15,16 @@ import trio
 from agentpool._core.errors import SessionError
 from agentpool._core.events import AgentFinished
 from agentpool._core.manifest import AgentManifest
+from agentpool._core.messages import SUPERVISOR, ToolCall
 from agentpool._core.outcomes import Aborted, AgentResult, AnyOutcome, Completed
+from agentpool._kernel.context import AgentContext
 from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.opening import open_agent_pool
 from agentpool._kernel.pool import AgentPool
+from agentpool._kernel.versions import SeenVersions
 from agentpool._loop.model_agent import ModelAgent
+from agentpool.abc import HookContext, Hooks
 from agentpool.cli._asking import TerminalApprover, can_ask
 from agentpool.cli._chat_view import ChatView
 from agentpool.cli._drivers import Drivers, tools_with
@@ -114,10 +118,29 @@ async def _chat(manifest: AgentManifest, options: ChatOptions, view: ChatView, a
         )
         await stack.enter_async_context(traced(pool, options.otel))
         events = await stack.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
-        agent = ModelAgent(manifest, driver=drivers.get(manifest))
-        chat = _Chat(pool, events, agent, drivers.conversations, kept, view, options.timeout)
+        one = OneConversation()
+        agent = ModelAgent(manifest, driver=drivers.get(manifest), hooks=[one])
+        chat = _Chat(pool, events, agent, one, drivers.conversations, kept, view, options.timeout)
         with chat.signals.handling():
             return await (chat.talk() if asked is None else chat.ask_once(asked))
+
+
+class OneConversation(Hooks):
+    """Has each turn of a chat, which is an agent of its own, know which files were seen in those before."""
+
+    def __init__(self) -> None:
+        """Begin with nothing seen."""
+        self._seen = SeenVersions()
+
+    def begin_anew(self) -> None:
+        """Begin another conversation."""
+        self._seen = SeenVersions()
+
+    async def before_tool_call(self, ctx: HookContext, call: ToolCall) -> ToolCall:
+        """Go on with what was seen, unless it is another agent's call."""
+        if isinstance(ctx, AgentContext) and ctx.parent_id == SUPERVISOR and ctx.versions is not self._seen:
+            ctx.go_on_with_versions(self._seen)
+        return call
 
 
 @attrs.define(eq=False)
@@ -127,6 +150,7 @@ class _Chat:
     _pool: AgentPool
     _events: EventSubscription
     _agent: ModelAgent[str]
+    _one: OneConversation
     _heard: Conversations
     _kept: Kept
     _view: ChatView
@@ -177,6 +201,7 @@ class _Chat:
                 say("\n".join(HELP))
             case "/reset":
                 await self._kept.reset()
+                self._one.begin_anew()
             case "/sessions":
                 await self._kept.names()
             case _:

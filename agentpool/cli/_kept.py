@@ -133,8 +133,11 @@ def interrupted(
     turn: list[ChatMessage] = list(heard[begins[-1] :]) if begins else [UserMessage(query)]
     last = turn[-1]
     if isinstance(last, AssistantMessage):
-        by_id = {result.call_id: result for result in results}
-        turn += [by_id[call.id] for call in last.tool_calls if call.id in by_id]
+        by_id = {result.call_id: result.result for result in results}
+        # Under the model's own name for it, whatever a hook has called in its place.
+        turn += [
+            ToolMessage(call.id, call.name, by_id[call.id]) for call in last.tool_calls if call.id in by_id
+        ]
     if partial.strip():
         turn.append(AssistantMessage(partial))
     return repaired([*history, *turn, UserMessage(INTERRUPTED, kind="note")])

@@ -27,6 +27,7 @@ from agentpool.fleet.tables import RestartSettings as RestartSettings
 from agentpool.fleet.tables import SubagentEntry as SubagentEntry
 from agentpool.fleet.tables import SupervisorSettings as SupervisorSettings
 from agentpool.fleet.variables import Variables
+from agentpool.tools._links import note_paths
 
 
 @attrs.frozen(kw_only=True)
@@ -123,9 +124,12 @@ class FleetFile:
         findings = report.findings(source) + expansion.findings
         if findings:
             raise ManifestError(findings)
-        return cls(
+        fleet = cls(
             agents=agents, pool=table.pool, supervisors=supervisors, base=report.base, subagents=subagents
         )
+        for manifest in fleet.manifests:
+            note_paths(manifest)  # before an agent of the fleet can have changed where they lead
+        return fleet
 
 
 def _with_servers(

@@ -90,6 +90,8 @@ class JournalFile:
         # One file has one lock, through whatever links it is reached and wherever the process goes.
         self.path = path = Path(os.path.realpath(path))
         self._given = tuple(secrets)
+        # Replaced as a whole, by the thread that writes: others look at it meanwhile.
+        self.secrets: Sequence[str] = self._given
         self._secrets = KnownSecrets.of(self._given)
         self._found: dict[str, None] = {}
         self._process = os.getpid()
@@ -183,7 +185,8 @@ class JournalFile:
             self._found.update(dict.fromkeys(new))
             for oldest in list(self._found)[:-_SECRETS_REMEMBERED]:
                 del self._found[oldest]
-            self._secrets = KnownSecrets.of((*self._given, *self._found))
+            self.secrets = (*self._given, *self._found)
+            self._secrets = KnownSecrets.of(self.secrets)
 
     def _may_hold_secrets(self, text: str) -> bool:
         # Bytes are not seen by that.

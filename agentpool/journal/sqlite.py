@@ -61,6 +61,11 @@ class SqliteJournal(Journal):
     def __repr__(self) -> str:
         return f"SqliteJournal({str(self.path)!r})"
 
+    @property
+    def secrets(self) -> Sequence[str]:
+        """The texts that must not get into the file: those that were given, and of late found in it."""
+        return self._secrets if self._file is None else self._file.secrets
+
     async def open(self) -> Sequence[JournalRecord]:
         """Open the file, for this process alone to write to; return what it holds.
 

@@ -129,7 +129,12 @@ def _file_tools(manifest: AgentManifest) -> list[Tool]:
         reader = FileReader(_paths(manifest, FileReadCapability), manifest.base, follows_links=follows_links)
         tools += [reader.read_file, reader.list_files, reader.search_text]
     if grants(manifest.capabilities, FileWriteCapability(())):
-        writer = FileWriter(_paths(manifest, FileWriteCapability), manifest.base, follows_links=follows_links)
+        writer = FileWriter(
+            _paths(manifest, FileWriteCapability),
+            manifest.base,
+            follows_links=follows_links,
+            readable=None if reader is None else reader.roots,
+        )
         tools.append(writer.write_file)
     if reader is not None and writer is not None:
         tools.append(FileEditor(reader.roots, writer.roots).edit_file)

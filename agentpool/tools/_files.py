@@ -6,15 +6,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from agentpool._blocking import run_blocking
 from agentpool._core.capability import FileReadCapability, FileWriteCapability
 from agentpool._core.errors import CapabilityDeniedError, ToolError
+from agentpool.abc import ToolContext, Versions
 from agentpool.tools._editing import edited
 from agentpool.tools._function import tool
 from agentpool.tools._lines import decoded
 from agentpool.tools._places import Place, Roots, open_regular, opened_parent, shown, told_errors
-from agentpool.tools._reading import excerpt_of, read_opened
+from agentpool.tools._reading import read_opened, seen_excerpt
 from agentpool.tools._searching import files_below, matching_lines
-from agentpool.tools._writing import alone_with, refuse_if_large, replace, status_of, write_text
+from agentpool.tools._versions import Sight, versions_of
+from agentpool.tools._writing import alone_with, refuse_if_large, replace, state_of, status_of, write_text
 
 MAX_NAMES = 1_000
 MAX_MATCHES = 200
@@ -35,8 +38,13 @@ class FileReader:
         return self._roots
 
     @tool(capability=FileReadCapability(()), idempotent=True)
-    def read_file(
-        self, path: str, start_line: int = 1, max_lines: int | None = None, start_column: int = 1
+    async def read_file(
+        self,
+        ctx: ToolContext,
+        path: str,
+        start_line: int = 1,
+        max_lines: int | None = None,
+        start_column: int = 1,
     ) -> str:
         """Read a text file.
 
@@ -46,7 +54,14 @@ class FileReader:
           max_lines: how many lines to show at the most; left out, as many as fit.
           start_column: the first character of start_line to show, from 1; for lines that are very long.
         """
-        return excerpt_of(self._roots, path, start_line, max_lines, start_column)
+        versions = versions_of(ctx)
+        ticket = None if versions is None else versions.ticket()
+        text, place, data = await run_blocking(
+            seen_excerpt, self._roots, path, start_line, max_lines, start_column
+        )
+        if versions is not None:  # here, where it is on its way to the model
+            Sight(place, versions).saw(data, ticket)
+        return text
 
     @tool(capability=FileReadCapability(()), idempotent=True)
     def list_files(self, path: str = ".", pattern: str = "**") -> str:
@@ -86,12 +101,22 @@ class FileReader:
 
 
 class FileWriter:
-    """`write_file` below the roots of a `FileWriteCapability`."""
+    """`write_file` below the roots of a `FileWriteCapability`.
+
+    What its agent may read as well it overwrites only as the agent knows it. Who may only write could not
+    look at what is new, and is to learn nothing of it.
+    """
 
     def __init__(
-        self, allowed_paths: Sequence[str], base: Path | None = None, *, follows_links: bool = True
+        self,
+        allowed_paths: Sequence[str],
+        base: Path | None = None,
+        *,
+        follows_links: bool = True,
+        readable: Roots | None = None,
     ) -> None:
         self._roots = Roots(allowed_paths, base, follows_links=follows_links)
+        self._readable = readable
 
     @property
     def roots(self) -> Roots:
@@ -99,24 +124,32 @@ class FileWriter:
         return self._roots
 
     @tool(capability=FileWriteCapability(()), idempotent=True)
-    def write_file(self, path: str, content: str) -> str:
+    async def write_file(self, ctx: ToolContext, path: str, content: str) -> str:
         """Write a text file, in the place of what is there; missing directories are made.
 
-        What is there keeps its encoding, and line breaks of Windows.
+        What is there keeps its encoding, and line breaks of Windows. A file that somebody else has changed
+        since you read it has to be read again first.
 
         Args:
           path: the file's path.
           content: the whole text of the file.
         """
+        return await run_blocking(self._written, versions_of(ctx), path, content)
+
+    def _written(self, versions: Versions | None, path: str, content: str) -> str:
         place = self._roots.find(path)
         if path.endswith(("/", os.sep)):
             raise ToolError(f"{path!r} names a directory; give the name of a file")
         with told_errors(place.name):
             try:
-                size, kept = write_text(place, content)
+                size, kept = write_text(place, content, self._sight(place, versions))
             except UnicodeEncodeError as error:
                 raise ToolError(f"the content is not valid text: {error.reason}") from None
         return f"wrote {shown(place.name)} ({size} bytes{f', with {kept}' if kept else ''})"
+
+    def _sight(self, place: Place, versions: Versions | None) -> Sight:
+        is_read = self._readable is not None and self._readable.locate(place.path) is not None
+        return Sight(place, versions if is_read else None)
 
 
 class FileEditor:
@@ -131,10 +164,13 @@ class FileEditor:
 
     # Not idempotent: what was replaced may hold what is looked for, and would be replaced again.
     @tool(capability=FileWriteCapability(()))
-    def edit_file(self, path: str, old: str, new: str, replace_all: bool = False) -> str:
+    async def edit_file(
+        self, ctx: ToolContext, path: str, old: str, new: str, replace_all: bool = False
+    ) -> str:
         r"""Replace a text in a file by another one, exactly as they are given.
 
-        Both are plain text without line numbers or patterns. The file keeps its encoding and line breaks.
+        Both are plain text without line numbers or patterns. The file keeps its encoding and line breaks. A
+        file that somebody else has changed since you read it has to be read again first.
 
         Args:
           path: the file's path, as list_files names it.
@@ -142,10 +178,14 @@ class FileEditor:
           new: the text to put in its place.
           replace_all: replace old wherever it is in the file.
         """
+        return await run_blocking(self._edited, versions_of(ctx), path, (old, new, replace_all))
+
+    def _edited(self, versions: Versions | None, path: str, change: tuple[str, str, bool]) -> str:
         place = self._place(path)
+        sight = Sight(place, versions)
         with told_errors(place.name), alone_with(place), opened_parent(place) as (name, dir_fd):
             for _ in range(_EDIT_TRIES):
-                done = self._edit(place, name, dir_fd, (old, new, replace_all))
+                done = self._edit(sight, name, dir_fd, change)
                 if done is not None:
                     return done
         raise ToolError(f"{place.told} is being changed by somebody else; try again")
@@ -170,13 +210,15 @@ class FileEditor:
             )
         return place
 
-    def _edit(self, place: Place, name: str, dir_fd: int | None, change: tuple[str, str, bool]) -> str | None:
+    def _edit(self, sight: Sight, name: str, dir_fd: int | None, change: tuple[str, str, bool]) -> str | None:
         """Edit the file once; None if it was changed meanwhile, by another program."""
+        place, is_known = sight.place, sight.is_known
         fd, before = open_regular(place, name, dir_fd)
         try:
             data = read_opened(place, fd, before)
         finally:
             os.close(fd)
+        sight.refuse_unseen(data)
         file = decoded(data, place.told)
         old, new, replace_all = change
         result = edited(file.text, old, new, replace_all=replace_all, name=place.told)
@@ -186,11 +228,9 @@ class FileEditor:
             raise ToolError(f"new is not valid text: {error.reason}") from None
         refuse_if_large(changed, f"{place.told} after the edit")
         now = status_of(name, dir_fd)
-        if now is None or _version(now) != _version(before):
+        if now is None or state_of(now) != state_of(before):
             return None
         replace(name, changed, dir_fd, now)
+        if is_known:  # of a file that it has not read it knows but the place that it has changed
+            sight.saw(changed)
         return f"edited {shown(place.name)}, {result.told()}"
-
-
-def _version(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -60,13 +60,15 @@ class Handoff(ShownTool):
         """Return the definition, with the agents in it."""
         return choice_of(plain, self.manifests)
 
-    def target(self, arguments: Mapping[str, Any]) -> Any:
-        """Return the agent that a call names.
+    def target(self, arguments: Mapping[str, Any]) -> tuple[Any, str]:
+        """Return the agent that goes on after a call that came to no error, and what it is told beside.
 
-        Raises:
-          ToolError: if there is none.
+        Args:
+          arguments: as the call was made.
         """
-        return self._make(one_of(self.manifests, str(arguments.get("agent"))))
+        taken = self.taken(arguments)  # what `call` has said, it said of these
+        assert not isinstance(taken, ToolResult)
+        return self._make(one_of(self.manifests, taken["agent"])), taken["note"]
 
     async def call(self, ctx: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
         """Say that the conversation goes over; the loop does the rest."""

@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Hashable, Mapping
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -19,8 +19,10 @@ import trio
 
 from agentpool._blocking import run_blocking
 from agentpool._core.content import Part, Text, parts_of
+from agentpool._core.detection import KnownSecrets
 from agentpool._core.errors import ToolError
 from agentpool._core.messages import CompletionRequest, ToolCall, ToolDefinition, ToolResult, UserMessage
+from agentpool._core.redaction import Redaction, restored
 from agentpool._core.text import encodable
 from agentpool.abc import HookContext, Hooks
 
@@ -79,8 +81,11 @@ class KeptResults(Hooks):
 
     With a journal the files are in a directory beside it (`run.db.kept`), and stay; without, in a temporary
     directory, made when it is needed and removed with the pool. They are for their owner alone (0600), and
-    hold what the tools returned, behind the hooks that stand further inside: put `Redact` behind this one.
-    What cannot be written is cut as without this hook, and the model is told why.
+    hold what the tools returned, behind the hooks that stand further inside, and behind each `Redact`: in
+    whatever order both are given, this one stands outside of that. Secrets that a journal would not hold
+    either (`SqliteJournal(secrets=...)`) are in no file: placeholders stand for them, and who reads on in the
+    same pool gets them back; a run that is resumed does not. What cannot be written is cut as without this
+    hook, and the model is told why.
 
     Attributes:
       directory: where each pool makes a directory of its own, which stays; None for the place told above.
@@ -141,7 +146,7 @@ class KeptResults(Hooks):
         text = encodable(text)
         store = await self._store(ctx)
         try:
-            path = await store.keep(ctx.id, text)
+            path = await store.keep(ctx.id, text, ctx.journal_secrets)
         except OSError as error:
             why = f"[this result is too long, and could not be kept in a file: {error.strerror or error}]\n"
             return _with_text(result, why + text)
@@ -216,6 +221,7 @@ class _Store:
 
     def __init__(self, settings: KeptResults, journal_path: str | None) -> None:
         self.names: set[str] = set()
+        self._secrets: dict[str, tuple[str, ...]] = {}  # of the files that had some: never in a file
         self.readers: dict[int, str] = {}
         self._agents: set[int] = set()
         self._settings = settings
@@ -294,7 +300,10 @@ class _Store:
             raise FileNotFoundError(None, "there is no such result")
         fd = os.open(os.path.join(self._directory, name), os.O_RDONLY | _NOFOLLOW | _CLOEXEC | _BINARY)
         with open(fd, "rb") as file:
-            return file.read().decode("utf-8", "replace")
+            text = file.read().decode("utf-8", "replace")
+        secrets = self._secrets.get(name)
+        whole: str = text if secrets is None else restored(text, secrets)
+        return whole
 
     def remove(self) -> None:
         """Remove all of it."""
@@ -303,13 +312,19 @@ class _Store:
 
     # What waits for it.
 
-    async def keep(self, agent_id: int, text: str) -> str:
+    async def keep(self, agent_id: int, text: str, known: Iterable[str] = ()) -> str:
         """Keep a text, and return the path that the model is told.
+
+        Args:
+          agent_id: whose it is.
+          text: all of it.
+          known: secrets, beside those that are found; none gets into the file.
 
         Raises:
           OSError: if it cannot be written, or there would be too much.
         """
-        data = text.encode()
+        clean, secrets = await run_blocking(_without_secrets, text, tuple(known))
+        data = clean.encode()
         if self._used + len(data) > self._settings.total:
             raise OSError(None, f"{self._settings.total} bytes is all that a pool keeps")
         self._used += len(data)
@@ -323,6 +338,8 @@ class _Store:
         except BaseException:
             self._used -= len(data)
             raise
+        if secrets:
+            self._secrets[name] = secrets
         self.names.add(name)
         self._agents.add(agent_id)
         return f"{FOLDER if self._settings.directory is None else self._directory}/{name}"
@@ -334,6 +351,13 @@ class _Store:
           OSError: if it cannot be read.
         """
         return await run_blocking(self._read, name)
+
+
+def _without_secrets(text: str, known: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """Return a text with placeholders for its secrets, and these, for `restored`."""
+    redaction = Redaction(KnownSecrets.of(known))
+    clean: str = redaction.data(text)
+    return clean, redaction.secrets
 
 
 def _is_there(directory: str | None) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 import attrs
 
 from agentpool._core.errors import CapabilityDeniedError, ToolError
+from agentpool.tools._links import is_planted, real_root
 
 # What would break a list of names, or hide in it: controls, separators of lines, what has no width,
 # undecodable bytes, and white space at an end.
@@ -85,18 +86,21 @@ class Roots:
         Args:
           allowed_paths: the roots.
           base: the directory that relative ones are relative to.
-          follows_links: whether links in the roots are followed; not if they were resolved before.
+          follows_links: whether links in the roots are followed; not if they were resolved before, and
+            none that a command of an agent may have made.
         """
         self._base = os.path.abspath(base or ".")
         paths = dict.fromkeys(os.path.join(self._base, os.fspath(path)) for path in allowed_paths)
-        real = os.path.realpath if follows_links else os.path.normpath
-        self._roots = tuple(_Root(real(path), self._label(path)) for path in paths)
+        self._roots = tuple(
+            _Root(_followed(path) if follows_links else os.path.normpath(path), self._label(path))
+            for path in paths
+        )
 
     def _label(self, path: str) -> str:
         return Path(os.path.relpath(path, self._base)).as_posix()
 
     def __str__(self) -> str:
-        return ", ".join(shown(root.label) for root in self._roots) or "nothing"
+        return ", ".join(map(_told, self._roots)) or "nothing"
 
     def find(self, path: str) -> Place:
         """Return the place that a path means, whether or not there is something.
@@ -168,6 +172,15 @@ class Roots:
         if len(self._roots) < 2 and (parts or not os.path.isfile(root.real)):
             return name or "."
         return f"{root.label}/{name}" if name else root.label
+
+
+def _told(root: _Root) -> str:
+    link = " (not followed: a command may have made the link)" if is_planted(root.real) else ""
+    return f"{shown(root.label)}{link}"
+
+
+def _followed(path: str) -> str:
+    return real_root(os.path.abspath(path))
 
 
 def parts_below(path: str, root: str) -> tuple[str, ...] | None:

@@ -42,14 +42,24 @@ def read_text(
     return excerpt_of(Roots(allowed_paths, base), path, start_line, max_lines, start_column)
 
 
-def excerpt_of(roots: Roots, path: str, start_line: int, max_lines: int | None, start_column: int) -> str:
+def excerpt_of(
+    roots: Roots, path: str, start_line: int, max_lines: int | None = None, start_column: int = 1
+) -> str:
     """Do what `read_text` does, below roots that were resolved before."""
+    return seen_excerpt(roots, path, start_line, max_lines, start_column)[0]
+
+
+def seen_excerpt(
+    roots: Roots, path: str, start_line: int, max_lines: int | None, start_column: int
+) -> tuple[str, Place, bytes]:
+    """Do what `excerpt_of` does; return also where the file is, and all of its bytes."""
     if start_line < 1 or start_column < 1 or (max_lines is not None and max_lines < 1):
         raise ToolError("start_line, max_lines and start_column count from 1")
     place = roots.find(path)
     with told_errors(place.name):
-        text = decoded(read_bytes(place), place.told).text
-    return excerpt(text, start_line, max_lines, start_column)
+        data = read_bytes(place)
+        text = decoded(data, place.told).text
+    return excerpt(text, start_line, max_lines, start_column), place, data
 
 
 def read_bytes(place: Place) -> bytes:

@@ -25,6 +25,7 @@ from agentpool._core.sandboxing import (
     outermost,
 )
 from agentpool.tools._host import FIRST_USER, SYSTEM_PATH, SandboxReport, system_mounts
+from agentpool.tools._links import PlantedLinkError, links
 from agentpool.tools._processes import Job
 
 _users = itertools.count()
@@ -49,12 +50,9 @@ def find_roots(
     top = os.path.abspath(base or ".")
     writable = [os.path.abspath(os.path.join(top, path)) for path in write]
     readable = [os.path.abspath(os.path.join(top, path)) for path in read]
-    missing = [
-        path
-        for path in (*writable, *readable)
-        if not os.path.exists(path) or not (follows_links or os.path.realpath(path) == path)
-    ]
-    real = {path: os.path.realpath(path) for path in writable if path not in missing}
+    resolved = {path: _resolved(path, follows_links) for path in (*writable, *readable)}
+    missing = [path for path, place in resolved.items() if place is None]
+    real = {path: place for path in writable if (place := resolved[path]) is not None}
     trusted = [
         place
         for path, place in real.items()
@@ -62,11 +60,23 @@ def find_roots(
     ]
     found = outermost(trusted)
     read_only = [
-        os.path.realpath(path)
+        place
         for path in readable
-        if path not in missing and not _is_reached_through(path, found)
+        if (place := resolved[path]) is not None and not _is_reached_through(path, found)
     ]
-    return Roots(outermost(read_only, found), found, tuple(dict.fromkeys(missing)))
+    return Roots(outermost(read_only, found), found, tuple(missing))
+
+
+def _resolved(path: str, follows_links: bool) -> str | None:
+    """Return the real path of a root; None of one that is not there, or whose links are not followed."""
+    if not os.path.exists(path):
+        return None
+    if not follows_links:
+        return path if os.path.realpath(path) == path else None
+    try:
+        return links.real(path)
+    except PlantedLinkError:
+        return None
 
 
 def _is_reached_through(path: str, roots: Sequence[str]) -> bool:

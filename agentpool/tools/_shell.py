@@ -18,6 +18,7 @@ from agentpool._core.sandboxing import Roots
 from agentpool.abc import Tool, ToolContext
 from agentpool.tools._function import FunctionTool, tool
 from agentpool.tools._host import sandbox_report
+from agentpool.tools._links import links
 from agentpool.tools._processes import MOST_BYTES, run_job
 from agentpool.tools._sandbox import Sandbox, python_command
 
@@ -112,6 +113,8 @@ class CommandRunner:
         def prepare() -> tuple[Any, Roots]:
             report = sandbox_report()
             roots = self._sandbox.roots()
+            if self._sandbox.kind == "bubblewrap":  # without one it may write anywhere
+                links.commands_may_write(roots.write)
             place = self._sandbox.directory(cwd, roots)
             job = self._sandbox.job(report, argv, roots=roots, cwd=place, timeout=seconds, code=code)
             return job, roots

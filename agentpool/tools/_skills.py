@@ -16,6 +16,7 @@ from agentpool._core.text import shown
 from agentpool.abc import Tool
 from agentpool.tools._files import FileReader
 from agentpool.tools._function import tool
+from agentpool.tools._reading import excerpt_of
 from agentpool.tools._shown import ShownTool, with_choice
 
 MAX_HEAD_BYTES = 65_536
@@ -154,7 +155,7 @@ class SkillReader(ShownTool):
             raise ToolError(f"there is no skill {shown(name)}; there are: {', '.join(self._skills)}")
         # No link and no `..` leads out of its directory.
         reader = FileReader([skill.directory], Path(skill.directory))
-        text = reader.read_file(skill.file if file is None else file, start_line)
+        text = excerpt_of(reader.roots, skill.file if file is None else file, start_line)
         return text + _others(reader, skill) if file is None and start_line == 1 else text
 
 

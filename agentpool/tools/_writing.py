@@ -12,6 +12,7 @@ from agentpool._core.errors import ToolError
 from agentpool.tools._lines import decoded, has_only_crlf
 from agentpool.tools._places import CREATING, Place, open_regular, opened_parent
 from agentpool.tools._reading import MAX_FILE_BYTES, read_opened
+from agentpool.tools._versions import Sight
 
 # One edit of a file at a time, by whichever agent of the process: each reads, and then writes what it has
 # read with a change. Files share these locks by their paths' hashes, so that there is nothing to clean up.
@@ -25,27 +26,41 @@ def alone_with(place: Place) -> Iterator[None]:
         yield
 
 
-def write_text(place: Place, content: str) -> tuple[int, str]:
+def write_text(place: Place, content: str, sight: Sight) -> tuple[int, str]:
     r"""Put a text in the place of a file, or make one with its directories.
 
     A file that is text stays as it was encoded, with its mark. If all its lines end with `\r\n`, and those
     of the new text with `\n`, they end as they did: a model that has read the file seldom keeps them.
+
+    Args:
+      place: where.
+      content: the text.
+      sight: what the writer has seen of the file: another version than that is not overwritten.
 
     Returns:
       How many bytes were written, and what of the old file was kept, in words.
 
     Raises:
       UnicodeEncodeError: if the text holds half a character.
-      ToolError: if it is too large.
+      ToolError: if it is too large, or somebody else has changed the file.
       OSError: if it cannot be written, or is no ordinary file. In each case nothing has changed.
     """
     plain = content.encode()
     refuse_if_large(plain, "the content")
     with alone_with(place), opened_parent(place, create=True) as (name, dir_fd):
         old = status_of(name, dir_fd)
-        data, kept = _as_before(place, name, dir_fd, content) if old else (plain, "")
+        before = None if old is None else _before(place, name, dir_fd)
+        data, kept = (plain, "") if before is None else _as_before(before[0], place, content)
         refuse_if_large(data, "the content")
+        if old is not None and sight.is_known:
+            # What is there already is lost by nobody: a call that is made again after a crash finds it.
+            if before is None or before[0] != data:
+                sight.refuse_unseen(None if before is None else before[0])
+            old = status_of(name, dir_fd)
+            if old is not None and before is not None and state_of(old) != state_of(before[1]):
+                sight.refuse()
         replace(name, data, dir_fd, old)
+        sight.saw(data)
         return len(data), kept
 
 
@@ -55,15 +70,23 @@ def refuse_if_large(data: bytes, what: str) -> None:
         raise ToolError(f"{what} has {len(data)} bytes; {MAX_FILE_BYTES} are the limit")
 
 
-def _as_before(place: Place, name: str, dir_fd: int | None, content: str) -> tuple[bytes, str]:
-    """Return a text in the encoding and with the line breaks of the file that it replaces."""
+def _before(place: Place, name: str, dir_fd: int | None) -> tuple[bytes, os.stat_result] | None:
+    """Return what a file holds, and its status; None if it cannot be read."""
     try:
         fd, status = open_regular(place, name, dir_fd)
         try:
-            before = decoded(read_opened(place, fd, status), place.told)
+            return read_opened(place, fd, status), status
         finally:
             os.close(fd)
     except (ToolError, OSError):
+        return None
+
+
+def _as_before(data: bytes, place: Place, content: str) -> tuple[bytes, str]:
+    """Return a text in the encoding and with the line breaks of what it replaces."""
+    try:
+        before = decoded(data, place.told)
+    except ToolError:
         return content.encode(), ""  # it was no text that can be read
     kept = []
     if before.mark and not content.startswith("\ufeff"):
@@ -71,8 +94,13 @@ def _as_before(place: Place, name: str, dir_fd: int | None, content: str) -> tup
     if "\r" not in content and "\n" in content and has_only_crlf(before.text):
         content = content.replace("\n", "\r\n")
         kept.append(r"its line breaks (\r\n)")
-    data = before.encoded(content.removeprefix("\ufeff")) if before.mark else content.encode()
-    return data, " and ".join(kept)
+    changed = before.encoded(content.removeprefix("\ufeff")) if before.mark else content.encode()
+    return changed, " and ".join(kept)
+
+
+def state_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return by what a file is told from one that was written since then."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def status_of(name: str, dir_fd: int | None) -> os.stat_result | None:

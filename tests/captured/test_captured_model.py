@@ -48,7 +48,7 @@ HAS_SANDBOX = shutil.which("bwrap") is not None
 HAS_MCP = importlib.util.find_spec("mcp") is not None
 HAS_HTTP = importlib.util.find_spec("httpx2") is not None
 
-pytestmark = [pytest.mark.processes]
+pytestmark = [pytest.mark.long]
 
 NEEDS = {
     "run_shell": HAS_SANDBOX,

@@ -102,7 +102,7 @@ def _always(value: Any) -> Callable[[Any], Any]:
 
 
 def _called_at_once(_original: Any) -> Any:
-    async def called(self: Tape, calls: Any) -> None:
+    async def called(self: Tape, calls: Any, made: Any = None) -> None:
         for number, call in calls:
             data = {"loop": self.key, "n": number, "call": self._encoded(call)}
             self._journal.append("called", self._op.record.id, data)
@@ -111,7 +111,7 @@ def _called_at_once(_original: Any) -> Any:
 
 
 def _commit_first(_original: Any) -> Any:
-    async def called(self: Tape, calls: Any) -> None:
+    async def called(self: Tape, calls: Any, made: Any = None) -> None:
         await self._journal.commit()
         for number, call in calls:
             data = {"loop": self.key, "n": number, "call": self._encoded(call)}

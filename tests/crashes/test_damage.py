@@ -21,7 +21,7 @@ from . import _town
 from ._damage import files_of, opened, problems_of_damage, written
 from ._kills import ended_apart
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.long
 
 DAMAGES = int(os.environ.get("AGENTPOOL_DAMAGES", "40"))
 

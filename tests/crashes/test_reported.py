@@ -25,7 +25,7 @@ from ._oracle import crashes_of, problems_of, resumed, run
 from ._runs import Report, run_case
 from ._world import plain
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.long
 
 
 def after_every_crash(case: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ._runs import Report, run_random, run_town
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.long
 
 RUNS = int(os.environ.get("AGENTPOOL_CRASH_RUNS", "40"))
 

@@ -52,7 +52,7 @@ def running(fixtures: Path = FIXTURES) -> Iterator[Aimock]:
         yield Aimock(_address(server))
     finally:
         server.terminate()
-        server.communicate(timeout=10)
+        server.communicate(timeout=60)
 
 
 def _address(server: subprocess.Popen[str]) -> str:

@@ -34,6 +34,7 @@ from agentpool import (
     TokenUsage,
     ToolCall,
     ToolMessage,
+    ToolRegistry,
     open_agent_pool,
     resume_agent_pool,
     tool,
@@ -186,6 +187,18 @@ def test_a_call_with_a_placeholder_for_a_secret_is_not_made_again() -> None:
     _, records = run(agent, "go", driver=Model(*turns))
     outcome, _ = resumed(behind(records, "called"), driver=Model(*turns))
     assert UNKNOWN_RESULT.content in text_of(outcome)
+
+
+def test_a_call_whose_tool_is_gone_may_have_happened_and_one_of_what_never_was_has_not() -> None:
+    """Such as the tool of a server that is away now. What never was is told as it would have been."""
+    turns = (calls(ToolCall("1", "read", {"name": "a"}), ToolCall("2", "invented", {})), LAST)
+    all_of_them, fewer = ToolRegistry(TOOLS), ToolRegistry([pay, launch])
+    _, records = run(ModelAgent(MANIFEST), "go", driver=Model(*turns), tool_builder=lambda _: all_of_them)
+    EFFECTS.clear()
+    cut = behind(records, "called", 2)
+    outcome, _ = resumed(cut, driver=Model(*turns), tool_builder=lambda _: fewer)
+    assert text_of(outcome).startswith(f"done: {UNKNOWN_RESULT.text} there is no tool 'invented'")
+    assert EFFECTS == []
 
 
 def test_a_key_names_one_call_of_one_agent_and_stays() -> None:

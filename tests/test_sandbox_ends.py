@@ -453,13 +453,13 @@ def _supervisors() -> list[int]:
 def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Have the supervisor run as a module, so that coverage sees it."""
     command = [sys.executable, "-c", "from agentpool.tools._supervisor import main; main()"]
-    options = _processes._supervisor_options()
+    options = _processes.supervisor_options()
 
     def options_of_tests() -> dict[str, Any]:
         return {**options, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "cwd": str(ROOT)}
 
-    monkeypatch.setattr(_processes, "_supervisor_command", lambda: command)
-    monkeypatch.setattr(_processes, "_supervisor_options", options_of_tests)
+    monkeypatch.setattr(_processes, "supervisor_command", lambda: command)
+    monkeypatch.setattr(_processes, "supervisor_options", options_of_tests)
     return lambda: None
 
 

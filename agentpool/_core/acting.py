@@ -32,7 +32,7 @@ def act(state: LoopState, guard: LoopGuard, excess: int, said: AssistantMessage)
         return heard(state, unrun(said, verdict.reason)), TAKE_MESSAGES
     note = verdict.reason if isinstance(verdict, guards.Warn) else ""
     acting = LoopState(state.plan, Act, state.transcript, state.window, guard, said, note, trouble, excess)
-    if state.window.pins is not None or state.plan.hidden:
+    if state.window.pins is not None or state.plan.finds:
         calls = tuple(call for call in calls if not _is_own(state, call))
         if not calls:
             return _acted(acting, ()), TAKE_MESSAGES
@@ -46,9 +46,7 @@ def _recovered(trouble: Trouble) -> Trouble:
 
 def _is_own(state: LoopState, call: ToolCall) -> bool:
     """Whether a call is one of the loop's own, for which no tool runs."""
-    return (state.window.pins is not None and is_pinning(call)) or (
-        bool(state.plan.hidden) and is_finding(call)
-    )
+    return (state.window.pins is not None and is_pinning(call)) or (state.plan.finds and is_finding(call))
 
 
 def on_acted(state: LoopState, observation: Acted) -> Step:
@@ -92,7 +90,7 @@ def _acted(state: LoopState, results: Sequence[ToolResult]) -> LoopState:
     own: Mapping[int, ToolResult] = {}
     if pins is not None:
         pins, own = pinned(pins, calls)
-    if plan.hidden:
+    if plan.finds:
         found = {n: searched(plan.hidden, call)[0] for n, call in enumerate(calls) if is_finding(call)}
         own, plan = {**own, **found}, plan.after(calls)
     if len(results) != len(calls) - len(own):

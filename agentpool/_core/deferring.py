@@ -65,6 +65,8 @@ def searched(tools: Sequence[ToolDefinition], call: ToolCall) -> tuple[ToolResul
     query = call.input.get("query")
     if call.problem or not isinstance(query, str) or not query.strip():
         return ToolResult(call.problem or "query is a text that is not empty.", is_error=True), []
+    if not tools:
+        return ToolResult("There are no other tools than those that you are shown.", is_error=True), []
     names = best_of(tools, query)
     if not names:
         return ToolResult(f"No tool of {len(tools)} fits. Try other words."), []

@@ -44,6 +44,8 @@ class Plan:
       handoffs: the names of the tools that hand the conversation over to another agent.
       collects: whether the model can start agents, which are waited for before the run ends.
       hidden: tools that are not shown before the model has found or called them; with those that are by now.
+      finds: whether `find_tools` is the loop's own, also while nothing is hidden: in a run that is resumed
+        there may be fewer tools than there were.
     """
 
     model: str
@@ -69,6 +71,7 @@ class Plan:
     handoffs: frozenset[str] = frozenset()
     collects: bool = False
     hidden: tuple[ToolDefinition, ...] = ()
+    finds: bool = False
 
     def cost(self, usage: TokenUsage) -> float:
         """Return what a call may cost at the most by its estimate; 0 if nobody knows."""
@@ -161,6 +164,8 @@ def plan_of(
         price=price,
         summary_tokens=_summary_tokens(max_tokens, room) if sums_up else 0,
         hidden=hidden,
+        finds=bool(hidden)
+        or (bool(manifest.mcp_servers) and all(tool.name != FIND_TOOLS.name for tool in tools)),
     )
     return plan.showing([choice]) if hidden and choice is not None else plan
 

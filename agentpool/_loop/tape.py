@@ -171,6 +171,13 @@ class Tape:
         """Whether a call came out of the journal, where it lost a secret, so that it cannot be made."""
         return self._is_replayed and has_placeholder(call.input)
 
+    def had_tool(self, name: str) -> bool:
+        """Whether the run had a tool of a name when it began, before it was resumed."""
+        begun = self._past.begun
+        if begun is None:
+            return False
+        return any(each.name == name for each in self._journal.decoded(begun["tools"], self._op))
+
     def call_key(self, number: int) -> str:
         """Return what names a call in all the world; it is the same whenever the call is made again."""
         return f"{self._journal.run_id}-{self._op.record.id}-{self._op.life}-{self.key}t{number}"

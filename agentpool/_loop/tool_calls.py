@@ -180,7 +180,8 @@ class ToolCalls:
             return True
         tool = None if self.tools is None else self.tools.get(call.name)
         if tool is None:
-            return True
+            # Such as one of an MCP server that is gone; else the model had called what there never was.
+            return not tape.had_tool(call.name)
         return bool(getattr(tool, "idempotent", False)) and not tape.has_lost_secret(call)
 
     async def _run_all(

@@ -6,18 +6,26 @@ import hashlib
 import hmac
 import ipaddress
 import math
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 import trio
 
+from agentpool.mcp_server._limits import Load, Share
+
 PATH = "/mcp"
 GONE = "agentpool.gone"
 """The key in a request's scope of the event that its client has gone."""
 BODY_SECONDS = 30.0
 """A client that takes longer for a piece of its request has gone."""
+WHOLE_BODY_SECONDS = 120.0
+"""So has one that takes longer for all of it."""
+CLOSING_SECONDS = 1.0
+"""So long the end of an answer may take, of which everything has been sent."""
+MOST_BODY = 4 * 1024 * 1024
+"""A request has no more bytes; the SDK refuses one that has."""
 SHORTEST_TOKEN = 16
 """A token of fewer characters can be guessed."""
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -68,11 +76,13 @@ class Guard:
     Attributes:
       host: where the server listens.
       token: what clients have to give; None for nothing.
+      load: the requests that were let in and are under way.
     """
 
     app: App
     host: str
     token: str | None
+    load: Load = attrs.field(factory=Load)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -82,9 +92,13 @@ class Guard:
             headers = _headers_of(scope)
             status, text = self._refusal(scope["path"], headers)
             if status:
-                await _refuse(send, status, text)
-            else:
-                await self._serve(scope, receive, send)
+                await _refuse(scope, send, status, text)
+                return
+            with self.load.share(_most_bytes(scope, headers)) as share:
+                if share is None:
+                    await _refuse(scope, send, 503, "too many requests are under way; try again")
+                else:
+                    await self._serve(scope, receive, send, share)
 
     def _refusal(self, path: str, headers: MutableMapping[str, list[str]]) -> tuple[int, str]:
         """Return the status and the text with which a request is refused; 0 if it is not."""
@@ -108,25 +122,36 @@ class Guard:
             return _name_in(origin) in _LOCAL_NAMES
         return urlsplit(origin).netloc == host
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, share: Share) -> None:
         gone = scope[GONE] = trio.Event()
         is_answered = is_read = False
+        latest = trio.current_time() + WHOLE_BODY_SECONDS
+        size = 0
 
         async def heard() -> Message:
-            nonlocal is_read
+            nonlocal is_read, size
             message: Message = {"type": "http.disconnect"}
-            with trio.move_on_after(math.inf if is_read else BODY_SECONDS):
+            with trio.move_on_at(math.inf if is_read else min(latest, trio.current_time() + BODY_SECONDS)):
                 message = await receive()
-            is_read = is_read or not message.get("more_body", False)
+            size += len(message.get("body", b""))
+            if not is_read and not message.get("more_body", False):
+                is_read = True
+                share.shrink(size)
             if message["type"] == "http.disconnect" and not is_answered:
                 gone.set()
             return message
 
         async def sent(message: Message) -> None:
             nonlocal is_answered
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                is_answered = True
-            await send(message)
+            if message["type"] != "http.response.body" or message.get("more_body", False):
+                await send(message)
+                return
+            is_answered = True
+            if message.get("body"):
+                await send({**message, "more_body": True})
+            # The SDK cancels itself when it hears of the end; then nobody would close the connection.
+            with trio.move_on_after(CLOSING_SECONDS, shield=True):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         await self.app(scope, heard, sent)
 
@@ -154,9 +179,22 @@ def _is_given(token: str, headers: list[str]) -> bool:
     return kind.lower() == "bearer" and hmac.compare_digest(one, other)
 
 
-async def _refuse(send: Send, status: int, text: str) -> None:
+def _most_bytes(scope: Scope, headers: Mapping[str, list[str]]) -> int:
+    """Return how many bytes the body of a request may come to have."""
+    told = headers.get("content-length", [])
+    if len(told) == 1 and told[0].isdecimal():
+        return min(int(told[0][:20]), MOST_BODY)
+    has_none = scope["method"] in ("GET", "HEAD", "DELETE") and "transfer-encoding" not in headers
+    return 0 if has_none else MOST_BODY
+
+
+async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
+    elif scope["http_version"].startswith("1"):
+        headers.append((b"connection", b"close"))  # who may not come in does not stay at the door
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode(), "more_body": False})

@@ -14,10 +14,11 @@ from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import DriverOf
 from agentpool.mcp_server._approving import ClientApprover
 from agentpool.mcp_server._extra import check_extra
+from agentpool.mcp_server._limits import HEAD_SECONDS, Door, Visit
 from agentpool.mcp_server._tools import served_tools
 
 if TYPE_CHECKING:
-    from agentpool.mcp_server._guard import App
+    from agentpool.mcp_server._guard import App, Receive, Scope, Send
 
 MOST_SESSIONS = 1_000
 """So many clients of revisions before 2026-07-28 may have a session."""
@@ -101,20 +102,27 @@ async def _listen(app: App, listener: socket.socket) -> None:
     config.errorlog = _LOG
     # None for reading: it would end a call whose client waits for an answer in silence.
     config.read_timeout = None
-    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
+    config.keep_alive_timeout = HEAD_SECONDS
     context, sending = WorkerContext(None), Sending()
 
     async def connected(stream: trio.SocketStream) -> None:
-        connection: Any = Connection(stream, sending)
+        visit = Visit()
+        connection: Any = Connection(stream, sending, visit)
+
+        async def visited(scope: Scope, receive: Receive, send: Send) -> None:
+            with visit.request():
+                await app(scope, receive, send)
+
+        wrapped = wrap_app(visited, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
         try:
-            await TCPServer(wrapped, config, context, ConnectionState({}), connection).run()
+            with visit.scope:
+                await TCPServer(wrapped, config, context, ConnectionState({}), connection).run()
         except Exception:
             _LOG.exception("a connection broke down")  # the others go on
 
-    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sending.until_the_end)
-        await trio.serve_listeners(connected, listeners)
+        await Door(trio.SocketListener(trio.socket.from_stdlib_socket(listener))).serve(connected)
 
 
 @attrs.define(eq=False)
@@ -138,6 +146,7 @@ class Connection:
 
     _stream: trio.SocketStream
     _sending: Sending
+    _visit: Visit
 
     @property
     def socket(self) -> object:
@@ -146,7 +155,10 @@ class Connection:
 
     async def receive_some(self, most: int | None = None) -> bytes:
         """Read what there is."""
-        return bytes(await self._stream.receive_some(most))
+        data = bytes(await self._stream.receive_some(most))
+        if not data:
+            self._visit.client_gone()
+        return data
 
     async def send_all(self, data: bytes) -> None:
         """Send all of it.

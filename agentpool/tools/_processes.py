@@ -57,6 +57,10 @@ class Job:
       groups: the control groups to make, each with its `parent` and its `limits`.
       folder: the folder of its own, where it is not in a sandbox.
       watched: what nothing but the supervisor looks after, `memory` in bytes and `processes`.
+      streams: the descriptors that are the standard input and output of a command that its pool talks to;
+        none of one that has nothing to read.
+      patience: seconds that such a command has to end when it is not wanted any more, and once more when it
+        was told to.
     """
 
     argv: Sequence[str]
@@ -70,12 +74,14 @@ class Job:
     inner_rlimits: Mapping[str, int] = attrs.field(factory=dict)
     groups: Sequence[Mapping[str, Any]] = ()
     watched: Mapping[str, int] = attrs.field(factory=dict)
+    streams: Sequence[int] = ()
+    patience: float = 0.0
     folder: str = attrs.field(init=False, factory=lambda: f"/tmp/agentpool-{os.urandom(8).hex()}")
 
     def encode(self) -> bytes:
         """Return what the supervisor reads."""
         told = attrs.asdict(self, value_serializer=_plain)
-        told |= {"parent": os.getpid(), "folder": "" if self.is_bwrap else self.folder}
+        told |= {"parent": os.getpid(), "folder": "" if self.is_bwrap or self.streams else self.folder}
         data = marshal.dumps(told, 4)  # quicker to import than json, for a process that starts each time
         return len(data).to_bytes(4, "big") + data
 
@@ -87,7 +93,8 @@ def _plain(instance: object, field: object, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _supervisor_options() -> dict[str, Any]:
+def supervisor_options() -> dict[str, Any]:
+    """Return how a supervisor is started."""
     # A session of its own: Ctrl-C in the terminal is for the pool, which then ends it.
     names = ("LD_LIBRARY_PATH",)  # which its Python may need to start
     env = {name: os.environ[name] for name in names if name in os.environ}
@@ -95,11 +102,12 @@ def _supervisor_options() -> dict[str, Any]:
     return {**pipes, "cwd": "/", "env": env, "start_new_session": True}
 
 
-def _supervisor_command() -> list[str]:
+def supervisor_command() -> list[str]:
+    """Return what is started as a supervisor."""
     return [sys.executable, "-I", "-S", str(SUPERVISOR)]
 
 
-def _ending(told: bytes, output: bytes) -> Ending:
+def ending_of(told: bytes, output: bytes) -> Ending:
     """Return how it ended, of what the supervisor told."""
     text = output.decode("utf-8", "backslashreplace").strip()
     found = _TOLD.fullmatch(told.decode("utf-8", "replace"))
@@ -164,7 +172,7 @@ async def run_job(job: Job) -> tuple[Captured, Ending]:
     seconds at the most; what it wrote is lost.
     """
     try:
-        process = await trio.lowlevel.open_process(_supervisor_command(), **_supervisor_options())
+        process = await trio.lowlevel.open_process(supervisor_command(), **supervisor_options())
     except OSError as error:
         raise ToolError(f"no process can be started: {error}") from error
     reader = _Reader()
@@ -177,7 +185,7 @@ async def run_job(job: Job) -> tuple[Captured, Ending]:
                 await _end_groups([group_path(group["parent"], process.pid) for group in job.groups])
                 await run_blocking(shutil.rmtree, job.folder, True)
     captured = reader.captured
-    ending = _ending(told, captured.head + captured.tail)
+    ending = ending_of(told, captured.head + captured.tail)
     return captured, attrs.evolve(ending, why="output") if reader.is_too_much else ending
 
 
@@ -240,7 +248,7 @@ def run_job_blocking(job: Job) -> tuple[bytes, Ending]:
     Raises:
       OSError: if the supervisor cannot be started.
     """
-    with subprocess.Popen(_supervisor_command(), **_supervisor_options()) as process:
+    with subprocess.Popen(supervisor_command(), **supervisor_options()) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -252,4 +260,4 @@ def run_job_blocking(job: Job) -> tuple[bytes, Ending]:
         finally:
             with suppress(BrokenPipeError):
                 process.stdin.close()
-    return output, _ending(told, output)
+    return output, ending_of(told, output)

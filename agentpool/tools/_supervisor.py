@@ -12,6 +12,10 @@ of a processor, without them 20.
 Standard output gets one line when no process of the command is left: why it ended, its status, whether it was
 started, how many of its processes could not be killed, and what went wrong. The command's output goes to
 standard error, together with what this program has to say if it fails.
+
+A command that has `streams` is a service: it lives as long as its pool wants it, which talks to it by these
+descriptors; only its standard error is this program's. Lines before the last one tell that it was started,
+and that it has ended. A byte on standard input says that it is to end: `e` by itself if it can, `k` at once.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 WATCH_SECONDS = 0.1
@@ -35,13 +39,16 @@ WATCH_SECONDS = 0.1
 KILL_SECONDS = 8.0
 """How long processes have to be gone after SIGKILL; what hangs in the kernel may take longer."""
 
+ORPHANED_SECONDS = 0.3
+"""So long a service has to end when its pool has died, and once more when it was told to."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PAGE = resource.getpagesize()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # As Linux numbers them on the processors that Python runs on.
-_SIGKILL, _SIGSTOP = 9, 19
+_SIGKILL, _SIGSTOP, _SIGTERM = 9, 19, 15
 _IGNORED = (1, 2, 13, 15)  # SIGHUP, SIGINT, SIGPIPE, SIGTERM
 _SIG_DFL, _SIG_IGN = 0, 1
 
@@ -77,7 +84,8 @@ def main() -> None:
         return
     if os.getppid() != spec["parent"]:
         return
-    os.write(1, _Run(spec, parent).to_its_end().encode("utf-8", "replace"))
+    run = _Service(spec, parent) if spec["streams"] else _Run(spec, parent)
+    _tell(run.to_its_end())
 
 
 def _read_spec() -> Any:
@@ -94,6 +102,11 @@ def _read_exactly(count: int) -> bytes:
             return b""
         data += piece
     return data
+
+
+def _tell(text: str) -> None:
+    with _Suppressed(BrokenPipeError):  # nobody is left who wants to know
+        os.write(1, text.encode("utf-8", "replace"))
 
 
 def _prctl(option: int, value: int) -> None:
@@ -151,7 +164,7 @@ class _Run:
         self._child = os.fork()
         if self._child == 0:
             self._become(argv, env, [*fds.values()] if spec["is_bwrap"] else [], error, folder)
-        for fd in (status, block, error):
+        for fd in (status, block, error, *spec["streams"]):
             os.close(fd)
         self._problem = os.read(error_fd, 4096).decode("utf-8", "replace")
         if not self._problem and spec["is_bwrap"]:
@@ -196,17 +209,22 @@ class _Run:
             for name, value in spec["rlimits"].items():
                 _limit(0, name, value)
             self._go_to(folder if spec["cwd"] is None and folder is not None else spec["cwd"] or "/")
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(2, 1)
+            self._connect()
             for fd in kept:
                 os.set_inheritable(fd, True)
             os.execvpe(argv[0], argv, env)
-        except FileNotFoundError:
-            os.write(error, f"there is no program {argv[0]!r}".encode("utf-8", "replace"))
         except BaseException as problem:
-            os.write(error, str(problem).encode("utf-8", "replace"))
+            os.write(error, self._what_is_wrong(problem, argv).encode("utf-8", "replace"))
         finally:
             os._exit(127)
+
+    def _what_is_wrong(self, problem: BaseException, argv: list[str]) -> str:
+        return f"there is no program {argv[0]!r}" if isinstance(problem, FileNotFoundError) else str(problem)
+
+    def _connect(self) -> None:
+        """Give the command its standard input and output."""
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)
 
     def _go_to(self, folder: str) -> None:
         try:
@@ -356,6 +374,62 @@ class _Run:
             with _Suppressed(OSError), open(os.path.join(path, "cgroup.procs")) as file:
                 found.update(int(line) for line in file)
         return found - {os.getpid(), 0}
+
+
+class _Service(_Run):
+    """One command that lives as long as its pool wants it."""
+
+    def _start(self) -> None:
+        for fd in self._spec["streams"]:
+            os.set_inheritable(fd, False)  # what it has under another number, it would hold open
+        super()._start()
+
+    def _what_is_wrong(self, problem: BaseException, argv: list[str]) -> str:
+        return (isinstance(problem, OSError) and problem.strerror) or str(problem)
+
+    def _connect(self) -> None:
+        for number, fd in enumerate(self._spec["streams"]):
+            os.dup2(fd, number)
+
+    def _watch(self) -> str:
+        """Wait until nobody wants it any more, and have it end by itself if it does."""
+        child = os.pidfd_open(self._child)
+        _tell(f"started {self._child}\n")
+        # Who loses its parent becomes a child of this process, and none may stay a zombie for so long.
+        # Imported here: it takes 5 ms, which nobody need wait for.
+        import signal
+
+        signal.signal(signal.SIGCHLD, lambda *_: self._reap())
+        self._reap()
+        poll = select.poll()
+        for fd in (0, self._parent, child):
+            poll.register(fd, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if ready != {child}:
+                # A pool that dies closes its end of the pipe a moment before it is dead; but who was forked
+                # off it may have that end, too.
+                told = os.read(0, 1) if 0 in ready else b""
+                patience = {b"e": self._spec["patience"], b"k": 0.0}
+                self._have_ended(patience.get(told, ORPHANED_SECONDS))
+                return "closed"
+            poll.unregister(child)
+            self._reap()
+            _tell(f"ended {self._status}\n")
+
+    def _have_ended(self, seconds: float) -> None:
+        """Wait for its end, since its input is closed; then tell all of them to end, and wait for that."""
+        if not seconds:
+            return
+        _wait(lambda: self._status is not None, seconds)
+        _signal_each(self._tree(), _SIGTERM)
+        _wait(lambda: not self._tree(), seconds)
+
+
+def _wait(is_so: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _filled(text: str, fds: dict[str, int], folder: str | None) -> str:

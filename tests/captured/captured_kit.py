@@ -7,6 +7,7 @@ which nobody may connect, and by words that may stand in no result.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 import stat
@@ -16,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -40,6 +41,7 @@ from agentpool import (
     SpawnConfig,
     ToolCall,
     ToolMessage,
+    UserMessage,
     open_agent_pool,
 )
 from agentpool._core.capability import Capability
@@ -325,15 +327,23 @@ def manifest(
     return AgentManifest(**{**own, **keys})
 
 
-def mcp_server(log: Path) -> Any:
-    """Return a real server on the SDK that is granted in part: only its tool `echo`."""
+def mcp_server(log: Path, more: int = 0) -> Any:
+    """Return a real server on the SDK that is granted in part, with a secret that its other tools tell."""
     from agentpool import McpServer
 
     script = Path(__file__).parent.parent / "mcp_client" / "sdk_server.py"
-    return McpServer("sdk", "stdio", [sys.executable, str(script), "stdio", str(log), "0"])
+    command = [sys.executable, str(script), "stdio", str(log), str(more)]
+    return McpServer("sdk", "stdio", command, env={"SERVER_SECRET": CANARY})
 
 
 MCP_GRANT = McpCapability("sdk", "echo")
+
+MANY = 60
+"""So many more tools a server has whose tools are shown only when they were found."""
+
+_TOPICS = ["weather", "trains", "music", "cooking", "chess"]
+MANY_GRANTS = [MCP_GRANT, *(McpCapability("sdk", f"{_TOPICS[n % 5]}_{n}") for n in range(MANY - 10))]
+"""Those of them that are granted."""
 
 
 async def let_loose(
@@ -378,7 +388,36 @@ async def _neighbour(ctx: AgentContext) -> None:
     await trio.sleep_forever()
 
 
-def harm(place: World, before: Mapping[str, tuple[Any, ...]], model: Captured) -> list[str]:
+class Obedient(Driver):
+    """A model that was captured by who asks it: makes the calls that it is told to, and tells all results."""
+
+    privacy = PrivacyTier.SOVEREIGN
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        await trio.lowlevel.checkpoint()
+        asked = next(each.body for each in request.messages if isinstance(each, UserMessage))
+        said = any(isinstance(each, AssistantMessage) for each in request.messages)
+        results = [each.result.text for each in request.messages if isinstance(each, ToolMessage)]
+        try:
+            calls = [] if said else json.loads(asked)
+            made = [ToolCall(f"c{n}", each["tool"], each["arguments"]) for n, each in enumerate(calls)]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            made = []
+        return (
+            Completion(tool_calls=tuple(made)) if made else Completion("\n".join(results) or "nothing asked")
+        )
+
+
+class Heard(Protocol):
+    """Whoever was told things."""
+
+    @property
+    def heard(self) -> Sequence[str]:
+        """What it was told."""
+        ...
+
+
+def harm(place: World, before: Mapping[str, tuple[Any, ...]], model: Heard) -> list[str]:
     """Return what happened that was not granted."""
     found = []
     after = place.snapshot()

@@ -19,6 +19,8 @@ import trio
 from captured_kit import (
     CANARY,
     GRANTED_WORD,
+    MANY,
+    MANY_GRANTS,
     MCP_GRANT,
     Call,
     Network,
@@ -32,7 +34,15 @@ from captured_kit import (
 )
 from tricks import REPORTED, TRICKS, Trick
 
-from agentpool import AgentManifest, KeptResults, ModelAgent, ResourceQuota, ShellCapability, tool
+from agentpool import (
+    AgentManifest,
+    KeptResults,
+    McpCapability,
+    ModelAgent,
+    ResourceQuota,
+    ShellCapability,
+    tool,
+)
 
 HAS_SANDBOX = shutil.which("bwrap") is not None
 HAS_MCP = importlib.util.find_spec("mcp") is not None
@@ -45,6 +55,7 @@ NEEDS = {
     "run_python": HAS_SANDBOX,
     "fetch_url": HAS_HTTP,
     "mcp__sdk__echo": HAS_MCP,
+    "find_tools": HAS_MCP,
 }
 
 
@@ -64,6 +75,10 @@ def with_server(place: World, tmp_path: Path) -> AgentManifest:
     return manifest(place, MCP_GRANT, mcp_servers=[mcp_server(tmp_path / "log")])
 
 
+def with_many_tools(place: World, tmp_path: Path) -> AgentManifest:
+    return manifest(place, *MANY_GRANTS, mcp_servers=[mcp_server(tmp_path / "log", MANY)])
+
+
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Network]:
     with network() as started:
@@ -78,8 +93,12 @@ async def test_a_captured_model_does_nothing_that_is_not_granted(
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     monkeypatch.chdir(tmp_path)
     place = world(tmp_path / "world", servers)
-    is_served = trick.tool.startswith("mcp__")
-    of = with_server(place, tmp_path) if is_served else manifest(place, commands_granted=trick.commands)
+    if trick.tool == "find_tools":
+        of = with_many_tools(place, tmp_path)
+    elif trick.tool.startswith("mcp__"):
+        of = with_server(place, tmp_path)
+    else:
+        of = manifest(place, commands_granted=trick.commands)
     before = place.snapshot()
     model = await let_loose(place, trick.calls(place), of=of, meddle=trick.meddle)
     assert trick.tool in model.offered
@@ -96,9 +115,12 @@ async def test_there_is_a_trick_for_every_tool_that_a_model_can_be_shown(
     tmp_path: Path, servers: Network
 ) -> None:
     place = world(tmp_path / "world", servers)
-    model = await let_loose(place, [], of=with_server(place, tmp_path))
+    few = await let_loose(place, [], of=with_server(place, tmp_path))
+    many = await let_loose(place, [], of=with_many_tools(place, tmp_path))
     tried = {each.tool for each in TRICKS}
-    own = {name for name in model.offered if not name.startswith("mcp__") or name == "mcp__sdk__echo"}
+    offered = few.offered | many.offered
+    assert "find_tools" in offered
+    own = {name for name in offered if not name.startswith("mcp__") or name == "mcp__sdk__echo"}
     assert own - tried == set()
     assert len(TRICKS) >= 400
     assert set(REPORTED) <= {each.name for each in TRICKS}
@@ -171,6 +193,22 @@ async def test_harm_would_be_seen(
         if harm(place, before, model):
             return
     pytest.fail("no harm was seen")
+
+
+@pytest.mark.skipif(not HAS_MCP, reason="no servers here")
+@pytest.mark.parametrize(
+    "name",
+    ["tools of a server that are not granted", "find_tools for 'vault'", "find_tools for 'mcp__sdk__vault'"],
+)
+async def test_harm_by_tools_of_servers_would_be_seen(name: str, tmp_path: Path, servers: Network) -> None:
+    """The same tricks of a model that is granted all of the server."""
+    place = world(tmp_path / "world", servers)
+    (trick,) = (each for each in TRICKS if each.name == name)
+    before = place.snapshot()
+    more = MANY if trick.tool == "find_tools" else 0
+    of = manifest(place, McpCapability("sdk", "*"), mcp_servers=[mcp_server(tmp_path / "log", more)])
+    model = await let_loose(place, trick.calls(place), of=of)
+    assert harm(place, before, model)
 
 
 # -- what is not one call -----------------------------------------------------------------------------------

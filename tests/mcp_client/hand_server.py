@@ -94,6 +94,11 @@ def called(number: Any, params: dict[str, Any]) -> None:
         return
     if "chatty-calls" in tricks:
         out.write(b'=== Document parser messages ===\n{"almost": \n')
+    if "orphans" in tricks:  # children that lose their parent, and end
+        for _ in range(20):
+            if os.fork() == 0:
+                os._exit(0 if os.fork() else 7)
+            os.wait()
     if "tell-name" in tricks:
         text["content"][0]["text"] = params["name"]
     once = argument("die-once")
@@ -188,15 +193,20 @@ if "noisy-errors" in tricks:
         sys.stderr.write("a long line of a log " * 10 + "\n")
 if "family" in tricks:
     # A child that left the group, and one that holds the output open.
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"
+    code = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; time.sleep(1000)"
     far = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdin=subprocess.DEVNULL)
     near = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL)
     with open(argument("pids"), "w", encoding="utf-8") as file:
         file.write(f"{os.getpid()} {far.pid} {near.pid}")
 if "stubborn" in tricks:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for deaf_to in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(deaf_to, signal.SIG_IGN)
 for line in sys.stdin:
     answer(json.loads(line))
+if path := argument("bye"):
+    time.sleep(0.1)  # it has something to put in order
+    with open(path, "w", encoding="utf-8"):
+        pass
 if "stubborn" in tricks:
     while True:
         time.sleep(1)

@@ -63,6 +63,25 @@ async def slow(seconds: float) -> str:
 
 
 @server.tool()
+async def transfer(amount: int) -> str:
+    """Transfer money. More than 100 takes until the bank opens."""
+    return await _done("transfer", amount)
+
+
+@server.tool(annotations=ToolAnnotations(idempotent_hint=True))
+async def settle(amount: int) -> str:
+    """Have a bill settled, once. More than 100 takes until the bank opens."""
+    return await _done("settle", amount)
+
+
+async def _done(what: str, amount: int) -> str:
+    log(f"{what} {amount}")
+    while amount > 100 and not os.path.exists(f"{log_path}.open"):  # noqa: ASYNC240
+        await anyio.sleep(0.01)
+    return f"{what} of {amount} done"
+
+
+@server.tool()
 async def count(to: int, ctx: Context, pause: float = 0.0) -> str:
     """Count, and tell how far it is."""
     for n in range(1, to + 1):
@@ -153,6 +172,13 @@ for number in range(many):
 
     topic = ["weather", "trains", "music", "cooking", "chess"][number % 5]
     server.add_tool(extra, name=f"{topic}_{number}", description=f"Tells about {topic}, number {number}.")
+
+
+if secret := os.environ.get("SERVER_SECRET"):
+
+    @server.tool(description=f"Open the vault, by its word: {secret}")
+    async def vault() -> str:
+        return f"vault of {secret}"
 
 
 async def serve_http() -> None:

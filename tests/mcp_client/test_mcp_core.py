@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ from agentpool._core.deferring import (
     wanted_before,
     words_of,
 )
-from agentpool._core.effects import Acted, Reason, Recalled, Replied
+from agentpool._core.effects import Act, Acted, Reason, Recalled, Replied
 from agentpool._core.loop import advance, begin
 from agentpool._core.manifest import usable_servers
 from agentpool._core.mcp import (
@@ -411,6 +412,42 @@ def test_a_tool_with_the_name_of_the_search_is_refused_where_there_is_one() -> N
     begin(AgentManifest(name="a"), "q", tools=[mine, *tools_of(3)])
     with pytest.raises(ManifestError, match="'find_tools' of the loop's own"):
         begin(AgentManifest(name="a"), "q", tools=[mine, *tools_of(60)])
+
+
+def after_calls(
+    manifest: AgentManifest, tools: Sequence[ToolDefinition], *names: str, handoffs: Sequence[str] = ()
+) -> tuple[list[str], Any]:
+    """Have a model call tools; return which of them run, and the state when each came to its own name."""
+    state, _ = begin(manifest, "q", tools=tools, handoffs=handoffs)
+    state, _ = advance(state, Recalled((), ()))
+    calls = [ToolCall(str(n), name, {"query": "chess"}) for n, name in enumerate(names)]
+    state, effect = advance(state, Replied(Completion(tool_calls=calls)))
+    run = [call.name for call in effect.calls] if isinstance(effect, Act) else []
+    if run:
+        state, _ = advance(state, Acted([ToolResult(name) for name in run]))
+    return run, [m.result.text for m in state.transcript if isinstance(m, ToolMessage)]
+
+
+def test_a_search_stays_the_loops_own_when_there_is_nothing_to_find_any_more() -> None:
+    """A run that is resumed while a server is away has fewer tools, and is to come to the same calls."""
+    manifest = AgentManifest(name="a", mcp_servers=[McpServer("s", "stdio", ["x"])])
+    run, results = after_calls(manifest, tools_of(3), "mcp__s__music_1", "find_tools", "mcp__s__chess_2")
+    assert run == ["mcp__s__music_1", "mcp__s__chess_2"]
+    assert results[1] == "There are no other tools than those that you are shown."
+    run, results = after_calls(AgentManifest(name="a"), tools_of(3), "find_tools")
+    assert run == ["find_tools"]  # which comes to an error: there is no such tool
+    mine = ToolDefinition(FIND_TOOLS.name, "Mine.", {})
+    run, results = after_calls(manifest, [mine, *tools_of(3)], "find_tools")
+    assert (run, results) == (["find_tools"], ["find_tools"])
+
+
+def test_of_two_handoffs_beside_a_search_one_counts() -> None:
+    run, results = after_calls(
+        AgentManifest(name="a"), tools_of(60, "x", "y"), "find_tools", "x", "y", handoffs=["x", "y"]
+    )
+    assert run == ["x", "y"]
+    assert results[1] == "x"
+    assert results[2] != "y"
 
 
 def test_both_kinds_of_own_calls_go_together() -> None:

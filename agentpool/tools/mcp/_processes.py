@@ -1,11 +1,18 @@
-"""The processes of servers: started with a clean environment, ended with all that they started."""
+"""The processes of servers: started with a clean environment, ended with all that they started.
+
+Where the system allows it, each has a supervisor between it and the pool: whatever the pool dies of, the
+server and all that it started end then. Elsewhere a server that ignores the end of its input outlives a pool
+that is killed.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import sys
 import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +22,7 @@ import trio
 from agentpool._core.errors import McpServerError
 from agentpool._core.mcp import INHERITED, filled
 from agentpool._core.mcp_servers import McpServer
+from agentpool.tools._services import Service, can_supervise
 
 MARK = "AGENTPOOL_MCP_PROCESS"
 """A variable that a server's process and all that it starts have: by it they are found again."""
@@ -44,11 +52,11 @@ class Child:
     """A server's process.
 
     Attributes:
-      process: it.
+      process: it, below a supervisor where that is possible.
       mark: what stands in the environment of all that it started.
     """
 
-    process: trio.Process
+    process: Service | trio.Process
     mark: str
     _errors: bytearray = attrs.field(factory=bytearray)
 
@@ -61,16 +69,9 @@ class Child:
         """
         mark = uuid.uuid4().hex
         environment = {**environment_of(server, dict(os.environ)), MARK: mark}
+        start = Service.started if can_supervise() else _started_alone
         try:
-            process = await trio.lowlevel.open_process(
-                list(server.command),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-                cwd=server.cwd,
-                start_new_session=True,
-            )
+            process = await start(server.command, environment, server.cwd, ENDING_TIME)
         except (OSError, ValueError) as error:
             said = getattr(error, "strerror", None) or error
             # Where the directory is at fault, it is what the error names.
@@ -92,7 +93,7 @@ class Child:
         """Return how it ended, and what it said last."""
         code = self.process.returncode
         if code is None:
-            ended = "it closed its output"
+            ended = (isinstance(self.process, Service) and self.process.problem) or "it closed its output"
         else:
             ended = f"signal {-code} ended it" if code < 0 else f"it ended with exit code {code}"
         last = self._errors.decode("utf-8", "replace").strip().splitlines()[-5:]
@@ -105,42 +106,61 @@ class Child:
           at_once: whether it has no time to end by itself.
         """
         process = self.process
+        try:
+            if isinstance(process, Service):
+                await process.end(at_once=at_once)
+                if process.is_abandoned:
+                    await self._kill_all(process)
+            else:
+                await self._end_alone(process, at_once=at_once)
+        finally:
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    await trio.aclose_forcefully(stream)
+
+    async def _end_alone(self, process: trio.Process, *, at_once: bool) -> None:
+        """Have a process end that has no supervisor."""
         if process.stdin is not None:
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 await process.stdin.aclose()
         if not at_once:
             with trio.move_on_after(ENDING_TIME):
                 await process.wait()
-        if self._signal(signal.SIGTERM) and not at_once:
+        if self._signal(process, signal.SIGTERM) and not at_once:
             with trio.move_on_after(ENDING_TIME):
-                while self._are_alive():  # noqa: ASYNC110 - nothing tells of their end
+                while self._are_alive(process):  # noqa: ASYNC110 - nothing tells of their end
                     await trio.sleep(0.02)
-        for _ in range(20):  # what is being started as we look is found the next time
-            if not self._signal(signal.SIGKILL):
-                break
-            await trio.sleep(0.01)
+        await self._kill_all(process)
         with trio.move_on_after(ENDING_TIME):
             await process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                await stream.aclose()
 
-    def _are_alive(self) -> bool:
-        _ = self.process.poll()  # one that nobody waited for would look alive
-        return self._signal(0)
+    async def _kill_all(self, process: Service | trio.Process) -> None:
+        for _ in range(20):  # what is being started as we look is found the next time
+            if not self._signal(process, signal.SIGKILL):
+                break
+            await trio.sleep(0.01)
 
-    def _signal(self, number: int) -> bool:
+    def _are_alive(self, process: trio.Process) -> bool:
+        return self._signal(process, 0)
+
+    def _signal(self, process: Service | trio.Process, number: int) -> bool:
         """Send a signal to all of them; return whether there was anybody."""
         reached = False
-        if self.process.poll() is None:
+        if isinstance(process, trio.Process) and process.poll() is None:  # else it would look alive
             with suppress(ProcessLookupError, PermissionError):
-                self.process.send_signal(number)
+                process.send_signal(number)
                 reached = True
-        for pid in (*_in_group(self.process.pid), *_marked(self.mark)):
-            if pid != self.process.pid:
+        for pid in (*_in_group(process.pid), *_marked(self.mark)):
+            if pid != process.pid or isinstance(process, Service):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
                     reached = True
+        if (
+            not _pids() and sys.platform != "win32"
+        ):  # nothing tells who they are; who has left the group stays
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+                reached = True
         return reached
 
 
@@ -174,3 +194,17 @@ def _pids() -> list[int]:
         return [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return []
+
+
+async def _started_alone(
+    command: Sequence[str], environment: Mapping[str, str], cwd: str | None, _: float
+) -> trio.Process:
+    return await trio.lowlevel.open_process(
+        list(command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=cwd,
+        start_new_session=True,
+    )

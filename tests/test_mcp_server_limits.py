@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -31,7 +30,8 @@ from mcp_server_kit import (
 
 from agentpool.mcp_server import _guard, _limits
 
-pytestmark = pytest.mark.long
+resource = pytest.importorskip("resource")  # Windows has none
+pytestmark = pytest.mark.processes
 
 WRITER = scripted_agent("writer", {"text": "You said {query}"}, query="hello")
 TOKEN = "a-token-of-enough-letters"

@@ -36,8 +36,9 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHONS = sorted({"3.11", "3.12", "3.13", "3.14", OWN_PYTHON})
 CAMPAIGN = "tests/campaign"
-# Two for each processor: many tests wait for processes and sockets.
-WORKERS = ["-n", str(2 * (os.cpu_count() or 1))]
+# Two for each processor: many tests wait for processes and sockets. Whoever is done takes over from others:
+# the tests of the command line stand together, and take the longest.
+WORKERS = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
 SIDE_BY_SIDE = [*WORKERS, f"--ignore={CAMPAIGN}"]
 
 # Complete branch coverage is asked of what decides and of the pool itself, 95 % of the rest.

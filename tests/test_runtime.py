@@ -308,7 +308,7 @@ async def fail(how: str) -> str:
     [
         ("plainly", "Fails: broken"),
         ("as a tool", "no such file"),
-        ("in a group", "ExceptionGroup: many (1 sub-exception)"),
+        ("in a group", "ExceptionGroup: many (1 sub-exception): Fails: broken"),
     ],
 )
 @pytest.mark.parametrize("side_by_side", [False, True])

@@ -188,7 +188,7 @@ async def test_no_zombie_stays_of_what_a_server_leaves_behind(tmp_path: Path) ->
     ("command", "cwd", "told"),
     [
         (["/etc/passwd"], None, "cannot start '/etc/passwd': Permission denied"),
-        (["true"], "/no/such/directory", "cannot start 'true' in '/no/such/directory': No such file or directory"),
+        (["true"], "/no/such/directory", "cannot start 'true' in '/no/such/directory': No such file"),
         (["no-such-program-anywhere"], None, "cannot start 'no-such-.*: No such file or directory"),
     ],
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentpool import TokenUsage
-from agentpool._core.usage import NOTHING_USED, highest_cost
+from agentpool._core.usage import NO_USAGE, NOTHING_USED, UsageCounter, highest_cost
 
 ONE = TokenUsage(1, 20, cache_read_tokens=3, cache_write_tokens=4, cost_usd=0.5, cache_write_1h_tokens=1)
 TWO = TokenUsage(2, 40, cache_read_tokens=6, cache_write_tokens=8, cost_usd=1.0, cache_write_1h_tokens=2)
@@ -25,6 +28,27 @@ def test_a_running_sum_comes_to_the_same() -> None:
     total = NOTHING_USED.plus(ONE).plus(ONE)
     assert total.usage == TWO
     assert total.total_tokens == TWO.total_tokens
+
+
+@given(
+    st.lists(
+        st.builds(TokenUsage, *[st.integers(0, 9)] * 5, st.integers(0, 9), st.integers(0, 9)), max_size=5
+    )
+)
+def test_what_is_counted_in_place_comes_to_the_same(usages: list[TokenUsage]) -> None:
+    counter, total = UsageCounter(), NO_USAGE
+    for usage in usages:
+        counter.add(usage)
+        total += usage
+    assert counter.usage == total
+
+
+@pytest.mark.parametrize("name", [field.name for field in attrs.fields(TokenUsage)])
+def test_each_kind_of_token_is_counted_in_place(name: str) -> None:
+    counter = UsageCounter()
+    for _ in range(2):
+        counter.add(TokenUsage(**{name: 3}))
+    assert counter.usage == TokenUsage(**{name: 6})
 
 
 @pytest.mark.parametrize(

@@ -108,3 +108,47 @@ class UsageSum:
 
 
 NOTHING_USED = UsageSum()
+
+
+@attrs.define(eq=False)
+class UsageCounter:
+    """What the calls of an agent or a pool have used so far.
+
+    Counting in place takes half of what a new sum takes; what most calls do not use is looked at first.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost_usd: float = 0.0
+    cache_write_1h_tokens: int = 0
+
+    def add(self, usage: TokenUsage) -> None:
+        """Count what one more call used, or many."""
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        if usage.cost_usd:
+            self.cost_usd += usage.cost_usd
+        if usage.reasoning_tokens:
+            self.reasoning_tokens += usage.reasoning_tokens
+        if usage.cache_read_tokens:
+            self.cache_read_tokens += usage.cache_read_tokens
+        if usage.cache_write_tokens:
+            self.cache_write_tokens += usage.cache_write_tokens
+        if usage.cache_write_1h_tokens:
+            self.cache_write_1h_tokens += usage.cache_write_1h_tokens
+
+    @property
+    def usage(self) -> TokenUsage:
+        """The sum, as those who ask see it."""
+        return TokenUsage(
+            self.input_tokens,
+            self.output_tokens,
+            self.reasoning_tokens,
+            self.cache_read_tokens,
+            self.cache_write_tokens,
+            self.cost_usd,
+            self.cache_write_1h_tokens,
+        )

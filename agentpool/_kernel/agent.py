@@ -13,7 +13,7 @@ import trio
 from agentpool._core.errors import AgentTimeoutError
 from agentpool._core.messages import SUPERVISOR, AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
-from agentpool._core.usage import NO_USAGE, NOTHING_USED, TokenUsage, UsageSum
+from agentpool._core.usage import NO_USAGE, TokenUsage, UsageCounter
 from agentpool._core.value import value
 from agentpool._kernel.activity import Activity
 from agentpool._kernel.children import Children
@@ -105,7 +105,7 @@ class AgentRecord(Activity):
       outcome: how it ended; None until then.
       restarts: how many lives it had before this one.
       stops_children: whether it aborts its children by itself when it is aborted, as a supervisor does.
-      used: by its model calls, in all its lives.
+      used: by its model calls, in all its lives; None if there were none.
       resumed: what its journal tells of it, if it was begun before its pool was opened.
     """
 
@@ -119,7 +119,7 @@ class AgentRecord(Activity):
     outcome: AnyOutcome | None = None
     restarts: int = 0
     stops_children: bool = False
-    used: UsageSum = NOTHING_USED
+    used: UsageCounter | None = None
     resumed: Resumed | None = None
     _abort: tuple[str | None] | None = None
     _own: Own | None = None
@@ -210,7 +210,13 @@ class AgentRecord(Activity):
     @property
     def usage(self) -> TokenUsage:
         """What its model calls have used so far."""
-        return NO_USAGE if self.used is NOTHING_USED else self.used.usage
+        return NO_USAGE if self.used is None else self.used.usage
+
+    def add_usage(self, usage: TokenUsage) -> None:
+        """Count what its model calls have used."""
+        if self.used is None:
+            self.used = UsageCounter()
+        self.used.add(usage)
 
     @property
     def budget(self) -> Budget | None:

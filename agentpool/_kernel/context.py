@@ -199,8 +199,8 @@ class AgentContext(LastingScope, Bounded, Telling):
 
     def add_usage(self, usage: TokenUsage) -> None:
         """Count what a model call used that went past `driver`; the outcome carries the sum."""
-        self._agent.used = self._agent.used.plus(usage)
-        self._state.counts.used = self._state.counts.used.plus(usage)
+        self._agent.add_usage(usage)
+        self._state.counts.used.add(usage)
 
     def in_flight(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:
         """Count a tool or model call for as long as the block runs.

@@ -81,8 +81,8 @@ class Meter:
 
     def count(self, usage: TokenUsage) -> None:
         """Count what a call used, on the agent and in its pool."""
-        self._record.used = self._record.used.plus(usage)
-        self._state.counts.used = self._state.counts.used.plus(usage)
+        self._record.add_usage(usage)
+        self._state.counts.used.add(usage)
 
     def refused(self, error: BudgetExceededError, request: CompletionRequest) -> None:
         """Complete an error with what was used and said so far, and warn whoever watches."""
@@ -299,11 +299,13 @@ class _Call:
         driver.meter.count(usage)
         driver.counted(self.request, completion)
         self._settled = True
-        if self._reservation is not None:
-            if usage.total_tokens or not driver.metered:
-                self._reservation.settle(tokens=usage.total_tokens, cost_usd=usage.cost_usd)
+        reservation = self._reservation
+        if reservation is not None:
+            tokens = usage.total_tokens
+            if tokens or not driver.metered:
+                reservation.settle(tokens=tokens, cost_usd=usage.cost_usd)
             else:
-                self._reservation.settle()  # the server does not count, but that is not free
+                reservation.settle()  # the server does not count, but that is not free
         self._told(usage)
         return completion
 
@@ -324,7 +326,8 @@ class _Call:
                 for reservation in (self._reservation, self._slack):
                     if reservation is not None:
                         reservation.settle()
-            self._give_back()
+            if not self._settled or self._slack is not None:
+                self._give_back()
         limit = self._limit
         if limit is not None:
             limit.__exit__(

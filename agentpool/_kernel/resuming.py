@@ -18,7 +18,6 @@ from agentpool._core.events import AgentSpawned
 from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.past import Past, PastAgent
-from agentpool._core.usage import NOTHING_USED
 from agentpool._kernel.agent import AgentRecord, Resumed, Work
 from agentpool._kernel.children import Children
 from agentpool._kernel.descriptions import described_agent, description_of, outcome_from_data
@@ -57,7 +56,7 @@ def restore(state: PoolState, journal: PoolJournal, finder: Finder | None) -> li
     state.counts.issued = past.last_id
     state.counts.ended = len(past.ended)
     state.counts.descendants = sum(agent.parent != SUPERVISOR for agent in past.agents.values())
-    state.counts.used = NOTHING_USED.plus(past.usage)
+    state.counts.used.add(past.usage)
     state.router.go_on_from(past.last_message)
     if state.means.budget is not None:
         state.means.budget.begin_with(past.spent.tokens, past.spent.cost, past.spent.calls)
@@ -160,7 +159,7 @@ def _put_back(state: PoolState, journal: PoolJournal, agent: PastAgent) -> Agent
     record.resumed = Resumed(agent)
     record.backing_off = True
     record.restarts = agent.life
-    record.used = NOTHING_USED.plus(agent.usage)
+    record.add_usage(agent.usage)
     for message in messages:
         record.inbox.put_back(message)
     for topic in agent.topics:
@@ -283,7 +282,7 @@ def ended_before(
     """Return the record of an agent that had ended, whose outcome is handed out as others are."""
     assert state.journal is not None
     outcome = state.journal.outcomes.pop(agent.id, None) or _outcome_of(state.journal, agent)
-    return AgentRecord(
+    record = AgentRecord(
         id=agent.id,
         name=agent.name,
         pool=state.parts,
@@ -299,8 +298,9 @@ def ended_before(
         started_at=outcome.started_at,
         outcome=outcome,
         restarts=outcome.restarts,
-        used=NOTHING_USED.plus(outcome.usage),
     )
+    record.add_usage(outcome.usage)
+    return record
 
 
 protect_module(globals())

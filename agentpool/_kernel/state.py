@@ -13,7 +13,7 @@ from agentpool._core.errors import PoolClosedError, PoolLimitError
 from agentpool._core.limits import InFlight, PoolLimits
 from agentpool._core.messages import AgentId
 from agentpool._core.text import note, shown
-from agentpool._core.usage import NOTHING_USED, UsageSum
+from agentpool._core.usage import UsageCounter
 from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.children import Children
@@ -94,7 +94,7 @@ class Counts:
     issued: int = 0
     ended: int = 0
     descendants: int = 0
-    used: UsageSum = NOTHING_USED
+    used: UsageCounter = attrs.Factory(UsageCounter)
     model_spawns: dict[AgentId, int] = attrs.field(factory=dict)
 
     @classmethod

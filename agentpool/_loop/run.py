@@ -82,12 +82,6 @@ class Run:
                     observation = await (
                         self.model.reason(effect) if self._idle is None else self._reason(effect, self._idle)
                     )
-                case Compact():
-                    observation = await (
-                        self.model.compact(effect)
-                        if self._idle is None
-                        else self._compact(effect, self._idle)
-                    )
                 case Act():
                     results: list[ToolResult | None] = [None] * len(effect.calls)
                     observation = (
@@ -97,6 +91,12 @@ class Run:
                     )
                 case Recall():
                     observation = await self._perceive(effect)
+                case Compact():
+                    observation = await (
+                        self.model.compact(effect)
+                        if self._idle is None
+                        else self._compact(effect, self._idle)
+                    )
                 case Collect():
                     observation = await self._collect(effect)
                 case Remember():

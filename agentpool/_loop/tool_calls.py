@@ -294,7 +294,8 @@ class ToolCalls:
         else:
             set_place(tape.place_of_call(number))
             begin_call(self.ctx.id, tape.call_key(number))
-        self.ctx.emit(ToolStarted, call)  # in the context in which the tool will run
+        if self.watchers:
+            self.ctx.emit(ToolStarted, call)  # in the context in which the tool will run
         if call.problem:
             raise ToolError(call.problem)
         if self.tools is None:

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary, ref
 
-import attrs
 import trio
 
+from agentpool._core.value import value
 from agentpool._kernel import _trio_private as private
 from agentpool._kernel.protection import await_unprotected, protect_module
 from agentpool._kernel.splitting import note_beside
@@ -24,7 +24,7 @@ from agentpool._kernel.splitting import note_beside
 T = TypeVar("T")
 
 
-@attrs.frozen
+@value
 class Mark:
     """Where a task stood before it began to run somebody's code."""
 

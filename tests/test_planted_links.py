@@ -12,7 +12,7 @@ from cast_kit import Cast, call, calls, scripted
 from cast_kit import manifest as named
 from journal_kit import Records
 from pool_kit import pool_of
-from sandbox_kit import ANY, manifest, on_linux, reading, require_sandbox, shell, writing
+from sandbox_kit import ANY, manifest, on_linux, python, reading, require_sandbox, shell, writing
 
 from agentpool import AgentManifest, FleetFile, ModelAgent, SpawnConfig, resume_agent_pool
 from agentpool._core.messages import ToolCall
@@ -97,6 +97,72 @@ async def test_a_link_that_a_command_made_leads_an_agent_that_is_made_later_nowh
     assert "grant the directory itself that is meant" in caplog.text
     with_commands = manifest(ANY, reading(place / "project" / "data"))
     assert "SECRET" not in (await shell(with_commands, f"cat {place}/secret/a; ls {place}")).text
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("grant", [reading, writing])
+async def test_a_link_that_a_command_makes_while_another_one_starts_leads_nowhere(
+    place: Path, grant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BaseIntelligence/bounty-challenge#9410: what was checked was mounted later, by its name.
+
+    As a command of the parent may do, while one of a child begins, which may reach a part of its project.
+    """
+    require_sandbox()
+    data = place / "project" / "data"
+    run_job = _shell.run_job
+
+    async def run_job_late(job: Any) -> Any:
+        plant(place)
+        return await run_job(job)
+
+    monkeypatch.setattr(_shell, "run_job", run_job_late)
+    result = await shell(manifest(ANY, grant(data)), f"cat {data}/a; touch {data}/new")
+    assert result.is_error
+    assert "SECRET" not in result.text
+    assert os.listdir(place / "secret") == ["a"]
+    report = _shell.sandbox_report()
+    if report.arrangement is not None and report.arrangement.opened:
+        assert f"what is granted at {data} is not there any more: it is a link now" in result.text
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("above", ["data", "data/inner"])
+async def test_what_is_gone_when_a_command_starts_is_told(
+    place: Path, above: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_sandbox()
+    place.joinpath("project", above).mkdir(exist_ok=True)
+    run_job = _shell.run_job
+
+    async def run_job_late(job: Any) -> Any:
+        (place / "project" / "data").rename(place / "project" / "moved")
+        return await run_job(job)
+
+    monkeypatch.setattr(_shell, "run_job", run_job_late)
+    result = await shell(manifest(ANY, reading(place / "project" / above)), "true")
+    assert result.is_error
+    assert "No such file or directory" in result.text
+
+
+@pytest.mark.processes
+async def test_a_link_in_the_place_of_the_pools_python_leads_nowhere(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual environment in the project, which a command may write though it should not."""
+    require_sandbox()
+    lib = place / "project" / "data"
+    known = _sandbox._python_paths()
+    monkeypatch.setattr(_sandbox, "_python_paths", lambda: [*known, str(lib)])
+    _sandbox.python_mounts.cache_clear()
+    try:
+        agent = manifest(ANY, "compute", writing(place / "project"))
+        assert "harmless" in (await python(agent, f"print(open('{lib}/a').read())")).text
+        await shell(agent, f"mv {lib} {lib}-moved; ln -s {place}/secret {lib}")
+        told = (await python(agent, f"print(open('{lib}/a').read())")).text
+    finally:
+        _sandbox.python_mounts.cache_clear()
+    assert "SECRET" not in told
 
 
 @pytest.mark.processes

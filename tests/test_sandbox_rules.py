@@ -247,6 +247,14 @@ def test_the_arguments_of_bubblewrap_are_exactly_these() -> None:
     )
 
 
+def test_what_commands_may_put_links_in_the_place_of_is_given_as_it_was_opened() -> None:
+    mounts = [Mount(kind, f"/a/{kind}", f"/b/{kind}", is_guarded=True) for kind in ("read", "write")]
+    told = " ".join(arguments(mounts)).replace("\0", "%")
+    assert "--ro-bind-fd %opened:/a/read%/b/read /a/read --bind-fd %opened:/a/write%/b/write /a/write" in told
+    old = " ".join(arguments(mounts, Arrangement("b", opened=False)))
+    assert "--ro-bind /b/read /a/read --bind /b/write /a/write" in old
+
+
 def test_the_network_is_there_only_if_it_is_given() -> None:
     assert "--unshare-net" in arguments([])
     assert "--unshare-net" not in arguments([], network=True)

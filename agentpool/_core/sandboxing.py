@@ -79,11 +79,14 @@ class Mount:
         text, `tmp` an empty directory in memory, `dir` one between, `dev` and `proc` what the kernel has.
       at: where, absolute.
       source: the path that is shown, the target of the link, or the text.
+      is_guarded: whether what is shown is opened first, following no link, and shown as it was opened:
+        commands may put a link in its place meanwhile.
     """
 
     kind: Literal["read", "write", "link", "data", "tmp", "dir", "dev", "proc"]
     at: str
     source: str = ""
+    is_guarded: bool = False
 
 
 @attrs.frozen
@@ -167,6 +170,7 @@ class Arrangement:
       userns: whether the command gets a user namespace of its own, in which it has no privilege.
       no_more_userns: whether it is kept from making others.
       sized: whether bubblewrap can bound the size of `/tmp`.
+      opened: whether bubblewrap can be given what is opened already, in the place of its path.
       setpriv: the program that gives up root's identity, where processes are bounded by another user's
         number; empty elsewhere.
     """
@@ -175,11 +179,15 @@ class Arrangement:
     userns: bool = True
     no_more_userns: bool = True
     sized: bool = True
+    opened: bool = True
     setpriv: str = ""
 
 
 STATUS, BLOCK = "\0status", "\0block"
 """Stand in arguments for descriptors that only the process knows which starts bubblewrap."""
+
+OPENED = "\0opened:"
+"""Begins what stands for the descriptor of an opened path, which follows behind its place and a NUL."""
 
 
 def bwrap_arguments(
@@ -215,7 +223,7 @@ def bwrap_arguments(
         argv += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     size = ["--size", str(tmp_bytes)] if arrangement.sized else []
     for mount in in_order(mounts):
-        argv += _mount_arguments(mount, data, size)
+        argv += _mount_arguments(mount, data, size, arrangement.opened)
     # Root's number alone may write to /proc/sys, such as to the name of the program that is run for a core
     # dump on this machine. What bubblewrap does against it by itself misses the directories there.
     argv += ["--remount-ro", "/proc", "--remount-ro", "/dev"]
@@ -227,8 +235,11 @@ def bwrap_arguments(
     return [*argv, *command], data
 
 
-def _mount_arguments(mount: Mount, data: list[str], size: list[str]) -> list[str]:
+def _mount_arguments(mount: Mount, data: list[str], size: list[str], opened: bool) -> list[str]:
     match mount.kind:
+        case "read" | "write" if mount.is_guarded and opened:
+            option = "--ro-bind-fd" if mount.kind == "read" else "--bind-fd"
+            return [option, f"{OPENED}{mount.at}\0{mount.source}", mount.at]
         case "read":
             return ["--ro-bind", mount.source, mount.at]
         case "write":

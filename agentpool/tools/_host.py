@@ -231,8 +231,9 @@ def sandbox_report() -> SandboxReport:
     if bwrap is None:
         return attrs.evolve(_without(group), problem=f"there is no bubblewrap (bwrap) here; {INSTALL}")
     version = _version_of(bwrap)
+    opened = "--ro-bind-fd " in _said(bwrap, "--help")  # some distributions have it in older versions, too
     said = ""
-    for arrangement in _arrangements(bwrap, version, group):
+    for arrangement in _arrangements(bwrap, version, group, opened):
         ending = _try(arrangement, group)
         if ending.is_success:
             return _found(arrangement, group, ".".join(map(str, version)))
@@ -284,25 +285,31 @@ def _working_group() -> ControlGroup | None:
 
 
 def _version_of(bwrap: str) -> tuple[int, ...]:
-    try:
-        said = subprocess.run([bwrap, "--version"], capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        said = ""
+    said = _said(bwrap, "--version")
     return tuple(int(part) for part in re.findall(r"\d+", said)[:3]) or (0,)
 
 
-def _arrangements(bwrap: str, version: tuple[int, ...], group: ControlGroup | None) -> Iterator[Arrangement]:
+def _said(bwrap: str, option: str) -> str:
+    try:
+        return subprocess.run([bwrap, option], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _arrangements(
+    bwrap: str, version: tuple[int, ...], group: ControlGroup | None, opened: bool
+) -> Iterator[Arrangement]:
     """Yield what may work, best first."""
-    sized = version >= (0, 7)
+    known = functools.partial(Arrangement, bwrap, sized=version >= (0, 7), opened=opened)
     setpriv = shutil.which("setpriv", path=SYSTEM_PATH)
     if os.geteuid() == 0 and group is None and setpriv is not None:
         # A namespace of users holds one user, so that there is none to change to.
-        yield Arrangement(bwrap, userns=False, no_more_userns=False, sized=sized, setpriv=setpriv)
+        yield known(userns=False, no_more_userns=False, setpriv=setpriv)
     if version >= (0, 8):
-        yield Arrangement(bwrap, sized=sized)
-    yield Arrangement(bwrap, no_more_userns=False, sized=sized)
+        yield known()
+    yield known(no_more_userns=False)
     # For root, and for a bwrap that is setuid.
-    yield Arrangement(bwrap, userns=False, no_more_userns=False, sized=sized)
+    yield known(userns=False, no_more_userns=False)
 
 
 def _try(arrangement: Arrangement, group: ControlGroup | None) -> Ending:

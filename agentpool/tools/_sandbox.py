@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -187,8 +188,9 @@ class Sandbox:
             raise ToolError(f"no command can be run: {report.problem}")
         user = FIRST_USER + _next_user() if report.arrangement.setpriv else os.geteuid()
         mounts = [*system_mounts(self.network, user), *self._granted(roots)]
+        python = python_mounts()  # looked at before the first command, which may be one of a shell
         if code is not None:
-            mounts += [*python_mounts(), Mount("data", _CODE_PATH, code)]
+            mounts += [*python, Mount("data", _CODE_PATH, code)]
         argv, data = bwrap_arguments(
             report.arrangement,
             mounts,
@@ -226,8 +228,8 @@ class Sandbox:
 
     def _granted(self, roots: Roots) -> list[Mount]:
         return [
-            *(Mount("read", path, path) for path in roots.read),
-            *(Mount("write", path, path) for path in roots.write),
+            *(Mount("read", path, path, is_guarded=True) for path in roots.read),
+            *(Mount("write", path, path, is_guarded=True) for path in roots.write),
         ]
 
     def _rlimits(self, report: SandboxReport) -> Mapping[str, int]:
@@ -299,9 +301,14 @@ def python_command() -> list[str]:
     return [sys.executable, "-I", "-u", "-X", "utf8", CODE]
 
 
-def python_mounts() -> list[Mount]:
-    """Return what the pool's own Python consists of, where it is not a part of the system."""
-    return [Mount("read", path, os.path.realpath(path)) for path in dict.fromkeys(_python_paths())]
+@functools.cache
+def python_mounts() -> Sequence[Mount]:
+    """Return what the pool's own Python consists of, where it is not a part of the system.
+
+    Looked at once: where it lies in a project, a command may put links in its place.
+    """
+    paths = dict.fromkeys(_python_paths())
+    return tuple(Mount("read", path, os.path.realpath(path), is_guarded=True) for path in paths)
 
 
 def _python_paths() -> Iterator[str]:

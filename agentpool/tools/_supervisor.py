@@ -51,6 +51,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _SIGKILL, _SIGSTOP, _SIGTERM = 9, 19, 15
 _IGNORED = (1, 2, 13, 15)  # SIGHUP, SIGINT, SIGPIPE, SIGTERM
 _SIG_DFL, _SIG_IGN = 0, 1
+_S_IFMT, _S_IFLNK = 0o170000, 0o120000
+
+_OPENED = "\0opened:"  # begins an argument that is the descriptor of a path, which stands behind a NUL
 
 
 class _Suppressed:
@@ -154,6 +157,7 @@ class _Run:
         spec = self._spec
         self._folder = folder = self._private_folder() if spec["folder"] else None
         fds = {f"\0data:{n}": self._memory_file(text) for n, text in enumerate(spec["data"])}
+        fds |= {text: _opened(text.rpartition("\0")[2]) for text in spec["argv"] if text.startswith(_OPENED)}
         self._status_fd, status = os.pipe()
         block, self._block_fd = os.pipe()
         error_fd, error = os.pipe()
@@ -164,7 +168,7 @@ class _Run:
         self._child = os.fork()
         if self._child == 0:
             self._become(argv, env, [*fds.values()] if spec["is_bwrap"] else [], error, folder)
-        for fd in (status, block, error, *spec["streams"]):
+        for fd in (error, *fds.values(), *spec["streams"]):
             os.close(fd)
         self._problem = os.read(error_fd, 4096).decode("utf-8", "replace")
         if not self._problem and spec["is_bwrap"]:
@@ -437,6 +441,31 @@ def _filled(text: str, fds: dict[str, int], folder: str | None) -> str:
     if text in fds:
         return str(fds[text])
     return text.replace("\0folder", folder) if folder is not None else text
+
+
+def _opened(path: str) -> int:
+    """Open a path for its place only, following no link.
+
+    That was resolved before, and what it led to may be granted. A link that somebody has put there since then
+    leads elsewhere.
+    """
+    *above, name = [part for part in path.split("/") if part] or ["."]
+    fd = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        for part in above:
+            below = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        found = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
+    except OSError as error:
+        raise OSError(
+            f"what is granted at {path} is not there any more: {os.strerror(error.errno or 0)}"
+        ) from error
+    finally:
+        os.close(fd)
+    if os.fstat(found).st_mode & _S_IFMT == _S_IFLNK:
+        raise OSError(f"what is granted at {path} is not there any more: it is a link now")
+    return found
 
 
 def _limit(pid: int, name: str, value: int) -> None:

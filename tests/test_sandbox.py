@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import socket
 import stat
 from pathlib import Path
@@ -26,7 +28,14 @@ from sandbox_kit import (
     writing,
 )
 
-from agentpool import AgentManifest, SandboxReport, ScriptedDriver, SpawnConfig, open_agent_pool
+from agentpool import (
+    AgentManifest,
+    SandboxReport,
+    ScriptedDriver,
+    SpawnConfig,
+    open_agent_pool,
+    sandbox_report,
+)
 from agentpool._core.messages import Completion, CompletionRequest, ToolCall, ToolMessage, ToolResult
 from agentpool._core.sandboxing import Arrangement
 from agentpool.tools import _host, _shell, build_tools
@@ -177,6 +186,44 @@ print([name for _, name in socket.if_nameindex()])
 """
         text = (await python(manifest(), code)).text
     assert text == "refused\nrefused\nrefused\nrefused\n['lo']"
+
+
+KERNEL = """
+import ctypes, platform, socket
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+first = {"x86_64": 248, "aarch64": 217, "riscv64": 217}[platform.machine()]  # add_key, request_key, keyctl
+rings = 425
+for number, *arguments in (
+    (first, b"user", b"x", b"y", 1, -3),
+    (first + 1, b"user", b"x", None, 0),
+    (first + 2, 0, -3, 0),
+    (rings, 1, None),
+):
+    print(libc.syscall(number, *arguments), ctypes.get_errno())
+for family in (40, socket.AF_UNIX, socket.AF_INET):
+    try:
+        print(socket.socket(family).family.name)
+    except OSError as error:
+        print(error.errno)
+"""
+
+
+@in_sandbox
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "aarch64", "riscv64"), reason="nothing is known of its system calls"
+)
+async def test_what_no_namespace_keeps_apart_is_refused_by_the_kernel() -> None:
+    """The keys of the kernel: opencontainers/runc#453, flatpak/flatpak#299. What leads to the host of a
+    virtual machine: containerd/containerd#7442, trpc-group/trpc-agent-go#2426.
+    """
+    report = sandbox_report()
+    assert report.arrangement is not None
+    if not report.arrangement.filtered:
+        pytest.skip("this kernel refuses no system calls")
+    refused = f"-1 {errno.EPERM}"
+    told = (await python(manifest(), KERNEL)).text.splitlines()
+    assert told == [*[refused] * 4, str(errno.EAFNOSUPPORT), "AF_UNIX", "AF_INET"]
 
 
 @in_sandbox

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import struct
 
 import attrs
 import pytest
@@ -32,6 +33,7 @@ from agentpool._core.sandboxing import (
     network_of,
     outermost,
 )
+from agentpool._core.syscalls import system_call_filter
 
 # -- a command without a shell ---------------------------------------------------------------
 
@@ -235,14 +237,14 @@ def test_the_arguments_of_bubblewrap_are_exactly_these() -> None:
     argv, data = bwrap_arguments(
         BARE, mounts, command=["ls", "-l"], cwd="/home/u/x", network=False, tmp_bytes=77
     )
-    assert data == ["root"]
+    assert data == ["root", system_call_filter()]
     assert " ".join(argv).replace("\0", "%") == (
         "/usr/bin/bwrap --die-with-parent --new-session --unshare-pid --unshare-ipc --unshare-uts "
         "--unshare-cgroup-try --hostname sandbox --unshare-net --unshare-user --disable-userns "
         "--cap-drop ALL --ro-bind /usr /usr --symlink usr/bin /bin --perms 1777 --size 77 --tmpfs /tmp "
         "--proc /proc --dev /dev --perms 0755 --dir /etc --perms 0755 --dir /home "
         "--perms 0444 --ro-bind-data %data:0 /etc/passwd --perms 0755 --dir /home/u "
-        "--bind /home/u/x /home/u/x --remount-ro /proc --remount-ro /dev --remount-ro / "
+        "--bind /home/u/x /home/u/x --remount-ro /proc --remount-ro /dev --remount-ro / --seccomp %data:1 "
         "--chdir /home/u/x --json-status-fd %status --block-fd %block -- ls -l"
     )
 
@@ -261,7 +263,10 @@ def test_the_network_is_there_only_if_it_is_given() -> None:
 
 
 def test_what_a_machine_cannot_do_is_not_asked_of_it() -> None:
-    old = arguments([Mount("tmp", "/tmp")], Arrangement("b", no_more_userns=False, sized=False))
+    old = arguments(
+        [Mount("tmp", "/tmp")], Arrangement("b", no_more_userns=False, sized=False, filtered=False)
+    )
+    assert "--seccomp" not in old
     assert "--disable-userns" not in old
     assert "--size" not in old
     root = arguments([], Arrangement("b", userns=False, setpriv="/usr/bin/setpriv"), user=77)
@@ -396,3 +401,50 @@ def test_the_network_is_for_all_hosts_or_none(
     given = [NetworkCapability(hosts)] if hosts else []
     assert network_of(given, privacy)[0] is network
     assert network_of(given, privacy)[1].startswith(told)
+
+
+# -- what it may ask of the kernel -----------------------------------------------------------------------
+
+X86_64, X86, ARM_64, ARM, RISC_V, PPC = 0xC000003E, 0x40000003, 0xC00000B7, 0x40000028, 0xC00000F3, 0xC0000015
+ALLOWED, EPERM, ENOSYS, EAFNOSUPPORT = 0x7FFF0000, 0x50001, 0x50026, 0x50061
+INET, VSOCK = 2, 40
+
+
+def answered(architecture: int, number: int, argument: int = 0) -> int:
+    """Run the filter as the kernel does."""
+    told = struct.pack("=IIQQ", number, architecture, 0, argument)
+    program = list(struct.iter_unpack("=HBBI", system_call_filter()))
+    at = loaded = 0
+    while True:
+        code, if_so, if_not, value = program[at]
+        at += 1
+        match code:
+            case 0x20:
+                (loaded,) = struct.unpack_from("=I", told, value)
+            case 0x15:
+                at += if_so if loaded == value else if_not
+            case 0x35:
+                at += if_so if loaded >= value else if_not
+            case 0x06:
+                return int(value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "socket"),
+    [(X86_64, 248, 41), (X86, 286, 359), (ARM_64, 217, 198), (ARM, 309, 281), (RISC_V, 217, 198)],
+)
+def test_keys_rings_and_the_host_of_a_machine_are_refused(architecture: int, keys: int, socket: int) -> None:
+    for number in (keys, keys + 1, keys + 2, 425):
+        assert answered(architecture, number) == EPERM
+    assert answered(architecture, socket, VSOCK) == EAFNOSUPPORT
+    assert answered(architecture, socket, VSOCK | 1 << 32) == EAFNOSUPPORT  # the kernel looks at an int
+    assert answered(architecture, socket, INET) == ALLOWED
+    for number in (0, 1, keys - 1, keys + 3, socket - 1, socket + 1, 424, 426, 435):
+        assert answered(architecture, number, VSOCK) == ALLOWED
+
+
+def test_no_other_table_of_the_same_machine_leads_around_that() -> None:
+    assert answered(X86_64, 0x40000000 | 250) == ENOSYS
+    assert answered(X86_64, 0x40000000 | 41, VSOCK) == ENOSYS
+    assert answered(X86, 102) == ENOSYS  # `socketcall`, whose arguments cannot be looked at
+    assert answered(PPC, 250) == ALLOWED  # nothing is known of it

@@ -13,6 +13,7 @@ import attrs
 
 from agentpool._core.capability import NetworkCapability, PrivacyTier
 from agentpool._core.rules import Problem, Table, Whole
+from agentpool._core.syscalls import system_call_filter
 
 SandboxKind: TypeAlias = Literal["bubblewrap", "none"]
 
@@ -171,6 +172,7 @@ class Arrangement:
       no_more_userns: whether it is kept from making others.
       sized: whether bubblewrap can bound the size of `/tmp`.
       opened: whether bubblewrap can be given what is opened already, in the place of its path.
+      filtered: whether the kernel can refuse system calls.
       setpriv: the program that gives up root's identity, where processes are bounded by another user's
         number; empty elsewhere.
     """
@@ -180,6 +182,7 @@ class Arrangement:
     no_more_userns: bool = True
     sized: bool = True
     opened: bool = True
+    filtered: bool = True
     setpriv: str = ""
 
 
@@ -199,7 +202,7 @@ def bwrap_arguments(
     network: bool,
     tmp_bytes: int,
     user: int = 0,
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[str | bytes]]:
     """Return how bubblewrap is called, and the texts of the files that are given to it by descriptors.
 
     Args:
@@ -211,7 +214,7 @@ def bwrap_arguments(
       tmp_bytes: how much its directories in memory may hold.
       user: the number of the user that it becomes with `setpriv`.
     """
-    data: list[str] = []
+    data: list[str | bytes] = []
     argv = [arrangement.bwrap, "--die-with-parent", "--new-session"]
     argv += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     argv += ["--hostname", "sandbox"]
@@ -229,13 +232,20 @@ def bwrap_arguments(
     argv += ["--remount-ro", "/proc", "--remount-ro", "/dev"]
     if not any(mount.kind == "write" and mount.at == "/" for mount in mounts):
         argv += ["--remount-ro", "/"]  # a directory in memory, without a bound
+    if arrangement.filtered:
+        argv += ["--seccomp", _by_descriptor(system_call_filter(), data)]
     argv += ["--chdir", cwd, "--json-status-fd", STATUS, "--block-fd", BLOCK, "--"]
     if arrangement.setpriv:
         argv += [arrangement.setpriv, f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
     return [*argv, *command], data
 
 
-def _mount_arguments(mount: Mount, data: list[str], size: list[str], opened: bool) -> list[str]:
+def _by_descriptor(text: str | bytes, data: list[str | bytes]) -> str:
+    data.append(text)
+    return f"\0data:{len(data) - 1}"
+
+
+def _mount_arguments(mount: Mount, data: list[str | bytes], size: list[str], opened: bool) -> list[str]:
     match mount.kind:
         case "read" | "write" if mount.is_guarded and opened:
             option = "--ro-bind-fd" if mount.kind == "read" else "--bind-fd"
@@ -249,8 +259,7 @@ def _mount_arguments(mount: Mount, data: list[str], size: list[str], opened: boo
         case "tmp":
             return ["--perms", "1777", *size, "--tmpfs", mount.at]
         case "data":
-            data.append(mount.source)
-            return ["--perms", "0444", "--ro-bind-data", f"\0data:{len(data) - 1}", mount.at]
+            return ["--perms", "0444", "--ro-bind-data", _by_descriptor(mount.source, data), mount.at]
         case "dir":
             return ["--perms", "0755", "--dir", mount.at]
         case "dev" | "proc":

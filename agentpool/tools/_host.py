@@ -300,7 +300,8 @@ def _arrangements(
     bwrap: str, version: tuple[int, ...], group: ControlGroup | None, opened: bool
 ) -> Iterator[Arrangement]:
     """Yield what may work, best first."""
-    known = functools.partial(Arrangement, bwrap, sized=version >= (0, 7), opened=opened)
+    filtered = sys.byteorder == "little" and os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
+    known = functools.partial(Arrangement, bwrap, sized=version >= (0, 7), opened=opened, filtered=filtered)
     setpriv = shutil.which("setpriv", path=SYSTEM_PATH)
     if os.geteuid() == 0 and group is None and setpriv is not None:
         # A namespace of users holds one user, so that there is none to change to.

@@ -50,7 +50,7 @@ class Job:
       cwd: where it is started; None for a folder of its own, which is removed after it.
       timeout: seconds that it may take.
       is_bwrap: whether the program is bubblewrap.
-      data: the texts of files that bubblewrap is given by descriptors.
+      data: what is in the files that bubblewrap is given by descriptors.
       files: the names and texts of files in the folder of its own.
       rlimits: limits of each process, by the names of the module `resource`.
       inner_rlimits: those that count in the sandbox only.
@@ -68,7 +68,7 @@ class Job:
     cwd: str | None = "/"
     timeout: float = 60.0
     is_bwrap: bool = True
-    data: Sequence[str] = ()
+    data: Sequence[str | bytes] = ()
     files: Mapping[str, str] = attrs.field(factory=dict)
     rlimits: Mapping[str, int] = attrs.field(factory=dict)
     inner_rlimits: Mapping[str, int] = attrs.field(factory=dict)

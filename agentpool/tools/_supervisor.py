@@ -182,9 +182,9 @@ class _Run:
                 file.write(text.encode())
         return folder
 
-    def _memory_file(self, text: str) -> int:
+    def _memory_file(self, text: str | bytes) -> int:
         fd = os.memfd_create("agentpool")
-        os.write(fd, text.encode())
+        os.write(fd, text if isinstance(text, bytes) else text.encode())
         os.lseek(fd, 0, os.SEEK_SET)
         return fd
 

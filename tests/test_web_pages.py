@@ -96,6 +96,14 @@ def test_no_page_takes_time_out_of_proportion(piece: str) -> None:
     assert many < max(few, 0.002) * 45
 
 
+@pytest.mark.parametrize("digits", ["1" * 5_000, "1" * 4_300 + "0" * 90_000, "x" + "f" * 5_000, "9" * 20])
+def test_a_number_that_is_no_characters_is_shown_as_an_unknown_one(digits: str) -> None:
+    """Alir3z4/html2text#398, kurtmckee/feedparser#591: a page with such a number was an error."""
+    assert readable(f"<p>a &#{digits}; b &#{digits} c", URL) == "a \ufffd b \ufffd c"
+    assert readable(f"<a href='/&#{digits};'>a</a>", URL).startswith("[a](http")
+    assert readable(f"<img alt='&#{digits};'>", URL) == "![\ufffd]"
+
+
 def test_a_text_that_was_cut_in_a_character_is_utf8_all_the_same() -> None:
     assert text_of_bytes("aé".encode()[:-1], "", is_cut=True) == "a\ufffd"
     assert text_of_bytes("aé".encode("latin-1"), "") == "aé"

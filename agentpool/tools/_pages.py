@@ -91,6 +91,7 @@ _STOP = re.compile("[>\"']")
 _NAME = re.compile(r"/?([a-zA-Z][^\s/>]*)")
 _ATTRIBUTE = re.compile(r"""([^\s=/>"']+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s>"']*))?""")
 _SPACE = re.compile(r"[ \t\n\r\f]+")
+_NO_NUMBER = re.compile(r"&#[0-9]{100,};?")  # of a character; Python reads no such numbers
 
 # What holds no text for readers, and ends at its own end tag only.
 _SKIPPED = _words("script style template svg iframe object noembed noframes")
@@ -170,7 +171,7 @@ def readable(page: str, url: str) -> str:
         if n % 1_000 == 0:
             check_cancelled()
         if isinstance(token, str):
-            out.text(html.unescape(token))
+            out.text(_unescaped(token))
         else:
             out.tag(token)
     return out.told()
@@ -269,5 +270,9 @@ def _attribute(rest: str, name: str) -> str:
         if n > 100:
             break
         if found[1].lower() == name:
-            return html.unescape((found[2] or "").strip("\"'")).strip()
+            return _unescaped((found[2] or "").strip("\"'")).strip()
     return ""
+
+
+def _unescaped(text: str) -> str:
+    return html.unescape(_NO_NUMBER.sub("\ufffd", text))

@@ -7,8 +7,11 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shutil
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +259,47 @@ print([path for path in files if not path.split("/")[2].isdigit() and opened(pat
     assert (await python(manifest(), code)).text == "[]"
 
 
+MODES = """
+import os
+paths = ["/proc/1/fd/0", "/proc/self/fd/0", "/proc/1/exe", "/proc/self/exe"]
+paths += [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")]
+for path in (*paths, 0):
+    try:
+        os.chmod(path, os.stat(path).st_mode & 0o777)  # as it is: on failure nothing is harmed
+        print(path, "was changed")
+    except OSError:
+        pass
+os.utime("/proc/1/exe", (1, 1)) if os.stat("/proc/1/exe").st_uid == os.geteuid() else None
+print(os.read(0, 1), open("/dev/null", "w").write("x"), open("/dev/zero", "rb").read(1))
+"""
+
+
+@in_sandbox
+async def test_files_that_are_in_use_outside_keep_their_modes_though_the_pool_is_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """containers/bubblewrap#313 (CVE-2019-5736): the sandbox's own program, by /proc/1/exe, and devices."""
+    arrangement = _host.sandbox_report().arrangement
+    assert arrangement is not None
+    bwrap = Path(shutil.copy(arrangement.bwrap, tmp_path / "bwrap"))
+    bwrap.chmod(0o755)
+    own = attrs.evolve(_host.sandbox_report(), arrangement=attrs.evolve(arrangement, bwrap=str(bwrap)))
+    monkeypatch.setattr(_shell, "sandbox_report", lambda: own)
+    before, null = bwrap.stat(), os.stat("/dev/null")
+    text = (await python(manifest(), MODES)).text
+    assert (bwrap.stat().st_mode, bwrap.stat().st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+    # Its own copy of the program is its own, and so is who may not make a mount.
+    changed = [line for line in text.splitlines()[:-1] if not line.startswith("/proc/1/exe")]
+    assert text.splitlines()[-1] == "b'' 1 b'\\x00'"
+    if _may_mount() or os.geteuid() != null.st_uid:
+        assert changed == []
+
+
+def _may_mount() -> bool:
+    code = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x20000) != 0)"
+    return subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 @in_sandbox
 async def test_it_has_no_privilege_and_cannot_get_one() -> None:
     text = (await shell(manifest(), "grep -E '^(CapPrm|CapEff|CapAmb|NoNewPrivs)' /proc/self/status")).text
@@ -400,6 +444,7 @@ async def test_cwd_is_a_directory_that_is_granted(tmp_path: Path) -> None:
     (tmp_path / "a" / "out").symlink_to("..")
     assert "is no directory" in (await shell(agent, "pwd", cwd="file")).text
     assert "NUL" in (await shell(agent, "pwd", cwd="a\0b")).text
+    assert "cannot be a directory" in (await shell(agent, "pwd", cwd="\ud800")).text
     for outside in ("..", "/", str(tmp_path), "out", "nowhere/../../.."):
         assert "outside of what this agent may reach" in (await shell(agent, "pwd", cwd=outside)).text
 

@@ -149,7 +149,10 @@ class Sandbox:
         if "\0" in cwd:
             raise ToolError("a directory cannot hold a NUL character")
         tops = (os.path.abspath(self.base or "."), *roots)
-        places = [os.path.realpath(os.path.join(top, cwd)) for top in tops]
+        try:
+            places = [os.path.realpath(os.path.join(top, cwd)) for top in tops]
+        except (OSError, ValueError) as error:
+            raise ToolError(f"{cwd!r} cannot be a directory: {error}") from error
         reached = [place for place in places if is_within(place, roots)]
         if not reached:
             known = ", ".join(roots) or "nothing but /tmp"

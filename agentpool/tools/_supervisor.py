@@ -52,6 +52,10 @@ _SIGKILL, _SIGSTOP, _SIGTERM = 9, 19, 15
 _IGNORED = (1, 2, 13, 15)  # SIGHUP, SIGINT, SIGPIPE, SIGTERM
 _SIG_DFL, _SIG_IGN = 0, 1
 _S_IFMT, _S_IFLNK = 0o170000, 0o120000
+_CLONE_NEWNS = 0x20000
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
+_MOUNT_SETATTR = 442  # since Linux 5.12; the same on all processors
+_AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = -100, 0x8000, 1
 
 _OPENED = "\0opened:"  # begins an argument that is the descriptor of a path, which stands behind a NUL
 
@@ -130,6 +134,7 @@ class _Run:
         self._bwrap_said = b""
         self._is_out_of_memory = False
         self._folder: str | None = None
+        self._program: int | None = None
 
     def to_its_end(self) -> str:
         """Start it, watch it, kill what is left of it, and return how it ended."""
@@ -165,6 +170,7 @@ class _Run:
         self._make_groups()
         argv = [_filled(text, fds, folder) for text in spec["argv"]]
         env = {name: _filled(text, fds, folder) for name, text in spec["env"].items()}
+        self._program = _copied(argv[0]) if spec["is_bwrap"] else None
         self._child = os.fork()
         if self._child == 0:
             self._become(argv, env, [*fds.values()] if spec["is_bwrap"] else [], error, folder)
@@ -212,10 +218,15 @@ class _Run:
                 _write(os.path.join(path, "cgroup.procs"), "0")
             for name, value in spec["rlimits"].items():
                 _limit(0, name, value)
+            if spec["is_bwrap"]:
+                _guard_devices()
             self._go_to(folder if spec["cwd"] is None and folder is not None else spec["cwd"] or "/")
             self._connect()
             for fd in kept:
                 os.set_inheritable(fd, True)
+            if self._program is not None:
+                with _Suppressed(OSError):  # a system may forbid what is in memory only
+                    os.execve(self._program, argv, env)
             os.execvpe(argv[0], argv, env)
         except BaseException as problem:
             os.write(error, self._what_is_wrong(problem, argv).encode("utf-8", "replace"))
@@ -466,6 +477,43 @@ def _opened(path: str) -> int:
     if os.fstat(found).st_mode & _S_IFMT == _S_IFLNK:
         raise OSError(f"what is granted at {path} is not there any more: it is a link now")
     return found
+
+
+def _copied(program: str) -> int | None:
+    """Copy the program of bubblewrap into memory, and open that; None if there is no need.
+
+    In the sandbox it is /proc/1/exe, where its owner could change its mode, for the whole machine.
+    """
+    status = os.stat(program)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o6000:
+        return None
+    with open(program, "rb") as file:
+        data = file.read()
+    if not data.startswith(b"\x7fELF"):
+        return None  # a script is read again by its name
+    fd = os.memfd_create("bwrap")
+    try:
+        with open(fd, "wb", closefd=False) as copy:
+            copy.write(data)
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)  # what is open for writing cannot be executed
+    finally:
+        os.close(fd)
+
+
+def _guard_devices() -> None:
+    """Have /dev, of which bubblewrap shows some, on a mount that cannot be written, if this process may.
+
+    Devices can be used all the same. But they are this machine's, and a command of root could change their
+    modes for everybody.
+    """
+    if os.geteuid() != 0 or _libc.unshare(_CLONE_NEWNS) != 0:
+        return
+    flags, dev = ctypes.c_ulong, b"/dev"
+    _libc.mount(None, b"/", None, flags(_MS_REC | _MS_PRIVATE), None)
+    _libc.mount(dev, dev, None, flags(_MS_BIND | _MS_REC), None)
+    read_only = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
+    size = ctypes.c_size_t(ctypes.sizeof(read_only))
+    _libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, dev, _AT_RECURSIVE, ctypes.byref(read_only), size)
 
 
 def _limit(pid: int, name: str, value: int) -> None:

@@ -8,7 +8,9 @@ import math
 import os
 import stat
 import threading
+import tracemalloc
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -534,6 +536,42 @@ async def test_what_is_listed_and_found_is_bounded(
     assert (await text(reader, "list_files")).splitlines()[2].startswith("[cut: only the first 2 files")
     monkeypatch.setattr(_searching, "MAX_VISITED", 2)
     assert "holds more than 2 files" in await refusal(reader, "list_files", pattern="*.none")
+    monkeypatch.setattr(_searching, "MAX_VISITED", 100)
+    monkeypatch.setattr(_searching, "MAX_STEPS", 2)
+    (tree / "root" / "guide" / "deep" / "deeper").mkdir(parents=True)
+    assert "too deep in each other" in await refusal(reader, "list_files", pattern="*.none")
+
+
+@attrs.frozen
+class Entry:
+    """One of very many in a directory."""
+
+    name: str
+
+    def is_symlink(self) -> bool:
+        return False
+
+    def is_dir(self, *, follow_symlinks: bool) -> bool:
+        return False
+
+    def is_file(self, *, follow_symlinks: bool) -> bool:
+        return True
+
+
+def test_a_directory_of_very_many_files_takes_no_memory(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MusicPlayerDaemon/MPD#2542: all names of a directory were held, though few were wanted."""
+    entries = (Entry(f"{number:06}") for number in range(100_000, 0, -1))
+    monkeypatch.setattr(os, "scandir", lambda _: nullcontext(entries))
+    monkeypatch.setattr(_searching, "MAX_VISITED", 3)
+    place = _places.Roots([str(tree / "root")], None).find(".")
+    tracemalloc.start()
+    try:
+        found = _searching._entries(place)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == [(f"{number:06}", "file") for number in range(1, 5)]
+    assert most < 1_000_000
 
 
 @given(

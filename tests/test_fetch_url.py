@@ -495,6 +495,8 @@ async def test_a_privacy_tier_keeps_words_at_home() -> None:
         ("http://[fe80::1%25eth0]/", "no IPv6 address"),
         ("http://[fe80::1%eth0]/", "no IPv6 address"),
         ("http://[::1]x/", "cannot be read"),
+        ("http://[::1/", "cannot be read"),
+        ("http://[127.0.0.1/", "cannot be read"),
         ("http://a..b/", "no name of a host"),
         ("http://-a.test/", "no name of a host"),
         ("http://" + "a." * 150 + "test/", "no name of a host"),

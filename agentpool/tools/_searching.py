@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from agentpool.tools._places import Place, Roots, opened_directory, shown
 from agentpool.tools._reading import read_bytes
 
 MAX_VISITED = 100_000  # entries that a walk looks at, granted or not
+MAX_STEPS = 2_000_000  # directories that it goes through: each is reached from the root again
 MAX_SEARCHED_BYTES = 200_000_000  # of all files of one search
 MAX_LINE_CHARS = 300
 
@@ -71,10 +73,15 @@ def _walk(roots: Roots, place: Place, hidden: bool) -> Iterator[Place]:
     if os.path.isfile(place.path):
         yield place
         return
-    visited = 0
+    visited = steps = 0
     todo = [place]
     while todo:
         directory = todo.pop()
+        steps += len(directory.parts)
+        if steps > MAX_STEPS:
+            raise ToolError(
+                f"the directories in {place.told} lie too deep in each other; look further below it"
+            )
         folders: list[Place] = []
         for name, kind in _entries(directory):
             check_cancelled()
@@ -101,13 +108,21 @@ def _inside(directory: Place, name: str) -> Place:
 def _entries(directory: Place) -> list[tuple[str, str]]:
     """Return the names in a directory, sorted, and what they are: `file`, `folder` or `link`.
 
-    A directory that cannot be opened, or is none any more, is empty.
+    The first ones, as far as a walk goes. A directory that cannot be opened, or is none any more, is empty.
     """
     try:
         with opened_directory(directory) as fd, os.scandir(fd) as entries:
-            return sorted((entry.name, kind) for entry in entries if (kind := _kind(entry)))
+            return heapq.nsmallest(MAX_VISITED + 1, _known(entries))
     except (OSError, ToolError):
         return []
+
+
+def _known(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, str]]:
+    for number, entry in enumerate(entries):
+        if number % 1_000 == 0:
+            check_cancelled()
+        if kind := _kind(entry):
+            yield entry.name, kind
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

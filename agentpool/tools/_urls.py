@@ -92,8 +92,8 @@ def redirected(address: WebAddress, location: str) -> WebAddress:
 
 def _split_port(authority: str) -> tuple[str, str]:
     if authority.startswith("["):
-        host, _, rest = authority.partition("]")
-        if rest and not rest.startswith(":"):
+        host, bracket, rest = authority.partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
             raise ValueError(f"the URL's host {authority!r} cannot be read")
         return f"{host}]", rest[1:]
     host, _, port = authority.partition(":")

@@ -149,7 +149,9 @@ async def test_what_is_gone_when_a_command_starts_is_told(
 async def test_a_link_in_the_place_of_the_pools_python_leads_nowhere(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A virtual environment in the project, which a command may write though it should not."""
+    """unslothai/unsloth#10526: a virtual environment in the project, which a command may write though it
+    should not.
+    """
     require_sandbox()
     lib = place / "project" / "data"
     known = _sandbox._python_paths()

@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,15 @@ async def test_files_that_are_in_use_outside_keep_their_modes_though_the_pool_is
     assert text.splitlines()[-1] == "b'' 1 b'\\x00'"
     if _may_mount() or os.geteuid() != null.st_uid:
         assert changed == []
+
+
+@in_sandbox
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="there is no directory in /dev")
+async def test_a_directory_below_dev_can_be_granted() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        text = (await shell(manifest(ANY, writing(folder)), "echo new > file; cat file; ls /dev/shm")).text
+        assert text == f"new\n{Path(folder).name}"
+        assert (Path(folder) / "file").read_text() == "new\n"
 
 
 def _may_mount() -> bool:

@@ -55,7 +55,8 @@ _S_IFMT, _S_IFLNK = 0o170000, 0o120000
 _CLONE_NEWNS = 0x20000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _MOUNT_SETATTR = 442  # since Linux 5.12; the same on all processors
-_AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = -100, 0x8000, 1
+_AT_FDCWD, _MOUNT_ATTR_RDONLY = -100, 1
+_DEVICES = (b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom", b"/dev/tty")
 
 _OPENED = "\0opened:"  # begins an argument that is the descriptor of a path, which stands behind a NUL
 
@@ -501,19 +502,21 @@ def _copied(program: str) -> int | None:
 
 
 def _guard_devices() -> None:
-    """Have /dev, of which bubblewrap shows some, on a mount that cannot be written, if this process may.
+    """Have what bubblewrap shows of /dev on mounts that cannot be written, if this process may.
 
     Devices can be used all the same. But they are this machine's, and a command of root could change their
     modes for everybody.
     """
     if os.geteuid() != 0 or _libc.unshare(_CLONE_NEWNS) != 0:
         return
-    flags, dev = ctypes.c_ulong, b"/dev"
-    _libc.mount(None, b"/", None, flags(_MS_REC | _MS_PRIVATE), None)
-    _libc.mount(dev, dev, None, flags(_MS_BIND | _MS_REC), None)
+    flags = ctypes.c_ulong
+    if _libc.mount(None, b"/", None, flags(_MS_REC | _MS_PRIVATE), None) != 0:
+        return  # what is mounted here would be seen elsewhere, too
     read_only = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
     size = ctypes.c_size_t(ctypes.sizeof(read_only))
-    _libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, dev, _AT_RECURSIVE, ctypes.byref(read_only), size)
+    for path in _DEVICES:
+        _libc.mount(path, path, None, flags(_MS_BIND), None)
+        _libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, path, 0, ctypes.byref(read_only), size)
 
 
 def _limit(pid: int, name: str, value: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from agentpool._core.errors import McpServerError
 from agentpool._core.mcp import filled, is_loopback_url, tier_of
 from agentpool._core.mcp_servers import McpServer
 from agentpool.tools.mcp._inbound import FloodError, Inbound
+from agentpool.tools.mcp._mending import answer_to
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
@@ -125,6 +127,8 @@ class _Guarded(httpx2.AsyncBaseTransport):
         if not is_stream:
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _Bounded(response.stream, self.longest)
+            if response.status_code < 400 and (number := _number_of(request)) is not None:
+                response.stream = _Answer(response.stream, number)
         return response
 
     async def _checked(self, request: httpx2.Request) -> httpx2.Request:
@@ -167,6 +171,31 @@ class _Bounded(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+
+@attrs.define(eq=False)
+class _Answer(httpx2.AsyncByteStream):
+    """The body that answers one request."""
+
+    inner: _Bounded
+    number: str | int
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield answer_to(self.number, b"".join([chunk async for chunk in self.inner]))
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+def _number_of(request: httpx2.Request) -> str | int | None:
+    """Return the number of a request of the protocol; None if it is something else, such as a login."""
+    if request.headers.get("content-type", "") != "application/json":
+        return None
+    try:
+        message = json.loads(request.content)
+    except (ValueError, httpx2.RequestNotRead):
+        return None
+    return message.get("id") if isinstance(message, dict) and "method" in message else None
 
 
 class _Taken:

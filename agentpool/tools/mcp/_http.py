@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
+import math
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -28,6 +30,19 @@ if TYPE_CHECKING:
 
 SECONDS = 30.0
 """So long a connection, or a request that is sent, may take."""
+
+
+MOST_RESUMPTIONS = 500
+"""So often the answer to one request is asked for again when its stream has ended before.
+
+The SDK does it by a call within a call: without an end, the stack has one, in the middle of trio.
+"""
+
+LISTENING_PAUSE = 1.0
+"""So many seconds lie between two requests for a stream of what the server says by itself."""
+
+# Of the request in whose task the SDK is.
+_resumptions: contextvars.ContextVar[list[None]] = contextvars.ContextVar("agentpool_mcp_resumptions")
 
 
 class TooLongError(httpx2.StreamError):
@@ -104,7 +119,7 @@ class _Guarded(httpx2.AsyncBaseTransport):
     """Sends requests where the privacy permits it, and reads answers as far as they may go.
 
     Attributes:
-      refused: what the server last refused with; empty if nothing.
+      refused: what the server refused the last message with; empty if it took it.
       refusals: how often it did, for requests that name a session.
     """
 
@@ -113,12 +128,20 @@ class _Guarded(httpx2.AsyncBaseTransport):
     longest: int
     refused: str = ""
     refusals: int = 0
+    _listened_at: float = -math.inf
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST":
+            _resumptions.set([])
+        elif request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
+            await self._paced()
         sent = request if self.tier is PrivacyTier.STANDARD else await self._checked(request)
         response = await self.inner.handle_async_request(sent)
-        if response.status_code >= 400:
-            self.refused = f"it answered {response.status_code} {response.reason_phrase}".strip()
+        is_refused = response.status_code >= 400
+        if request.method == "POST":
+            said = f"it answered {response.status_code} {response.reason_phrase}".strip()
+            self.refused = said if is_refused else ""
+        if is_refused:
             self.refusals += "mcp-session-id" in request.headers
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
@@ -127,9 +150,20 @@ class _Guarded(httpx2.AsyncBaseTransport):
         if not is_stream:
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _Bounded(response.stream, self.longest)
-            if response.status_code < 400 and (number := _number_of(request)) is not None:
+            if not is_refused and (number := _number_of(request)) is not None:
                 response.stream = _Answer(response.stream, number)
         return response
+
+    async def _paced(self) -> None:
+        """Wait before a stream is asked for again: a server says itself how soon, which may be at once."""
+        resumed = _resumptions.get(None)
+        if resumed is None:
+            await trio.sleep_until(self._listened_at + LISTENING_PAUSE)
+            self._listened_at = trio.current_time()
+            return
+        if len(resumed) >= MOST_RESUMPTIONS:
+            raise httpx2.ReadError("the stream of the answer ended too often")
+        resumed.append(None)
 
     async def _checked(self, request: httpx2.Request) -> httpx2.Request:
         """Return the request as it is sent: to an address that was looked at, and no other."""

@@ -238,7 +238,7 @@ async def test_lines_that_are_no_messages_are_answered_and_the_server_lives(era:
                 (b"\xff\xfe\n", -32700),
                 (b"[" * 100_000 + b"\n", -32700),
                 (b"[1, 2]\n", -32600),
-                (b'{"jsonrpc": "1.0", "id": 1, "method": "ping"}\n', -32600),
+                (b'{"jsonrpc": "1.0", "method": "ping"}\n', -32600),
                 (b"x" * 5_000_000 + b"\n", -32600),
             ):
                 await lines.send(line)
@@ -249,6 +249,32 @@ async def test_lines_that_are_no_messages_are_answered_and_the_server_lives(era:
             await lines.send(b"\n  \r\n")
             await lines.call(era, 3, "writer")
             assert (await lines.answer_to(3))["result"]["content"][0]["text"] == "You said hello"
+
+
+@pytest.mark.parametrize(
+    ("message", "own"),
+    [
+        # helidon-io/helidon-mcp#65: who waits for an answer with its id does not know one without
+        ({"id": 5, "method": "tools/call", "params": []}, 5),
+        ({"id": "five", "method": 7}, "five"),
+        ({"jsonrpc": "1.0", "id": 5, "method": "ping"}, 5),
+        # modelcontextprotocol/python-sdk#2057, googleapis/mcp-toolbox#3464: nobody was answered
+        ({"id": None, "method": "tools/list"}, None),
+        ({"id": 5.0, "method": "tools/list"}, None),
+        ({"id": True, "method": "tools/list"}, None),
+        # an answer that is none could have the id of a request of the client's own
+        ({"id": 5}, None),
+    ],
+)
+async def test_a_request_that_is_none_is_answered_with_its_id(message: Any, own: Any) -> None:
+    async with pool_for() as pool, served_lines(pool, fleet_of(WRITER)) as (lines, _):
+        await lines.initialize()
+        await lines.send(message)
+        answer = await lines.receive()
+        assert answer is not None
+        assert (answer["id"], answer["error"]["code"]) == (own, types.INVALID_REQUEST)
+        await lines.call(LEGACY, 6, "writer")
+        assert (await lines.answer_to(6))["result"]["content"]
 
 
 async def test_a_flood_without_a_line_end_is_not_kept() -> None:

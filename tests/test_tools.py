@@ -552,6 +552,16 @@ async def test_an_unknown_tool_is_answered_with_the_known_ones() -> None:
     assert (await ask(ToolRegistry(), "x")).content == "there is no tool 'x'; this agent has no tools"
 
 
+async def test_of_a_tool_that_is_refused_the_reason_is_told() -> None:
+    registry = ToolRegistry([add]).extended([], {"gone": "it was refused", "add": "never told", "x": ""})
+    for each in (registry, registry.limited_to([]), registry.extended([], {"y": "z"})):
+        assert await ask(each, "gone") == ToolResult("it was refused", is_error=True)
+        assert [one.name for one in each.definitions()] == ["add"]
+        assert "gone" not in each
+        assert (await ask(each, "add", a=1)).content != "never told"
+        assert (await ask(each, "x")).content == "there is no tool 'x'; the tools are: add"
+
+
 async def test_a_tool_error_is_told_and_other_exceptions_come_out() -> None:
     @tool(quick=True)
     def fail(how: str) -> None:

@@ -348,6 +348,24 @@ def test_a_choice_that_nobody_has_is_an_error(choice: str, tools: Any, told: str
         begin(choosing(choice), "do it", tools=tools)
 
 
+@pytest.mark.parametrize(
+    ("choice", "tools", "missing", "asked"),
+    [
+        ("look", (WRITE,), ["look"], "auto"),
+        ("look", (), ["look"], None),
+        ("look", (WRITE,), ["x", "lo"], "auto"),
+        ("look", (LOOK,), ["look"], "look"),
+        ("required", (), ["x"], None),
+        ("required", (LOOK,), ["x"], "required"),
+    ],
+)
+def test_a_choice_that_nobody_has_now_is_not_kept(
+    choice: str, tools: Any, missing: list[str], asked: str | None
+) -> None:
+    state, _ = begin(choosing(choice), "do it", tools=tools, missing=missing)
+    assert state.plan.tool_choice == asked
+
+
 # -- a schema in the manifest
 
 

@@ -18,7 +18,7 @@ results of its calls, so that no call is ever seen without its one result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -85,6 +85,7 @@ def begin(
     price: Price | None = None,
     handoffs: Iterable[str] = (),
     collects: bool = False,
+    missing: Collection[str] = (),
 ) -> Step:
     """Return the first state and the first effect of a run.
 
@@ -103,14 +104,16 @@ def begin(
         was called, the run ends.
       collects: whether the model can start agents: they are waited for before the run ends, and it is
         told what it had not heard of them.
+      missing: the names of tools that are not there now, or the beginnings of such names: a `tool_choice`
+        for one of them is not kept.
 
     Raises:
       ValueError: if a result in `history` belongs to no call.
-      ManifestError: if the manifest's `tool_choice` is for a tool that is none of `tools`, or one of `tools`
-        has the name of one of the loop's own.
+      ManifestError: if the manifest's `tool_choice` is for a tool that is none of `tools` and none of
+        `missing`, or one of `tools` has the name of one of the loop's own.
     """
     limits = limits or GuardLimits.of(manifest.resources)
-    plan = plan_of(manifest, tuple(tools), context_window, output, limits, price)
+    plan = plan_of(manifest, tuple(tools), context_window, output, limits, price, missing)
     if collects or handoffs:
         plan = attrs.evolve(plan, handoffs=frozenset(handoffs), collects=collects)
     before = list(map(encodable_message, repaired(history)))

@@ -112,15 +112,16 @@ def plan_of(
     output: OutputSpec | None,
     limits: GuardLimits,
     price: Price | None,
+    missing: Collection[str] = (),
 ) -> Plan:
     """Return the plan of a run.
 
     Raises:
-      ManifestError: if the manifest's `tool_choice` is for a tool that the agent does not have, or a tool
-        has the name of one of the loop's own.
+      ManifestError: if the manifest's `tool_choice` is for a tool that the agent does not have and that is
+        none of `missing`, or a tool has the name of one of the loop's own.
     """
     model = manifest.model
-    choice = _tool_choice(manifest, tools)
+    choice = _tool_choice(manifest, tools, missing)
     tools, hidden = split_tools(tools)
     if hidden and any(tool.name == FIND_TOOLS.name for tool in tools[:-1]):
         problem = f"gives the agent a tool {FIND_TOOLS.name!r} of the loop's own, and it has one of that name"
@@ -200,16 +201,20 @@ def _landing_answers(max_tokens: int, budget: int | None) -> tuple[int, int]:
     return min(max_tokens, max(1, budget // 8)), min(shortest, max(1, budget // 32))
 
 
-def _tool_choice(manifest: AgentManifest, tools: tuple[ToolDefinition, ...]) -> str | None:
+def _tool_choice(
+    manifest: AgentManifest, tools: tuple[ToolDefinition, ...], missing: Collection[str]
+) -> str | None:
     choice = manifest.model.tool_choice
     names = [tool.name for tool in tools]
     if choice is None or choice == "auto" or choice == "none":
         return choice if tools else None  # providers refuse a choice where there is nothing to choose
-    if choice == "required" and not names:
+    if choice in names or (choice == "required" and names):
+        return choice
+    if any(choice == "required" or choice.startswith(each) for each in missing):
+        return "auto" if tools else None  # nobody can keep it now, and nothing in the file is wrong
+    if choice == "required":
         problem = "'required' cannot be kept: the agent has no tools"
         fix = "Give it tools, or remove tool_choice"
-    elif choice == "required" or choice in names:
-        return choice
     else:
         problem = f"{choice!r} is no tool of this agent"
         fix = fix_for_name(choice, ["auto", "required", "none", *names])

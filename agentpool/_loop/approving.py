@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ keep_in_journal("approval", _in_force)
 def rules_of(
     manifest: AgentManifest,
     tools: Sequence[ToolDefinition],
-    missing: Sequence[str] = (),
+    missing: Iterable[str] = (),
     *,
     may_lack: bool = False,
 ) -> tuple[ApprovalRules, ...]:

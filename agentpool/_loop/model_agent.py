@@ -280,13 +280,14 @@ class _ModelAgent(Generic[T]):
             MODEL_SECONDS,
         )
         tools = ctx.tools if is_spawned else agent.build_tools(ctx.tool_builder)
-        absent: list[str] = []  # which tools of MCP servers are not there now
+        absent: dict[str, str] = {}  # which tools of MCP servers are not there now, and why
         if manifest.mcp_servers:
             tools = await _with_servers(ctx, manifest, tools, absent)
         allowed = None if tools is None else tools.limited_to(manifest)
         definitions = () if allowed is None else allowed.definitions()
-        has_begun = tape is not None and tape.has_begun
-        rules = rules_of(manifest, definitions, absent, may_lack=has_begun or agent is not self)
+        # It may have had more tools when it began, or asks for more than it is granted.
+        may_lack = agent is not self or (tape is not None and tape.has_begun)
+        rules = rules_of(manifest, definitions, absent, may_lack=may_lack)
         # What only some agents have is looked for once for a run.
         handoffs = handoffs_of(allowed) if self.tools or manifest.handoffs else frozenset()
         collects = STARTER in [each.name for each in definitions]
@@ -308,6 +309,7 @@ class _ModelAgent(Generic[T]):
             price=getattr(driver, "estimate_cost", None),
             handoffs=handoffs,
             collects=collects,
+            missing=("",) if may_lack else absent,  # with nothing all names begin
         )
         idle = manifest.resources.idle
         gate = gate_of(ctx, manifest, allowed, rules)
@@ -475,11 +477,12 @@ class SpawnConfig(_ModelAgent[T]):
 
 
 async def _with_servers(
-    ctx: AgentContext, manifest: AgentManifest, tools: abc.ToolSet | None, absent: list[str]
+    ctx: AgentContext, manifest: AgentManifest, tools: abc.ToolSet | None, absent: dict[str, str]
 ) -> abc.ToolSet | None:
     """Return the tools of an agent with those of the MCP servers that its manifest grants.
 
-    To `absent` is added which of them are not there now: names, or what names begin with.
+    To `absent` is added which of them are not there now: names, or what names begin with; and what a model
+    is told that calls it.
     """
     if not usable_servers(manifest):
         return tools
@@ -487,7 +490,9 @@ async def _with_servers(
     from agentpool.tools.mcp import open_tools
 
     found = await await_unprotected(open_tools, ctx, manifest, absent)
-    return ToolRegistry(found) if tools is None else tools.extended(found)
+    if tools is None:
+        tools = ToolRegistry()
+    return tools.extended(found, absent) if isinstance(tools, ToolRegistry) else tools.extended(found)
 
 
 def _reference(thing: Any, what: str) -> str:

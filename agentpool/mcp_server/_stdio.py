@@ -151,31 +151,37 @@ async def _read(
                 await errors.send(_problem(*message))
 
 
-def _parsed(line: bytes | None) -> SessionMessage | tuple[int, str]:
-    """Return the message of a line, or the code and the text of what is wrong with it."""
+def _parsed(line: bytes | None) -> SessionMessage | tuple[int, str, str | int | None]:
+    """Return the message of a line, or the code and the text of what is wrong with it, and whose it is."""
     import mcp_types as types
     import pydantic_core
     from mcp.shared.message import SessionMessage
     from pydantic import ValidationError
 
     if line is None:
-        return types.INVALID_REQUEST, f"a message has more than {MOST_BYTES:,} bytes"
+        return types.INVALID_REQUEST, f"a message has more than {MOST_BYTES:,} bytes", None
     try:
         data = pydantic_core.from_json(line)
     except (ValueError, RecursionError) as error:
-        return types.PARSE_ERROR, f"a line is no JSON: {error}"
+        return types.PARSE_ERROR, f"a line is no JSON: {error}", None
+    is_request = isinstance(data, dict) and "method" in data and "id" in data
+    # Who waits for an answer with its id would not know one without it.
+    own = data["id"] if is_request and isinstance(data["id"], str | int) else None
+    if is_request and (own is None or isinstance(own, bool)):
+        # The SDK would take it for a notification, which nobody answers.
+        return types.INVALID_REQUEST, "the id of a request is a whole number or a text", None
     try:
         return SessionMessage(types.jsonrpc_message_adapter.validate_python(data, by_name=False))
     except ValidationError:
-        return types.INVALID_REQUEST, "a line is no request, notification or response of JSON-RPC 2.0"
+        return types.INVALID_REQUEST, "a line is no request, notification or response of JSON-RPC 2.0", own
 
 
-def _problem(code: int, text: str) -> SessionMessage:
+def _problem(code: int, text: str, number: str | int | None) -> SessionMessage:
     import mcp_types as types
     from mcp.shared.message import SessionMessage
 
     error = types.ErrorData(code=code, message=text)
-    return SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=None, error=error))
+    return SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=number, error=error))
 
 
 async def lines_of(fd: int, most: int = MOST_BYTES) -> AsyncGenerator[bytes | None, None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentpool._core.capability import Capability, grants
@@ -53,6 +53,7 @@ class ToolRegistry:
         self._tools: dict[str, Tool] = {}
         self._limits = () if capabilities is None else (_granted(capabilities),)
         self._max_result_chars = max_result_chars
+        self._refused: Mapping[str, str] = {}
         for each in tools:
             self.register(each)
 
@@ -105,10 +106,18 @@ class ToolRegistry:
         narrower = ToolRegistry(max_result_chars=self._max_result_chars)
         narrower._tools = dict(self._tools)
         narrower._limits = (*self._limits, _granted(capabilities))
+        narrower._refused = self._refused
         return narrower
 
-    def extended(self, tools: Iterable[Tool | Callable[..., Any]]) -> ToolRegistry:
+    def extended(
+        self, tools: Iterable[Tool | Callable[..., Any]], refused: Mapping[str, str] | None = None
+    ) -> ToolRegistry:
         """Return a registry with these tools and more, limited in the same way.
+
+        Args:
+          tools: as for a new registry.
+          refused: what a model is told that calls a tool of that name, if there is none. What is said of
+            the tool is all that the model learns of it: it is not among the definitions.
 
         Raises:
           ValueError: if a name is there twice.
@@ -117,6 +126,7 @@ class ToolRegistry:
         wider = ToolRegistry(max_result_chars=self._max_result_chars)
         wider._tools = dict(self._tools)
         wider._limits = self._limits
+        wider._refused = {**self._refused, **(refused or {})}
         for each in tools:
             wider.register(each)
         return wider
@@ -192,6 +202,8 @@ class ToolRegistry:
         return _cut_parts(result, self._max_result_chars)
 
     def _unknown(self, name: str) -> str:
+        if why := self._refused.get(name):
+            return why
         names = [known for known, each in self._tools.items() if _allowed(each, self._limits)]
         if not names:
             return f"there is no tool {name!r}; this agent has no tools"

@@ -118,6 +118,10 @@ def called(number: Any, params: dict[str, Any]) -> None:
             notify("notifications/progress", progressToken=token, progress=n, total=1000)
         notify("notifications/progress", progressToken="someone-else", progress=5000)
         notify("notifications/progress", progressToken=token, progress="much")
+    if line := argument("answer"):
+        out.write(line.replace("$id", json.dumps(number)).encode() + b"\n")
+        out.flush()
+        return None
     if result := argument("result"):
         return say(id=number, result=json.loads(result))
     if "parts" in tricks:

@@ -34,6 +34,8 @@ class Provider:
         self.clients: dict[str, OAuthClientInformationFull] = {}
         self.codes: dict[str, AuthorizationCode] = {}
         self.tokens: dict[str, AccessToken] = {}
+        self.refresh_tokens: dict[str, RefreshToken] = {}
+        self.renewed = 0
 
     async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
         return self.clients.get(client_id)
@@ -61,20 +63,23 @@ class Provider:
 
     async def exchange_authorization_code(self, client: Any, authorization_code: Any) -> OAuthToken:
         del self.codes[authorization_code.code]
-        token = secrets.token_urlsafe(24)
+        return self.new_tokens(str(client.client_id), authorization_code.scopes)
+
+    def new_tokens(self, client_id: str, scopes: list[str]) -> OAuthToken:
+        token, refresh = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
         self.tokens[token] = AccessToken(
-            token=token,
-            client_id=str(client.client_id),
-            scopes=authorization_code.scopes,
-            resource=authorization_code.resource,
+            token=token, client_id=client_id, scopes=scopes, resource=f"{URL}/mcp"
         )
-        return OAuthToken(access_token=token, token_type="Bearer", expires_in=3600)
+        self.refresh_tokens[refresh] = RefreshToken(token=refresh, client_id=client_id, scopes=scopes)
+        return OAuthToken(access_token=token, token_type="Bearer", expires_in=3600, refresh_token=refresh)
 
     async def load_refresh_token(self, client: Any, refresh_token: str) -> RefreshToken | None:
-        return None
+        return self.refresh_tokens.get(refresh_token)
 
-    async def exchange_refresh_token(self, *_: Any) -> OAuthToken:
-        raise NotImplementedError
+    async def exchange_refresh_token(self, client: Any, refresh_token: Any, scopes: list[str]) -> OAuthToken:
+        del self.refresh_tokens[refresh_token.token]  # each is good once
+        self.renewed += 1
+        return self.new_tokens(str(client.client_id), scopes)
 
     async def load_access_token(self, token: str) -> AccessToken | None:
         return self.tokens.get(token)
@@ -83,9 +88,10 @@ class Provider:
         self.tokens.pop(token.token, None)
 
 
+provider = Provider()
 server = MCPServer(
     "guarded",
-    auth_server_provider=Provider(),  # type: ignore[arg-type]
+    auth_server_provider=provider,  # type: ignore[arg-type]
     auth=AuthSettings(
         validate_token_resource=True,
         issuer_url=AnyHttpUrl(URL),
@@ -99,6 +105,20 @@ server = MCPServer(
 async def secret() -> str:
     """Tell a secret."""
     return "the secret"
+
+
+@server.tool()
+async def renewed() -> str:
+    """Tell how often tokens were renewed."""
+    return str(provider.renewed)
+
+
+@server.tool()
+async def forget(clients: bool) -> None:
+    """Forget the tokens that were given, and who was registered."""
+    provider.tokens.clear()
+    if clients:
+        provider.clients.clear()
 
 
 print(URL, flush=True)

@@ -147,7 +147,7 @@ def test_pins_are_shown_accepted_and_kept_to(tmp_path: Path, capsys: pytest.Capt
     assert "hand: go has changed since it was approved" in capsys.readouterr().out
     assert cli("run", path, "--json") == 0
     said = capsys.readouterr()
-    assert "there is no tool 'mcp__hand__go'" in said.out
+    assert "Not called: the tool 'go' of MCP server 'hand' has changed since it was approved" in said.out
     refused = "the tool 'go' of MCP server hand has changed since it was approved; agentpool pins shows"
     assert said.err.count(f"warning: {refused} what is new, and approves it") == 1
     assert cli("pins", path, "--accept") == 0

@@ -24,7 +24,7 @@ from agentpool import (
     ToolError,
     open_agent_pool,
 )
-from agentpool.tools.mcp import open_server
+from agentpool.tools.mcp import _http, open_server
 
 pytestmark = pytest.mark.processes
 
@@ -150,6 +150,64 @@ async def test_endless_notifications_are_cut_off() -> None:
 
     async with serving(handler) as url:
         assert "too many notifications" in await go(url)
+
+
+async def test_a_stream_that_ends_for_ever_is_not_asked_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK does so by a call within a call: where the stack ended, trio itself broke."""
+    monkeypatch.setattr(_http, "MOST_RESUMPTIONS", 20)
+    resumed: list[str] = []
+
+    async def handler(request: Request) -> None:
+        if request.method == "tools/call" or "last-event-id" in request.head.lower():
+            if request.method == "GET":
+                resumed.append(request.head)
+            return await request.answer(
+                "200 OK", b"id: 1\nretry: 0\ndata:\n\n", "content-type: text/event-stream"
+            )
+        await request.usual("mcp-session-id: s1")
+
+    async with serving(handler) as url, open_server(web(url)) as server:
+        for _ in range(2):  # each call has its own
+            resumed.clear()
+            with pytest.raises(ToolError, match="reconnection attempts were exhausted"):
+                await server.call("go")
+            assert len(resumed) == 20
+
+
+async def test_what_a_server_says_by_itself_is_not_asked_for_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """can1357/oh-my-pi#11784: a server that ends the stream at once, and wants it to be asked for at once."""
+    monkeypatch.setattr(_http, "LISTENING_PAUSE", 1000.0)
+    listened, first = [], trio.Event()
+
+    async def handler(request: Request) -> None:
+        if request.method == "GET":
+            listened.append(request.head)
+            first.set()
+            return await request.answer(
+                "200 OK", b"id: 1\nretry: 0\ndata:\n\n", "content-type: text/event-stream"
+            )
+        await request.usual("mcp-session-id: s1")
+
+    async with serving(handler) as url, open_server(web(url)) as server:
+        await first.wait()
+        for _ in range(10):
+            assert (await server.call("go")).text == "went"
+    assert len(listened) == 1
+
+
+async def test_a_refusal_of_long_ago_is_not_told_of_a_connection_that_breaks() -> None:
+    """modelcontextprotocol/python-sdk#1577: the server dies in a call. It had refused `server/discover`."""
+
+    async def handler(request: Request) -> None:
+        if request.method != "tools/call":
+            await request.usual()
+
+    async with serving(handler) as url:
+        said = await go(url)
+    assert "disconnected without sending a response" in said
+    assert "404" not in said
 
 
 async def test_a_packed_answer_is_refused() -> None:

@@ -27,6 +27,7 @@ from agentpool import (
     Denied,
     McpServer,
     McpServerError,
+    ModelSettings,
     ResourceQuota,
     RunPausedError,
     ScriptedDriver,
@@ -37,6 +38,7 @@ from agentpool import (
     open_agent_pool,
     resume_agent_pool,
 )
+from agentpool._core.mcp import ServerPins, pins_to_text
 
 pytestmark = pytest.mark.processes
 
@@ -353,13 +355,71 @@ async def test_what_is_pinned_in_a_file_is_refused_when_it_has_changed(tmp_path:
     for new in ([changed], [{**go, "inputSchema": {"type": "object", "properties": {"all": {}}}}]):
         definition.write_text(json.dumps(new))
         (said,) = await run(calling(manifest(server), ("mcp__hand__go", {})))
-        assert "there is no tool 'mcp__hand__go'" in said
+        assert said == (
+            "Not called: the tool 'go' of MCP server 'hand' has changed since it was approved."
+            " `agentpool pins` shows what is new, and approves it"
+        )
     definition.write_text(json.dumps([go, {**go, "name": "more"}]))
     config = calling(manifest(server), ("mcp__hand__go", {}), ("mcp__hand__more", {}))
     said = await run(config)
     assert said[0] == "call 1"
-    assert "there is no tool 'mcp__hand__more'" in said[1]
+    assert "the tool 'more' of MCP server 'hand' is new since the server was approved" in said[1]
     assert json.loads(pins.read_text()) == first
+
+
+async def test_of_a_refused_tool_that_is_not_granted_nothing_is_said(tmp_path: Path) -> None:
+    definition, pins = tmp_path / "definition.json", tmp_path / "pins.json"
+    server = by_hand(f"definition={definition}", pin=str(pins))
+    assert await run(calling(manifest(server), ("mcp__hand__go", {}))) == ["call 1"]
+    go, more = ({"name": name, "inputSchema": {"type": "object"}} for name in ("go", "more"))
+    definition.write_text(json.dumps([go, more]))
+    config = calling(manifest(server, tools=["go"]), ("mcp__hand__go", {}), ("mcp__hand__more", {}))
+    changed, unknown = await run(config)
+    assert "'go' of MCP server 'hand' has changed" in changed
+    assert unknown == "there is no tool 'mcp__hand__more'; this agent has no tools"
+
+
+@pytest.mark.parametrize("choice", ["mcp__hand__go", "required"])
+async def test_a_run_goes_on_if_the_tool_to_be_called_first_is_not_there_now(
+    choice: str, tmp_path: Path
+) -> None:
+    model, pins = ModelSettings(tool_choice=choice), tmp_path / "pins.json"
+    pins.write_text(pins_to_text({"hand": ServerPins({"go": "another"})}))
+    for server in (by_hand("die-at-start", required=False), by_hand(pin=str(pins))):
+        driver = ScriptedDriver(["done"])
+        assert await run(SpawnConfig(manifest(server, tools=["go"], model=model), "go", driver=driver)) == []
+        assert driver.requests[0].tool_choice is None
+    with pytest.raises(AgentFailedError) as caught:
+        await run(calling(manifest(by_hand(), model=ModelSettings(tool_choice="mcp__hand__og"))))
+    assert "'mcp__hand__og' is no tool of this agent" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("left", ["other", None])
+async def test_a_run_is_resumed_if_the_tool_to_be_called_first_is_gone_since(
+    left: str | None, tmp_path: Path
+) -> None:
+    definition, journal = tmp_path / "definition", tmp_path / "run.db"
+    go, other = ({"name": name, "inputSchema": {"type": "object"}} for name in ("go", "other"))
+    definition.write_text(json.dumps([go, other]))
+    settings = ModelSettings(tool_choice="mcp__hand__go")
+    servers = manifest(
+        by_hand(f"definition={definition}"), approval=ApprovalRules(ask=("mcp__*",)), model=settings
+    )
+    config = calling(servers, ("mcp__hand__go", {}))
+    assert config.driver is not None
+    driver, config = config.driver, attrs.evolve(config, driver=None)
+    with pytest.raises(RunPausedError):
+        async with open_agent_pool(driver, max_concurrent=1, journal=SqliteJournal(journal)) as pool:
+            await pool.spawn(config)
+    definition.write_text(json.dumps([other] if left else []))
+
+    async def approver(_: ApprovalRequest) -> Decision:
+        return Approved()
+
+    async with resume_agent_pool(SqliteJournal(journal), driver, approver=approver) as resumed:
+        (handle,) = resumed.resumed
+        (said,) = results(await handle.result())
+    assert "there is no tool 'mcp__hand__go'" in said
 
 
 async def test_a_file_of_pins_that_cannot_be_read_stops_the_agent(tmp_path: Path) -> None:

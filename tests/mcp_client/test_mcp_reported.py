@@ -16,7 +16,7 @@ from mcp_kit import Inside, by_hand, calling, is_alive, manifest, results
 
 from agentpool import McpServer, ToolError, open_agent_pool
 from agentpool.tools.mcp import open_server
-from agentpool.tools.mcp._mending import mend
+from agentpool.tools.mcp._mending import answer_to, mend
 
 pytestmark = pytest.mark.processes
 
@@ -228,6 +228,97 @@ async def test_an_answer_that_is_a_little_wrong_is_told(result: Any, told: str, 
     async with open_server(by_hand(f"result={json.dumps(result)}")) as server:
         answer = await server.call("go")
     assert (answer.text, answer.is_error) == (told, is_error)
+
+
+FINE = '"result":{"content":[{"type":"text","text":"fine"}]}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        # modelcontextprotocol/python-sdk#1144, Serverless-Devs/agentrun-sdk-python#110: nothing came of the
+        # call, or all of its time limit was waited for
+        ('{"jsonrpc":"2.0","id":$id,"error":"boom"}', "call 'go': boom"),
+        ('{"jsonrpc":"2.0","id":$id,"error":{"code":"E1","message":"boom"}}', "call 'go': boom"),
+        ('{"jsonrpc":"2.0","id":$id,"error":{"message":"boom"}}', "call 'go': boom"),
+        (
+            '{"jsonrpc":"2.0","id":$id,"error":{"code":-32603,"message":null}}',
+            """call 'go': {"code": -32603, "message": null}""",
+        ),
+        ('{"id":$id,"error":"boom"}', "call 'go': boom"),
+        ('{"jsonrpc":"2.0","id":$id,"result":"yes"}', '''call 'go': its answer is no result: "yes"'''),
+        ('{"jsonrpc":"2.0","id":$id,"result":null}', "call 'go': its answer is no result: null"),
+        ('{"jsonrpc":"2.0","id":$id}', "call 'go': its answer is no result: null"),
+        # what was done is not lost
+        (f'{{"id":$id,{FINE}}}', "fine"),
+        (f'{{"jsonrpc":"2.0","id":$id.0,{FINE}}}', "fine"),
+        (f'{{"jsonrpc":"2.0","id":"$id",{FINE}}}', "fine"),
+        (f'{{"jsonrpc":"2.0","id":$id,"error":null,{FINE}}}', "fine"),
+    ],
+)
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_an_answer_that_is_none_ends_the_call(transport: str, answer: str, told: str) -> None:
+    async def handler(request: Request) -> None:
+        if request.method != "tools/call":
+            return await request.usual()
+        body = answer.replace("$id", json.dumps(request.message["id"]))
+        await request.answer("200 OK", body.encode(), "content-type: application/json")
+
+    with trio.fail_after(30):  # a call may take 60 s
+        if transport == "http":
+            async with serving(handler) as url:
+                assert await go(url) == told
+        else:
+            async with open_server(by_hand(f"answer={answer}")) as server:
+                try:
+                    said = (await server.call("go")).text
+                except ToolError as error:
+                    said = str(error)
+            assert said == told
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        # helidon-io/helidon-mcp#65, strands-agents/harness-sdk#792, modelcontextprotocol/python-sdk#1144
+        ('{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"boom"}}', "call 'go': boom"),
+        ('{"jsonrpc":"2.0","id":"92a9759e","error":{"code":-32603,"message":"boom"}}', "call 'go': boom"),
+        ('{"jsonrpc":"2.0","error":{"code":-32603,"message":"boom"}}', "call 'go': boom"),
+        ('{"error":"boom"}', "call 'go': boom"),
+        # Neural-Harmonics/vcv-rack-plugin-mcp-server#21, radareorg/radare2-mcp#68
+        (f'{{"jsonrpc":"2.0","id":0,{FINE}}}', "fine"),
+    ],
+)
+async def test_the_body_of_an_answer_belongs_to_its_request(answer: str, told: str) -> None:
+    async def handler(request: Request) -> None:
+        if request.method != "tools/call":
+            return await request.usual()
+        await request.answer("200 OK", answer.encode(), "content-type: application/json")
+
+    with trio.fail_after(30):
+        async with serving(handler) as url:
+            assert await go(url) == told
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        '{"id": $id, "name": "a record", "result": {}}',
+        '{"level": "error", "error": "a line of a log"}',
+        '{"jsonrpc": "2.0", "id": null, "error": {"code": -32601, "message": "no method notifications/x"}}',
+        '{"jsonrpc": "2.0", "id": true, "result": {}}',
+        '["jsonrpc"]',
+    ],
+)
+async def test_json_that_is_no_answer_ends_no_call(printed: str) -> None:
+    answer = f'{printed}\n{{"jsonrpc":"2.0","id":$id,{FINE}}}'
+    async with open_server(by_hand(f"answer={answer}")) as server:
+        assert (await server.call("go")).text == "fine"
+
+
+@pytest.mark.parametrize("body", [b"no JSON", b"[]", b'{"method": "x", "id": 1}', b"[" * 100_000])
+def test_what_is_no_answer_to_a_request_stays_as_it_is(body: bytes) -> None:
+    assert answer_to(1, body) is body
 
 
 def test_what_is_nested_too_deeply_is_said_to_be() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
+import json
+import math
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -20,12 +23,26 @@ from agentpool._core.errors import McpServerError
 from agentpool._core.mcp import filled, is_loopback_url, tier_of
 from agentpool._core.mcp_servers import McpServer
 from agentpool.tools.mcp._inbound import FloodError, Inbound
+from agentpool.tools.mcp._mending import answer_to
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
 SECONDS = 30.0
 """So long a connection, or a request that is sent, may take."""
+
+
+MOST_RESUMPTIONS = 500
+"""So often the answer to one request is asked for again when its stream has ended before.
+
+The SDK does it by a call within a call: without an end, the stack has one, in the middle of trio.
+"""
+
+LISTENING_PAUSE = 1.0
+"""So many seconds lie between two requests for a stream of what the server says by itself."""
+
+# Of the request in whose task the SDK is.
+_resumptions: contextvars.ContextVar[list[None]] = contextvars.ContextVar("agentpool_mcp_resumptions")
 
 
 class TooLongError(httpx2.StreamError):
@@ -102,7 +119,7 @@ class _Guarded(httpx2.AsyncBaseTransport):
     """Sends requests where the privacy permits it, and reads answers as far as they may go.
 
     Attributes:
-      refused: what the server last refused with; empty if nothing.
+      refused: what the server refused the last message with; empty if it took it.
       refusals: how often it did, for requests that name a session.
     """
 
@@ -111,12 +128,20 @@ class _Guarded(httpx2.AsyncBaseTransport):
     longest: int
     refused: str = ""
     refusals: int = 0
+    _listened_at: float = -math.inf
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST":
+            _resumptions.set([])
+        elif request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
+            await self._paced()
         sent = request if self.tier is PrivacyTier.STANDARD else await self._checked(request)
         response = await self.inner.handle_async_request(sent)
-        if response.status_code >= 400:
-            self.refused = f"it answered {response.status_code} {response.reason_phrase}".strip()
+        is_refused = response.status_code >= 400
+        if request.method == "POST":
+            said = f"it answered {response.status_code} {response.reason_phrase}".strip()
+            self.refused = said if is_refused else ""
+        if is_refused:
             self.refusals += "mcp-session-id" in request.headers
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
@@ -125,7 +150,20 @@ class _Guarded(httpx2.AsyncBaseTransport):
         if not is_stream:
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _Bounded(response.stream, self.longest)
+            if not is_refused and (number := _number_of(request)) is not None:
+                response.stream = _Answer(response.stream, number)
         return response
+
+    async def _paced(self) -> None:
+        """Wait before a stream is asked for again: a server says itself how soon, which may be at once."""
+        resumed = _resumptions.get(None)
+        if resumed is None:
+            await trio.sleep_until(self._listened_at + LISTENING_PAUSE)
+            self._listened_at = trio.current_time()
+            return
+        if len(resumed) >= MOST_RESUMPTIONS:
+            raise httpx2.ReadError("the stream of the answer ended too often")
+        resumed.append(None)
 
     async def _checked(self, request: httpx2.Request) -> httpx2.Request:
         """Return the request as it is sent: to an address that was looked at, and no other."""
@@ -167,6 +205,31 @@ class _Bounded(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+
+@attrs.define(eq=False)
+class _Answer(httpx2.AsyncByteStream):
+    """The body that answers one request."""
+
+    inner: _Bounded
+    number: str | int
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield answer_to(self.number, b"".join([chunk async for chunk in self.inner]))
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+def _number_of(request: httpx2.Request) -> str | int | None:
+    """Return the number of a request of the protocol; None if it is something else, such as a login."""
+    if request.headers.get("content-type", "") != "application/json":
+        return None
+    try:
+        message = json.loads(request.content)
+    except (ValueError, httpx2.RequestNotRead):
+        return None
+    return message.get("id") if isinstance(message, dict) and "method" in message else None
 
 
 class _Taken:

@@ -10,11 +10,63 @@ import logging
 from typing import Any
 
 import mcp_types as types
+from mcp_types import JSONRPCError, JSONRPCResponse
 from pydantic import TypeAdapter, ValidationError
 
 LOG = logging.getLogger("agentpool.mcp")
 
+_LONGEST = 10_000
+"""So many letters of an error that is none are told."""
+
+_BARE = ({"id", "result"}, {"id", "error"})
+"""The keys of an answer that does not say of which protocol it is."""
+
 _BLOCK: TypeAdapter[Any] = TypeAdapter(types.ContentBlock)
+
+
+def answer_in(data: Any) -> JSONRPCResponse | JSONRPCError | None:
+    """Return the answer in a message that the SDK does not take; None if it answers nothing.
+
+    Whoever waits for it has to hear of it: else the call waits for its time limit. But many servers print
+    JSON of their own between the messages, such as lines of a log, and that is no answer. Nor is an error
+    without a number: many servers answer so to a notification.
+    """
+    if not isinstance(data, dict) or "method" in data:
+        return None
+    if data.get("jsonrpc") != "2.0" and data.keys() not in _BARE:
+        return None
+    number, result, error = data.get("id"), data.get("result"), data.get("error")
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if isinstance(number, bool) or not isinstance(number, int | str):
+        return None
+    if isinstance(result, dict) and not error:
+        return JSONRPCResponse(jsonrpc="2.0", id=number, result=result)
+    return JSONRPCError(jsonrpc="2.0", id=number, error=_error_of(error, result))
+
+
+def _error_of(error: Any, result: Any) -> types.ErrorData:
+    said = error.get("message") if isinstance(error, dict) else error
+    code = error.get("code") if isinstance(error, dict) else None
+    if not isinstance(said, str) or not said.strip():
+        said = _as_json(error) if error else f"its answer is no result: {_as_json(result)}"
+    return types.ErrorData(code=code if type(code) is int else types.INTERNAL_ERROR, message=said[:_LONGEST])
+
+
+def answer_to(number: str | int, body: bytes) -> bytes:
+    """Return the body that answers a request of HTTP, with the request's number, which some get wrong."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+    if not isinstance(data, dict):
+        return body
+    own = data.get("id")
+    is_usual = data.get("jsonrpc") == "2.0" and isinstance(data.get("result"), dict)
+    if is_usual and (type(own), own) == (type(number), number):
+        return body
+    answer = answer_in({**data, "jsonrpc": "2.0", "id": number})
+    return body if answer is None else answer.model_dump_json(by_alias=True, exclude_unset=True).encode()
 
 
 def mend(result: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +22,11 @@ from mcp.shared.auth import (
     AuthorizationCodeResult,
     OAuthClientInformationFull,
     OAuthClientMetadata,
+    OAuthMetadata,
     OAuthToken,
+    ProtectedResourceMetadata,
 )
+from pydantic import BaseModel
 
 from agentpool._blocking import run_blocking
 from agentpool._core.errors import McpServerError
@@ -49,8 +54,30 @@ class TokenFile:
         return found
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
-        """Keep the tokens."""
-        await self._set("tokens", tokens)
+        """Keep the tokens, and until when they are good."""
+        expires_at = None if tokens.expires_in is None else time.time() + tokens.expires_in
+        await self._set(tokens=tokens, expires_at=expires_at)
+
+    async def expires_at(self) -> float | None:
+        """Return until when the tokens are good, in seconds since 1970; None if nobody knows."""
+        found = (await run_blocking(self._read)).get("expires_at")
+        return float(found) if isinstance(found, int | float) else None
+
+    async def expire(self) -> None:
+        """Have the tokens renewed before they are used again."""
+        await self._set(expires_at=1)
+
+    async def get_places(self) -> tuple[OAuthMetadata | None, ProtectedResourceMetadata | None]:
+        """Return where the tokens are from, and what for: it is needed when they are renewed."""
+        return await self._get("issuer", OAuthMetadata), await self._get(
+            "resource", ProtectedResourceMetadata
+        )
+
+    async def set_places(
+        self, issuer: OAuthMetadata | None, resource: ProtectedResourceMetadata | None
+    ) -> None:
+        """Keep where the tokens are from, and what for."""
+        await self._set(issuer=issuer, resource=resource)
 
     async def get_client_info(self) -> OAuthClientInformationFull | None:
         """Return as what agentpool is registered; None if it is not."""
@@ -59,7 +86,7 @@ class TokenFile:
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
         """Keep as what agentpool is registered."""
-        await self._set("client", client_info)
+        await self._set(client=client_info)
 
     async def _get(self, key: str, kind: Any) -> Any:
         data = (await run_blocking(self._read)).get(key)
@@ -67,9 +94,12 @@ class TokenFile:
             return None if data is None else kind.model_validate(data)
         return None
 
-    async def _set(self, key: str, value: Any) -> None:
-        data = value.model_dump(mode="json", exclude_none=True)
-        await run_blocking(self._write, key, data)
+    async def _set(self, **changes: Any) -> None:
+        data = {
+            key: value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
+            for key, value in changes.items()
+        }
+        await run_blocking(self._write, data)
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -78,14 +108,71 @@ class TokenFile:
             return {}
         return data if isinstance(data, dict) else {}
 
-    def _write(self, key: str, value: Any) -> None:
+    def _write(self, changes: dict[str, Any]) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = json.dumps({**self._read(), key: value})
-        fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        text = json.dumps({**self._read(), **changes})
+        fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}.{threading.get_ident()}")
         number = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(number, "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(fresh, self.path)
+
+
+class _Provider(OAuthClientProvider):
+    """The SDK's, which knows neither how old a token of a file is nor where it is renewed.
+
+    So it would have somebody log in again as soon as the first token has ended.
+
+    Attributes:
+      file: keeps the tokens.
+      may_register: whether it may have itself registered again: somebody is there to log in, and servers
+        forget who was registered.
+    """
+
+    def __init__(self, server: McpServer, file: TokenFile, login: _Login, *, may_register: bool) -> None:
+        metadata = OAuthClientMetadata.model_validate(
+            {"client_name": "agentpool", "redirect_uris": [login.address]}
+        )
+        super().__init__(str(server.url).strip(), metadata, file, login.redirected, login.answered)
+        self.file = file
+        self.may_register = may_register
+
+    async def _initialize(self) -> None:
+        await super()._initialize()
+        context = self.context
+        context.token_expiry_time = await self.file.expires_at()
+        issuer, resource = await self.file.get_places()
+        context.oauth_metadata = issuer or context.oauth_metadata
+        context.protected_resource_metadata = resource or context.protected_resource_metadata
+        if not context.is_token_valid() and not context.can_refresh_token():
+            self._forget_registration()
+
+    async def _refresh_token(self) -> httpx2.Request:
+        # Another process may have renewed it, and what it was renewed with is of use only once.
+        self.context.current_tokens = await self.file.get_tokens() or self.context.current_tokens
+        return await super()._refresh_token()
+
+    async def _handle_refresh_response(self, response: httpx2.Response) -> bool:
+        tried = self.context.current_tokens
+        if await super()._handle_refresh_response(response):
+            return True
+        stored = await self.file.get_tokens()
+        if stored is not None and tried is not None and stored.access_token != tried.access_token:
+            await self._initialize()  # another process was quicker
+            return True
+        self._forget_registration()
+        return False
+
+    async def _handle_token_response(self, response: httpx2.Response) -> None:
+        await super()._handle_token_response(response)
+        await self.file.set_places(self.context.oauth_metadata, self.context.protected_resource_metadata)
+
+    def _forget_registration(self) -> None:
+        """Have it made anew, if it is one that was made here, and can be."""
+        client, issuer = self.context.client_info, self.context.oauth_metadata
+        was_made_here = client is not None and client.issuer is not None
+        if self.may_register and was_made_here and issuer is not None and issuer.registration_endpoint:
+            self.context.client_info = None
 
 
 def token_file_of(server: McpServer) -> TokenFile:
@@ -117,11 +204,12 @@ def oauth(
         want to know it beforehand.
     """
     file = tokens if isinstance(tokens, TokenFile) else TokenFile(tokens) if tokens else token_file_of(server)
-    login = _Login(server.name, open_page, port or 20_000 + int(_digest(server)[:8], 16) % 20_000)
-    metadata = OAuthClientMetadata.model_validate(
-        {"client_name": "agentpool", "redirect_uris": [login.address]}
-    )
-    return OAuthClientProvider(str(server.url).strip(), metadata, file, login.redirected, login.answered)
+    login = _Login(server.name, open_page, port or _port_for(server))
+    return _Provider(server, file, login, may_register=True)
+
+
+def _port_for(server: McpServer) -> int:
+    return 20_000 + int(_digest(server)[:8], 16) % 20_000
 
 
 def interactive_auth(server: McpServer) -> httpx2.Auth:
@@ -136,12 +224,18 @@ def interactive_auth(server: McpServer) -> httpx2.Auth:
 def stored_auth(server: McpServer) -> httpx2.Auth:
     """Return what shows who asks, by tokens that are there already; nobody is asked to log in."""
 
+    file = token_file_of(server)
+
     async def refuse(_: str) -> None:
+        used, stored = provider.context.current_tokens, await file.get_tokens()
+        if used is not None and used == stored and stored.refresh_token is not None:
+            await file.expire()  # it was not taken, whatever was said of its end: the next one renews it
         raise McpServerError(
             server.name, "somebody has to log in first: `agentpool pins FILE`, at a terminal, does it"
         )
 
-    return oauth(server, open_page=refuse)
+    provider = _Provider(server, file, _Login(server.name, refuse, _port_for(server)), may_register=False)
+    return provider
 
 
 @attrs.define(eq=False)

@@ -16,6 +16,7 @@ from mcp_types import JSONRPCMessage, JSONRPCRequest, jsonrpc_message_adapter
 
 from agentpool._core.mcp_servers import McpServer
 from agentpool.tools.mcp._inbound import LOG, FloodError, Inbound
+from agentpool.tools.mcp._mending import answer_in
 from agentpool.tools.mcp._processes import Child
 
 if TYPE_CHECKING:
@@ -145,8 +146,11 @@ def _message_in(text: bytes) -> JSONRPCMessage | None:
         return jsonrpc_message_adapter.validate_json(text, by_name=False)
     except ValueError:
         pass
-    try:  # what is nested deeper than pydantic reads is a message nevertheless, and somebody waits for it
+    try:
         data = json.loads(text)
-        return jsonrpc_message_adapter.validate_python(data, by_name=False)
     except (ValueError, RecursionError):
         return None
+    try:  # what is nested deeper than pydantic reads is a message nevertheless, and somebody waits for it
+        return jsonrpc_message_adapter.validate_python(data, by_name=False)
+    except (ValueError, RecursionError):
+        return answer_in(data)

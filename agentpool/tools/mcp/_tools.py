@@ -16,7 +16,7 @@ import trio
 from agentpool._core.capability import Capability, McpCapability, grants
 from agentpool._core.errors import McpServerError, ToolError
 from agentpool._core.manifest import AgentManifest, usable_servers
-from agentpool._core.mcp import McpDefinition, beginning_of_names, tool_name
+from agentpool._core.mcp import McpDefinition, beginning_of_names
 from agentpool._core.mcp_servers import McpServer
 from agentpool._core.messages import ToolDefinition, ToolResult
 from agentpool.abc import Tool, ToolContext
@@ -47,7 +47,9 @@ class McpContext(ToolContext, AsksPeople, Protocol):
         ...
 
 
-async def open_tools(ctx: McpContext, manifest: AgentManifest, absent: list[str] | None = None) -> list[Tool]:
+async def open_tools(
+    ctx: McpContext, manifest: AgentManifest, absent: dict[str, str] | None = None
+) -> list[Tool]:
     """Return the tools that a manifest grants of its servers, which are started if they do not run yet.
 
     All agents of a pool share one session with a server.
@@ -55,8 +57,10 @@ async def open_tools(ctx: McpContext, manifest: AgentManifest, absent: list[str]
     Args:
       ctx: the context of the agent.
       manifest: names the servers, and grants tools of them.
-      absent: a list to which is added what is not there now: the names of tools that are refused, and
-        what the names of a server's tools begin with that cannot be had.
+      absent: to this is added what is not there now, each with what a model is told that calls it
+        nevertheless: the names of tools that are refused, and what the names of a server's tools begin
+        with that cannot be had. The text is empty where no more is to be said than that there is no such
+        tool.
 
     Raises:
       McpServerError: if a server cannot be had that is `required`.
@@ -71,14 +75,14 @@ async def open_tools(ctx: McpContext, manifest: AgentManifest, absent: list[str]
         connections.append(opened)
     found: list[list[McpTool]] = [[] for _ in servers]
     problems: dict[int, ToolError] = {}
-    absent = [] if absent is None else absent
+    absent = {} if absent is None else absent
     async with trio.open_nursery() as nursery:
         for number, connection in enumerate(connections):
             nursery.start_soon(_list, connection, manifest, found, problems, absent, number)
     for number, problem in sorted(problems.items()):
         if servers[number].required:
             raise problem
-        absent += (beginning_of_names(servers[number].name), *_SHARED_NAMES)
+        absent |= dict.fromkeys((beginning_of_names(servers[number].name), *_SHARED_NAMES), "")
         LOG.log(logging.WARNING, "an agent goes on without the tools of a server: %s", problem)
     there = [each for number, each in enumerate(connections) if number not in problems]
     return [*(each for tools in found for each in tools), *await _shared_tools(there, manifest)]
@@ -89,21 +93,24 @@ async def _list(
     manifest: AgentManifest,
     found: list[list[McpTool]],
     problems: dict[int, ToolError],
-    absent: list[str],
+    absent: dict[str, str],
     number: int,
 ) -> None:
+    refused: list[tuple[McpTool, str]] = []
     try:
-        tools = await tools_of(connection, absent)
+        tools = await tools_of(connection, refused)
     except ToolError as error:
         problems[number] = error
         return
+    for each, why in refused:
+        absent[each.definition.name] = why if grants(manifest.capabilities, each.capability) else ""
     found[number] = [each for each in tools if grants(manifest.capabilities, each.capability)]
 
 
-async def tools_of(connection: Connection, absent: list[str] | None = None) -> list[McpTool]:
+async def tools_of(connection: Connection, refused: list[tuple[McpTool, str]] | None = None) -> list[McpTool]:
     """Return the tools of a server that its `capabilities` take, without those that have changed.
 
-    The names of those are added to `absent`, if that is given.
+    Those are added to `refused`, if that is given, each with what a model is told that calls it.
 
     Raises:
       ToolError: if they cannot be had.
@@ -113,15 +120,21 @@ async def tools_of(connection: Connection, absent: list[str] | None = None) -> l
     for own in listing.tools.values():
         if not _takes(connection.server, own.name):
             continue
+        tool = McpTool(connection, own)
         if problem := pins.problem(own):
             fix = "; agentpool pins shows what is new, and approves it" if connection.server.pin else ""
             server = connection.server.name
             LOG.warning("the tool %s of MCP server %s %s%s", ascii(own.name), server, problem, fix)
-            if absent is not None:
-                absent.append(tool_name(server, own.name))
+            if refused is not None:
+                refused.append((tool, _refusal(connection.server, own.name, problem)))
         else:
-            tools.append(McpTool(connection, own))
+            tools.append(tool)
     return tools
+
+
+def _refusal(server: McpServer, tool: str, problem: str) -> str:
+    fix = ". `agentpool pins` shows what is new, and approves it" if server.pin else ""
+    return f"Not called: the tool {tool!r} of MCP server {server.name!r} {problem}{fix}"
 
 
 def _takes(server: McpServer, tool: str) -> bool:
@@ -187,16 +200,13 @@ class McpTool:
         Raises:
           ToolError: if it is not, or the server cannot be had.
         """
-        name, server = self.own.name, self.connection.server.name
+        name, server = self.own.name, self.connection.server
         _, listing, pins = await self.connection.listing()
         current = listing.tools.get(name)
         if current is None:
-            raise ToolError(f"MCP server {server!r} has no tool {name!r} any more")
+            raise ToolError(f"MCP server {server.name!r} has no tool {name!r} any more")
         if problem := pins.problem(current):
-            raise ToolError(
-                f"Not called: the tool {name!r} of MCP server {server!r} {problem}."
-                " `agentpool pins` shows what is new, and approves it"
-            )
+            raise ToolError(_refusal(server, name, problem))
 
 
 def _ask_of(ctx: AsksPeople, server: str, tool: str, arguments: Mapping[str, Any]) -> Ask:

@@ -38,7 +38,7 @@ class Inspector:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it once."""
         return subprocess.run(
-            ["node", str(self.script), "--cli", *arguments],
+            ["node", str(self.script), "--cli", "--connect-timeout", str(1000 * SECONDS), *arguments],
             capture_output=True,
             text=True,
             timeout=SECONDS,

@@ -93,14 +93,14 @@ def sleeping(mark: str) -> int:
     return sum(line.startswith(f"sleep {mark}") for line in _command_lines())
 
 
-async def until(condition: Callable[[], object], seconds: float = 15) -> None:
+async def until(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait until something holds that processes bring about, which nothing tells of."""
     with trio.fail_after(seconds):
         while not condition():
             await trio.sleep(0.01)
 
 
-def until_blocking(condition: Callable[[], object], seconds: float = 15) -> None:
+def until_blocking(condition: Callable[[], object], seconds: float = 120) -> None:
     """As `until`, outside of trio."""
     deadline = time.monotonic() + seconds
     while not condition():

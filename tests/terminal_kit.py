@@ -106,7 +106,7 @@ class Terminal:
     _decoder: codecs.IncrementalDecoder
     raw: bytes = b""
 
-    def read_until(self, condition: Callable[[str], object], seconds: float = 60) -> None:
+    def read_until(self, condition: Callable[[str], object], seconds: float = 180) -> None:
         """Read until a condition on the screen's text holds; the end of the program fails."""
         end = time.monotonic() + seconds
         while not condition(self.screen.text):

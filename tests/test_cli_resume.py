@@ -147,7 +147,7 @@ def running(*arguments: object, cwd: Path | None = None) -> Iterator[subprocess.
         process.communicate()
 
 
-def until(condition: Any, seconds: float = 30) -> None:
+def until(condition: Any, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

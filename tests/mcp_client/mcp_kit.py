@@ -55,7 +55,7 @@ class Inside:
     def pids(self) -> list[int]:
         return [int(line.split()[1]) for line in self.lines if line.startswith("started")]
 
-    async def saw(self, text: str, seconds: float = 30.0) -> None:
+    async def saw(self, text: str, seconds: float = 120.0) -> None:
         """Wait until it has seen something; the file is all that tells."""
         with trio.fail_after(seconds):
             while text not in self.lines:

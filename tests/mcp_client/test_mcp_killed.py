@@ -79,7 +79,7 @@ def pool_process(way: str, folder: Path, *tricks: str) -> Iterator[subprocess.Po
             process.kill()
 
 
-def until(condition: Any, seconds: float = 20) -> None:
+def until(condition: Any, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come about in time"
@@ -132,14 +132,14 @@ async def test_a_server_whose_watcher_is_killed_ends_and_is_started_again(tmp_pa
         watcher = _watched_by(family[0])
         assert b"_supervisor.py" in Path(f"/proc/{watcher}/cmdline").read_bytes()  # noqa: ASYNC240
         kill(watcher)
-        with trio.fail_after(20):
+        with trio.fail_after(120):
             while True:
                 try:
                     assert (await server.call("go")).text == "call 1"
                     break
                 except McpServerError as error:
                     assert "the process that watches it died" in str(error)  # noqa: PT017
-        with trio.fail_after(5):  # the next one may be there before the last one is gone
+        with trio.fail_after(60):  # the next one may be there before the last one is gone
             while any(map(is_alive, family)):
                 await trio.sleep(0.01)
         family = [int(pid) for pid in pids.read_text().split()]
@@ -179,7 +179,7 @@ async def test_no_zombie_stays_of_what_a_server_leaves_behind(tmp_path: Path) ->
         await server.call("go")
         watcher = _watched_by(inside.pids()[0])
         children = Path(f"/proc/{watcher}/task/{watcher}/children")
-        with trio.fail_after(10):
+        with trio.fail_after(120):
             while children.read_text().split() != [str(inside.pids()[0])]:  # noqa: ASYNC240
                 await trio.sleep(0.01)
 

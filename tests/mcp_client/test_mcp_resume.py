@@ -105,7 +105,7 @@ class Bank:
         finally:
             process.kill()
             await process.wait()
-        with trio.fail_after(10):  # the server, which waits in its tools, ends as well
+        with trio.fail_after(120):  # the server, which waits in its tools, ends as well
             while any(map(is_alive, self.inside.pids())):
                 await trio.sleep(0.01)
         self.open()

@@ -228,7 +228,7 @@ def stored_auth(server: McpServer) -> httpx2.Auth:
 
     async def refuse(_: str) -> None:
         used, stored = provider.context.current_tokens, await file.get_tokens()
-        if used is not None and used == stored and stored.refresh_token is not None:
+        if stored is not None and stored == used and stored.refresh_token is not None:
             await file.expire()  # it was not taken, whatever was said of its end: the next one renews it
         raise McpServerError(
             server.name, "somebody has to log in first: `agentpool pins FILE`, at a terminal, does it"

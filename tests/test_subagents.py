@@ -217,6 +217,23 @@ async def test_an_agent_that_is_stopped_ends_the_wait_for_it(autojump_clock: Any
     assert said == "|".join([block(2, text, "aborted", "slow")] * 2)
 
 
+async def test_a_number_is_an_id_though_another_agent_is_called_by_it(autojump_clock: Any) -> None:
+    three = [("start_agent", {"agent": "helper", "query": n, "name": n}) for n in "123"]  # their ids: 2, 3, 4
+    lead = scripted(
+        calls(*three),
+        calls(("stop_agent", {"agent": 2}), ("message_agent", {"agent": "3", "content": "x"})),
+        call("wait_agents", agents=[3, "1", "4"]),
+        lambda turn: "|".join(turn.results[3:]),
+    )
+    stopped, ambiguous, ends = (await told(Cast(lead=lead, helper=thinking))).split("|")
+    text = "agent 2 (1) was aborted: stopped by agent 1 (lead)"
+    assert stopped == block(2, text, "aborted", "1")
+    both = "several agents that you started go by 3: 3 (2), 4 (3). Use their ids, as numbers"
+    assert ambiguous == both
+    after = [block(3, "after 2", name="2"), block(2, text, "aborted", "1"), block(4, "after 3", name="3")]
+    assert ends == "\n".join(after)
+
+
 async def test_two_starts_with_one_name_are_two_agents(autojump_clock: Any) -> None:
     lead = scripted(
         started("1", "2", name="x"),
@@ -225,7 +242,7 @@ async def test_two_starts_with_one_name_are_two_agents(autojump_clock: Any) -> N
         lambda turn: "|".join(turn.results[2:]),
     )
     ambiguous, ends = (await told(Cast(lead=lead, helper=thinking))).split("|")
-    assert ambiguous == "several agents that you started are called x: use their ids, 2, 3"
+    assert ambiguous == "several agents that you started go by x: 2 (x), 3 (x). Use their ids, as numbers"
     assert "after 1" in ends
     assert "after 2" in ends
     assert ends.index('id="3"') < ends.index('id="2"')

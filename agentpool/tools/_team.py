@@ -186,20 +186,22 @@ class StartedAgents:
         self._all = dict(sorted(self._all.items()))
 
     def find(self, which: int | str) -> _Started:
-        """Return the agent of an id or a name.
+        """Return the agent of an id or a name; a number is an id, where there is one.
 
         Raises:
-          ToolError: if there is none, or several have the name.
+          ToolError: if there is none, or it may be several.
         """
         text = str(which).strip()
         found = [each for each in self._all.values() if each.handle.name == text]
-        if not found and text.isdecimal():
-            found = [each for agent_id, each in self._all.items() if agent_id == int(text)]
+        numbered = self._all.get(int(text)) if text.isdecimal() else None
+        if numbered is not None:
+            # Models call agents "1", "2", "3", whose ids are 2, 3 and 4.
+            found = [numbered] if isinstance(which, int) else list(dict.fromkeys([numbered, *found]))
         if len(found) == 1:
             return found[0]
         if found:
-            ids = ", ".join(str(each.handle.id) for each in found)
-            raise ToolError(f"several agents that you started are called {text}: use their ids, {ids}")
+            ids = ", ".join(f"{each.handle.id} ({each.handle.name})" for each in found)
+            raise ToolError(f"several agents that you started go by {text}: {ids}. Use their ids, as numbers")
         known = ", ".join(f"{each.handle.id} ({each.handle.name})" for each in self._all.values())
         raise ToolError(f"you have started no agent {shown(which)}; you have started: {known or 'none'}")
 

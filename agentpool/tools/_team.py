@@ -154,10 +154,6 @@ class _Started:
 
 
 _ALL_HEARD = "there is no agent that you started and have not heard the end of"
-_MEANWHILE = (
-    "You gave your answer before you had heard of all agents that you started. This is what became of them:"
-)
-_AGAIN = "Give your answer again, whole, with what follows from this; nobody has seen the one before."
 
 
 class StartedAgents:
@@ -234,9 +230,7 @@ class StartedAgents:
                 each.handle.abort("the agent that started it has ended its work")
         for each in agents:
             await each.hear()
-        if not agents:
-            return ""
-        return "\n".join([_MEANWHILE, await _told(agents), _AGAIN])
+        return await _told(agents)
 
 
 async def _told(agents: Iterable[_Started]) -> str:

@@ -1,4 +1,4 @@
-"""What users of comparable systems reported of teams of agents and of hooks around them, in its situation here.
+"""What users of comparable systems reported of teams and of the hooks around them, in its situation here.
 
 Each test names the report. What went wrong there is looked at as a kind, varied where that makes sense.
 """
@@ -206,7 +206,7 @@ async def test_who_goes_on_is_sent_a_result_of_each_call() -> None:
 
 
 def test_a_handoff_to_oneself_goes_on_wherever_it_is_cut_off() -> None:
-    """strands-agents/harness-sdk#3391: after a crash the target ran twice, or a handoff to itself was lost."""
+    """strands-agents/harness-sdk#3391: after a crash it ran twice, or a handoff to itself was lost."""
     names = {"lead": ["lead", "helper"], "helper": ["lead", "helper"]}
     team = [attrs.evolve(each, handoffs=names[each.name]) for each in (LEAD, HELPER)]
     made = ["lead", "helper", "helper", "lead"]
@@ -350,7 +350,7 @@ async def test_a_limit_of_turns_is_that_of_each_agent() -> None:
 
 @pytest.mark.parametrize("way", ["spawn_agent", "hand_off", "as_tool"])
 async def test_an_agent_has_no_tool_through_another_one_that_it_has_not(way: str) -> None:
-    """co-l/openfox#333, antiv/mate#101, anthropics/claude-code#4740: a sub-agent had what its caller lacked."""
+    """co-l/openfox#333, antiv/mate#101, anthropics/claude-code#4740: it had what its caller lacked."""
     able = manifest("helper", ShellCapability(["*"]), MemoryCapability(), SpawnCapability(9))
     lead = attrs.evolve(LEAD, handoffs=["helper"])
     agent = ModelAgent(lead, agents=[able])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from cast_kit import Cast, Turn, call, calls, last_result, manifest, scripted
 from pool_kit import pool_of
 
@@ -323,6 +324,33 @@ async def test_an_answer_stands_where_no_more_turns_are_allowed(autojump_clock: 
         cast = Cast(lead=scripted(started("2"), "early"), helper=lambda turn: ValueError("no ink"))
         outcome = await ran(cast, ModelAgent(lead, agents=TEAM))
         assert (outcome.value.text, outcome.value.stopped_by) == ("early", None)
+
+
+@pytest.mark.parametrize("way", ["answer", "hand_off"])
+async def test_who_waits_for_an_agent_that_has_given_its_last_answer_is_stopped(way: str) -> None:
+    resources = ResourceQuota(max_iterations=2)
+    may = (SpawnCapability(), MessagingCapability())
+    lead = manifest("lead", *may, resources=resources, handoffs=["writer"])
+    asking = scripted(call("ask_agent", to=1, question="now?"), lambda turn: ValueError("nobody answered"))
+
+    async def last(turn: Turn) -> Any:
+        await trio.testing.wait_all_tasks_blocked()  # the helper has asked
+        return "early" if way == "answer" else call("hand_off", agent="writer")
+
+    cast = Cast(lead=scripted(started("q"), last), helper=asking, writer=lambda turn: "early")
+    team = [manifest("helper", MessagingCapability()), WRITER]
+    ends = []
+    async with pool_of(2, driver=cast) as pool, pool.events() as events:
+        outcome = await (await pool.spawn(ModelAgent(lead, agents=team), "go")).wait()
+        async for event in events:
+            if isinstance(event, AgentFinished):
+                ends.append(event.outcome)
+                if event.agent_id == 1:
+                    break
+    assert isinstance(outcome, Completed), outcome
+    assert outcome.value.text == "early"
+    assert isinstance(ends[0], Aborted)
+    assert ends[0].reason == "the agent that started it has ended its work"
 
 
 async def test_at_a_limit_those_that_run_are_stopped(autojump_clock: Any) -> None:

@@ -112,6 +112,7 @@ class Starter(TeamTool):
         super().__init__(plain, agents)
         self.adopt = started.adopt
         self.collect = started.collect
+        self.let_go = started.let_go
 
 
 # -- those that were started --------------------------------------------------------
@@ -153,6 +154,7 @@ class _Started:
         return block(self.handle.id, self.handle.name, self.handle.status, said)
 
 
+_NOT_NEEDED = "the agent that started it has ended its work"
 _ALL_HEARD = "there is no agent that you started and have not heard the end of"
 
 
@@ -227,10 +229,15 @@ class StartedAgents:
         for each in agents:
             # One that waits for an answer was told of once: nobody will give it any more.
             if stop or each.waits_for_us:
-                each.handle.abort("the agent that started it has ended its work")
+                each.handle.abort(_NOT_NEEDED)
         for each in agents:
             await each.hear()
         return await _told(agents)
+
+    def let_go(self) -> None:
+        """Abort those that have not ended. What waited for its last answer waits for nothing any more."""
+        for each in self._all.values():
+            each.handle.abort(_NOT_NEEDED)
 
 
 async def _told(agents: Iterable[_Started]) -> str:

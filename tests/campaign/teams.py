@@ -490,6 +490,8 @@ def _problems(run: Simulation[Any], books: Books, plan: Plan) -> Iterator[str]:
     for event in run.log.of(AgentFinished):
         yield from _incomplete(event.agent_id, _transcript(event.outcome))
         error = getattr(event.outcome, "error", None)
+        if getattr(error, "value", None) is not None:
+            yield f"agent {event.agent_id} answered, and failed: {error!r}"
         for leaf in leaves(error) if error is not None else ():
             if not isinstance(leaf, _EXPECTED) or isinstance(leaf, ToolError):
                 yield f"agent {event.agent_id} failed with {leaf!r}"

@@ -104,7 +104,8 @@ class Decided(Hooks):
                 raise ToolError("refused")
             case 2:
                 name = rng.choice([each for each in KNOWN if "query" not in call.input])
-                return attrs.evolve(call, name=name, input=drawn_input(rng, name))
+                given = drawn_input(rng, name)
+                return attrs.evolve(call, name=name, input=_named(given, given.get("query", "") + call.id))
             case _:
                 await ctx.spawn(helper)
                 return call
@@ -116,13 +117,22 @@ class Decided(Hooks):
         match rng.randrange(3):
             case 0:
                 await proceed(call)
-                return await proceed(call)
+                return await proceed(_again(call))
             case 1:
                 result = await proceed(call)
                 return attrs.evolve(result, is_error=not result.is_error)
             case _:
                 await ctx.send(1, "from a hook")
                 return await proceed(call)
+
+
+def _named(given: dict[str, Any], query: str) -> dict[str, Any]:
+    """Return arguments with a query of its own: by that the agent is known."""
+    return {**given, "query": query} if "query" in given else given
+
+
+def _again(call: ToolCall) -> ToolCall:
+    return attrs.evolve(call, input=_named(dict(call.input), f"{call.input.get('query')}'"))
 
 
 async def helper(ctx: Any) -> str:

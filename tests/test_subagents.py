@@ -326,6 +326,22 @@ async def test_an_answer_stands_where_no_more_turns_are_allowed(autojump_clock: 
         assert (outcome.value.text, outcome.value.stopped_by) == ("early", None)
 
 
+async def test_a_failure_while_its_call_is_stopped_costs_no_answer(
+    autojump_clock: Any,
+) -> None:
+    resources = ResourceQuota(idle=5, on_limit="answer")
+    lead = manifest("lead", SpawnCapability(), resources=resources)
+
+    async def failing(turn: Turn) -> Any:
+        await trio.sleep(6)  # it has the only slot: the one above goes on when it has ended
+        return ValueError("no ink")
+
+    cast = Cast(lead=scripted(call("spawn_agent", agent="helper", query="x"), "landed"), helper=failing)
+    outcome = await ran(cast, ModelAgent(lead, agents=TEAM), max_concurrent=1)
+    assert isinstance(outcome, Completed), outcome
+    assert (outcome.value.text, outcome.value.stopped_by) == ("landed", "idle")
+
+
 @pytest.mark.parametrize("way", ["answer", "hand_off"])
 async def test_who_waits_for_an_agent_that_has_given_its_last_answer_is_stopped(way: str) -> None:
     resources = ResourceQuota(max_iterations=2)

@@ -449,6 +449,8 @@ async def answer_of(handle: Any) -> ToolResult:
     try:
         outcome: AgentOutcome[Any] = await handle.wait()
     except BaseException:
-        handle.abort("the agent that asked for it stopped waiting")
+        # Looked at, in case it has failed meanwhile: the call that waited for it has an error of its own.
+        if handle.outcome is None:
+            handle.abort("the agent that asked for it stopped waiting")
         raise
     return result_of(outcome)

@@ -156,6 +156,20 @@ async def test_a_changed_handoff_that_a_hook_makes_an_error_of_is_none() -> None
     assert (result.handed_over, result.text) == ((), "not now")
 
 
+class Soothing(Hooks):
+    """Tells the model of errors as of answers."""
+
+    async def after_tool_call(self, ctx: HookContext, call: ToolCall, result: ToolResult) -> ToolResult:
+        return ToolResult(f"sorry: {result.text}")
+
+
+@pytest.mark.parametrize("arguments", [{"agent": "ghost"}, {"to": "billing"}])
+async def test_a_handoff_that_came_to_an_error_is_none_whatever_a_hook_makes_of_it(arguments: Any) -> None:
+    result = await result_of(Soothing(), call("hand_off", **arguments), last_result)
+    assert result.handed_over == ()
+    assert result.text.startswith("sorry: ")
+
+
 async def test_of_several_changed_handoffs_of_a_turn_the_first_counts() -> None:
     class Swapped(Hooks):
         async def before_tool_call(self, ctx: HookContext, call: ToolCall) -> ToolCall:
@@ -207,6 +221,15 @@ def test_an_answer_in_the_tools_place_outlives_a_crash() -> None:
     result, records = wherever_it_is_cut_off(cast, AGENT, Around())
     assert result.handed_over == ()
     assert [record.data["made"] for record in records if "made" in record.data] == [[]]
+
+
+def test_a_handoff_that_a_hook_made_no_error_of_outlives_a_crash() -> None:
+    def ghost() -> Cast:
+        return cast(call("hand_off", agent="ghost"), last_result)
+
+    result, _ = wherever_it_is_cut_off(ghost, AGENT, Soothing())
+    assert result.handed_over == ()
+    assert result.text.startswith("sorry: there is no agent 'ghost'")
 
 
 def test_the_tape_of_a_changed_handoff_is_fed_through_the_loop_again() -> None:

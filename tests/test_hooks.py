@@ -223,6 +223,27 @@ async def test_a_plain_hook_changes_nothing() -> None:
 # -- model calls ----------------------------------------------------------------------------------------
 
 
+async def test_a_hook_is_not_asked_for_its_repr_by_calls_that_go_well() -> None:
+    class Large(Hooks):
+        def __repr__(self) -> str:
+            DONE.append("repr")
+            return "Large()"
+
+        async def around_model_call(
+            self, ctx: HookContext, request: CompletionRequest, call: AskModel
+        ) -> Completion:
+            return await call(request)
+
+        async def around_tool_call(self, ctx: HookContext, call: ToolCall, proceed: CallTool) -> ToolResult:
+            return await proceed(call)
+
+    model = Model(calls(call("add", a=1, b=2)), Completion("3"))
+    async with pool_of(1, driver=model, hooks=[Large()]) as pool:
+        config = SpawnConfig(AgentManifest(name="m"), "go", tools=[add])
+        assert (await (await pool.spawn(config)).result()).text == "3"
+    assert DONE == [("add", 1, 2)]
+
+
 async def test_a_changed_request_is_what_is_sent_and_the_transcript_keeps_what_was_said() -> None:
     class Quiet(Hooks):
         async def before_model_call(self, ctx: HookContext, request: CompletionRequest) -> CompletionRequest:

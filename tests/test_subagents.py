@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from cast_kit import Cast, Turn, call, calls, last_result, manifest, scripted
 from pool_kit import pool_of
 
@@ -217,6 +218,23 @@ async def test_an_agent_that_is_stopped_ends_the_wait_for_it(autojump_clock: Any
     assert said == "|".join([block(2, text, "aborted", "slow")] * 2)
 
 
+async def test_a_number_is_an_id_though_another_agent_is_called_by_it(autojump_clock: Any) -> None:
+    three = [("start_agent", {"agent": "helper", "query": n, "name": n}) for n in "123"]  # their ids: 2, 3, 4
+    lead = scripted(
+        calls(*three),
+        calls(("stop_agent", {"agent": 2}), ("message_agent", {"agent": "3", "content": "x"})),
+        call("wait_agents", agents=[3, "1", "4"]),
+        lambda turn: "|".join(turn.results[3:]),
+    )
+    stopped, ambiguous, ends = (await told(Cast(lead=lead, helper=thinking))).split("|")
+    text = "agent 2 (1) was aborted: stopped by agent 1 (lead)"
+    assert stopped == block(2, text, "aborted", "1")
+    both = "several agents that you started go by 3: 3 (2), 4 (3). Use their ids, as numbers"
+    assert ambiguous == both
+    after = [block(3, "after 2", name="2"), block(2, text, "aborted", "1"), block(4, "after 3", name="3")]
+    assert ends == "\n".join(after)
+
+
 async def test_two_starts_with_one_name_are_two_agents(autojump_clock: Any) -> None:
     lead = scripted(
         started("1", "2", name="x"),
@@ -225,7 +243,7 @@ async def test_two_starts_with_one_name_are_two_agents(autojump_clock: Any) -> N
         lambda turn: "|".join(turn.results[2:]),
     )
     ambiguous, ends = (await told(Cast(lead=lead, helper=thinking))).split("|")
-    assert ambiguous == "several agents that you started are called x: use their ids, 2, 3"
+    assert ambiguous == "several agents that you started go by x: 2 (x), 3 (x). Use their ids, as numbers"
     assert "after 1" in ends
     assert "after 2" in ends
     assert ends.index('id="3"') < ends.index('id="2"')
@@ -306,6 +324,49 @@ async def test_an_answer_stands_where_no_more_turns_are_allowed(autojump_clock: 
         cast = Cast(lead=scripted(started("2"), "early"), helper=lambda turn: ValueError("no ink"))
         outcome = await ran(cast, ModelAgent(lead, agents=TEAM))
         assert (outcome.value.text, outcome.value.stopped_by) == ("early", None)
+
+
+async def test_a_failure_while_its_call_is_stopped_costs_no_answer(
+    autojump_clock: Any,
+) -> None:
+    resources = ResourceQuota(idle=5, on_limit="answer")
+    lead = manifest("lead", SpawnCapability(), resources=resources)
+
+    async def failing(turn: Turn) -> Any:
+        await trio.sleep(6)  # it has the only slot: the one above goes on when it has ended
+        return ValueError("no ink")
+
+    cast = Cast(lead=scripted(call("spawn_agent", agent="helper", query="x"), "landed"), helper=failing)
+    outcome = await ran(cast, ModelAgent(lead, agents=TEAM), max_concurrent=1)
+    assert isinstance(outcome, Completed), outcome
+    assert (outcome.value.text, outcome.value.stopped_by) == ("landed", "idle")
+
+
+@pytest.mark.parametrize("way", ["answer", "hand_off"])
+async def test_who_waits_for_an_agent_that_has_given_its_last_answer_is_stopped(way: str) -> None:
+    resources = ResourceQuota(max_iterations=2)
+    may = (SpawnCapability(), MessagingCapability())
+    lead = manifest("lead", *may, resources=resources, handoffs=["writer"])
+    asking = scripted(call("ask_agent", to=1, question="now?"), lambda turn: ValueError("nobody answered"))
+
+    async def last(turn: Turn) -> Any:
+        await trio.testing.wait_all_tasks_blocked()  # the helper has asked
+        return "early" if way == "answer" else call("hand_off", agent="writer")
+
+    cast = Cast(lead=scripted(started("q"), last), helper=asking, writer=lambda turn: "early")
+    team = [manifest("helper", MessagingCapability()), WRITER]
+    ends = []
+    async with pool_of(2, driver=cast) as pool, pool.events() as events:
+        outcome = await (await pool.spawn(ModelAgent(lead, agents=team), "go")).wait()
+        async for event in events:
+            if isinstance(event, AgentFinished):
+                ends.append(event.outcome)
+                if event.agent_id == 1:
+                    break
+    assert isinstance(outcome, Completed), outcome
+    assert outcome.value.text == "early"
+    assert isinstance(ends[0], Aborted)
+    assert ends[0].reason == "the agent that started it has ended its work"
 
 
 async def test_at_a_limit_those_that_run_are_stopped(autojump_clock: Any) -> None:

@@ -13,6 +13,12 @@ from agentpool._core.outcomes import AgentResult
 from agentpool._core.perceiving import as_note
 from agentpool._core.states import LoopState, Step, finished, heard, kept
 
+_MEANWHILE = (
+    "You gave your answer before you had heard of all agents that you started. This is what became of them:"
+)
+_AGAIN = "Give your answer again, whole, with what follows from this; nobody has seen the one before."
+_BEFORE = "This is what became of the agents that were started before:"
+
 _TOO_LATE = ToolResult("Not handed over: the conversation went to another agent before.", is_error=True)
 
 
@@ -60,11 +66,11 @@ def on_collected(state: LoopState, observation: Collected) -> Step:
     assert result is not None
     call = state.handoff
     if call is not None:  # who goes on hears it
-        told = heard(state, [as_note(observation.text)]) if observation.text else state
+        told = heard(state, [as_note(f"{_BEFORE}\n{observation.text}")]) if observation.text else state
         return finished(told, attrs.evolve(result, transcript=told.transcript), call)
     if not observation.text or result.stopped_by is not None:
         return kept(state, result)
-    told = heard(state, [as_note(observation.text)])
+    told = heard(state, [as_note(f"{_MEANWHILE}\n{observation.text}\n{_AGAIN}")])
     again = ask(attrs.evolve(told, result=None))
     # Where no more turns are allowed, the answer that was given stands.
     is_over = isinstance(again[1], Halt) or again[0].landing is not None

@@ -110,6 +110,8 @@ class _Attempts(HookedToolCalls):
         if made.is_lost:
             assert made.place is not None
             self._adopt(made.last, made.place)
+        if not made.is_done and not result.is_error and self._hands_off(made.last):
+            made.last = None  # nothing was handed over, whatever hooks have made of the error
         if self.tools is not None:
             result = self.tools.shortened(result)
         if self.tape is not None and made.is_begun:
@@ -176,10 +178,13 @@ class _Attempts(HookedToolCalls):
         assert tape is not None
         if call is None:
             return tape.made_to_data(None)
-        tool = None if self.tools is None else self.tools.get(call.name)
-        if getattr(tool, "hands_off", False):
+        if self._hands_off(call):
             return None if call == said else tape.made_to_data(call)
         return None if call.name == said.name else tape.made_to_data(ToolCall(call.id, call.name, {}))
+
+    def _hands_off(self, call: ToolCall | None) -> bool:
+        tool = None if self.tools is None or call is None else self.tools.get(call.name)
+        return bool(getattr(tool, "hands_off", False))
 
     async def _decision_on(self, call: ToolCall) -> Refused | None:
         """Ask the rules, and perhaps a person; of exactly the same call once, however often it is tried."""

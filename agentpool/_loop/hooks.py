@@ -220,10 +220,12 @@ class _Inner:
         self.is_over = False
 
     async def __call__(self, asked: Any) -> Any:
-        name, kind = told_method(self._method), self._passage.asked
+        kind = self._passage.asked
         if self.is_over:
+            name = told_method(self._method)
             raise RuntimeError(f"the hook {name} has returned: what it was given to call makes no more calls")
         if not isinstance(asked, kind):
+            name = told_method(self._method)
             raise TypeError(f"the hook {name} has to call with a {kind.__name__}, not {shown(asked)}")
         if asked is not self._given:
             self._passage.check_asked(self._method, self._given, asked)
@@ -240,8 +242,8 @@ async def _called(method: Method, *args: Any) -> Any:
 
 def told_method(method: Method) -> str:
     """Return what a method of a hook is called in errors."""
-    hook = getattr(method, "__self__", None)
-    return f"{type(hook).__name__}.{getattr(method, '__name__', shown(method))}"
+    hook, name = getattr(method, "__self__", None), getattr(method, "__name__", None)
+    return f"{type(hook).__name__}.{shown(method) if name is None else name}"
 
 
 async def apart(run: Callable[[], Awaitable[T]], whose: str) -> T:

@@ -327,11 +327,13 @@ class _ModelAgent(Generic[T]):
             finally:
                 too_long.run = None  # else a circle would keep the transcript until the collector comes
                 ctx.emit(LoopFinished)
-            if run.handoff is None:
-                return result
-            assert allowed is not None
-            goes_on = before or Before((), budget)
-            return await handed_over(self.name, ctx, run.handoff, result, allowed, goes_on)
+            if run.handoff is not None:
+                assert allowed is not None
+                goes_on = before or Before((), budget)
+                result = await handed_over(self.name, ctx, run.handoff, result, allowed, goes_on)
+            if collects:
+                calls.let_go()
+            return result
 
     def _behind_hooks(self, asking: ModelCalls, calls: ToolCalls) -> tuple[ModelCalls, ToolCalls]:
         """Put the calls of a run behind its hooks.

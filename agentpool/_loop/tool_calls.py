@@ -169,6 +169,13 @@ class ToolCalls:
         text: str = "" if collect is None else await await_unprotected(partial(collect, self.ctx, stop=stop))
         return text
 
+    def let_go(self) -> None:
+        """Abort the agents that the model started and that have not ended: they wait for what never comes."""
+        tool = None if self.tools is None else self.tools.get(STARTER)
+        let_go = getattr(tool, "let_go", None)
+        if let_go is not None:
+            let_go()
+
     def _is_to_be_repeated(self, tape: Tape, call: ToolCall, past: PastCall) -> bool:
         """Whether a call is made again that had begun, and of whose end the tape does not tell."""
         # One that hooks had changed is none that is made without them.

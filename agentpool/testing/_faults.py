@@ -304,7 +304,8 @@ def _refusal(fault: Fault) -> Exception | None:
 
 def _spoil(fault: Fault | None) -> None:
     if fault is not None and fault.kind is FaultKind.CUT:
-        raise DriverUnavailableError(f"fault {fault}: the connection was cut in the middle of the answer")
+        text = f"fault {fault}: the connection was cut in the middle of the answer"
+        raise DriverUnavailableError(text, may_have_cost=True)
     if fault is not None and fault.kind is FaultKind.MALFORMED:
         raise MalformedReplyError(f"fault {fault}: the answer cannot be read")
 

@@ -112,6 +112,7 @@ class Starter(TeamTool):
         super().__init__(plain, agents)
         self.adopt = started.adopt
         self.collect = started.collect
+        self.let_go = started.let_go
 
 
 # -- those that were started --------------------------------------------------------
@@ -153,11 +154,8 @@ class _Started:
         return block(self.handle.id, self.handle.name, self.handle.status, said)
 
 
+_NOT_NEEDED = "the agent that started it has ended its work"
 _ALL_HEARD = "there is no agent that you started and have not heard the end of"
-_MEANWHILE = (
-    "You gave your answer before you had heard of all agents that you started. This is what became of them:"
-)
-_AGAIN = "Give your answer again, whole, with what follows from this; nobody has seen the one before."
 
 
 class StartedAgents:
@@ -186,20 +184,22 @@ class StartedAgents:
         self._all = dict(sorted(self._all.items()))
 
     def find(self, which: int | str) -> _Started:
-        """Return the agent of an id or a name.
+        """Return the agent of an id or a name; a number is an id, where there is one.
 
         Raises:
-          ToolError: if there is none, or several have the name.
+          ToolError: if there is none, or it may be several.
         """
         text = str(which).strip()
         found = [each for each in self._all.values() if each.handle.name == text]
-        if not found and text.isdecimal():
-            found = [each for agent_id, each in self._all.items() if agent_id == int(text)]
+        numbered = self._all.get(int(text)) if text.isdecimal() else None
+        if numbered is not None:
+            # Models call agents "1", "2", "3", whose ids are 2, 3 and 4.
+            found = [numbered] if isinstance(which, int) else list(dict.fromkeys([numbered, *found]))
         if len(found) == 1:
             return found[0]
         if found:
-            ids = ", ".join(str(each.handle.id) for each in found)
-            raise ToolError(f"several agents that you started are called {text}: use their ids, {ids}")
+            ids = ", ".join(f"{each.handle.id} ({each.handle.name})" for each in found)
+            raise ToolError(f"several agents that you started go by {text}: {ids}. Use their ids, as numbers")
         known = ", ".join(f"{each.handle.id} ({each.handle.name})" for each in self._all.values())
         raise ToolError(f"you have started no agent {shown(which)}; you have started: {known or 'none'}")
 
@@ -229,12 +229,15 @@ class StartedAgents:
         for each in agents:
             # One that waits for an answer was told of once: nobody will give it any more.
             if stop or each.waits_for_us:
-                each.handle.abort("the agent that started it has ended its work")
+                each.handle.abort(_NOT_NEEDED)
         for each in agents:
             await each.hear()
-        if not agents:
-            return ""
-        return "\n".join([_MEANWHILE, await _told(agents), _AGAIN])
+        return await _told(agents)
+
+    def let_go(self) -> None:
+        """Abort those that have not ended. What waited for its last answer waits for nothing any more."""
+        for each in self._all.values():
+            each.handle.abort(_NOT_NEEDED)
 
 
 async def _told(agents: Iterable[_Started]) -> str:
@@ -446,6 +449,8 @@ async def answer_of(handle: Any) -> ToolResult:
     try:
         outcome: AgentOutcome[Any] = await handle.wait()
     except BaseException:
-        handle.abort("the agent that asked for it stopped waiting")
+        # Looked at, in case it has failed meanwhile: the call that waited for it has an error of its own.
+        if handle.outcome is None:
+            handle.abort("the agent that asked for it stopped waiting")
         raise
     return result_of(outcome)

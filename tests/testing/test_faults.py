@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.errors import (
+    DriverError,
     DriverUnavailableError,
     MalformedReplyError,
     OverloadedError,
@@ -119,14 +120,15 @@ async def complete_twice(plan: str) -> tuple[Echo, Completion]:
     ],
 )
 async def test_a_driver_fails_at_the_call_that_the_plan_names(
-    kind: str, error: type[Exception], calls: int
+    kind: str, error: type[DriverError], calls: int
 ) -> None:
     inner = Echo()
     driver = FaultyDriver(inner, FaultPlan.parse(f"driver:2:{kind}"))
     await driver.complete(REQUEST)
-    with pytest.raises(error, match=f"driver:2:{kind}"):
+    with pytest.raises(error, match=f"driver:2:{kind}") as caught:
         await driver.complete(REQUEST)
     assert inner.calls == calls
+    assert caught.value.may_have_cost is (calls == 2)  # as the drivers say of an answer that had begun
     assert (await driver.complete(REQUEST)).text == "hello world"
 
 

@@ -166,8 +166,8 @@ def _is_handled(number: signal.Signals) -> bool:
     handler = signal.getsignal(number)
     if not callable(handler) or handler is signal.default_int_handler:
         return False
-    # Trio's own, for Ctrl-C, ends the wait of the main task and writes to nobody.
-    return not getattr(handler, "__module__", "").startswith("trio.")
+    # Trio's own, and that of the bridges, for Ctrl-C, end a wait of the main thread and write to nobody.
+    return not getattr(handler, "__module__", "").startswith(("trio.", "agentpool.bridge."))
 
 
 protect_module(globals())

@@ -41,7 +41,7 @@ from agentpool._loop.resume import resume_agent_pool
 from agentpool.bridge._asyncio_scope import next_of
 from agentpool.bridge._calls import Call, refuse_trio_thread
 from agentpool.bridge._host import Host, check_portal
-from agentpool.bridge._threads import EnteredBlock, Mailbox, ThreadLine, insist
+from agentpool.bridge._threads import EnteredBlock, Mailbox, ThreadLine
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -639,30 +639,29 @@ class BlockingBlock(AbstractContextManager[BlockingAgentPool]):
             host.open(self._mailbox.tell, context)
             return self._mailbox.wait_until(lambda: host.is_open or host.is_over, host.cancel)
 
-        pressed = insist(wait, host.cancel)
+        pressed = self._mailbox.insist(wait, host.cancel)
         if pressed is None and host.is_open:
             return BlockingAgentPool(host)
-        host.cancel()
-        _come_out(host, None, self._over() or pressed)
+        _come_out(host, None, self._over(host.cancel) or pressed)
         raise AssertionError("a pool that is over before it is open has raised")
 
-    def _over(self) -> BaseException | None:
-        """Wait until the pool is over; return the Ctrl-C that was pressed meanwhile."""
+    def _over(self, leave: Callable[[], object]) -> BaseException | None:
+        """Have the block left, and wait until the pool is over; return the Ctrl-C of meanwhile."""
         host = self._host
 
         def wait() -> BaseException | None:
+            leave()
             pressed = self._mailbox.wait_until(lambda: host.is_over, host.cancel)
             host.join()
             return pressed
 
-        return insist(wait, host.cancel)
+        return self._mailbox.insist(wait, host.cancel)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._host.leave(error)
-            _come_out(self._host, error, self._over())
+            _come_out(self._host, error, self._over(partial(self._host.leave, error)))
         finally:
             if error is not None:
                 error.__traceback__ = trace  # without the way through the pool's thread

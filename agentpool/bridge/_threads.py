@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager
-from functools import partial
+from contextlib import AbstractAsyncContextManager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -19,11 +19,15 @@ from agentpool._kernel.silence import resting_threads, watching
 from agentpool._kernel.splitting import in_full
 from agentpool.abc import root_agent_id
 from agentpool.bridge._calls import BlockCall, Call, call_now, call_soon
+from agentpool.bridge._ctrl_c import NotedCtrlC
 from agentpool.bridge._host import Host
 from agentpool.bridge._items import END, PLAIN, items_of
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+SIGNALS_LOOKED_FOR = 0.25
+"""So many seconds may pass until a waiting main thread hears of a signal."""
 
 
 class Mailbox:
@@ -38,6 +42,13 @@ class Mailbox:
         self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._resting: threading.Thread | None = None
+        self._pressed: KeyboardInterrupt | None = None
+        self._ctrl_c = NotedCtrlC(self._press)
+
+    def _press(self) -> None:
+        """Ctrl-C was pressed: whatever the thread does just now, it hears of it when it looks next."""
+        self._pressed = self._pressed or KeyboardInterrupt()
+        self._queue.put(None)  # may be called in the middle of another call of it, and takes no lock
 
     def tell(self) -> None:
         """Something may have ended."""
@@ -60,9 +71,21 @@ class Mailbox:
         try:
             if timeout is None and watching:
                 self._host.look_again()
-            return self._queue.get(timeout=timeout)
+            return self._queue_get(timeout)
         finally:
             self._rest_ended()
+
+    def _queue_get(self, timeout: float | None) -> Callable[[], object] | None:
+        if threading.current_thread() is not threading.main_thread():
+            return self._queue.get(timeout=timeout)
+        # A signal that comes just before the wait begins does not end it (nor does any, on Windows).
+        # So the main thread lets Python look for signals again and again.
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            with suppress(Empty):
+                return self._queue.get(timeout=max(0, min(SIGNALS_LOOKED_FOR, deadline - time.monotonic())))
+            if time.monotonic() >= deadline:
+                raise Empty
 
     def _rest_ended(self) -> None:
         resting, self._resting = self._resting, None
@@ -72,38 +95,53 @@ class Mailbox:
     def wait_until(
         self, is_over: Callable[[], bool], cancel: Callable[[], object], timeout: float | None = None
     ) -> BaseException | None:
-        """Wait until something is over. The timeout calls `cancel` instead, and is returned.
+        """Wait until something is over. Ctrl-C and the timeout call `cancel` instead, and are returned.
 
         Raises:
-          KeyboardInterrupt: if Ctrl-C was pressed; `insist` waits on.
+          KeyboardInterrupt: if Ctrl-C was pressed where it cannot be noted; `insist` waits on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         ended_by: BaseException | None = None
         while not is_over():
+            if self._pressed is not None and ended_by is not self._pressed:
+                ended_by = self._pressed
+                cancel()
             try:
                 take = self._get(None if deadline is None else max(0, deadline - time.monotonic()))
                 if take is not None:
-                    take()
+                    self._take(take)
             except Empty:
                 ended_by, deadline = TimeoutError(f"not over within {timeout:g} seconds"), None
                 cancel()
         return ended_by
 
-
-def insist(wait: Callable[[], BaseException | None], cancel: Callable[[], object]) -> BaseException | None:
-    """Call something that begins an operation and waits for it; again, if Ctrl-C strikes in it.
-
-    Returns:
-      What ended it: the Ctrl-C, or what `wait` returned.
-    """
-    pressed: BaseException | None = None
-    while True:
+    def _take(self, take: Callable[[], object]) -> None:
+        """Call somebody's code, which may block: Ctrl-C strikes there."""
+        self._ctrl_c.strike()
         try:
-            ended_by = wait()
-            return pressed or ended_by
-        except KeyboardInterrupt as error:
-            pressed = error
-            cancel()
+            take()
+        finally:
+            self._ctrl_c.note()
+
+    def insist(
+        self, wait: Callable[[], BaseException | None], cancel: Callable[[], object]
+    ) -> BaseException | None:
+        """Call something that begins an operation and waits for it; again, if Ctrl-C strikes in it.
+
+        Returns:
+          What ended it: the Ctrl-C, or what `wait` returned.
+        """
+        pressed: BaseException | None = None
+        self._pressed = None
+        with self._ctrl_c:
+            while True:
+                try:
+                    if pressed is not None:
+                        cancel()
+                    ended_by = wait()
+                    return pressed or self._pressed or ended_by
+                except KeyboardInterrupt as error:
+                    pressed = error
 
 
 class ThreadLine:
@@ -139,7 +177,7 @@ class ThreadLine:
             self._host.post(call)
             return mailbox.wait_until(lambda: call.ended, cancel, timeout)
 
-        ended_by = insist(wait, cancel)
+        ended_by = mailbox.insist(wait, cancel)
         try:
             if isinstance(ended_by, KeyboardInterrupt):
                 raise ended_by
@@ -258,13 +296,15 @@ class EnteredBlock(Generic[T]):
         What it raises is noted on what leaves the block of the thread, if there is such an error.
         """
         call = self._call
-        self._line.soon(call.leave)
 
         def nothing() -> None:
             """It is being left already."""
 
-        wait = partial(self._mailbox.wait_until, lambda: call.left is not None, nothing)
-        pressed = insist(wait, nothing)
+        def wait() -> BaseException | None:
+            self._line.soon(call.leave)
+            return self._mailbox.wait_until(lambda: call.left is not None, nothing)
+
+        pressed = self._mailbox.insist(wait, nothing)
         left = call.left
         try:
             if pressed is not None:

@@ -25,7 +25,8 @@ from agentpool.bridge import (
     open_agent_pool_blocking,
 )
 from agentpool.bridge._calls import Call
-from agentpool.bridge._threads import Mailbox, insist
+from agentpool.bridge._host import Host
+from agentpool.bridge._threads import Mailbox
 
 
 async def sleep_there(ctx: AsyncioAgentContext) -> None:
@@ -239,7 +240,7 @@ def test_ctrl_c_in_the_middle_of_a_call_cancels_it_and_waits_for_its_end() -> No
             raise KeyboardInterrupt(len(steps))
         return TimeoutError("later")
 
-    ended_by = insist(wait, lambda: steps.append("cancel"))
+    ended_by = Mailbox(Host(Any, None, None, None)).insist(wait, lambda: steps.append("cancel"))
     assert steps == ["wait", "cancel", "wait", "cancel", "wait"]
     assert isinstance(ended_by, KeyboardInterrupt)
 
@@ -288,7 +289,68 @@ def test_a_thread_that_begins_to_rest_late_is_seen() -> None:
     assert (done.stdout, done.stderr) == ("nobody\n", "")
 
 
-def test_ctrl_c_again_and_again_does_not_leave_the_pool_behind() -> None:
+def test_ctrl_c_while_it_waits_is_noted_and_strikes_when_it_is_over() -> None:
+    """Pressed between any two steps: it cancels once, and what was begun is waited for."""
+    mailbox = Mailbox(Host(Any, None, None, None))
+    steps: list[str] = []
+
+    def cancel() -> None:
+        signal.raise_signal(signal.SIGINT)
+        steps.append("cancel")
+
+    def wait() -> BaseException | None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        steps.append("begin")
+        ended_by = mailbox.wait_until(lambda: len(steps) == 2, cancel)
+        signal.raise_signal(signal.SIGINT)
+        return ended_by
+
+    assert isinstance(mailbox.insist(wait, cancel), KeyboardInterrupt)
+    assert steps == ["begin", "cancel"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # The next wait knows nothing of it.
+    assert mailbox.insist(lambda: mailbox.wait_until(lambda: True, cancel), cancel) is None
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_strikes_in_an_input_that_is_iterated_meanwhile() -> None:
+    mailbox = Mailbox(Host(Any, None, None, None))
+    steps: list[str] = []
+
+    def take() -> None:
+        steps.append("take")
+        signal.raise_signal(signal.SIGINT)
+        steps.append("went on")
+
+    mailbox.want(take)
+    ended_by = mailbox.insist(
+        lambda: mailbox.wait_until(lambda: len(steps) == 2, lambda: None), lambda: steps.append("cancel")
+    )
+    assert isinstance(ended_by, KeyboardInterrupt)
+    assert steps == ["take", "cancel"]
+
+
+def test_a_programs_own_handler_of_ctrl_c_stays() -> None:
+    mailbox = Mailbox(Host(Any, None, None, None))
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        own = signal.getsignal(signal.SIGINT)
+
+        def wait() -> None:
+            assert signal.getsignal(signal.SIGINT) is own
+            signal.raise_signal(signal.SIGINT)
+
+        assert mailbox.insist(wait, list) is None
+        assert heard == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("times", [3, 30])
+def test_ctrl_c_again_and_again_does_not_leave_the_pool_behind(times: int) -> None:
     program = """
 import sys, threading, trio
 from agentpool.bridge import open_agent_pool_blocking
@@ -316,7 +378,7 @@ except KeyboardInterrupt:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "cleaning\n"
-        for _ in range(3):
+        for _ in range(times):
             process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "pressed aborted 1\n", "")

@@ -2,6 +2,8 @@
 
 What the models and the hooks do is decided by nothing but what they are given, so that a run that is resumed
 goes on as it would have gone on. But who is first may be another one after a crash: the runs are untidy.
+
+    cd tests; python -m crashes._teams 0 300        the first program, and how many
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 
 import attrs
 import trio
+from campaign.teams import KNOWN, draw_team, drawn_input
 
 from agentpool import (
     AssistantMessage,
@@ -29,7 +32,6 @@ from agentpool import (
     resume_agent_pool,
 )
 from agentpool.abc import AskModel, CallTool, Journal
-from tests.campaign.teams import KNOWN, draw_team, drawn_input
 
 from ._oracle import Main
 from ._runs import UNTIDY_SECONDS, Report, cut_off

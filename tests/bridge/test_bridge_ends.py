@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from queue import Empty
 from typing import Any
 
 import outcome
@@ -313,6 +314,42 @@ def test_ctrl_c_while_it_waits_is_noted_and_strikes_when_it_is_over() -> None:
     assert mailbox.insist(lambda: mailbox.wait_until(lambda: True, cancel), cancel) is None
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_just_before_a_wait_begins_is_heard() -> None:
+    """Nothing ends a wait for a lock if the signal came in the instant before."""
+    mailbox = Mailbox(Host(Any, None, None, None))
+    cancelled: list[bool] = []
+
+    class Deaf:
+        """A queue whose first wait no signal ends."""
+
+        plain = mailbox._queue
+        has_waited = False
+
+        def get(self, timeout: float | None = None) -> Any:
+            if self.has_waited:
+                return self.plain.get(timeout=timeout)
+            self.has_waited = True
+            signal.raise_signal(signal.SIGINT)
+            assert timeout is not None, "it waits for ever"
+            raise Empty
+
+        def put(self, item: Any) -> None:
+            self.plain.put(item)
+
+        def empty(self) -> bool:
+            return self.plain.empty()
+
+    mailbox._queue = Deaf()  # type: ignore[assignment]
+
+    def cancel() -> None:
+        cancelled.append(True)
+        mailbox.tell()  # as what ends does
+
+    assert isinstance(
+        mailbox.insist(lambda: mailbox.wait_until(lambda: bool(cancelled), cancel), cancel), KeyboardInterrupt
+    )
 
 
 def test_ctrl_c_strikes_in_an_input_that_is_iterated_meanwhile() -> None:

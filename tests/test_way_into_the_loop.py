@@ -366,6 +366,11 @@ def test_a_choice_that_nobody_has_now_is_not_kept(
     assert state.plan.tool_choice == asked
 
 
+def test_a_choice_with_a_slip_is_an_error_also_where_others_are_missing() -> None:
+    with pytest.raises(ManifestError, match="'lok' is no tool of this agent"):
+        begin(choosing("lok"), "do it", tools=(WRITE,), missing=["look", "x"])
+
+
 # -- a schema in the manifest
 
 

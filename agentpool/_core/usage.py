@@ -96,15 +96,7 @@ class UsageSum:
     @property
     def usage(self) -> TokenUsage:
         """The sum, as those who ask see it."""
-        return TokenUsage(
-            self.input_tokens,
-            self.output_tokens,
-            self.reasoning_tokens,
-            self.cache_read_tokens,
-            self.cache_write_tokens,
-            self.cost_usd,
-            self.cache_write_1h_tokens,
-        )
+        return _usage_of(self)
 
 
 NOTHING_USED = UsageSum()
@@ -143,12 +135,16 @@ class UsageCounter:
     @property
     def usage(self) -> TokenUsage:
         """The sum, as those who ask see it."""
-        return TokenUsage(
-            self.input_tokens,
-            self.output_tokens,
-            self.reasoning_tokens,
-            self.cache_read_tokens,
-            self.cache_write_tokens,
-            self.cost_usd,
-            self.cache_write_1h_tokens,
-        )
+        return _usage_of(self)
+
+
+def _usage_of(counted: UsageSum | UsageCounter) -> TokenUsage:
+    return TokenUsage(
+        counted.input_tokens,
+        counted.output_tokens,
+        counted.reasoning_tokens,
+        counted.cache_read_tokens,
+        counted.cache_write_tokens,
+        counted.cost_usd,
+        counted.cache_write_1h_tokens,
+    )

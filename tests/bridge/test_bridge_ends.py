@@ -369,6 +369,22 @@ def test_ctrl_c_strikes_in_an_input_that_is_iterated_meanwhile() -> None:
     assert steps == ["take", "cancel"]
 
 
+def test_ctrl_c_after_an_item_was_taken_is_noted_again() -> None:
+    mailbox = Mailbox(Host(Any, None, None, None))
+    inside: list[Any] = []
+
+    def wait() -> BaseException | None:
+        mailbox.want(lambda: inside.append(signal.getsignal(signal.SIGINT)))
+        ended_by = mailbox.wait_until(lambda: bool(inside), list)
+        inside.append(signal.getsignal(signal.SIGINT))
+        return ended_by
+
+    assert mailbox.insist(wait, list) is None
+    assert inside[0] is signal.default_int_handler
+    assert inside[1] is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_programs_own_handler_of_ctrl_c_stays() -> None:
     mailbox = Mailbox(Host(Any, None, None, None))
     heard: list[int] = []

@@ -12,7 +12,8 @@ from agentpool._core.usage import TokenUsage
 
 pytest.importorskip("cyclopts")
 
-from agentpool.cli._progress import Progress, describe, tell_error
+from agentpool._core.summaries import describe, tell_error
+from agentpool.cli._progress import Progress
 
 
 def completed(agent_id: int = 1, **fields: object) -> Completed[str]:

@@ -17,6 +17,7 @@ from agentpool._core.events import AgentFinished
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import SUPERVISOR, ToolCall
 from agentpool._core.outcomes import Aborted, AgentResult, AnyOutcome, Completed
+from agentpool._core.summaries import reason_of
 from agentpool._kernel.context import AgentContext
 from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
@@ -34,7 +35,6 @@ from agentpool.cli._kept import Kept, default_file, interrupted, queries_of
 from agentpool.cli._listening import Conversations
 from agentpool.cli._memory import open_memory
 from agentpool.cli._otel import exporting, traced
-from agentpool.cli._progress import reason_of
 from agentpool.cli._prompt import LeftError, Prompt, read_all
 from agentpool.cli._signals import ChatSignals
 from agentpool.cli._streams import say

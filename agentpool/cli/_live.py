@@ -11,7 +11,8 @@ import trio
 
 from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
-from agentpool.cli._progress import LONGEST_LINE, AgentRow, FewLines, Progress, kind_of, tell_usage
+from agentpool._core.summaries import tell_usage
+from agentpool.cli._progress import LONGEST_LINE, AgentRow, FewLines, Progress, kind_of
 from agentpool.cli._quiet import Quiet
 from agentpool.cli._tables import COLOURS, Column, heading, money, row_of, tokens, width_of_all
 from agentpool.cli._text import cut, encodable, listed, one_line, width_of

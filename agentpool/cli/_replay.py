@@ -34,11 +34,11 @@ from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AgentResult, AnyOutcome, Completed, Failed
 from agentpool._core.past import PastAgent
 from agentpool._core.records import JournalRecord
+from agentpool._core.summaries import tell_error
 from agentpool._core.tapes import RecordedLoop
 from agentpool._loop.replaying import ReplayedStep, replay
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._past_runs import PastRun
-from agentpool.cli._progress import tell_error
 from agentpool.cli._streams import complain, printing
 from agentpool.cli._text import cut, one_line
 from agentpool.journal import SqliteJournal

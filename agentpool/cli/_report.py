@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from agentpool._core.outcomes import AgentResult, AnyOutcome, Completed
+from agentpool._core.summaries import reason_of, state_of, tell_usage
 from agentpool._core.text import shown
 from agentpool._core.usage import TokenUsage
-from agentpool.cli._progress import reason_of, state_of, tell_usage
 from agentpool.cli._tables import (
     COLOURS,
     Column,

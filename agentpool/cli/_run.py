@@ -20,6 +20,7 @@ from agentpool._core.events import AgentFinished, ApprovalRequested
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
+from agentpool._core.summaries import describe
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
@@ -33,7 +34,6 @@ from agentpool.cli._files import load_fleet
 from agentpool.cli._memory import open_memory
 from agentpool.cli._otel import exporting, traced
 from agentpool.cli._output import OutputDirectory
-from agentpool.cli._progress import describe
 from agentpool.cli._report import outcome_as_json, print_outcomes
 from agentpool.cli._signals import SignalCounter
 from agentpool.cli._streams import PROBLEMS_SHOWN, complain, only_ours, printing, say

@@ -12,9 +12,9 @@ import attrs
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.past import PastAgent
+from agentpool._core.summaries import describe, reason_of, tell_usage
 from agentpool.cli._output import message_as_json
 from agentpool.cli._past_runs import PastRun, lines_of
-from agentpool.cli._progress import describe, reason_of, tell_usage
 from agentpool.cli._report import outcome_as_json, result_text
 from agentpool.cli._streams import printing
 from agentpool.cli._text import cut, one_line

@@ -1,4 +1,4 @@
-"""The live page: what a run does, shown in a browser; and the same page as a file.
+"""The live page of a pool: what its agents do, in a browser, on this machine."""
 
-`_page` makes the document and needs nothing that is not installed with agentpool.
-"""
+from agentpool.web._approving import PageApprover as PageApprover
+from agentpool.web._serve import serve_live_page as serve_live_page

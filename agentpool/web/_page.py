@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from agentpool._core.plain_json import plain_json
 
 PIECE = 10_000
 """So many spans, messages or agents of a file are read at once, lest the tab freezes while it is opened."""
@@ -34,12 +34,9 @@ def page_html(data: Mapping[str, Any]) -> str:
     looks at it.
 
     Args:
-      data: `live`, whether it is to be fetched from the server that the page came from; `title`; and either
+      data: as `plain_json` takes it: `live`, whether it is to be fetched from the server that the page came from; `title`; and either
         `run`, the id of the run, or `changes` (see `picture_data.changes_since`) and `transcripts`, the
         messages of each agent by its id. A file may also have `exit` (how the run ended) and `pool`.
-
-    Raises:
-      TypeError: if something in `data` is no JSON data.
     """
     head = {key: value for key, value in data.items() if key not in ("changes", "transcripts")}
     changes = data.get("changes")
@@ -90,34 +87,12 @@ def _pieces(changes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _element(attributes: str, data: Any) -> str:
-    return f'<script {attributes} type="application/json">{_json(data)}</script>'
-
-
-def _json(data: Any) -> str:
-    """Return JSON that stands in HTML and can be encoded, whatever is in its texts."""
-    try:
-        text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except ValueError:  # what a model wrote may hold a NaN, which Python reads and browsers do not
-        text = json.dumps(_finite(data), ensure_ascii=False, separators=(",", ":"))
-    return _escaped_json(text)
-
-
-def _escaped_json(text: str) -> str:
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    told = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", plain_json(data))
+    return f'<script {attributes} type="application/json">{told}</script>'
 
 
 def _escaped(text: str) -> str:
     return _UNSAFE.sub(lambda found: f"&#{ord(found[0])};" if found[0] in "<>&" else "\ufffd", text)
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, float) and not math.isfinite(data):
-        return str(data)
-    if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(each) for each in data]
-    return data
 
 
 @cache

@@ -188,6 +188,7 @@ const orphans = new Map();     // children of agents that are not known (yet, or
 let roots = [];
 let arrows = [];
 let arrowTimes = [];
+const arrowKeys = new Set();
 const notes = [];
 let notesEver = 0;
 let spansKept = 0;
@@ -290,6 +291,7 @@ function forget() {
   roots = [];
   arrows = [];
   arrowTimes = [];
+  arrowKeys.clear();
   notes.length = 0;
   notesEver = 0;
   spansKept = 0;
@@ -381,9 +383,15 @@ function takeGone(id) {
   need("list");
 }
 
+/* After a connection was lost in the middle of a batch, its beginning is told again. */
+function wasTold({starts, ends}, start, end) {
+  const last = ends.length - 1;
+  return last >= 0 && (start < ends[last] || (start === starts[last] && end === ends[last]));
+}
+
 function takeSpan([id, kind, start, end, detail, blocked]) {
   const agent = agents.get(id);
-  if (!agent) return;
+  if (!agent || wasTold(agent, start, end)) return;
   agent.starts.push(start);
   agent.ends.push(end);
   agent.kinds.push(KINDS.indexOf(kind));
@@ -401,6 +409,9 @@ function takeSpan([id, kind, start, end, detail, blocked]) {
 
 function takeArrow([time, from, to, id, kind]) {
   const sender = agents.get(from) || null, heard = agents.get(to) || null;
+  const key = `${id}>${to}`;
+  if (arrowKeys.has(key)) return;
+  arrowKeys.add(key);
   const arrow = {time, from, to, id, kind, sender, heard};
   arrows.push(arrow);
   arrowTimes.push(time);
@@ -410,6 +421,15 @@ function takeArrow([time, from, to, id, kind]) {
     agent.arrowsEver++;
     if (agent.arrows.length > 4 * LATEST) agent.arrows.splice(0, 2 * LATEST);
   }
+}
+
+function takeNote(note) {
+  const [time, agent, text] = note;
+  for (let at = notes.length - 1; at >= 0 && notes[at][0] >= time; at--) {
+    if (notes[at][0] === time && notes[at][1] === agent && notes[at][2] === text) return;
+  }
+  notes.push(note);
+  notesEver++;
 }
 
 function* takeAll(list, take) {
@@ -425,14 +445,11 @@ function* takeChanges(changes) {
   yield* takeAll(changes.agents || [], takeRow);
   yield* takeAll(changes.spans || [], takeSpan);
   yield* takeAll(changes.arrows || [], takeArrow);
-  for (const note of changes.notes || []) {
-    notes.push(note);
-    notesEver++;
-  }
+  yield* takeAll(changes.notes || [], takeNote);
   if (notes.length > MOST_NOTES) notes.splice(0, notes.length - MOST_NOTES);
   if (spansKept > MOST_SPANS) yield* trimSpans();
   if (arrows.length > MOST_ARROWS) {
-    arrows.splice(0, arrows.length - MOST_ARROWS / 2);
+    for (const {id, to} of arrows.splice(0, arrows.length - MOST_ARROWS / 2)) arrowKeys.delete(`${id}>${to}`);
     arrowTimes.splice(0, arrowTimes.length - MOST_ARROWS / 2);
   }
   for (const parent of newFamilies) {
@@ -524,7 +541,7 @@ function connect() {
   source.addEventListener("changes", (event) => {
     const {data, lastEventId} = event;
     const id = lastEventId.slice(0, lastEventId.lastIndexOf("-"));
-    run.lastId = lastEventId;
+    if (lastEventId) run.lastId = lastEventId;
     enqueue(function* () {
       if (id && run.id && id !== run.id) startOver();
       if (id) run.id = id;
@@ -723,6 +740,10 @@ function budgetLines() {
   });
 }
 
+for (const [key, label] of [["agents", "Agents"], ["tokens", "Tokens"], ["cost", "Cost"], ["rates", "Per second"], ["slots", "Slots"], ["messages", "Messages"], ["dead", "Dead letters"]]) {
+  setTotal(key, label, "");
+}
+
 function drawHead() {
   const [state, tone] = stateOfRun();
   setText($("title"), line(run.title, 200));
@@ -755,7 +776,7 @@ function drawHead() {
   }
   if (pool) {
     setTotal("slots", "Slots", pool.slots ? `${number(pool.running)} of ${number(pool.slots)} in use` : "");
-    if (pool.messages) setTotal("messages", "Messages", number(pool.messages));
+    setTotal("messages", "Messages", pool.messages ? number(pool.messages) : "");
     setTotal("dead", "Dead letters", pool.dead_letters ? number(pool.dead_letters) : "");
   }
   for (const {key, label, tell, limit, spent} of budgetLines()) {
@@ -1020,7 +1041,10 @@ function choose(agent) {
   showTab("agent");
   waited.delete("agent");
   need("rows", "agent", "lanes");
+  say(`${agent.name} is shown in the panel.`);
+  if (stacked.matches) requestAnimationFrame(() => $("tabs").scrollIntoView({block: "start"}));
 }
+const stacked = matchMedia("(max-width: 60rem)");
 
 function setFolded(agent, folded) {
   if (!agent.children.length || isListFiltered) return;
@@ -1221,10 +1245,10 @@ function box(ink, kind, x0, x1, y, height, label) {
 
 function labelOf(kind, detail, blocked) {
   switch (KINDS[kind]) {
-    case "waiting": return blocked && blocked.length ? `⧖ ${namesOf(blocked, 1)}` : "⧖ anybody";
+    case "waiting": return `for ${namesOf(blocked, 1)}`;
     case "acting": return line(detail || "acting", 60);
     case "approval": return `? ${line(detail || "approval", 60)}`;
-    case "retrying": return `↻ ${line(detail || "retrying", 60)}`;
+    case "retrying": return `again: ${line(detail || "a model call", 60)}`;
     case "reasoning": return "reasoning";
     default: return KINDS[kind];
   }
@@ -1976,9 +2000,14 @@ function messageElement(message) {
   const kind = message.kind && message.kind !== message.role && message.kind !== "text" ? ` (${line(String(message.kind), 60)})` : "";
   const item = make("li", {class: "message", "data-role": role, "data-error": message.error ? "true" : null},
     make("div", {class: "who", tabindex: "-1", text: `${role}${name}${kind}${message.error ? ": error" : ""}`}));
+  if (message.reasoning) {
+    const thought = longText(String(message.reasoning));
+    item.append(make("details", {class: "thought"}, make("summary", {text: "Thought before"}), thought));
+  }
   if (message.text) item.append(longText(String(message.text), {code: role === "tool"}));
   for (const call of message.calls || []) {
-    item.append(make("div", {class: "who", text: `calls ${line(String(call.name), 100)}`}), longText(JSON.stringify(call.input, null, 2) || "", {code: true}));
+    item.append(make("div", {class: "who", text: `calls ${line(String(call.name), 100)}`}), longText(typeof call.input === "string" ? call.input : JSON.stringify(call.input, null, 2) || "", {code: true}));
+    if (call.problem) item.append(make("p", {class: "problem", text: line(String(call.problem), 500)}));
   }
   return item;
 }

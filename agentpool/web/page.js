@@ -1153,11 +1153,19 @@ let drawnArrows = [];
 let cursor = null;             // {agent, index}: the span that the keyboard is on; -1 for the open one
 let paneWidth = 0, paneHeight = 0;
 
+/* Where the person has chosen few colours, the patterns tell the kinds apart. */
+const forced = matchMedia("(forced-colors: active)");
+const FORCED = {sheet: "Canvas", raised: "Canvas", chosen: "Canvas", "on-lane": "Canvas", line: "GrayText", link: "Highlight"};
+
 function colours() {
   if (palette) return palette;
   const probe = make("span", {class: "hidden"});
   document.body.append(probe);
-  const colour = (name) => { probe.style.color = `var(--${name})`; return getComputedStyle(probe).color; };
+  probe.style.forcedColorAdjust = "none";
+  const colour = (name) => {
+    probe.style.color = forced.matches ? FORCED[name] || "CanvasText" : `var(--${name})`;
+    return getComputedStyle(probe).color;
+  };
   palette = {
     ground: colour("sheet"), line: colour("line"), ink: colour("ink"), soft: colour("soft"), chosen: colour("chosen"),
     raised: colour("raised"), link: colour("link"), onLane: colour("on-lane"), lanes: KINDS.map((kind) => colour(`lane-${kind}`)),

@@ -1,4 +1,4 @@
-"""What the tests of the page share: Debian's Chromium, looked at by playwright, and runs that are shown in it.
+"""What the tests of the page share: Debian's Chromium, steered by playwright, and runs to show in it.
 
 playwright's interface without `async` is used: a test of the page is a plain function, and a pool that is
 shown to it runs in a thread of its own.

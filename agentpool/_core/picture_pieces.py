@@ -83,7 +83,7 @@ def _all_pieces(picture: Picture, version: int, most: int) -> Iterator[Mapping[s
     )
     # The last piece with agents is the first with the others: so most pictures are one piece.
     first = max(0, len(ids) - 1) // most * most
-    end = max(len(ids), first + max(map(len, (spans, arrows, notes))), 1)
+    end = max(len(ids), first + max(len(spans), len(arrows), len(notes)), 1)
     for start in range(0, end, most):
         rest = slice(max(0, start - first), max(0, start - first + most))
         piece = _piece(

@@ -513,6 +513,7 @@ function enqueue(begin) {
 
 // -- the connection --------------------------------------------------------------------------------
 
+const ANSWER_MS = 8_000;      // after so long without an answer the server hangs
 const BACKOFF = [1, 2, 4, 8, 15, 30];
 let source = null;
 let failures = 0;
@@ -532,7 +533,9 @@ function connect() {
   retryAt = 0;
   if (source) source.close();
   source = new EventSource(run.lastId ? `/events?since=${encodeURIComponent(run.lastId)}` : "/events");
+  openBy();
   source.addEventListener("open", () => {
+    clearTimeout(openTimer);
     failures = 0;
     setTime(now());
     run.connected = true;
@@ -570,10 +573,28 @@ function connect() {
     run.connected = false;
     failures++;
     const gaveUp = source.readyState === EventSource.CLOSED;
-    if (!gaveUp && failures === 1) { tellConnection("connection lost; connecting again…", true); return; }
+    if (!gaveUp && failures === 1) {
+      openBy();
+      tellConnection("connection lost; connecting again…", true);
+      return;
+    }
+    clearTimeout(openTimer);
     source.close();
     if (gaveUp) probe(); else retryLater();
   });
+}
+
+/* A connection that is taken and not served reports no error. */
+let openTimer = 0;
+function openBy() {
+  clearTimeout(openTimer);
+  const mine = source;
+  openTimer = setTimeout(() => {
+    if (mine !== source || mine.readyState !== EventSource.CONNECTING) return;
+    mine.close();
+    failures++;
+    retryLater();
+  }, ANSWER_MS);
 }
 
 function retryLater() {
@@ -586,7 +607,7 @@ function retryLater() {
 /* The server answered, and not with a stream: has it forgotten us, or is it another one? */
 async function probe() {
   try {
-    const answer = await fetch("/", {cache: "no-store"});
+    const answer = await fetch("/", {cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS)});
     if (answer.status === 401 || answer.status === 403) {
       clearTimeout(retryTimer);
       retryAt = 0;
@@ -621,6 +642,7 @@ async function post(path, data) {
   try {
     const answer = await fetch(path, {
       method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(data),
+      signal: AbortSignal.timeout(ANSWER_MS),
     });
     if (answer.ok) return "";
     const text = line((await answer.text()).trim(), 300);
@@ -628,7 +650,8 @@ async function post(path, data) {
     if (answer.status === 409) return text || "It was decided already.";
     if (answer.status === 403) return "The server does not know this page any more. Open the address that the program printed.";
     return text || `The server answered ${answer.status}.`;
-  } catch {
+  } catch (error) {
+    if (error.name === "TimeoutError") return "The server did not answer. See whether it was done before you try again.";
     return "There is no connection to the run. Nothing was sent; try again when it is back.";
   }
 }
@@ -1963,7 +1986,7 @@ class Transcript {
     this.busy = true;
     if (!this.messages.length) setText(this.status, "Fetching the transcript…");
     try {
-      const answer = await fetch(`/agents/${this.id}/transcript`, {cache: "no-store"});
+      const answer = await fetch(`/agents/${this.id}/transcript`, {cache: "no-store", signal: AbortSignal.timeout(60_000)});
       if (answer.status === 404) this.take(this.messages, "The server has no transcript of this agent.");
       else if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
       else this.take((await answer.json()).messages || []);
@@ -2243,7 +2266,7 @@ class Card {
       try { host = new URL(question.url).host; } catch { /* told as it is */ }
       parts.push(make("p", {text: host ? `It asks you to open a page of ${host}:` : "It asks you to open:"}), longText(String(question.url), {exact: true}));
     }
-    if (question.schema && question.schema.properties && Object.keys(question.schema.properties).length) this.form = new Form(question.schema, `form-${cardsEver}`);
+    if (question.schema) this.form = new Form(question.schema, `form-${cardsEver}`);
     return parts;
   }
 
@@ -2278,7 +2301,7 @@ class Form {
     this.fields = [];
     this.root = make("div", {class: "answer"});
     const required = new Set(schema.required || []);
-    for (const [at, [name, rule]] of Object.entries(schema.properties).entries()) {
+    for (const [at, [name, rule]] of Object.entries(schema.properties || {}).entries()) {
       const field = new Field(name, rule && typeof rule === "object" ? rule : {}, required.has(name), `${prefix}-${at}`);
       this.fields.push(field);
       this.root.append(field.root);

@@ -705,7 +705,10 @@ function stateOfRun() {
   if (run.ended) {
     if (run.exit) {
       const exit = line(run.exit, 120);
-      return [exit, /^(completed|ended|ok|done|success)/i.test(exit) ? "good" : /^paused/i.test(exit) ? "warn" : "bad"];
+      const code = /exit code (\d+)/.exec(exit);
+      if (/paused/i.test(exit)) return [exit, "warn"];
+      const isGood = code ? code[1] === "0" : /^(completed|ended|done|the pool has ended)/i.test(exit);
+      return [exit, isGood && !counts.failed ? "good" : isGood ? "" : "bad"];
     }
     const open = agents.size - counts.completed - counts.failed - counts.aborted;
     if (open) return ["did not come to its end", "warn"];
@@ -2087,7 +2090,7 @@ $("ask-no").addEventListener("click", () => dialog.close());
 
 $("drain").addEventListener("click", () => ask({
   title: "Drain the pool?", yes: "Drain the pool",
-  text: "No more agents are spawned. Those that run go on to their end, and may be aborted after the grace.",
+  text: "No more agents are started. Those that run go on to their end.",
   send: async () => {
     const problem = await post("/drain", {});
     if (!problem) say("The pool is draining.");
@@ -2209,7 +2212,7 @@ class Card {
     const heading = make("h3", {id, tabindex: "-1", text: this.title});
     this.root = make("li", {class: "card", role: "group", "aria-labelledby": id}, heading);
     const agent = make("button", {type: "button", class: "plain", text: `Show ${who} (#${data.agent})`, on: {click: () => { const found = agents.get(data.agent); if (found) goTo(found); }}});
-    this.root.append(make("p", {class: "rule", text: data.rule ? `Rule: ${line(data.rule, 300)}` : question ? `Tool: ${tool}` : "No rule allows it."}));
+    this.root.append(make("p", {class: "rule", text: question ? `In a call of ${tool}.` : data.rule ? `Rule: ${line(data.rule, 300)}` : "No rule allows it."}));
     if (question) this.root.append(...this.questionParts(question));
     else this.root.append(this.argumentParts(data.arguments || {}));
     this.approve = make("button", {type: "submit", class: "main", text: question ? (this.form ? "Send the answer" : "Accept") : "Approve"});
@@ -2260,7 +2263,7 @@ class Card {
   }
 
   questionParts(question) {
-    const parts = [longText(String(question.message || ""))];
+    const parts = [make("div", {class: "question"}, longText(String(question.message || "")))];
     if (question.url) {
       let host = "";
       try { host = new URL(question.url).host; } catch { /* told as it is */ }

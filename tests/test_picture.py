@@ -136,6 +136,18 @@ def test_a_dead_letter_counts_for_whom_it_was_meant_and_is_noted_with_who_sent_i
     ]
 
 
+def test_a_reply_that_came_too_late_was_sent_and_is_a_dead_letter() -> None:
+    told = Told()
+    one, two = told.spawn(1), told.spawn(2)
+    told.sends(1, 2, 1, is_question=True)
+    told.tell(ev.MessageDeadLettered, 2, AgentMessage(2, 1, "x", 2, reply_to=1), "nobody waits for it")
+    assert (two.sent, one.heard, one.dead_letters) == (1, 1, 1)
+    assert [(arrow.sender, arrow.to, arrow.kind) for arrow in told.picture.arrows] == [
+        (1, 2, "question"),
+        (2, 1, "reply"),
+    ]
+
+
 def test_words_that_stream_are_kept_to_their_end_until_the_next_answer_begins() -> None:
     told = Told()
     row = told.spawn(1)

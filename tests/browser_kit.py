@@ -1,4 +1,4 @@
-"""What the tests of the page share: Debian's Chromium, looked at by playwright, and runs that are shown in it.
+"""What the tests of the page share: Debian's Chromium, steered by playwright, and runs to show in it.
 
 playwright's interface without `async` is used: a test of the page is a plain function, and a pool that is
 shown to it runs in a thread of its own.
@@ -11,6 +11,7 @@ import os
 import queue
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -40,7 +41,10 @@ ROWS = ".tree-body .row"
 
 
 def require_browser() -> str:
-    """Return the browser's path. Skip the test if there is none; fail it if `AGENTPOOL_REQUIRE_BROWSER` is set."""
+    """Return the browser's path. Skip the test if there is none.
+
+    Fail it instead if `AGENTPOOL_REQUIRE_BROWSER` is set.
+    """
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     problem = "" if found else "no Chromium is installed"
     try:
@@ -86,7 +90,9 @@ def open_page(browser: Any, address: str, *, allowed: str = "", **options: Any) 
     try:
         page = context.new_page()
         page.set_default_timeout(SECONDS * 1000)
-        page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.on(
+            "console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None
+        )
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
         yield page
@@ -120,16 +126,27 @@ def names_of(page: Any) -> list[str]:
 
 
 def until(page: Any, expression: str, argument: Any = None) -> None:
-    """Wait until an expression of JavaScript holds in the page."""
-    page.wait_for_function(expression, arg=argument, timeout=SECONDS * 1000)
+    """Wait until an expression of JavaScript holds in the page.
+
+    It is asked from outside: the policy of the page lets nobody evaluate text inside of it.
+    """
+    deadline = time.monotonic() + SECONDS
+    while not page.evaluate(expression, argument):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(20)
 
 
-# -- pictures -------------------------------------------------------------------------------------------------
+def drawn(page: Any) -> None:
+    """Wait until all that is known has been drawn."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+# -- pictures --------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
 async def watched(pool: AgentPool, picture: Picture) -> AsyncIterator[None]:
-    """Take in the events of a pool, until the block is left."""
+    """Take in the events of a pool and who waits for whom, until the block is left."""
     async with trio.open_nursery() as nursery:
         async with pool.events(max_buffer=100_000) as events:
 
@@ -137,9 +154,18 @@ async def watched(pool: AgentPool, picture: Picture) -> AsyncIterator[None]:
                 async for event in events:
                     picture.take(event)
 
+            async def look() -> None:
+                while True:
+                    waiting = {agent.id: agent.waits_for for agent in pool.statistics().waiting}
+                    picture.sample(waiting, (), trio.current_time())
+                    await trio.sleep(0.002)
+
             nursery.start_soon(take)
+            nursery.start_soon(look)
             yield
-            await trio.testing.wait_all_tasks_blocked()
+            while batch := events.next_batch_nowait():
+                for event in batch:
+                    picture.take(event)
         nursery.cancel_scope.cancel()
 
 
@@ -231,7 +257,7 @@ def large_picture(agents: int = 10_000, spans: int = 20) -> Picture:
     return drawing.picture
 
 
-# -- live pages -----------------------------------------------------------------------------------------------
+# -- live pages ------------------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)

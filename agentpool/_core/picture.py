@@ -163,6 +163,12 @@ class AgentRow:
         """Whether it has its outcome."""
         return self.ended_at is not None
 
+    def begin_again(self, restarts: int) -> None:
+        """Forget what its last life did; the next one has not begun."""
+        self.restarts, self.state, self.phase, self.waits_for = restarts, "restarting", "", None
+        self.asking.clear()
+        self.calls.clear()
+
     def doing_at(self, time: float) -> tuple[SpanKind | None, str, tuple[AgentId, ...]]:
         """Return what its lane shows at a time: the kind, the detail, and on whom it is blocked.
 
@@ -271,6 +277,28 @@ class Picture:
                 row.is_stuck = True
                 self._touch(row)
 
+    def waits(self, agent_id: AgentId, targets: tuple[AgentId, ...] | None, now: float) -> None:
+        """Take in for whom one agent waits from now on, empty for anybody; None if it waits no more."""
+        self._at(now)
+        self._waits(agent_id, targets)
+
+    def restarted(self, agent_id: AgentId, restarts: int, now: float) -> None:
+        """Take in that the next life of an agent is about to begin."""
+        row = self.rows.get(agent_id)
+        if row is not None and not row.has_ended:
+            self._at(now)
+            row.begin_again(restarts)
+            self._touch(row)
+
+    def cut(self, now: float) -> None:
+        """End what all do, and have them begin anew: the run was interrupted here."""
+        self._at(now)
+        for row in self.rows.values():
+            if row.kind is not None:
+                self._touch(row)
+                self._close(row)
+                row.since = now
+
     def note(self, text: str, agent_id: AgentId = 0) -> None:
         """Keep a line that people should read."""
         self.version += 1
@@ -294,12 +322,16 @@ class Picture:
         kind, detail, blocked_on = row.doing_at(self.time)
         if (kind, detail, blocked_on) == (row.kind, row.detail, row.blocked_on):
             return
-        if row.kind is not None and (row.kind in _ALWAYS_KEPT or self.time - row.since >= SHORTEST_SPAN):
-            self._keep(Span(self.version, row.id, row.kind, row.since, self.time, row.detail, row.blocked_on))
+        self._close(row)
         row.kind, row.since, row.detail, row.blocked_on = kind, self.time, detail, blocked_on
 
-    def _keep(self, span: Span) -> None:
-        self.spans.append(span)
+    def _close(self, row: AgentRow) -> None:
+        """Keep the open span of a row, which ends now."""
+        if row.kind is None or (row.kind not in _ALWAYS_KEPT and self.time - row.since < SHORTEST_SPAN):
+            return
+        self.spans.append(
+            Span(self.version, row.id, row.kind, row.since, self.time, row.detail, row.blocked_on)
+        )
         if len(self.spans) > SPANS_KEPT:
             self.spans.popleft()
             self.spans_dropped += 1
@@ -370,9 +402,7 @@ class Picture:
             case ev.MessageDeadLettered():
                 row.dead_letters += 1
             case ev.AgentRestarted():
-                row.restarts, row.state, row.phase = event.restarts, "restarting", ""
-                row.asking.clear()
-                row.calls.clear()
+                row.begin_again(event.restarts)
             case ev.AgentStuck():
                 row.is_stuck = True
             case ev.AgentFinished():

@@ -97,7 +97,7 @@ def test_failed_and_aborted_agents_are_counted() -> None:
 
 def test_warnings_become_lines() -> None:
     progress = started(1)
-    message = AgentMessage(sender=2, to=1, content="x")
+    message = AgentMessage(sender=1, to=2, content="x")
     lines = [
         progress.apply(ev.BudgetWarned(2, 0.0, 1, 0, text="nearly used up")),
         progress.apply(ev.GuardWarned(3, 0.0, 1, 0, text="repeats itself")),
@@ -111,7 +111,7 @@ def test_warnings_become_lines() -> None:
     assert lines == [
         "agent-1: warning: nearly used up",
         "agent-1: warning: repeats itself",
-        "agent-1: a message from agent 2 was not received: it has ended",
+        "agent-1: a message to agent 2 was not received: it has ended",
         "agent-1: warning: perhaps a deadlock: 1 waits for 2 waits for 1",
         "agent-1: warning: does not end although it was aborted, at in loop()",
         "agent-1: warning: does not end although it was aborted",

@@ -68,6 +68,7 @@ class PastCall:
       failed: whether a tool's result was an error.
       arguments: of a tool, as data; None if they are left out, and of a model.
       usage: of a model.
+      number: counts the calls of models; 0 of a tool.
     """
 
     agent: AgentId
@@ -78,6 +79,7 @@ class PastCall:
     failed: bool = False
     arguments: Mapping[str, Any] | None = None
     usage: TokenUsage = NO_USAGE
+    number: int = 0
 
 
 @attrs.define(eq=False)
@@ -111,24 +113,31 @@ class PastPicture:
       interrupted: when the run was resumed, in seconds into it.
     """
 
-    picture: Picture = attrs.field(factory=lambda: Picture(began=0.0))
+    picture: Picture
     calls: list[PastCall] = attrs.field(factory=list)
     messages: list[PastMessage] = attrs.field(factory=list)
     interrupted: list[float] = attrs.field(factory=list)
 
 
 def past_picture(
-    records: Sequence[JournalRecord], outcome_of: OutcomeOf, *, words: bool = True
+    records: Sequence[JournalRecord],
+    outcome_of: OutcomeOf,
+    *,
+    picture: Picture | None = None,
+    words: bool = True,
 ) -> PastPicture:
     """Return the picture of a run.
 
     Args:
       records: of its journal, from its beginning; they fit each other.
       outcome_of: makes outcomes of their data. What agents returned is not asked for.
+      picture: an empty one, which says how much is kept; left out, as much as of a live run.
       words: whether what models, tools and persons said is in it: last words, reasons, arguments. The
         names of agents, models and tools always are.
     """
-    fold = _Fold(outcome_of, words, what_followed(records))
+    picture = picture or Picture()
+    picture.began = 0.0
+    fold = _Fold(PastPicture(picture), outcome_of, words, what_followed(records))
     moments = _moments_of(waits_of(records))
     for place, record in enumerate(records):
         while moments and moments[-1][0] < record.at:
@@ -194,8 +203,10 @@ class _Agent:
 
 
 class _Fold:
-    def __init__(self, outcome_of: OutcomeOf, words: bool, followed: Mapping[int, str]) -> None:
-        self.result = PastPicture()
+    def __init__(
+        self, result: PastPicture, outcome_of: OutcomeOf, words: bool, followed: Mapping[int, str]
+    ) -> None:
+        self.result = result
         self._picture = self.result.picture
         self._outcome_of = outcome_of
         self._words = words
@@ -203,6 +214,7 @@ class _Fold:
         self._agents: dict[AgentId, _Agent] = {}
         self._messages: dict[int, PastMessage] = {}  # that are in inboxes, or questions without an answer
         self._approvals: dict[str, ApprovalRequest] = {}
+        self._asked_models = 0
         self._is_closed = False
         self._takers: Mapping[str, Callable[[int, JournalRecord], None]] = {
             "resumed": self._resumed,
@@ -231,6 +243,9 @@ class _Fold:
         taker = self._takers.get(record.kind)
         if taker is not None:
             taker(place, record)
+        agent = self._agents.get(record.agent)
+        if agent is not None and agent.waits:  # for the picture, who acts does not wait
+            self._picture.waits(agent.id, agent.waits_for(), record.at)
 
     def wait_changes(self, moment: _Moment) -> None:
         """Take in that a wait begins, or ends."""
@@ -288,7 +303,7 @@ class _Fold:
         self._leave_life(agent)
         agent.is_between = True
         life = record.data["life"]
-        self._picture.restarted(record.agent, life, record.at)
+        self._picture.restarted(record.agent, life, record.at)  # its slot, and so its life, comes later
         self._picture.note(f"{agent.name}: restarted ({life})", record.agent)
 
     def _shows_life(self, record: JournalRecord) -> None:
@@ -395,10 +410,12 @@ class _Fold:
     # -- model calls -------------------------------------------------------------------------------
 
     def _model_call_begins(self, agent: _Agent, at: float) -> PastCall:
-        request = CompletionRequest()  # the picture does not look at it
-        event = ev.ModelCallStarted(0, at, agent.id, agent.parent, request, agent.model, "", "", False)
-        self._picture.take(event)
-        return PastCall(agent.id, "model", agent.model, at)
+        self._asked_models += 1
+        number, request = self._asked_models, CompletionRequest()  # the picture does not look at that
+        self._picture.take(
+            ev.ModelCallStarted(number, at, agent.id, agent.parent, request, agent.model, "", "", False)
+        )
+        return PastCall(agent.id, "model", agent.model, at, number=number)
 
     def _model_call_ends(
         self, agent: _Agent, record: JournalRecord, call: PastCall, usage: TokenUsage, *, is_answered: bool
@@ -406,18 +423,16 @@ class _Fold:
         call.end, call.usage = record.at, usage
         self.result.calls.append(call)
         answer = Completion(usage=usage) if is_answered else None
-        self._picture.take(ev.ModelCallFinished(*self._of(record), 0, answer, None, False, 0.0, None))
+        self._picture.take(
+            ev.ModelCallFinished(*self._of(record), call.number, answer, None, False, 0.0, None)
+        )
 
     def _reserved(self, place: int, record: JournalRecord) -> None:
         agent = self._agents.get(record.agent)
         if agent is None:
             return
         call, agent.asked = agent.asked, None
-        if call is None:
-            if agent.phase is None:  # of a function's own code
-                self._picture.take(ev.PhaseChanged(*self._of(record), "reason", 0))
-            call = self._model_call_begins(agent, record.at)
-        agent.model_calls[record.data["n"]] = call
+        agent.model_calls[record.data["n"]] = call or self._model_call_begins(agent, record.at)
 
     def _settled(self, place: int, record: JournalRecord) -> None:
         agent = self._agents.get(record.agent)
@@ -431,8 +446,6 @@ class _Fold:
             call = self._model_call_begins(agent, record.at)
             call.start = None
         self._model_call_ends(agent, record, call, usage, is_answered=bool(record.data["usage"]))
-        if agent.phase is None and not agent.model_calls:
-            self._picture.take(ev.LoopFinished(*self._of(record)))
 
     def _answered(self, agent: _Agent, record: JournalRecord, text: str) -> None:
         if agent.asked is not None:  # its usage is not known
@@ -462,7 +475,6 @@ class _Fold:
             self._enter_phase(place, record, "act")
             agent.tools[key] = (call, past)
             self._picture.take(ev.ToolStarted(*self._of(record), call))
-            self._picture.waits(record.agent, agent.waits_for(), record.at)
 
     def _returned(self, place: int, record: JournalRecord) -> None:
         agent, data = self._agents[record.agent], record.data
@@ -470,7 +482,6 @@ class _Fold:
         past.end, past.failed = record.at, _fields(data["result"])["is_error"]
         self.result.calls.append(past)
         self._picture.take(ev.ToolFinished(*self._of(record), call, ToolResult(""), 0.0))
-        self._picture.waits(record.agent, agent.waits_for(), record.at)
         self._enter_phase(place, record, "act" if agent.tools else None)
 
     def _leave_tools(self, agent: _Agent, record: JournalRecord) -> None:

@@ -343,7 +343,7 @@ def timeline(
     journal: Path,
     /,
     *,
-    output: Annotated[str | None, Parameter(name=("--output", "-o"))] = None,
+    output: Annotated[str | None, Parameter(name=("--output", "-o"), allow_leading_hyphen=True)] = None,
     format: Literal["html", "chrome"] = "html",
     transcripts: Annotated[bool, Parameter(negative="--no-transcripts")] = True,
     text_limit: Annotated[int, Parameter(validator=Number(gte=100))] = 20_000,

@@ -15,6 +15,7 @@ import attrs
 from agentpool._core.chrome_trace import chrome_trace
 from agentpool._core.errors import ReplayMismatchError
 from agentpool._core.past_picture import PastPicture, past_picture
+from agentpool._core.picture import Picture
 from agentpool._core.picture_data import changes_since
 from agentpool._core.tapes import RecordedLoop, all_loops
 from agentpool._core.transcript_data import transcript_data
@@ -23,7 +24,6 @@ from agentpool.cli._errors import BadInputError, OutputLostError
 from agentpool.cli._past_runs import PastRun, conversation_in
 from agentpool.cli._streams import complain, printing
 from agentpool.cli._text import one_line
-from agentpool.web._page import page_html
 
 LARGEST = 100_000_000
 """So many characters of transcripts are in a page; those of further agents are left out, and that is told."""
@@ -63,11 +63,14 @@ def write_timeline(path: Path, options: TimelineOptions) -> int:
     else:
         _check_target(target, path, options)
     run = PastRun.read(path)
-    past = past_picture(run.records, outcome_from_data, words=options.transcripts)
+    picture = Picture() if options.format == "html" else _unbounded()
+    past = past_picture(run.records, outcome_from_data, picture=picture, words=options.transcripts)
     title = one_line(path.name)
     if options.format == "chrome":
         parts: Iterable[str] = chrome_trace(past, title)
     else:
+        from agentpool.web._page import page_html
+
         parts = [page_html(_page_data(run, past, title, options))]
     if target == STANDARD_OUTPUT:
         _print_bytes(parts)
@@ -76,6 +79,12 @@ def write_timeline(path: Path, options: TimelineOptions) -> int:
     with printing():
         print(f"{one_line(str(target))}: {_told(run, past)}; {_megabytes(size)}")
     return 0
+
+
+def _unbounded() -> Picture:
+    """Return a picture that keeps everything: a trace is not read by the page, which has to stay quick."""
+    most = sys.maxsize
+    return Picture(spans_kept=most, arrows_kept=most, notes_kept=most, ended_kept=most)
 
 
 def _told(run: PastRun, past: PastPicture) -> str:

@@ -239,11 +239,12 @@ class _Fold:
     def take(self, place: int, record: JournalRecord) -> None:
         """Take a record in, which stands at a place of the journal."""
         self._picture.time = max(self._picture.time, record.at)
-        self._shows_life(record)
+        doer = _doer_of(record)
+        self._shows_life(doer, record.at)
         taker = self._takers.get(record.kind)
         if taker is not None:
             taker(place, record)
-        agent = self._agents.get(record.agent)
+        agent = self._agents.get(doer)
         if agent is not None and agent.waits:  # for the picture, who acts does not wait
             self._picture.waits(agent.id, agent.waits_for(), record.at)
 
@@ -306,22 +307,12 @@ class _Fold:
         self._picture.restarted(record.agent, life, record.at)  # its slot, and so its life, comes later
         self._picture.note(f"{agent.name}: restarted ({life})", record.agent)
 
-    def _shows_life(self, record: JournalRecord) -> None:
+    def _shows_life(self, agent_id: AgentId, at: float) -> None:
         """Note that an agent does something, so that its next life has begun."""
-        data = record.data
-        match record.kind:
-            case "begun" | "observed" | "reserved" | "called" | "operated" | "received" | "replied":
-                doer = record.agent
-            case "spawned":
-                doer = data["by"]
-            case "sent":
-                doer = data["from"]
-            case _:
-                return
-        agent = self._agents.get(doer)
+        agent = self._agents.get(agent_id)
         if agent is not None and agent.is_between:
             agent.is_between = False
-            self._picture.take(ev.AgentStarted(0, record.at, doer, agent.parent))
+            self._picture.take(ev.AgentStarted(0, at, agent_id, agent.parent))
 
     def _leave_life(self, agent: _Agent) -> None:
         self._cut_calls(agent)
@@ -559,6 +550,20 @@ class _Fold:
     def _of(record: JournalRecord) -> tuple[int, float, AgentId, AgentId]:
         """Return what an event begins with; the picture reads its number and its parent nowhere."""
         return 0, record.at, record.agent, SUPERVISOR
+
+
+def _doer_of(record: JournalRecord) -> AgentId:
+    """Return the agent that does what a record tells; 0 if none does."""
+    match record.kind:
+        case "spawned":
+            doer: AgentId = record.data["by"]
+        case "sent":
+            doer = record.data["from"]
+        case "restarted" | "buried" | "ended":
+            doer = SUPERVISOR
+        case _:
+            doer = record.agent
+    return doer
 
 
 def _fields(data: Data) -> Data:

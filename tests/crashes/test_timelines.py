@@ -1,0 +1,135 @@
+"""The picture that a journal gives is that of the events of the same run, as far as the journal can tell."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from agentpool import Budget, open_agent_pool, resume_agent_pool
+from agentpool._core import events as ev
+from agentpool._core.chrome_trace import chrome_trace
+from agentpool._core.past_picture import PastPicture, past_picture
+from agentpool._core.picture import AgentRow, Picture
+from agentpool._core.picture_data import changes_since
+from agentpool._core.records import JournalRecord
+from agentpool._kernel.descriptions import outcome_from_data
+
+from . import _programs, _town
+from ._world import Tape, World, set_world
+
+RUNS = int(os.environ.get("AGENTPOOL_TIMELINE_RUNS", "12"))
+SECONDS = 100.0
+
+
+class Heard:
+    """A run, as its journal and its events tell it."""
+
+    def __init__(self, seed: int, *, tidy: bool, budget: bool) -> None:
+        self.tape = Tape()
+        self.events: list[ev.Event] = []
+        set_world(World())
+        script = _programs.draw(seed, tidy=tidy)
+
+        async def main() -> None:
+            limit = Budget(tokens=_town.BUDGET) if budget else None
+            opened = open_agent_pool(
+                _town.Model(), max_concurrent=3, journal=self.tape, budget=limit, seed=seed
+            )
+            async with opened as pool:
+                events = await pool.events(max_buffer=1_000_000).__aenter__()
+                handle = await pool.spawn(_programs.actor, script, name="mayor", timeout=SECONDS)
+                await handle.wait()
+            # What happened while the pool was left, too.
+            self.events += [event async for event in events]
+
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+    def live(self) -> Picture:
+        picture = Picture()
+        for event in self.events:
+            picture.take(event)
+        return picture
+
+
+def past(records: Sequence[JournalRecord]) -> PastPicture:
+    return past_picture(records, outcome_from_data)
+
+
+def told(row: AgentRow) -> dict[str, Any]:
+    """What a journal tells of an agent, too."""
+    return {
+        "name": row.name,
+        "parent": row.parent,
+        "depth": row.depth,
+        "state": row.state,
+        "reason": row.reason,
+        "restarts": row.restarts,
+        "usage": row.usage,
+        "tools": row.tool_calls,
+        "sent": row.sent,
+        "heard": row.heard,
+        "dead": row.dead_letters,
+        "words": row.words,
+        "spawned": round(row.spawned_at, 6),
+        "ended": None if row.ended_at is None else round(row.ended_at, 6),
+    }
+
+
+@pytest.mark.parametrize("budget", [True, False])
+@pytest.mark.parametrize("tidy", [True, False])
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_it_agrees_with_the_events_of_the_run(seed: int, tidy: bool, budget: bool) -> None:
+    run = Heard(seed, tidy=tidy, budget=budget)
+    live, then = run.live(), past(run.tape.kept)
+    now = then.picture
+    assert {row.id: told(row) for row in now.rows.values()} == {
+        row.id: told(row) for row in live.rows.values()
+    }
+    assert list(now.rows) == list(live.rows)
+    assert now.ends == live.ends
+    assert now.usage == live.usage
+    assert [(a.id, a.sender, a.to, a.kind, round(a.time, 6)) for a in now.arrows] == [
+        (a.id, a.sender, a.to, a.kind, round(a.time, 6)) for a in live.arrows
+    ]
+    assert tool_calls_of(then) == tool_calls_heard(run.events)
+    if budget:
+        assert model_calls_of(then) == model_calls_heard(run.events)
+
+
+def tool_calls_of(then: PastPicture) -> list[tuple[Any, ...]]:
+    ended = [call for call in then.calls if call.kind == "tool" and call.end is not None]
+    return sorted((call.agent, call.name, round(call.start or 0.0, 6), round(call.end or 0.0, 6)) for call in ended)
+
+
+def tool_calls_heard(events: Sequence[ev.Event]) -> list[tuple[Any, ...]]:
+    begun: dict[Any, float] = {}
+    found = []
+    for event in events:
+        if isinstance(event, ev.ToolStarted):
+            begun[event.agent_id, event.call.id] = event.time
+        elif isinstance(event, ev.ToolFinished):
+            start = begun.pop((event.agent_id, event.call.id))
+            found.append((event.agent_id, event.call.name, round(start, 6), round(event.time, 6)))
+    return sorted(found)
+
+
+def model_calls_of(then: PastPicture) -> list[tuple[Any, ...]]:
+    ended = [call for call in then.calls if call.kind == "model" and call.usage.total_tokens]
+    return sorted((call.agent, round(call.start or 0.0, 6), round(call.end or 0.0, 6)) for call in ended)
+
+
+def model_calls_heard(events: Sequence[ev.Event]) -> list[tuple[Any, ...]]:
+    begun: dict[int, float] = {}
+    found = []
+    for event in events:
+        if isinstance(event, ev.ModelCallStarted):
+            begun[event.seq] = event.time
+        elif isinstance(event, ev.ModelCallFinished) and event.completion is not None:
+            found.append((event.agent_id, round(begun[event.started], 6), round(event.time, 6)))
+    return sorted(found)

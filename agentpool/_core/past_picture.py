@@ -11,6 +11,7 @@ was while the run went on, as far as the journal can tell. What it cannot tell:
 - **Model calls without a budget that failed**, and the attempts of a retry: only the loop's error is there.
 - **How long a restart was put off**: it is drawn until the next life's first record.
 - **How long a process was down**: the clock of a journal stands still then. Lanes are cut there.
+- **Whether a tool call that was aborted as it began was made**: its beginning is written before it.
 - What is not written at all: pieces of streamed answers, warnings of budgets and guards, suspected
   deadlocks, agents that do not end.
 """

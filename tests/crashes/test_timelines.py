@@ -71,7 +71,6 @@ def told(row: AgentRow) -> dict[str, Any]:
         "reason": row.reason,
         "restarts": row.restarts,
         "usage": row.usage,
-        "tools": row.tool_calls,
         "sent": row.sent,
         "heard": row.heard,
         "dead": row.dead_letters,
@@ -91,6 +90,10 @@ def test_it_agrees_with_the_events_of_the_run(seed: int, tidy: bool, budget: boo
     assert {row.id: told(row) for row in now.rows.values()} == {
         row.id: told(row) for row in live.rows.values()
     }
+    for row in now.rows.values():
+        # A call that was aborted while its beginning was being written was not made, and the journal has it.
+        cut = sum(call.agent == row.id and call.kind == "tool" and call.end is None for call in then.calls)
+        assert row.tool_calls - cut <= live.rows[row.id].tool_calls <= row.tool_calls
     assert list(now.rows) == list(live.rows)
     assert now.ends == live.ends
     assert now.usage == live.usage

@@ -51,16 +51,24 @@ def changes_since(picture: Picture, version: int) -> Mapping[str, Any]:
     reset = 0 < version < picture.gone_before
     since = 0 if reset else version
     began = picture.began if picture.began == picture.began else 0.0
+    return {
+        **head_data(picture),
+        **({"reset": True} if reset else {}),
+        "agents": [row_data(row, began) for row in changed_rows(picture, since)],
+        "gone": [agent_id for at, agent_id in picture.gone if at > since] if since else [],
+        "spans": [span_data(span, began) for span in newer(picture.spans, since)],
+        "arrows": [arrow_data(arrow, began) for arrow in newer(picture.arrows, since)],
+        "notes": [note_data(note, began) for note in newer(picture.notes, since)],
+    }
+
+
+def head_data(picture: Picture) -> Mapping[str, Any]:
+    """Return what is told of the whole run: version, time, dropped, totals; see `changes_since`."""
+    began = picture.began if picture.began == picture.began else 0.0
     rate = picture.rates.at(picture.time)
     return {
         "version": picture.version,
-        **({"reset": True} if reset else {}),
         "time": _seconds(picture.time - began),
-        "agents": [row_data(row, began) for row in _changed(picture, since)],
-        "gone": [agent_id for at, agent_id in picture.gone if at > since] if since else [],
-        "spans": [span_data(span, began) for span in _newer(picture.spans, since)],
-        "arrows": [arrow_data(arrow, began) for arrow in _newer(picture.arrows, since)],
-        "notes": [note_data(note, began) for note in _newer(picture.notes, since)],
         "dropped": {
             "spans": picture.spans_dropped,
             "arrows": picture.arrows_dropped,
@@ -215,7 +223,7 @@ class _Plain:
         return encodable(f"{text[:LONGEST_TEXT]}... {len(text) - LONGEST_TEXT:,} more characters")
 
 
-def _changed(picture: Picture, since: int) -> Iterator[AgentRow]:
+def changed_rows(picture: Picture, since: int) -> Iterator[AgentRow]:
     """Return the rows that have changed, in the order of their changes; all in that of their spawns."""
     if not since:
         return iter(picture.rows.values())
@@ -228,7 +236,10 @@ def _changed(picture: Picture, since: int) -> Iterator[AgentRow]:
     return reversed(found)
 
 
-def _newer(kept: deque[V], since: int) -> Iterator[V]:
+def newer(kept: deque[V], since: int) -> Iterator[V]:
+    """Yield what is newer than a version, in the order of the versions."""
+    if not since:
+        return iter(kept)
     if not kept or kept[-1].version <= since:
         return iter(())
     # From the end: few are new, and the middle of a deque is far.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +10,10 @@ import pytest
 import trio
 import trio.testing
 
-from agentpool import Budget, open_agent_pool, resume_agent_pool
+from agentpool import Budget, open_agent_pool
 from agentpool._core import events as ev
-from agentpool._core.chrome_trace import chrome_trace
 from agentpool._core.past_picture import PastPicture, past_picture
 from agentpool._core.picture import AgentRow, Picture
-from agentpool._core.picture_data import changes_since
 from agentpool._core.records import JournalRecord
 from agentpool._kernel.descriptions import outcome_from_data
 
@@ -107,7 +104,9 @@ def test_it_agrees_with_the_events_of_the_run(seed: int, tidy: bool, budget: boo
 
 def tool_calls_of(then: PastPicture) -> list[tuple[Any, ...]]:
     ended = [call for call in then.calls if call.kind == "tool" and call.end is not None]
-    return sorted((call.agent, call.name, round(call.start or 0.0, 6), round(call.end or 0.0, 6)) for call in ended)
+    return sorted(
+        (call.agent, call.name, round(call.start or 0.0, 6), round(call.end or 0.0, 6)) for call in ended
+    )
 
 
 def tool_calls_heard(events: Sequence[ev.Event]) -> list[tuple[Any, ...]]:

@@ -64,12 +64,32 @@ def path_of(key: str) -> str:
 
 
 @attrs.define
+class _Batch:
+    """Agents that one verb spawned, such as `map`, which waits for them.
+
+    Attributes:
+      key: of the verb.
+      start: when the first was spawned.
+      agents: who they are.
+      left: how many have not ended.
+      last_end: when the last one ended.
+    """
+
+    key: str
+    start: float
+    agents: list[AgentId] = attrs.field(factory=list)
+    left: int = 0
+    last_end: float = 0.0
+
+
+@attrs.define
 class Waits:
     """Finds the waits of which a journal tells.
 
-    The end of a question is in the journal, and so is its beginning. Of other waits only the end is: they
-    are taken to begin with the last operation of the same code, and to end when what they waited for came.
-    What had come before that needed no wait.
+    The end of a question is in the journal, and so is its beginning. Of `map` and its like it has when the
+    agents that they wait for were spawned and ended. Of other waits only the end is there: they are taken to
+    begin with the last operation of the same code, and to end when what they waited for came. What had come
+    before that needed no wait.
     """
 
     found: list[Wait] = attrs.field(factory=list)
@@ -80,6 +100,11 @@ class Waits:
     # Questions without an answer, by their messages.
     _asked: dict[int, Wait] = attrs.field(factory=dict)
     _asked_by: dict[AgentId, dict[str, int]] = attrs.field(factory=dict)
+    # The verb in which the code of an agent is that has spawned several, by where it stands.
+    _batches: dict[AgentId, dict[str, _Batch]] = attrs.field(factory=dict)
+    _batch_of: dict[AgentId, _Batch] = attrs.field(factory=dict)
+    # Verbs that give outcomes one after the other: between them the code does what it likes.
+    _streams: set[tuple[AgentId, str]] = attrs.field(factory=set)
 
     def take(self, record: JournalRecord) -> None:
         """Take a record in."""
@@ -88,6 +113,8 @@ class Waits:
             case "spawned":
                 self._begins(agent, at)
                 self._did(data["by"], data["key"], at)
+                if data["key"] is not None and "." in _last_of(data["key"]):
+                    self._spawned_in_batch(data["by"], data["key"], agent, at)
             case "restarted":
                 self._leaves(agent, at)
                 self._begins(agent, at)
@@ -110,11 +137,18 @@ class Waits:
             case "ended":
                 self._ended[agent] = at
                 self._leaves(agent, at)
+                batch = self._batch_of.pop(agent, None)
+                if batch is not None:
+                    batch.left -= 1
+                    batch.last_end = at
 
     def close(self) -> None:
         """Take the end of the journal in: what is open stays so."""
         self.found.extend(self._asked.values())
-        self._asked.clear()
+        for agent, batches in self._batches.items():
+            for batch in batches.values():
+                end = None if batch.left else batch.last_end
+                self.found.append(Wait(batch.start, end, agent, batch.key, tuple(batch.agents)))
 
     def _operated(self, agent: AgentId, data: Mapping[str, Any], at: float) -> None:
         value = data["value"]
@@ -122,7 +156,11 @@ class Waits:
         if question is not None:  # it was left, or has failed
             self._answered(question, at)
         match data["kind"]:
-            case "wait" | "join" | "take" if value is not None:
+            case "take":
+                self._streams.add((agent, _verb_of(data["key"])))
+                self._batches.get(agent, {}).pop(path_of(data["key"]), None)
+                self._waited(agent, data["key"], at, (value,), self._ended.get(value))
+            case "wait" | "join" if value is not None:
                 self._waited(agent, data["key"], at, (value,), self._ended.get(value))
             case "join_all" if value:
                 since = self._since(agent, data["key"])
@@ -147,8 +185,29 @@ class Waits:
         return last.get(path_of(key), max(last.values()))
 
     def _did(self, agent: AgentId, key: str | None, at: float) -> None:
-        if agent != SUPERVISOR and key is not None:
-            self._last[agent][path_of(key)] = at
+        if agent == SUPERVISOR or key is None:
+            return
+        path = path_of(key)
+        self._last[agent][path] = at
+        batch = self._batches.get(agent, {}).get(path)
+        if batch is not None and _verb_of(key) != batch.key:
+            self._leaves_batch(agent, path, at)
+
+    def _spawned_in_batch(self, agent: AgentId, key: str, child: AgentId, at: float) -> None:
+        if (agent, _verb_of(key)) in self._streams:
+            return
+        batches = self._batches.setdefault(agent, {})
+        batch = batches.get(path_of(key))
+        if batch is None:
+            batch = batches[path_of(key)] = _Batch(_verb_of(key), at)
+        batch.agents.append(child)
+        batch.left += 1
+        self._batch_of[child] = batch
+
+    def _leaves_batch(self, agent: AgentId, path: str, at: float) -> None:
+        batch = self._batches[agent].pop(path)
+        end = at if batch.left else batch.last_end
+        self.found.append(Wait(batch.start, end, agent, batch.key, tuple(batch.agents)))
 
     def _begins(self, agent: AgentId, at: float) -> None:
         self._last[agent] = {"": at}
@@ -172,6 +231,17 @@ class Waits:
         for question in list(self._asked_by.pop(agent, {}).values()):
             wait = self._asked.pop(question)
             self.found.append(attrs.evolve(wait, end=at))
+        for path in list(self._batches.get(agent, ())):
+            self._leaves_batch(agent, path, at)
+
+
+def _last_of(key: str) -> str:
+    return key[key.rfind("/") + 1 :]
+
+
+def _verb_of(key: str) -> str:
+    """Return the key of the verb of which an operation is an item."""
+    return path_of(key) + _last_of(key).partition(".")[0]
 
 
 def waits_of(records: Sequence[JournalRecord]) -> Sequence[Wait]:

@@ -226,9 +226,9 @@ class _Trace:
                 tokens[at] = tokens.get(at, 0) + call.usage.total_tokens
                 cost[at] = cost.get(at, 0.0) + call.usage.cost_usd
         for name, unit, changes in (
-            ("agents that have not ended", "agents", agents),
-            ("tokens", "tokens", tokens),
-            ("cost", "US dollars", cost),
+            ("agents", "that have not ended", agents),
+            ("tokens", "used", tokens),
+            ("US dollars", "spent", cost),
         ):
             _add_counter(name, unit, changes, timed)
 
@@ -316,5 +316,6 @@ def _add_counter(name: str, unit: str, changes: Mapping[int, float], timed: list
     for at in sorted(changes):
         if changes[at]:
             total += changes[at]
-            event = {"ph": "C", "pid": PID, "ts": at, "name": name, "args": {unit: round(total, 6)}}
+            args = {unit: round(total, 6)}
+            event = {"ph": "C", "pid": PID, "ts": at, "name": name, "cat": "run", "args": args}
             timed.append((at, event))

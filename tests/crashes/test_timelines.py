@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +13,12 @@ import pytest
 import trio
 import trio.testing
 
-from agentpool import Budget, open_agent_pool
+from agentpool import Budget, open_agent_pool, resume_agent_pool
 from agentpool._core import events as ev
+from agentpool._core.chrome_trace import chrome_trace
 from agentpool._core.past_picture import PastPicture, past_picture
 from agentpool._core.picture import AgentRow, Picture
+from agentpool._core.picture_data import changes_since
 from agentpool._core.records import JournalRecord
 from agentpool._kernel.descriptions import outcome_from_data
 
@@ -135,3 +140,78 @@ def model_calls_heard(events: Sequence[ev.Event]) -> list[tuple[Any, ...]]:
         elif isinstance(event, ev.ModelCallFinished) and event.completion is not None:
             found.append((event.agent_id, round(begun[event.started], 6), round(event.time, 6)))
     return sorted(found)
+
+
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_the_same_journal_gives_the_same_picture_and_trace(seed: int) -> None:
+    kept = Heard(seed, tidy=False, budget=True).tape.kept
+    one, other = past(kept), past(kept)
+    assert changes_since(one.picture, 0) == changes_since(other.picture, 0)
+    assert "".join(chrome_trace(one, "run.db")) == "".join(chrome_trace(other, "run.db"))
+
+
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_a_journal_that_is_cut_off_anywhere_gives_a_picture(seed: int) -> None:
+    kept = Heard(seed, tidy=False, budget=bool(seed % 2)).tape.kept
+    for end in range(1, len(kept)):
+        then = past(kept[:end])
+        check_lanes(then)
+        check_trace(then)
+        assert then.picture.notes[-1].text.startswith("the journal ends here")
+
+
+@pytest.mark.parametrize("budget", [True, False])
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_what_was_resumed_is_one_picture(seed: int, budget: bool) -> None:
+    rng = random.Random(f"timeline {seed}")
+    whole = Heard(seed, tidy=True, budget=budget).tape.kept
+    begun = next(place for place, record in enumerate(whole, 1) if record.kind == "spawned")
+    tape = Tape(whole[: rng.randrange(begun, len(whole))])
+    limit = Budget(tokens=_town.BUDGET) if budget else None
+
+    async def go_on() -> None:
+        async with resume_agent_pool(tape, _town.Model(), budget=limit, seed=seed) as pool:
+            await pool.resumed[0].wait()
+
+    trio.run(go_on, clock=trio.testing.MockClock(autojump_threshold=0))
+    then = past(tape.kept)
+    check_lanes(then)
+    check_trace(then)
+    assert len(then.interrupted) == 1
+    assert all(row.has_ended for row in then.picture.rows.values())
+    at = then.interrupted[0]
+    assert not [span for span in then.picture.spans if span.start < at < span.end]
+
+
+def check_lanes(then: PastPicture) -> None:
+    """The spans of an agent follow each other, from its spawn to its end."""
+    picture = then.picture
+    for row in picture.rows.values():
+        spans = [span for span in picture.spans if span.agent == row.id]
+        moments = [moment for span in spans for moment in (span.start, span.end)]
+        assert moments == sorted(moments), row
+        assert not moments or moments[0] >= row.spawned_at
+        assert not moments or row.ended_at is None or moments[-1] <= row.ended_at
+        for span in spans:
+            assert row.id not in span.blocked_on
+
+
+def check_trace(then: PastPicture) -> None:
+    """No slices on a thread overlap, and each arrow has two ends that hang on slices."""
+    document = json.loads("".join(chrome_trace(then, "run.db")))
+    slices: dict[int, list[tuple[int, int]]] = {}
+    hooks: dict[str, dict[int, tuple[int, int]]] = {"s": {}, "f": {}}
+    for event in document["traceEvents"]:
+        assert isinstance(event.get("ts", 0), int)
+        if event["ph"] == "X":
+            assert event["dur"] >= 0
+            slices.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"]))
+        elif event["ph"] in hooks:
+            hooks[event["ph"]][event["id"]] = (event["tid"], event["ts"])
+    for spans in slices.values():
+        for (_, end), (start, _) in itertools.pairwise(spans):
+            assert end <= start
+    assert hooks["s"].keys() == hooks["f"].keys()
+    for ends in hooks.values():
+        for thread, at in ends.values():
+            assert any(start <= at < end for start, end in slices[thread])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -112,23 +112,39 @@ class Browser:
 
 async def told_in(response: httpx2.Response) -> AsyncGenerator[Told, None]:
     """The server-sent events of an answer; also an end in the middle of one is its end."""
-    kind, id, data = "message", None, []
+    lines: list[str] = []
     try:
         async for line in response.aiter_lines():
-            name, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if not line and data:
-                yield Told(kind, id, json.loads("\n".join(data), parse_constant=_no_constant))
-            if not line:
-                kind, id, data = "message", None, []
-            elif name == "event":
-                kind = value
-            elif name == "id":
-                id = value
-            elif name == "data":
-                data.append(value)
+            if line:
+                lines.append(line)
+                continue
+            told = _event_of(lines)
+            lines.clear()
+            if told is not None:
+                yield told
     except httpx2.TransportError:
         pass
+
+
+def events_in(data: bytes) -> Iterator[Told]:
+    """The server-sent events that came whole."""
+    *whole, _ = data.decode(errors="replace").split("\n\n")
+    for text in whole:
+        told = _event_of(text.split("\n"))
+        if told is not None:
+            yield told
+
+
+def _event_of(lines: Sequence[str]) -> Told | None:
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        assert name not in fields, "our events have one line for each field"
+        fields[name] = value.removeprefix(" ")
+    if "data" not in fields:
+        return None
+    data = json.loads(fields["data"], parse_constant=_no_constant)
+    return Told(fields.get("event", "message"), fields.get("id"), data)
 
 
 def _no_constant(name: str) -> None:
@@ -189,3 +205,8 @@ async def page_of(pool: AgentPool, **options: Any) -> AsyncIterator[Page]:
         async with trio.open_nursery() as nursery:
             yield await started_page(nursery, pool, **options)
             nursery.cancel_scope.cancel()
+
+
+def cookie_of(browser: Browser) -> str:
+    """What a browser sends as `Cookie`."""
+    return "; ".join(f"{cookie.name}={cookie.value}" for cookie in browser.client.cookies.jar)

@@ -16,7 +16,7 @@ import attrs
 
 from agentpool._core import events as ev
 from agentpool._core.approval import ApprovalRequest
-from agentpool._core.messages import AgentId
+from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.rates import Rates
 from agentpool._core.summaries import NOTED, EndState, note_of, reason_of, state_of
 from agentpool._core.text import brief
@@ -275,11 +275,11 @@ class Picture:
             if row is not None and (row.ended_at is None or kind is ev.ModelCallFinished):
                 update(self, row, event)
         elif isinstance(event, ev.MessageSent):
-            self._sent(event)
+            self._sent(event.message)
         elif isinstance(event, ev.AgentSpawned):
             self._spawned(event)
         elif isinstance(event, ev.MessageDeadLettered):
-            self._buried(event)
+            self._buried(event.message)
         if kind in NOTED:
             note = note_of(event, _name_of(event.agent_id, row))
             if note is not None:
@@ -430,8 +430,7 @@ class Picture:
             row.name = brief(event.name, LONGEST_NAME)
         self._touch(row)
 
-    def _sent(self, event: ev.MessageSent) -> None:
-        message = event.message
+    def _sent(self, message: AgentMessage) -> None:
         sender, to = self.rows.get(message.sender), self.rows.get(message.to)
         if sender is not None:
             sender.sent += 1
@@ -448,8 +447,10 @@ class Picture:
             self.arrows.popleft()
             self.arrows_dropped += 1
 
-    def _buried(self, event: ev.MessageDeadLettered) -> None:
-        to = self.rows.get(event.message.to)
+    def _buried(self, message: AgentMessage) -> None:
+        if message.reply_to is not None:
+            self._sent(message)  # for which nobody waited any more, so that no event told that it was sent
+        to = self.rows.get(message.to)
         if to is not None:
             to.dead_letters += 1
             self._mark(to)

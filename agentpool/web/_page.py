@@ -34,9 +34,10 @@ def page_html(data: Mapping[str, Any]) -> str:
     looks at it.
 
     Args:
-      data: as `plain_json` takes it: `live`, whether it is to be fetched from the server that the page came from; `title`; and either
-        `run`, the id of the run, or `changes` (see `picture_data.changes_since`) and `transcripts`, the
-        messages of each agent by its id. A file may also have `exit` (how the run ended) and `pool`.
+      data: as `plain_json` takes it. `live`: whether it is to be fetched from the server that the page came
+        from; `title`; and either `run`, the id of the run, or `changes` (see `picture_data.changes_since`)
+        and `transcripts`, the messages of each agent by its id. A file may also have `exit` (how the run
+        ended) and `pool`.
     """
     head = {key: value for key, value in data.items() if key not in ("changes", "transcripts")}
     changes = data.get("changes")

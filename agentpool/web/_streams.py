@@ -98,10 +98,16 @@ class Streams:
             left.set()
 
     async def _tell(self, stream: _Stream, version: int, send: Send) -> None:
-        watching = self._watching
+        watching, asked = self._watching, -1
         while True:
             changed, exit = watching.changed, watching.exit
-            version = await self._tell_changes(version, send)
+            batch = watching.since(version, asked)
+            index = 0
+            while (piece := batch.piece(index)) is not None:
+                await _write(send, piece)
+                await trio.lowlevel.checkpoint()  # agents go on between two pieces
+                index += 1
+            version, asked = batch.upto, batch.asked
             if exit is not None:
                 await _write(send, b"event: end\ndata: " + plain_json({"exit": exit}).encode() + b"\n\n")
                 return
@@ -111,15 +117,6 @@ class Streams:
             if stream.gives_way:
                 await _write(send, f"retry: {BACK_AFTER_TURN}\n\n".encode())
                 return
-
-    async def _tell_changes(self, version: int, send: Send) -> int:
-        batch = self._watching.since(version)
-        index = 0
-        while (piece := batch.piece(index)) is not None:
-            await _write(send, piece)
-            await trio.lowlevel.checkpoint()  # agents go on between two pieces
-            index += 1
-        return batch.upto
 
     async def _wait(self, changed: trio.Event, send: Send) -> None:
         while not changed.is_set():

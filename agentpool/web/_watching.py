@@ -30,6 +30,8 @@ SECONDS_BETWEEN_LOOKS = 0.25
 MOST_SECONDS_BETWEEN_LOOKS = 5.0
 SHARE = 50
 """Between two looks so many times as long passes as a look, and the telling of it, took."""
+BATCHES_KEPT = 50
+"""What is newer than so many versions is kept for other browsers that have one of these."""
 EVENTS_KEPT = 50_000
 """So many events may wait for us, while the pool's thread is busy with others."""
 
@@ -47,9 +49,11 @@ class Batch:
 
     Attributes:
       upto: the version to ask from next time.
+      asked: which questions to persons were told.
     """
 
     upto: int
+    asked: int
     _source: Iterator[bytes]
     _made: list[bytes] = attrs.field(factory=list)
 
@@ -89,7 +93,7 @@ class Watching:
     changed: trio.Event = attrs.field(factory=trio.Event)
     """Set when there is something to tell; then there is another."""
     _figures: Mapping[str, Any] = attrs.field(factory=dict)
-    _batches: dict[int, Batch] = attrs.field(factory=dict)
+    _batches: dict[tuple[int, int], Batch] = attrs.field(factory=dict)
     _pool: AgentPool | None = None
     _nursery: trio.Nursery | None = None
     _spent: float = 0.0
@@ -183,33 +187,35 @@ class Watching:
         is_ours = run == self.id and version.isascii() and version.isdecimal() and len(version) < 20
         return int(version) if is_ours else 0
 
-    def since(self, version: int) -> Batch:
-        """Return what is newer than a version; 0 for everything."""
-        batch = self._batches.get(version)
+    def since(self, version: int, asked: int) -> Batch:
+        """Return what is newer than a version.
+
+        Args:
+          version: what a browser has; 0 for everything.
+          asked: the `Batch.asked` of what it was told last; -1 if it was told nothing.
+        """
+        batch = self._batches.get((version, asked))
         if batch is None:
-            batch = self._batches[version] = Batch(self.picture.version, self._written(version))
+            if len(self._batches) >= BATCHES_KEPT:
+                self._batches.clear()
+            now = self._asked_version()
+            source = self._written(version, with_questions=now != asked)
+            batch = self._batches[version, asked] = Batch(self.picture.version, now, source)
         return batch
 
-    def _written(self, version: int) -> Iterator[bytes]:
-        beside = {"pool": self._figures, "approvals": self._asked()}
+    def _written(self, version: int, *, with_questions: bool) -> Iterator[bytes]:
+        last: dict[str, Any] = {"pool": self._figures}
+        if with_questions:
+            last["approvals"] = [] if self.approver is None else self.approver.asked()
         pieces = pieces_since(self.picture, version)
-        began = time.perf_counter()
-        piece = next(pieces)
-        while True:
-            following = next(pieces, None)
-            head = b"event: changes\n"
-            if following is None:  # who is interrupted before asks for all of it again
-                head += f"id: {self.id}-{piece['version']}\n".encode()
-            data = plain_json({**piece, **beside}).encode()
-            self._spent += time.perf_counter() - began
-            yield head + b"data: " + data + b"\n\n"
-            if following is None:
-                return
+        following: Mapping[str, Any] | None = next(pieces)
+        while following is not None:
             began = time.perf_counter()
-            piece = following
-
-    def _asked(self) -> Sequence[Mapping[str, Any]]:
-        return [] if self.approver is None else self.approver.asked()
+            piece, following = following, next(pieces, None)
+            id = f"id: {self.id}-{piece['version']}"
+            data = plain_json(piece if following is not None else {**piece, **last})
+            self._spent += time.perf_counter() - began
+            yield f"event: changes\n{id}\ndata: {data}\n\n".encode()
 
     def _asked_version(self) -> int:
         return 0 if self.approver is None else self.approver.version

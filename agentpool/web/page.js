@@ -974,12 +974,12 @@ function lastWords(text) {
   return last.length > 120 ? `…${last.slice(-120)}` : last;
 }
 
-const spareRows = [];
-
 function drawRows() {
-  measure();
-  const height = scroll.clientHeight, top = scroll.scrollTop;
-  rowsBox.style.height = `${list.length * rowHeight}px`;
+  const height = scrollHeight, top = scroll.scrollTop;
+  if (bodyHeight !== list.length * rowHeight) {
+    bodyHeight = list.length * rowHeight;
+    rowsBox.style.height = `${bodyHeight}px`;
+  }
   const first = Math.max(0, Math.floor(top / rowHeight) - 6);
   const last = Math.min(list.length, Math.ceil((top + height) / rowHeight) + 6);
   const focused = document.activeElement && document.activeElement.view ? document.activeElement.view.agent : null;
@@ -988,18 +988,21 @@ function drawRows() {
   if (stays && stays.at >= 0 && stays.at < first) wanted.unshift(stays);
   else if (stays && stays.at >= last) wanted.push(stays);
   const keep = new Set(wanted);
-  for (const [agent, view] of views) {
-    if (keep.has(agent)) continue;
-    if (view.root === document.activeElement) wantFocus = true;
-    view.root.remove();
-    views.delete(agent);
-    if (spareRows.length < 60) spareRows.push(view);
+  // Rows that are not needed show other agents, in their order: after a leap no element has to move.
+  const free = [];
+  for (const row of rowsBox.children) {
+    const {view} = row;
+    if (keep.has(view.agent) && views.get(view.agent) === view) continue;
+    if (row === document.activeElement) wantFocus = true;
+    else free.push(view);
+    views.delete(view.agent);
   }
+  let used = 0;
   const time = now();
   let next = rowsBox.firstChild;
   for (const agent of wanted) {
     let view = views.get(agent);
-    if (!view) views.set(agent, view = spareRows.pop() || new RowView());
+    if (!view) views.set(agent, view = free[used++] || new RowView());
     view.draw(agent, time);
     if (view.root === next) { next = next.nextSibling; continue; }
     if (view.root === document.activeElement) {
@@ -1008,6 +1011,7 @@ function drawRows() {
       next = next.nextSibling;
     } else rowsBox.insertBefore(view.root, next);
   }
+  while (next) { const other = next; next = next.nextSibling; other.remove(); }
   const view = active && views.get(active);
   tree.tabIndex = view ? -1 : 0;
   if (wantFocus && view) {
@@ -1016,14 +1020,19 @@ function drawRows() {
   }
 }
 
+/* Sizes are asked for when they change, not when something is drawn. */
+let scrollHeight = 0, bodyHeight = -1;
+
 function measure() {
-  const probe = $("columns").getBoundingClientRect();
-  headHeight = probe.height;
-  rowHeight = probe.height;
+  headHeight = rowHeight = $("columns").getBoundingClientRect().height || rowHeight;
+  scrollHeight = scroll.clientHeight;
+  paneWidth = timeline.clientWidth;
+  paneHeight = timeline.clientHeight;
+  need("rows", "lanes");
 }
 
 function show(agent) {
-  const y = agent.at * rowHeight, height = scroll.clientHeight - headHeight;
+  const y = agent.at * rowHeight, height = scrollHeight - headHeight;
   if (y < scroll.scrollTop) scroll.scrollTop = y;
   else if (y + rowHeight > scroll.scrollTop + height) scroll.scrollTop = y + rowHeight - height;
 }
@@ -1095,7 +1104,7 @@ function typeAhead(key) {
 tree.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !list.length) return;
   const agent = active && active.at >= 0 ? active : list[0];
-  const byPage = Math.max(1, Math.floor((scroll.clientHeight - headHeight) / rowHeight) - 1);
+  const byPage = Math.max(1, Math.floor((scrollHeight - headHeight) / rowHeight) - 1);
   const go = (at) => activate(list[Math.max(0, Math.min(list.length - 1, at))]);
   switch (event.key) {
     case "ArrowDown": go(agent.at + 1); break;
@@ -1153,11 +1162,19 @@ let drawnArrows = [];
 let cursor = null;             // {agent, index}: the span that the keyboard is on; -1 for the open one
 let paneWidth = 0, paneHeight = 0;
 
+/* Where the person has chosen few colours, the patterns tell the kinds apart. */
+const forced = matchMedia("(forced-colors: active)");
+const FORCED = {sheet: "Canvas", raised: "Canvas", chosen: "Canvas", "on-lane": "Canvas", line: "GrayText", link: "Highlight"};
+
 function colours() {
   if (palette) return palette;
   const probe = make("span", {class: "hidden"});
   document.body.append(probe);
-  const colour = (name) => { probe.style.color = `var(--${name})`; return getComputedStyle(probe).color; };
+  probe.style.forcedColorAdjust = "none";
+  const colour = (name) => {
+    probe.style.color = forced.matches ? FORCED[name] || "CanvasText" : `var(--${name})`;
+    return getComputedStyle(probe).color;
+  };
   palette = {
     ground: colour("sheet"), line: colour("line"), ink: colour("ink"), soft: colour("soft"), chosen: colour("chosen"),
     raised: colour("raised"), link: colour("link"), onLane: colour("on-lane"), lanes: KINDS.map((kind) => colour(`lane-${kind}`)),
@@ -1322,11 +1339,11 @@ function tick(seconds, step) {
 }
 
 function drawLanes() {
-  if (timeline.offsetParent === null) return;
+  if (!paneWidth || !paneHeight) return;
   const {font, ground, line: lineColour, ink, soft, raised, chosen: chosenColour, link} = colours();
   place();
   const scale = window.devicePixelRatio || 1;
-  const width = paneWidth = timeline.clientWidth, height = paneHeight = timeline.clientHeight;
+  const width = paneWidth, height = paneHeight;
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
@@ -2411,7 +2428,8 @@ addEventListener("afterprint", () => { $("paper").replaceChildren(); applyTheme(
 addEventListener("error", (event) => trouble(`The page made an error: ${event.message}`));
 addEventListener("unhandledrejection", (event) => trouble(`The page made an error: ${event.reason && event.reason.message || event.reason}`));
 
-new ResizeObserver(() => need("rows", "lanes")).observe($("panes"));
+const sizes = new ResizeObserver(measure);
+for (const element of [scroll, timeline, $("columns")]) sizes.observe(element);
 for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)", "(prefers-contrast: more)"]) {
   matchMedia(query).addEventListener("change", () => { palette = null; need("lanes"); });
 }

@@ -442,6 +442,59 @@ async def _spawned(pool: Any, agent: Any) -> int:
     return (await pool.spawn(agent)).id
 
 
+def test_messages_that_a_loop_takes() -> None:
+    async def boss(ctx: AgentContext) -> None:
+        worker = await ctx.spawn(scholar(), "go")
+        await trio.sleep(1)
+        await ctx.send(worker.id, "hurry")
+        await worker.wait()
+
+    driver = Scripted(calls("look"), Completion("done", usage=USED))
+    _, records = run(boss, driver=driver)
+    (message,) = past(records).messages
+    assert (message.sent, message.received) == (1.0, 3.0)
+
+
+def test_a_question_to_a_name_is_put_to_its_next_life() -> None:
+    async def frail(ctx: AgentContext) -> None:
+        question = await ctx.receive()
+        await trio.sleep(1)
+        if question.id < 2:
+            raise ValueError("once")
+        ctx.reply(question, "yes")
+
+    async def boss(ctx: AgentContext) -> None:
+        handle = await ctx.spawn(frail, name="frail", restart=RestartPolicy())
+        await ctx.ask("frail", "well?")
+        await handle.wait()
+
+    _, records = run(boss)
+    then = past(records)
+    assert [(message.kind, message.sent) for message in then.messages] == [
+        ("question", 0.0),
+        ("question", 1.0),
+        ("reply", 2.0),
+    ]
+    assert lane(then, 1) == [("waiting", 0.0, 1.0, 2), ("waiting", 1.0, 2.0, 2)]
+
+
+def test_an_asker_that_ends_waits_no_more() -> None:
+    async def asking(ctx: AgentContext) -> None:
+        other = await ctx.spawn(sleeping, 9)
+        await ctx.ask(other.id, "well?")
+
+    async def boss(ctx: AgentContext) -> None:
+        asker = await ctx.spawn(asking)
+        await trio.sleep(2)
+        asker.abort()
+        await asker.wait()
+
+    _, records = run(boss, max_concurrent=5)
+    then = past(records)
+    assert lane(then, 2) == [("waiting", 0.0, 2.0, 3)]
+    assert row(then, 2).waits_for is None
+
+
 # -- lives, ends ---------------------------------------------------------------------------------
 
 
@@ -587,12 +640,31 @@ def test_what_tells_of_agents_and_messages_that_are_not_known_is_passed_over() -
             JournalRecord("decided", 7, {"hash": "other", "approved": True, "reason": ""}, 1.0),
             JournalRecord("replied", 7, {"id": 3, "reply": 4, "content": 1, "life": 0, "key": None}, 1.0),
             JournalRecord("buried", 7, {"id": 9, "reason": "nobody waits"}, 2.0),
+            JournalRecord("received", 7, {"id": 9, "life": 0, "key": None}, 2.0),
             JournalRecord("closed", 0, {"how": "ended"}, 3.0),
         ]
     )
     assert then.calls == []
     assert [message.kind for message in then.messages] == ["reply"]
     assert then.picture.time == 3.0
+
+
+def test_an_asker_that_ends_without_a_word_waits_no_more() -> None:
+    async def asking(ctx: AgentContext) -> None:
+        other = await ctx.spawn(answering)
+        await ctx.ask(other.id, "well?")
+
+    _, records = run(asking)
+    kept = [record for record in records.kept if record.kind != "replied"]
+    assert lane(past(kept), 1) == [("waiting", 0.0, 2.0, 2)]
+
+
+def test_a_tool_call_that_is_told_twice_is_one() -> None:
+    driver = Scripted(calls("look"), Completion("done", usage=USED))
+    _, records = run(scholar(), "go", driver=driver)
+    at = next(place for place, record in enumerate(records.kept) if record.kind == "called")
+    kept = [*records.kept[: at + 1], *records.kept[at:]]
+    assert row(past(kept), 1).tool_calls == 1
 
 
 def test_the_picture_keeps_as_much_as_it_is_told_to() -> None:

@@ -383,7 +383,8 @@ class _Fold:
         else:
             phase = _PHASE_BEFORE[after]
         if phase is None:
-            self._leave_phase(agent, record)
+            agent.phase = None
+            self._picture.take(ev.LoopFinished(*self._of(record)))
             return
         is_next_turn = phase in ("perceive", "reason")
         turn = agent.replies + is_next_turn
@@ -393,11 +394,6 @@ class _Fold:
             self._picture.take(ev.PhaseChanged(*self._of(record), phase, turn))
         if phase == "reason" and agent.asked is None and not agent.model_calls:
             agent.asked = self._model_call_begins(agent, record.at)
-
-    def _leave_phase(self, agent: _Agent, record: JournalRecord) -> None:
-        if agent.phase is not None:
-            agent.phase = None
-            self._picture.take(ev.LoopFinished(*self._of(record)))
 
     # -- model calls -------------------------------------------------------------------------------
 

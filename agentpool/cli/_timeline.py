@@ -121,7 +121,7 @@ def _transcripts(run: PastRun, text_limit: int) -> Mapping[str, Any]:
     unreadable: list[str] = []
     left_out = 0
     room = LARGEST
-    for agent_id, loops in all_loops(run.records).items():
+    for agent_id, loops in sorted(all_loops(run.records).items()):
         if room <= 0:
             left_out += 1
             continue
@@ -227,7 +227,7 @@ def _write(target: Path, parts: Iterable[str], options: TimelineOptions) -> int:
         raise _is_there(target) from None
     except BrokenPipeError:
         raise OutputLostError("") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name may hold what no name may
         raise _unwritable(target, error) from None
 
 

@@ -332,6 +332,30 @@ class Picture:
                 row.is_stuck = True
                 self._mark(row)
 
+    def waits(self, agent_id: AgentId, targets: tuple[AgentId, ...] | None, now: float) -> None:
+        """Take in for whom one agent waits from now on, empty for anybody; None if it waits no more."""
+        self._at(now)
+        self._waits(agent_id, None if targets is None else targets[:BLOCKERS_KEPT])
+
+    def restarted(self, agent_id: AgentId, restarts: int, now: float) -> None:
+        """Note that a life of an agent has ended, and that nobody knows when the next one begins.
+
+        It begins with what the agent does next.
+        """
+        self._at(now)
+        self._begins_again(self.rows[agent_id], restarts, math.inf)
+
+    def cut(self, now: float) -> None:
+        """Cut all lanes: the run was interrupted here, and what was done then is begun again."""
+        self._at(now)
+        for row in self.rows.values():
+            if row.kind is not None and row.since < self.time:
+                self._mark(row)
+                self._keep(
+                    Span(self.version, row.id, row.kind, row.since, self.time, row.detail, row.blocked_on)
+                )
+                row.since = self.time
+
     def note(self, text: str, agent_id: AgentId = 0) -> None:
         """Keep a line that people should read."""
         self.version += 1
@@ -527,8 +551,11 @@ class Picture:
         self._touch(row)
 
     def _restarted(self, row: AgentRow, event: ev.AgentRestarted) -> None:
-        row.restarts, row.state, row.phase = event.restarts, "restarting", ""
-        row.restart_at = self.time + event.delay
+        self._begins_again(row, event.restarts, event.delay)
+
+    def _begins_again(self, row: AgentRow, restarts: int, delay: float) -> None:
+        row.restarts, row.state, row.phase = restarts, "restarting", ""
+        row.restart_at = self.time + delay
         row.waits_for = None
         row.asked.clear()
         self._leaves_calls(row)

@@ -576,11 +576,8 @@ def test_every_kind_of_event_changes_something_or_is_left_out_on_purpose() -> No
 
 def test_agents_that_lived_before_anybody_watched() -> None:
     told = Told()
-    told.picture.lives(3, "old", 0, told.time)
-    row = told.row(3)
+    row = told.spawn(3, name="old")
     assert (row.name, row.state, row.kind) == ("old", "running", "running")
-    told.picture.lives(3, "again", 0, told.time)
-    assert row.name == "old"
     told.spawn(3, name="resumed", starts=False)  # it is told again when somebody claims it
     assert (row.name, row.state) == ("resumed", "running")
     told.ends(3, usage=TokenUsage(100, 50), after=1)

@@ -286,18 +286,6 @@ class Picture:
             if note is not None:
                 self.note(note, event.agent_id)
 
-    def lives(self, agent_id: AgentId, name: str, parent_id: AgentId, now: float) -> None:
-        """Note an agent that was spawned before events were taken, such as one of a run that is resumed.
-
-        Harmless if it is known.
-        """
-        if agent_id not in self.rows:
-            self._at(now)
-            row = self._added(agent_id, name, parent_id)
-            row.state = "running"
-            row.kind = None
-            self._touch(row)
-
     def retrying(self, agent_id: AgentId, why: str, until: float, now: float) -> None:
         """Note that a model call of an agent failed, and is made again at a time on trio's clock."""
         row = self.rows.get(agent_id)

@@ -486,6 +486,31 @@ def test_a_second_life_that_does_something_or_waits_has_begun() -> None:
     assert row.state == "running"
 
 
+def test_a_run_that_was_cut_off_and_went_on() -> None:
+    told = Told()
+    told.spawn(1)
+    told.phase(1, "act")
+    told.starts_tool(1, "look", after=1)
+    told.spawn(2)
+    told.ends(2)
+    told.spawn(3)
+    told.picture.cut(told.time)
+    told.picture.cut(told.time + 2)
+    told.time += 3
+    told.picture.waits(1, (2,), told.time)
+    told.picture.waits(1, None, told.time + 1)
+    told.picture.restarted(3, 1, told.time + 2)
+    told.sample({}, after=100)
+    assert (told.row(3).state, told.row(3).kind) == ("restarting", "starting")
+    assert told.lane(1) == [
+        ("acting", 0, 1),
+        ("acting", 1, 3, "look"),
+        ("acting", 3, 4, "look"),
+        ("waiting", 4, 5, (2,)),
+    ]
+    check_lanes(told.picture)
+
+
 # -- what was dropped ------------------------------------------------------------
 
 

@@ -263,6 +263,7 @@ class Picture:
     _waiting: Mapping[AgentId, tuple[AgentId, ...]] = attrs.field(factory=dict)
     # Those who ask again, or live again, at a time: no event tells that it has come.
     _due: dict[AgentId, None] = attrs.field(factory=dict)
+    _last_id: AgentId = 0
 
     def take(self, event: ev.Event) -> None:
         """Take an event in."""
@@ -400,10 +401,20 @@ class Picture:
         parent = self.rows.get(parent_id)
         depth = 0 if parent is None else parent.depth + 1
         row = AgentRow(agent_id, brief(name, LONGEST_NAME), parent_id, depth, self.time, since=self.time)
+        if agent_id <= self._last_id:
+            self._back_again(agent_id)
+        self._last_id = max(self._last_id, agent_id)
         self.rows[agent_id] = row
         self.changed[agent_id] = None
         self.children.setdefault(parent_id, {})[agent_id] = None
         return row
+
+    def _back_again(self, agent_id: AgentId) -> None:
+        """Something late is told of an agent: if it was forgotten, it is there again."""
+        kept = [each for each in self.gone if each[1] != agent_id]
+        if len(kept) < len(self.gone):
+            self.gone = deque(kept)
+            self.forgotten -= 1
 
     def _missed(self, event: ev.Event) -> AgentRow:
         """Return the row of an agent of which this is the first event that came; others were dropped."""

@@ -38,7 +38,8 @@ class Browser:
       seen: the id of the last event.
       rows: the agents as they were told.
       spans, arrows, notes: as they were told.
-      latest: the latest changes.
+      latest: the latest of everything that the changes told.
+      approvals: the questions that are open.
       exit: how the run ended; None until it was told.
       resets: how often all was told anew.
     """
@@ -51,6 +52,7 @@ class Browser:
     arrows: list[Any] = attrs.field(factory=list)
     notes: list[Any] = attrs.field(factory=list)
     latest: Mapping[str, Any] = attrs.field(factory=dict)
+    approvals: list[Any] = attrs.field(factory=list)
     exit: str | None = None
     resets: int = 0
     pieces: int = 0
@@ -89,7 +91,9 @@ class Browser:
             self.exit = told.data["exit"]
             return
         assert told.kind == "changes"
-        data = self.latest = told.data
+        data = told.data
+        self.latest = {**self.latest, **data}
+        self.approvals = data.get("approvals", self.approvals)
         self.pieces += 1
         if data.get("reset"):
             self.resets += 1

@@ -727,7 +727,7 @@ def test_calls_that_take_no_time_are_kept_and_the_steps_to_them_are_not() -> Non
     told.ends_tool(1, write)
     told.phase(1, "done", 2)
     told.ends(1)
-    assert [each[0] for each in told.lane(1)] == ["reasoning"]
+    assert told.lane(1) == [("reasoning", 0, 0, "m"), ("acting", 0, 0, "write")]
     check_lanes(told.picture)
 
 

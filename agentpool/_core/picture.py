@@ -385,19 +385,21 @@ class Picture:
             return
         if row.kind is None:
             row.since = self.time
-        elif self._is_kept(row, kind):
+        elif self._is_kept(row, kind, detail):
             self._keep(Span(self.version, row.id, row.kind, row.since, self.time, row.detail, row.blocked_on))
             row.since = self.time
         # Else the span was too short, and its time is that of the next one: a lane has no gaps.
         row.kind, row.detail, row.blocked_on = kind, detail, blocked_on
 
-    def _is_kept(self, row: AgentRow, next_kind: SpanKind | None) -> bool:
+    def _is_kept(self, row: AgentRow, next_kind: SpanKind | None, next_detail: str) -> bool:
         length = self.time - row.since
         if length >= SHORTEST_SPAN:
             return True
-        # A call takes no time where time is virtual. What is only a step on the way to the tools that
-        # are called next, or the model that is asked, is no call.
-        return row.kind in _ALWAYS_KEPT and row.detail != "" and (length > 0 or row.kind != next_kind)
+        if row.kind not in _ALWAYS_KEPT or not row.detail:
+            return False
+        # A call takes no time where time is virtual; but what becomes more of the same in the same moment,
+        # as one tool after the other is called side by side, is no call by itself.
+        return length > 0 or row.kind != next_kind or not next_detail
 
     def _keep(self, span: Span) -> None:
         self.spans.append(span)

@@ -150,10 +150,15 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _data_of(request: Request) -> Mapping[str, Any]:
     """Return the JSON object that a request brings."""
-    body = b""
+    body = bytearray()
+    has_more = True
     with trio.move_on_after(BODY_SECONDS) as scope:
-        async for piece in request.stream():
-            body += piece
+        while has_more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise _RefusedError(400, "the request did not come to its end")
+            body += message.get("body", b"")
+            has_more = message.get("more_body", False)
             if len(body) > MOST_BODY:
                 raise _RefusedError(413, f"a request has at most {MOST_BODY:,} bytes")
     if scope.cancelled_caught:

@@ -106,7 +106,7 @@ def tests(session: nox.Session) -> None:
     What is marked as `once` runs in `tests_core`. What is marked as `processes` or `long` does not run on the
     others, and `long` without coverage, which would make it two to four times as long.
     """
-    session.install("-e", ".[all]", *_group("test"), *_group("frameworks"))
+    session.install("-e", ".[all]", *_group("test"), *_group("frameworks"), *_group("browser"))
     if session.python != OWN_PYTHON:
         elsewhere = [*SIDE_BY_SIDE, "-m", "not once and not processes and not long"]
         session.run("pytest", "-q", *(session.posargs or elsewhere))

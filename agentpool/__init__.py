@@ -19,6 +19,9 @@ if _TYPE_CHECKING:
     from agentpool._core.approval import Denied as Denied
     from agentpool._core.approval import Question as Question
     from agentpool._core.budget import Budget as Budget
+    from agentpool._core.budget import BudgetAmounts as BudgetAmounts
+    from agentpool._core.budget import BudgetLimits as BudgetLimits
+    from agentpool._core.budget import BudgetStatistics as BudgetStatistics
     from agentpool._core.budget import Reservation as Reservation
     from agentpool._core.capability import BrowserCapability as BrowserCapability
     from agentpool._core.capability import Capability as Capability
@@ -225,7 +228,7 @@ _HOMES = {
         Answered ApprovalRequest ApprovalRules Approved Decision Denied Question
     """,
     "agentpool._core.budget": """
-        Budget Reservation
+        Budget BudgetAmounts BudgetLimits BudgetStatistics Reservation
     """,
     "agentpool._core.capability": """
         BrowserCapability Capability ComputeCapability FileReadCapability FileWriteCapability

@@ -8,7 +8,20 @@ import pytest
 import trio
 from pool_kit import forever, pool_of, server, sleeper, value
 
-from agentpool import AgentContext, AgentPool, Backoff, RestartPolicy
+from agentpool import (
+    AgentContext,
+    AgentPool,
+    Backoff,
+    Budget,
+    BudgetAmounts,
+    BudgetLimits,
+    Completion,
+    CompletionRequest,
+    Driver,
+    RestartPolicy,
+    TokenUsage,
+    open_agent_pool,
+)
 
 IN_A_MINUTE = RestartPolicy(max_restarts=9, within=1e6, backoff=Backoff(60, 60))
 
@@ -173,3 +186,68 @@ async def test_the_numbers_add_up_at_every_step(max_concurrent: int, autojump_cl
         await pool.join_all()
         trio.lowlevel.remove_instrument(add_up)
     assert {"running", "lent", "queued"} <= add_up.seen
+
+
+class Slow(Driver):
+    """Answers after a second, for 30 tokens and a cent."""
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        await trio.sleep(1)
+        return Completion("Done.", usage=TokenUsage(10, 20, cost_usd=0.01))
+
+    def estimate_cost(self, usage: TokenUsage) -> float | None:
+        return 0.02
+
+
+async def test_a_pool_tells_how_far_its_budget_is_used(autojump_clock: Any) -> None:
+    async def asks(ctx: AgentContext) -> None:
+        assert ctx.driver is not None
+        await ctx.driver.complete(CompletionRequest(model="m", messages=(), max_tokens=100))
+
+    budget = Budget(tokens=1000, cost_usd=0.5)
+    async with open_agent_pool(Slow(), max_concurrent=2, budget=budget) as pool:
+        before = pool.statistics().budget
+        handle = await pool.spawn(asks)
+        await trio.sleep(0.5)
+        meanwhile = pool.statistics().budget
+        await handle.wait()
+        after = pool.statistics().budget
+    assert before is not None
+    assert meanwhile is not None
+    assert after is not None
+    assert before.limit == before.remaining == BudgetLimits(tokens=1000, cost_usd=0.5)
+    assert before.spent == before.reserved == BudgetAmounts()
+    assert meanwhile.reserved.calls == 1
+    assert meanwhile.reserved.tokens >= 100
+    assert meanwhile.remaining.tokens == 1000 - meanwhile.reserved.tokens
+    assert meanwhile.spent == BudgetAmounts()
+    assert after.spent == BudgetAmounts(tokens=30, cost_usd=0.01, calls=1)
+    assert after.remaining == BudgetLimits(tokens=970, cost_usd=0.49)
+    assert after.reserved == BudgetAmounts()
+
+
+async def test_a_pool_without_a_budget_tells_of_none_and_whether_it_drains(autojump_clock: Any) -> None:
+    async with pool_of(1) as pool:
+        assert pool.statistics().budget is None
+        assert not pool.draining
+        await pool.drain()
+        assert pool.draining
+
+
+async def test_who_waits_for_several_is_told_with_all_of_them_once(autojump_clock: Any) -> None:
+    async def waits_twice(ctx: AgentContext) -> None:
+        handle = await ctx.spawn(sleeper, 3)
+        other = await ctx.spawn(sleeper, 3)
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(handle.wait)
+            nursery.start_soon(handle.wait)
+            await other.wait()
+
+    async with pool_of(3) as pool:
+        await pool.spawn(waits_twice)
+        await pool.spawn(server)
+        await trio.sleep(1)
+        told = {each.id: set(each.waits_for) for each in pool.statistics().waiting}
+        lengths = [len(each.waits_for) for each in pool.statistics().waiting]
+    assert told == {1: {2, 4}, 3: set()}
+    assert lengths == [2, 0]

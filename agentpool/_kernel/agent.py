@@ -155,8 +155,9 @@ class AgentRecord(Activity):
 
     def waits_for(self) -> tuple[AgentId, ...]:
         """The agents that could end its waits; empty where anybody could."""
-        if len(self.waits) == 1 and self.waits[0].targets is None:
-            return ()
+        if len(self.waits) == 1:  # the usual case, and a snapshot asks each agent that waits
+            targets = self.waits[0].known_targets()
+            return tuple([target.id for target in targets]) if targets else ()
         found: dict[AgentId, None] = {}
         for wait in self.waits:
             found.update((target.id, None) for target in wait.known_targets() or ())

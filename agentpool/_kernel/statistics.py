@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -12,6 +13,9 @@ from agentpool._kernel.inbox import InboxStatistics
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import PoolState
 from agentpool._kernel.watcher import StuckAgent
+
+if TYPE_CHECKING:
+    from agentpool._core.budget import BudgetStatistics
 
 
 @attrs.frozen
@@ -50,6 +54,7 @@ class PoolStatistics:
       messages_sent, messages_received, dead_letters: since the pool opened.
       usage: of all model calls.
       stuck: agents that were aborted and live on.
+      budget: of the pool; None without one.
     """
 
     max_concurrent: int
@@ -67,6 +72,7 @@ class PoolStatistics:
     dead_letters: int
     usage: TokenUsage
     stuck: tuple[StuckAgent, ...]
+    budget: BudgetStatistics | None
 
 
 @attrs.frozen
@@ -102,8 +108,8 @@ class Books:
 def statistics_of(state: PoolState) -> PoolStatistics:
     """Return a snapshot of a pool."""
     router, counts, slots = state.router, state.counts, state.slots
-    records = list(state.records.values())
-    standings = Counter(record.standing for record in records)
+    records = state.records.values()
+    standings = Counter([record.standing for record in records])
     return PoolStatistics(
         max_concurrent=slots.total,
         running=standings["running"],
@@ -112,7 +118,7 @@ def statistics_of(state: PoolState) -> PoolStatistics:
         backing_off=standings["backing_off"],
         waiting_to_start=slots.waiting_to_start,
         waiting=tuple(
-            WaitingAgent(record.id, record.name, record.waits_for()) for record in records if record.idle
+            [WaitingAgent(record.id, record.name, record.waits_for()) for record in records if record.idle]
         ),
         inboxes={record.id: record.inbox.statistics() for record in records},
         spawned=counts.issued,
@@ -122,6 +128,7 @@ def statistics_of(state: PoolState) -> PoolStatistics:
         dead_letters=router.dead_letter_count,
         usage=counts.used.usage,
         stuck=tuple(state.parts.watcher.stuck.values()),
+        budget=None if state.parts.budget is None else state.parts.budget.statistics(),
     )
 
 

@@ -14,7 +14,7 @@ from agentpool._core import events as ev
 from agentpool._core.messages import AgentId, ToolCall, ToolMessage
 from agentpool._core.picture import Picture
 from agentpool.cli._errors import OutputLostError
-from agentpool.cli._progress import LONGEST_LINE, line_of
+from agentpool.cli._progress import LONGEST_LINE, told
 from agentpool.cli._streams import give_up, printing, say
 from agentpool.cli._text import can_encode, cut, one_line, safe
 
@@ -71,8 +71,7 @@ class ChatView:
 
     def take(self, event: ev.Event) -> None:
         """Take an event in."""
-        self._picture.take(event)
-        line = line_of(event, self._picture.rows.get(event.agent_id))
+        line = told(self._picture, event)
         if event.agent_id != self._agent:
             self._note(line)
             return

@@ -10,7 +10,17 @@ import attrs
 
 from agentpool._core.messages import AgentId
 from agentpool._core.picture import AgentRow, Picture
-from agentpool.cli._sums import few, price, span, standings_of, tell_all, tell_rates, tell_standings, tell_used
+from agentpool.cli._sums import (
+    few,
+    price,
+    span,
+    standings_of,
+    tell_all,
+    tell_rates,
+    tell_standings,
+    tell_targets,
+    tell_used,
+)
 from agentpool.cli._tables import COLOURS, GAP, Column
 from agentpool.cli._text import can_encode, cut, cut_front, encodable, listed, one_line, width_of
 from agentpool.cli._tree import Branch, Folded, Line, Shown, ids_of, tree_of
@@ -113,16 +123,20 @@ class Frames:
         for line in tree:
             prefix = self._prefix(line)
             if isinstance(line, Folded):
-                text = self._plain(f"{sum(line.counts.values()):,} more: {tell_standings(line.counts)}")
-                used = tell_used(line.tokens, line.cost_usd)
-                start = sum(column.width + len(GAP) for column in columns if column.title == "id")
-                text = f"{' ' * start}{prefix}{text}{f'; {used}' if used else ''}"
-                lines.append([(cut(text, width, self.stream), "dim")])
+                lines.append([(self._folded(line, prefix, columns, width), "dim")])
                 continue
             lines.append(self._agent(line, prefix, cells, width))
             if doubled and line.row.model_calls:
                 lines.append(self._said(line, columns, width))
         return lines
+
+    def _folded(self, line: Folded, prefix: str, columns: Sequence[Column], width: int) -> str:
+        """Tell of those without a line; what they used is told however narrow the terminal is."""
+        start = sum(column.width + len(GAP) for column in columns if column.title == "id")
+        used = tell_used(line.tokens, line.cost_usd)
+        used = f"; {used}" if used else ""
+        text = f"{' ' * start}{prefix}{sum(line.counts.values()):,} more: {tell_standings(line.counts)}"
+        return cut(f"{cut(text, max(0, width - len(used)), self.stream)}{used}", width, self.stream)
 
     def _agent(self, line: Shown, prefix: str, cells: _Cells, width: int) -> Sequence[Piece]:
         row = line.row
@@ -134,7 +148,7 @@ class Frames:
         for column in cells.columns:
             text, style = (prefix + name, "") if column.title == "agent" else cells.cell(column.title, row)
             text = self._plain(text)
-            if column.title == "last words":
+            if column.title == "last words" and not (row.ended_at is not None and row.reason):
                 text = cut_front(text, column.width, self.stream)
             texts.append(cut(text, column.width, self.stream))
             styles.append(style)
@@ -168,7 +182,14 @@ class Frames:
     def _layout(self, picture: Picture, tree: Sequence[Line], width: int) -> Sequence[Column]:
         """Choose the columns; as long as the terminal keeps its width, that of names only grows."""
         wanted = max(
-            [5, *(2 * len(line.lasts) + width_of(one_line(line.row.name)) for line in tree if isinstance(line, Shown))]
+            [
+                5,
+                *(
+                    2 * len(line.lasts) + width_of(one_line(line.row.name))
+                    for line in tree
+                    if isinstance(line, Shown)
+                ),
+            ]
         )
         if self._columns != width:
             self._columns, self._name = width, 0
@@ -216,7 +237,11 @@ def layout(width: int, digits: int, name: int, *, has_cost: bool) -> Sequence[Co
             shown[column.title] = column
 
     add(id)
-    for column in (Column("time", 6, right=True), Column("tokens", 6, right=True), Column("turn", 4, right=True)):
+    for column in (
+        Column("time", 6, right=True),
+        Column("tokens", 6, right=True),
+        Column("turn", 4, right=True),
+    ):
         add(column)
     if has_cost:
         add(Column("cost", 7, right=True))
@@ -234,7 +259,19 @@ def layout(width: int, digits: int, name: int, *, has_cost: bool) -> Sequence[Co
         doing = min(doing, WIDEST_DOING, NARROWEST_DOING + max(10, left // 3))
         shown["last words"] = Column("last words", NARROWEST_WORDS + NARROWEST_DOING + left - doing)
     shown |= {"agent": Column("agent", named), "doing": Column("doing", doing)}
-    order = ("id", "agent", "doing", "model", "turn", "tools", "in/out", "tokens", "cost", "time", "last words")
+    order = (
+        "id",
+        "agent",
+        "doing",
+        "model",
+        "turn",
+        "tools",
+        "in/out",
+        "tokens",
+        "cost",
+        "time",
+        "last words",
+    )
     return [shown[title] for title in order if title in shown]
 
 
@@ -284,9 +321,7 @@ def said_by(row: AgentRow) -> str:
 
 
 def doing_of(row: AgentRow, names: Mapping[AgentId, str], now: float) -> Piece:
-    """Tell what an agent does, and the style of it: its end, a person, a retry, a wait, its work, in this order."""
-    from agentpool.cli._sums import tell_targets
-
+    """Tell what an agent does, and its style: its end, a person, a retry, a wait or its work."""
     if row.ended_at is not None:
         return row.state, COLOURS[row.state]
     stuck = "stuck: " if row.is_stuck else ""
@@ -324,6 +359,7 @@ def _row(columns: Sequence[Column], cells: Sequence[str], styles: Sequence[str])
     for number, (column, cell, style) in enumerate(zip(columns, cells, styles, strict=True)):
         last = number == len(columns) - 1
         text = cell if last and not column.right else column.padded(cell)
-        pieces.append(((GAP if number else ""), ""))
-        pieces.append((text, style))
+        if text or not last:
+            pieces.append(((GAP if number else ""), ""))
+            pieces.append((text, style))
     return pieces

@@ -1,4 +1,4 @@
-"""The lines that tell of a run where nothing is drawn: its starts, ends and warnings, and few of each kind."""
+"""The lines that tell of a run where nothing is drawn: starts, ends and warnings, and few of each kind."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 import attrs
 
 from agentpool._core import events as ev
-from agentpool._core.picture import AgentRow
-from agentpool._core.summaries import describe, note_of, state_of
+from agentpool._core.picture import Picture
+from agentpool._core.summaries import describe, state_of
 
 LINES_OF_A_KIND = 100
 """So many starts, ends of each kind, and warnings are told one by one; then each hundredth."""
@@ -16,22 +16,17 @@ LONGEST_LINE = 400
 """A line of progress has at most so many columns: an error's text may be a megabyte."""
 
 
-def line_of(event: ev.Event, row: AgentRow | None) -> str | None:
-    """Return the line that tells an event; None for most events.
-
-    Args:
-      event: what happened.
-      row: of its agent; None if its first event was dropped, or if it is the supervisor's.
-    """
-    if row is None:
-        return note_of(event, str(event.agent_id))
-    match event:
-        case ev.AgentStarted():
-            return f"{row.name}: started as agent {row.id}"
-        case ev.AgentFinished():
-            return f"{row.name}: {describe(event.outcome)}"
-        case _:
-            return note_of(event, row.name)
+def told(picture: Picture, event: ev.Event) -> str | None:
+    """Take an event into a picture, and return the line that tells it; None for most events."""
+    before = picture.version
+    picture.take(event)
+    row = picture.rows.get(event.agent_id)
+    if row is not None and isinstance(event, ev.AgentStarted):
+        return f"{row.name}: started as agent {row.id}"
+    if row is not None and isinstance(event, ev.AgentFinished):
+        return f"{row.name}: {describe(event.outcome)}"
+    latest = picture.notes[-1] if picture.notes else None
+    return latest.text if latest is not None and latest.version > before else None
 
 
 @attrs.define(eq=False)

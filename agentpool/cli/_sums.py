@@ -1,4 +1,4 @@
-"""What a run comes to, in lines: how many agents do what, what they use and how fast, and the pool's figures."""
+"""A run in few lines: how many agents do what, what they use and how fast, and the pool's figures."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agentpool._core.picture import AgentRow, Picture
 from agentpool.cli._text import cut, listed, one_line
 
 if TYPE_CHECKING:
+    from agentpool._core.budget import BudgetStatistics
     from agentpool._kernel.inbox import InboxStatistics
     from agentpool._kernel.statistics import PoolStatistics, WaitingAgent
     from agentpool.cli._drivers import Drivers
@@ -21,6 +22,7 @@ WAITS_SHOWN = 5
 STANDINGS = (
     "approval",
     "stuck",
+    "failed",
     "retrying",
     "reasoning",
     "acting",
@@ -29,10 +31,9 @@ STANDINGS = (
     "waiting",
     "starting",
     "completed",
-    "failed",
     "aborted",
 )
-"""What agents may be at, in the order in which their numbers are told; kinds of spans, ends, and `stuck`."""
+"""What agents may be at, what needs somebody first; kinds of spans, ends, and `stuck`."""
 _WORDS: Mapping[str, str] = {"approval": "waiting for approval"}
 
 
@@ -68,7 +69,9 @@ def tell_all(picture: Picture, counts: Mapping[str, int]) -> str:
 def tell_rates(picture: Picture) -> str:
     """Tell for how long the run goes on, and how fast it has gone lately."""
     rate = picture.rates.at(picture.time)
-    parts = [f"{few(rate.tokens)} tokens/s, {_decimal(rate.calls)} calls/s"] if picture.usage.total_tokens else []
+    parts = (
+        [f"{few(rate.tokens)} tokens/s, {_decimal(rate.calls)} calls/s"] if picture.usage.total_tokens else []
+    )
     if picture.usage.cost_usd:
         parts.append(f"{price(rate.cost_usd * 60)}/min")
     if rate.ends:
@@ -83,6 +86,11 @@ def tell_used(tokens: int, cost_usd: float) -> str:
     return ", ".join([*parts, *([price(cost_usd)] if cost_usd else [])])
 
 
+def sample(picture: Picture, now: PoolStatistics, time: float) -> None:
+    """Take into a picture what no event tells: who waits for whom, and who is stuck."""
+    picture.sample({who.id: who.waits_for for who in now.waiting}, [agent.id for agent in now.stuck], time)
+
+
 # -- the pool ----------------------------------------------------------------------
 
 
@@ -94,13 +102,17 @@ def pool_parts(now: PoolStatistics) -> list[str]:
     told = f" ({', '.join(waits)}{f' and {more:,} more' if more > 0 else ''})" if waits else ""
     parts = [
         f"{now.running} running in {now.max_concurrent} slots",
+        f"{now.lent} lent",
         f"{now.queued} queued",
         f"{now.backing_off} backing off",
         f"{now.waiting_to_start} to start",
-        f"{len(now.waiting)} waiting{told}",
+        f"{now.messages_sent:,} messages",
         _tell_inboxes(now.inboxes.values()),
         f"{now.dead_letters} dead letters",
+        f"{len(now.waiting)} waiting{told}",
     ]
+    if now.budget is not None:
+        parts.insert(0, _tell_budget(now.budget))
     if now.stuck:
         parts.append(f"stuck: {listed([agent.name for agent in now.stuck], WAITS_SHOWN)}")
     return parts
@@ -121,12 +133,25 @@ def provider_parts(drivers: Drivers) -> list[str]:
     return parts
 
 
+def _tell_budget(budget: BudgetStatistics) -> str:
+    limit, spent = budget.limit, budget.spent
+    parts = []
+    if limit.tokens is not None:
+        parts.append(f"{few(spent.tokens)} of {few(limit.tokens)} tokens")
+    if limit.cost_usd is not None:
+        parts.append(f"{price(spent.cost_usd)} of {price(limit.cost_usd)}")
+    if limit.calls is not None:
+        parts.append(f"{few(spent.calls)} of {few(limit.calls)} calls")
+    waits = f" ({budget.waiting} calls wait for it)" if budget.waiting else ""
+    return f"budget: {', '.join(parts)}{waits}"
+
+
 def _tell_inboxes(inboxes: Collection[InboxStatistics]) -> str:
     if not inboxes:
         return "no inboxes"
     fill = sum(inbox.fill for inbox in inboxes)
     fullest = max(inboxes, key=lambda inbox: inbox.peak)
-    return f"{fill} messages in inboxes (at most {fullest.peak} of {fullest.capacity} in one so far)"
+    return f"{fill} in inboxes (at most {fullest.peak} of {fullest.capacity} in one so far)"
 
 
 def _targets(who: WaitingAgent, names: Mapping[AgentId, str]) -> str:

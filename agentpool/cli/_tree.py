@@ -33,7 +33,7 @@ class Branch:
     """Where a line stands in the tree.
 
     Attributes:
-      lasts: for each level below the first, from the top, whether nothing follows there below the same parent.
+      lasts: for each level below the first, whether nothing follows there below the same parent.
     """
 
     lasts: tuple[bool, ...]
@@ -108,10 +108,13 @@ def tree_of(picture: Picture, most: int, seen: Collection[AgentId], now: float) 
 # -- who is seen -------------------------------------------------------------------------
 
 
-def _by_worth(picture: Picture, most: int, seen: Collection[AgentId], now: float) -> Iterator[AgentRow]:
+def _by_worth(
+    picture: Picture, most: int, seen: Collection[AgentId], now: float
+) -> Iterator[tuple[AgentRow, int]]:
     """Yield the agents that are most worth seeing first; among equals those that were seen, then the older.
 
-    Of each kind of news only a third of the room is filled at first, so that those who work are seen too.
+    Each comes with how many lines may be taken after it: news fill half of the room at first, failures a
+    third, so that those who work are seen too.
     """
     kinds: list[tuple[list[AgentRow], list[AgentRow]]] = [([], []) for _ in range(ENDED + 1)]
     for row in picture.rows.values():
@@ -124,12 +127,11 @@ def _by_worth(picture: Picture, most: int, seen: Collection[AgentId], now: float
         else:
             both = [*were_seen, *others[:most]]
         if worth in _NEWS:
-            share = max(1, most // 3)
-            later += both[share:]
-            both = both[:share]
-        elif worth == WORKS:
-            both += later
-        yield from both
+            later += both
+        lines = most if worth not in _NEWS else max(2, most // (3 if worth == FAILED else 2))
+        yield from ((row, lines) for row in both)
+        if worth == WORKS:
+            yield from ((row, most) for row in later)
 
 
 @attrs.define(eq=False)
@@ -178,14 +180,16 @@ class _Room:
 def _chosen(picture: Picture, most: int, seen: Collection[AgentId], now: float) -> Collection[AgentId]:
     room = _Room.empty(picture, with_top=most > 1)
     refused = 0
-    for row in _by_worth(picture, most, seen, now):
-        if room.lines >= most or refused > most:
+    for row, lines in _by_worth(picture, most, seen, now):
+        if room.lines >= most or refused > 2 * most:
             break
+        if row.id in room.ids or room.lines >= lines:
+            continue
         chain = _chain(picture, row, room.ids)[: max(1, most // 2)]
-        if not _add_if_it_fits(room, chain, most):
-            is_news = worth_of(row, row.id in seen, now) in _NEWS
-            if not ((is_news or not room.ids) and _add_if_it_fits(room, [row], most)):
-                refused += 1
+        # News and whoever comes first are seen without those above them, if there is no room for all.
+        alone = [row] if lines < most or not room.ids else chain
+        if not (_add_if_it_fits(room, chain, lines) or _add_if_it_fits(room, alone, lines)):
+            refused += 1
     _fill_single(room, most)
     return room.ids
 
@@ -229,9 +233,7 @@ class _Fold:
     cost_usd: float = 0.0
 
 
-def _folded(
-    picture: Picture, chosen: Collection[AgentId], *, with_top: bool
-) -> Mapping[AgentId, _Fold]:
+def _folded(picture: Picture, chosen: Collection[AgentId], *, with_top: bool) -> Mapping[AgentId, _Fold]:
     """Return what is folded, by the nearest agent above that has a line; 0 for the top."""
     homes: dict[AgentId, AgentId] = {}
     folds: dict[AgentId, _Fold] = {}
@@ -252,9 +254,7 @@ def _folded(
     return folds
 
 
-def _lines(
-    picture: Picture, chosen: Collection[AgentId], folds: Mapping[AgentId, _Fold]
-) -> Sequence[Line]:
+def _lines(picture: Picture, chosen: Collection[AgentId], folds: Mapping[AgentId, _Fold]) -> Sequence[Line]:
     below: dict[AgentId, list[AgentRow]] = {}
     torn: set[AgentId] = set()
     for agent_id in sorted(chosen):

@@ -28,9 +28,12 @@ from agentpool.cli._tree import Branch, Folded, Line, Shown, ids_of, tree_of
 MOST_LINES = 500
 """No frame has more lines, whatever the size of the terminal is said to be."""
 LINES_OF_FIGURES = 4
+NARROWEST = 12
+"""In fewer columns no agent can be told from another."""
 NARROWEST_NAME = 12
+NARROWEST_DEEP_NAME = 8
 NARROWEST_DOING = 14
-COMFORT = 16
+COMFORT = 18
 """So many columns more have name and doing together before there are columns that are only good to know."""
 WIDEST_NAME = 40
 WIDEST_DOING = 40
@@ -89,7 +92,7 @@ class Frames:
         below = self._below(picture, figures, size.columns, height)
         room = height - len(below)
         lines: list[Sequence[Piece]] = []
-        if room > 0 and picture.rows:
+        if room > 0 and picture.rows and size.columns >= NARROWEST:
             has_heading = room > 3
             lines = self._tree(picture, room - has_heading, size.columns, now, has_heading=has_heading)
         return [*lines, *below]
@@ -116,18 +119,21 @@ class Frames:
         has_words = any(column.title == "last words" for column in columns)
         # An agent and what it says, if there is room for all: it does not depend on who says something.
         doubled = not has_words and has_heading and 2 * len(picture.rows) <= most
+        (name_width,) = (column.width for column in columns if column.title == "agent")
         cells = _Cells(columns, names, now, doubled or has_words)
         lines: list[Sequence[Piece]] = []
         if has_heading:
-            lines.append(_row(columns, [column.title for column in columns], ["bold"] * len(columns)))
+            lines.append(
+                _row(columns, [column.title[: column.width] for column in columns], ["bold"] * len(columns))
+            )
         for line in tree:
-            prefix = self._prefix(line)
+            prefix = self._prefix(line, name_width)
             if isinstance(line, Folded):
                 lines.append([(self._folded(line, prefix, columns, width), "dim")])
                 continue
             lines.append(self._agent(line, prefix, cells, width))
-            if doubled and line.row.model_calls:
-                lines.append(self._said(line, columns, width))
+            if doubled and (line.row.model_calls or said_by(line.row, now)[1]):
+                lines.append(self._said(line, cells, width))
         return lines
 
     def _folded(self, line: Folded, prefix: str, columns: Sequence[Column], width: int) -> str:
@@ -148,7 +154,7 @@ class Frames:
         for column in cells.columns:
             text, style = (prefix + name, "") if column.title == "agent" else cells.cell(column.title, row)
             text = self._plain(text)
-            if column.title == "last words" and not (row.ended_at is not None and row.reason):
+            if column.title == "last words" and not said_by(row, cells.now)[1]:
                 text = cut_front(text, column.width, self.stream)
             texts.append(cut(text, column.width, self.stream))
             styles.append(style)
@@ -159,24 +165,27 @@ class Frames:
     def _put_words_in(self, cells: _Cells, row: AgentRow, texts: list[str]) -> None:
         """Show the end of what an agent says where it stands what the agent does."""
         (at,) = (n for n, column in enumerate(cells.columns) if column.title == "doing")
-        said = one_line(said_by(row))
-        if not said or (row.ended_at is None and row.kind != "reasoning"):
-            return
-        start = "says " if row.ended_at is None else f"{row.state}: "
+        said, is_reason = said_by(row, cells.now)
         width = cells.columns[at].width
-        if row.ended_at is not None and row.reason:  # of an error the beginning tells more
-            texts[at] = cut(self._plain(start + said), width, self.stream)
-        elif width - len(start) >= 5:
-            texts[at] = start + cut_front(self._plain(said), width - len(start), self.stream)
+        if is_reason:
+            texts[at] = cut(
+                self._plain(f"{cells.cell('doing', row)[0]}: {one_line(said)}"), width, self.stream
+            )
+        elif said and (row.ended_at is not None or row.kind == "reasoning"):
+            start = "says " if row.ended_at is None else f"{row.state}: "
+            if width - len(start) >= 5:
+                end = cut_front(self._plain(one_line(said)), width - len(start), self.stream)
+                texts[at] = start + end
 
-    def _said(self, line: Shown, columns: Sequence[Column], width: int) -> Sequence[Piece]:
-        start = sum(column.width + len(GAP) for column in columns if column.title == "id")
+    def _said(self, line: Shown, cells: _Cells, width: int) -> Sequence[Piece]:
+        start = sum(column.width + len(GAP) for column in cells.columns if column.title == "id")
         signs = self._signs
         guides = "".join("  " if last else signs.bar for last in line.lasts)
         guides += signs.bar if line.has_below else "  "
-        said = self._plain(one_line(said_by(line.row)))
+        said, is_reason = said_by(line.row, cells.now)
         room = width - start - width_of(guides)
-        text = cut(said, room, self.stream) if line.row.reason else cut_front(said, room, self.stream)
+        fit = cut if is_reason else cut_front
+        text = fit(self._plain(one_line(said)), room, self.stream)
         return [(cut(f"{' ' * start}{guides}", width, self.stream), ""), (text if room > 0 else "", "dim")]
 
     def _layout(self, picture: Picture, tree: Sequence[Line], width: int) -> Sequence[Column]:
@@ -185,7 +194,7 @@ class Frames:
             [
                 5,
                 *(
-                    2 * len(line.lasts) + width_of(one_line(line.row.name))
+                    2 * len(line.lasts) + width_of(self._plain(one_line(line.row.name)))
                     for line in tree
                     if isinstance(line, Shown)
                 ),
@@ -201,14 +210,14 @@ class Frames:
     def _signs(self) -> _Signs:
         return _LINES if can_encode("├└│─", self.stream) else _ASCII
 
-    def _prefix(self, line: Branch) -> str:
+    def _prefix(self, line: Branch, width: int) -> str:
         if not line.lasts:
             return ""
         signs = self._signs
         guides = ["  " if last else signs.bar for last in line.lasts[:-1]]
         own = signs.corner if line.lasts[-1] else signs.tee
-        # Of very deep trees the last levels are drawn.
-        most = max(2, self._name - 10) // 2
+        # Of very deep trees the last levels are drawn, so that names have room.
+        most = max(1, (width - NARROWEST_DEEP_NAME) // 2)
         return "".join([*guides, own][-most:])
 
     def _plain(self, text: str) -> str:
@@ -256,7 +265,7 @@ def layout(width: int, digits: int, name: int, *, has_cost: bool) -> Sequence[Co
     left -= named - NARROWEST_NAME
     doing = NARROWEST_DOING + left
     if "last words" in shown:
-        doing = min(doing, WIDEST_DOING, NARROWEST_DOING + max(10, left // 3))
+        doing = min(doing, WIDEST_DOING, NARROWEST_DOING + max(14, left // 3))
         shown["last words"] = Column("last words", NARROWEST_WORDS + NARROWEST_DOING + left - doing)
     shown |= {"agent": Column("agent", named), "doing": Column("doing", doing)}
     order = (
@@ -312,12 +321,17 @@ class _Cells:
             case "time":
                 return span((self.now if row.ended_at is None else row.ended_at) - row.spawned_at), ""
             case _:
-                return one_line(said_by(row)), "dim"
+                return one_line(said_by(row, self.now)[0]), "dim"
 
 
-def said_by(row: AgentRow) -> str:
-    """Return the last words of an agent; of one that did not come to its end, why."""
-    return row.reason if row.ended_at is not None and row.reason else row.words
+def said_by(row: AgentRow, now: float) -> tuple[str, bool]:
+    """Return an agent's last words, or the reason why it failed or asks again; and whether it is a reason.
+
+    Of words the end tells most, of reasons the beginning.
+    """
+    if row.ended_at is not None:
+        return (row.reason, True) if row.reason else (row.words, False)
+    return (row.retry, True) if row.retry_at > now else (row.words, False)
 
 
 def doing_of(row: AgentRow, names: Mapping[AgentId, str], now: float) -> Piece:
@@ -329,7 +343,7 @@ def doing_of(row: AgentRow, names: Mapping[AgentId, str], now: float) -> Piece:
         tools = listed([request.call.name for request in row.asking.values()], 2)
         return f"{stuck}waits for approval of {tools}", "bold yellow"
     if row.retry_at > now:
-        return f"{stuck}asks again in {row.retry_at - now:.0f} s: {one_line(row.retry)}", "yellow"
+        return f"{stuck}asks again in {row.retry_at - now:.0f} s", "yellow"
     if row.kind == "waiting":
         return f"{stuck}waits for {tell_targets(row.blocked_on, names)}", "dim"
     if row.kind == "acting":

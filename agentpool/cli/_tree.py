@@ -102,7 +102,8 @@ def tree_of(picture: Picture, most: int, seen: Collection[AgentId], now: float) 
     if len(rows) <= most:
         return _lines(picture, rows.keys(), {})
     chosen = _chosen(picture, most, seen, now)
-    return _lines(picture, chosen, _folded(picture, chosen, with_top=most > 1))
+    # In a single line an agent is worth more than the number of the others.
+    return _lines(picture, chosen, _folded(picture, chosen) if most > 1 else {})
 
 
 # -- who is seen -------------------------------------------------------------------------
@@ -113,8 +114,8 @@ def _by_worth(
 ) -> Iterator[tuple[AgentRow, int]]:
     """Yield the agents that are most worth seeing first; among equals those that were seen, then the older.
 
-    Each comes with how many lines may be taken after it: news fill half of the room at first, failures a
-    third, so that those who work are seen too.
+    Each comes with the number of lines up to which it is taken: news fill half of the room at first,
+    failures a third, so that those who work are seen too.
     """
     kinds: list[tuple[list[AgentRow], list[AgentRow]]] = [([], []) for _ in range(ENDED + 1)]
     for row in picture.rows.values():
@@ -140,15 +141,16 @@ class _Room:
 
     picture: Picture
     tops: int
+    has_folds: bool
     ids: set[AgentId] = attrs.field(factory=set)
     lines: int = 0
     _below: Counter[AgentId] = attrs.field(factory=Counter)
 
     @classmethod
-    def empty(cls, picture: Picture, *, with_top: bool) -> _Room:
+    def empty(cls, picture: Picture, *, has_folds: bool) -> _Room:
         # An agent whose parent is not known stands at the top.
-        tops = sum(row.parent not in picture.rows for row in picture.rows.values()) if with_top else 0
-        return cls(picture, tops, lines=int(tops > 0))
+        tops = sum(row.parent not in picture.rows for row in picture.rows.values())
+        return cls(picture, tops, has_folds, lines=int(has_folds))
 
     def add(self, row: AgentRow) -> None:
         parent = self._parent(row)
@@ -173,12 +175,12 @@ class _Room:
 
     def _folds(self, agent_id: AgentId) -> bool:
         if agent_id == 0:
-            return self._below[0] < self.tops
-        return agent_id in self.ids and self.hidden_below(agent_id) > 0
+            return self.has_folds and self._below[0] < self.tops
+        return self.has_folds and agent_id in self.ids and self.hidden_below(agent_id) > 0
 
 
 def _chosen(picture: Picture, most: int, seen: Collection[AgentId], now: float) -> Collection[AgentId]:
-    room = _Room.empty(picture, with_top=most > 1)
+    room = _Room.empty(picture, has_folds=most > 1)
     refused = 0
     for row, lines in _by_worth(picture, most, seen, now):
         if room.lines >= most or refused > 2 * most:
@@ -188,7 +190,7 @@ def _chosen(picture: Picture, most: int, seen: Collection[AgentId], now: float) 
         chain = _chain(picture, row, room.ids)[: max(1, most // 2)]
         # News and whoever comes first are seen without those above them, if there is no room for all.
         alone = [row] if lines < most or not room.ids else chain
-        if not (_add_if_it_fits(room, chain, lines) or _add_if_it_fits(room, alone, lines)):
+        if not (_add_if_it_fits(room, chain, most) or _add_if_it_fits(room, alone, most)):
             refused += 1
     _fill_single(room, most)
     return room.ids
@@ -233,7 +235,7 @@ class _Fold:
     cost_usd: float = 0.0
 
 
-def _folded(picture: Picture, chosen: Collection[AgentId], *, with_top: bool) -> Mapping[AgentId, _Fold]:
+def _folded(picture: Picture, chosen: Collection[AgentId]) -> Mapping[AgentId, _Fold]:
     """Return what is folded, by the nearest agent above that has a line; 0 for the top."""
     homes: dict[AgentId, AgentId] = {}
     folds: dict[AgentId, _Fold] = {}
@@ -249,8 +251,6 @@ def _folded(picture: Picture, chosen: Collection[AgentId], *, with_top: bool) ->
         usage = row.usage
         fold.tokens += usage.input_tokens + usage.output_tokens
         fold.cost_usd += usage.cost_usd
-    if not with_top:
-        folds.pop(0, None)
     return folds
 
 

@@ -37,6 +37,7 @@ AGENTS = r'''
 
 import logging
 import sys
+import time
 from pathlib import Path
 
 import trio
@@ -68,6 +69,13 @@ async def walks(request):
     for _ in range(200):  # for many frames
         await trio.sleep(0.01)
     return "walked"
+
+
+async def blocks(request):
+    print("before it blocks", file=sys.stderr)
+    while not (HERE / "go").exists():
+        time.sleep(0.01)
+    return "blocked"
 
 
 async def spawns(request):
@@ -343,6 +351,15 @@ def test_what_agents_print_and_log_stands_above_the_tree(tmp_path: Path) -> None
     ]
     assert places == sorted(places)
     assert len(FRAME.findall("\n".join(lines))) == 1
+
+
+def test_what_an_agent_prints_before_it_blocks_everything_is_seen_while_it_does(tmp_path: Path) -> None:
+    # ruarai/CompilePal#183
+    with on_a_terminal(fleet(tmp_path, "blocks")) as terminal:
+        terminal.read_until(lambda text: "before it blocks" in text, 60)
+        go(tmp_path)
+        assert terminal.read_to_the_end() == 0
+    assert terminal.screen.strange == []
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ SHARE = 0.02
 LINES_ABOVE = 10_000
 """So many printed lines wait for the next frame; whoever prints more waits until they are written."""
 SECONDS_UNSEEN = 0.5
-"""What is printed while no frames come, because an agent keeps the thread busy, is seen after so long."""
+"""After so long what was printed is seen even if no frame comes, because an agent keeps the thread busy."""
 
 
 class LiveView:
@@ -61,8 +61,8 @@ class LiveView:
         self._quiet = Quiet()
         self._gone = False
         self._above: deque[Text] = deque()
-        self._terminal = threading.Lock()  # held by the thread that writes
-        self._written_at = time.monotonic()
+        self._terminal = threading.RLock()  # held by the thread that writes
+        self._is_coming = False  # whether a timer will write what is to stand above
         self._last: _Drawing | None = None
         self._is_open = False
         self._replaced: list[tuple[str, TextIO, _Above]] = []
@@ -196,7 +196,6 @@ class LiveView:
                 except OSError:
                     self._gone = True
                 self._last = drawing
-            self._written_at = time.monotonic()
         return time.thread_time() - began
 
     # -- what stands above -------------------------------------------------------------
@@ -206,18 +205,23 @@ class LiveView:
         from rich.text import Text
 
         self._above.extend(map(Text.from_ansi, lines))
-        is_late = time.monotonic() - self._written_at > SECONDS_UNSEEN
-        # Who writes now writes these lines too, or the next frame does, unless there are too many.
-        if len(self._above) > LINES_ABOVE or is_late:
-            if not self._terminal.acquire(blocking=len(self._above) > LINES_ABOVE):
-                return
+        if len(self._above) > LINES_ABOVE:
+            self._write_above()
+        elif not self._is_coming:
+            self._is_coming = True
+            timer = threading.Timer(SECONDS_UNSEEN, self._write_above)
+            timer.daemon = True
+            timer.start()
+
+    def _write_above(self) -> None:
+        """Write what is to stand above the tree, unless a frame has done so. Runs in any thread."""
+        self._is_coming = False
+        with self._terminal:
             try:
-                self._put_above()
-                self._written_at = time.monotonic()
+                if self._is_open:
+                    self._put_above()
             except OSError:
                 self._gone = True
-            finally:
-                self._terminal.release()
 
     def _put_above(self) -> None:
         from rich.text import Text
@@ -257,7 +261,7 @@ class _Above(io.TextIOBase):
         self._file = file
         self._print = print
         self._begun = ""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a warning may be printed while something is
 
     # Whatever else is asked is told by the terminal's own stream.
     @property

@@ -83,7 +83,7 @@ def test_errors_that_nobody_looked_at_are_told_by_their_parts() -> None:
 
 def test_warnings_become_lines() -> None:
     picture = started(1)
-    message = AgentMessage(sender=2, to=1, content="x")
+    message = AgentMessage(sender=1, to=2, content="x")
     lines = [
         told(picture, ev.BudgetWarned(2, 0.0, 1, 0, text="nearly used up")),
         told(picture, ev.GuardWarned(3, 0.0, 1, 0, text="repeats itself")),
@@ -97,7 +97,7 @@ def test_warnings_become_lines() -> None:
     assert lines == [
         "agent-1: warning: nearly used up",
         "agent-1: warning: repeats itself",
-        "agent-1: a message from agent 2 was not received: it has ended",
+        "agent-1: a message to agent 2 was not received: it has ended",
         "agent-1: warning: perhaps a deadlock: 1 waits for 2 waits for 1",
         "agent-1: warning: does not end although it was aborted, at in loop()",
         "agent-1: warning: does not end although it was aborted",

@@ -117,10 +117,16 @@ def _own_attributes(node: ast.ClassDef) -> set[str]:
     }
 
 
+def _is_snapshot(node: ast.ClassDef) -> bool:
+    """Whether nobody writes to it: what weighs is state that several change."""
+    return any(ast.unparse(each) == "attrs.frozen" for each in node.decorator_list)
+
+
 def test_the_kernels_files_and_classes_stay_small() -> None:
     for path in KERNEL.glob("*.py"):
         text = path.read_text("utf-8")
         assert text.count("\n") < 450, path.name
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ClassDef):
-                assert len(_own_attributes(node)) <= 15, f"{path.name}: {node.name}"
+                most = 20 if _is_snapshot(node) else 15
+                assert len(_own_attributes(node)) <= most, f"{path.name}: {node.name}"

@@ -34,10 +34,10 @@ from mcp_server_kit import (
 )
 
 from agentpool import AgentContext, AgentFinished, ApprovalRequested, Approved, SpawnConfig
+from agentpool._serving import listening
 from agentpool.mcp_server import (
     ClientApprover,
     _guard,
-    _http,
     _requests,
     _stdio,
     checked_token,
@@ -194,7 +194,7 @@ async def test_the_end_of_the_server_aborts_what_runs_also_if_clients_hold_on(tr
 async def test_a_client_that_does_not_read_a_long_answer_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_http, "_LAST_WORDS", 0.05)
+    monkeypatch.setattr(listening, "LAST_WORDS", 0.05)
     sent = trio.Event()
 
     async def long(ctx: AgentContext) -> str:

@@ -28,7 +28,8 @@ from mcp_server_kit import (
     served_url,
 )
 
-from agentpool.mcp_server import _guard, _limits
+from agentpool._serving import limits as _limits
+from agentpool.mcp_server import _guard
 
 resource = pytest.importorskip("resource")  # Windows has none
 pytestmark = pytest.mark.processes

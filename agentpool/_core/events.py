@@ -211,10 +211,17 @@ class MessageDeadLettered(_Event):
 
 @attrs.frozen
 class AgentRestarted(_Event):
-    """An agent that ended was started afresh by its restart policy."""
+    """An agent that ended is started afresh by its restart policy.
+
+    Attributes:
+      restarts: how often that has happened to it.
+      outcome: how its last life ended.
+      delay: seconds until the next one begins, when it has a slot.
+    """
 
     restarts: int
     outcome: AgentOutcome[Any]
+    delay: float = 0.0
 
 
 @attrs.frozen

@@ -5,13 +5,24 @@ Times are seconds since the run began. What a field has by default is left out o
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from agentpool._core.approval import ApprovalRequest
 from agentpool._core.picture import AgentRow, Arrow, Note, Picture, Span
+from agentpool._core.text import encodable, shown
+
+DEEPEST = 20
+"""So deep may arguments be nested that a person is shown; what is below is shown as text."""
+LONGEST_TEXT = 20_000
+"""So many characters of each text in them are shown."""
+MOST_VALUES = 2_000
+"""So many values in them are shown."""
+_EXACT = 2**53
+"""Larger numbers are not exact in a browser, so that they are shown as text."""
 
 
 class _Versioned(Protocol):
@@ -40,16 +51,24 @@ def changes_since(picture: Picture, version: int) -> Mapping[str, Any]:
     reset = 0 < version < picture.gone_before
     since = 0 if reset else version
     began = picture.began if picture.began == picture.began else 0.0
+    return {
+        **head_data(picture),
+        **({"reset": True} if reset else {}),
+        "agents": [row_data(row, began) for row in changed_rows(picture, since)],
+        "gone": [agent_id for at, agent_id in picture.gone if at > since] if since else [],
+        "spans": [span_data(span, began) for span in newer(picture.spans, since)],
+        "arrows": [arrow_data(arrow, began) for arrow in newer(picture.arrows, since)],
+        "notes": [note_data(note, began) for note in newer(picture.notes, since)],
+    }
+
+
+def head_data(picture: Picture) -> Mapping[str, Any]:
+    """Return what is told of the whole run: version, time, dropped, totals; see `changes_since`."""
+    began = picture.began if picture.began == picture.began else 0.0
     rate = picture.rates.at(picture.time)
     return {
         "version": picture.version,
-        **({"reset": True} if reset else {}),
         "time": _seconds(picture.time - began),
-        "agents": [row_data(row, began) for row in _changed(picture, since)],
-        "gone": [agent_id for at, agent_id in picture.gone if at > since] if since else [],
-        "spans": [span_data(span, began) for span in _newer(picture.spans, since)],
-        "arrows": [arrow_data(arrow, began) for arrow in _newer(picture.arrows, since)],
-        "notes": [note_data(note, began) for note in _newer(picture.notes, since)],
         "dropped": {
             "spans": picture.spans_dropped,
             "arrows": picture.arrows_dropped,
@@ -57,12 +76,12 @@ def changes_since(picture: Picture, version: int) -> Mapping[str, Any]:
         },
         "totals": {
             "tokens": picture.usage.total_tokens,
-            "cost": round(picture.usage.cost_usd, 6),
+            "cost": _money(picture.usage.cost_usd),
             "spawned": len(picture.rows) + picture.forgotten,
             **picture.ends,
             "rates": {
                 "tokens": round(rate.tokens, 1),
-                "cost": round(rate.cost_usd, 6),
+                "cost": _money(rate.cost_usd),
                 "calls": round(rate.calls, 2),
                 "ends": round(rate.ends, 2),
             },
@@ -73,7 +92,8 @@ def changes_since(picture: Picture, version: int) -> Mapping[str, Any]:
 def row_data(row: AgentRow, began: float) -> Mapping[str, Any]:
     """Return a row as JSON data, without what is as it is by default.
 
-    The keys: id, name, parent (0), depth (0), spawned, started, ended (null), state ("running"), phase
+    The keys: id, name, parent (0; or an agent that is not told), depth (0), spawned, started, ended (null),
+    state ("running"), phase
     (""), turn (0), model (""), tools (0), calls (0), tokens (0), cost (0), sent (0), heard (0), dead (0),
     words (""), retry (""), restarts (0), reason (""), stuck (false), and the open span: kind (null), since,
     detail (""), blocked_on ([]).
@@ -87,11 +107,12 @@ def row_data(row: AgentRow, began: float) -> Mapping[str, Any]:
         "tools": row.tool_calls,
         "calls": row.model_calls,
         "tokens": row.usage.total_tokens,
-        "cost": round(row.usage.cost_usd, 6),
+        "cost": _money(row.usage.cost_usd),
         "sent": row.sent,
         "heard": row.heard,
         "dead": row.dead_letters,
-        "words": row.words,
+        "words": encodable(row.words),
+        "retry": row.retry if row.kind == "retrying" else "",
         "restarts": row.restarts,
         "reason": row.reason,
         "stuck": row.is_stuck,
@@ -130,14 +151,18 @@ def note_data(note: Note, began: float) -> Sequence[Any]:
 
 
 def approval_data(request: ApprovalRequest) -> Mapping[str, Any]:
-    """Return what a person is asked, as JSON data."""
+    """Return what a person is asked, as JSON data.
+
+    The keys: hash, agent, name, tool, arguments, rule, and question: null, or server, message, schema and
+    url. What cannot be told in JSON is a text; what is too long is cut, which the text tells.
+    """
     question = request.question
-    return {
+    told = {
         "hash": request.hash,
         "agent": request.agent_id,
         "name": request.agent_name,
         "tool": request.call.name,
-        "arguments": dict(request.arguments),
+        "arguments": request.arguments,
         "rule": request.rule,
         "question": None
         if question is None
@@ -148,10 +173,58 @@ def approval_data(request: ApprovalRequest) -> Mapping[str, Any]:
             "url": question.url,
         },
     }
+    return {key: _Plain().value(each, DEEPEST) for key, each in told.items()}
 
 
-def _changed(picture: Picture, since: int) -> Iterator[AgentRow]:
-    """Yield the rows that have changed, in the order of their ids' spawns where all have."""
+class _Plain:
+    """Makes JSON data of whatever a model or a server gave, so much of it as a person reads."""
+
+    def __init__(self) -> None:
+        self._left = MOST_VALUES
+
+    def value(self, value: object, depth: int) -> Any:
+        self._left -= 1
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, int):
+            return value if -_EXACT <= value <= _EXACT else shown(value)
+        if isinstance(value, float):
+            return value if math.isfinite(value) else str(value)
+        if depth and isinstance(value, Mapping):
+            return self._mapping(value, depth - 1)
+        if depth and isinstance(value, list | tuple | set | frozenset):
+            return self._sequence(value, depth - 1)
+        return self._text(shown(value))
+
+    def _mapping(self, values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        told: dict[str, Any] = {}
+        for number, (key, each) in enumerate(values.items()):
+            if self._left <= 0:
+                told["..."] = f"{len(values) - number} more"
+                break
+            told[self._text(key if isinstance(key, str) else shown(key))] = self.value(each, depth)
+        return told
+
+    def _sequence(self, values: Collection[Any], depth: int) -> list[Any]:
+        told: list[Any] = []
+        for number, each in enumerate(values):
+            if self._left <= 0:
+                told.append(f"... {len(values) - number} more")
+                break
+            told.append(self.value(each, depth))
+        return told
+
+    @staticmethod
+    def _text(text: str) -> str:
+        if len(text) <= LONGEST_TEXT:
+            return encodable(text)
+        return encodable(f"{text[:LONGEST_TEXT]}... {len(text) - LONGEST_TEXT:,} more characters")
+
+
+def changed_rows(picture: Picture, since: int) -> Iterator[AgentRow]:
+    """Return the rows that have changed, in the order of their changes; all in that of their spawns."""
     if not since:
         return iter(picture.rows.values())
     found: list[AgentRow] = []
@@ -163,7 +236,10 @@ def _changed(picture: Picture, since: int) -> Iterator[AgentRow]:
     return reversed(found)
 
 
-def _newer(kept: deque[V], since: int) -> Iterator[V]:
+def newer(kept: deque[V], since: int) -> Iterator[V]:
+    """Yield what is newer than a version, in the order of the versions."""
+    if not since:
+        return iter(kept)
     if not kept or kept[-1].version <= since:
         return iter(())
     # From the end: few are new, and the middle of a deque is far.
@@ -176,4 +252,8 @@ def _newer(kept: deque[V], since: int) -> Iterator[V]:
 
 
 def _seconds(seconds: float) -> float:
-    return round(seconds, 4)
+    return round(max(0.0, seconds), 4)  # a note may be older than the first event
+
+
+def _money(dollars: float) -> float:
+    return round(dollars, 6) if math.isfinite(dollars) else 0.0

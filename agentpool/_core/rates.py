@@ -34,7 +34,10 @@ class Rate:
 
 @attrs.define(eq=False)
 class Rates:
-    """Counts what happens in each second, and forgets it after `WINDOW` seconds."""
+    """Counts what happens in each second, and forgets it after `WINDOW` seconds.
+
+    Times are finite. One that goes back is taken for the latest second.
+    """
 
     _seconds: deque[_Second] = attrs.field(factory=deque)
     _began: float | None = None
@@ -67,7 +70,7 @@ class Rates:
         if self._began is None:
             self._began = time
         number = math.floor(time)
-        if not self._seconds or self._seconds[-1].number != number:
+        if not self._seconds or self._seconds[-1].number < number:
             self._seconds.append(_Second(number))
             while self._seconds[0].number < number - WINDOW:
                 self._seconds.popleft()

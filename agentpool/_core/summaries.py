@@ -15,10 +15,30 @@ from agentpool._core.text import named
 from agentpool._core.usage import TokenUsage
 
 EndState: TypeAlias = Literal["completed", "failed", "aborted"]
+LONGEST_ERROR = 10_000
+"""So many characters of an error's text are looked at."""
+NOTED: frozenset[type[ev.Event]] = frozenset(
+    {
+        ev.BudgetWarned,
+        ev.GuardWarned,
+        ev.ContextCompacted,
+        ev.ApprovalDecided,
+        ev.MessageDeadLettered,
+        ev.DeadlockSuspected,
+        ev.AgentStuck,
+        ev.AgentRestarted,
+    }
+)
+"""The events for which `note_of` may have a line: looked at first, since most events are others."""
 
 
 def note_of(event: ev.Event, name: str) -> str | None:
-    """Tell an event that people should hear of, such as a warning; None for the others."""
+    """Tell an event that people should hear of, such as a warning; None for the others.
+
+    Args:
+      event: what happened.
+      name: of the agent that the event is about.
+    """
     match event:
         case ev.BudgetWarned() | ev.GuardWarned():
             return f"{name}: warning: {event.text}"
@@ -30,7 +50,7 @@ def note_of(event: ev.Event, name: str) -> str | None:
         case ev.ApprovalDecided(decision=Denied(reason=reason)):
             return f"{name}: {event.request.call.name} was denied{f': {reason}' if reason else ''}"
         case ev.MessageDeadLettered():
-            return f"{name}: a message from agent {event.message.sender} was not received: {event.reason}"
+            return f"{name}: a message to agent {event.message.to} was not received: {event.reason}"
         case ev.DeadlockSuspected():
             path = " waits for ".join(map(str, (*event.path, *event.path[:1])))
             return f"{name}: warning: perhaps a deadlock: {path}"
@@ -82,7 +102,7 @@ def tell_error(error: BaseException) -> str:
     """Tell an error in one line, with its type, and a group by its parts."""
     if isinstance(error, UnhandledAgentErrors):
         return "; ".join(tell_error(part) for part in error.exceptions)
-    return " ".join(named(error).split())
+    return " ".join(named(error)[:LONGEST_ERROR].split())
 
 
 def tell_usage(usage: TokenUsage) -> str:

@@ -81,6 +81,16 @@ def _named_parts(error: BaseExceptionGroup[BaseException], by_text: type[BaseExc
     return inside if error.message in _OF_NURSERIES else f"{type(error).__name__}: {told(error)}: {inside}"
 
 
+def brief(text: object, most: int) -> str:
+    """Return text that can be encoded, cut to so many characters; what is no text is shown.
+
+    For what is kept of many agents, or told again and again: the text of an error may be a megabyte.
+    """
+    if not isinstance(text, str):
+        text = shown(text)
+    return encodable(text if len(text) <= most else f"{text[: most - 3]}...")
+
+
 def encodable(text: str) -> str:
     """Return text that can be encoded as UTF-8: two halves of a pair are joined, a lone one is U+FFFD.
 

@@ -40,9 +40,9 @@ class Restarts:
         state.router.fail_asks_to(record.id, "was restarted", taken_only=True)
         for held in record.held:
             held.holder_ended(record)
-        if state.events.subscriptions:
-            state.events.emit(AgentRestarted, record.id, record.parent_id, record.restarts, outcome)
         delay = policy.backoff.delay(record.restarts, state.random.random())
+        if state.events.subscriptions:
+            state.events.emit(AgentRestarted, record.id, record.parent_id, record.restarts, outcome, delay)
         state.events.reports.restarted(record, delay, outcome)
         if await _back_off(record, delay):
             last = record.cancelled()

@@ -20,6 +20,7 @@ from agentpool.cli._text import one_line
 
 BAD_INPUT = 2
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+WebPort: TypeAlias = Annotated[int | None, Parameter(validator=Number(gte=0, lte=65_535))]
 Variables = Annotated[tuple[str, ...], Parameter(name="--var", negative="")]
 
 app = cyclopts.App(
@@ -35,7 +36,7 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, resume, approve, deny, chat, mcp, show, replay, validate, pins, schema):
+        if command in (run, resume, approve, deny, chat, mcp, show, replay, timeline, validate, pins, schema):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -82,6 +83,9 @@ def run(
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     otel: Annotated[bool, Parameter(negative="")] = False,
+    web: Annotated[bool, Parameter(negative="")] = False,
+    web_port: WebPort = None,
+    stay: bool | None = None,
 ) -> int:
     """Run the agents of a fleet file until all have ended, and tell how each ended.
 
@@ -104,10 +108,15 @@ def run(
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
       otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
+      web: Show the run on a page for your browser; its link is printed on standard error, and lets in one
+        browser of this machine. On the page agents are aborted, the run is drained and calls approved.
+      web_port: The port of the page; a free one if it is left out.
+      stay: Have the page stay after the run, until Ctrl-C; so it does on a terminal if this is left out.
     """
     from agentpool.cli._log_file import logging_into
     from agentpool.cli._run import RunOptions, run_fleet
     from agentpool.cli._vars import parse_directory, parse_file, parse_vars
+    from agentpool.cli._web import web_options
 
     options = RunOptions(
         driver=driver,
@@ -120,6 +129,7 @@ def run(
         quiet=quiet,
         as_json=as_json,
         otel=otel,
+        web=web_options(web, web_port, stay),
     )
     with logging_into(log_file, log_level):
         return run_fleet(fleet, options)
@@ -140,6 +150,9 @@ def resume(
     quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     otel: Annotated[bool, Parameter(negative="")] = False,
+    web: Annotated[bool, Parameter(negative="")] = False,
+    web_port: WebPort = None,
+    stay: bool | None = None,
 ) -> int:
     """Go on with a run that `agentpool run --journal` began, after a crash, a signal or a decision.
 
@@ -158,11 +171,16 @@ def resume(
       quiet: Print nothing but the failures.
       as_json: Print one JSON document on standard output, and nothing else there.
       otel: Send what happens to OpenTelemetry, to where the OTEL_* variables say.
+      web: Show the run on a page for your browser; its link is printed on standard error, and lets in one
+        browser of this machine. On the page agents are aborted, the run is drained and calls approved.
+      web_port: The port of the page; a free one if it is left out.
+      stay: Have the page stay after the run, until Ctrl-C; so it does on a terminal if this is left out.
     """
     from agentpool.cli._log_file import logging_into
     from agentpool.cli._resume import resume_run
     from agentpool.cli._run import RunOptions
     from agentpool.cli._vars import parse_directory, parse_file
+    from agentpool.cli._web import web_options
 
     options = RunOptions(
         driver=driver,
@@ -173,6 +191,7 @@ def resume(
         quiet=quiet,
         as_json=as_json,
         otel=otel,
+        web=web_options(web, web_port, stay),
     )
     with logging_into(log_file, log_level):
         return resume_run(journal, options)
@@ -336,6 +355,43 @@ def replay(
     if agent is None or into is None or until is not None:
         raise BadInputError("--fork needs --agent N and --journal NEW.db, and takes no --until")
     return begin_there(journal, agent, fork, into)
+
+
+@app.command
+def timeline(
+    journal: Path,
+    /,
+    *,
+    output: Annotated[str | None, Parameter(name=("--output", "-o"), allow_leading_hyphen=True)] = None,
+    format: Literal["html", "chrome"] = "html",
+    transcripts: Annotated[bool, Parameter(negative="--no-transcripts")] = True,
+    text_limit: Annotated[int, Parameter(validator=Number(gte=100))] = 20_000,
+    force: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Make a page, or a trace, of the journal of a run: what each agent did when, and who wrote to whom.
+
+    The page is one file, which loads nothing from elsewhere. The run may be under way, or have crashed.
+
+    Args:
+      journal: The journal, such as run.db.
+      output: The file to write, or - for standard output. Left out, it is named as the journal, with .html,
+        or .trace.json for a trace.
+      format: html, or chrome: a trace for https://ui.perfetto.dev, chrome://tracing and speedscope.
+      transcripts: Put in what models, tools and persons said. Without it, only names, times and numbers.
+      text_limit: Of a longer text of a transcript the beginning and the end are kept, so many characters.
+      force: Replace the file if it is there.
+    """
+    from agentpool.cli._timeline import TimelineOptions, write_timeline
+    from agentpool.cli._vars import parse_file
+
+    options = TimelineOptions(
+        output=None if output is None else parse_file("--output", output),
+        format=format,
+        transcripts=transcripts,
+        text_limit=text_limit,
+        force=force,
+    )
+    return write_timeline(journal, options)
 
 
 @app.command

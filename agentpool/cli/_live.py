@@ -55,7 +55,8 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._picture = Picture()
+        # Nobody asks for its timeline.
+        self._picture = Picture(spans_kept=0, arrows_kept=0)
         self._frames = Frames(cast("TextIO", console.file))
         self._lines = FewLines()
         self._quiet = Quiet()
@@ -112,6 +113,8 @@ class LiveView:
         self._above.append(Text(cut(encodable(one_line(line), file), LONGEST_LINE, file), style="yellow"))
         if self._quiet.is_asking:
             self._say_above_question()
+        else:
+            self._have_written()
 
     def _say_above_question(self) -> None:
         try:
@@ -205,7 +208,11 @@ class LiveView:
         from rich.text import Text
 
         self._above.extend(map(Text.from_ansi, lines))
-        if len(self._above) > LINES_ABOVE:
+        self._have_written()
+
+    def _have_written(self) -> None:
+        """See to it that what is to stand above is written soon: with the next frame, if there are frames."""
+        if self._last is None or len(self._above) > LINES_ABOVE:
             self._write_above()
         elif not self._is_coming:
             self._is_coming = True

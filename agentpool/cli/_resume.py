@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import attrs
@@ -17,6 +17,7 @@ from agentpool.cli._run import RunOptions, RunReport, perform, print_report
 from agentpool.cli._streams import only_ours, say
 from agentpool.cli._text import one_line
 from agentpool.cli._view import choose_view
+from agentpool.cli._web import page_for
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import Start, starts_of
 
@@ -28,42 +29,47 @@ def resume_run(path: Path, options: RunOptions) -> int:
       BadInputError: if the journal cannot be read, is in use, or a driver cannot be opened.
       ManifestError: if an agent has nothing to ask.
     """
-    with only_ours() if options.as_json else nullcontext():
-        kept = KeptRun.read(path)
-        fleet = kept.fleet()
-        about = kept.about
-        name = str(about.get("path", path))
-        report = _report_of(kept, fleet)
-        if report is None:
-            kept.refuse_secrets()
-            memory = about.get("memory")
-            if options.output is not None:
-                options = attrs.evolve(options, output=options.output.absolute())
-            if options.memory is not None:
-                options = attrs.evolve(options, memory=options.memory.absolute())
-            path = path.absolute()
-            kept.enter_directory()
-            options = attrs.evolve(
-                options,
-                driver=options.driver or about.get("driver"),
-                timeout=options.timeout or about.get("timeout"),
-                memory=options.memory or (None if memory is None else Path(memory)),
-                journal=path,
-            )
-            view = choose_view(quiet=options.quiet)
-            try:
-                with exporting(options.otel):
-                    report = trio.run(perform, name, fleet, options, view, kept.past)
-            finally:
-                view.close()
-        else:
-            say(one_line(f"{path}: this run has ended; its report again:"))
-            if options.output is not None:
-                output = OutputDirectory.prepare(options.output)
-                for outcome in outcomes_of(kept.past):
-                    output.write(outcome)
-                report = attrs.evolve(report, lost=output.lost)
-    print_report(name, report, options)
+    page = None
+    with ExitStack() as until_left:
+        with only_ours() if options.as_json else nullcontext():
+            kept = KeptRun.read(path)
+            fleet = kept.fleet()
+            about = kept.about
+            name = str(about.get("path", path))
+            report = _report_of(kept, fleet)
+            if report is None:
+                kept.refuse_secrets()
+                memory = about.get("memory")
+                if options.output is not None:
+                    options = attrs.evolve(options, output=options.output.absolute())
+                if options.memory is not None:
+                    options = attrs.evolve(options, memory=options.memory.absolute())
+                path = path.absolute()
+                kept.enter_directory()
+                options = attrs.evolve(
+                    options,
+                    driver=options.driver or about.get("driver"),
+                    timeout=options.timeout or about.get("timeout"),
+                    memory=options.memory or (None if memory is None else Path(memory)),
+                    journal=path,
+                )
+                page = until_left.enter_context(page_for(options.web, path.name))
+                view = choose_view(quiet=options.quiet)
+                try:
+                    with exporting(options.otel):
+                        report = trio.run(perform, name, fleet, options, view, kept.past, page)
+                finally:
+                    view.close()
+            else:
+                say(one_line(f"{path}: this run has ended; its report again:"))
+                if options.output is not None:
+                    output = OutputDirectory.prepare(options.output)
+                    for outcome in outcomes_of(kept.past):
+                        output.write(outcome)
+                    report = attrs.evolve(report, lost=output.lost)
+        print_report(name, report, options)
+        if page is not None:
+            page.stay()
     return report.exit_code
 
 

@@ -40,6 +40,7 @@ from agentpool.cli._streams import PROBLEMS_SHOWN, complain, only_ours, printing
 from agentpool.cli._text import listed, one_line
 from agentpool.cli._view import View, choose_view
 from agentpool.cli._warnings import telling_warnings
+from agentpool.cli._web import RunPage, WebOptions, page_for
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import DriverOf, Start, starts_of
 
@@ -68,6 +69,7 @@ class RunOptions:
     quiet: bool = False
     as_json: bool = False
     otel: bool = False
+    web: WebOptions | None = None
 
 
 @attrs.frozen
@@ -107,20 +109,28 @@ def run_fleet(path: Path, options: RunOptions) -> int:
         from agentpool.cli._journals import refuse_journal_in_use
 
         refuse_journal_in_use(options.journal)
-    with only_ours() if options.as_json else nullcontext():
-        fleet = load_fleet(path, options.vars)
-        view = choose_view(quiet=options.quiet)
-        try:
-            with exporting(options.otel):
-                report = trio.run(perform, str(path), fleet, options, view)
-        finally:
-            view.close()
-    print_report(str(path), report, options)
+    with page_for(options.web, path.name) as page:
+        with only_ours() if options.as_json else nullcontext():
+            fleet = load_fleet(path, options.vars)
+            view = choose_view(quiet=options.quiet)
+            try:
+                with exporting(options.otel):
+                    report = trio.run(perform, str(path), fleet, options, view, None, page)
+            finally:
+                view.close()
+        print_report(str(path), report, options)
+        if page is not None:
+            page.stay()
     return report.exit_code
 
 
 async def perform(
-    path: str, fleet: FleetFile, options: RunOptions, view: View, past: Past | None = None
+    path: str,
+    fleet: FleetFile,
+    options: RunOptions,
+    view: View,
+    past: Past | None = None,
+    page: RunPage | None = None,
 ) -> RunReport:
     """Run a fleet, or go on with it.
 
@@ -130,6 +140,7 @@ async def perform(
       options: those of the command line.
       view: shows it.
       past: what the run of the journal had come to; None for one that begins.
+      page: shows it too; None without one.
 
     Raises:
       ManifestError: if an agent has nothing to ask.
@@ -138,7 +149,8 @@ async def perform(
     started = trio.current_time()
     async with AsyncExitStack() as stack:
         stack.enter_context(telling_warnings(view.tell))
-        drivers = Drivers(stack, options.driver, pool_driver_name(fleet), view.tell, view.retrying)
+        retrying = view.retrying if page is None else page.retries_beside(view.retrying)
+        drivers = Drivers(stack, options.driver, pool_driver_name(fleet), view.tell, retrying)
         # Agents that agents had spawned may ask another driver than those of the fleet.
         manifests = [*fleet.manifests, *_manifests_below(past)]
         await drivers.open_for(manifests, functions=bool(fleet.functions))
@@ -146,8 +158,11 @@ async def perform(
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations
         starts = starts_of(fleet, _driver_of(drivers, options), options.timeout)
-        run = _Run(view, drivers, output, options.journal, options.otel)
-        approver = TerminalApprover(view) if can_ask() else None
+        run = _Run(view, drivers, output, options.journal, options.otel, page)
+        approver: Approver | None = TerminalApprover(view) if can_ask() else None
+        if page is not None:
+            page.begin(say if options.quiet else view.tell)
+            approver = page.asking_beside(approver)
         pool = _opened(path, fleet, options, drivers, memory, starts, past, approver)
         if past is not None:
             from agentpool.cli._journals import children_of, outcomes_of
@@ -156,7 +171,11 @@ async def perform(
             await _write_rest(output, list(outcomes_of(past)))
         async with trio.open_nursery() as nursery:
             # Captured, so that this nursery puts no group around an agent's SystemExit.
+            if page is not None:
+                nursery.start_soon(page.serve)
             ended = await acapture(run.to_its_end, pool, starts, nursery)
+            if page is not None:
+                await page.ended(run.exit_code(starts), run.is_left, run.stopped_by)
             nursery.cancel_scope.cancel("the agents have ended")
         ended.unwrap()
     not_started = [name for start in starts if start.name not in run.handles for name in start.names]
@@ -262,6 +281,7 @@ class _Run:
     _output: OutputDirectory | None
     _journal: Path | None = None
     _otel: bool = False
+    _page: RunPage | None = None
     _signals: SignalCounter = attrs.field(factory=SignalCounter)
     handles: dict[str, AgentHandle[Any]] = attrs.field(factory=dict)
     children: dict[tuple[AgentId, str], AnyOutcome] = attrs.field(factory=dict)
@@ -285,6 +305,8 @@ class _Run:
                         events = await around.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
                         nursery.start_soon(self._show, pool, events, shown)
                         nursery.start_soon(self._view.keep_drawing, pool, self._drivers)
+                        if self._page is not None:
+                            await nursery.start(self._page.watch, pool, self._drivers, self._signals.press)
                         around.enter_context(self._handling_signals(pool, nursery))
                         await self._start_all(pool, starts)
                         # The block ends here: servers end when nobody is left who could write to them.
@@ -358,6 +380,11 @@ class _Run:
         }
         supervised = [outcome for outcome in self.children.values() if outcome.parent_id in supervisors]
         return sorted([*self._own(), *supervised], key=lambda outcome: outcome.agent_id)
+
+    @property
+    def stopped_by(self) -> int | None:
+        """The signal that came first; None if none did, and also if it was the button on the page."""
+        return None if self._signals.is_first_of_page else self._signals.first
 
     def _own(self) -> list[AnyOutcome]:
         return [handle.outcome for handle in self.handles.values() if handle.outcome is not None]

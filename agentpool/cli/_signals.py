@@ -28,6 +28,9 @@ class SignalCounter:
     first: int | None = None
     """The number of the first signal that came; it decides the exit code."""
     count: int = 0
+    is_first_of_page: bool = False
+    """Whether the first was none, but the button on the live page."""
+    _drain: Callable[[], object] | None = None
 
     @property
     def exit_code(self) -> int | None:
@@ -41,6 +44,7 @@ class SignalCounter:
         A signal that was ignored when the process started stays ignored.
         """
         token = trio.lowlevel.current_trio_token()
+        self._drain = drain
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             self.count += 1
@@ -60,6 +64,12 @@ class SignalCounter:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def press(self) -> None:
+        """Do what the first Ctrl-C does; nothing if that, or another signal, came before."""
+        if self.first is None and self._drain is not None:
+            self.first, self.count, self.is_first_of_page = signal.SIGINT, 1, True
+            self._drain()
 
 
 @attrs.define(eq=False)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from agentpool._core.messages import AgentId
-from agentpool._core.picture import AgentRow, Picture
+from agentpool._core.picture import BLOCKERS_KEPT, AgentRow, Picture
 from agentpool.cli._text import cut, listed, one_line
 
 if TYPE_CHECKING:
@@ -162,7 +162,9 @@ def tell_targets(targets: Collection[AgentId], names: Mapping[AgentId, str]) -> 
     """Name the first agents of those that somebody waits for."""
     few_names = [_short(names.get(target, str(target))) for target in list(targets)[:2]]
     more = len(targets) - len(few_names)
-    return " and ".join([*few_names, *([f"{more:,} more"] if more else [])]) or "anybody"
+    # A picture keeps only the first of very many.
+    or_more = " or more" if len(targets) == BLOCKERS_KEPT else " more"
+    return " and ".join([*few_names, *([f"{more:,}{or_more}"] if more else [])]) or "anybody"
 
 
 def _short(name: str) -> str:

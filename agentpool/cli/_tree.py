@@ -239,9 +239,10 @@ def _folded(picture: Picture, chosen: Collection[AgentId]) -> Mapping[AgentId, _
     """Return what is folded, by the nearest agent above that has a line; 0 for the top."""
     homes: dict[AgentId, AgentId] = {}
     folds: dict[AgentId, _Fold] = {}
-    for row in picture.rows.values():  # parents come before their children
-        if row.id in chosen:
+    for agent_id in sorted(picture.rows):  # parents have lower ids than their children
+        if agent_id in chosen:
             continue
+        row = picture.rows[agent_id]
         home = row.parent if row.parent in chosen else homes.get(row.parent, 0)
         homes[row.id] = home
         fold = folds.get(home)

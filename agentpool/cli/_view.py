@@ -111,7 +111,8 @@ class PlainView:
     From time to time it prints a line of sums, so that a log tells how far the run is, and that it lives.
     """
 
-    _picture: Picture = attrs.field(factory=Picture)
+    # Nobody asks for its timeline.
+    _picture: Picture = attrs.field(factory=lambda: Picture(spans_kept=0, arrows_kept=0))
     _lines: FewLines = attrs.field(factory=FewLines)
     _quiet: Quiet = attrs.field(factory=Quiet)
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
 import math
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import attrs
 import trio
 
-from agentpool.mcp_server._limits import Load, Share
+from agentpool._serving.limits import Load, Share
+from agentpool._serving.names import (
+    LOCAL_NAMES,
+    App,
+    Headers,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    headers_of,
+    is_loopback,
+    is_same,
+    name_in,
+)
 
 PATH = "/mcp"
 GONE = "agentpool.gone"
@@ -28,21 +38,7 @@ MOST_BODY = 4 * 1024 * 1024
 """A request has no more bytes; the SDK refuses one that has."""
 SHORTEST_TOKEN = 16
 """A token of fewer characters can be guessed."""
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+_WWW = ((b"www-authenticate", b"Bearer"),)
 
 
 def checked_token(token: str | None, host: str) -> str | None:
@@ -89,18 +85,18 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1000})
         else:
-            headers = _headers_of(scope)
+            headers = headers_of(scope)
             status, text = self._refusal(scope["path"], headers)
             if status:
-                await _refuse(scope, send, status, text)
+                await answer(scope, send, status, text, _WWW if status == 401 else ())
                 return
             with self.load.share(_most_bytes(scope, headers)) as share:
                 if share is None:
-                    await _refuse(scope, send, 503, "too many requests are under way; try again")
+                    await answer(scope, send, 503, "too many requests are under way; try again")
                 else:
                     await self._serve(scope, receive, send, share)
 
-    def _refusal(self, path: str, headers: MutableMapping[str, list[str]]) -> tuple[int, str]:
+    def _refusal(self, path: str, headers: Headers) -> tuple[int, str]:
         """Return the status and the text with which a request is refused; 0 if it is not."""
         hosts, origins = headers.get("host", []), headers.get("origin", [])
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
@@ -115,11 +111,11 @@ class Guard:
 
     def _is_ours(self, host: str) -> bool:
         # Who listens elsewhere has names that we do not know, and a token that no page of others has.
-        return not is_loopback(self.host) or _name_in(f"//{host}") in (*_LOCAL_NAMES, self.host)
+        return not is_loopback(self.host) or name_in(f"//{host}") in (*LOCAL_NAMES, self.host)
 
     def _is_our_origin(self, origin: str, host: str) -> bool:
         if is_loopback(self.host):
-            return _name_in(origin) in _LOCAL_NAMES
+            return name_in(origin) in LOCAL_NAMES
         return urlsplit(origin).netloc == host
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, share: Share) -> None:
@@ -156,45 +152,15 @@ class Guard:
         await self.app(scope, heard, sent)
 
 
-def _headers_of(scope: Scope) -> MutableMapping[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, value in scope["headers"]:
-        found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-    return found
-
-
-def _name_in(address: str) -> str | None:
-    try:
-        parts = urlsplit(address)
-        parts.port  # noqa: B018  (raises where it is none)
-        return parts.hostname if parts.username is None else None
-    except ValueError:
-        return None
-
-
-def _is_given(token: str, headers: list[str]) -> bool:
+def _is_given(token: str, headers: Sequence[str]) -> bool:
     kind, _, given = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
-    # Of equal length, so that not even the length is told by the time it takes.
-    one, other = (hashlib.sha256(text.strip().encode()).digest() for text in (given, token))
-    return kind.lower() == "bearer" and hmac.compare_digest(one, other)
+    return kind.lower() == "bearer" and is_same(given.strip(), token)
 
 
-def _most_bytes(scope: Scope, headers: Mapping[str, list[str]]) -> int:
+def _most_bytes(scope: Scope, headers: Headers) -> int:
     """Return how many bytes the body of a request may come to have."""
     told = headers.get("content-length", [])
     if len(told) == 1 and told[0].isdecimal():
         return min(int(told[0][:20]), MOST_BODY)
     has_none = scope["method"] in ("GET", "HEAD", "DELETE") and "transfer-encoding" not in headers
     return 0 if has_none else MOST_BODY
-
-
-async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if status == 503:
-        headers.append((b"retry-after", b"1"))
-    elif scope["http_version"].startswith("1"):
-        headers.append((b"connection", b"close"))  # who may not come in does not stay at the door
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode(), "more_body": False})

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import logging
-import socket
-from typing import TYPE_CHECKING, Any
 
-import attrs
 import trio
 
 from agentpool._kernel.pool import AgentPool
+from agentpool._serving.listening import listen, listener_on
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import DriverOf
 from agentpool.mcp_server._approving import ClientApprover
 from agentpool.mcp_server._extra import check_extra
-from agentpool.mcp_server._limits import HEAD_SECONDS, Door, Visit
 from agentpool.mcp_server._tools import served_tools
-
-if TYPE_CHECKING:
-    from agentpool.mcp_server._guard import App, Receive, Scope, Send
 
 MOST_SESSIONS = 1_000
 """So many clients of revisions before 2026-07-28 may have a session."""
 IDLE_SECONDS = 1_800.0
 """A session without a request for so long ends."""
-_LAST_WORDS = 1.0  # seconds for answers that are under way when the server ends
-SEND_SECONDS = 30.0
-"""A client that does not read what it is sent for so long has gone."""
 
 _LOG = logging.getLogger("agentpool.mcp_server")
 
@@ -72,7 +63,7 @@ async def serve_agents_http(
 
     token = checked_token(token, host)
     tools = served_tools(fleet, driver_of, timeout)
-    listener = _listener(host, port)
+    listener = listener_on(host, port)
     with listener:
         bound = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
@@ -82,103 +73,4 @@ async def serve_agents_http(
             )
             async with manager.run():
                 task_status.started(f"http://{shown}:{bound}{PATH}")
-                await _listen(Guard(manager.handle_request, host, token), listener)
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=128)
-
-
-async def _listen(app: App, listener: socket.socket) -> None:
-    from hypercorn.config import Config
-    from hypercorn.trio.tcp_server import TCPServer
-    from hypercorn.trio.worker_context import WorkerContext
-    from hypercorn.typing import ConnectionState
-    from hypercorn.utils import wrap_app
-
-    config = Config()
-    config.include_server_header = False
-    config.errorlog = _LOG
-    # None for reading: it would end a call whose client waits for an answer in silence.
-    config.read_timeout = None
-    config.keep_alive_timeout = HEAD_SECONDS
-    context, sending = WorkerContext(None), Sending()
-
-    async def connected(stream: trio.SocketStream) -> None:
-        visit = Visit()
-        connection: Any = Connection(stream, sending, visit)
-
-        async def visited(scope: Scope, receive: Receive, send: Send) -> None:
-            with visit.request():
-                await app(scope, receive, send)
-
-        wrapped = wrap_app(visited, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
-        try:
-            with visit.scope:
-                await TCPServer(wrapped, config, context, ConnectionState({}), connection).run()
-        except Exception:
-            _LOG.exception("a connection broke down")  # the others go on
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(sending.until_the_end)
-        await Door(trio.SocketListener(trio.socket.from_stdlib_socket(listener))).serve(connected)
-
-
-@attrs.define(eq=False)
-class Sending:
-    """What is being sent. hypercorn shields it, so that a client that reads no more would stop our end."""
-
-    scopes: set[trio.CancelScope] = attrs.field(factory=set)
-
-    async def until_the_end(self) -> None:
-        """Sleep until cancelled, and give all that is sent a moment more."""
-        try:
-            await trio.sleep_forever()
-        finally:
-            for scope in self.scopes:
-                scope.deadline = min(scope.deadline, trio.current_time() + _LAST_WORDS)
-
-
-@attrs.define(eq=False)
-class Connection:
-    """A connection to a client that has so long to read what it is sent."""
-
-    _stream: trio.SocketStream
-    _sending: Sending
-    _visit: Visit
-
-    @property
-    def socket(self) -> object:
-        """Whose addresses are asked for."""
-        return self._stream.socket
-
-    async def receive_some(self, most: int | None = None) -> bytes:
-        """Read what there is."""
-        data = bytes(await self._stream.receive_some(most))
-        if not data:
-            self._visit.client_gone()
-        return data
-
-    async def send_all(self, data: bytes) -> None:
-        """Send all of it.
-
-        Raises:
-          BrokenResourceError: if the client has gone, or did not read for `SEND_SECONDS`.
-        """
-        with trio.move_on_after(SEND_SECONDS) as scope:
-            self._sending.scopes.add(scope)
-            try:
-                await self._stream.send_all(data)
-            finally:
-                self._sending.scopes.discard(scope)
-        if scope.cancelled_caught:
-            raise trio.BrokenResourceError("the client does not read")
-
-    async def send_eof(self) -> None:
-        """Say that nothing more is sent."""
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._stream.aclose()
+                await listen(Guard(manager.handle_request, host, token), listener, _LOG)

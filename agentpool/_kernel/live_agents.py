@@ -1,0 +1,46 @@
+"""The agents of a pool by their ids, for whoever shows them to a person and has no handles of them."""
+
+from __future__ import annotations
+
+import attrs
+
+from agentpool._core.messages import AgentId
+from agentpool._kernel.pool import AgentPool
+from agentpool._kernel.protection import protect_module
+
+
+@attrs.frozen
+class LiveAgent:
+    """An agent that has not ended.
+
+    Attributes:
+      id, parent_id, name: who it is.
+      has_started: whether it took its first step.
+    """
+
+    id: AgentId
+    parent_id: AgentId
+    name: str
+    has_started: bool
+
+
+def live_agents(pool: AgentPool) -> list[LiveAgent]:
+    """Return the agents that have not ended, parents before their children."""
+    records = pool._state.records.values()
+    return [LiveAgent(each.id, each.parent_id, each.name, each.status != "starting") for each in records]
+
+
+def abort_agent(pool: AgentPool, agent_id: AgentId, reason: str) -> bool:
+    """End an agent at its next checkpoint, and all below it, as its handle does; tell whether it is there.
+
+    Does not wait.
+    """
+    record = pool._state.records.get(agent_id)
+    if record is None or record.ended:
+        return False
+    record.pool.check_here()
+    record.abort(reason)
+    return True
+
+
+protect_module(globals())

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -158,12 +157,3 @@ def test_numbers_that_are_none_do_not_break_the_document() -> None:
     call = {"id": "1", "name": "f", "input": {"x": float("nan"), "y": [float("inf")]}}
     data = {"live": False, "title": "", "transcripts": {"1": [{"role": "assistant", "calls": [call]}]}}
     assert told(page_html(data))["transcripts"]["1"][0]["calls"][0]["input"] == {"x": None, "y": [None]}
-
-
-@pytest.mark.once
-def test_the_wheel_has_the_files_of_the_page(tmp_path: Path) -> None:
-    hatchling = pytest.importorskip("hatchling.builders.wheel")
-    builder = hatchling.WheelBuilder(str(WEB.parent.parent))
-    wheel = next(iter(builder.build(directory=str(tmp_path), versions=["standard"])))
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {f"agentpool/web/page.{each}" for each in ("html", "css", "js")} <= set(names)

@@ -706,7 +706,7 @@ function stateOfRun() {
     if (run.exit) {
       const exit = line(run.exit, 120);
       const code = /exit code (\d+)/.exec(exit);
-      if (/paused/i.test(exit)) return [exit, "warn"];
+      if (/paused|unfinished|resumed/i.test(exit)) return [exit, "warn"];
       const isGood = code ? code[1] === "0" : /^(completed|ended|done|the pool has ended)/i.test(exit);
       return [exit, isGood && !counts.failed ? "good" : isGood ? "" : "bad"];
     }
@@ -2482,7 +2482,7 @@ let secondsAt = 0;
 fitView();
 applyTheme();
 measure();
-$("follow").hidden = !run.live;
+$("follow").hidden = $("skip-approvals").hidden = !run.live;
 if (run.live) {
   tellConnection("connecting…");
   connect();

@@ -21,6 +21,7 @@ from agentpool._core.rates import Rates
 from agentpool._core.summaries import NOTED, EndState, note_of, reason_of, state_of
 from agentpool._core.text import brief
 from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool._core.value import value
 
 SPANS_KEPT = 500_000
 """So many spans of the timeline are kept, the latest; so a run of any length has room."""
@@ -53,7 +54,7 @@ _KIND_OF_PHASE: Mapping[str, SpanKind] = {
 }
 
 
-@attrs.frozen
+@value
 class Span:
     """What an agent did, from one moment to another.
 
@@ -79,7 +80,7 @@ class Span:
     blocked_on: tuple[AgentId, ...] = ()
 
 
-@attrs.frozen
+@value
 class Arrow:
     """A message, from one lane to another.
 
@@ -98,7 +99,7 @@ class Arrow:
     kind: Literal["message", "question", "reply"]
 
 
-@attrs.frozen
+@value
 class Note:
     """A line that people should read, such as a warning.
 

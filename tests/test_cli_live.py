@@ -212,3 +212,26 @@ def test_frames_take_no_more_than_a_fiftieth_of_the_time() -> None:
     assert seconds_to_next_frame(0.0) == seconds_to_next_frame(0.005) == 0.25
     assert seconds_to_next_frame(0.03) == pytest.approx(1.5)
     assert seconds_to_next_frame(3.0) == 5.0
+
+
+async def test_agents_that_were_there_before_the_view_are_seen(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def waits(ctx: AgentContext) -> None:
+        await ctx.receive()
+
+    async def parent(ctx: AgentContext) -> None:
+        await ctx.spawn(waits, name="child")
+        await ctx.join_all()
+
+    out = io.StringIO()
+    async with AsyncExitStack() as stack, open_agent_pool(max_concurrent=5) as pool:
+        await pool.spawn(parent, name="resumed")
+        await trio.testing.wait_all_tasks_blocked()
+        view = LiveView(Console(file=out, force_terminal=True, width=80, height=24, color_system=None))
+        with trio.move_on_after(5):
+            await view.keep_drawing(pool, Drivers(stack, None, None, print))
+        view.close()
+        pool.abort_all()
+    assert re.search(r" 1  resumed +waits for child", out.getvalue())
+    assert re.search(r" 2  .-child +waits for anybody", out.getvalue()) or "`-child" in out.getvalue()

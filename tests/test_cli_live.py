@@ -212,3 +212,28 @@ def test_frames_take_no_more_than_a_fiftieth_of_the_time() -> None:
     assert seconds_to_next_frame(0.0) == seconds_to_next_frame(0.005) == 0.25
     assert seconds_to_next_frame(0.03) == pytest.approx(1.5)
     assert seconds_to_next_frame(3.0) == 5.0
+
+
+async def test_agents_that_were_there_before_the_view_are_seen() -> None:
+    async def waits(ctx: AgentContext) -> None:
+        await ctx.receive()
+
+    async def parent(ctx: AgentContext) -> None:
+        await ctx.spawn(waits, name="child")
+        await ctx.join_all()
+
+    out = io.StringIO()
+    async with AsyncExitStack() as stack, open_agent_pool(max_concurrent=5) as pool:
+        await pool.spawn(parent, name="resumed")
+        await trio.testing.wait_all_tasks_blocked()
+        view = LiveView(Console(file=out, force_terminal=True, width=80, height=24, color_system=None))
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(view.keep_drawing, pool, Drivers(stack, None, None, print))
+                while "0 dead letters" not in out.getvalue():  # noqa: ASYNC110 - it is drawn in a thread
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+        view.close()
+        pool.abort_all()
+    assert re.search(r" 1  resumed +waits for child", out.getvalue())
+    assert re.search(r" 2  `-child +waits for anybody", out.getvalue())

@@ -108,5 +108,5 @@ def test_warnings_become_lines() -> None:
 
 
 def test_an_event_of_an_agent_whose_start_was_missed_is_no_error() -> None:
-    assert told(Picture(), ev.GuardWarned(3, 0.0, 7, 0, text="loops")) == "7: warning: loops"
-    assert told(Picture(), ev.AgentStarted(3, 0.0, 7, 0)) is None
+    assert told(Picture(), ev.GuardWarned(3, 0.0, 7, 0, text="loops")) == "agent 7: warning: loops"
+    assert told(Picture(), ev.AgentStarted(3, 0.0, 7, 0)) == "agent 7: started as agent 7"

@@ -68,7 +68,8 @@ class Run:
 
     def complete(self, agent: int) -> None:
         parent = self.parents[agent]
-        outcome = Completed(agent_id=agent, name="", parent_id=parent, value="x", duration=1.0)
+        used = self.picture.rows[agent].usage
+        outcome = Completed(agent_id=agent, name="", parent_id=parent, value="x", duration=1.0, usage=used)
         self.picture.take(ev.AgentFinished(0, self.now, agent, parent, outcome=outcome))
 
     def wait(self, **targets: tuple[int, ...]) -> None:
@@ -123,11 +124,11 @@ def test_who_needs_a_person_or_has_failed_or_works_is_seen_and_the_rest_is_folde
     run.now = 10.0
     run.wait(**{f"_{number}": () for number in range(1, 101)})
     run.now = 20.0
+    run.answered(99, TokenUsage(1_000_000, 200_000, cost_usd=3.4))
     run.ask(50, "wipe")
     run.fail(60)
     run.picture.sample({n: () for n in range(1, 101) if n not in (50, 60, 70)}, [71], run.now)
     run.reason(70)
-    run.answered(99, TokenUsage(1_000_000, 200_000, cost_usd=3.4))
     assert names_seen(run, 6) == ["w1", "w50", "w60", "w70", "w71", "+95"]
     *_, last = tree_of(run.picture, 6, (), run.now)
     assert last == Folded((), {"waiting": 95}, 1_200_000, 3.4)

@@ -152,6 +152,30 @@ def test_more_agents_than_lines_scroll_nothing_away(tmp_path: Path, rows: int, c
         assert terminal.read_to_the_end() == 0
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(24, 80), (50, 200)])
+def test_a_tree_of_more_agents_than_lines_is_folded_below_each_parent(
+    tmp_path: Path, rows: int, columns: int
+) -> None:
+    # docker/compose#10256, with agents that spawn agents
+    command = fleet(tmp_path, "spawns", "boss", count=250, rest='capabilities = ["spawn"]')
+    with on_a_terminal(command, rows=rows, columns=columns) as terminal:
+        terminal.read_until(
+            lambda text: "1,000 agents: 750 reasoning, 250 waiting; 250.0k tokens" in text, 90
+        )
+        frames = terminal.raw.count(b"1,000 agents: ")
+        terminal.read_until(lambda _: terminal.raw.count(b"1,000 agents: ") > frames + 1, 60)
+        screen = seen_by_a_person(terminal, rows, columns)
+        go(tmp_path)
+        assert terminal.read_to_the_end() == 0
+    text = "\n".join(lines_of(screen))
+    assert len(screen.history.top) == 0
+    assert re.search(r"^ +\d+  boss-\d+ +waits for ", text, re.MULTILINE)
+    assert re.search(r"└─(first|second|third|\d more: \d reasoning)", text)
+    shown = len(re.findall(r"^ +\d+  (boss|[├└]─)", text, re.MULTILINE))
+    folded = sum(int(number.replace(",", "")) for number in re.findall(r"([\d,]+) more: ", text))
+    assert shown + folded == 1000
+
+
 def test_a_terminal_that_is_resized_while_agents_work_shows_one_frame_of_the_new_size(tmp_path: Path) -> None:
     # google-gemini/gemini-cli#6410, Textualize/rich#1024
     with on_a_terminal(fleet(tmp_path, "waits", count=100), rows=40, columns=120) as terminal:

@@ -25,7 +25,7 @@ from agentpool._core.picture import Picture
 from agentpool.cli._frame import Frames, Piece, Size
 from agentpool.cli._progress import LONGEST_LINE, FewLines, kind_of, told
 from agentpool.cli._quiet import Quiet
-from agentpool.cli._sums import pool_parts, provider_parts, sample
+from agentpool.cli._sums import begin_with, pool_parts, provider_parts, sample
 from agentpool.cli._text import cut, encodable, one_line
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ class LiveView:
 
     async def keep_drawing(self, pool: AgentPool, drivers: Drivers) -> None:
         """Draw a frame, wait, and so on until cancelled, or until the terminal has gone."""
+        begin_with(self._picture, pool, trio.current_time())
         limiter = trio.CapacityLimiter(1)  # not the one of the agents' threads
         while not self._gone:
             taken = 0.0
@@ -225,7 +226,7 @@ class LiveView:
         self._is_coming = False
         with self._terminal:
             try:
-                if self._is_open:
+                if not self._gone:
                     self._put_above()
             except OSError:
                 self._gone = True

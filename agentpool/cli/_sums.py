@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
 from agentpool._core.picture import BLOCKERS_KEPT, AgentRow, Picture
+from agentpool._kernel.live_agents import live_agents
 from agentpool.cli._text import cut, listed, one_line
 
 if TYPE_CHECKING:
     from agentpool._core.budget import BudgetStatistics
     from agentpool._kernel.inbox import InboxStatistics
+    from agentpool._kernel.pool import AgentPool
     from agentpool._kernel.statistics import PoolStatistics, WaitingAgent
     from agentpool.cli._drivers import Drivers
 
@@ -84,6 +87,15 @@ def tell_used(tokens: int, cost_usd: float) -> str:
     """Tell tokens and money; empty if there is neither."""
     parts = [f"{few(tokens)} tokens"] if tokens else []
     return ", ".join([*parts, *([price(cost_usd)] if cost_usd else [])])
+
+
+def begin_with(picture: Picture, pool: AgentPool, time: float) -> None:
+    """Take in the agents that are there already, such as those of a run that is resumed."""
+    for agent in live_agents(pool):
+        if agent.id not in picture.rows:
+            picture.take(ev.AgentSpawned(0, time, agent.id, agent.parent_id, agent.name))
+            if agent.has_started:
+                picture.take(ev.AgentStarted(0, time, agent.id, agent.parent_id))
 
 
 def sample(picture: Picture, now: PoolStatistics, time: float) -> None:

@@ -16,7 +16,7 @@ from agentpool._core.picture import Picture
 from agentpool.cli._progress import LONGEST_LINE, FewLines, kind_of, told
 from agentpool.cli._quiet import Quiet
 from agentpool.cli._streams import say
-from agentpool.cli._sums import sample, standings_of, tell_all, tell_rates
+from agentpool.cli._sums import begin_with, sample, standings_of, tell_all, tell_rates
 from agentpool.cli._tables import can_draw
 from agentpool.cli._text import cut, one_line
 
@@ -140,6 +140,7 @@ class PlainView:
     async def keep_drawing(self, pool: AgentPool, drivers: Drivers) -> None:
         """Print a line of sums from time to time, until cancelled."""
         began = printed = trio.current_time()
+        begin_with(self._picture, pool, began)
         version = -1
         while True:
             now = trio.current_time()

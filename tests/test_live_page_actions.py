@@ -114,7 +114,6 @@ async def test_what_is_no_request_does_nothing(body: bytes, status: int) -> None
 async def test_a_request_that_does_not_come_to_its_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_requests, "BODY_SECONDS", 0.1)
     async with open_agent_pool(max_concurrent=8) as pool, page_of(pool) as page, page.browser() as browser:
-
         with trio.fail_after(SECONDS / 2):
             async with await trio.open_tcp_stream("127.0.0.1", page.port) as stream:
                 head = f"POST /drain HTTP/1.1\r\nhost: 127.0.0.1:{page.port}\r\n"
@@ -456,7 +455,8 @@ async def test_whatever_a_model_wrote_can_be_read() -> None:
 
     async with open_agent_pool(ScriptedDriver(answer), max_concurrent=1) as pool:
         async with page_of(pool) as page, page.browser() as browser:
-            handle = await pool.spawn(SpawnConfig(AgentManifest(name="odd", tools=(f"{__name__}:wipe",)), "?"))
+            manifest = AgentManifest(name="odd", tools=(f"{__name__}:wipe",))
+            handle = await pool.spawn(SpawnConfig(manifest, "?"))
             await browser.look(lambda seen: seen.named("odd").get("ended"))
             messages = await transcript(browser, handle.id)
             given = messages[1]["calls"][0]["input"]

@@ -83,7 +83,7 @@ def test_a_run_is_seen_with_its_agents_and_how_they_ended(
             "completed",
             "failed: ValueError: no such file",
         ]
-        assert page.title() == "ended, with failures · run.db · agentpool"
+        until(page, "document.title === 'ended, with failures · run.db · agentpool'")
         assert "4: 2 completed, 1 failed, 1 aborted" in page.locator("#totals").inner_text()
         assert not page.locator("#drain").is_visible()
         assert not page.locator("#approvals").is_visible()

@@ -240,6 +240,7 @@ async def test_agents_that_were_there_before_the_view_are_seen() -> None:
         pool.abort_all()
     assert re.search(r" 1  resumed +waits for child", out.getvalue())
     assert re.search(r" 2  `-child +waits for anybody", out.getvalue())
+    assert "(resumed for child, child for anybody)" in out.getvalue()
 
 
 async def test_a_budget_is_told_with_its_limits() -> None:

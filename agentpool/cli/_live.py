@@ -186,7 +186,7 @@ class LiveView:
     def _drawing(self, pool: AgentPool, drivers: Drivers) -> _Drawing:
         time_now, now = trio.current_time(), pool.statistics()
         sample(self._picture, now, time_now)
-        figures = [*pool_parts(now), *provider_parts(drivers)]
+        figures = [*pool_parts(now, self._picture.rows), *provider_parts(drivers)]
         size = self._console.size
         return _Drawing(self._frames.frame(self._picture, figures, Size(size.height, size.width), time_now))
 

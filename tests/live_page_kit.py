@@ -20,6 +20,10 @@ SECONDS = 30.0
 """Within so many real seconds whatever is waited for has happened."""
 
 
+class NoRoomError(Exception):
+    """Too many look already."""
+
+
 @attrs.frozen
 class Told:
     """A server-sent event."""
@@ -70,6 +74,8 @@ class Browser:
         headers = {} if self.seen is None else {"last-event-id": self.seen}
         options: dict[str, Any] = {"headers": headers, "timeout": SECONDS}
         async with self.client.stream("GET", self.address + path, **options) as response:
+            if response.status_code == 503:
+                raise NoRoomError
             assert response.status_code == 200, (response.status_code, await response.aread())
             async with aclosing(told_in(response)) as told:
                 yield told

@@ -284,6 +284,16 @@ def test_devices_are_written_to(journal: Path) -> None:
     assert not Path("/dev/null").is_file()
 
 
+def test_a_pipe_whose_reader_goes_away_is_no_crash(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = journal.with_name("pipe")
+    os.mkfifo(pipe)
+    with subprocess.Popen(["head", "-c", "10", str(pipe)], stdout=subprocess.PIPE) as reader:
+        assert call(["timeline", str(journal), "-o", str(pipe)]) == 1
+        assert reader.communicate(timeout=60)[0] == b"<!DOCTYPE "
+    assert told(capsys) == ""
+    assert pipe.exists()
+
+
 def test_where_a_link_leads_to_is_replaced(journal: Path) -> None:
     page, link = journal.with_name("page.html"), journal.with_name("link.html")
     page.write_text("old")

@@ -455,9 +455,8 @@ async def test_whatever_a_model_wrote_can_be_read() -> None:
 
     async with open_agent_pool(ScriptedDriver(answer), max_concurrent=1) as pool:
         async with page_of(pool) as page, page.browser() as browser:
-            handle = await pool.spawn(
-                SpawnConfig(AgentManifest(name="odd", tools=(f"{__name__}:wipe",)), "?")
-            )
+            manifest = AgentManifest(name="odd", tools=(f"{__name__}:wipe",))
+            handle = await pool.spawn(SpawnConfig(manifest, "?"))
             await browser.look(lambda seen: seen.named("odd").get("ended"))
             messages = await transcript(browser, handle.id)
             given = messages[1]["calls"][0]["input"]

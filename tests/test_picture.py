@@ -486,6 +486,31 @@ def test_a_second_life_that_does_something_or_waits_has_begun() -> None:
     assert row.state == "running"
 
 
+def test_a_run_that_was_cut_off_and_went_on() -> None:
+    told = Told()
+    told.spawn(1)
+    told.phase(1, "act")
+    told.starts_tool(1, "look", after=1)
+    told.spawn(2)
+    told.ends(2)
+    told.spawn(3)
+    told.picture.cut(told.time)
+    told.picture.cut(told.time + 2)
+    told.time += 3
+    told.picture.waits(1, (2,), told.time)
+    told.picture.waits(1, None, told.time + 1)
+    told.picture.restarted(3, 1, told.time + 2)
+    told.sample({}, after=100)
+    assert (told.row(3).state, told.row(3).kind) == ("restarting", "starting")
+    assert told.lane(1) == [
+        ("acting", 0, 1),
+        ("acting", 1, 3, "look"),
+        ("acting", 3, 4, "look"),
+        ("waiting", 4, 5, (2,)),
+    ]
+    check_lanes(told.picture)
+
+
 # -- what was dropped ------------------------------------------------------------
 
 
@@ -576,11 +601,8 @@ def test_every_kind_of_event_changes_something_or_is_left_out_on_purpose() -> No
 
 def test_agents_that_lived_before_anybody_watched() -> None:
     told = Told()
-    told.picture.lives(3, "old", 0, told.time)
-    row = told.row(3)
+    row = told.spawn(3, name="old")
     assert (row.name, row.state, row.kind) == ("old", "running", "running")
-    told.picture.lives(3, "again", 0, told.time)
-    assert row.name == "old"
     told.spawn(3, name="resumed", starts=False)  # it is told again when somebody claims it
     assert (row.name, row.state) == ("resumed", "running")
     told.ends(3, usage=TokenUsage(100, 50), after=1)

@@ -49,7 +49,9 @@ from agentpool import (
     resume_agent_pool,
     tool,
 )
+from agentpool._core import events as ev
 from agentpool._core.picture import Picture
+from agentpool._kernel.live_agents import live_agents
 from agentpool.testing import instrumented
 
 USAGE = TokenUsage(10, 5, cost_usd=0.01)
@@ -345,9 +347,9 @@ async def test_a_run_that_is_resumed_tells_of_those_that_go_on(tmp_path: Path, a
     picture = Picture()
     async with resume_agent_pool(SqliteJournal(path), script()) as pool:
         async with pool.events(max_buffer=10**6) as events:
-            for handle in pool.resumed:
-                if handle.outcome is None:
-                    picture.lives(handle.id, handle.name, 0, trio.current_time())
+            for agent in live_agents(pool):
+                now = trio.current_time()
+                picture.take(ev.AgentSpawned(0, now, agent.id, agent.parent_id, agent.name))
             for handle in pool.resumed:
                 await handle.wait()
             for event in events.next_batch_nowait():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import json
 import os
 import shutil
 import subprocess
@@ -144,8 +143,3 @@ def in_speedscope(browser: Any, modules: Path, trace: Path) -> str:
         text: str = page.inner_text("body")
         page.close()
     return f"{title}\n{text}"
-
-
-def sanitized(trace: str) -> Any:
-    """Return a trace as data, so that what it holds can be compared with what a viewer shows."""
-    return json.loads(trace)

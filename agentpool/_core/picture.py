@@ -21,6 +21,7 @@ from agentpool._core.rates import Rates
 from agentpool._core.summaries import NOTED, EndState, note_of, reason_of, state_of
 from agentpool._core.text import brief
 from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool._core.value import value
 
 SPANS_KEPT = 500_000
 """So many spans of the timeline are kept, the latest; so a run of any length has room."""
@@ -53,7 +54,7 @@ _KIND_OF_PHASE: Mapping[str, SpanKind] = {
 }
 
 
-@attrs.frozen
+@value
 class Span:
     """What an agent did, from one moment to another.
 
@@ -79,7 +80,7 @@ class Span:
     blocked_on: tuple[AgentId, ...] = ()
 
 
-@attrs.frozen
+@value
 class Arrow:
     """A message, from one lane to another.
 
@@ -98,7 +99,7 @@ class Arrow:
     kind: Literal["message", "question", "reply"]
 
 
-@attrs.frozen
+@value
 class Note:
     """A line that people should read, such as a warning.
 
@@ -262,6 +263,7 @@ class Picture:
     _waiting: Mapping[AgentId, tuple[AgentId, ...]] = attrs.field(factory=dict)
     # Those who ask again, or live again, at a time: no event tells that it has come.
     _due: dict[AgentId, None] = attrs.field(factory=dict)
+    _last_id: AgentId = 0
 
     def take(self, event: ev.Event) -> None:
         """Take an event in."""
@@ -284,18 +286,6 @@ class Picture:
             note = note_of(event, _name_of(event.agent_id, row))
             if note is not None:
                 self.note(note, event.agent_id)
-
-    def lives(self, agent_id: AgentId, name: str, parent_id: AgentId, now: float) -> None:
-        """Note an agent that was spawned before events were taken, such as one of a run that is resumed.
-
-        Harmless if it is known.
-        """
-        if agent_id not in self.rows:
-            self._at(now)
-            row = self._added(agent_id, name, parent_id)
-            row.state = "running"
-            row.kind = None
-            self._touch(row)
 
     def retrying(self, agent_id: AgentId, why: str, until: float, now: float) -> None:
         """Note that a model call of an agent failed, and is made again at a time on trio's clock."""
@@ -411,10 +401,20 @@ class Picture:
         parent = self.rows.get(parent_id)
         depth = 0 if parent is None else parent.depth + 1
         row = AgentRow(agent_id, brief(name, LONGEST_NAME), parent_id, depth, self.time, since=self.time)
+        if agent_id <= self._last_id:
+            self._back_again(agent_id)
+        self._last_id = max(self._last_id, agent_id)
         self.rows[agent_id] = row
         self.changed[agent_id] = None
         self.children.setdefault(parent_id, {})[agent_id] = None
         return row
+
+    def _back_again(self, agent_id: AgentId) -> None:
+        """Something late is told of an agent: if it was forgotten, it is there again."""
+        kept = [each for each in self.gone if each[1] != agent_id]
+        if len(kept) < len(self.gone):
+            self.gone = deque(kept)
+            self.forgotten -= 1
 
     def _missed(self, event: ev.Event) -> AgentRow:
         """Return the row of an agent of which this is the first event that came; others were dropped."""

@@ -1,10 +1,12 @@
-"""The agents of a pool by their ids, for whoever shows them to a person and has no handles of them."""
+"""A pool for whoever shows it to a person: its agents by their ids, without handles, and its events."""
 
 from __future__ import annotations
 
 import attrs
 
 from agentpool._core.messages import AgentId
+from agentpool._kernel.current import current_agent
+from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.pool import AgentPool
 from agentpool._kernel.protection import protect_module
 
@@ -15,19 +17,24 @@ class LiveAgent:
 
     Attributes:
       id, parent_id, name: who it is.
+      spawned_at: when it got its slot, on trio's clock.
       has_started: whether it took its first step.
     """
 
     id: AgentId
     parent_id: AgentId
     name: str
+    spawned_at: float
     has_started: bool
 
 
 def live_agents(pool: AgentPool) -> list[LiveAgent]:
     """Return the agents that have not ended, parents before their children."""
     records = pool._state.records.values()
-    return [LiveAgent(each.id, each.parent_id, each.name, each.status != "starting") for each in records]
+    return [
+        LiveAgent(each.id, each.parent_id, each.name, each.started_at, each.status != "starting")
+        for each in records
+    ]
 
 
 def abort_agent(pool: AgentPool, agent_id: AgentId, reason: str) -> bool:
@@ -41,6 +48,14 @@ def abort_agent(pool: AgentPool, agent_id: AgentId, reason: str) -> bool:
     record.pool.check_here()
     record.abort(reason)
     return True
+
+
+def subscribed(pool: AgentPool, max_buffer: int) -> EventSubscription:
+    """Subscribe to a pool's events, as `pool.events` does, without a block: close it when it is done with."""
+    log = pool._state.events
+    subscription = EventSubscription(log, max_buffer, "drop_oldest", current_agent())
+    log.subscribe(subscription)
+    return subscription
 
 
 protect_module(globals())

@@ -221,6 +221,7 @@ class OpenPool(AbstractAsyncContextManager[AgentPool]):
         self._settings = settings
         self._keeping = keeping
         self._parts = parts
+        self._watch: Callable[[AgentPool], object] | None = None
         self._state: PoolState | None = None
         self._opener: Activity | None = None
         self._nurseries = trio.open_nursery()
@@ -229,6 +230,10 @@ class OpenPool(AbstractAsyncContextManager[AgentPool]):
         """Have the first record of a new journal tell this too: JSON data, such as the fleet of the run."""
         assert self._keeping is not None
         self._keeping.about = about
+
+    def watch_with(self, watch: Callable[[AgentPool], object]) -> None:
+        """Have this called with the pool before anything happens in it: agents of a journal begin at once."""
+        self._watch = watch
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"a pool that is not open has no {name!r}; {_HOW_TO_OPEN}", name=name, obj=self)
@@ -269,6 +274,8 @@ class OpenPool(AbstractAsyncContextManager[AgentPool]):
             opener.know_nursery(nursery, of_pool=True)
         when_left_open(nursery, state)
         try:
+            if self._watch is not None:
+                self._watch(pool)
             if keeping is not None:
                 await keeping.begin(state, settings)
             instrument.tell_of(pool)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import attrs
-import trio
 
 from agentpool._core.outcomes import Completed
 from agentpool._kernel.context import AgentContext
 from agentpool.cli._journals import KeptRun, children_of, outcome_of, outcomes_of
-from agentpool.cli._otel import exporting
 from agentpool.cli._output import OutputDirectory
-from agentpool.cli._run import RunOptions, RunReport, perform, print_report
+from agentpool.cli._run import RunOptions, RunReport, performed, print_report
 from agentpool.cli._streams import only_ours, say
 from agentpool.cli._text import one_line
-from agentpool.cli._view import choose_view
 from agentpool.cli._web import page_for
 from agentpool.fleet.file import FleetFile
 from agentpool.fleet.start import Start, starts_of
@@ -29,48 +26,40 @@ def resume_run(path: Path, options: RunOptions) -> int:
       BadInputError: if the journal cannot be read, is in use, or a driver cannot be opened.
       ManifestError: if an agent has nothing to ask.
     """
-    page = None
-    with ExitStack() as until_left:
-        with only_ours() if options.as_json else nullcontext():
-            kept = KeptRun.read(path)
-            fleet = kept.fleet()
-            about = kept.about
-            name = str(about.get("path", path))
-            report = _report_of(kept, fleet)
-            if report is None:
-                kept.refuse_secrets()
-                memory = about.get("memory")
-                if options.output is not None:
-                    options = attrs.evolve(options, output=options.output.absolute())
-                if options.memory is not None:
-                    options = attrs.evolve(options, memory=options.memory.absolute())
-                path = path.absolute()
-                kept.enter_directory()
-                options = attrs.evolve(
-                    options,
-                    driver=options.driver or about.get("driver"),
-                    timeout=options.timeout or about.get("timeout"),
-                    memory=options.memory or (None if memory is None else Path(memory)),
-                    journal=path,
-                )
-                page = until_left.enter_context(page_for(options.web, path.name))
-                view = choose_view(quiet=options.quiet)
-                try:
-                    with exporting(options.otel):
-                        report = trio.run(perform, name, fleet, options, view, kept.past, page)
-                finally:
-                    view.close()
-            else:
-                say(one_line(f"{path}: this run has ended; its report again:"))
-                if options.output is not None:
-                    output = OutputDirectory.prepare(options.output)
-                    for outcome in outcomes_of(kept.past):
-                        output.write(outcome)
-                    report = attrs.evolve(report, lost=output.lost)
-        print_report(name, report, options)
-        if page is not None:
-            page.stay()
-    return report.exit_code
+    with only_ours() if options.as_json else nullcontext():
+        kept = KeptRun.read(path)
+        fleet = kept.fleet()
+        about = kept.about
+        name = str(about.get("path", path))
+        report = _report_of(kept, fleet)
+        if report is not None:
+            say(one_line(f"{path}: this run has ended; its report again:"))
+            if options.output is not None:
+                output = OutputDirectory.prepare(options.output)
+                for outcome in outcomes_of(kept.past):
+                    output.write(outcome)
+                report = attrs.evolve(report, lost=output.lost)
+        else:
+            kept.refuse_secrets()
+    if report is not None:
+        print_report(name, report, options=options)
+        return report.exit_code
+    memory = about.get("memory")
+    if options.output is not None:
+        options = attrs.evolve(options, output=options.output.absolute())
+    if options.memory is not None:
+        options = attrs.evolve(options, memory=options.memory.absolute())
+    path = path.absolute()
+    kept.enter_directory()
+    options = attrs.evolve(
+        options,
+        driver=options.driver or about.get("driver"),
+        timeout=options.timeout or about.get("timeout"),
+        memory=options.memory or (None if memory is None else Path(memory)),
+        journal=path,
+    )
+    with page_for(options.web, path.name) as page:
+        return performed(name, fleet, options, kept.past, page)
 
 
 def _report_of(kept: KeptRun, fleet: FleetFile) -> RunReport | None:

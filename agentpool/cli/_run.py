@@ -112,15 +112,30 @@ def run_fleet(path: Path, options: RunOptions) -> int:
     with page_for(options.web, path.name) as page:
         with only_ours() if options.as_json else nullcontext():
             fleet = load_fleet(path, options.vars)
-            view = choose_view(quiet=options.quiet)
+        return performed(str(path), fleet, options, None, page)
+
+
+def performed(
+    path: str, fleet: FleetFile, options: RunOptions, past: Past | None, page: RunPage | None
+) -> int:
+    """Run a fleet, or go on with it, and print what came of it; return the exit code.
+
+    Args, raises: as `perform`.
+    """
+    view = choose_view(quiet=options.quiet)
+
+    async def perform_it() -> RunReport:
+        with only_ours() if options.as_json else nullcontext():
             try:
-                with exporting(options.otel):
-                    report = trio.run(perform, str(path), fleet, options, view, None, page)
+                return await perform(path, fleet, options, view, past, page)
             finally:
                 view.close()
-        print_report(str(path), report, options)
-        if page is not None:
-            page.stay()
+
+    report_it = partial(print_report, path, options=options)
+    with exporting(options.otel):
+        report = trio.run(perform_it) if page is None else trio.run(page.show, perform_it, report_it)
+    if page is None:
+        report_it(report)
     return report.exit_code
 
 
@@ -161,9 +176,12 @@ async def perform(
         run = _Run(view, drivers, output, options.journal, options.otel, page)
         approver: Approver | None = TerminalApprover(view) if can_ask() else None
         if page is not None:
-            page.begin(say if options.quiet else view.tell)
+            page.introduce(say if options.quiet else view.tell)
             approver = page.asking_beside(approver)
         pool = _opened(path, fleet, options, drivers, memory, starts, past, approver)
+        if page is not None:
+            assert isinstance(pool, OpenPool)
+            pool.watch_with(lambda made: page.begin(made, drivers, run.press, past))
         if past is not None:
             from agentpool.cli._journals import children_of, outcomes_of
 
@@ -171,8 +189,6 @@ async def perform(
             await _write_rest(output, list(outcomes_of(past)))
         async with trio.open_nursery() as nursery:
             # Captured, so that this nursery puts no group around an agent's SystemExit.
-            if page is not None:
-                nursery.start_soon(page.serve)
             ended = await acapture(run.to_its_end, pool, starts, nursery)
             if page is not None:
                 await page.ended(run.exit_code(starts), run.is_left, run.stopped_by)
@@ -300,13 +316,13 @@ class _Run:
             try:
                 with self._scope:
                     async with opened as pool:
+                        if self._page is not None:
+                            nursery.start_soon(self._page.watch)
                         # Left after the pool: so the ends of all agents are seen.
                         await around.enter_async_context(traced(pool, self._otel))
                         events = await around.enter_async_context(pool.events(max_buffer=EVENTS_KEPT))
                         nursery.start_soon(self._show, pool, events, shown)
                         nursery.start_soon(self._view.keep_drawing, pool, self._drivers)
-                        if self._page is not None:
-                            await nursery.start(self._page.watch, pool, self._drivers, self._signals.press)
                         around.enter_context(self._handling_signals(pool, nursery))
                         await self._start_all(pool, starts)
                         # The block ends here: servers end when nobody is left who could write to them.
@@ -381,6 +397,10 @@ class _Run:
         supervised = [outcome for outcome in self.children.values() if outcome.parent_id in supervisors]
         return sorted([*self._own(), *supervised], key=lambda outcome: outcome.agent_id)
 
+    def press(self) -> None:
+        """Do what the first signal does; nothing if one has come."""
+        self._signals.press()
+
     @property
     def stopped_by(self) -> int | None:
         """The signal that came first; None if none did, and also if it was the button on the page."""
@@ -410,7 +430,7 @@ def budget_of(fleet: FleetFile) -> Budget | None:
 # -- at the end ------------------------------------------------------------------
 
 
-def print_report(path: str, report: RunReport, options: RunOptions) -> None:
+def print_report(path: str, report: RunReport, *, options: RunOptions) -> None:
     """Print how a run went, as the options say."""
     with printing():
         if options.as_json:

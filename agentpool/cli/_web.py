@@ -5,25 +5,33 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import trio
+from outcome import Error, Value, acapture
 
 from agentpool._core.approval import ApprovalRequest, Decision
 from agentpool._core.messages import AgentId
+from agentpool._core.text import named
+from agentpool._kernel.live_agents import subscribed
 from agentpool.cli._asking import NOBODY_THERE
 from agentpool.cli._errors import BadInputError
 from agentpool.cli._signals import SIGNALS
 from agentpool.cli._streams import say
 
 if TYPE_CHECKING:
+    from agentpool._core.past import Past
+    from agentpool._kernel.events import EventSubscription
     from agentpool._kernel.pool import AgentPool
     from agentpool.abc import Approver
     from agentpool.cli._drivers import Drivers
     from agentpool.web._serve import LivePage
+
+R = TypeVar("R")
 
 _LOG = logging.getLogger("agentpool.web")
 
@@ -79,6 +87,7 @@ def page_for(options: WebOptions | None, title: str) -> Iterator[RunPage | None]
     except OSError as error:
         raise BadInputError(f"--web-port {options.port}: {error.strerror or error}") from error
     shown = RunPage(page, approver, options.stays)
+    page.failed = shown.note_failure
     try:
         yield shown
     finally:
@@ -99,6 +108,7 @@ class RunPage:
     tell: Callable[[str], object] = say
     _stopped_by: int | None = None
     _has_told: bool = False
+    _events: EventSubscription | None = None
     _watched: trio.Event | None = None
 
     def tell_link(self, link: str | None = None) -> None:
@@ -108,14 +118,43 @@ class RunPage:
 
     # -- while the run goes on --------------------------------------------------------------------
 
-    async def serve(self) -> None:
-        """Serve the page until cancelled."""
+    async def show(self, perform: Callable[[], Awaitable[R]], report: Callable[[R], None]) -> R:
+        """Serve the page while a run is performed, and as long as it stays; return the run's report.
+
+        Args:
+          perform: the run.
+          report: prints what came of it.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._serve)
+            # Captured, so that this nursery puts no group around it.
+            ended = await acapture(perform)
+            if isinstance(ended, Value):
+                self.tell = say
+                reported = await acapture(self._report_and_stay, partial(report, ended.value))
+                ended = reported if isinstance(reported, Error) else ended
+            nursery.cancel_scope.cancel("the run has ended")
+        return ended.unwrap()
+
+    async def _serve(self) -> None:
         try:
             await self._page.serve()
         except Exception as error:
             self._failed(error)
 
-    def begin(self, tell: Callable[[str], object]) -> None:
+    async def _report_and_stay(self, report: Callable[[], None]) -> None:
+        """Print the report; after it, serve the page until a signal comes, if it is to stay."""
+        if not self.stays:
+            report()
+            return
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        with trio.open_signal_receiver(*heard) as signals:
+            await trio.to_thread.run_sync(report)  # who reads it may be slow: `| less`
+            say("the live page stays until Ctrl-C")
+            async for _ in signals:
+                return
+
+    def introduce(self, tell: Callable[[str], object]) -> None:
         """Show the first link; from now on, what there is to say goes this way."""
         self.tell = tell
         self.tell_link()
@@ -136,28 +175,39 @@ class RunPage:
 
         return take
 
-    async def watch(
-        self,
-        pool: AgentPool,
-        drivers: Drivers,
-        drain: Callable[[], object],
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    def begin(
+        self, pool: AgentPool, drivers: Drivers, drain: Callable[[], object], past: Past | None
     ) -> None:
-        """Watch the pool until it has ended."""
-        self._watched = trio.Event()
+        """Subscribe to a pool in which nothing has happened yet; `watch` goes on from there.
+
+        Args:
+          pool: that of the run.
+          drivers: tell how the calls of each provider stand.
+          drain: what the button does.
+          past: what the run had come to before it was resumed.
+        """
+        from agentpool.web._watching import EVENTS_KEPT
+
         watching = self._page.watching
         watching.providers, watching.drain = drivers.statistics, drain
-        started = False
+        self._events = subscribed(pool, EVENTS_KEPT)
+        if past is None:
+            watching.begin(pool)
+        else:
+            from agentpool.cli._journals import outcomes_of
+
+            watching.begin(pool, outcomes_of(past), past.elapsed)
+
+    async def watch(self) -> None:
+        """Watch the pool until it has ended."""
+        assert self._events is not None
+        self._watched = trio.Event()
         try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(watching.watch, pool)
-                started = True
-                task_status.started()
+            await self._page.watching.watch(self._events)
         except Exception as error:
             self._failed(error)
-            if not started:
-                task_status.started()
         finally:
+            self._events.close()
             self._watched.set()
 
     async def ended(self, exit_code: int, is_left: bool, stopped_by: int | None) -> None:
@@ -178,9 +228,13 @@ class RunPage:
 
     def _failed(self, error: Exception) -> None:
         _LOG.error("the live page broke down", exc_info=error)
+        self.note_failure(error)
+
+    def note_failure(self, error: Exception) -> None:
+        """Tell once that something is wrong with the page."""
         if not self._has_told:
             self._has_told = True
-            self.tell(f"warning: the live page broke down, the run goes on: {type(error).__name__}: {error}")
+            self.tell(f"warning: the live page broke down, the run goes on: {named(error)}")
 
     # -- afterwards -------------------------------------------------------------------------------
 
@@ -192,21 +246,6 @@ class RunPage:
         if self._stays is None:
             return sys.stderr is not None and sys.stderr.isatty()
         return self._stays
-
-    def stay(self) -> None:
-        """Serve the page until a signal comes, if it is to stay."""
-        self.tell = say
-        if self.stays:
-            say("the live page stays until Ctrl-C")
-            trio.run(self._serve_until_signal)
-
-    async def _serve_until_signal(self) -> None:
-        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        with trio.open_signal_receiver(*heard) as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.serve)
-                async for _ in signals:
-                    nursery.cancel_scope.cancel("a signal came")
 
 
 @attrs.define(eq=False)

@@ -9,7 +9,7 @@ as the type of what is sent (which needs a leave that nobody gives), and the coo
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 import attrs
@@ -50,10 +50,12 @@ class Guard:
     Attributes:
       app: answers those.
       entry: knows the browsers that came by a link.
+      failed: is told when a request could not be answered.
     """
 
     app: App
     entry: Entry
+    failed: Callable[[Exception], object]
     load: Load = attrs.field(factory=Load)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,8 +89,12 @@ class Guard:
         with self.load.share(MOST_BODY if scope["method"] == "POST" else 0) as share:
             if share is None:
                 await answer(scope, sent, 503, "too many requests are under way; try again")
-            else:
+                return
+            try:
                 await self.app(scope, receive, sent)
+            except Exception as error:
+                self.failed(error)
+                raise
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str]:
         """Return the status and the text with which a request is refused; 0 if it is not."""

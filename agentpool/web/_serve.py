@@ -18,7 +18,7 @@ from agentpool.web._approving import PageApprover
 from agentpool.web._entry import Entry
 from agentpool.web._extra import check_extra
 from agentpool.web._streams import Streams
-from agentpool.web._watching import Watching
+from agentpool.web._watching import EVENTS_KEPT, Watching
 
 if TYPE_CHECKING:
     from agentpool.drivers.governed import GovernedDriver
@@ -28,7 +28,13 @@ SEND_SECONDS = 10.0
 LAST_WORDS = 2.0
 """So long the browsers have to be told of the end of the run, when the server is to end."""
 
+_ENDED = "the pool has ended"
+
 _LOG = logging.getLogger("agentpool.web")
+
+
+def _ignore(error: Exception) -> None:
+    pass
 
 
 @attrs.define(eq=False)
@@ -39,12 +45,14 @@ class LivePage:
       watching: what it shows.
       entry: who may see it.
       streams: who sees it now.
+      failed: is told when a request could not be answered; that is logged too.
     """
 
     watching: Watching
     entry: Entry
     streams: Streams
     _listener: socket.socket
+    failed: Callable[[Exception], object] = _ignore
 
     @classmethod
     def open(cls, watching: Watching, host: str, port: int, tell: Callable[[str], object]) -> LivePage:
@@ -73,15 +81,12 @@ class LivePage:
         return cls(watching, Entry(address, bound, tell), Streams(watching), listener)
 
     async def serve(self) -> None:
-        """Serve it until cancelled; it may be served again afterwards.
-
-        Cancellation: connections are closed.
-        """
+        """Serve it until cancelled, which closes the connections."""
         from agentpool.web._guard import Guard
         from agentpool.web._requests import Requests
 
         app = Requests(self.watching, self.streams).app()
-        await listen(Guard(app, self.entry), self._listener.dup(), _LOG, SEND_SECONDS)
+        await listen(Guard(app, self.entry, self.failed), self._listener, _LOG, SEND_SECONDS)
 
     async def tell_end(self, exit: str) -> None:
         """Say how the run ended, and give the browsers a moment to be told."""
@@ -144,19 +149,19 @@ async def serve_live_page(
     )
     page = LivePage.open(watching, host, port, on_link or _print_link)
     try:
-        async with trio.open_nursery() as nursery:
+        async with pool.events(max_buffer=EVENTS_KEPT) as events, trio.open_nursery() as nursery:
+            watching.begin(pool)
             scope = trio.CancelScope(shield=True)
             nursery.start_soon(_serve_in, page, scope)
+            task_status.started(page.entry.link())
             try:
-                async with trio.open_nursery() as inner:
-                    await inner.start(watching.watch, pool)
-                    task_status.started(page.entry.link())
-                watching.end("the pool has ended")
+                await watching.watch(events)
+                watching.end(_ENDED)
                 await trio.sleep_forever()
             finally:
-                with trio.CancelScope(shield=True):
-                    if watching.has_seen_end:
-                        await page.tell_end("the pool has ended")
+                if watching.has_seen_end:
+                    with trio.CancelScope(shield=True):
+                        await page.tell_end(_ENDED)
                 scope.cancel("the server is to end")
     finally:
         page.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,8 @@ MOST_STREAMS = 200
 BACK_AFTER = 1_000
 """Milliseconds after which a browser that lost its connection comes back."""
 BACK_AFTER_TURN = 2_000
+COMES_BACK = 1.5
+"""Seconds after which who has lost the connection has come back, or does not any more."""
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"x-accel-buffering", b"no"),  # for a proxy that would keep events back
@@ -37,11 +40,13 @@ class _Stream:
       session: of its browser.
       scope: of its wait for something new, the latest.
       gives_way: whether it makes room for another.
+      has_been_told: of the end of the run.
     """
 
     session: str
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     gives_way: bool = False
+    has_been_told: bool = False
 
 
 @attrs.define(eq=False)
@@ -51,6 +56,8 @@ class Streams:
     _watching: Watching
     _open: dict[_Stream, None] = attrs.field(factory=dict)
     _left: trio.Event = attrs.field(factory=trio.Event)
+    _away: dict[str, float] = attrs.field(factory=dict)
+    """When browsers went that have not been told of the end, by their sessions."""
 
     @property
     def count(self) -> int:
@@ -58,9 +65,16 @@ class Streams:
         return len(self._open)
 
     async def all_told(self) -> None:
-        """Wait until all have been told of the end of the run, or have gone."""
-        while self._open:
-            await self._left.wait()
+        """Wait until all have been told of the end of the run, or have gone.
+
+        Those that were here a moment ago count too: they may be on their way back.
+        """
+        while self._open or self._away:
+            latest = max(self._away.values(), default=math.inf) + COMES_BACK
+            with trio.move_on_at(math.inf if self._open else latest) as scope:
+                await self._left.wait()
+            if scope.cancelled_caught:
+                return
 
     async def serve(self, session: str, version: int, receive: Receive, send: Send) -> bool:
         """Tell a tab what is newer than a version, and all that follows; tell whether there was room.
@@ -90,10 +104,13 @@ class Streams:
             each.gives_way = True
             each.scope.cancel("another tab of the browser is told now")
         self._open[stream] = None
+        self._away.pop(session, None)
         try:
             yield stream
         finally:
             del self._open[stream]
+            if not stream.has_been_told:
+                self._away[session] = trio.current_time()
             left, self._left = self._left, trio.Event()
             left.set()
 
@@ -109,6 +126,7 @@ class Streams:
                 index += 1
             version, asked = batch.upto, batch.asked
             if exit is not None:
+                stream.has_been_told = True
                 await _write(send, b"event: end\ndata: " + plain_json({"exit": exit}).encode() + b"\n\n")
                 return
             with trio.CancelScope() as stream.scope:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ import trio
 from agentpool._core import events as ev
 from agentpool._core.governor import GovernorStatistics
 from agentpool._core.messages import AgentId
+from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.picture import Picture
 from agentpool._core.picture_pieces import pieces_since
 from agentpool._core.plain_json import plain_json
@@ -102,46 +103,64 @@ class Watching:
 
     # -- watching ----------------------------------------------------------------------------------
 
-    async def watch(
-        self, pool: AgentPool, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Watch a pool until it has ended; `end` is still to be called.
+    def begin(self, pool: AgentPool, ended: Iterable[AnyOutcome] = (), elapsed: float = 0.0) -> None:
+        """Take in the agents that there are already, of which no event will tell.
 
-        Cancellation: nothing more is seen of the pool.
+        Args:
+          pool: whose events are subscribed to at this very moment.
+          ended: how those ended that had before the run was resumed; they started seconds into the run.
+          elapsed: how long the run went on before.
         """
         self._pool = pool
-        async with pool.events(max_buffer=EVENTS_KEPT) as events:
-            self._begin_with(pool)
-            self._look(pool)
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._keep_looking, pool)
-                task_status.started()
-                try:
-                    while batch := await events.next_batch():
-                        self._take(batch, events)
-                finally:
-                    self._nursery = None
-                    if events.closed:  # also when we are cancelled before we have seen it
-                        while rest := events.next_batch_nowait():
-                            self._take(rest, events)
-                        self._look(pool)
-                        self.has_seen_end = True
-                nursery.cancel_scope.cancel("the pool has ended")
+        now = trio.current_time()
+        zero = now - elapsed
+        seen: list[tuple[tuple[int, float, int], ev.Event]] = []
+        for agent in live_agents(pool):
+            who = agent.id, agent.parent_id
+            spawned = ev.AgentSpawned(0, agent.spawned_at, *who, agent.name)
+            seen.append(((0, 0.0, agent.id), spawned))
+            if agent.has_started:
+                seen.append(((1, 0.0, agent.id), ev.AgentStarted(0, agent.spawned_at, *who)))
+        for outcome in ended:
+            who, at = (outcome.agent_id, outcome.parent_id), zero + outcome.started_at
+            seen.append(((0, 0.0, outcome.agent_id), ev.AgentSpawned(0, at, *who, outcome.name)))
+            seen.append(((1, 0.0, outcome.agent_id), ev.AgentStarted(0, at, *who)))
+            end = at + outcome.duration
+            seen.append(((2, end, outcome.agent_id), ev.AgentFinished(0, end, *who, outcome)))
+        for _, event in sorted(seen, key=lambda each: each[0]):  # parents before their children
+            self.picture.take(event)
+
+    async def watch(self, events: EventSubscription) -> None:
+        """Watch the pool until it has ended; `end` is still to be called.
+
+        Args:
+          events: of the pool that it was begun with.
+
+        Cancellation: nothing more is seen of the pool, unless it has ended: then all is taken in.
+        """
+        pool = self._pool
+        assert pool is not None
+        self._look(pool)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._keep_looking, pool)
+            try:
+                while batch := await events.next_batch():
+                    self._take(batch, events)
+            finally:
+                self._nursery = None
+                if events.closed:
+                    while rest := events.next_batch_nowait():
+                        self._take(rest, events)
+                    self._look(pool)
+                    self.has_seen_end = True
+            nursery.cancel_scope.cancel("the pool has ended")
 
     def end(self, exit: str) -> None:
         """Say how the run ended: nothing changes any more."""
         self.exit = exit
         self._pool = None
         self._tell()
-
-    def _begin_with(self, pool: AgentPool) -> None:
-        """Take in the agents that there are already, of which no event will tell."""
-        now = trio.current_time()
-        for agent in live_agents(pool):
-            self.picture.take(ev.AgentSpawned(0, now, agent.id, agent.parent_id, agent.name))
-            if agent.has_started:
-                self.picture.take(ev.AgentStarted(0, now, agent.id, agent.parent_id))
 
     def _take(self, batch: Sequence[ev.Event], events: EventSubscription) -> None:
         for event in batch:

@@ -229,7 +229,7 @@ async def test_agents_that_were_there_before_the_view_are_seen() -> None:
     async with AsyncExitStack() as stack, open_agent_pool(max_concurrent=5) as pool:
         await pool.spawn(parent, name="resumed")
         await trio.testing.wait_all_tasks_blocked()
-        view = LiveView(Console(file=out, force_terminal=True, width=80, height=24, color_system=None))
+        view = LiveView(Console(file=out, force_terminal=True, width=250, height=24, color_system=None))
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(view.keep_drawing, pool, Drivers(stack, None, None, print))

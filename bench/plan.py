@@ -250,6 +250,13 @@ def _w7() -> Workload:
             Contender(
                 "agentpool: statistics() of 10,000 agents", "w7:statistics", 10_000, tiny=100, once=True
             ),
+            Contender(
+                "agentpool: statistics() of 10,000 agents that wait",
+                "w7:statistics_of_waiting",
+                10_000,
+                tiny=100,
+                once=True,
+            ),
             Contender("agentpool: command line to the first agent", "w7:command_line", 1),
         ),
         floor="import trio",
@@ -257,6 +264,7 @@ def _w7() -> Workload:
             Goal("agentpool: import", "ms", 1.5, "import trio"),
             Goal("agentpool: from agentpool import open_agent_pool", "ms", 1.7, "import trio"),
             Goal("agentpool: statistics() of 10,000 agents", "ms", 5),
+            Goal("agentpool: statistics() of 10,000 agents that wait", "ms", 20),
             Goal("agentpool: command line to the first agent", "ms", 600),
         ),
     )
@@ -363,6 +371,68 @@ def _w8() -> tuple[Workload, ...]:
     )
 
 
+def _w9() -> tuple[Workload, Workload, Workload]:
+    events = (
+        ("an event of no use", "ignored"),
+        ("a piece of an answer", "words"),
+        ("a change of phase", "phases"),
+        ("a model call's event", "models"),
+        ("a tool call's event", "tools"),
+        ("a message", "messages"),
+        ("a whole agent: spawn, start, end", "agents"),
+    )
+    views = (
+        ("a sample, nothing new", "sample_same"),
+        ("a sample, all begin to wait", "sample_all"),
+        ("all agents as data", "changes_all"),
+        ("all agents as JSON", "changes_all_json"),
+        ("10 that changed, as JSON", "changes_few"),
+    )
+    return (
+        Workload(
+            "W9 events",
+            "What is seen: an event taken into the picture of a run",
+            {"us": "µs"},
+            tuple(
+                Contender(f"agentpool: {label}", f"w9:{name}", 100_000, 1_000, 100) for label, name in events
+            ),
+            floor="agentpool: an event of no use",
+            goals=tuple(Goal(f"agentpool: {label}", "us", 5) for label, _ in events[:-1]),
+        ),
+        Workload(
+            "W9 views",
+            "The picture of 10,000 agents, and of 500,000 spans",
+            {"ms": "ms", "bytes": "bytes per span"},
+            (
+                *(Contender(f"agentpool: {label}", f"w9:{name}", 10_000, 0, 100) for label, name in views),
+                Contender("agentpool: 500,000 spans as data", "w9:spans", 500_000, 0, 1_000, once=True),
+            ),
+            floor="agentpool: a sample, nothing new",
+            goals=(
+                Goal("agentpool: a sample, all begin to wait", "ms", 25),
+                Goal("agentpool: all agents as JSON", "ms", 100),
+                Goal("agentpool: 10 that changed, as JSON", "ms", 1),
+                Goal("agentpool: 500,000 spans as data", "bytes", 250),
+            ),
+        ),
+        Workload(
+            "W9 run",
+            "1,000 agents of 20 turns, 100 at once, with a model that takes no time; who watches them",
+            {"us": "µs per turn"},
+            (
+                Contender("agentpool: nobody", "w9:unseen", 1_000, 20),
+                Contender("agentpool: a subscriber that never reads", "w9:dropped", 1_000, 20),
+                Contender("agentpool: a subscriber that reads", "w9:read", 1_000, 20),
+                Contender("agentpool: a picture, four times a second as JSON", "w9:drawn", 1_000, 20),
+            ),
+            floor="agentpool: nobody",
+            goals=(
+                Goal("agentpool: a picture, four times a second as JSON", "us", 2.5, "agentpool: nobody"),
+            ),
+        ),
+    )
+
+
 WORKLOADS: tuple[Workload, ...] = (
     _w1(),
     _w2("two agents in ping-pong", "ping_pong"),
@@ -375,6 +445,7 @@ WORKLOADS: tuple[Workload, ...] = (
     _w7(),
     *_w7_journal(),
     *_w8(),
+    *_w9(),
 )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from typing import Any
 
 
 def _import_ms(name: str) -> dict[str, float]:
@@ -32,20 +33,35 @@ def import_pool(size: int) -> dict[str, float]:
 
 def statistics(size: int) -> dict[str, float]:
     """`statistics()` of a pool with `size` agents alive."""
+    return _statistics_ms(size, waits=False)
+
+
+def statistics_of_waiting(size: int) -> dict[str, float]:
+    """The same with agents that wait for each other: the snapshot tells each of them, and for whom."""
+    return _statistics_ms(size, waits=True)
+
+
+def _statistics_ms(size: int, *, waits: bool) -> dict[str, float]:
     import trio
+    import trio.testing
 
     import agentpool
 
     milliseconds = 0.0
 
-    async def waits(ctx: agentpool.AgentContext) -> None:
+    async def sleeps(ctx: agentpool.AgentContext) -> None:
         await trio.sleep_forever()
 
+    async def asks(ctx: agentpool.AgentContext) -> None:
+        await ctx.ask(first.id, None) if ctx.id % 2 else await ctx.receive()
+
     async def main() -> None:
-        nonlocal milliseconds
-        async with agentpool.open_agent_pool(max_concurrent=size) as pool:
-            for _ in range(size):
-                await pool.spawn(waits)
+        nonlocal milliseconds, first
+        async with agentpool.open_agent_pool(max_concurrent=size, inbox_capacity=size) as pool:
+            first = await pool.spawn(sleeps)
+            for _ in range(size - 1):
+                await pool.spawn(asks if waits else sleeps)
+            await trio.testing.wait_all_tasks_blocked()
             for _ in range(3):
                 start = time.process_time()
                 pool.statistics()
@@ -53,6 +69,7 @@ def statistics(size: int) -> dict[str, float]:
             pool.abort_all()
             await pool.join_all()
 
+    first: Any = None
     trio.run(main)
     return {"ms": milliseconds}
 

@@ -22,67 +22,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
+from scene import write_scene
 
 PICTURE = Path(__file__).parent / "_static" / "run.svg"
-COLUMNS, LINES = 92, 22
+COLUMNS, LINES = 100, 26
 SECONDS = 4.6
-
-FLEET = """
-[pool]
-max_concurrent = 4
-
-[[agents]]
-name = "editor"
-query = "Collect what the readers found."
-[agents.manifest]
-name = "editor"
-capabilities = ["messaging"]
-[agents.manifest.script]
-function = "script:edit"
-"""
-
-READER = """
-[[agents]]
-name = "{name}"
-query = "Read {name}.md."
-[agents.manifest]
-name = "reader"
-capabilities = ["messaging"]
-[agents.manifest.script]
-function = "script:read"
-"""
-
-PAGES = ["pool", "messages", "events", "waiting", "isolation", "restarts", "loop", "tools", "memory"]
-
-SCRIPT = """
-from random import Random
-
-import trio
-
-from agentpool import Completion, CompletionRequest, TokenUsage, ToolCall, ToolMessage
-
-dice = Random(7)
-
-
-async def answer(request: CompletionRequest, *calls: ToolCall) -> Completion:
-    await trio.sleep(dice.uniform(0.4, 1.4))
-    tokens = TokenUsage(input_tokens=400 + 300 * len(request.messages), output_tokens=dice.randrange(40, 160))
-    return Completion("" if calls else "Done.", calls, usage=tokens)
-
-
-async def read(request: CompletionRequest) -> Completion:
-    if any(isinstance(message, ToolMessage) for message in request.messages):
-        return await answer(request)
-    told = {"to": "editor", "content": "two broken links"}
-    return await answer(request, ToolCall("1", "send_message", told))
-
-
-async def edit(request: CompletionRequest) -> Completion:
-    heard = sum(isinstance(message, ToolMessage) for message in request.messages)
-    if heard == COUNT:
-        return await answer(request)
-    return await answer(request, ToolCall(str(heard), "receive_message", {}))
-"""
 
 
 def run_on_screen(command: list[str], directory: str) -> str:
@@ -130,9 +74,7 @@ def screen_of(written: str) -> list[str]:
 def main() -> None:
     """Run the fleet, and draw the screen."""
     with tempfile.TemporaryDirectory() as directory:
-        fleet = FLEET + "".join(READER.format(name=name) for name in PAGES)
-        (Path(directory) / "fleet.toml").write_text(fleet)
-        (Path(directory) / "script.py").write_text(SCRIPT.replace("COUNT", str(len(PAGES))))
+        write_scene(Path(directory))
         written = run_on_screen([sys.executable, "-m", "agentpool", "run", "fleet.toml"], directory)
     console = Console(
         record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor"

@@ -1,4 +1,4 @@
-"""What the tests of the page share: Debian's Chromium, looked at by playwright, and runs that are shown in it.
+"""What the tests of the page share: Debian's Chromium, steered by playwright, and runs to show in it.
 
 playwright's interface without `async` is used: a test of the page is a plain function, and a pool that is
 shown to it runs in a thread of its own.
@@ -10,7 +10,9 @@ import itertools
 import os
 import queue
 import shutil
+import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -23,15 +25,20 @@ import trio
 
 from agentpool import AgentPool, open_agent_pool
 from agentpool._core import events as ev
+from agentpool._core.approval import ApprovalRequest
 from agentpool._core.messages import ToolCall
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.picture import Picture
 from agentpool._core.picture_data import changes_since
 from agentpool._core.usage import NO_USAGE
+from agentpool._serving.listening import listener_on
 from agentpool.web._page import page_html
 
 SECONDS = 30.0
 """Within so many seconds the page shows what is waited for, also on a busy machine."""
+
+LONGEST = 120
+"""So many seconds a test looks at a page at the most."""
 
 WIDE = {"width": 1280, "height": 800}
 NARROW = {"width": 390, "height": 844}
@@ -40,7 +47,10 @@ ROWS = ".tree-body .row"
 
 
 def require_browser() -> str:
-    """Return the browser's path. Skip the test if there is none; fail it if `AGENTPOOL_REQUIRE_BROWSER` is set."""
+    """Return the browser's path. Skip the test if there is none.
+
+    Fail it instead if `AGENTPOOL_REQUIRE_BROWSER` is set.
+    """
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     problem = "" if found else "no Chromium is installed"
     try:
@@ -81,12 +91,35 @@ def open_page(browser: Any, address: str, *, allowed: str = "", **options: Any) 
       allowed: an error that has this in it is expected.
       options: of the window, such as `viewport` and `color_scheme`.
     """
+    with within(LONGEST):
+        yield from _open_page(browser, address, allowed, options)
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Raise in a test that takes longer: a page that never answers would hold it forever."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"it took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _open_page(browser: Any, address: str, allowed: str, options: dict[str, Any]) -> Iterator[Any]:
     errors: list[str] = []
     context = browser.new_context(**{"viewport": WIDE, "reduced_motion": "reduce", **options})
     try:
         page = context.new_page()
         page.set_default_timeout(SECONDS * 1000)
-        page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.on(
+            "console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None
+        )
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
         yield page
@@ -120,16 +153,27 @@ def names_of(page: Any) -> list[str]:
 
 
 def until(page: Any, expression: str, argument: Any = None) -> None:
-    """Wait until an expression of JavaScript holds in the page."""
-    page.wait_for_function(expression, arg=argument, timeout=SECONDS * 1000)
+    """Wait until an expression of JavaScript holds in the page.
+
+    It is asked from outside: the policy of the page lets nobody evaluate text inside of it.
+    """
+    deadline = time.monotonic() + SECONDS
+    while not page.evaluate(expression, argument):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(20)
 
 
-# -- pictures -------------------------------------------------------------------------------------------------
+def drawn(page: Any) -> None:
+    """Wait until all that is known has been drawn."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+# -- pictures --------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
 async def watched(pool: AgentPool, picture: Picture) -> AsyncIterator[None]:
-    """Take in the events of a pool, until the block is left."""
+    """Take in the events of a pool and who waits for whom, until the block is left."""
     async with trio.open_nursery() as nursery:
         async with pool.events(max_buffer=100_000) as events:
 
@@ -137,9 +181,18 @@ async def watched(pool: AgentPool, picture: Picture) -> AsyncIterator[None]:
                 async for event in events:
                     picture.take(event)
 
+            async def look() -> None:
+                while True:
+                    waiting = {agent.id: agent.waits_for for agent in pool.statistics().waiting}
+                    picture.sample(waiting, (), trio.current_time())
+                    await trio.sleep(0.002)
+
             nursery.start_soon(take)
+            nursery.start_soon(look)
             yield
-            await trio.testing.wait_all_tasks_blocked()
+            while batch := events.next_batch_nowait():
+                for event in batch:
+                    picture.take(event)
         nursery.cancel_scope.cancel()
 
 
@@ -231,7 +284,7 @@ def large_picture(agents: int = 10_000, spans: int = 20) -> Picture:
     return drawing.picture
 
 
-# -- live pages -----------------------------------------------------------------------------------------------
+# -- live pages -------------------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)
@@ -240,54 +293,108 @@ class Shown:
 
     Attributes:
       link: lets a browser in.
-      links: those that came later.
-      approver: whose questions are on the page.
+      pool, approver: what is shown.
     """
 
     link: str
-    links: list[str]
-    approver: Any
-    token: trio.lowlevel.TrioToken
     pool: AgentPool
+    approver: Any
+    _token: trio.lowlevel.TrioToken
+    _nursery: trio.Nursery
+    _page: Any
+    _serving: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _stopped: trio.Event = attrs.field(factory=trio.Event)
 
     def do(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function in the pool's thread, and return what it returns, also if it is async."""
-        call = trio.from_thread.run if _is_async(function) else trio.from_thread.run_sync
-        return call(function, *args, trio_token=self.token)
+        """Call a function in the pool's thread, and return what it returns."""
+        return trio.from_thread.run_sync(function, *args, trio_token=self._token)
+
+    def wait(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Call an async function in the pool's thread, and return what it returns."""
+        return trio.from_thread.run(function, *args, trio_token=self._token)
 
     def spawn(self, agent: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Spawn an agent, and return its handle."""
         return self.do(partial(self.pool.spawn_nowait, agent, *args, **options))
 
+    def link_again(self) -> str:
+        """Return another link."""
+        return str(self.do(self._page.entry.link))
 
-def _is_async(function: Callable[..., Any]) -> bool:
-    import inspect
+    def ask(self, request: ApprovalRequest) -> list[Any]:
+        """Ask on the page; the decision comes into the list that is returned."""
+        decisions: list[Any] = []
 
-    return inspect.iscoroutinefunction(getattr(function, "func", function))
+        async def asking() -> None:
+            decisions.append(await self.approver(request))
+
+        self.do(self._nursery.start_soon, asking)
+        return decisions
+
+    def cut(self, *, hangs: bool = False) -> None:
+        """Stop the server: connections are closed, and nobody gets another.
+
+        With `hangs` connections are still taken, and nobody serves them: as those of a program that is
+        stopped.
+        """
+        self.do(self._serving.cancel)
+        self.wait(self._stopped.wait)
+        if not hangs:
+            self.do(self._page.close)
+
+    def serve(self) -> None:
+        """Begin to serve, or do it again at the same address."""
+        listener = self._page._listener
+        if listener.fileno() < 0:
+            port = int(self.link.split(":")[2].partition("/")[0])
+            self._page._listener = self.do(listener_on, "127.0.0.1", port)
+        self._serving, self._stopped = trio.CancelScope(), trio.Event()
+
+        async def serving(scope: trio.CancelScope, stopped: trio.Event) -> None:
+            with scope:
+                await self._page.serve()
+            stopped.set()
+
+        self.do(self._nursery.start_soon, serving, self._serving, self._stopped)
+
+    def end(self, exit: str) -> None:
+        """End the run: all agents are aborted, and the page is told how it ended."""
+        self.do(self.pool.abort_all, "the run ends")
+        self.wait(self.pool.join_all)
+        self.wait(self._page.tell_end, exit)
 
 
 @contextmanager
-def live_pool(*, title: str = "a run", max_concurrent: int = 50, **options: Any) -> Iterator[Shown]:
+def live_pool(
+    *, title: str = "a run", max_concurrent: int = 50, port: int = 0, **options: Any
+) -> Iterator[Shown]:
     """A pool that runs until the block is left, and its page. Its agents are aborted then."""
     pytest.importorskip("hypercorn")
     pytest.importorskip("starlette")
-    from agentpool.web import PageApprover, serve_live_page
+    from agentpool.web import PageApprover
+    from agentpool.web._serve import LivePage
+    from agentpool.web._watching import Watching
 
     ready: queue.Queue[Shown | BaseException] = queue.Queue()
     leave = trio.Event()
 
     async def main() -> None:
         approver = PageApprover()
-        links: list[str] = []
-        async with trio.open_nursery() as nursery:
-            async with open_agent_pool(max_concurrent=max_concurrent, approver=approver, **options) as pool:
-                serve = partial(serve_live_page, pool, title=title, approver=approver, on_link=links.append)
-                link = await nursery.start(serve)
-                ready.put(Shown(link, links, approver, trio.lowlevel.current_trio_token(), pool))
-                await leave.wait()
-                pool.abort_all("the test is over")
-                await pool.join_all()
-            nursery.cancel_scope.cancel()
+        page = LivePage.open(Watching(title, approver), "127.0.0.1", port, lambda link: None)
+        token = trio.lowlevel.current_trio_token()
+        try:
+            async with trio.open_nursery() as nursery:
+                async with open_agent_pool(
+                    max_concurrent=max_concurrent, approver=approver, **options
+                ) as pool:
+                    await nursery.start(page.watching.watch, pool)
+                    ready.put(Shown(page.entry.link(), pool, approver, token, nursery, page))
+                    await leave.wait()
+                    pool.abort_all("the test is over")
+                    await pool.join_all()
+                nursery.cancel_scope.cancel()
+        finally:
+            page.close()
 
     def run() -> None:
         try:
@@ -302,6 +409,7 @@ def live_pool(*, title: str = "a run", max_concurrent: int = 50, **options: Any)
     if isinstance(shown, BaseException):
         raise shown
     try:
+        shown.serve()
         yield shown
     finally:
         shown.do(leave.set)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
+from agentpool import AgentPool
 from agentpool._core import events as ev
 from agentpool._core.approval import ApprovalRequest
 from agentpool._core.messages import AgentMessage, Completion, CompletionRequest, ToolCall, ToolResult
@@ -13,6 +17,7 @@ from agentpool._core.outcomes import Aborted, Completed, Failed
 from agentpool._core.picture import SHORTEST_SPAN, AgentRow, Picture
 from agentpool._core.picture_data import changes_since
 from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool.testing import PoolInstrument
 
 
 class Told:
@@ -186,3 +191,66 @@ def check_lanes(picture: Picture, slack: float = 1e-9) -> None:
         else:
             assert row.kind is None
             assert 0 <= row.ended_at - at < SHORTEST_SPAN
+
+
+@attrs.define(eq=False, kw_only=True)
+class Pictures(PoolInstrument):
+    """Draws a picture of each pool, and compares its sums with the pool's own books when that has ended.
+
+    Who waits for whom is sampled after each so many events, so that lanes are drawn with waits too.
+    """
+
+    every: int = 5
+    pictures: list[Picture] = attrs.field(factory=list)
+    problems: list[str] = attrs.field(factory=list)
+    tools: Counter[int] = attrs.field(factory=Counter)
+
+    def pool_opened(self, pool: AgentPool) -> None:
+        """Begin a picture."""
+        picture, books = Picture(), Counter[str]()
+        self.pictures.append(picture)
+        before = pool.statistics()
+
+        def show(event: ev.Event) -> None:
+            books["tools"] += isinstance(event, ev.ToolStarted)
+            if isinstance(event, ev.MessageDeadLettered):
+                books["dead letters of the program"] += event.message.to == 0
+            picture.take(event)
+            if event.seq % self.every == 0:
+                now = pool.statistics()
+                stuck = [each.id for each in now.stuck]
+                picture.sample({each.id: each.waits_for for each in now.waiting}, stuck, event.time)
+
+        def ended() -> None:
+            self.problems += differences(picture, pool, books)
+            check_lanes(picture)
+            assert before.spawned == 0
+
+        pool._state.events.tap(show, ended)
+
+
+def differences(picture: Picture, pool: AgentPool, books: Mapping[str, int]) -> list[str]:
+    """Return where the sums of a picture and the books of its pool differ."""
+    now, rows = pool.statistics(), picture.rows.values()
+    money = picture.usage.cost_usd, now.usage.cost_usd
+    same = {
+        "usage": (attrs.evolve(picture.usage, cost_usd=0.0), attrs.evolve(now.usage, cost_usd=0.0)),
+        "money": (round(money[0], 9), round(money[1], 9)),
+        "usage of rows": (
+            sum(row.usage.total_tokens for row in rows),
+            now.usage.total_tokens,
+        ),
+        "spawned": (len(rows) + picture.forgotten, now.spawned),
+        "ended": (sum(picture.ends.values()), now.ended),
+        "ended rows": (sum(row.has_ended for row in rows), now.ended),
+        "sent": (len(picture.arrows) + picture.arrows_dropped, now.messages_sent),
+        "dead letters": (
+            sum(row.dead_letters for row in rows) + books["dead letters of the program"],
+            now.dead_letters,
+        ),
+        "tools": (sum(row.tool_calls for row in rows), books["tools"]),
+        "left over": ([row for row in rows if row.calls or row.asking or row.asked or row.is_stuck], []),
+    }
+    changes = Client()
+    changes.ask(picture)
+    return [f"{name}: {one} is not {other}" for name, (one, other) in same.items() if one != other]

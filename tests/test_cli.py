@@ -31,7 +31,7 @@ from agentpool import (
 )
 from agentpool.cli import _app
 from agentpool.cli._drivers import Drivers
-from agentpool.cli._live import pool_parts
+from agentpool.cli._sums import pool_parts
 from agentpool.cli._view import SilentView
 from agentpool.drivers.retrying import RetryingDriver
 
@@ -709,10 +709,10 @@ async def test_the_pools_figures_say_who_waits_and_for_whom() -> None:
             await pool.spawn(waits, name=f"w{number}")
         await trio.testing.wait_all_tasks_blocked()
         assert ", ".join(pool_parts(pool.statistics())) == (
-            "0 running in 3 slots, 0 queued, 0 backing off, 0 to start, 7 waiting"
+            "0 running in 3 slots, 7 lent, 0 queued, 0 backing off, 0 to start,"
+            " 0 messages, 0 in inboxes (at most 0 of 32 in one so far), 0 dead letters, 7 waiting"
             " (parent for child, child for anybody, w0 for anybody, w1 for anybody, w2 for anybody"
-            " and 2 more),"
-            " 0 messages in inboxes (at most 0 of 32 in one so far), 0 dead letters"
+            " and 2 more)"
         )
         pool.abort_all()
 

@@ -1,8 +1,10 @@
-"""The lines of the live table follow from the events, the pool's statistics and the governors."""
+"""The lines of the live view follow from the events, the pool's statistics and the governors."""
 
 from __future__ import annotations
 
 import io
+import re
+import sys
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -24,46 +26,53 @@ from agentpool import (
     open_agent_pool,
 )
 from agentpool._core import events as ev
+from agentpool._core.picture import Picture
 from agentpool.cli._drivers import Drivers
-from agentpool.cli._live import LiveView, folded, frame_lines, pool_parts, provider_parts
-from agentpool.cli._progress import Progress
+from agentpool.cli._frame import Frames, Size, folded
+from agentpool.cli._live import LiveView, seconds_to_next_frame
+from agentpool.cli._sums import pool_parts, provider_parts
 from agentpool.cli._text import width_of
 from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.retrying import RetryingDriver
 
 
-def progress_of(*names: str) -> Progress:
-    progress = Progress()
+def picture_of(*names: str) -> Picture:
+    picture = Picture()
     for number, name in enumerate(names, 1):
-        progress.apply(ev.AgentSpawned(number, 0.0, number, 0, name=name))
-        progress.apply(ev.AgentStarted(number, 0.0, number, 0))
-    return progress
+        picture.take(ev.AgentSpawned(number, 0.0, number, 0, name=name))
+        picture.take(ev.AgentStarted(number, 0.0, number, 0))
+    return picture
 
 
-async def texts(progress: Progress, *, width: int = 80, most: int = 20, time: float = 1.0) -> list[str]:
-    async with open_agent_pool(max_concurrent=1) as pool:
-        lines = frame_lines(progress, pool.statistics(), width, most, time)
-    return [line.plain for line in lines]
+def texts(picture: Picture, *, width: int = 80, rows: int = 24, time: float = 1.0) -> list[str]:
+    picture.sample({}, [], time)
+    lines = Frames(sys.stdout).frame(picture, ["8 slots"], Size(rows, width), time)
+    return ["".join(text for text, _ in line) for line in lines]
 
 
-async def test_a_retry_is_shown_until_the_call_is_made_again() -> None:
-    progress = progress_of("a", "b")
-    progress.retrying(1, "OverloadedError: \x1b[2J busy", 4.0)
-    progress.retrying(99, "nobody", 4.0)
-    _, first, second = await texts(progress, width=120)
-    assert r"1  a     asks again in 3 s: OverloadedError: \x1b[2J busy" in first
-    assert "2  b     running" in second
-    _, first, _ = await texts(progress, time=4.5)
-    assert "1  a     running" in first
+def test_a_retry_is_shown_until_the_call_is_made_again() -> None:
+    picture = picture_of("a", "b")
+    picture.retrying(1, "OverloadedError: \x1b[2J busy", 4.0, 1.0)
+    picture.retrying(99, "nobody", 4.0, 1.0)
+    _, first, second, *_ = texts(picture, width=130)
+    assert re.search(r" 1  a +asks again in 3 s .*OverloadedError: \\x1b\[2J busy", first)
+    _, first, *_ = texts(picture, width=80)
+    assert "asks again in 3 s" in first
+    assert " 2  b             running" in second
+    _, first, *_ = texts(picture, time=4.5)
+    assert " 1  a             running" in first
 
 
-async def test_no_line_is_longer_than_the_terminal_and_what_is_hidden_is_counted() -> None:
-    progress = progress_of(*(f"agent-with-a-long-name-{number}-日本" for number in range(30)))
-    for width in (10, 40, 80, 99, 100, 200):
-        lines = await texts(progress, width=width, most=4)
-        assert len(lines) == 6
-        assert all(width_of(line) <= width for line in lines)
-    assert lines[-1] == "not shown: 26 at work"
+def test_no_line_is_longer_than_the_terminal_and_what_is_hidden_is_counted() -> None:
+    picture = picture_of(*(f"agent-with-a-long-name-{number}-日本" for number in range(30)))
+    for width in (10, 20, 40, 80, 99, 100, 200):
+        for rows in (2, 3, 5, 10, 24):
+            lines = texts(picture, width=width, rows=rows)
+            assert len(lines) <= rows - 1
+            assert [line for line in lines if width_of(line) > width] == []
+    assert "30 agents: 30 running" in lines
+    shown = sum("agent-with-a-long-name" in line for line in lines)
+    assert f"    {30 - shown} more: {30 - shown} running" in lines
 
 
 def test_the_figures_have_few_lines_however_many_there_are() -> None:
@@ -197,3 +206,34 @@ async def test_a_terminal_that_goes_away_does_not_take_the_run_along(
             await view.keep_drawing(pool, Drivers(stack, None, None, print))
         view.tell("nobody reads this")
     view.close()
+
+
+def test_frames_take_no_more_than_a_fiftieth_of_the_time() -> None:
+    assert seconds_to_next_frame(0.0) == seconds_to_next_frame(0.005) == 0.25
+    assert seconds_to_next_frame(0.03) == pytest.approx(1.5)
+    assert seconds_to_next_frame(3.0) == 5.0
+
+
+async def test_agents_that_were_there_before_the_view_are_seen() -> None:
+    async def waits(ctx: AgentContext) -> None:
+        await ctx.receive()
+
+    async def parent(ctx: AgentContext) -> None:
+        await ctx.spawn(waits, name="child")
+        await ctx.join_all()
+
+    out = io.StringIO()
+    async with AsyncExitStack() as stack, open_agent_pool(max_concurrent=5) as pool:
+        await pool.spawn(parent, name="resumed")
+        await trio.testing.wait_all_tasks_blocked()
+        view = LiveView(Console(file=out, force_terminal=True, width=80, height=24, color_system=None))
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(view.keep_drawing, pool, Drivers(stack, None, None, print))
+                while "0 dead letters" not in out.getvalue():  # noqa: ASYNC110 - it is drawn in a thread
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+        view.close()
+        pool.abort_all()
+    assert re.search(r" 1  resumed +waits for child", out.getvalue())
+    assert re.search(r" 2  `-child +waits for anybody", out.getvalue())

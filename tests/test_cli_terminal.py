@@ -148,9 +148,11 @@ def test_in_a_narrow_terminal_answers_have_lines_of_their_own(tmp_path: Path) ->
 def test_two_thousand_agents_fit_the_screen_and_are_counted(tmp_path: Path, rows: int, columns: int) -> None:
     path = fleet(tmp_path, "wait_for_go", pool="max_concurrent = 2000", extra="count = 2000")
     with on_a_terminal([*COMMAND, str(path)], rows=rows, columns=columns) as terminal:
-        terminal.read_until(lambda text: "2,000 agents" in text and "at work" in text)
+        terminal.read_until(
+            lambda text: re.search(r"2,000 agents: 2,000 reasoning\n", text) and "dead letters" in text
+        )
         assert len(terminal.screen.lines) <= rows
-        hidden = re.search(r"not shown: ([\d,]+) at work", terminal.screen.text)
+        hidden = re.search(r"^ +([\d,]+) more: [\d,]+ reasoning$", terminal.screen.text, re.MULTILINE)
         assert hidden is not None
         shown = len(re.findall(r"^ +\d+  wait_for_go-\d+ ", terminal.screen.text, re.MULTILINE))
         assert shown + int(hidden[1].replace(",", "")) == 2000
@@ -200,7 +202,7 @@ def test_the_live_table_follows_the_size_of_the_terminal(tmp_path: Path) -> None
             # The frame after the first one of this size is whole, whatever the change left behind.
             terminal.read_until(lambda text: text.count("60 agents:") >= 1)
             terminal.resize(rows, columns)
-            terminal.read_until(lambda text: re.search(r"60 agents: [\s\S]*dead let", text))
+            terminal.read_until(lambda text: re.search(r"60 agents: [\s\S]*in 60 slots", text))
             assert terminal.screen.wrapped == 0
             assert len(terminal.screen.lines) <= rows
         (tmp_path / "go").touch()
@@ -249,7 +251,7 @@ def test_the_live_table_tells_what_agents_wait_for(tmp_path: Path) -> None:
     )
     with on_a_terminal([*COMMAND, str(path)]) as terminal:
         terminal.read_until(lambda text: re.search(r"1  asker +waits for child", text))
-        terminal.read_until(lambda text: re.search(r"2  child +look_around", text))
+        terminal.read_until(lambda text: re.search(r"2  └─child +calls look_around", text))
         (tmp_path / "go").touch()
         assert terminal.read_to_the_end() == 0
     check_screen(terminal)

@@ -36,6 +36,31 @@ def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 # -- the single files ---------------------------------------------------------------
 
 
+def test_letters_are_sent_when_a_person_agrees_on_the_live_page(tmp_path: Path) -> None:
+    httpx2 = pytest.importorskip("httpx2")
+    pytest.importorskip("hypercorn")
+    command = [sys.executable, str(EXAMPLES / "live_page.py")]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        link = process.stdout.readline().removeprefix("open ").strip()
+        with httpx2.Client(base_url=link.partition("?")[0], timeout=60, follow_redirects=True) as client:
+            assert "letters" in client.get(link).text
+            with client.stream("GET", "/events") as events:
+                answered: set[str] = set()
+                for line in events.iter_lines():
+                    told = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
+                    for each in told.get("approvals", []):
+                        if each["hash"] in answered:
+                            continue
+                        answered.add(each["hash"])
+                        agrees = each["arguments"]["to"] != "Grace"
+                        answer = client.post(f"/approvals/{each['hash']}", json={"approve": agrees})
+                        assert answer.status_code == 204, answer.text
+        rest = process.stdout.read()
+        assert process.wait(60) == 0
+    assert rest.splitlines() == ["Ada: sent to Ada", "Grace: not sent", "Katherine: sent to Katherine"]
+
+
 def test_the_quickstart_prints_what_its_agents_answer(tmp_path: Path) -> None:
     done = run(EXAMPLES / "quickstart.py", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

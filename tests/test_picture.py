@@ -136,6 +136,18 @@ def test_a_dead_letter_counts_for_whom_it_was_meant_and_is_noted_with_who_sent_i
     ]
 
 
+def test_a_reply_that_came_too_late_was_sent_and_is_a_dead_letter() -> None:
+    told = Told()
+    one, two = told.spawn(1), told.spawn(2)
+    told.sends(1, 2, 1, is_question=True)
+    told.tell(ev.MessageDeadLettered, 2, AgentMessage(2, 1, "x", 2, reply_to=1), "nobody waits for it")
+    assert (two.sent, one.heard, one.dead_letters) == (1, 1, 1)
+    assert [(arrow.sender, arrow.to, arrow.kind) for arrow in told.picture.arrows] == [
+        (1, 2, "question"),
+        (2, 1, "reply"),
+    ]
+
+
 def test_words_that_stream_are_kept_to_their_end_until_the_next_answer_begins() -> None:
     told = Told()
     row = told.spawn(1)
@@ -474,6 +486,31 @@ def test_a_second_life_that_does_something_or_waits_has_begun() -> None:
     assert row.state == "running"
 
 
+def test_a_run_that_was_cut_off_and_went_on() -> None:
+    told = Told()
+    told.spawn(1)
+    told.phase(1, "act")
+    told.starts_tool(1, "look", after=1)
+    told.spawn(2)
+    told.ends(2)
+    told.spawn(3)
+    told.picture.cut(told.time)
+    told.picture.cut(told.time + 2)
+    told.time += 3
+    told.picture.waits(1, (2,), told.time)
+    told.picture.waits(1, None, told.time + 1)
+    told.picture.restarted(3, 1, told.time + 2)
+    told.sample({}, after=100)
+    assert (told.row(3).state, told.row(3).kind) == ("restarting", "starting")
+    assert told.lane(1) == [
+        ("acting", 0, 1),
+        ("acting", 1, 3, "look"),
+        ("acting", 3, 4, "look"),
+        ("waiting", 4, 5, (2,)),
+    ]
+    check_lanes(told.picture)
+
+
 # -- what was dropped ------------------------------------------------------------
 
 
@@ -564,11 +601,8 @@ def test_every_kind_of_event_changes_something_or_is_left_out_on_purpose() -> No
 
 def test_agents_that_lived_before_anybody_watched() -> None:
     told = Told()
-    told.picture.lives(3, "old", 0, told.time)
-    row = told.row(3)
+    row = told.spawn(3, name="old")
     assert (row.name, row.state, row.kind) == ("old", "running", "running")
-    told.picture.lives(3, "again", 0, told.time)
-    assert row.name == "old"
     told.spawn(3, name="resumed", starts=False)  # it is told again when somebody claims it
     assert (row.name, row.state) == ("resumed", "running")
     told.ends(3, usage=TokenUsage(100, 50), after=1)
@@ -715,7 +749,7 @@ def test_calls_that_take_no_time_are_kept_and_the_steps_to_them_are_not() -> Non
     told.ends_tool(1, write)
     told.phase(1, "done", 2)
     told.ends(1)
-    assert [each[0] for each in told.lane(1)] == ["reasoning"]
+    assert told.lane(1) == [("reasoning", 0, 0, "m"), ("acting", 0, 0, "write")]
     check_lanes(told.picture)
 
 

@@ -215,6 +215,20 @@ def test_agents_that_go_are_told_to_whoever_saw_them() -> None:
     assert set(client.agents) == {2, 3}
 
 
+def test_an_agent_that_is_heard_of_after_it_was_forgotten_is_there_again() -> None:
+    told, client = Told(Picture(ended_kept=1)), Client()
+    told.spawn(1)
+    told.ends(1)
+    client.ask(told.picture)
+    told.spawn(2)
+    told.ends(2)
+    assert told.picture.forgotten == 1
+    told.phase(1, "act")
+    assert client.ask(told.picture)["gone"] == []
+    assert set(client.agents) == {1, 2}
+    assert (told.picture.forgotten, client.totals["spawned"]) == (0, 2)
+
+
 def test_who_missed_that_agents_went_begins_anew() -> None:
     told = Told(Picture(ended_kept=1))
     told.spawn(1)

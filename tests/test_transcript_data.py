@@ -100,6 +100,11 @@ def test_whatever_the_data_is_browsers_can_read_it(data: Any, told: Any) -> None
     assert strict(text) == told
 
 
+def test_a_number_with_more_digits_than_python_writes_is_told_as_a_text() -> None:
+    assert "int" in json.loads(plain_json({"n": 10**5000, "m": 7}))["n"]
+    assert json.loads(plain_json([float("nan"), 10**400])) == [None, 10**400]
+
+
 def test_what_is_nested_too_deep_is_cut() -> None:
     text = plain_json([nested(100_000), 1])
     assert strict(text)[1] == 1

@@ -16,11 +16,12 @@ import attrs
 
 from agentpool._core import events as ev
 from agentpool._core.approval import ApprovalRequest
-from agentpool._core.messages import AgentId
+from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._core.rates import Rates
 from agentpool._core.summaries import NOTED, EndState, note_of, reason_of, state_of
 from agentpool._core.text import brief
 from agentpool._core.usage import NO_USAGE, TokenUsage
+from agentpool._core.value import value
 
 SPANS_KEPT = 500_000
 """So many spans of the timeline are kept, the latest; so a run of any length has room."""
@@ -53,7 +54,7 @@ _KIND_OF_PHASE: Mapping[str, SpanKind] = {
 }
 
 
-@attrs.frozen
+@value
 class Span:
     """What an agent did, from one moment to another.
 
@@ -79,7 +80,7 @@ class Span:
     blocked_on: tuple[AgentId, ...] = ()
 
 
-@attrs.frozen
+@value
 class Arrow:
     """A message, from one lane to another.
 
@@ -98,7 +99,7 @@ class Arrow:
     kind: Literal["message", "question", "reply"]
 
 
-@attrs.frozen
+@value
 class Note:
     """A line that people should read, such as a warning.
 
@@ -262,6 +263,7 @@ class Picture:
     _waiting: Mapping[AgentId, tuple[AgentId, ...]] = attrs.field(factory=dict)
     # Those who ask again, or live again, at a time: no event tells that it has come.
     _due: dict[AgentId, None] = attrs.field(factory=dict)
+    _last_id: AgentId = 0
 
     def take(self, event: ev.Event) -> None:
         """Take an event in."""
@@ -275,27 +277,15 @@ class Picture:
             if row is not None and (row.ended_at is None or kind is ev.ModelCallFinished):
                 update(self, row, event)
         elif isinstance(event, ev.MessageSent):
-            self._sent(event)
+            self._sent(event.message)
         elif isinstance(event, ev.AgentSpawned):
             self._spawned(event)
         elif isinstance(event, ev.MessageDeadLettered):
-            self._buried(event)
+            self._buried(event.message)
         if kind in NOTED:
             note = note_of(event, _name_of(event.agent_id, row))
             if note is not None:
                 self.note(note, event.agent_id)
-
-    def lives(self, agent_id: AgentId, name: str, parent_id: AgentId, now: float) -> None:
-        """Note an agent that was spawned before events were taken, such as one of a run that is resumed.
-
-        Harmless if it is known.
-        """
-        if agent_id not in self.rows:
-            self._at(now)
-            row = self._added(agent_id, name, parent_id)
-            row.state = "running"
-            row.kind = None
-            self._touch(row)
 
     def retrying(self, agent_id: AgentId, why: str, until: float, now: float) -> None:
         """Note that a model call of an agent failed, and is made again at a time on trio's clock."""
@@ -331,6 +321,30 @@ class Picture:
                 row.is_stuck = True
                 self._mark(row)
 
+    def waits(self, agent_id: AgentId, targets: tuple[AgentId, ...] | None, now: float) -> None:
+        """Take in for whom one agent waits from now on, empty for anybody; None if it waits no more."""
+        self._at(now)
+        self._waits(agent_id, None if targets is None else targets[:BLOCKERS_KEPT])
+
+    def restarted(self, agent_id: AgentId, restarts: int, now: float) -> None:
+        """Note that a life of an agent has ended, and that nobody knows when the next one begins.
+
+        It begins with what the agent does next.
+        """
+        self._at(now)
+        self._begins_again(self.rows[agent_id], restarts, math.inf)
+
+    def cut(self, now: float) -> None:
+        """Cut all lanes: the run was interrupted here, and what was done then is begun again."""
+        self._at(now)
+        for row in self.rows.values():
+            if row.kind is not None and row.since < self.time:
+                self._mark(row)
+                self._keep(
+                    Span(self.version, row.id, row.kind, row.since, self.time, row.detail, row.blocked_on)
+                )
+                row.since = self.time
+
     def note(self, text: str, agent_id: AgentId = 0) -> None:
         """Keep a line that people should read."""
         self.version += 1
@@ -361,19 +375,21 @@ class Picture:
             return
         if row.kind is None:
             row.since = self.time
-        elif self._is_kept(row, kind):
+        elif self._is_kept(row, kind, detail):
             self._keep(Span(self.version, row.id, row.kind, row.since, self.time, row.detail, row.blocked_on))
             row.since = self.time
         # Else the span was too short, and its time is that of the next one: a lane has no gaps.
         row.kind, row.detail, row.blocked_on = kind, detail, blocked_on
 
-    def _is_kept(self, row: AgentRow, next_kind: SpanKind | None) -> bool:
+    def _is_kept(self, row: AgentRow, next_kind: SpanKind | None, next_detail: str) -> bool:
         length = self.time - row.since
         if length >= SHORTEST_SPAN:
             return True
-        # A call takes no time where time is virtual. What is only a step on the way to the tools that
-        # are called next, or the model that is asked, is no call.
-        return row.kind in _ALWAYS_KEPT and row.detail != "" and (length > 0 or row.kind != next_kind)
+        if row.kind not in _ALWAYS_KEPT or not row.detail:
+            return False
+        # A call takes no time where time is virtual; but what becomes more of the same in the same moment,
+        # as one tool after the other is called side by side, is no call by itself.
+        return length > 0 or row.kind != next_kind or not next_detail
 
     def _keep(self, span: Span) -> None:
         self.spans.append(span)
@@ -385,10 +401,20 @@ class Picture:
         parent = self.rows.get(parent_id)
         depth = 0 if parent is None else parent.depth + 1
         row = AgentRow(agent_id, brief(name, LONGEST_NAME), parent_id, depth, self.time, since=self.time)
+        if agent_id <= self._last_id:
+            self._back_again(agent_id)
+        self._last_id = max(self._last_id, agent_id)
         self.rows[agent_id] = row
         self.changed[agent_id] = None
         self.children.setdefault(parent_id, {})[agent_id] = None
         return row
+
+    def _back_again(self, agent_id: AgentId) -> None:
+        """Something late is told of an agent: if it was forgotten, it is there again."""
+        kept = [each for each in self.gone if each[1] != agent_id]
+        if len(kept) < len(self.gone):
+            self.gone = deque(kept)
+            self.forgotten -= 1
 
     def _missed(self, event: ev.Event) -> AgentRow:
         """Return the row of an agent of which this is the first event that came; others were dropped."""
@@ -406,8 +432,7 @@ class Picture:
             row.name = brief(event.name, LONGEST_NAME)
         self._touch(row)
 
-    def _sent(self, event: ev.MessageSent) -> None:
-        message = event.message
+    def _sent(self, message: AgentMessage) -> None:
         sender, to = self.rows.get(message.sender), self.rows.get(message.to)
         if sender is not None:
             sender.sent += 1
@@ -424,8 +449,10 @@ class Picture:
             self.arrows.popleft()
             self.arrows_dropped += 1
 
-    def _buried(self, event: ev.MessageDeadLettered) -> None:
-        to = self.rows.get(event.message.to)
+    def _buried(self, message: AgentMessage) -> None:
+        if message.reply_to is not None:
+            self._sent(message)  # for which nobody waited any more, so that no event told that it was sent
+        to = self.rows.get(message.to)
         if to is not None:
             to.dead_letters += 1
             self._mark(to)
@@ -523,8 +550,11 @@ class Picture:
         self._touch(row)
 
     def _restarted(self, row: AgentRow, event: ev.AgentRestarted) -> None:
-        row.restarts, row.state, row.phase = event.restarts, "restarting", ""
-        row.restart_at = self.time + event.delay
+        self._begins_again(row, event.restarts, event.delay)
+
+    def _begins_again(self, row: AgentRow, restarts: int, delay: float) -> None:
+        row.restarts, row.state, row.phase = restarts, "restarting", ""
+        row.restart_at = self.time + delay
         row.waits_for = None
         row.asked.clear()
         self._leaves_calls(row)

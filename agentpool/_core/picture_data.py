@@ -98,29 +98,29 @@ def row_data(row: AgentRow, began: float) -> Mapping[str, Any]:
     words (""), retry (""), restarts (0), reason (""), stuck (false), and the open span: kind (null), since,
     detail (""), blocked_on ([]).
     """
-    data = {
-        "parent": row.parent,
-        "depth": row.depth,
-        "phase": row.phase,
-        "turn": row.iteration,
-        "model": row.model,
-        "tools": row.tool_calls,
-        "calls": row.model_calls,
-        "tokens": row.usage.total_tokens,
-        "cost": _money(row.usage.cost_usd),
-        "sent": row.sent,
-        "heard": row.heard,
-        "dead": row.dead_letters,
-        "words": encodable(row.words),
-        "retry": row.retry if row.kind == "retrying" else "",
-        "restarts": row.restarts,
-        "reason": row.reason,
-        "stuck": row.is_stuck,
-        "detail": row.detail,
-        "blocked_on": list(row.blocked_on),
-    }
+    usage = row.usage
     told: dict[str, Any] = {"id": row.id, "name": row.name, "spawned": _seconds(row.spawned_at - began)}
-    told.update((key, value) for key, value in data.items() if value)
+    for key, value in (
+        ("parent", row.parent),
+        ("depth", row.depth),
+        ("phase", row.phase),
+        ("turn", row.iteration),
+        ("model", row.model),
+        ("tools", row.tool_calls),
+        ("calls", row.model_calls),
+        ("tokens", usage.input_tokens + usage.output_tokens),
+        ("cost", usage.cost_usd and _money(usage.cost_usd)),
+        ("sent", row.sent),
+        ("heard", row.heard),
+        ("dead", row.dead_letters),
+        ("words", encodable(row.words)),
+        ("restarts", row.restarts),
+        ("reason", row.reason),
+        ("stuck", row.is_stuck),
+        ("detail", row.detail),
+    ):
+        if value:
+            told[key] = value
     if row.state != "running":
         told["state"] = row.state
     if row.started_at is not None:
@@ -128,26 +128,33 @@ def row_data(row: AgentRow, began: float) -> Mapping[str, Any]:
     if row.ended_at is not None:
         told["ended"] = _seconds(row.ended_at - began)
     if row.kind is not None:
-        told.update(kind=row.kind, since=_seconds(row.since - began))
+        told["kind"] = row.kind
+        told["since"] = _seconds(row.since - began)
+        if row.kind == "retrying" and row.retry:
+            told["retry"] = row.retry
+        if row.blocked_on:
+            told["blocked_on"] = row.blocked_on
     return told
 
 
 def span_data(span: Span, began: float) -> Sequence[Any]:
     """Return a span as `[agent, kind, start, end, detail, blocked_on]`; empty ends are left out."""
-    data: list[Any] = [span.agent, span.kind, _seconds(span.start - began), _seconds(span.end - began)]
+    start, end = round(span.start - began, 4), round(span.end - began, 4)
     if span.blocked_on:
-        return [*data, span.detail, list(span.blocked_on)]
-    return [*data, span.detail] if span.detail else data
+        return (span.agent, span.kind, start, end, span.detail, span.blocked_on)
+    if span.detail:
+        return (span.agent, span.kind, start, end, span.detail)
+    return (span.agent, span.kind, start, end)
 
 
 def arrow_data(arrow: Arrow, began: float) -> Sequence[Any]:
     """Return a message as `[time, sender, to, id, kind]`."""
-    return [_seconds(arrow.time - began), arrow.sender, arrow.to, arrow.id, arrow.kind]
+    return (round(arrow.time - began, 4), arrow.sender, arrow.to, arrow.id, arrow.kind)
 
 
 def note_data(note: Note, began: float) -> Sequence[Any]:
     """Return a note as `[time, agent, text]`."""
-    return [_seconds(note.time - began), note.agent, note.text]
+    return (_seconds(note.time - began), note.agent, note.text)
 
 
 def approval_data(request: ApprovalRequest) -> Mapping[str, Any]:
@@ -252,7 +259,7 @@ def newer(kept: deque[V], since: int) -> Iterator[V]:
 
 
 def _seconds(seconds: float) -> float:
-    return round(max(0.0, seconds), 4)  # a note may be older than the first event
+    return round(seconds, 4) if seconds > 0.0 else 0.0  # a note may be older than the first event
 
 
 def _money(dollars: float) -> float:

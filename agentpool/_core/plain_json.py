@@ -10,6 +10,7 @@ from typing import Any
 from agentpool._core.text import shown
 
 _DEEPEST = 100
+_MOST_BITS = 10_000
 
 
 def plain_json(data: Any) -> str:
@@ -25,8 +26,11 @@ def plain_json(data: Any) -> str:
 
 
 def _plain(value: Any, levels: int) -> Any:
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, int):
+        # Python writes no number of more than 4,300 digits.
+        return value if value.bit_length() <= _MOST_BITS else shown(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if levels and isinstance(value, Mapping):

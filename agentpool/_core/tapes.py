@@ -30,31 +30,35 @@ class RecordedLoop:
 
 def loops_of(records: Iterable[JournalRecord], agent_id: AgentId) -> list[RecordedLoop]:
     """Return the runs of the loop of an agent, of all its lives, in their order."""
-    loops: list[RecordedLoop] = []
-    life = 0
+    return all_loops(record for record in records if record.agent == agent_id).get(agent_id, [])
+
+
+def all_loops(records: Iterable[JournalRecord]) -> dict[AgentId, list[RecordedLoop]]:
+    """Return the runs of the loops of all agents that have any, of all their lives, in their order."""
+    found: dict[AgentId, dict[tuple[int, str], RecordedLoop]] = {}
+    lives: dict[AgentId, int] = {}
     for record in records:
-        if record.agent != agent_id:
-            continue
+        agent_id = record.agent
         if record.kind == "restarted":
-            life = record.data["life"]
+            lives[agent_id] = record.data["life"]
         if record.kind not in ("begun", "observed", "called", "returned"):
             continue
-        loop = _loop_at(loops, agent_id, life, record.data["loop"])
-        match record.kind:
-            case "begun":
-                loop.begun = record.data
-            case "observed":
-                loop.observed.append(record.data)
-            case "called":
-                loop.calls[record.data["n"]] = PastCall(record.data["call"], made=record.data.get("made"))
-            case _:
-                loop.calls[record.data["n"]].returned(record.data)
-    return loops
+        life, key = lives.get(agent_id, 0), record.data["loop"]
+        of_agent = found.setdefault(agent_id, {})
+        recorded = of_agent.get((life, key))
+        if recorded is None:
+            recorded = of_agent[life, key] = RecordedLoop(agent_id, life, key, PastLoop())
+        _take(recorded.loop, record)
+    return {agent_id: list(loops.values()) for agent_id, loops in found.items()}
 
 
-def _loop_at(loops: list[RecordedLoop], agent_id: AgentId, life: int, key: str) -> PastLoop:
-    for each in loops:
-        if (each.life, each.key) == (life, key):
-            return each.loop
-    loops.append(RecordedLoop(agent_id, life, key, PastLoop()))
-    return loops[-1].loop
+def _take(loop: PastLoop, record: JournalRecord) -> None:
+    match record.kind:
+        case "begun":
+            loop.begun = record.data
+        case "observed":
+            loop.observed.append(record.data)
+        case "called":
+            loop.calls[record.data["n"]] = PastCall(record.data["call"], made=record.data.get("made"))
+        case _:
+            loop.calls[record.data["n"]].returned(record.data)

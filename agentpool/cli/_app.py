@@ -36,7 +36,7 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, resume, approve, deny, chat, mcp, show, replay, validate, pins, schema):
+        if command in (run, resume, approve, deny, chat, mcp, show, replay, timeline, validate, pins, schema):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -355,6 +355,43 @@ def replay(
     if agent is None or into is None or until is not None:
         raise BadInputError("--fork needs --agent N and --journal NEW.db, and takes no --until")
     return begin_there(journal, agent, fork, into)
+
+
+@app.command
+def timeline(
+    journal: Path,
+    /,
+    *,
+    output: Annotated[str | None, Parameter(name=("--output", "-o"), allow_leading_hyphen=True)] = None,
+    format: Literal["html", "chrome"] = "html",
+    transcripts: Annotated[bool, Parameter(negative="--no-transcripts")] = True,
+    text_limit: Annotated[int, Parameter(validator=Number(gte=100))] = 20_000,
+    force: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Make a page, or a trace, of the journal of a run: what each agent did when, and who wrote to whom.
+
+    The page is one file, which loads nothing from elsewhere. The run may be under way, or have crashed.
+
+    Args:
+      journal: The journal, such as run.db.
+      output: The file to write, or - for standard output. Left out, it is named as the journal, with .html,
+        or .trace.json for a trace.
+      format: html, or chrome: a trace for https://ui.perfetto.dev, chrome://tracing and speedscope.
+      transcripts: Put in what models, tools and persons said. Without it, only names, times and numbers.
+      text_limit: Of a longer text of a transcript the beginning and the end are kept, so many characters.
+      force: Replace the file if it is there.
+    """
+    from agentpool.cli._timeline import TimelineOptions, write_timeline
+    from agentpool.cli._vars import parse_file
+
+    options = TimelineOptions(
+        output=None if output is None else parse_file("--output", output),
+        format=format,
+        transcripts=transcripts,
+        text_limit=text_limit,
+        force=force,
+    )
+    return write_timeline(journal, options)
 
 
 @app.command

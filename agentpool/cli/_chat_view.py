@@ -12,8 +12,9 @@ import attrs
 
 from agentpool._core import events as ev
 from agentpool._core.messages import AgentId, ToolCall, ToolMessage
+from agentpool._core.picture import Picture
 from agentpool.cli._errors import OutputLostError
-from agentpool.cli._progress import LONGEST_LINE, Progress
+from agentpool.cli._progress import LONGEST_LINE, told
 from agentpool.cli._streams import give_up, printing, say
 from agentpool.cli._text import can_encode, cut, one_line, safe
 
@@ -59,18 +60,18 @@ class ChatView:
     _stream: Stream = attrs.field(factory=Stream)
     _is_open: bool = False
     _again: Callable[[], None] | None = None
-    _progress: Progress = attrs.field(factory=Progress)
+    _picture: Picture = attrs.field(factory=Picture)
 
     def begin(self, agent: AgentId) -> None:
         """Show the turn of an agent."""
         self._agent = agent
         self.partial = self._streamed = ""
         self.results = []
-        self._progress = Progress()
+        self._picture = Picture()
 
     def take(self, event: ev.Event) -> None:
         """Take an event in."""
-        line = self._progress.apply(event)
+        line = told(self._picture, event)
         if event.agent_id != self._agent:
             self._note(line)
             return

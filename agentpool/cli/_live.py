@@ -1,41 +1,53 @@
-"""The live table: what each agent does or waits for, drawn on a terminal while a fleet runs."""
+"""The live view: the tree of agents and the pool's figures, drawn on a terminal while a fleet runs.
+
+Frames are made on the pool's thread, which takes a few milliseconds, and written on another: a terminal that
+takes nothing for a while, such as one that was stopped with Ctrl-S, stops no agent. What agents print goes
+above the tree with the next frame, so that printing costs them no drawing.
+"""
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
+import attrs
 import trio
 
 from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
-from agentpool._core.summaries import tell_usage
-from agentpool.cli._progress import LONGEST_LINE, AgentRow, FewLines, Progress, kind_of
+from agentpool._core.picture import Picture
+from agentpool.cli._frame import Frames, Piece, Size
+from agentpool.cli._progress import LONGEST_LINE, FewLines, kind_of, told
 from agentpool.cli._quiet import Quiet
-from agentpool.cli._tables import COLOURS, Column, heading, money, row_of, tokens, width_of_all
-from agentpool.cli._text import cut, encodable, listed, one_line, width_of
+from agentpool.cli._sums import begin_with, pool_parts, provider_parts, sample
+from agentpool.cli._text import cut, encodable, one_line
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.live import Live
     from rich.text import Text
 
-    from agentpool._kernel.inbox import InboxStatistics
     from agentpool._kernel.pool import AgentPool
-    from agentpool._kernel.statistics import PoolStatistics, WaitingAgent
     from agentpool.cli._drivers import Drivers
 
 SECONDS_BETWEEN_FRAMES = 0.25
-WAITS_SHOWN = 5
-LINES_OF_FIGURES = 4
-WIDE = 100
-"""From so many columns on there is room for everything."""
+MOST_SECONDS_BETWEEN_FRAMES = 5.0
+SHARE = 0.02
+"""Of the time, so much is spent on drawing: when frames take longer, they come more rarely."""
+LINES_ABOVE = 10_000
+"""So many printed lines wait for the next frame; whoever prints more waits until they are written."""
+SECONDS_UNSEEN = 0.5
+"""After so long what was printed is seen even if no frame comes, because an agent keeps the thread busy."""
 
 
 class LiveView:
-    """Draws a table of the agents and the pool's figures on a terminal, at most four times a second.
+    """Draws the agents and the pool's figures on a terminal, at most four times a second.
 
     The size of the terminal is asked for each frame, and a frame is never larger: what has no room is
     counted.
@@ -43,10 +55,18 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress()
+        # Nobody asks for its timeline.
+        self._picture = Picture(spans_kept=0, arrows_kept=0)
+        self._frames = Frames(cast("TextIO", console.file))
         self._lines = FewLines()
         self._quiet = Quiet()
         self._gone = False
+        self._above: deque[Text] = deque()
+        self._terminal = threading.RLock()  # held by the thread that writes
+        self._is_coming = False  # whether a timer will write what is to stand above
+        self._last: _Drawing | None = None
+        self._is_open = False
+        self._replaced: list[tuple[str, TextIO, _Above]] = []
         self._live = self._started()
 
     def _started(self) -> Live:
@@ -56,17 +76,26 @@ class LiveView:
             console=self._console,
             auto_refresh=False,
             transient=True,
-            # Standard output may be somebody's file: only what goes to the terminal is drawn around.
-            redirect_stdout=sys.stdout.isatty(),
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         live.start()
         # A cursor that is not hidden cannot be left hidden: by Ctrl-Z, Ctrl-\\ or a kill.
         self._console.show_cursor()
+        self._last = None
+        self._is_open = True
+        for name in ("stdout", "stderr"):
+            file: TextIO | None = getattr(sys, name)
+            # Standard output may be somebody's file: only what goes to the terminal is drawn around.
+            if file is not None and not isinstance(file, _Above) and file.isatty():
+                above = _Above(file, self._print)
+                setattr(sys, name, above)
+                self._replaced.append((name, file, above))
         return live
 
     def take(self, event: ev.Event) -> None:
-        """Take the event in; warnings stay on the screen above the table."""
-        line = self._progress.apply(event)
+        """Take the event in; warnings stay on the screen above the tree."""
+        line = told(self._picture, event)
         if line is None or isinstance(event, (ev.AgentStarted, ev.AgentFinished)):
             return
         few = self._lines.next(kind_of(event), line)
@@ -74,25 +103,30 @@ class LiveView:
             self.tell(few)
 
     def tell(self, line: str) -> None:
-        """Put a line above the table."""
+        """Put a line above the tree."""
         from rich.text import Text
 
         if self._gone:
             return
+        # A text, not a string: in a string rich would look for markup and for names of emoji.
+        file = cast("TextIO", self._console.file)
+        self._above.append(Text(cut(encodable(one_line(line), file), LONGEST_LINE, file), style="yellow"))
+        if self._quiet.is_asking:
+            self._say_above_question()
+        else:
+            self._have_written()
+
+    def _say_above_question(self) -> None:
         try:
-            if self._quiet.is_asking:
-                self._console.print()  # the question stands on a line that has not ended
-            # A text, not a string: in a string rich would look for markup and for names of emoji.
-            self._console.print(
-                Text(cut(encodable(one_line(line), sys.stderr), LONGEST_LINE), style="yellow")
-            )
+            self._console.print()  # the question stands on a line that has not ended
+            self._put_above()
             self._quiet.ask_again()
         except OSError:
             self._gone = True
 
     @contextmanager
     def asking(self, again: Callable[[], None]) -> Iterator[None]:
-        """Take the table off the terminal, and draw a new one below what was said there."""
+        """Take the tree off the terminal, and draw a new one below what was said there."""
         self.close()
         kept: list[str] = []
         try:
@@ -108,188 +142,172 @@ class LiveView:
 
     def retrying(self, agent_id: AgentId, why: str, seconds: float) -> None:
         """Have the agent's line say so until the call is made again."""
-        self._progress.retrying(agent_id, why, trio.current_time() + seconds)
+        now = trio.current_time()
+        self._picture.retrying(agent_id, why, now + seconds, now)
 
     async def keep_drawing(self, pool: AgentPool, drivers: Drivers) -> None:
         """Draw a frame, wait, and so on until cancelled, or until the terminal has gone."""
+        begin_with(self._picture, pool, trio.current_time())
+        limiter = trio.CapacityLimiter(1)  # not the one of the agents' threads
         while not self._gone:
-            try:
-                if not self._quiet.is_asking:
-                    self._live.update(self._frame(pool, drivers), refresh=True)
-            except OSError:
-                self._gone = True
-            await trio.sleep(SECONDS_BETWEEN_FRAMES)
+            taken = 0.0
+            if not self._quiet.is_asking:
+                began = time.thread_time()
+                drawing = self._drawing(pool, drivers)
+                taken = time.thread_time() - began
+                taken += await trio.to_thread.run_sync(
+                    self._draw, drawing, abandon_on_cancel=True, limiter=limiter
+                )
+            await trio.sleep(seconds_to_next_frame(taken))
         await trio.sleep_forever()
 
     def close(self) -> None:
-        """Take the table off the terminal."""
-        try:
-            self._live.stop()
-        except OSError:
-            pass
+        """Take the tree off the terminal, and write what is to stand above it."""
+        with self._terminal:
+            if not self._is_open:
+                return
+            self._is_open = False
+            for name, file, above in self._replaced:
+                if getattr(sys, name) is above:
+                    setattr(sys, name, file)
+                above.end()
+            self._replaced.clear()
+            try:
+                if not self._gone:
+                    self._put_above()
+                self._live.stop()
+            except OSError:
+                self._gone = True
 
-    def _frame(self, pool: AgentPool, drivers: Drivers) -> RenderableType:
-        from rich.console import Group
+    # -- frames ------------------------------------------------------------------------
+
+    def _drawing(self, pool: AgentPool, drivers: Drivers) -> _Drawing:
+        time_now, now = trio.current_time(), pool.statistics()
+        sample(self._picture, now, time_now)
+        figures = [*pool_parts(now), *provider_parts(drivers)]
+        size = self._console.size
+        return _Drawing(self._frames.frame(self._picture, figures, Size(size.height, size.width), time_now))
+
+    def _draw(self, drawing: _Drawing) -> float:
+        """Write a frame; return how many seconds of the processor that took. Runs in a thread."""
+        began = time.thread_time()
+        with self._terminal:
+            if self._is_open and (self._above or drawing != self._last):
+                try:
+                    with self._console:  # so that it is written at once
+                        self._put_above()
+                        self._live.update(drawing, refresh=True)
+                except OSError:
+                    self._gone = True
+                self._last = drawing
+        return time.thread_time() - began
+
+    # -- what stands above -------------------------------------------------------------
+
+    def _print(self, lines: Sequence[str]) -> None:
+        """Have lines that somebody has printed stand above the tree. Any thread may call it."""
         from rich.text import Text
 
-        now = pool.statistics()
-        figures = ", ".join([*pool_parts(now), *provider_parts(drivers)])
-        below = [self._sums(), *folded(figures, self._console.width, LINES_OF_FIGURES)]
-        # The heading, the line of what is hidden, and a line for the cursor.
-        most = max(1, self._console.height - len(below) - 3)
-        lines = frame_lines(self._progress, now, self._console.width, most, trio.current_time())
-        last = [Text(self._fitting(text), style=style) for text, style in zip(below, _styles(), strict=False)]
-        return Group(*lines, *last)
+        self._above.extend(map(Text.from_ansi, lines))
+        self._have_written()
 
-    def _sums(self) -> str:
-        p = self._progress
-        ended = f"{p.completed:,} completed, {p.failed:,} failed, {p.aborted:,} aborted"
-        return f"{len(p.rows):,} agents: {ended}; {tell_usage(p.usage)}"
+    def _have_written(self) -> None:
+        """See to it that what is to stand above is written soon: with the next frame, if there are frames."""
+        if self._last is None or len(self._above) > LINES_ABOVE:
+            self._write_above()
+        elif not self._is_coming:
+            self._is_coming = True
+            timer = threading.Timer(SECONDS_UNSEEN, self._write_above)
+            timer.daemon = True
+            timer.start()
 
-    def _fitting(self, text: str) -> str:
-        return cut(encodable(text, sys.stderr), self._console.width, sys.stderr)
+    def _write_above(self) -> None:
+        """Write what is to stand above the tree, unless a frame has done so. Runs in any thread."""
+        self._is_coming = False
+        with self._terminal:
+            try:
+                if not self._gone:
+                    self._put_above()
+            except OSError:
+                self._gone = True
 
+    def _put_above(self) -> None:
+        from rich.text import Text
 
-def _styles() -> Iterable[str]:
-    yield ""
-    while True:
-        yield "dim"
-
-
-def frame_lines(progress: Progress, now: PoolStatistics, width: int, most: int, time: float) -> list[Text]:
-    """Return the table's lines: a heading, at most so many agents, and how many have no line.
-
-    Args:
-      progress: what the events told.
-      now: who waits for whom.
-      width: of the terminal; no line is longer.
-      most: how many agents may have a line.
-      time: on trio's clock.
-    """
-    from rich.text import Text
-
-    rows, at_work, ended = progress.current(most)
-    names = {row.agent_id: row.name for row in progress.rows.values()}
-    waiting = {who.id: f"waits for {_targets(who, names)}" for who in now.waiting}
-    columns = _columns(width, rows)
-    lines = [heading(columns)]
-    for row in rows:
-        doing, style = _doing(row, waiting, time)
-        cells = _cells(row, doing, time, wide=width >= WIDE)
-        fitting = [
-            cut(encodable(cell, sys.stderr), column.width, sys.stderr)
-            for cell, column in zip(cells, columns, strict=True)
-        ]
-        lines.append(row_of(columns, fitting, ["", "", style, *[""] * (len(cells) - 3)]))
-    hidden = [f"{number:,} {what}" for number, what in ((at_work, "at work"), (ended, "ended")) if number]
-    if hidden:
-        lines.append(Text(cut(f"not shown: {', '.join(hidden)}", width, sys.stderr), style="dim"))
-    for line in lines:
-        line.truncate(width)
-    return lines
+        lines: list[Text] = []
+        while self._above:
+            lines.append(self._above.popleft())
+        if lines:
+            self._console.print(Text("\n").join(lines))
 
 
-def _columns(width: int, rows: Sequence[AgentRow]) -> list[Column]:
-    first = Column("agent", 5, right=True)
-    figures = [
-        Column("turn", 4, right=True),
-        Column("tokens", 9, right=True),
-        Column("seconds", 7, right=True),
-    ]
-    if width >= WIDE:
-        figures[1:1] = [Column("tools", 5, right=True)]
-        figures[3:3] = [Column("cost", 9, right=True)]
-    room = max(16, width - width_of_all([first, *figures]) - 2)
-    longest = max([4, *(width_of(one_line(row.name)) for row in rows)])
-    name = Column("name", min(longest, room // 2))
-    return [first, name, Column("doing", room - name.width), *figures]
+def seconds_to_next_frame(taken: float) -> float:
+    """Return how long to wait after a frame that took so many seconds of the processor."""
+    return min(MOST_SECONDS_BETWEEN_FRAMES, max(SECONDS_BETWEEN_FRAMES, taken / SHARE))
 
 
-def _doing(row: AgentRow, waiting: Mapping[AgentId, str], time: float) -> tuple[str, str]:
-    """Tell what an agent does, and the style of it: its end, a retry, a wait, its work, in this order.
+@attrs.frozen
+class _Drawing:
+    """The lines of a frame, as rich draws them."""
 
-    A wait for a person comes before others.
-    """
-    if row.duration is not None:
-        return row.state, COLOURS[row.state]
-    if row.retry_at > time:
-        return f"asks again in {row.retry_at - time:.0f} s: {row.retry}", "yellow"
-    if row.asking:
-        return f"waits for approval of {listed([*row.asking.values()], 2)}", "yellow"
-    if row.agent_id in waiting:
-        return waiting[row.agent_id], "dim"
-    return row.doing or row.state, COLOURS[row.state]
+    lines: Sequence[Sequence[Piece]]
 
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.segment import Segment
+        from rich.style import Style
 
-def _cells(row: AgentRow, doing: str, time: float, *, wide: bool) -> list[str]:
-    duration = time - row.spawned_at if row.duration is None else row.duration
-    return [
-        str(row.agent_id),
-        one_line(row.name),
-        one_line(doing),
-        str(row.iteration or ""),
-        *([str(row.tool_calls or "")] if wide else []),
-        tokens(row.usage),
-        *([money(row.usage)] if wide else []),
-        f"{duration:.1f}",
-    ]
+        for line in self.lines:
+            for text, style in line:
+                yield Segment(text, Style.parse(style) if style else None)
+            yield Segment.line()
 
 
-def folded(text: str, width: int, most: int) -> list[str]:
-    """Return a text in at most so many lines, broken between words where that is possible."""
-    import textwrap
+class _Above(io.TextIOBase):
+    """Stands for a stream that goes to the terminal: its lines are put above the tree."""
 
-    return textwrap.wrap(text, max(10, width), max_lines=most, placeholder=" ...")
+    def __init__(self, file: TextIO, print: Callable[[Sequence[str]], None]) -> None:
+        self._file = file
+        self._print = print
+        self._begun = ""
+        self._lock = threading.RLock()  # a warning may be printed while something is
 
+    # Whatever else is asked is told by the terminal's own stream.
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._file.encoding
 
-def pool_parts(now: PoolStatistics) -> list[str]:
-    """Tell how many agents run, wait and for whom, and how many letters are dead."""
-    names = {who.id: who.name for who in now.waiting}
-    waits = [f"{_short(who.name)} for {_targets(who, names)}" for who in now.waiting[:WAITS_SHOWN]]
-    more = len(now.waiting) - WAITS_SHOWN
-    told = f" ({', '.join(waits)}{f' and {more:,} more' if more > 0 else ''})" if waits else ""
-    parts = [
-        f"{now.running} running in {now.max_concurrent} slots",
-        f"{now.queued} queued",
-        f"{now.backing_off} backing off",
-        f"{now.waiting_to_start} to start",
-        f"{len(now.waiting)} waiting{told}",
-        _tell_inboxes(now.inboxes.values()),
-        f"{now.dead_letters} dead letters",
-    ]
-    if now.stuck:
-        parts.append(f"stuck: {listed([agent.name for agent in now.stuck], WAITS_SHOWN)}")
-    return parts
+    @property
+    def rich_proxied_file(self) -> TextIO:
+        """The terminal: rich asks for it by this name, and writes to it."""
+        return self._file
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
-def provider_parts(drivers: Drivers) -> list[str]:
-    """Tell of each provider how many calls are under way and wait for its quota, and for how long."""
-    parts = []
-    for provider, now in drivers.statistics():
-        text = f"{provider}: {now.in_flight} calls under way, {now.waiting} waiting"
-        if now.refused:
-            text += f", {now.refused} refused"
-        if now.pause:
-            text += f", paused for {now.pause:.0f} s"
-        if now.circuit != "closed":
-            text += f", circuit {now.circuit.replace('_', ' ')}"
-        parts.append(text)
-    return parts
+    def write(self, text: str) -> int:
+        """Take text in; whole lines are shown."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        with self._lock:
+            *lines, self._begun = (self._begun + text).split("\n")
+        if lines:
+            self._print(lines)
+        return len(text)
 
+    def end(self) -> None:
+        """Show the line that has not ended."""
+        with self._lock:
+            line, self._begun = self._begun, ""
+        if line:
+            self._print([line])
 
-def _tell_inboxes(inboxes: Collection[InboxStatistics]) -> str:
-    if not inboxes:
-        return "no inboxes"
-    fill = sum(inbox.fill for inbox in inboxes)
-    fullest = max(inboxes, key=lambda inbox: inbox.peak)
-    return f"{fill} messages in inboxes (at most {fullest.peak} of {fullest.capacity} in one so far)"
+    def flush(self) -> None:
+        """Do nothing: lines are shown with the next frame."""
 
+    def fileno(self) -> int:
+        """Return the number of the terminal."""
+        return self._file.fileno()
 
-def _targets(who: WaitingAgent, names: Mapping[AgentId, str]) -> str:
-    few = [_short(names.get(target, str(target))) for target in who.waits_for[:2]]
-    more = len(who.waits_for) - len(few)
-    return " and ".join([*few, *([f"{more:,} more"] if more else [])]) or "anybody"
-
-
-def _short(name: str) -> str:
-    return cut(one_line(name), 30, sys.stderr)
+    def isatty(self) -> bool:
+        """Whether it is a terminal; it is."""
+        return self._file.isatty()

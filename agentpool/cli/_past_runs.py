@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -87,10 +88,23 @@ class PastRun:
                 f"agent {agent.id} ({one_line(agent.name)}) asked no model, and has no transcript"
             )
         try:
-            last = list(replay(loops[-1], agent.name))[-1]
+            return conversation_in(loops[-1], agent.name)
         except ReplayMismatchError as error:
             raise BadInputError(one_line(str(error))) from None
-        return last.state.transcript
+
+
+def conversation_in(loop: RecordedLoop, name: str) -> Sequence[ChatMessage]:
+    """Return the conversation of a run of the loop, as far as its journal tells.
+
+    Args:
+      loop: the tape.
+      name: of the agent, for errors.
+
+    Raises:
+      ReplayMismatchError: if the tape cannot be fed through this loop.
+    """
+    last = deque(replay(loop, name), maxlen=1).pop()
+    return last.state.transcript
 
 
 def lines_of(conversation: Sequence[ChatMessage]) -> Iterator[str]:

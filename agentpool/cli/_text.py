@@ -65,6 +65,18 @@ def cut(text: str, width: int, stream: TextIO | None = None) -> str:
     return kept.rstrip() + dots[:width]
 
 
+def cut_front(text: str, width: int, stream: TextIO | None = None) -> str:
+    """Return the text, or an ellipsis and its end that together take at most `width` columns."""
+    if len(text) <= LETTERS_IN_A_COLUMN * width and width_of(text) <= width:
+        return text
+    dots = ellipsis(stream)[:width]
+    room = max(0, width - len(dots))
+    kept = text[max(0, len(text) - room) :] if room else ""
+    while width_of(kept) > room:
+        kept = kept[1:]
+    return dots + kept.lstrip()
+
+
 def pieces(text: str, width: int) -> list[str]:
     """Take a text apart into lines of at most `width` columns; at least one."""
     lines: list[str] = [""]

@@ -12,9 +12,11 @@ import trio
 
 from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
-from agentpool.cli._progress import LONGEST_LINE, FewLines, Progress, kind_of
+from agentpool._core.picture import Picture
+from agentpool.cli._progress import LONGEST_LINE, FewLines, kind_of, told
 from agentpool.cli._quiet import Quiet
 from agentpool.cli._streams import say
+from agentpool.cli._sums import begin_with, sample, standings_of, tell_all, tell_rates
 from agentpool.cli._tables import can_draw
 from agentpool.cli._text import cut, one_line
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def choose_view(*, quiet: bool) -> View:
-    """Return a live table on a terminal, lines elsewhere, and nothing if that is asked for."""
+    """Return a live tree on a terminal, lines elsewhere, and nothing if that is asked for."""
     if quiet:
         return SilentView()
     if sys.stderr is not None and sys.stderr.isatty() and can_draw():
@@ -34,7 +36,9 @@ def choose_view(*, quiet: bool) -> View:
 
         from agentpool.cli._live import LiveView
 
-        return LiveView(Console(stderr=True))
+        console = Console(stderr=True)
+        if console.is_terminal and console.is_interactive:  # variables may say that it is neither
+            return LiveView(console)
     return PlainView()
 
 
@@ -95,17 +99,26 @@ class SilentView:
         """Do nothing."""
 
 
+SECONDS_BETWEEN_SUMS = 30.0
+"""At first; later a twentieth of the time that the run has taken."""
+MOST_SECONDS_BETWEEN_SUMS = 300.0
+
+
 @attrs.define(eq=False)
 class PlainView:
-    """Prints a line for each start, end, retry and warning, on standard error; very many are counted."""
+    """Prints a line for each start, end, retry and warning, on standard error; very many are counted.
 
-    _progress: Progress = attrs.field(factory=Progress)
+    From time to time it prints a line of sums, so that a log tells how far the run is, and that it lives.
+    """
+
+    # Nobody asks for its timeline.
+    _picture: Picture = attrs.field(factory=lambda: Picture(spans_kept=0, arrows_kept=0))
     _lines: FewLines = attrs.field(factory=FewLines)
     _quiet: Quiet = attrs.field(factory=Quiet)
 
     def take(self, event: ev.Event) -> None:
         """Print the event's line, if it has one."""
-        line = self._progress.apply(event)
+        line = told(self._picture, event)
         if line is not None:
             self._tell_few(kind_of(event), line)
 
@@ -118,13 +131,28 @@ class PlainView:
 
     def retrying(self, agent_id: AgentId, why: str, seconds: float) -> None:
         """Print a line."""
-        row = self._progress.rows.get(agent_id)
+        now = trio.current_time()
+        self._picture.retrying(agent_id, why, now + seconds, now)
+        row = self._picture.rows.get(agent_id)
         name = str(agent_id) if row is None else row.name
         self._tell_few("retries", f"{name}: asks again in {seconds:.1f} s: {why}")
 
     async def keep_drawing(self, pool: AgentPool, drivers: Drivers) -> None:
-        """Do nothing until cancelled: lines are printed as their events come."""
-        await trio.sleep_forever()
+        """Print a line of sums from time to time, until cancelled."""
+        began = printed = trio.current_time()
+        begin_with(self._picture, pool, began)
+        version = -1
+        while True:
+            now = trio.current_time()
+            every = min(MOST_SECONDS_BETWEEN_SUMS, max(SECONDS_BETWEEN_SUMS, (now - began) / 20))
+            await trio.sleep(every)
+            # A run in which nothing happens is told of as well, but rarely.
+            has_changed = self._picture.version != version
+            is_due = has_changed or trio.current_time() - printed >= MOST_SECONDS_BETWEEN_SUMS
+            if not is_due or self._quiet.is_asking:
+                continue
+            self.tell(self._sums(pool))
+            version, printed = self._picture.version, trio.current_time()
 
     @contextmanager
     def asking(self, again: Callable[[], None]) -> Iterator[None]:
@@ -139,6 +167,10 @@ class PlainView:
 
     def close(self) -> None:
         """Do nothing."""
+
+    def _sums(self, pool: AgentPool) -> str:
+        sample(self._picture, pool.statistics(), trio.current_time())
+        return f"{tell_all(self._picture, standings_of(self._picture))}; {tell_rates(self._picture)}"
 
     def _tell_few(self, kind: str, line: str) -> None:
         few = self._lines.next(kind, line)

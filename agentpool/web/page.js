@@ -513,6 +513,7 @@ function enqueue(begin) {
 
 // -- the connection --------------------------------------------------------------------------------
 
+const ANSWER_MS = 8_000;      // after so long without an answer the server hangs
 const BACKOFF = [1, 2, 4, 8, 15, 30];
 let source = null;
 let failures = 0;
@@ -532,7 +533,9 @@ function connect() {
   retryAt = 0;
   if (source) source.close();
   source = new EventSource(run.lastId ? `/events?since=${encodeURIComponent(run.lastId)}` : "/events");
+  openBy();
   source.addEventListener("open", () => {
+    clearTimeout(openTimer);
     failures = 0;
     setTime(now());
     run.connected = true;
@@ -570,10 +573,28 @@ function connect() {
     run.connected = false;
     failures++;
     const gaveUp = source.readyState === EventSource.CLOSED;
-    if (!gaveUp && failures === 1) { tellConnection("connection lost; connecting again…", true); return; }
+    if (!gaveUp && failures === 1) {
+      openBy();
+      tellConnection("connection lost; connecting again…", true);
+      return;
+    }
+    clearTimeout(openTimer);
     source.close();
     if (gaveUp) probe(); else retryLater();
   });
+}
+
+/* A connection that is taken and not served reports no error. */
+let openTimer = 0;
+function openBy() {
+  clearTimeout(openTimer);
+  const mine = source;
+  openTimer = setTimeout(() => {
+    if (mine !== source || mine.readyState !== EventSource.CONNECTING) return;
+    mine.close();
+    failures++;
+    retryLater();
+  }, ANSWER_MS);
 }
 
 function retryLater() {
@@ -586,7 +607,7 @@ function retryLater() {
 /* The server answered, and not with a stream: has it forgotten us, or is it another one? */
 async function probe() {
   try {
-    const answer = await fetch("/", {cache: "no-store"});
+    const answer = await fetch("/", {cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS)});
     if (answer.status === 401 || answer.status === 403) {
       clearTimeout(retryTimer);
       retryAt = 0;
@@ -621,6 +642,7 @@ async function post(path, data) {
   try {
     const answer = await fetch(path, {
       method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(data),
+      signal: AbortSignal.timeout(ANSWER_MS),
     });
     if (answer.ok) return "";
     const text = line((await answer.text()).trim(), 300);
@@ -628,7 +650,8 @@ async function post(path, data) {
     if (answer.status === 409) return text || "It was decided already.";
     if (answer.status === 403) return "The server does not know this page any more. Open the address that the program printed.";
     return text || `The server answered ${answer.status}.`;
-  } catch {
+  } catch (error) {
+    if (error.name === "TimeoutError") return "The server did not answer. See whether it was done before you try again.";
     return "There is no connection to the run. Nothing was sent; try again when it is back.";
   }
 }
@@ -682,7 +705,10 @@ function stateOfRun() {
   if (run.ended) {
     if (run.exit) {
       const exit = line(run.exit, 120);
-      return [exit, /^(completed|ended|ok|done|success)/i.test(exit) ? "good" : /^paused/i.test(exit) ? "warn" : "bad"];
+      const code = /exit code (\d+)/.exec(exit);
+      if (/paused|unfinished|resumed/i.test(exit)) return [exit, "warn"];
+      const isGood = code ? code[1] === "0" : /^(completed|ended|done|the pool has ended)/i.test(exit);
+      return [exit, isGood && !counts.failed ? "good" : isGood ? "" : "bad"];
     }
     const open = agents.size - counts.completed - counts.failed - counts.aborted;
     if (open) return ["did not come to its end", "warn"];
@@ -974,12 +1000,12 @@ function lastWords(text) {
   return last.length > 120 ? `…${last.slice(-120)}` : last;
 }
 
-const spareRows = [];
-
 function drawRows() {
-  measure();
-  const height = scroll.clientHeight, top = scroll.scrollTop;
-  rowsBox.style.height = `${list.length * rowHeight}px`;
+  const height = scrollHeight, top = scroll.scrollTop;
+  if (bodyHeight !== list.length * rowHeight) {
+    bodyHeight = list.length * rowHeight;
+    rowsBox.style.height = `${bodyHeight}px`;
+  }
   const first = Math.max(0, Math.floor(top / rowHeight) - 6);
   const last = Math.min(list.length, Math.ceil((top + height) / rowHeight) + 6);
   const focused = document.activeElement && document.activeElement.view ? document.activeElement.view.agent : null;
@@ -988,18 +1014,21 @@ function drawRows() {
   if (stays && stays.at >= 0 && stays.at < first) wanted.unshift(stays);
   else if (stays && stays.at >= last) wanted.push(stays);
   const keep = new Set(wanted);
-  for (const [agent, view] of views) {
-    if (keep.has(agent)) continue;
-    if (view.root === document.activeElement) wantFocus = true;
-    view.root.remove();
-    views.delete(agent);
-    if (spareRows.length < 60) spareRows.push(view);
+  // Rows that are not needed show other agents, in their order: after a leap no element has to move.
+  const free = [];
+  for (const row of rowsBox.children) {
+    const {view} = row;
+    if (keep.has(view.agent) && views.get(view.agent) === view) continue;
+    if (row === document.activeElement) wantFocus = true;
+    else free.push(view);
+    views.delete(view.agent);
   }
+  let used = 0;
   const time = now();
   let next = rowsBox.firstChild;
   for (const agent of wanted) {
     let view = views.get(agent);
-    if (!view) views.set(agent, view = spareRows.pop() || new RowView());
+    if (!view) views.set(agent, view = free[used++] || new RowView());
     view.draw(agent, time);
     if (view.root === next) { next = next.nextSibling; continue; }
     if (view.root === document.activeElement) {
@@ -1008,6 +1037,7 @@ function drawRows() {
       next = next.nextSibling;
     } else rowsBox.insertBefore(view.root, next);
   }
+  while (next) { const other = next; next = next.nextSibling; other.remove(); }
   const view = active && views.get(active);
   tree.tabIndex = view ? -1 : 0;
   if (wantFocus && view) {
@@ -1016,14 +1046,19 @@ function drawRows() {
   }
 }
 
+/* Sizes are asked for when they change, not when something is drawn. */
+let scrollHeight = 0, bodyHeight = -1;
+
 function measure() {
-  const probe = $("columns").getBoundingClientRect();
-  headHeight = probe.height;
-  rowHeight = probe.height;
+  headHeight = rowHeight = $("columns").getBoundingClientRect().height || rowHeight;
+  scrollHeight = scroll.clientHeight;
+  paneWidth = timeline.clientWidth;
+  paneHeight = timeline.clientHeight;
+  need("rows", "lanes");
 }
 
 function show(agent) {
-  const y = agent.at * rowHeight, height = scroll.clientHeight - headHeight;
+  const y = agent.at * rowHeight, height = scrollHeight - headHeight;
   if (y < scroll.scrollTop) scroll.scrollTop = y;
   else if (y + rowHeight > scroll.scrollTop + height) scroll.scrollTop = y + rowHeight - height;
 }
@@ -1095,7 +1130,7 @@ function typeAhead(key) {
 tree.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !list.length) return;
   const agent = active && active.at >= 0 ? active : list[0];
-  const byPage = Math.max(1, Math.floor((scroll.clientHeight - headHeight) / rowHeight) - 1);
+  const byPage = Math.max(1, Math.floor((scrollHeight - headHeight) / rowHeight) - 1);
   const go = (at) => activate(list[Math.max(0, Math.min(list.length - 1, at))]);
   switch (event.key) {
     case "ArrowDown": go(agent.at + 1); break;
@@ -1153,11 +1188,19 @@ let drawnArrows = [];
 let cursor = null;             // {agent, index}: the span that the keyboard is on; -1 for the open one
 let paneWidth = 0, paneHeight = 0;
 
+/* Where the person has chosen few colours, the patterns tell the kinds apart. */
+const forced = matchMedia("(forced-colors: active)");
+const FORCED = {sheet: "Canvas", raised: "Canvas", chosen: "Canvas", "on-lane": "Canvas", line: "GrayText", link: "Highlight"};
+
 function colours() {
   if (palette) return palette;
   const probe = make("span", {class: "hidden"});
   document.body.append(probe);
-  const colour = (name) => { probe.style.color = `var(--${name})`; return getComputedStyle(probe).color; };
+  probe.style.forcedColorAdjust = "none";
+  const colour = (name) => {
+    probe.style.color = forced.matches ? FORCED[name] || "CanvasText" : `var(--${name})`;
+    return getComputedStyle(probe).color;
+  };
   palette = {
     ground: colour("sheet"), line: colour("line"), ink: colour("ink"), soft: colour("soft"), chosen: colour("chosen"),
     raised: colour("raised"), link: colour("link"), onLane: colour("on-lane"), lanes: KINDS.map((kind) => colour(`lane-${kind}`)),
@@ -1322,11 +1365,11 @@ function tick(seconds, step) {
 }
 
 function drawLanes() {
-  if (timeline.offsetParent === null) return;
+  if (!paneWidth || !paneHeight) return;
   const {font, ground, line: lineColour, ink, soft, raised, chosen: chosenColour, link} = colours();
   place();
   const scale = window.devicePixelRatio || 1;
-  const width = paneWidth = timeline.clientWidth, height = paneHeight = timeline.clientHeight;
+  const width = paneWidth, height = paneHeight;
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
@@ -1946,7 +1989,7 @@ class Transcript {
     this.busy = true;
     if (!this.messages.length) setText(this.status, "Fetching the transcript…");
     try {
-      const answer = await fetch(`/agents/${this.id}/transcript`, {cache: "no-store"});
+      const answer = await fetch(`/agents/${this.id}/transcript`, {cache: "no-store", signal: AbortSignal.timeout(60_000)});
       if (answer.status === 404) this.take(this.messages, "The server has no transcript of this agent.");
       else if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
       else this.take((await answer.json()).messages || []);
@@ -2047,7 +2090,7 @@ $("ask-no").addEventListener("click", () => dialog.close());
 
 $("drain").addEventListener("click", () => ask({
   title: "Drain the pool?", yes: "Drain the pool",
-  text: "No more agents are spawned. Those that run go on to their end, and may be aborted after the grace.",
+  text: "No more agents are started. Those that run go on to their end.",
   send: async () => {
     const problem = await post("/drain", {});
     if (!problem) say("The pool is draining.");
@@ -2169,7 +2212,7 @@ class Card {
     const heading = make("h3", {id, tabindex: "-1", text: this.title});
     this.root = make("li", {class: "card", role: "group", "aria-labelledby": id}, heading);
     const agent = make("button", {type: "button", class: "plain", text: `Show ${who} (#${data.agent})`, on: {click: () => { const found = agents.get(data.agent); if (found) goTo(found); }}});
-    this.root.append(make("p", {class: "rule", text: data.rule ? `Rule: ${line(data.rule, 300)}` : question ? `Tool: ${tool}` : "No rule allows it."}));
+    this.root.append(make("p", {class: "rule", text: question ? `In a call of ${tool}.` : data.rule ? `Rule: ${line(data.rule, 300)}` : "No rule allows it."}));
     if (question) this.root.append(...this.questionParts(question));
     else this.root.append(this.argumentParts(data.arguments || {}));
     this.approve = make("button", {type: "submit", class: "main", text: question ? (this.form ? "Send the answer" : "Accept") : "Approve"});
@@ -2220,13 +2263,13 @@ class Card {
   }
 
   questionParts(question) {
-    const parts = [longText(String(question.message || ""))];
+    const parts = [make("div", {class: "question"}, longText(String(question.message || "")))];
     if (question.url) {
       let host = "";
       try { host = new URL(question.url).host; } catch { /* told as it is */ }
       parts.push(make("p", {text: host ? `It asks you to open a page of ${host}:` : "It asks you to open:"}), longText(String(question.url), {exact: true}));
     }
-    if (question.schema && question.schema.properties && Object.keys(question.schema.properties).length) this.form = new Form(question.schema, `form-${cardsEver}`);
+    if (question.schema) this.form = new Form(question.schema, `form-${cardsEver}`);
     return parts;
   }
 
@@ -2261,7 +2304,7 @@ class Form {
     this.fields = [];
     this.root = make("div", {class: "answer"});
     const required = new Set(schema.required || []);
-    for (const [at, [name, rule]] of Object.entries(schema.properties).entries()) {
+    for (const [at, [name, rule]] of Object.entries(schema.properties || {}).entries()) {
       const field = new Field(name, rule && typeof rule === "object" ? rule : {}, required.has(name), `${prefix}-${at}`);
       this.fields.push(field);
       this.root.append(field.root);
@@ -2411,7 +2454,8 @@ addEventListener("afterprint", () => { $("paper").replaceChildren(); applyTheme(
 addEventListener("error", (event) => trouble(`The page made an error: ${event.message}`));
 addEventListener("unhandledrejection", (event) => trouble(`The page made an error: ${event.reason && event.reason.message || event.reason}`));
 
-new ResizeObserver(() => need("rows", "lanes")).observe($("panes"));
+const sizes = new ResizeObserver(measure);
+for (const element of [scroll, timeline, $("columns")]) sizes.observe(element);
 for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)", "(prefers-contrast: more)"]) {
   matchMedia(query).addEventListener("change", () => { palette = null; need("lanes"); });
 }
@@ -2438,7 +2482,7 @@ let secondsAt = 0;
 fitView();
 applyTheme();
 measure();
-$("follow").hidden = !run.live;
+$("follow").hidden = $("skip-approvals").hidden = !run.live;
 if (run.live) {
   tellConnection("connecting…");
   connect();

@@ -11,6 +11,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -159,7 +160,7 @@ def until(page: Any, expression: str, argument: Any = None) -> None:
     """
     deadline = time.monotonic() + SECONDS
     while not page.evaluate(expression, argument):
-        assert time.monotonic() < deadline, expression
+        assert time.monotonic() < deadline, (expression, page.locator("body").inner_text())
         page.wait_for_timeout(20)
 
 
@@ -304,6 +305,11 @@ class Shown:
     _page: Any
     _serving: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _stopped: trio.Event = attrs.field(factory=trio.Event)
+    _hung: socket.socket | None = None
+
+    @property
+    def _port(self) -> int:
+        return int(self.link.split(":")[2].partition("/")[0])
 
     def do(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function in the pool's thread, and return what it returns."""
@@ -339,15 +345,17 @@ class Shown:
         """
         self.do(self._serving.cancel)
         self.wait(self._stopped.wait)
-        if not hangs:
-            self.do(self._page.close)
+        self.do(self._page.close)
+        if hangs:
+            self._hung = self.do(listener_on, "127.0.0.1", self._port)
 
     def serve(self) -> None:
         """Begin to serve, or do it again at the same address."""
-        listener = self._page._listener
-        if listener.fileno() < 0:
-            port = int(self.link.split(":")[2].partition("/")[0])
-            self._page._listener = self.do(listener_on, "127.0.0.1", port)
+        if self._hung is not None:
+            self._hung.close()
+            self._hung = None
+        if self._page._listener.fileno() < 0:
+            self._page._listener = self.do(listener_on, "127.0.0.1", self._port)
         self._serving, self._stopped = trio.CancelScope(), trio.Event()
 
         async def serving(scope: trio.CancelScope, stopped: trio.Event) -> None:
@@ -373,10 +381,20 @@ def live_pool(
     pytest.importorskip("starlette")
     from agentpool.web import PageApprover
     from agentpool.web._serve import LivePage
-    from agentpool.web._watching import Watching
+    from agentpool.web._watching import EVENTS_KEPT, Watching
 
     ready: queue.Queue[Shown | BaseException] = queue.Queue()
     leave = trio.Event()
+
+    async def watch(
+        watching: Watching,
+        pool: AgentPool,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        async with pool.events(max_buffer=EVENTS_KEPT) as events:
+            watching.begin(pool)
+            task_status.started()
+            await watching.watch(events)
 
     async def main() -> None:
         approver = PageApprover()
@@ -387,7 +405,7 @@ def live_pool(
                 async with open_agent_pool(
                     max_concurrent=max_concurrent, approver=approver, **options
                 ) as pool:
-                    await nursery.start(page.watching.watch, pool)
+                    await nursery.start(watch, page.watching, pool)
                     ready.put(Shown(page.entry.link(), pool, approver, token, nursery, page))
                     await leave.wait()
                     pool.abort_all("the test is over")
@@ -412,6 +430,8 @@ def live_pool(
         shown.serve()
         yield shown
     finally:
+        if shown._hung is not None:
+            shown._hung.close()
         shown.do(leave.set)
         thread.join(SECONDS)
         assert not thread.is_alive()

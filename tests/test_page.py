@@ -135,6 +135,18 @@ def test_an_agent_is_opened_by_the_keyboard_and_shows_facts_spans_messages_and_i
         assert page.locator("#search").input_value() == ""
 
 
+def test_agents_of_one_name_are_told_apart_where_they_are_named(browser: Any, tmp_path: Path) -> None:
+    drawing = Drawing()
+    for name in ("worker", "worker", "boss"):
+        drawing.spawn(name)
+    drawing.time += 1
+    drawing.waits(a1=[3], a3=[1, 2])
+    with open_file(browser, tmp_path, file_data(drawing.picture)) as page:
+        page.locator(ROWS).first.wait_for()
+        told = page.locator(f"{ROWS} .what").all_text_contents()
+        assert told == ["waits for boss", "runs", "waits for worker #1, worker #2"]
+
+
 def tree_of(widths: dict[str, int]) -> Drawing:
     """Families with so many children, by the names of their parents."""
     drawing = Drawing()

@@ -263,7 +263,7 @@ def test_a_screen_reader_is_not_told_each_word_and_each_second(browser: Any) -> 
     with live_pool() as shown, open_page(browser, shown.link) as page:
         shown.spawn(waiter, name="writer")
         page.locator(ROWS).first.click()
-        page.locator("#agent h2").wait_for()
+        until(page, "document.getElementById('announce').textContent === 'writer is shown in the panel.'")
         said = page.evaluate(
             """() => { window.said = [];
             const live = document.querySelectorAll('[role=status], [role=alert], [aria-live], [role=log]');

@@ -184,6 +184,7 @@ const run = {
   totals: null, dropped: null, pool: page.pool || null, approvals: [],
 };
 const agents = new Map();
+const namesakes = new Map();   // how many agents have a name
 const orphans = new Map();     // children of agents that are not known (yet, or any more)
 let roots = [];
 let arrows = [];
@@ -238,7 +239,8 @@ function groupOf(row) {
 function nameOf(id) {
   if (!id) return "the program";
   const agent = agents.get(id);
-  return agent ? agent.name : `#${id}`;
+  if (!agent) return `#${id}`;
+  return namesakes.get(agent.row.name) > 1 ? `${agent.name} #${id}` : agent.name;
 }
 
 function namesOf(ids, most = 3) {
@@ -286,6 +288,7 @@ function setTime(seconds) {
 
 function forget() {
   agents.clear();
+  namesakes.clear();
   orphans.clear();
   words.clear();
   roots = [];
@@ -322,6 +325,7 @@ function countBelow(agent, many, live, failed) {
 function addAgent(row) {
   const agent = new Agent(row);
   agents.set(row.id, agent);
+  namesakes.set(row.name, (namesakes.get(row.name) || 0) + 1);
   counts[agent.group]++;
   const parent = agents.get(row.parent || 0);
   if (parent) adopt(parent, agent);
@@ -369,6 +373,8 @@ function takeGone(id) {
   const agent = agents.get(id);
   if (!agent) return;
   agents.delete(id);
+  const others = namesakes.get(agent.row.name) - 1;
+  if (others) namesakes.set(agent.row.name, others); else namesakes.delete(agent.row.name);
   counts[agent.group]--;
   spansKept -= agent.starts.length;
   const siblings = agent.parent ? agent.parent.children : roots;
@@ -652,7 +658,7 @@ async function post(path, data) {
     return text || `The server answered ${answer.status}.`;
   } catch (error) {
     if (error.name === "TimeoutError") return "The server did not answer. See whether it was done before you try again.";
-    return "There is no connection to the run. Nothing was sent; try again when it is back.";
+    return "There is no connection to the run, and probably nothing was sent. Try again when it is back.";
   }
 }
 

@@ -304,7 +304,8 @@ def test_a_decision_without_a_connection_is_not_lost_silently(browser: Any) -> N
         problem = page.locator(".card > form > .problem")
         until(
             page,
-            "document.querySelector('.card > form > .problem').textContent.includes('probably nothing was sent')",
+            "document.querySelector('.card > form > .problem')"
+            ".textContent.includes('probably nothing was sent')",
         )
         assert problem.is_visible()
         assert decisions == []

@@ -804,7 +804,7 @@ function drawHead() {
     setTotal("tokens", "Tokens", shorter(totals.tokens), `${number(totals.tokens)} tokens`);
     setTotal("cost", "Cost", totals.cost ? money(totals.cost) : "");
     const isOn = run.live && !run.ended;
-    setTotal("rates", "Per second", isOn ? `${shorter(rates.tokens || 0)} tokens, ${rates.calls || 0} calls${rates.cost ? `, ${money(rates.cost)}` : ""}` : "");
+    setTotal("rates", "Per second", isOn ? `${shorter(Math.round(rates.tokens || 0))} tokens, ${rates.calls || 0} calls${rates.cost ? `, ${money(rates.cost)}` : ""}` : "");
   }
   if (pool) {
     setTotal("slots", "Slots", pool.slots ? `${number(pool.running)} of ${number(pool.slots)} in use` : "");

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-ROUNDS = 5
+ROUNDS = 3
 AGENTS = '''
 import atexit, json, random, time
 from pathlib import Path
@@ -111,6 +111,12 @@ def _read_all(file: int) -> None:
         pass
 
 
+def write_fleet(folder: Path, agents: int) -> None:
+    """Write a fleet of so many agents."""
+    (folder / "agents.py").write_text(AGENTS)
+    (folder / "fleet.toml").write_text(FLEET.format(agents=agents))
+
+
 def main() -> int:
     """Print the table."""
     agents = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
@@ -123,8 +129,7 @@ def main() -> int:
     figures: dict[str, list[tuple[float, float, float, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "agents.py").write_text(AGENTS)
-        (folder / "fleet.toml").write_text(FLEET.format(agents=agents))
+        write_fleet(folder, agents)
         for _ in range(ROUNDS):
             for way, (size, options) in ways.items():
                 figures[way].append(cost(folder, size, *options))

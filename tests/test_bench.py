@@ -201,3 +201,15 @@ def test_a_flame_graph_is_well_formed_and_as_wide_as_its_samples() -> None:
         "agentpool._kernel.pool:AgentPool.<locals>: 50.0%",
     ]
     assert widths == [1199.5, 1199.5, 599.5]
+
+
+@pytest.mark.processes
+def test_what_being_watched_costs_is_measured_on_a_terminal(tmp_path: Path) -> None:
+    pytest.importorskip("cyclopts")
+    pytest.importorskip("pty")
+    from bench import seen
+
+    seen.write_fleet(tmp_path, 2)
+    cpu, wall, half, most = seen.cost(tmp_path, (24, 80))
+    assert 0 < cpu < wall
+    assert half <= most

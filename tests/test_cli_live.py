@@ -19,6 +19,7 @@ from rich.console import Console
 from agentpool import (
     AgentContext,
     AgentManifest,
+    Budget,
     CompletionRequest,
     OverloadedError,
     RateLimitedError,
@@ -26,10 +27,12 @@ from agentpool import (
     open_agent_pool,
 )
 from agentpool._core import events as ev
+from agentpool._core.outcomes import Completed
 from agentpool._core.picture import Picture
 from agentpool.cli._drivers import Drivers
 from agentpool.cli._frame import Frames, Size, folded
 from agentpool.cli._live import LiveView, seconds_to_next_frame
+from agentpool.cli._progress import kind_of
 from agentpool.cli._sums import pool_parts, provider_parts
 from agentpool.cli._text import width_of
 from agentpool.drivers.governed import GovernedDriver
@@ -226,14 +229,80 @@ async def test_agents_that_were_there_before_the_view_are_seen() -> None:
     async with AsyncExitStack() as stack, open_agent_pool(max_concurrent=5) as pool:
         await pool.spawn(parent, name="resumed")
         await trio.testing.wait_all_tasks_blocked()
-        view = LiveView(Console(file=out, force_terminal=True, width=80, height=24, color_system=None))
+        view = LiveView(Console(file=out, force_terminal=True, width=250, height=24, color_system=None))
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(view.keep_drawing, pool, Drivers(stack, None, None, print))
-                while "0 dead letters" not in out.getvalue():  # noqa: ASYNC110 - it is drawn in a thread
+                while "0 dead letters" not in out.getvalue():
                     await trio.sleep(0.01)
                 nursery.cancel_scope.cancel()
         view.close()
         pool.abort_all()
     assert re.search(r" 1  resumed +waits for child", out.getvalue())
     assert re.search(r" 2  `-child +waits for anybody", out.getvalue())
+    assert "(resumed for child, child for anybody)" in out.getvalue()
+
+
+async def test_a_budget_is_told_with_its_limits() -> None:
+    async with open_agent_pool(
+        ScriptedDriver(["well"]), max_concurrent=1, budget=Budget(tokens=2_000_000, cost_usd=5, calls=10)
+    ) as pool:
+        first, *_ = pool_parts(pool.statistics())
+        assert first == "budget: 0 of 2.0M tokens, $0.0000 of $5.00, 0 of 10 calls"
+
+
+def test_events_are_counted_by_their_kinds() -> None:
+    done = Completed(agent_id=1, name="a", parent_id=0, value="x")
+    at = (1, 0.0, 1, 0)
+    told = [
+        kind_of(event)
+        for event in (
+            ev.AgentStarted(*at),
+            ev.AgentFinished(*at, outcome=done),
+            ev.AgentRestarted(*at, 1, done),
+            ev.GuardWarned(*at, text="loops"),
+        )
+    ]
+    assert told == ["started", "completed", "restarts", "warnings"]
+
+
+async def test_a_warning_beside_a_question_is_shown_when_it_is_answered_and_a_line_at_once() -> None:
+    out = io.StringIO()
+    view = LiveView(Console(file=out, force_terminal=True, width=80, height=24, color_system=None))
+    asked = []
+    with view.asking(lambda: asked.append("again")):
+        view.take(ev.GuardWarned(1, 0.0, 1, 0, text="loops"))
+        view.tell("stopping")
+        assert "stopping" in out.getvalue()
+        assert "loops" not in out.getvalue()
+    assert asked == ["again"]
+    assert "warning: loops" in out.getvalue()
+    view.close()
+
+
+def test_what_is_printed_by_agents_stands_above_and_is_whole_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        encoding = "utf-8"  # type: ignore[assignment]
+
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", out)
+    view = LiveView(Console(stderr=True, force_terminal=True, width=80, height=24, color_system=None))
+    assert (sys.stderr.encoding, sys.stderr.isatty()) == ("utf-8", True)
+    print("first")
+    for number in range(30_000):
+        print(number, file=sys.stderr)
+    with pytest.raises(TypeError, match="must be str, not bytes"):
+        sys.stderr.write(b"x")  # type: ignore[arg-type]
+    print("no end", end="", file=sys.stderr, flush=True)
+    view.close()
+    assert sys.stderr is out
+    lines = out.getvalue().replace("\r\x1b[2K", "").split("\n")
+    assert [line for line in lines if line.isdecimal()] == [str(number) for number in range(30_000)]
+    assert any("first" in line for line in lines)
+    assert any("no end" in line for line in lines)

@@ -139,7 +139,7 @@ def test_no_agents_are_no_table(capsys: pytest.CaptureFixture[str]) -> None:
 # -- lines ------------------------------------------------------------------------------------
 
 
-def test_two_thousand_lines_of_a_kind_become_few(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_two_thousand_lines_of_a_kind_become_few(capsys: pytest.CaptureFixture[str]) -> None:
     view = PlainView()
     for number in range(2000):
         view.retrying(number, "busy\x1b[2J", 1.0)

@@ -416,7 +416,7 @@ async def test_a_killed_run_goes_on_with_a_page_at_the_same_port(tmp_path: Path)
             assert f":{port}/" in link
             assert (await browser.client.get(link)).status_code == 303  # the old cookie is worth nothing
             await browser.look(lambda seen: seen.named("wait_for_go").get("phase"))
-            assert browser.resets == 2, browser.latest
+            assert browser.resets >= 2
             (tmp_path / "go").touch()
             await browser.look()
             assert (await again.ends())[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AsyncExitStack, suppress
 
 import httpx2
@@ -323,3 +324,38 @@ async def test_a_silent_run_says_that_it_is_there(monkeypatch: pytest.MonkeyPatc
                     if data.count(b"\n: still here\n\n") >= 3:
                         break
         assert data.startswith(b"retry: 1000\n\nevent: changes\n")
+
+
+async def test_ten_thousand_agents_are_told_in_pieces_and_the_pool_goes_on_between_them() -> None:
+    longest = 0.0
+
+    async def beat(scope: trio.CancelScope) -> None:
+        """Measure how long others keep the thread: in its own time, not that of a busy machine."""
+        nonlocal longest
+        with scope:
+            while True:
+                before = time.thread_time()
+                await trio.lowlevel.checkpoint()
+                longest = max(longest, time.thread_time() - before)
+
+    opened = open_agent_pool(max_concurrent=10_000)
+    async with opened as pool, page_of(pool) as page, page.browser() as browser:
+        handles = [await pool.spawn(waiter, name=f"agent {number}") for number in range(10_000)]
+        await browser.look(lambda seen: len(seen.rows) == 10_000)
+        data = b""
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+            nursery.start_soon(beat, scope)
+            async with browser.client.stream("GET", page.address + "/events") as response:
+                with trio.fail_after(SECONDS):
+                    async for more in response.aiter_raw():
+                        data += more
+                        if data.endswith(b"\n\n") and b'"pool":' in data[-2_000:]:
+                            break
+            scope.cancel()
+        pieces = [told.data for told in events_in(data)]
+        assert sum(len(piece["agents"]) for piece in pieces) >= 10_000
+        assert max(len(piece["agents"]) for piece in pieces) <= picture_pieces.PIECE
+        assert longest < 0.5  # one sample of so many takes some 30 ms; at once, all this takes a second
+        for handle in handles:
+            handle.abort()

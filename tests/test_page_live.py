@@ -302,8 +302,11 @@ def test_a_decision_without_a_connection_is_not_lost_silently(browser: Any) -> N
         shown.cut()
         page.locator(".card button.main").click()
         problem = page.locator(".card > form > .problem")
-        text = "document.querySelector('.card > form > .problem').textContent"
-        until(page, f"{text}.includes('probably nothing was sent')")
+        until(
+            page,
+            "document.querySelector('.card > form > .problem')"
+            ".textContent.includes('probably nothing was sent')",
+        )
         assert problem.is_visible()
         assert decisions == []
         shown.serve()

@@ -11,7 +11,6 @@ import pytest
 
 from agentpool import AgentMessage, Completed
 from agentpool._core import events as ev
-from agentpool._core import picture as pictures
 from agentpool._core.picture import Picture
 from agentpool._core.picture_data import changes_since
 from agentpool._core.picture_pieces import pieces_since
@@ -85,12 +84,9 @@ class Run:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_wherever_a_watcher_is_cut_off_it_knows_all_in_the_end(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pictures, "ENDED_KEPT", 10)
+def test_wherever_a_watcher_is_cut_off_it_knows_all_in_the_end(seed: int) -> None:
     random = Random(seed)
-    run, watcher = Run(random), Watcher()
+    run, watcher = Run(random, Picture(ended_kept=10)), Watcher()
     for _ in range(60):
         run.go_on(random.randrange(30))
         before = watcher.version
@@ -143,11 +139,8 @@ def test_what_nobody_was_ever_told_is_taken_for_nothing() -> None:
     assert len(piece["agents"]) == len(run.picture.rows)
 
 
-def test_agents_that_went_while_nobody_told_of_them_have_everything_told_anew(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pictures, "ENDED_KEPT", 2)
-    run, watcher = Run(Random(4)), Watcher()
+def test_agents_that_went_while_nobody_told_of_them_have_everything_told_anew() -> None:
+    run, watcher = Run(Random(4), Picture(ended_kept=2)), Watcher()
     run.go_on(50)
     for piece in pieces_since(run.picture, 0):
         watcher.take(piece)

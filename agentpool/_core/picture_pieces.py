@@ -19,7 +19,7 @@ from agentpool._core.picture_data import (
     span_data,
 )
 
-PIECE = 500
+PIECE = 250
 """A piece has no more agents, spans, messages and notes, of each."""
 
 

@@ -369,11 +369,17 @@ def _targets(picture: Picture, tree: Sequence[Line]) -> Sequence[tuple[AgentId, 
 
 
 def _row(columns: Sequence[Column], cells: Sequence[str], styles: Sequence[str]) -> Sequence[Piece]:
+    """Return the pieces of a line; neighbours of one style are one piece, since each takes time to write."""
     pieces: list[Piece] = []
+    text, at = "", ""
     for number, (column, cell, style) in enumerate(zip(columns, cells, styles, strict=True)):
-        last = number == len(columns) - 1
-        text = cell if last and not column.right else column.padded(cell)
-        if text or not last:
-            pieces.append(((GAP if number else ""), ""))
-            pieces.append((text, style))
-    return pieces
+        text += GAP if number else ""
+        if style != at:
+            pieces.append((text, at))
+            text, at = "", style
+        is_last = number == len(columns) - 1
+        text += cell if is_last and not column.right else column.padded(cell)
+    pieces.append((text, at))
+    text, at = pieces[-1]
+    pieces[-1] = (text.rstrip(), at)
+    return [piece for piece in pieces if piece[0]]

@@ -113,6 +113,8 @@ class LiveView:
         self._above.append(Text(cut(encodable(one_line(line), file), LONGEST_LINE, file), style="yellow"))
         if self._quiet.is_asking:
             self._say_above_question()
+        elif self._last is None:  # nobody knows when the first frame comes: a model may still be loading
+            self._write_above()
         else:
             self._have_written()
 
@@ -184,7 +186,7 @@ class LiveView:
     def _drawing(self, pool: AgentPool, drivers: Drivers) -> _Drawing:
         time_now, now = trio.current_time(), pool.statistics()
         sample(self._picture, now, time_now)
-        figures = [*pool_parts(now), *provider_parts(drivers)]
+        figures = [*pool_parts(now, self._picture.rows), *provider_parts(drivers)]
         size = self._console.size
         return _Drawing(self._frames.frame(self._picture, figures, Size(size.height, size.width), time_now))
 
@@ -213,7 +215,7 @@ class LiveView:
 
     def _have_written(self) -> None:
         """See to it that what is to stand above is written soon: with the next frame, if there are frames."""
-        if self._last is None or len(self._above) > LINES_ABOVE:
+        if len(self._above) > LINES_ABOVE:
             self._write_above()
         elif not self._is_coming:
             self._is_coming = True

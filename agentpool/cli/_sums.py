@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agentpool._core.budget import BudgetStatistics
     from agentpool._kernel.inbox import InboxStatistics
     from agentpool._kernel.pool import AgentPool
-    from agentpool._kernel.statistics import PoolStatistics, WaitingAgent
+    from agentpool._kernel.statistics import PoolStatistics
     from agentpool.cli._drivers import Drivers
 
 WAITS_SHOWN = 5
@@ -106,10 +106,18 @@ def sample(picture: Picture, now: PoolStatistics, time: float) -> None:
 # -- the pool ----------------------------------------------------------------------
 
 
-def pool_parts(now: PoolStatistics) -> list[str]:
-    """Tell how many agents run, wait and for whom, and how many letters are dead."""
-    names = {who.id: who.name for who in now.waiting}
-    waits = [f"{_short(who.name)} for {_targets(who, names)}" for who in now.waiting[:WAITS_SHOWN]]
+def pool_parts(now: PoolStatistics, rows: Mapping[AgentId, AgentRow] | None = None) -> list[str]:
+    """Tell how many agents run, wait and for whom, and how many letters are dead.
+
+    Args:
+      now: the figures of the pool.
+      rows: of agents, some of which are waited for and do not wait themselves.
+    """
+    first = now.waiting[:WAITS_SHOWN]
+    wanted = {target for who in first for target in who.waits_for[:2]}
+    names = {who.id: who.name for who in now.waiting if who.id in wanted}
+    names |= {target: rows[target].name for target in wanted if rows and target in rows}
+    waits = [f"{_short(who.name)} for {tell_targets(who.waits_for, names)}" for who in first]
     more = len(now.waiting) - WAITS_SHOWN
     told = f" ({', '.join(waits)}{f' and {more:,} more' if more > 0 else ''})" if waits else ""
     parts = [
@@ -164,10 +172,6 @@ def _tell_inboxes(inboxes: Collection[InboxStatistics]) -> str:
     fill = sum(inbox.fill for inbox in inboxes)
     fullest = max(inboxes, key=lambda inbox: inbox.peak)
     return f"{fill} in inboxes (at most {fullest.peak} of {fullest.capacity} in one so far)"
-
-
-def _targets(who: WaitingAgent, names: Mapping[AgentId, str]) -> str:
-    return tell_targets(who.waits_for, names)
 
 
 def tell_targets(targets: Collection[AgentId], names: Mapping[AgentId, str]) -> str:

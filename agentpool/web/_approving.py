@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -45,6 +45,7 @@ class PageApprover:
     _closed: OrderedDict[str, None] = attrs.field(factory=OrderedDict)
     _count: int = 0
     _version: int = 0
+    _listeners: list[Callable[[], object]] = attrs.field(factory=list)
 
     async def __call__(self, request: ApprovalRequest, /) -> Decision:
         """Ask about a call.
@@ -54,17 +55,26 @@ class PageApprover:
         self._count += 1
         key = f"{self._count}-{request.hash[:16]}"  # two agents may make calls of the same hash
         asked = self._open[key] = _Open(request)
-        self._version += 1
+        self._change()
         try:
             await asked.answered.wait()
         finally:
             del self._open[key]
-            self._version += 1
+            self._change()
             self._closed[key] = None
             if len(self._closed) > DECIDED_KEPT:
                 self._closed.popitem(last=False)
         assert asked.decision is not None
         return asked.decision
+
+    def _change(self) -> None:
+        self._version += 1
+        for listener in self._listeners:
+            listener()
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Have this called whenever `version` has changed."""
+        self._listeners.append(listener)
 
     @property
     def version(self) -> int:
@@ -97,7 +107,7 @@ class PageApprover:
         if asked is None or asked.decision is not None:
             raise AlreadyDecidedError(key)
         asked.decision = decision_in(asked.request, answer)
-        self._version += 1
+        self._change()
         asked.answered.set()
 
 

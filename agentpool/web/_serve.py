@@ -81,12 +81,12 @@ class LivePage:
         return cls(watching, Entry(address, bound, tell), Streams(watching), listener)
 
     async def serve(self) -> None:
-        """Serve it until cancelled, which closes the connections."""
+        """Serve it until cancelled, which closes the connections; it may be served again afterwards."""
         from agentpool.web._guard import Guard
         from agentpool.web._requests import Requests
 
         app = Requests(self.watching, self.streams).app()
-        await listen(Guard(app, self.entry, self.failed), self._listener, _LOG, SEND_SECONDS)
+        await listen(Guard(app, self.entry, self.failed), self._listener.dup(), _LOG, SEND_SECONDS)
 
     async def tell_end(self, exit: str) -> None:
         """Say how the run ended, and give the browsers a moment to be told."""

@@ -31,6 +31,8 @@ SECONDS_BETWEEN_LOOKS = 0.25
 MOST_SECONDS_BETWEEN_LOOKS = 5.0
 SHARE = 50
 """Between two looks so many times as long passes as a look, and the telling of it, took."""
+SLICE = 500
+"""Of so many agents the picture is told at once that they wait."""
 BATCHES_KEPT = 50
 """What is newer than so many versions is kept for other browsers that have one of these."""
 EVENTS_KEPT = 50_000
@@ -87,19 +89,24 @@ class Watching:
     providers: Providers = tuple
     drain: Callable[[], object] | None = None
     id: str = attrs.field(factory=lambda: secrets.token_hex(6))
-    picture: Picture = attrs.field(factory=Picture)
+    picture: Picture = attrs.field(factory=lambda: Picture())
     transcripts: Transcripts = attrs.field(factory=Transcripts)
     exit: str | None = None
     has_seen_end: bool = False
     changed: trio.Event = attrs.field(factory=trio.Event)
     """Set when there is something to tell; then there is another."""
     _figures: Mapping[str, Any] = attrs.field(factory=dict)
-    _batches: dict[tuple[int, int], Batch] = attrs.field(factory=dict)
+    _batches: dict[tuple[int, int, int], Batch] = attrs.field(factory=dict)
     _pool: AgentPool | None = None
     _nursery: trio.Nursery | None = None
     _spent: float = 0.0
+    _waiting: dict[AgentId, tuple[AgentId, ...]] = attrs.field(factory=dict)
     _lost: int = 0
     _told: object = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.approver is not None:  # whoever is asked does not wait for the next look
+            self.approver.listen(self._tell)
 
     # -- watching ----------------------------------------------------------------------------------
 
@@ -177,14 +184,32 @@ class Watching:
             pause = min(max(SECONDS_BETWEEN_LOOKS, SHARE * self._spent), MOST_SECONDS_BETWEEN_LOOKS)
             self._spent = 0.0
             await trio.sleep(pause)
-            began = time.perf_counter()
-            self._look(pool)
-            self._spent += time.perf_counter() - began
+            for _ in self._looking(pool):
+                await trio.lowlevel.checkpoint()  # agents go on between two slices
 
     def _look(self, pool: AgentPool) -> None:
+        for _ in self._looking(pool):
+            pass
+
+    def _looking(self, pool: AgentPool) -> Iterator[None]:
+        """Sample the pool, in slices of the agents that have begun or ended to wait."""
+        began = time.perf_counter()
         now = pool.statistics()
+        stuck = [agent.id for agent in now.stuck]
         waiting = {agent.id: agent.waits_for for agent in now.waiting}
-        self.picture.sample(waiting, [agent.id for agent in now.stuck], trio.current_time())
+        known = self._waiting
+        news = [each for each, targets in waiting.items() if known.get(each) != targets]
+        news += [each for each in known if each not in waiting]
+        for start in range(0, max(len(news), 1), SLICE):
+            for each in news[start : start + SLICE]:
+                if each in waiting:
+                    known[each] = waiting[each]
+                else:
+                    del known[each]
+            self.picture.sample(known, stuck, trio.current_time())
+            self._spent += time.perf_counter() - began
+            yield
+            began = time.perf_counter()
         self._figures = figures_of(now, pool.draining, self.providers())
         self._tell()
 
@@ -213,13 +238,13 @@ class Watching:
           version: what a browser has; 0 for everything.
           asked: the `Batch.asked` of what it was told last; -1 if it was told nothing.
         """
-        batch = self._batches.get((version, asked))
+        now = self._asked_version()
+        batch = self._batches.get((version, asked, now))
         if batch is None:
             if len(self._batches) >= BATCHES_KEPT:
                 self._batches.clear()
-            now = self._asked_version()
             source = self._written(version, with_questions=now != asked)
-            batch = self._batches[version, asked] = Batch(self.picture.version, now, source)
+            batch = self._batches[version, asked, now] = Batch(self.picture.version, now, source)
         return batch
 
     def _written(self, version: int, *, with_questions: bool) -> Iterator[bytes]:

@@ -804,7 +804,7 @@ function drawHead() {
     setTotal("tokens", "Tokens", shorter(totals.tokens), `${number(totals.tokens)} tokens`);
     setTotal("cost", "Cost", totals.cost ? money(totals.cost) : "");
     const isOn = run.live && !run.ended;
-    setTotal("rates", "Per second", isOn ? `${shorter(rates.tokens || 0)} tokens, ${rates.calls || 0} calls${rates.cost ? `, ${money(rates.cost)}` : ""}` : "");
+    setTotal("rates", "Per second", isOn ? `${shorter(Math.round(rates.tokens || 0))} tokens, ${rates.calls || 0} calls${rates.cost ? `, ${money(rates.cost)}` : ""}` : "");
   }
   if (pool) {
     setTotal("slots", "Slots", pool.slots ? `${number(pool.running)} of ${number(pool.slots)} in use` : "");
@@ -1188,7 +1188,8 @@ scroll.addEventListener("scroll", () => { hideTip(); need("rows", "lanes"); }, {
 // -- the timeline: lanes on a canvas, beside the rows --------------------------------------------------
 
 const timeline = $("timeline"), canvas = $("lanes"), pen = canvas.getContext("2d", {alpha: false});
-const sight = {start: 0, length: 60, mode: page.live ? "follow" : "whole"};
+/* Until the person zooms, a short run is seen whole: the window grows with it from 10 to 60 seconds. */
+const sight = {start: 0, length: 60, mode: page.live ? "follow" : "whole", grows: true};
 let palette = null;
 let drawnArrows = [];
 let cursor = null;             // {agent, index}: the span that the keyboard is on; -1 for the open one
@@ -1261,8 +1262,9 @@ function drawLegend() {
 }
 
 function place() {
-  const length = Math.max(sight.length, 0.002);
   const time = Math.max(now(), 0.001);
+  if (sight.mode === "follow" && sight.grows) sight.length = Math.min(60, Math.max(10, time / 0.94));
+  const length = Math.max(sight.length, 0.002);
   if (sight.mode === "whole") { sight.start = 0; sight.length = Math.max(time * (run.ended ? 1.01 : 1.05), 0.05); }
   else if (sight.mode === "follow") { sight.length = length; sight.start = Math.max(0, time - length * 0.94); }
 }
@@ -1582,6 +1584,7 @@ timeline.addEventListener("wheel", (event) => {
 
 function goFree(start, length) {
   sight.mode = "free";
+  sight.grows = false;
   const time = Math.max(now(), 0.05);
   sight.length = Math.max(0.002, Math.min(length, Math.max(time * 4, 1)));
   sight.start = Math.max(-sight.length * 0.5, Math.min(start, time - sight.length * 0.05));
@@ -1591,6 +1594,7 @@ function goFree(start, length) {
 function zoom(factor, at = 0.5) {
   place();
   if (sight.mode === "follow" && at === 0.5) {
+    sight.grows = false;
     sight.length = Math.max(0.01, Math.min(sight.length * factor, Math.max(now() * 4, 1)));
     need("lanes");
     return;

@@ -113,15 +113,13 @@ async def serve_live_page(
     """Serve the live page of a pool until cancelled, also when the pool has ended.
 
     `nursery.start(serve_live_page, pool)` returns a link that lets one browser in. Start it in a nursery
-    around the pool, which would wait for it otherwise:
+    around the pool, which would wait for it otherwise::
 
-    ```python
-    async with trio.open_nursery() as nursery:
-        async with open_agent_pool(driver, max_concurrent=10) as pool:
-            print(await nursery.start(serve_live_page, pool))
-            ...
-        nursery.cancel_scope.cancel()
-    ```
+        async with trio.open_nursery() as nursery:
+            async with open_agent_pool(driver, max_concurrent=10) as pool:
+                print(await nursery.start(serve_live_page, pool))
+                ...
+            nursery.cancel_scope.cancel()
 
     Whoever sees the page may abort agents, drain the pool and answer its questions.
 

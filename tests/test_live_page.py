@@ -289,6 +289,21 @@ async def test_many_tabs_of_one_browser_take_turns_and_leave_it_connections() ->
             assert done == 12
 
 
+async def test_as_many_tabs_as_may_be_told_do_not_take_turns() -> None:
+    async with open_agent_pool(max_concurrent=4) as pool, page_of(pool) as page, page.browser() as browser:
+        handle = await pool.spawn(waiter, name="waiter")
+        tabs = [Browser(page.address, browser.client) for _ in range(_streams.MOST_OF_SESSION)]
+        async with AsyncExitStack() as stack:
+            opened = [await stack.enter_async_context(tab.events()) for tab in tabs]
+            for tab, events in zip(tabs, opened, strict=True):
+                while not tab.rows:
+                    tab.take(await anext(events))
+            handle.abort()
+            for tab, events in zip(tabs, opened, strict=True):
+                while not tab.named("waiter").get("ended"):
+                    tab.take(await anext(events))
+
+
 async def test_fifty_browsers_see_the_same() -> None:
     async with open_agent_pool(max_concurrent=4) as pool, page_of(pool) as page, AsyncExitStack() as stack:
         browsers = [await stack.enter_async_context(page.browser()) for _ in range(50)]

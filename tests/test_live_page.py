@@ -17,7 +17,7 @@ from live_page_kit import SECONDS, Browser, NoRoomError, Page, cookie_of, events
 
 from agentpool import AgentContext, open_agent_pool
 from agentpool._core import picture_pieces
-from agentpool.web import _serve, _streams
+from agentpool.web import _serve, _streams, serve_live_page
 
 pytestmark = pytest.mark.processes
 
@@ -258,6 +258,22 @@ async def test_a_browser_that_does_not_read_is_cut_off(monkeypatch: pytest.Monke
                             await browser.look(lambda seen: len(seen.rows) == 1_500)
         for handle in handles:
             handle.abort()
+
+
+class StartLost(trio.TaskStatus[str]):
+    """Ctrl-C comes at the very moment at which the page has started."""
+
+    def started(self, value: str | None = None) -> None:
+        raise KeyboardInterrupt
+
+
+async def test_a_page_that_is_interrupted_as_it_starts_does_not_go_on_for_ever() -> None:
+    async with open_agent_pool(max_concurrent=4) as pool:
+        with trio.move_on_after(2) as scope:
+            with pytest.raises(BaseExceptionGroup) as raised:
+                await serve_live_page(pool, task_status=StartLost())
+            assert raised.group_contains(KeyboardInterrupt)
+        assert not scope.cancelled_caught
 
 
 # -- many tabs ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import attrs
@@ -26,10 +27,12 @@ from agentpool import (
     Completion,
     CompletionRequest,
     Denied,
+    Image,
     PoolClosedError,
     Question,
     ScriptedDriver,
     SpawnConfig,
+    Text,
     ToolCall,
     open_agent_pool,
     tool,
@@ -37,6 +40,7 @@ from agentpool import (
 from agentpool._core.approval import ApprovalRequest as Request
 from agentpool.web import PageApprover, _approving, _requests, _transcripts
 from agentpool.web._approving import AlreadyDecidedError, BadAnswerError, decision_in
+from agentpool.web._watching import Watching
 
 pytestmark = pytest.mark.processes
 
@@ -320,6 +324,16 @@ async def test_a_form_is_asked_and_answered_over_http() -> None:
     assert decisions == [Answered({"city": "Rome"})]
 
 
+async def test_an_approver_that_outlives_its_pages_keeps_none_of_them() -> None:
+    approver = PageApprover()
+    for _ in range(3):
+        async with open_agent_pool(max_concurrent=4, approver=approver) as pool:
+            async with page_of(pool, approver=approver):
+                pass
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, Watching)]
+
+
 async def test_questions_that_were_closed_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_approving, "DECIDED_KEPT", 1)
     approver = PageApprover()
@@ -441,6 +455,17 @@ async def test_long_conversations_of_those_that_have_ended_make_room(monkeypatch
     async with open_agent_pool(driver, max_concurrent=1) as pool:
         async with page_of(pool) as page, page.browser() as browser:
             ids = [(await pool.spawn(SpawnConfig(AgentManifest(name="a"), "?"))).id for _ in range(3)]
+            await browser.look(lambda seen: len([row for row in seen.rows.values() if "ended" in row]) == 3)
+            assert [len(await transcript(browser, each)) for each in ids] == [0, 0, 2]
+
+
+async def test_pictures_in_conversations_count_as_much_as_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_transcripts, "MOST_LETTERS", 1_000)
+    query = [Text("What is it?"), Image(b"\x89PNG\r\n\x1a\n" + bytes(600), "image/png")]
+    driver = ScriptedDriver(lambda request: "a cat")
+    async with open_agent_pool(driver, max_concurrent=1) as pool:
+        async with page_of(pool) as page, page.browser() as browser:
+            ids = [(await pool.spawn(SpawnConfig(AgentManifest(name="a"), query))).id for _ in range(3)]
             await browser.look(lambda seen: len([row for row in seen.rows.values() if "ended" in row]) == 3)
             assert [len(await transcript(browser, each)) for each in ids] == [0, 0, 2]
 

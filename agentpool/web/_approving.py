@@ -76,6 +76,10 @@ class PageApprover:
         """Have this called whenever `version` has changed."""
         self._listeners.append(listener)
 
+    def unlisten(self, listener: Callable[[], object]) -> None:
+        """Have it called no more."""
+        self._listeners.remove(listener)
+
     @property
     def version(self) -> int:
         """Counts up when a question is asked, answered or withdrawn."""

@@ -6,6 +6,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -104,9 +105,17 @@ class Watching:
     _lost: int = 0
     _told: object = None
 
-    def __attrs_post_init__(self) -> None:
-        if self.approver is not None:  # whoever is asked does not wait for the next look
-            self.approver.listen(self._tell)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Tell questions to persons at once while the block runs; they do not wait for the next look."""
+        if self.approver is None:
+            yield
+            return
+        self.approver.listen(self._tell)
+        try:
+            yield
+        finally:
+            self.approver.unlisten(self._tell)
 
     # -- watching ----------------------------------------------------------------------------------
 

@@ -404,6 +404,7 @@ async def test_a_run_with_a_journal_is_drained_by_leaving_it_and_goes_on_with_a_
         await browser.look(
             lambda seen: seen.named("wait_for_go").get("phase") and seen.named("answer").get("ended")
         )
+        assert '"leaves":true' in (await browser.get("/")).text  # the page says so before it is done
         await browser.post("/drain")
         await browser.look()
         assert browser.exit is not None

@@ -177,7 +177,7 @@ async def perform(
         run = _Run(view, drivers, output, options.journal, options.otel, page)
         approver: Approver | None = TerminalApprover(view) if can_ask() else None
         if page is not None:
-            page.introduce(say if options.quiet else view.tell)
+            page.introduce(say if options.quiet else view.tell, leaves=options.journal is not None)
             approver = page.asking_beside(approver)
         pool = _opened(path, fleet, options, drivers, memory, starts, past, approver)
         if page is not None:

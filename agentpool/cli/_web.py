@@ -154,9 +154,14 @@ class RunPage:
             async for _ in signals:
                 return
 
-    def introduce(self, tell: Callable[[str], object]) -> None:
-        """Show the first link; from now on, what there is to say goes this way."""
-        self.tell = tell
+    def introduce(self, tell: Callable[[str], object], *, leaves: bool) -> None:
+        """Show the first link; from now on, what there is to say goes this way.
+
+        Args:
+          tell: shows a line.
+          leaves: whether the button stops the agents at work, which can be resumed.
+        """
+        self.tell, self._page.watching.leaves = tell, leaves
         self.tell_link()
 
     def asking_beside(self, terminal: Approver | None) -> Approver:

@@ -62,7 +62,8 @@ class Requests:
 
     async def page(self, request: Request) -> Response:
         """The document."""
-        data = {"live": True, "title": self.watching.title, "run": self.watching.id}
+        watching = self.watching
+        data = {"live": True, "title": watching.title, "run": watching.id, "leaves": watching.leaves}
         return HTMLResponse(page_html(data))
 
     async def events(self, scope: Scope, receive: Receive, send: Send) -> None:

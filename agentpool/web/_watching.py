@@ -80,6 +80,7 @@ class Watching:
       approver: whose questions are answered on the page; None for none.
       providers: tells how the calls of each provider stand.
       drain: what a person's wish to drain does; None to drain the pool.
+      leaves: whether that stops the agents at work, which can be resumed.
       id: of this run: browsers that have seen another begin anew.
       exit: how the run ended; None while it goes on.
       has_seen_end: whether the pool has ended, and all of it was seen.
@@ -89,6 +90,7 @@ class Watching:
     approver: PageApprover | None = None
     providers: Providers = tuple
     drain: Callable[[], object] | None = None
+    leaves: bool = False
     id: str = attrs.field(factory=lambda: secrets.token_hex(6))
     picture: Picture = attrs.field(factory=lambda: Picture())
     transcripts: Transcripts = attrs.field(factory=Transcripts)

@@ -334,6 +334,22 @@ async def test_an_approver_that_outlives_its_pages_keeps_none_of_them() -> None:
     assert not [each for each in gc.get_objects() if isinstance(each, Watching)]
 
 
+async def test_many_questions_are_not_all_told_anew_for_each_that_comes() -> None:
+    approver = PageApprover()
+    driver = ScriptedDriver(lambda request: Completion(tool_calls=[ToolCall("1", "wipe", {"what": "disk"})]))
+    async with open_agent_pool(driver, max_concurrent=800, approver=approver) as pool:
+        async with page_of(pool, approver=approver) as page, page.browser() as browser:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(browser.look)
+                for _ in range(800):
+                    await pool.spawn(SpawnConfig(CAREFUL, "?"))
+                while len(browser.approvals) < 800:
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+            assert browser.pieces < 110  # one for each of the first fifty, and the looks
+            pool.abort_all()
+
+
 async def test_questions_that_were_closed_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_approving, "DECIDED_KEPT", 1)
     approver = PageApprover()

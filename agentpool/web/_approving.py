@@ -85,6 +85,11 @@ class PageApprover:
         """Counts up when a question is asked, answered or withdrawn."""
         return self._version
 
+    @property
+    def count(self) -> int:
+        """How many questions are open."""
+        return len(self._open)
+
     def asked(self) -> Sequence[Mapping[str, Any]]:
         """Return the questions that have no answer, as JSON data; see `approval_data`."""
         return [

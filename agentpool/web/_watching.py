@@ -32,6 +32,8 @@ SECONDS_BETWEEN_LOOKS = 0.25
 MOST_SECONDS_BETWEEN_LOOKS = 5.0
 SHARE = 50
 """Between two looks so many times as long passes as a look, and the telling of it, took."""
+QUESTIONS_AT_ONCE = 50
+"""Where more questions are open, changes of them are told with the next look."""
 SLICE = 500
 """Of so many agents the picture is told at once that they wait."""
 BATCHES_KEPT = 50
@@ -109,15 +111,15 @@ class Watching:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Tell questions to persons at once while the block runs; they do not wait for the next look."""
+        """Tell questions at once while the block runs: whoever is asked does not wait for the next look."""
         if self.approver is None:
             yield
             return
-        self.approver.listen(self._tell)
+        self.approver.listen(self._tell_of_questions)
         try:
             yield
         finally:
-            self.approver.unlisten(self._tell)
+            self.approver.unlisten(self._tell_of_questions)
 
     # -- watching ----------------------------------------------------------------------------------
 
@@ -223,6 +225,12 @@ class Watching:
             began = time.perf_counter()
         self._figures = figures_of(now, pool.draining, self.providers())
         self._tell()
+
+    def _tell_of_questions(self) -> None:
+        # All that are open are told with each change: of many that takes time, and a look keeps its share.
+        assert self.approver is not None
+        if self.approver.count <= QUESTIONS_AT_ONCE:
+            self._tell()
 
     def _tell(self) -> None:
         """Wake those who wait for something new, if there is."""

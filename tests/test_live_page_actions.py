@@ -97,6 +97,7 @@ async def test_an_agent_that_there_is_not_cannot_be_aborted() -> None:
         (b'{"reason": 3}', 400),
         (b'{"reason": "%s"}' % (b"x" * 1_001), 400),
         (b'{"reason": NaN}', 400),
+        (b'{"reason": "", "more": -1e999}', 400),
         (b"[" * 100_000, 400),
         (b"\xff\xfe", 400),
         (b'{"reason": "%s"}' % (b"x" * 1_000_000), 413),
@@ -279,6 +280,40 @@ def test_a_form_has_to_be_filled_in_as_its_server_wants_it(answer: dict[str, Any
             decision_in(request, answer)
     else:
         assert decision_in(request, answer) == decision
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        5,
+        {"type": "colour"},
+        {"type": "string", "minLength": "x"},
+        {"$ref": "#/properties/city"},
+        {"$ref": "#/nowhere"},
+        {"enum": 3},
+    ],
+)
+def test_a_form_that_makes_no_sense_can_only_be_declined(field: Any) -> None:
+    """Its server wrote it: no error of it is one of the page, or one that says that nobody asks."""
+    request = request_with(Question("travel", "Where to?", {"type": "object", "properties": {"city": field}}))
+    with pytest.raises(BadAnswerError, match="makes no sense"):
+        decision_in(request, {"approve": True, "content": {"city": "Rome"}})
+    assert decision_in(request, {"approve": False}) == Denied("")
+
+
+def test_no_pattern_of_a_server_stops_the_pool() -> None:
+    """Python's `re` takes years for some; the server looks at what it is told by itself."""
+    types = pytest.importorskip("mcp_types")
+    from agentpool.tools.mcp._asking import question_of, result_for
+
+    text = {"type": "string", "pattern": "(a+)+$", "maxLength": 30}
+    schema = {"type": "object", "properties": {"pattern": text}, "allOf": [{"properties": {"pattern": text}}]}
+    question = question_of("evil", types.ElicitRequestFormParams(message="?", requested_schema=schema))
+    content = {"pattern": "aab"}
+    assert decision_in(request_with(question), {"approve": True, "content": content}) == Answered(content)
+    assert result_for(question, content).content == content
+    with pytest.raises(BadAnswerError, match="pattern"):
+        decision_in(request_with(question), {"approve": True, "content": {"pattern": "a" * 31}})
 
 
 @pytest.mark.parametrize("question", [None, Question("travel", "Log in", None, "https://example.com/")])

@@ -56,6 +56,11 @@ async def wait_for_go(request):
     return "gone"
 
 
+async def leave(request):
+    await wait_for_go(request)
+    raise SystemExit(7)
+
+
 async def hang(request):
     await trio.sleep_forever()
 
@@ -196,6 +201,29 @@ async def test_an_agent_that_is_aborted_on_the_page_is_told_in_the_report(tmp_pa
         "answer": "completed",
     }
     assert "it hangs" in out
+
+
+async def test_the_exit_code_that_the_page_tells_counts_files_that_could_not_be_written(
+    tmp_path: Path,
+) -> None:
+    path, out = fleet(tmp_path, "wait_for_go"), tmp_path / "out"
+    async with running("run", path, "--web", "--output", out) as run, run.browser() as browser:
+        await browser.look(lambda seen: seen.named("wait_for_go").get("phase"))
+        out.rmdir()
+        (tmp_path / "go").touch()
+        await browser.look()
+        assert browser.exit == "1 completed; exit code 1"
+        assert (await run.ends())[0] == 1
+
+
+async def test_the_page_tells_no_exit_code_where_an_agent_ends_the_process(tmp_path: Path) -> None:
+    async with running("run", fleet(tmp_path, "leave"), "--web") as run, run.browser() as browser:
+        await browser.look(lambda seen: seen.named("leave").get("phase"))
+        (tmp_path / "go").touch()
+        await browser.look()
+        assert browser.exit is not None
+        assert browser.exit.endswith("; the run broke off: SystemExit: 7")
+        assert (await run.ends())[0] == 7
 
 
 @pytest.mark.parametrize("then", ["finishes", "is aborted"])
@@ -376,6 +404,7 @@ async def test_a_run_with_a_journal_is_drained_by_leaving_it_and_goes_on_with_a_
         await browser.look(
             lambda seen: seen.named("wait_for_go").get("phase") and seen.named("answer").get("ended")
         )
+        assert '"leaves":true' in (await browser.get("/")).text  # the page says so before it is done
         await browser.post("/drain")
         await browser.look()
         assert browser.exit is not None
@@ -475,7 +504,7 @@ main()
 
 @pytest.mark.parametrize(
     "what",
-    [f"watching.Watching.{name}" for name in ("_look", "_take", "since", "watch")],
+    [f"watching.Watching.{name}" for name in ("begin", "_look", "_take", "since", "watch", "end")],
 )
 async def test_a_page_that_breaks_down_does_nothing_to_the_run(what: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", BROKEN.format(what=what)]

@@ -17,7 +17,7 @@ from live_page_kit import SECONDS, Browser, NoRoomError, Page, cookie_of, events
 
 from agentpool import AgentContext, open_agent_pool
 from agentpool._core import picture_pieces
-from agentpool.web import _serve, _streams
+from agentpool.web import _serve, _streams, serve_live_page
 
 pytestmark = pytest.mark.processes
 
@@ -260,6 +260,22 @@ async def test_a_browser_that_does_not_read_is_cut_off(monkeypatch: pytest.Monke
             handle.abort()
 
 
+class StartLost(trio.TaskStatus[str]):
+    """Ctrl-C comes at the very moment at which the page has started."""
+
+    def started(self, value: str | None = None) -> None:
+        raise KeyboardInterrupt
+
+
+async def test_a_page_that_is_interrupted_as_it_starts_does_not_go_on_for_ever() -> None:
+    async with open_agent_pool(max_concurrent=4) as pool:
+        with trio.move_on_after(2) as scope:
+            with pytest.raises(BaseExceptionGroup) as raised:
+                await serve_live_page(pool, task_status=StartLost())
+            assert raised.group_contains(KeyboardInterrupt)
+        assert not scope.cancelled_caught
+
+
 # -- many tabs ---------------------------------------------------------------------------------------
 
 
@@ -287,6 +303,21 @@ async def test_many_tabs_of_one_browser_take_turns_and_leave_it_connections() ->
                 clicked = Browser(page.address, six)
                 assert (await clicked.post(f"/agents/{handle.id}/abort")).status_code == 204
             assert done == 12
+
+
+async def test_as_many_tabs_as_may_be_told_do_not_take_turns() -> None:
+    async with open_agent_pool(max_concurrent=4) as pool, page_of(pool) as page, page.browser() as browser:
+        handle = await pool.spawn(waiter, name="waiter")
+        tabs = [Browser(page.address, browser.client) for _ in range(_streams.MOST_OF_SESSION)]
+        async with AsyncExitStack() as stack:
+            opened = [await stack.enter_async_context(tab.events()) for tab in tabs]
+            for tab, events in zip(tabs, opened, strict=True):
+                while not tab.rows:
+                    tab.take(await anext(events))
+            handle.abort()
+            for tab, events in zip(tabs, opened, strict=True):
+                while not tab.named("waiter").get("ended"):
+                    tab.take(await anext(events))
 
 
 async def test_fifty_browsers_see_the_same() -> None:

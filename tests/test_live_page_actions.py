@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import attrs
@@ -26,10 +27,12 @@ from agentpool import (
     Completion,
     CompletionRequest,
     Denied,
+    Image,
     PoolClosedError,
     Question,
     ScriptedDriver,
     SpawnConfig,
+    Text,
     ToolCall,
     open_agent_pool,
     tool,
@@ -37,6 +40,7 @@ from agentpool import (
 from agentpool._core.approval import ApprovalRequest as Request
 from agentpool.web import PageApprover, _approving, _requests, _transcripts
 from agentpool.web._approving import AlreadyDecidedError, BadAnswerError, decision_in
+from agentpool.web._watching import Watching
 
 pytestmark = pytest.mark.processes
 
@@ -93,6 +97,7 @@ async def test_an_agent_that_there_is_not_cannot_be_aborted() -> None:
         (b'{"reason": 3}', 400),
         (b'{"reason": "%s"}' % (b"x" * 1_001), 400),
         (b'{"reason": NaN}', 400),
+        (b'{"reason": "", "more": -1e999}', 400),
         (b"[" * 100_000, 400),
         (b"\xff\xfe", 400),
         (b'{"reason": "%s"}' % (b"x" * 1_000_000), 413),
@@ -277,6 +282,40 @@ def test_a_form_has_to_be_filled_in_as_its_server_wants_it(answer: dict[str, Any
         assert decision_in(request, answer) == decision
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        5,
+        {"type": "colour"},
+        {"type": "string", "minLength": "x"},
+        {"$ref": "#/properties/city"},
+        {"$ref": "#/nowhere"},
+        {"enum": 3},
+    ],
+)
+def test_a_form_that_makes_no_sense_can_only_be_declined(field: Any) -> None:
+    """Its server wrote it: no error of it is one of the page, or one that says that nobody asks."""
+    request = request_with(Question("travel", "Where to?", {"type": "object", "properties": {"city": field}}))
+    with pytest.raises(BadAnswerError, match="makes no sense"):
+        decision_in(request, {"approve": True, "content": {"city": "Rome"}})
+    assert decision_in(request, {"approve": False}) == Denied("")
+
+
+def test_no_pattern_of_a_server_stops_the_pool() -> None:
+    """Python's `re` takes years for some; the server looks at what it is told by itself."""
+    types = pytest.importorskip("mcp_types")
+    from agentpool.tools.mcp._asking import question_of, result_for
+
+    text = {"type": "string", "pattern": "(a+)+$", "maxLength": 30}
+    schema = {"type": "object", "properties": {"pattern": text}, "allOf": [{"properties": {"pattern": text}}]}
+    question = question_of("evil", types.ElicitRequestFormParams(message="?", requested_schema=schema))
+    content = {"pattern": "aab"}
+    assert decision_in(request_with(question), {"approve": True, "content": content}) == Answered(content)
+    assert result_for(question, content).content == content
+    with pytest.raises(BadAnswerError, match="pattern"):
+        decision_in(request_with(question), {"approve": True, "content": {"pattern": "a" * 31}})
+
+
 @pytest.mark.parametrize("question", [None, Question("travel", "Log in", None, "https://example.com/")])
 @pytest.mark.parametrize(
     ("answer", "decision"),
@@ -318,6 +357,32 @@ async def test_a_form_is_asked_and_answered_over_http() -> None:
             response = await browser.post(path, {"approve": True, "content": {"city": "Rome"}})
             assert response.status_code == 204
     assert decisions == [Answered({"city": "Rome"})]
+
+
+async def test_an_approver_that_outlives_its_pages_keeps_none_of_them() -> None:
+    approver = PageApprover()
+    for _ in range(3):
+        async with open_agent_pool(max_concurrent=4, approver=approver) as pool:
+            async with page_of(pool, approver=approver):
+                pass
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, Watching)]
+
+
+async def test_many_questions_are_not_all_told_anew_for_each_that_comes() -> None:
+    approver = PageApprover()
+    driver = ScriptedDriver(lambda request: Completion(tool_calls=[ToolCall("1", "wipe", {"what": "disk"})]))
+    async with open_agent_pool(driver, max_concurrent=800, approver=approver) as pool:
+        async with page_of(pool, approver=approver) as page, page.browser() as browser:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(browser.look)
+                for _ in range(800):
+                    await pool.spawn(SpawnConfig(CAREFUL, "?"))
+                while len(browser.approvals) < 800:
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+            assert browser.pieces < 110  # one for each of the first fifty, and the looks
+            pool.abort_all()
 
 
 async def test_questions_that_were_closed_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,6 +506,17 @@ async def test_long_conversations_of_those_that_have_ended_make_room(monkeypatch
     async with open_agent_pool(driver, max_concurrent=1) as pool:
         async with page_of(pool) as page, page.browser() as browser:
             ids = [(await pool.spawn(SpawnConfig(AgentManifest(name="a"), "?"))).id for _ in range(3)]
+            await browser.look(lambda seen: len([row for row in seen.rows.values() if "ended" in row]) == 3)
+            assert [len(await transcript(browser, each)) for each in ids] == [0, 0, 2]
+
+
+async def test_pictures_in_conversations_count_as_much_as_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_transcripts, "MOST_LETTERS", 1_000)
+    query = [Text("What is it?"), Image(b"\x89PNG\r\n\x1a\n" + bytes(600), "image/png")]
+    driver = ScriptedDriver(lambda request: "a cat")
+    async with open_agent_pool(driver, max_concurrent=1) as pool:
+        async with page_of(pool) as page, page.browser() as browser:
+            ids = [(await pool.spawn(SpawnConfig(AgentManifest(name="a"), query))).id for _ in range(3)]
             await browser.look(lambda seen: len([row for row in seen.rows.values() if "ended" in row]) == 3)
             assert [len(await transcript(browser, each)) for each in ids] == [0, 0, 2]
 

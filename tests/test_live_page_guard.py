@@ -85,7 +85,12 @@ async def test_a_browser_that_is_in_may_come_by_a_used_link_again() -> None:
         assert page.links == []
 
 
-@pytest.mark.parametrize("path", ["/events", "/agents/1/transcript", "/nope", "/?token=", "/?token=x", "/"])
+STRANGE = "/?" + "&".join(["a"] * 1_000)
+
+
+@pytest.mark.parametrize(
+    "path", ["/events", "/agents/1/transcript", "/nope", "/?token=", "/?token=x", "/", STRANGE]
+)
 async def test_nothing_is_told_without_a_cookie(path: str) -> None:
     async with a_page() as page, page.browser(comes_in=False) as stranger:
         response = await stranger.get(path)

@@ -99,6 +99,16 @@ def test_the_pool_is_drained_after_it_was_confirmed(browser: Any) -> None:
         assert page.locator("#drain").is_disabled()
 
 
+def test_who_drains_a_run_with_a_journal_is_told_that_agents_at_work_are_stopped(browser: Any) -> None:
+    with live(browser) as (shown, page):
+        page.locator("#drain").click()
+        assert "go on to their end" in page.locator("#ask").inner_text()
+        shown._page.watching.leaves = True
+        page.reload()
+        page.locator("#drain").click()
+        assert "also the agents at work are stopped" in page.locator("#ask").inner_text()
+
+
 def test_a_call_is_approved_and_the_focus_goes_where_nothing_is_approved_by_accident(browser: Any) -> None:
     with live(browser) as (shown, page):
         shown.spawn(waiter, name="writer")

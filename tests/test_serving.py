@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
+import socket
+from contextlib import suppress
 
 import pytest
 import trio
@@ -12,6 +15,7 @@ import trio.testing
 
 pytest.importorskip("hypercorn")
 
+from agentpool._serving.limits import Door
 from agentpool._serving.listening import Connection, listen, listener_on
 
 
@@ -72,3 +76,52 @@ def test_no_more_is_used_of_a_stream_than_our_connection_has() -> None:
     of_tls = {"do_handshake", "selected_alpn_protocol", "transport_stream"}
     assert used - of_tls <= set(dir(Connection))
     assert {"send_all", "receive_some", "aclose"} <= used
+
+
+async def test_a_process_without_files_left_says_once_that_clients_wait_and_then_serves_them(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    tried = trio.Event()
+
+    tries = 0
+    accept = trio.SocketListener.accept
+
+    async def counted(self: trio.SocketListener) -> trio.SocketStream:
+        nonlocal tries
+        tries += 1
+        if tries == 4:
+            tried.set()
+        return await accept(self)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", counted)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"here")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    listener = listener_on("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    held: list[int] = []
+    client = socket.socket()
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                Door(trio.SocketListener(trio.socket.from_stdlib_socket(listener))).serve, serve
+            )
+            await trio.testing.wait_all_tasks_blocked()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(listener.fileno(), client.fileno()) + 50, hard))
+            try:
+                with suppress(OSError):
+                    while True:
+                        held.append(os.open(os.devnull, os.O_RDONLY))
+                client.connect(("127.0.0.1", port))
+                await tried.wait()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for each in held:
+                    os.close(each)
+            assert await trio.to_thread.run_sync(client.recv, 100) == b"here"
+            nursery.cancel_scope.cancel()
+    client.close()
+    assert [record.getMessage() for record in caplog.records] == ["clients have to wait: Too many open files"]

@@ -5,6 +5,8 @@ Without bounds whoever reaches the server, also without a token, has it run out 
 
 from __future__ import annotations
 
+import errno
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +28,11 @@ HEAD_SECONDS = 10.0
 REFUSAL_SECONDS = 1.0
 """Who is told that there are too many connections has so long to read it."""
 
+SHORTAGE_SECONDS = 0.1
+"""Where a client cannot be taken, since too many files are open, it is tried again after so long."""
+
+_LOG = logging.getLogger("agentpool.serving")
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _TOO_MANY = b"too many connections; try again\n"
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
@@ -132,6 +139,7 @@ class Door(trio.abc.Listener[trio.SocketStream]):
         self._listener = listener
         self._most = most_connections()
         self._inside = 0
+        self._has_been_short = False
         self._room = trio.Semaphore(self._most + MOST_REFUSALS)
 
     async def serve(self, serve: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
@@ -158,10 +166,23 @@ class Door(trio.abc.Listener[trio.SocketStream]):
         """Return the next client, when there is somebody to answer it."""
         await self._room.acquire()
         try:
-            return await self._listener.accept()
+            while True:
+                try:
+                    return await self._listener.accept()
+                except OSError as error:
+                    if error.errno not in _SHORTAGES:
+                        raise
+                    # The agents have all the files. Trio tells it ten times in a second, with a traceback.
+                    self._note_shortage(error)
+                await trio.sleep(SHORTAGE_SECONDS)
         except BaseException:
             self._room.release()
             raise
+
+    def _note_shortage(self, error: OSError) -> None:
+        if not self._has_been_short:
+            self._has_been_short = True
+            _LOG.warning("clients have to wait: %s", error.strerror)
 
     async def aclose(self) -> None:
         """Close the listener."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
-from outcome import acapture
+from outcome import Value, acapture
 
 from agentpool._core.budget import Budget
 from agentpool._core.errors import JournalError, PoolClosedError, RunPausedError, UnhandledAgentErrors
@@ -21,6 +21,7 @@ from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome, Completed
 from agentpool._core.summaries import describe
+from agentpool._core.text import named
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
@@ -176,7 +177,7 @@ async def perform(
         run = _Run(view, drivers, output, options.journal, options.otel, page)
         approver: Approver | None = TerminalApprover(view) if can_ask() else None
         if page is not None:
-            page.introduce(say if options.quiet else view.tell)
+            page.introduce(say if options.quiet else view.tell, leaves=options.journal is not None)
             approver = page.asking_beside(approver)
         pool = _opened(path, fleet, options, drivers, memory, starts, past, approver)
         if page is not None:
@@ -187,16 +188,24 @@ async def perform(
 
             run.children.update(children_of(past))
             await _write_rest(output, list(outcomes_of(past)))
+
+        async def to_the_last_file(nursery: trio.Nursery) -> Sequence[str]:
+            await run.to_its_end(pool, starts, nursery)
+            return await _write_rest(output, run.outcomes(starts))
+
         async with trio.open_nursery() as nursery:
             # Captured, so that this nursery puts no group around an agent's SystemExit.
-            ended = await acapture(run.to_its_end, pool, starts, nursery)
+            ended = await acapture(to_the_last_file, nursery)
             if page is not None:
-                await page.ended(run.exit_code(starts), run.is_left, run.stopped_by)
+                if isinstance(ended, Value):
+                    told = f"exit code {run.exit_code(starts) or (1 if ended.value else 0)}"
+                else:
+                    told = f"the run broke off: {named(ended.error)}"
+                await page.ended(told, run.is_left, run.stopped_by)
             nursery.cancel_scope.cancel("the agents have ended")
-        ended.unwrap()
+        lost = ended.unwrap()
     not_started = [name for start in starts if start.name not in run.handles for name in start.names]
     outcomes = run.outcomes(starts)
-    lost = await _write_rest(output, outcomes)
     duration = trio.current_time() - started + (0.0 if past is None else past.elapsed)
     code = run.exit_code(starts) or (1 if lost else 0)
     is_left = run.is_left or bool(options.journal and not_started)

@@ -154,9 +154,14 @@ class RunPage:
             async for _ in signals:
                 return
 
-    def introduce(self, tell: Callable[[str], object]) -> None:
-        """Show the first link; from now on, what there is to say goes this way."""
-        self.tell = tell
+    def introduce(self, tell: Callable[[str], object], *, leaves: bool) -> None:
+        """Show the first link; from now on, what there is to say goes this way.
+
+        Args:
+          tell: shows a line.
+          leaves: whether the button stops the agents at work, which can be resumed.
+        """
+        self.tell, self._page.watching.leaves = tell, leaves
         self.tell_link()
 
     def asking_beside(self, terminal: Approver | None) -> Approver:
@@ -180,6 +185,8 @@ class RunPage:
     ) -> None:
         """Subscribe to a pool in which nothing has happened yet; `watch` goes on from there.
 
+        Raises nothing: this is called while the pool opens.
+
         Args:
           pool: that of the run.
           drivers: tell how the calls of each provider stand.
@@ -190,17 +197,24 @@ class RunPage:
 
         watching = self._page.watching
         watching.providers, watching.drain = drivers.statistics, drain
-        self._events = subscribed(pool, EVENTS_KEPT)
-        if past is None:
-            watching.begin(pool)
-        else:
-            from agentpool.cli._journals import outcomes_of
+        events = subscribed(pool, EVENTS_KEPT)
+        try:
+            if past is None:
+                watching.begin(pool)
+            else:
+                from agentpool.cli._journals import outcomes_of
 
-            watching.begin(pool, outcomes_of(past), past.elapsed)
+                watching.begin(pool, outcomes_of(past), past.elapsed)
+        except Exception as error:
+            events.close()
+            self._failed(error)
+        else:
+            self._events = events
 
     async def watch(self) -> None:
         """Watch the pool until it has ended."""
-        assert self._events is not None
+        if self._events is None:  # it could not be begun
+            return
         self._watched = trio.Event()
         try:
             await self._page.watching.watch(self._events)
@@ -210,11 +224,11 @@ class RunPage:
             self._events.close()
             self._watched.set()
 
-    async def ended(self, exit_code: int, is_left: bool, stopped_by: int | None) -> None:
+    async def ended(self, exit: str, is_left: bool, stopped_by: int | None) -> None:
         """Say on the page how the run ended.
 
         Args:
-          exit_code: of the run.
+          exit: what comes of the run: its exit code, or what broke it off.
           is_left: whether it can be resumed.
           stopped_by: the signal that ended it; None if none did.
         """
@@ -224,7 +238,10 @@ class RunPage:
         ends = self._page.watching.picture.ends
         told = ", ".join(f"{number:,} {how}" for how, number in ends.items() if number or how == "completed")
         told += "; it can be resumed" if is_left else ""
-        await self._page.tell_end(f"{told}; exit code {exit_code}")
+        try:
+            await self._page.tell_end(f"{told}; {exit}")
+        except Exception as error:
+            self._failed(error)
 
     def _failed(self, error: Exception) -> None:
         _LOG.error("the live page broke down", exc_info=error)

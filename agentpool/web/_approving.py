@@ -12,6 +12,7 @@ import trio
 from agentpool._core.approval import Answered, ApprovalRequest, Approved, Decision, Denied
 from agentpool._core.picture_data import approval_data
 from agentpool._core.schemas import problems_of
+from agentpool._core.text import named
 
 DECIDED_KEPT = 10_000
 """So many questions that are closed are told from those that there never were."""
@@ -76,10 +77,19 @@ class PageApprover:
         """Have this called whenever `version` has changed."""
         self._listeners.append(listener)
 
+    def unlisten(self, listener: Callable[[], object]) -> None:
+        """Have it called no more."""
+        self._listeners.remove(listener)
+
     @property
     def version(self) -> int:
         """Counts up when a question is asked, answered or withdrawn."""
         return self._version
+
+    @property
+    def count(self) -> int:
+        """How many questions are open."""
+        return len(self._open)
 
     def asked(self) -> Sequence[Mapping[str, Any]]:
         """Return the questions that have no answer, as JSON data; see `approval_data`."""
@@ -136,7 +146,11 @@ def decision_in(request: ApprovalRequest, answer: Mapping[str, Any]) -> Decision
         raise BadAnswerError('the question has a form: "content" must be an object')
     properties = schema.get("properties")
     unknown = content.keys() - (properties if isinstance(properties, Mapping) else {}).keys()
-    problems = [*(f"the form has no {name!r}" for name in sorted(unknown)), *problems_of(content, schema)]
+    problems = [f"the form has no {name!r}" for name in sorted(unknown)]
+    try:
+        problems += problems_of(content, schema)
+    except Exception as error:  # a server wrote the schema, and nobody has looked at it
+        raise BadAnswerError(f"the form makes no sense: {named(error)}") from None
     if problems:
         raise BadAnswerError("; ".join(problems))
     return Answered(content)

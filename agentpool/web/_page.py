@@ -37,7 +37,7 @@ def page_html(data: Mapping[str, Any]) -> str:
       data: as `plain_json` takes it. `live`: whether it is to be fetched from the server that the page came
         from; `title`; and either `run`, the id of the run, or `changes` (see `picture_data.changes_since`)
         and `transcripts`, the messages of each agent by its id. A file may also have `exit` (how the run
-        ended) and `pool`.
+        ended) and `pool`. Of a live run `leaves` tells whether draining it stops the agents at work.
     """
     head = {key: value for key, value in data.items() if key not in ("changes", "transcripts")}
     changes = data.get("changes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -62,7 +63,8 @@ class Requests:
 
     async def page(self, request: Request) -> Response:
         """The document."""
-        data = {"live": True, "title": self.watching.title, "run": self.watching.id}
+        watching = self.watching
+        data = {"live": True, "title": watching.title, "run": watching.id, "leaves": watching.leaves}
         return HTMLResponse(page_html(data))
 
     async def events(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,7 +166,7 @@ async def _data_of(request: Request) -> Mapping[str, Any]:
     if scope.cancelled_caught:
         raise _RefusedError(408, "the request did not come to its end")
     try:
-        data = json.loads(body, parse_constant=_no_constant)
+        data = json.loads(body, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise _RefusedError(400, f"the request is no JSON: {error}") from None
     if not isinstance(data, dict):
@@ -174,3 +176,9 @@ async def _data_of(request: Request) -> Mapping[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(f"{text} is too large")

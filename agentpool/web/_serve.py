@@ -86,7 +86,8 @@ class LivePage:
         from agentpool.web._requests import Requests
 
         app = Requests(self.watching, self.streams).app()
-        await listen(Guard(app, self.entry, self.failed), self._listener.dup(), _LOG, SEND_SECONDS)
+        with self.watching.listening():
+            await listen(Guard(app, self.entry, self.failed), self._listener.dup(), _LOG, SEND_SECONDS)
 
     async def tell_end(self, exit: str) -> None:
         """Say how the run ended, and give the browsers a moment to be told."""
@@ -150,17 +151,19 @@ async def serve_live_page(
         async with pool.events(max_buffer=EVENTS_KEPT) as events, trio.open_nursery() as nursery:
             watching.begin(pool)
             scope = trio.CancelScope(shield=True)
-            nursery.start_soon(_serve_in, page, scope)
-            task_status.started(page.entry.link())
             try:
+                nursery.start_soon(_serve_in, page, scope)
+                task_status.started(page.entry.link())
                 await watching.watch(events)
                 watching.end(_ENDED)
                 await trio.sleep_forever()
             finally:
-                if watching.has_seen_end:
-                    with trio.CancelScope(shield=True):
-                        await page.tell_end(_ENDED)
-                scope.cancel("the server is to end")
+                try:
+                    if watching.has_seen_end:
+                        with trio.CancelScope(shield=True):
+                            await page.tell_end(_ENDED)
+                finally:
+                    scope.cancel("the server is to end")
     finally:
         page.close()
 

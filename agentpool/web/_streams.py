@@ -100,7 +100,7 @@ class Streams:
     def _counted(self, session: str) -> Iterator[_Stream]:
         stream = _Stream(session)
         others = [each for each in self._open if each.session == session and not each.gives_way]
-        for each in others[: len(others) + 1 - MOST_OF_SESSION]:
+        for each in others[: max(0, len(others) + 1 - MOST_OF_SESSION)]:
             each.gives_way = True
             each.scope.cancel("another tab of the browser is told now")
         self._open[stream] = None

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from agentpool._core import events as ev
-from agentpool._core.content import text_of
+from agentpool._core.content import Text, text_of
 from agentpool._core.messages import AgentId, AssistantMessage, ChatMessage, ToolMessage
 
 MOST_ENDED = 20_000
 """The conversations of so many agents that have ended are kept, the latest."""
 MOST_LETTERS = 200_000_000
-"""So many letters those of all of them have together."""
+"""So many letters, and bytes of pictures and documents, those of all of them have together."""
 
 
 @attrs.define(eq=False)
@@ -95,4 +95,6 @@ class Transcripts:
 def _letters_of(message: ChatMessage) -> int:
     if isinstance(message, AssistantMessage):
         return len(message.text) + sum(len(str(call.input)) for call in message.tool_calls)
-    return len(text_of(message.result.content if isinstance(message, ToolMessage) else message.content))
+    content = message.result.content if isinstance(message, ToolMessage) else message.content
+    held = 0 if isinstance(content, str) else sum(len(p.data) for p in content if not isinstance(p, Text))
+    return len(text_of(content)) + held

@@ -6,6 +6,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -31,6 +32,8 @@ SECONDS_BETWEEN_LOOKS = 0.25
 MOST_SECONDS_BETWEEN_LOOKS = 5.0
 SHARE = 50
 """Between two looks so many times as long passes as a look, and the telling of it, took."""
+QUESTIONS_AT_ONCE = 50
+"""Where more questions are open, changes of them are told with the next look."""
 SLICE = 500
 """Of so many agents the picture is told at once that they wait."""
 BATCHES_KEPT = 50
@@ -79,6 +82,7 @@ class Watching:
       approver: whose questions are answered on the page; None for none.
       providers: tells how the calls of each provider stand.
       drain: what a person's wish to drain does; None to drain the pool.
+      leaves: whether that stops the agents at work, which can be resumed.
       id: of this run: browsers that have seen another begin anew.
       exit: how the run ended; None while it goes on.
       has_seen_end: whether the pool has ended, and all of it was seen.
@@ -88,6 +92,7 @@ class Watching:
     approver: PageApprover | None = None
     providers: Providers = tuple
     drain: Callable[[], object] | None = None
+    leaves: bool = False
     id: str = attrs.field(factory=lambda: secrets.token_hex(6))
     picture: Picture = attrs.field(factory=lambda: Picture())
     transcripts: Transcripts = attrs.field(factory=Transcripts)
@@ -104,9 +109,17 @@ class Watching:
     _lost: int = 0
     _told: object = None
 
-    def __attrs_post_init__(self) -> None:
-        if self.approver is not None:  # whoever is asked does not wait for the next look
-            self.approver.listen(self._tell)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Tell questions at once while the block runs: whoever is asked does not wait for the next look."""
+        if self.approver is None:
+            yield
+            return
+        self.approver.listen(self._tell_of_questions)
+        try:
+            yield
+        finally:
+            self.approver.unlisten(self._tell_of_questions)
 
     # -- watching ----------------------------------------------------------------------------------
 
@@ -212,6 +225,12 @@ class Watching:
             began = time.perf_counter()
         self._figures = figures_of(now, pool.draining, self.providers())
         self._tell()
+
+    def _tell_of_questions(self) -> None:
+        # All that are open are told with each change: of many that takes time, and a look keeps its share.
+        assert self.approver is not None
+        if self.approver.count <= QUESTIONS_AT_ONCE:
+            self._tell()
 
     def _tell(self) -> None:
         """Wake those who wait for something new, if there is."""

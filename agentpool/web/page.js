@@ -633,7 +633,11 @@ function startOver() {
   need("list", "approvals", "agent");
   fetch("/", {cache: "no-store"}).then((answer) => answer.text()).then((text) => {
     const found = new DOMParser().parseFromString(text, "text/html").getElementById("run");
-    if (found) run.title = JSON.parse(found.textContent).title || "";
+    if (found) {
+      const told = JSON.parse(found.textContent);
+      run.title = told.title || "";
+      page.leaves = told.leaves;
+    }
     need("head");
   }).catch(() => {});
 }
@@ -2100,10 +2104,12 @@ $("ask-no").addEventListener("click", () => dialog.close());
 
 $("drain").addEventListener("click", () => ask({
   title: "Drain the pool?", yes: "Drain the pool",
-  text: "No more agents are started. Those that run go on to their end.",
+  text: page.leaves
+    ? "The run stops now: also the agents at work are stopped. What is unfinished can be resumed."
+    : "No more agents are started. Those that run go on to their end.",
   send: async () => {
     const problem = await post("/drain", {});
-    if (!problem) say("The pool is draining.");
+    if (!problem) say(page.leaves ? "The run is stopping." : "The pool is draining.");
     return problem;
   },
 }));

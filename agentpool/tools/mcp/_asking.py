@@ -83,7 +83,21 @@ def question_of(server: str, params: types.ElicitRequestParams) -> Question:
     schema = params.requested_schema
     if len(json.dumps(schema)) > LONGEST_SCHEMA:
         raise ToolError(f"the question of MCP server {server!r} has a form that is too long")
-    return Question(server, message, schema)
+    return Question(server, message, _without_patterns(schema))
+
+
+def _without_patterns(schema: Any) -> Any:
+    """Return a schema without regular expressions: some take years, in which the whole pool stands still.
+
+    The server looks at what it is told by itself.
+    """
+    if isinstance(schema, Mapping):
+        return {
+            key: _without_patterns(each)
+            for key, each in schema.items()
+            if not (key == "pattern" and isinstance(each, str))
+        }
+    return [_without_patterns(each) for each in schema] if isinstance(schema, list) else schema
 
 
 def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -250,7 +250,7 @@ async def test_a_view_of_a_resumed_run_tells_the_sums_of_the_whole_run(
         view.close()
     picture = view._picture
     assert tell_all(picture, standings_of(picture)) == "3 agents: 1 running, 2 completed; 123 tokens, $0.1230"
-    assert tell_rates(picture).startswith("60s so far")
+    assert tell_rates(picture).startswith("1m00s so far")
     row = picture.rows[1]
     assert (row.usage.total_tokens, row.started_at, row.since) == (
         100,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import re
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -24,17 +26,22 @@ from agentpool import (
     OverloadedError,
     RateLimitedError,
     ScriptedDriver,
+    TokenUsage,
     open_agent_pool,
 )
 from agentpool._core import events as ev
 from agentpool._core.outcomes import Completed
+from agentpool._core.past import Past, PastAgent
 from agentpool._core.picture import Picture
+from agentpool._kernel.descriptions import outcome_to_data
 from agentpool.cli._drivers import Drivers
 from agentpool.cli._frame import Frames, Size, folded
+from agentpool.cli._journals import outcome_of
 from agentpool.cli._live import LiveView, seconds_to_next_frame
 from agentpool.cli._progress import kind_of
-from agentpool.cli._sums import pool_parts, provider_parts
+from agentpool.cli._sums import pool_parts, provider_parts, standings_of, tell_all, tell_rates
 from agentpool.cli._text import width_of
+from agentpool.cli._view import PlainView
 from agentpool.drivers.governed import GovernedDriver
 from agentpool.drivers.retrying import RetryingDriver
 
@@ -215,6 +222,49 @@ def test_frames_take_no_more_than_a_fiftieth_of_the_time() -> None:
     assert seconds_to_next_frame(0.0) == seconds_to_next_frame(0.005) == 0.25
     assert seconds_to_next_frame(0.03) == pytest.approx(1.5)
     assert seconds_to_next_frame(3.0) == 5.0
+
+
+@pytest.mark.parametrize("make", [lambda: LiveView(Console(file=io.StringIO())), PlainView])
+async def test_a_view_of_a_resumed_run_tells_the_sums_of_the_whole_run(
+    make: Callable[[], LiveView | PlainView],
+) -> None:
+    def agent(id: int, parent: int, tokens: int, ended: bool) -> PastAgent:
+        usage = TokenUsage(tokens, cost_usd=tokens / 1000)
+        common: dict[str, Any] = {"agent_id": id, "name": f"a{id}", "parent_id": parent, "usage": usage}
+        completed = Completed(**common, started_at=1.0 * id, duration=10.0 - id, restarts=0, value=None)
+        outcome = outcome_to_data(completed) if ended else None
+        return PastAgent(
+            id, f"a{id}", parent, (parent, 0, None), {}, {}, 1.0 * id, usage=usage, outcome=outcome
+        )
+
+    # 2 and its child 3 ended at the same moment; 1 has not.
+    agents = [agent(1, 0, 100, False), agent(2, 1, 20, True), agent(3, 2, 3, True)]
+    past = Past(elapsed=61.0, agents={each.id: each for each in agents}, ended=[3, 2])
+    view = make()
+    try:
+        view.goes_on(past)
+        now = trio.current_time()
+        view.take(ev.AgentSpawned(1, now, 1, 0, name="a1"))
+        view.take(ev.AgentStarted(2, now, 1, 0))
+    finally:
+        view.close()
+    picture = view._picture
+    assert tell_all(picture, standings_of(picture)) == "3 agents: 1 running, 2 completed; 123 tokens, $0.1230"
+    assert tell_rates(picture).startswith("1m00s so far")
+    row = picture.rows[1]
+    assert (row.usage.total_tokens, row.started_at, row.since) == (
+        100,
+        row.spawned_at,
+        pytest.approx(now, abs=1),
+    )
+    assert row.spawned_at == pytest.approx(now - 60.0, abs=1)
+    assert picture.rows[3].ended_at == pytest.approx(now - 51.0, abs=1)
+    assert picture.rates.at(now).tokens == picture.rates.at(now).ends == 0
+    outcome = outcome_of(agents[1])
+    assert outcome is not None
+    ended = attrs.evolve(outcome, agent_id=1, usage=TokenUsage(150, cost_usd=0.15))
+    view.take(ev.AgentFinished(3, now + 1, 1, 0, ended))
+    assert tell_all(picture, standings_of(picture)) == "3 agents: 3 completed; 173 tokens, $0.1730"
 
 
 async def test_agents_that_were_there_before_the_view_are_seen() -> None:

@@ -36,7 +36,7 @@ from pathlib import Path
 
 import trio
 
-from agentpool import Completion, ToolCall, ToolMessage, tool
+from agentpool import Completion, TokenUsage, ToolCall, ToolMessage, tool
 
 HERE = Path(__file__).parent
 
@@ -63,6 +63,16 @@ async def leave(request):
 
 async def hang(request):
     await trio.sleep_forever()
+
+
+def ask_once(request):
+    return Completion("well", usage=TokenUsage(1000, 234))
+
+
+async def ask_twice(request):
+    if len(request.messages) == 1:
+        return Completion("once", [ToolCall("1", "nothing", {})], usage=TokenUsage(90, 10))
+    return Completion(await wait_for_go(request), usage=TokenUsage(10, 1))
 
 
 def careful(request):
@@ -421,6 +431,35 @@ async def test_a_run_with_a_journal_is_drained_by_leaving_it_and_goes_on_with_a_
         "answer": "completed",
         "wait_for_go": "completed",
     }
+
+
+async def test_the_sums_of_a_resumed_run_are_those_of_the_whole_run(tmp_path: Path) -> None:
+    path, journal = fleet(tmp_path, "ask_once", "ask_twice"), tmp_path / "run.db"
+    async with running("run", path, "--web", "--journal", journal) as run, run.browser() as browser:
+        await browser.look(
+            lambda seen: seen.named("ask_twice").get("turn") == 2 and seen.named("ask_once").get("ended")
+        )
+        before = browser.latest["totals"]
+        assert (before["tokens"], before["completed"]) == (1234 + 100, 1)
+        run.process.kill()
+        await run.process.wait()
+    async with running("resume", journal, "--web", "--json") as run, run.browser() as browser:
+        await browser.look(lambda seen: seen.named("ask_twice").get("phase"))
+        agent = browser.named("ask_twice")
+        assert (browser.latest["totals"]["tokens"], browser.latest["totals"]["completed"]) == (1234 + 100, 1)
+        assert browser.latest["totals"]["rates"]["tokens"] == 0
+        assert agent["tokens"] == 100
+        assert agent["started"] == agent["spawned"] < agent["since"]
+        (tmp_path / "go").touch()
+        await browser.look()
+        code, out = await run.ends()
+        assert code == 0
+        assert json.loads(out)["usage"]["output_tokens"] == 234 + 10 + 1
+        assert (browser.latest["totals"]["tokens"], browser.latest["totals"]["completed"]) == (
+            1234 + 100 + 11,
+            2,
+        )
+        assert browser.named("ask_twice")["tokens"] == 111
 
 
 async def test_a_run_that_has_ended_is_told_again_without_a_page(tmp_path: Path) -> None:

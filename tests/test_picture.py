@@ -43,6 +43,18 @@ def test_agents_stand_in_a_tree() -> None:
     assert {parent: list(ids) for parent, ids in told.picture.children.items()} == {0: [1, 4], 1: [2], 2: [3]}
 
 
+def test_an_agent_of_a_resumed_run_keeps_what_it_had_used_and_when_it_started() -> None:
+    told = Told()
+    row = told.spawn(1, starts=False)
+    version = told.picture.version
+    told.picture.goes_on(1, TokenUsage(30, 4), 160.0)
+    assert row.version > version
+    assert (row.started_at, row.since) == (row.spawned_at, 160.0)
+    told.tell(ev.AgentStarted, 1, after=100)
+    assert (row.state, row.started_at) == ("running", row.spawned_at)
+    assert row.usage == told.picture.usage == TokenUsage(30, 4)
+
+
 def test_an_agent_from_its_spawn_to_its_end() -> None:
     told = Told()
     row = told.spawn(1, starts=False)

@@ -334,6 +334,19 @@ class Picture:
         self._at(now)
         self._begins_again(self.rows[agent_id], restarts, math.inf)
 
+    def goes_on(self, agent_id: AgentId, usage: TokenUsage, now: float) -> None:
+        """Take in what an agent, of which its spawning is known, used before its run was resumed.
+
+        What it did then is not known: its lane begins now. Its outcome will tell of all of it.
+        """
+        self._at(now)
+        row = self.rows[agent_id]
+        row.started_at = row.spawned_at  # its slot had come with its id
+        row.since = self.time
+        row.usage += usage
+        self.usage += usage
+        self._mark(row)
+
     def cut(self, now: float) -> None:
         """Cut all lanes: the run was interrupted here, and what was done then is begun again."""
         self._at(now)
@@ -488,7 +501,8 @@ class Picture:
     # -- what each event changes ---------------------------------------------------------------------
 
     def _started(self, row: AgentRow, event: ev.AgentStarted) -> None:
-        row.started_at = self.time
+        if row.started_at is None or row.state != "starting":  # one that was resumed had started long ago
+            row.started_at = self.time
         self._acts(row)
 
     def _phase_changed(self, row: AgentRow, event: ev.PhaseChanged) -> None:

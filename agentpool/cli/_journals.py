@@ -12,12 +12,14 @@ from typing import Any
 
 import attrs
 
+from agentpool._core import events as ev
 from agentpool._core.approval import ApprovalRequest
 from agentpool._core.errors import JournalError
 from agentpool._core.manifest import AgentManifest
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.past import Past, PastAgent
+from agentpool._core.picture import Picture
 from agentpool._core.redaction import has_placeholder
 from agentpool._kernel.descriptions import described_agent, outcome_from_data
 from agentpool._loading import LoadProblem
@@ -161,6 +163,33 @@ def outcomes_of(past: Past) -> Iterator[AnyOutcome]:
         outcome = outcome_of(past.agents[agent_id])
         if outcome is not None:
             yield outcome
+
+
+def take_in_past(picture: Picture, past: Past, now: float) -> None:
+    """Take into a picture what a run had come to, so that it tells of the whole run when that goes on.
+
+    Args:
+      picture: an empty one.
+      past: of the run.
+      now: on trio's clock, when it goes on.
+    """
+    zero = now - past.elapsed
+    seen: list[tuple[tuple[float, int, int], ev.Event]] = []
+    for agent in past.agents.values():
+        who, at = (agent.id, agent.parent), zero + agent.spawned_at
+        seen.append(((at, 0, agent.id), ev.AgentSpawned(0, at, *who, agent.name)))
+        if agent.outcome is not None:
+            seen.append(((at, 1, agent.id), ev.AgentStarted(0, at, *who)))
+    end = zero
+    for place, outcome in enumerate(outcomes_of(past)):
+        end = max(end, zero + outcome.started_at + outcome.duration)  # children before their parents
+        finished = ev.AgentFinished(0, end, outcome.agent_id, outcome.parent_id, outcome)
+        seen.append(((end, 2, place), finished))
+    for _, event in sorted(seen, key=lambda each: each[0]):
+        picture.take(event)
+    for agent in past.agents.values():
+        if agent.outcome is None:
+            picture.goes_on(agent.id, agent.usage, now)
 
 
 def children_of(past: Past) -> dict[tuple[AgentId, str], AnyOutcome]:

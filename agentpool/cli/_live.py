@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+    from agentpool._core.past import Past
     from agentpool._kernel.pool import AgentPool
     from agentpool.cli._drivers import Drivers
 
@@ -92,6 +93,12 @@ class LiveView:
                 setattr(sys, name, above)
                 self._replaced.append((name, file, above))
         return live
+
+    def goes_on(self, past: Past) -> None:
+        """Have the tree and the sums be those of the whole run."""
+        from agentpool.cli._journals import take_in_past
+
+        take_in_past(self._picture, past, trio.current_time())
 
     def take(self, event: ev.Event) -> None:
         """Take the event in; warnings stay on the screen above the tree."""

@@ -186,6 +186,7 @@ async def perform(
         if past is not None:
             from agentpool.cli._journals import children_of, outcomes_of
 
+            view.goes_on(past)
             run.children.update(children_of(past))
             await _write_rest(output, list(outcomes_of(past)))
 

@@ -23,6 +23,7 @@ from agentpool.cli._text import cut, one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agentpool._core.past import Past
     from agentpool._kernel.pool import AgentPool
     from agentpool.cli._drivers import Drivers
 
@@ -44,6 +45,10 @@ def choose_view(*, quiet: bool) -> View:
 
 class View(Protocol):
     """Shows a run while it goes on."""
+
+    def goes_on(self, past: Past) -> None:
+        """Take in what the run had come to before it was resumed; nothing else was taken in yet."""
+        ...
 
     def take(self, event: ev.Event) -> None:
         """Take an event in."""
@@ -77,6 +82,9 @@ class View(Protocol):
 @attrs.define(eq=False)
 class SilentView:
     """Shows nothing."""
+
+    def goes_on(self, past: Past) -> None:
+        """Drop it."""
 
     def take(self, event: ev.Event) -> None:
         """Drop the event."""
@@ -115,6 +123,12 @@ class PlainView:
     _picture: Picture = attrs.field(factory=lambda: Picture(spans_kept=0, arrows_kept=0))
     _lines: FewLines = attrs.field(factory=FewLines)
     _quiet: Quiet = attrs.field(factory=Quiet)
+
+    def goes_on(self, past: Past) -> None:
+        """Have the sums be those of the whole run."""
+        from agentpool.cli._journals import take_in_past
+
+        take_in_past(self._picture, past, trio.current_time())
 
     def take(self, event: ev.Event) -> None:
         """Print the event's line, if it has one."""

@@ -202,9 +202,9 @@ class RunPage:
             if past is None:
                 watching.begin(pool)
             else:
-                from agentpool.cli._journals import outcomes_of
+                from agentpool.cli._journals import take_in_past
 
-                watching.begin(pool, outcomes_of(past), past.elapsed)
+                watching.begin(pool, partial(take_in_past, past=past, now=trio.current_time()))
         except Exception as error:
             events.close()
             self._failed(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
@@ -16,7 +16,6 @@ import trio
 from agentpool._core import events as ev
 from agentpool._core.governor import GovernorStatistics
 from agentpool._core.messages import AgentId
-from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.picture import Picture
 from agentpool._core.picture_pieces import pieces_since
 from agentpool._core.plain_json import plain_json
@@ -123,32 +122,22 @@ class Watching:
 
     # -- watching ----------------------------------------------------------------------------------
 
-    def begin(self, pool: AgentPool, ended: Iterable[AnyOutcome] = (), elapsed: float = 0.0) -> None:
+    def begin(self, pool: AgentPool, before: Callable[[Picture], object] | None = None) -> None:
         """Take in the agents that there are already, of which no event will tell.
 
         Args:
           pool: whose events are subscribed to at this very moment.
-          ended: how those ended that had before the run was resumed; they started seconds into the run.
-          elapsed: how long the run went on before.
+          before: takes into the picture what a run that is resumed had come to.
         """
         self._pool = pool
-        now = trio.current_time()
-        zero = now - elapsed
-        seen: list[tuple[tuple[int, float, int], ev.Event]] = []
-        for agent in live_agents(pool):
-            who = agent.id, agent.parent_id
-            spawned = ev.AgentSpawned(0, agent.spawned_at, *who, agent.name)
-            seen.append(((0, 0.0, agent.id), spawned))
+        if before is not None:
+            before(self.picture)
+        agents = live_agents(pool)
+        for agent in agents:  # parents before their children
+            self.picture.take(ev.AgentSpawned(0, agent.spawned_at, agent.id, agent.parent_id, agent.name))
+        for agent in agents:
             if agent.has_started:
-                seen.append(((1, 0.0, agent.id), ev.AgentStarted(0, agent.spawned_at, *who)))
-        for outcome in ended:
-            who, at = (outcome.agent_id, outcome.parent_id), zero + outcome.started_at
-            seen.append(((0, 0.0, outcome.agent_id), ev.AgentSpawned(0, at, *who, outcome.name)))
-            seen.append(((1, 0.0, outcome.agent_id), ev.AgentStarted(0, at, *who)))
-            end = at + outcome.duration
-            seen.append(((2, end, outcome.agent_id), ev.AgentFinished(0, end, *who, outcome)))
-        for _, event in sorted(seen, key=lambda each: each[0]):  # parents before their children
-            self.picture.take(event)
+                self.picture.take(ev.AgentStarted(0, agent.spawned_at, agent.id, agent.parent_id))
 
     async def watch(self, events: EventSubscription) -> None:
         """Watch the pool until it has ended; `end` is still to be called.

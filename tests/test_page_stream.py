@@ -30,7 +30,7 @@ class Teller(ThreadingHTTPServer):
     """Tells each browser that comes the next of some streams, and keeps the connection until it is cut.
 
     Attributes:
-      streams: for each connection, pairs of an id, which may be empty, and the data of an event.
+      streams: for each connection, pairs of an id and the data of an event.
       asked: what each connection said that it had seen.
     """
 
@@ -62,8 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         number = len(self.server.asked)
         self.server.asked.append(self.headers.get("last-event-id"))
         for id, data in self.server.streams[min(number, len(self.server.streams) - 1)]:
-            told = f"id: {id}\n" if id else ""
-            self.wfile.write(f"event: changes\n{told}data: {json.dumps(data)}\n\n".encode())
+            self.wfile.write(f"event: changes\nid: {id}\ndata: {json.dumps(data)}\n\n".encode())
         self.wfile.flush()
         self.server.cut.wait(SECONDS)
         self.server.cut.clear()
@@ -132,11 +131,9 @@ def counted(page: Any) -> tuple[str, str, str]:
 
 
 def test_what_is_told_again_after_a_batch_was_cut_is_not_there_twice(browser: Any) -> None:
-    # The first piece comes without an id: whoever is cut off then begins the batch again.
-    with told(browser, [("r-1", FIRST), ("", MORE)], [("", MORE), ("r-2", FIRST | {"reset": False})]) as (
-        server,
-        page,
-    ):
+    # The second piece has the id of the first: whoever is cut off then is told it again.
+    again = [("r-1", MORE), ("r-2", FIRST | {"reset": False})]
+    with told(browser, [("r-1", FIRST), ("r-1", MORE)], again) as (server, page):
         page.locator(ROWS).nth(1).wait_for()
         server.cut.set()
         until(page, "document.getElementById('connection').dataset.tone === 'bad'")
@@ -188,7 +185,7 @@ def test_agents_that_are_not_kept_any_more_go_and_their_children_stay(browser: A
 def test_of_more_spans_than_are_kept_the_older_ones_go(browser: Any) -> None:
     lanes, each = 10, 1000
     stream: list[tuple[str, Any]] = [
-        ("", {**FIRST, "agents": rows(*map(str, range(lanes))), "spans": [], "arrows": [], "notes": []})
+        ("r-1", {**FIRST, "agents": rows(*map(str, range(lanes))), "spans": [], "arrows": [], "notes": []})
     ]
     for batch in range(75):
         spans = [

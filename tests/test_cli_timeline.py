@@ -424,6 +424,13 @@ def test_a_name_of_a_journal_that_is_strange(tmp_path: Path, capsys: pytest.Capt
     assert data_of(page.read_text())["title"] == "a <script>\\x1b[31m b.db"
 
 
+@pytest.mark.parametrize("name", ["x" * 250 + ".html", "\N{GRINNING FACE}" * 62 + ".html"])
+def test_names_of_files_may_be_as_long_as_names_may_be(journal: Path, name: str) -> None:
+    target = journal.with_name(name)
+    assert call(["timeline", str(journal), "-o", str(target)]) == 0
+    assert data_of(target.read_text())["title"] == "run.db"
+
+
 # -- in a browser --------------------------------------------------------------------------------
 
 

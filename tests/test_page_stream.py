@@ -1,4 +1,4 @@
-"""What the page makes of what it is told: pieces, pieces told again, all told anew, and more than it keeps.
+"""What the page makes of what it is told: pieces, all told anew, and more than it keeps.
 
 The server here is one that tells what a test has written, to bring about what the real one does seldom.
 """
@@ -130,10 +130,8 @@ def counted(page: Any) -> tuple[str, str, str]:
     return summaries.first.inner_text(), str(many.count()), page.locator("#tab-notes").inner_text()
 
 
-def test_what_is_told_again_after_a_batch_was_cut_is_not_there_twice(browser: Any) -> None:
-    # The second piece has the id of the first: whoever is cut off then is told it again.
-    again = [("r-1", MORE), ("r-2", FIRST | {"reset": False})]
-    with told(browser, [("r-1", FIRST), ("r-1", MORE)], again) as (server, page):
+def test_what_came_while_the_connection_was_lost_is_told_from_where_it_was(browser: Any) -> None:
+    with told(browser, [("r-1", FIRST)], [("r-2", MORE)]) as (server, page):
         page.locator(ROWS).nth(1).wait_for()
         server.cut.set()
         until(page, "document.getElementById('connection').dataset.tone === 'bad'")
@@ -141,6 +139,15 @@ def test_what_is_told_again_after_a_batch_was_cut_is_not_there_twice(browser: An
         until(page, "document.getElementById('tab-notes').textContent === 'Notes (3)'")
         assert counted(page) == ("Timeline as a table (5)", "3", "Notes (3)")
         assert server.asked == [None, "r-1"]
+
+
+def test_calls_that_took_no_time_at_the_same_moment_are_all_there(browser: Any) -> None:
+    # Where time is virtual a call takes none.
+    calls = [[1, "reasoning", 1.0, 1.0, "m"], [1, "acting", 1.0, 1.0, "a"], [1, "acting", 1.0, 1.0, "b"]]
+    notes = [[1.0, 1, "careful"], [1.0, 1, "careful"]]
+    with told(browser, [("r-1", {**FIRST, "spans": calls, "notes": notes})]) as (_, page):
+        page.locator(ROWS).nth(1).wait_for()
+        assert counted(page) == ("Timeline as a table (4)", "2", "Notes (2)")
 
 
 def test_all_is_told_anew(browser: Any) -> None:

@@ -37,6 +37,7 @@ from agentpool import (
     tool,
 )
 from agentpool._core.past_picture import PastPicture, past_picture
+from agentpool._core.past_waits import waits_of, what_followed
 from agentpool._core.picture import AgentRow, Picture
 from agentpool._core.records import JournalRecord
 from agentpool._kernel.descriptions import outcome_from_data
@@ -303,6 +304,7 @@ def test_a_message_that_had_come_needs_no_wait() -> None:
     async def late(ctx: AgentContext) -> None:
         await ctx.step("work", trio.sleep, 5)
         await ctx.receive()
+        await ctx.step("more", trio.sleep, 5)
 
     async def sender(ctx: AgentContext) -> None:
         other = await ctx.spawn(late)
@@ -311,7 +313,7 @@ def test_a_message_that_had_come_needs_no_wait() -> None:
 
     _, records = run(sender)
     then = past(records)
-    assert lane(then, 2) == [("running", 0.0, 5.0)]
+    assert lane(then, 2) == [("running", 0.0, 10.0)]
     (message,) = then.messages
     assert (message.sent, message.received) == (1.0, 5.0)
 
@@ -369,6 +371,18 @@ def test_outcomes_that_are_taken_one_after_the_other() -> None:
         ("waiting", 3.0, 4.0, 5),
         ("running", 4.0, 4.5),
     ]
+
+
+def test_items_that_are_spawned_while_outcomes_are_taken_are_waited_for_one_by_one() -> None:
+    async def parent(ctx: AgentContext) -> None:
+        async with ctx.as_completed(sleeping, [1, 2, 3, 4, 5, 6]) as done:
+            async for _ in done:
+                await trio.sleep(0.5)
+
+    _, records = run(parent, max_concurrent=2)
+    waits = [each for each in lane(past(records), 1) if each[0] == "waiting"]
+    assert len(waits) >= 3
+    assert all(len(each) == 4 for each in waits)  # with a single agent
 
 
 def test_an_agent_waits_if_all_its_tool_calls_do() -> None:
@@ -476,6 +490,7 @@ def test_a_question_to_a_name_is_put_to_its_next_life() -> None:
         ("reply", 2.0),
     ]
     assert lane(then, 1) == [("waiting", 0.0, 1.0, 2), ("waiting", 1.0, 2.0, 2)]
+    assert None not in [wait.end for wait in waits_of(records.kept)]
 
 
 def test_an_asker_that_ends_waits_no_more() -> None:
@@ -493,6 +508,18 @@ def test_an_asker_that_ends_waits_no_more() -> None:
     then = past(records)
     assert lane(then, 2) == [("waiting", 0.0, 2.0, 3)]
     assert row(then, 2).waits_for is None
+
+
+def test_what_a_loop_came_to_next_is_told_life_by_life() -> None:
+    records = [
+        JournalRecord("begun", 1, {"loop": "a"}),
+        JournalRecord("restarted", 1, {}),
+        JournalRecord("begun", 1, {"loop": "a"}),
+        JournalRecord("begun", 2, {"loop": "a"}),
+        JournalRecord("observed", 1, {"loop": "a", "is": "replied"}),
+        JournalRecord("ended", 1, {}),
+    ]
+    assert what_followed(records) == {0: "over", 2: "replied", 3: "cut", 4: "over"}
 
 
 # -- lives, ends ---------------------------------------------------------------------------------

@@ -241,7 +241,7 @@ def _write_parts(file: Any, parts: Iterable[str]) -> int:
 @contextmanager
 def _beside(target: Path) -> Iterator[tuple[Any, Path]]:
     """Open a file in the same directory; it is gone at the end of the block, unless it was renamed."""
-    number, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".part", dir=target.parent)
+    number, name = tempfile.mkstemp(prefix=".timeline.", suffix=".part", dir=target.parent)
     try:
         with open(number, "wb") as file:
             yield file, Path(name)

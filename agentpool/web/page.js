@@ -189,7 +189,6 @@ const orphans = new Map();     // children of agents that are not known (yet, or
 let roots = [];
 let arrows = [];
 let arrowTimes = [];
-const arrowKeys = new Set();
 const notes = [];
 let notesEver = 0;
 let spansKept = 0;
@@ -294,7 +293,6 @@ function forget() {
   roots = [];
   arrows = [];
   arrowTimes = [];
-  arrowKeys.clear();
   notes.length = 0;
   notesEver = 0;
   spansKept = 0;
@@ -389,15 +387,9 @@ function takeGone(id) {
   need("list");
 }
 
-/* After a connection was lost in the middle of a batch, its beginning is told again. */
-function wasTold({starts, ends}, start, end) {
-  const last = ends.length - 1;
-  return last >= 0 && (start < ends[last] || (start === starts[last] && end === ends[last]));
-}
-
 function takeSpan([id, kind, start, end, detail, blocked]) {
   const agent = agents.get(id);
-  if (!agent || wasTold(agent, start, end)) return;
+  if (!agent) return;
   agent.starts.push(start);
   agent.ends.push(end);
   agent.kinds.push(KINDS.indexOf(kind));
@@ -415,9 +407,6 @@ function takeSpan([id, kind, start, end, detail, blocked]) {
 
 function takeArrow([time, from, to, id, kind]) {
   const sender = agents.get(from) || null, heard = agents.get(to) || null;
-  const key = `${id}>${to}`;
-  if (arrowKeys.has(key)) return;
-  arrowKeys.add(key);
   const arrow = {time, from, to, id, kind, sender, heard};
   arrows.push(arrow);
   arrowTimes.push(time);
@@ -430,10 +419,6 @@ function takeArrow([time, from, to, id, kind]) {
 }
 
 function takeNote(note) {
-  const [time, agent, text] = note;
-  for (let at = notes.length - 1; at >= 0 && notes[at][0] >= time; at--) {
-    if (notes[at][0] === time && notes[at][1] === agent && notes[at][2] === text) return;
-  }
   notes.push(note);
   notesEver++;
 }
@@ -455,7 +440,7 @@ function* takeChanges(changes) {
   if (notes.length > MOST_NOTES) notes.splice(0, notes.length - MOST_NOTES);
   if (spansKept > MOST_SPANS) yield* trimSpans();
   if (arrows.length > MOST_ARROWS) {
-    for (const {id, to} of arrows.splice(0, arrows.length - MOST_ARROWS / 2)) arrowKeys.delete(`${id}>${to}`);
+    arrows.splice(0, arrows.length - MOST_ARROWS / 2);
     arrowTimes.splice(0, arrowTimes.length - MOST_ARROWS / 2);
   }
   for (const parent of newFamilies) {

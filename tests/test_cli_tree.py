@@ -184,6 +184,23 @@ def test_a_failure_of_long_ago_is_no_news() -> None:
     assert "failed" not in names_seen(run, 4)
 
 
+def test_of_those_who_have_ended_the_latest_are_seen() -> None:
+    run = Run()
+    run.spawn(*(f"w{number}" for number in range(1, 21)))
+    for number in range(20, 0, -1):
+        run.now += HELD + 1.0
+        run.complete(number)
+    assert names_seen(run, 4) == ["w1", "w2", "w3", "+17"]
+
+
+def test_who_ended_unseen_is_no_news() -> None:
+    run = Run()
+    run.spawn("done", *(f"w{number}" for number in range(2, 20)))
+    run.wait(**{f"_{number}": () for number in range(2, 20)})
+    run.complete(1)
+    assert "done" not in names_seen(run, 4)
+
+
 def test_who_works_far_down_is_seen_below_those_next_above_it() -> None:
     run = Run()
     parent = 0

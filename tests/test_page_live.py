@@ -159,6 +159,26 @@ def test_a_button_that_has_just_come_under_the_pointer_takes_no_click(browser: A
         assert second == []
 
 
+def test_buttons_that_move_because_the_head_grows_take_no_click(browser: Any) -> None:
+    with live(browser) as (shown, page):
+        shown.spawn(waiter, name="writer")
+        first = shown.ask(request(1))
+        page.locator(".card").wait_for()
+        until(page, f"document.querySelectorAll('{ARMED}').length >= 2")
+        page.evaluate(
+            """() => new Promise((done) => {
+              const watch = new MutationObserver(() => done(true)), more = document.createElement("p");
+              watch.observe(document.querySelector(".card .main"), {attributeFilter: ["aria-disabled"]});
+              more.style.height = more.style.minWidth = "90px";
+              document.querySelector(".head").append(more);
+            })"""
+        )
+        until(page, f"document.querySelectorAll('{ARMED}').length >= 2")
+        page.locator(".card button.main").click()
+        page.locator("#approvals-none").wait_for()
+        assert first == [Approved()]
+
+
 def test_what_is_decided_elsewhere_is_told_and_an_error_stands_beside_its_card(browser: Any) -> None:
     with live(browser, allowed="409") as (shown, page):
         shown.spawn(waiter, name="writer")

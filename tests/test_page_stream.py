@@ -189,6 +189,19 @@ def test_agents_that_are_not_kept_any_more_go_and_their_children_stay(browser: A
         until(page, "document.activeElement.view !== undefined")
 
 
+def test_a_name_is_told_without_a_number_when_the_other_of_that_name_has_gone(browser: Any) -> None:
+    def boss(**more: Any) -> list[dict[str, Any]]:
+        return rows("boss", **(more | {"kind": "waiting", "blocked_on": [3]}))
+
+    both = {**FIRST, "agents": [*boss(), *rows("twin", "twin", first=2)], "spans": []}
+    later = {"time": 10.0, "gone": [2], "agents": boss(turn=2), "totals": TOTALS}
+    with told(browser, [("r-1", both)], [("r-2", later)]) as (server, page):
+        until(page, "document.querySelector('.tree-body')?.innerText.includes('waits for twin #3')")
+        server.cut.set()
+        until(page, "!document.querySelector('.tree-body').innerText.includes('#3')")
+        assert "waits for twin" in page.locator(ROWS).first.inner_text()
+
+
 def test_of_more_spans_than_are_kept_the_older_ones_go(browser: Any) -> None:
     lanes, each = 10, 1000
     stream: list[tuple[str, Any]] = [

@@ -67,10 +67,8 @@ function escapes(characters) {
 
 /* A text on one line: line ends are spaces, and what is not seen is an escape. */
 function line(text, most = 300) {
-  let cut = text.length > most ? text.slice(0, most) + "…" : text;
-  cut = cut.replace(/[\r\n\t]+/g, " ");
-  UNSEEN.lastIndex = 0;
-  return UNSEEN.test(cut) ? cut.replace(UNSEEN, escapes) : cut;
+  const cut = text.length > most ? text.slice(0, most) + "…" : text;
+  return cut.replace(/[\r\n\t]+/g, " ").replace(UNSEEN, escapes);
 }
 
 function appendEscaped(element, text, unseen) {

@@ -312,6 +312,14 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[byte
     )
 
 
+def test_a_link_that_leads_nowhere_is_there(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = journal.with_name("run.html")
+    link.symlink_to(journal.with_name("nowhere.html"))
+    assert call(["timeline", str(journal)]) == 2
+    assert "is there already" in told(capsys)
+    assert link.is_symlink()
+
+
 def test_standard_output_gets_the_page_alone_as_utf_8(journal: Path) -> None:
     assert call(["timeline", str(journal)]) == 0
     done = run(str(journal), "-o", "-", PYTHONIOENCODING="latin-1")

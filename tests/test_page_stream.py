@@ -60,7 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/transcript"):
             return
         number = len(self.server.asked)
-        self.server.asked.append(self.headers.get("last-event-id"))
+        since = self.path.partition("?since=")[2]
+        self.server.asked.append(self.headers.get("last-event-id") or since or None)
         for id, data in self.server.streams[min(number, len(self.server.streams) - 1)]:
             self.wfile.write(f"event: changes\nid: {id}\ndata: {json.dumps(data)}\n\n".encode())
         self.wfile.flush()
@@ -148,6 +149,16 @@ def test_calls_that_took_no_time_at_the_same_moment_are_all_there(browser: Any) 
     with told(browser, [("r-1", {**FIRST, "spans": calls, "notes": notes})]) as (_, page):
         page.locator(ROWS).nth(1).wait_for()
         assert counted(page) == ("Timeline as a table (4)", "2", "Notes (2)")
+
+
+def test_a_connection_that_a_person_begins_goes_on_from_where_the_last_one_was(browser: Any) -> None:
+    words = rows("one", "two", words="a\u202eb")
+    with told(browser, [("r-1", {**FIRST, "agents": words})], [("r-2", MORE)]) as (server, page):
+        page.locator(ROWS).first.click()
+        until(page, "document.querySelector('#agent').innerText.includes('a\\\\u202eb')")
+        page.evaluate("document.getElementById('retry').click()")
+        until(page, "document.getElementById('tab-notes').textContent === 'Notes (3)'")
+        assert server.asked == [None, "r-1"]
 
 
 def test_all_is_told_anew(browser: Any) -> None:

@@ -377,7 +377,7 @@ def test_items_that_are_spawned_after_an_outcome_was_taken_are_not_waited_for() 
     async def parent(ctx: AgentContext) -> None:
         async with ctx.as_completed(sleeping, [1, 2, 3, 4, 5, 6]) as done:
             async for _ in done:
-                await trio.sleep(0.5)  # meanwhile another begins
+                await trio.sleep(1.5)  # meanwhile others begin
                 break
         await ctx.step("more", trio.sleep, 5)
 

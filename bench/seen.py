@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-ROUNDS = 3
+ROUNDS = 5
 AGENTS = '''
 import atexit, json, random, time
 from pathlib import Path

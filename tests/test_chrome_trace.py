@@ -91,6 +91,15 @@ def test_a_call_of_which_only_the_end_is_known_is_a_moment() -> None:
     }
 
 
+def test_what_cost_nothing_is_not_counted() -> None:
+    then = past(row(1), calls=[PastCall(1, "model", "m", 1.0, 2.0, usage=TokenUsage(1, 2))])
+    assert [(event["name"], event["ts"]) for event in events(then, "C")] == [
+        ("agents", 0),
+        ("tokens", 2_000_000),
+        ("agents", 10_000_000),
+    ]
+
+
 def test_waits_name_those_for_whom_is_waited() -> None:
     span = Span(1, 1, "waiting", 0.0, 2.0, "", (2, 3, 4, 5))
     short = Span(2, 1, "acting", 2.0, 2.0000001, "look")

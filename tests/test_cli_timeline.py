@@ -312,6 +312,14 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[byte
     )
 
 
+def test_a_link_that_leads_nowhere_is_there(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = journal.with_name("run.html")
+    link.symlink_to(journal.with_name("nowhere.html"))
+    assert call(["timeline", str(journal)]) == 2
+    assert "is there already" in told(capsys)
+    assert link.is_symlink()
+
+
 def test_standard_output_gets_the_page_alone_as_utf_8(journal: Path) -> None:
     assert call(["timeline", str(journal)]) == 0
     done = run(str(journal), "-o", "-", PYTHONIOENCODING="latin-1")
@@ -422,6 +430,13 @@ def test_a_name_of_a_journal_that_is_strange(tmp_path: Path, capsys: pytest.Capt
     assert "\x1b" not in capsys.readouterr().out
     (page,) = tmp_path.glob("*.html")
     assert data_of(page.read_text())["title"] == "a <script>\\x1b[31m b.db"
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".html", "\N{GRINNING FACE}" * 62 + ".html"])
+def test_names_of_files_may_be_as_long_as_names_may_be(journal: Path, name: str) -> None:
+    target = journal.with_name(name)
+    assert call(["timeline", str(journal), "-o", str(target)]) == 0
+    assert data_of(target.read_text())["title"] == "run.db"
 
 
 # -- in a browser --------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from agentpool._core.usage import TokenUsage
 from agentpool.cli._frame import Frames, Size
 from agentpool.cli._sums import few, price, span, tell_rates
 from agentpool.cli._text import width_of
-from agentpool.cli._tree import HELD, Folded, Shown, ids_of, tree_of
+from agentpool.cli._tree import HELD, LATELY, Folded, Shown, ids_of, tree_of
 
 
 class Run:
@@ -173,6 +173,41 @@ def test_news_leave_room_for_those_who_work() -> None:
     names = names_seen(run, 12)
     assert sum(int(name[1:]) < 80 for name in names[:-1]) == 3
     assert sum(int(name[1:]) >= 80 for name in names[:-1]) == 8
+
+
+def test_a_failure_of_long_ago_is_no_news() -> None:
+    run = Run()
+    run.spawn("failed", *(f"w{number}" for number in range(2, 20)))
+    run.fail(1)
+    assert "failed" in names_seen(run, 4)
+    run.now = LATELY + 1.0
+    assert "failed" not in names_seen(run, 4)
+
+
+def test_of_those_who_have_ended_the_latest_are_seen() -> None:
+    run = Run()
+    run.spawn(*(f"w{number}" for number in range(1, 21)))
+    for number in range(20, 0, -1):
+        run.now += HELD + 1.0
+        run.complete(number)
+    assert names_seen(run, 4) == ["w1", "w2", "w3", "+17"]
+
+
+def test_who_ended_unseen_is_no_news() -> None:
+    run = Run()
+    run.spawn("done", *(f"w{number}" for number in range(2, 20)))
+    run.wait(**{f"_{number}": () for number in range(2, 20)})
+    run.complete(1)
+    assert "done" not in names_seen(run, 4)
+
+
+def test_who_works_far_down_is_seen_below_those_next_above_it() -> None:
+    run = Run()
+    parent = 0
+    for number in range(30):
+        parent = run.spawn(f"a{number}", parent=parent)
+    run.wait(**{f"_{number}": () for number in range(1, 30)})
+    assert {"a27", "a28", "a29"} <= set(names_seen(run, 16))
 
 
 def test_lines_stay_while_agents_work_and_wait_in_turns() -> None:

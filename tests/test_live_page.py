@@ -52,6 +52,26 @@ async def test_a_browser_sees_the_agents_come_and_go() -> None:
             assert browser.resets == 1
 
 
+async def test_a_wait_of_which_no_event_tells_is_seen_to_begin_and_to_end() -> None:
+    go = trio.Event()
+
+    async def child(ctx: AgentContext) -> None:
+        await go.wait()
+
+    async def boss(ctx: AgentContext) -> None:
+        handle = await ctx.spawn(child, name="child")
+        await handle.wait()
+        await trio.sleep_forever()
+
+    async with open_agent_pool(max_concurrent=4) as pool, page_of(pool) as page, page.browser() as browser:
+        handle = await pool.spawn(boss, name="boss")
+        await browser.look(lambda seen: seen.named("boss").get("kind") == "waiting")
+        assert browser.named("boss")["blocked_on"] == [browser.named("child")["id"]]
+        go.set()
+        await browser.look(lambda seen: seen.named("boss").get("kind") == "running")
+        handle.abort()
+
+
 async def test_the_page_is_one_document_that_loads_nothing() -> None:
     async with open_agent_pool(max_concurrent=4) as pool, page_of(pool, title="<b>my & run</b>") as page:
         async with page.browser() as browser:

@@ -98,6 +98,7 @@ async def test_an_agent_that_there_is_not_cannot_be_aborted() -> None:
         (b'{"reason": "%s"}' % (b"x" * 1_001), 400),
         (b'{"reason": NaN}', 400),
         (b'{"reason": "", "more": -1e999}', 400),
+        (b'{"other": NaN}', 400),
         (b"[" * 100_000, 400),
         (b"\xff\xfe", 400),
         (b'{"reason": "%s"}' % (b"x" * 1_000_000), 413),

@@ -140,6 +140,12 @@ async def test_what_only_looks_ahead_does_not_use_a_link_up() -> None:
         assert (await browser.client.head(page.link)).status_code == 403
         assert page.links == []
         assert (await browser.client.get(page.link)).status_code == 303
+        # Now anybody else who comes is told a new one.
+        async with page.browser(comes_in=False) as stranger:
+            assert (await stranger.get("/", headers={"purpose": "prefetch"})).status_code == 403
+            assert page.links == []
+            assert (await stranger.get("/")).status_code == 403
+            assert len(page.links) == 1
 
 
 async def test_a_link_that_is_followed_from_another_site_gets_in() -> None:
@@ -251,6 +257,17 @@ async def test_pages_of_other_sites_have_nothing_done(headers: dict[str, str], s
         told |= {name: value.format(port=page.port) for name, value in headers.items()}
         response = await browser.client.post(page.address + "/drain", content=b"{}", headers=told)
         assert response.status_code == status
+
+
+async def test_a_second_origin_is_looked_at_too_and_names_are_the_same_in_capitals() -> None:
+    async with a_page() as page, page.browser() as browser:
+        ours = ("origin", f"http://LocalHost:{page.port}")
+        named = [("host", f"localhost:{page.port}"), ("content-type", "application/json")]
+        for more, status in ([], 204), ([("origin", "http://evil.example")], 403):
+            response = await browser.client.post(
+                page.address + "/drain", content=b"{}", headers=[*named, ours, *more]
+            )
+            assert response.status_code == status
 
 
 async def test_pages_of_other_sites_read_nothing() -> None:

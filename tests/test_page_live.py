@@ -19,6 +19,14 @@ pytestmark = pytest.mark.processes
 
 ACTIVE = "document.activeElement"
 ARMED = ".card button:not([aria-disabled])"
+PRESSED = """() => {
+  const sent = [], real = window.fetch;
+  window.fetch = (...all) => { sent.push(all[0]); return real(...all); };
+  for (const button of document.querySelectorAll(".card .buttons button")) button.click();
+  window.fetch = real;
+  return sent.length;
+}"""
+"""How many decisions the page sends when all its buttons are pressed at once."""
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +153,7 @@ def test_a_button_that_has_just_come_under_the_pointer_takes_no_click(browser: A
         first = shown.ask(request(1))
         page.locator(".card").wait_for()
         # As soon as it is there, and again when another card has gone from above it.
-        page.evaluate("document.querySelector('.card button.main').click()")
-        assert first == []
+        assert page.evaluate(PRESSED) == 0
         assert page.locator(".card button.main").get_attribute("aria-disabled") == "true"
         second = shown.ask(request(2))
         page.locator(".card").nth(1).wait_for()
@@ -156,10 +163,30 @@ def test_a_button_that_has_just_come_under_the_pointer_takes_no_click(browser: A
         page.mouse.down()
         page.mouse.up()
         page.locator(".card").nth(1).wait_for(state="detached")
-        page.evaluate("document.querySelector('.card button.main').click()")  # the second of a double click
+        assert page.evaluate(PRESSED) == 0  # the second of a double click
         drawn(page)
         assert first == [Approved()]
         assert second == []
+
+
+def test_buttons_that_move_because_the_head_grows_take_no_click(browser: Any) -> None:
+    with live(browser) as (shown, page):
+        shown.spawn(waiter, name="writer")
+        first = shown.ask(request(1))
+        page.locator(".card").wait_for()
+        until(page, f"document.querySelectorAll('{ARMED}').length >= 2")
+        page.evaluate(
+            """() => new Promise((done) => {
+              const watch = new MutationObserver(() => done(true)), more = document.createElement("p");
+              watch.observe(document.querySelector(".card .main"), {attributeFilter: ["aria-disabled"]});
+              more.style.height = more.style.minWidth = "90px";
+              document.querySelector(".head").append(more);
+            })"""
+        )
+        until(page, f"document.querySelectorAll('{ARMED}').length >= 2")
+        page.locator(".card button.main").click()
+        page.locator("#approvals-none").wait_for()
+        assert first == [Approved()]
 
 
 def test_what_is_decided_elsewhere_is_told_and_an_error_stands_beside_its_card(browser: Any) -> None:

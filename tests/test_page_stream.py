@@ -1,4 +1,4 @@
-"""What the page makes of what it is told: pieces, pieces told again, all told anew, and more than it keeps.
+"""What the page makes of what it is told: pieces, all told anew, and more than it keeps.
 
 The server here is one that tells what a test has written, to bring about what the real one does seldom.
 """
@@ -30,7 +30,7 @@ class Teller(ThreadingHTTPServer):
     """Tells each browser that comes the next of some streams, and keeps the connection until it is cut.
 
     Attributes:
-      streams: for each connection, pairs of an id, which may be empty, and the data of an event.
+      streams: for each connection, pairs of an id and the data of an event.
       asked: what each connection said that it had seen.
     """
 
@@ -60,10 +60,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/transcript"):
             return
         number = len(self.server.asked)
-        self.server.asked.append(self.headers.get("last-event-id"))
+        since = self.path.partition("?since=")[2]
+        self.server.asked.append(self.headers.get("last-event-id") or since or None)
         for id, data in self.server.streams[min(number, len(self.server.streams) - 1)]:
-            told = f"id: {id}\n" if id else ""
-            self.wfile.write(f"event: changes\n{told}data: {json.dumps(data)}\n\n".encode())
+            self.wfile.write(f"event: changes\nid: {id}\ndata: {json.dumps(data)}\n\n".encode())
         self.wfile.flush()
         self.server.cut.wait(SECONDS)
         self.server.cut.clear()
@@ -131,18 +131,33 @@ def counted(page: Any) -> tuple[str, str, str]:
     return summaries.first.inner_text(), str(many.count()), page.locator("#tab-notes").inner_text()
 
 
-def test_what_is_told_again_after_a_batch_was_cut_is_not_there_twice(browser: Any) -> None:
-    # The first piece comes without an id: whoever is cut off then begins the batch again.
-    with told(browser, [("r-1", FIRST), ("", MORE)], [("", MORE), ("r-2", FIRST | {"reset": False})]) as (
-        server,
-        page,
-    ):
+def test_what_came_while_the_connection_was_lost_is_told_from_where_it_was(browser: Any) -> None:
+    with told(browser, [("r-1", FIRST)], [("r-2", MORE)]) as (server, page):
         page.locator(ROWS).nth(1).wait_for()
         server.cut.set()
         until(page, "document.getElementById('connection').dataset.tone === 'bad'")
         until(page, "document.getElementById('connection').textContent === 'live'")
         until(page, "document.getElementById('tab-notes').textContent === 'Notes (3)'")
         assert counted(page) == ("Timeline as a table (5)", "3", "Notes (3)")
+        assert server.asked == [None, "r-1"]
+
+
+def test_calls_that_took_no_time_at_the_same_moment_are_all_there(browser: Any) -> None:
+    # Where time is virtual a call takes none.
+    calls = [[1, "reasoning", 1.0, 1.0, "m"], [1, "acting", 1.0, 1.0, "a"], [1, "acting", 1.0, 1.0, "b"]]
+    notes = [[1.0, 1, "careful"], [1.0, 1, "careful"]]
+    with told(browser, [("r-1", {**FIRST, "spans": calls, "notes": notes})]) as (_, page):
+        page.locator(ROWS).nth(1).wait_for()
+        assert counted(page) == ("Timeline as a table (4)", "2", "Notes (2)")
+
+
+def test_a_connection_that_a_person_begins_goes_on_from_where_the_last_one_was(browser: Any) -> None:
+    words = rows("one", "two", words="a\u202eb")
+    with told(browser, [("r-1", {**FIRST, "agents": words})], [("r-2", MORE)]) as (server, page):
+        page.locator(ROWS).first.click()
+        until(page, "document.querySelector('#agent').innerText.includes('a\\\\u202eb')")
+        page.evaluate("document.getElementById('retry').click()")
+        until(page, "document.getElementById('tab-notes').textContent === 'Notes (3)'")
         assert server.asked == [None, "r-1"]
 
 
@@ -185,10 +200,23 @@ def test_agents_that_are_not_kept_any_more_go_and_their_children_stay(browser: A
         until(page, "document.activeElement.view !== undefined")
 
 
+def test_a_name_is_told_without_a_number_when_the_other_of_that_name_has_gone(browser: Any) -> None:
+    def boss(**more: Any) -> list[dict[str, Any]]:
+        return rows("boss", **(more | {"kind": "waiting", "blocked_on": [3]}))
+
+    both = {**FIRST, "agents": [*boss(), *rows("twin", "twin", first=2)], "spans": []}
+    later = {"time": 10.0, "gone": [2], "agents": boss(turn=2), "totals": TOTALS}
+    with told(browser, [("r-1", both)], [("r-2", later)]) as (server, page):
+        until(page, "document.querySelector('.tree-body')?.innerText.includes('waits for twin #3')")
+        server.cut.set()
+        until(page, "!document.querySelector('.tree-body').innerText.includes('#3')")
+        assert "waits for twin" in page.locator(ROWS).first.inner_text()
+
+
 def test_of_more_spans_than_are_kept_the_older_ones_go(browser: Any) -> None:
     lanes, each = 10, 1000
     stream: list[tuple[str, Any]] = [
-        ("", {**FIRST, "agents": rows(*map(str, range(lanes))), "spans": [], "arrows": [], "notes": []})
+        ("r-1", {**FIRST, "agents": rows(*map(str, range(lanes))), "spans": [], "arrows": [], "notes": []})
     ]
     for batch in range(75):
         spans = [

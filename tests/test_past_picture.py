@@ -36,7 +36,8 @@ from agentpool import (
     open_agent_pool,
     tool,
 )
-from agentpool._core.past_picture import PastPicture, past_picture
+from agentpool._core.past_picture import PastPicture, _Agent, past_picture
+from agentpool._core.past_waits import waits_of, what_followed
 from agentpool._core.picture import AgentRow, Picture
 from agentpool._core.records import JournalRecord
 from agentpool._kernel.descriptions import outcome_from_data
@@ -303,6 +304,7 @@ def test_a_message_that_had_come_needs_no_wait() -> None:
     async def late(ctx: AgentContext) -> None:
         await ctx.step("work", trio.sleep, 5)
         await ctx.receive()
+        await ctx.step("more", trio.sleep, 5)
 
     async def sender(ctx: AgentContext) -> None:
         other = await ctx.spawn(late)
@@ -311,7 +313,7 @@ def test_a_message_that_had_come_needs_no_wait() -> None:
 
     _, records = run(sender)
     then = past(records)
-    assert lane(then, 2) == [("running", 0.0, 5.0)]
+    assert lane(then, 2) == [("running", 0.0, 10.0)]
     (message,) = then.messages
     assert (message.sent, message.received) == (1.0, 5.0)
 
@@ -369,6 +371,18 @@ def test_outcomes_that_are_taken_one_after_the_other() -> None:
         ("waiting", 3.0, 4.0, 5),
         ("running", 4.0, 4.5),
     ]
+
+
+def test_items_that_are_spawned_after_an_outcome_was_taken_are_not_waited_for() -> None:
+    async def parent(ctx: AgentContext) -> None:
+        async with ctx.as_completed(sleeping, [1, 2, 3, 4, 5, 6]) as done:
+            async for _ in done:
+                await trio.sleep(1.5)  # meanwhile others begin
+                break
+        await ctx.step("more", trio.sleep, 5)
+
+    _, records = run(parent, max_concurrent=2)
+    assert [each for each in lane(past(records), 1) if each[0] == "waiting"] == [("waiting", 0.0, 1.0, 2)]
 
 
 def test_an_agent_waits_if_all_its_tool_calls_do() -> None:
@@ -476,6 +490,7 @@ def test_a_question_to_a_name_is_put_to_its_next_life() -> None:
         ("reply", 2.0),
     ]
     assert lane(then, 1) == [("waiting", 0.0, 1.0, 2), ("waiting", 1.0, 2.0, 2)]
+    assert None not in [wait.end for wait in waits_of(records.kept)]
 
 
 def test_an_asker_that_ends_waits_no_more() -> None:
@@ -493,6 +508,18 @@ def test_an_asker_that_ends_waits_no_more() -> None:
     then = past(records)
     assert lane(then, 2) == [("waiting", 0.0, 2.0, 3)]
     assert row(then, 2).waits_for is None
+
+
+def test_what_a_loop_came_to_next_is_told_life_by_life() -> None:
+    records = [
+        JournalRecord("begun", 1, {"loop": "a"}),
+        JournalRecord("restarted", 1, {}),
+        JournalRecord("begun", 1, {"loop": "a"}),
+        JournalRecord("begun", 2, {"loop": "a"}),
+        JournalRecord("observed", 1, {"loop": "a", "is": "replied"}),
+        JournalRecord("ended", 1, {}),
+    ]
+    assert what_followed(records) == {0: "over", 2: "replied", 3: "cut", 4: "over"}
 
 
 # -- lives, ends ---------------------------------------------------------------------------------
@@ -647,6 +674,44 @@ def test_what_tells_of_agents_and_messages_that_are_not_known_is_passed_over() -
     assert then.calls == []
     assert [message.kind for message in then.messages] == ["reply"]
     assert then.picture.time == 3.0
+
+
+def test_code_that_begins_does_so_after_what_its_agent_did_before() -> None:
+    waits = waits_of(
+        [
+            JournalRecord("spawned", 1, {"by": 0, "key": None, "name": "a", "parent": 0}),
+            JournalRecord("sent", 1, {"id": 1, "from": 0, "key": None, "ask": False}, 3.0),
+            JournalRecord("operated", 1, {"key": "1", "kind": "step", "value": None}, 5.0),
+            JournalRecord("received", 1, {"id": 1, "key": "2/1"}, 6.0),
+        ]
+    )
+    assert waits == []
+
+
+def test_who_waits_for_anybody_and_for_one_waits_for_anybody() -> None:
+    agent = _Agent(1, "a", 0, 0.0, waits={"1/1": (2,), "2/1": ()})
+    assert agent.waits_for() == ()
+
+
+def test_tools_that_an_answer_asked_for_and_that_were_not_called() -> None:
+    _, records = run(scholar(), "go", driver=Scripted(calls("look"), Completion("done", usage=USED)))
+    kept = [each for each in records.kept if (each.at <= 2 and each.kind != "called") or each.kind == "ended"]
+    assert lane(past(kept), 1) == [("reasoning", 0.0, 2.0, "big"), ("running", 2.0, 5.0)]
+
+
+def test_an_answer_that_is_a_dead_letter_was_not_received() -> None:
+    async def asking(ctx: AgentContext) -> None:
+        other = await ctx.spawn(answering)
+        await ctx.ask(other.id, "well?")
+
+    _, records = run(asking)
+    at = next(place for place, each in enumerate(records.kept) if each.kind == "replied")
+    buried = JournalRecord("buried", 1, {"id": records.kept[at].data["reply"], "reason": "late"}, 2.0)
+    then = past([*records.kept[: at + 1], buried, *records.kept[at + 1 :]])
+    assert [(each.kind, each.received, each.buried) for each in then.messages] == [
+        ("question", 0.0, False),
+        ("reply", None, True),
+    ]
 
 
 def test_an_asker_that_ends_without_a_word_waits_no_more() -> None:

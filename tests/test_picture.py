@@ -168,7 +168,7 @@ def test_words_that_stream_are_kept_to_their_end_until_the_next_answer_begins() 
     for piece in ("Hel", "lo"):
         told.tell(ev.TextDeltaReceived, 1, piece)
     assert row.words == "Hello"
-    told.answers(1, asked, "Hello")
+    told.answers(1, asked, "")  # its text only streamed
     assert row.words == "Hello"
     told.tell(ev.TextDeltaReceived, 1, "x" * 1000)
     assert row.words == "x" * LONGEST_WORDS
@@ -474,6 +474,7 @@ def test_a_second_life_begins_when_its_pause_is_over() -> None:
     told.sample({1: (2,)}, after=1)
     told.tell(ev.AgentRestarted, 1, 1, outcome_of(1, 0, "failed"), 10.0, after=1)
     assert (row.state, row.kind, row.detail, row.restarts) == ("restarting", "starting", "restart", 1)
+    assert row.waits_for is None
     told.sample({}, after=9)
     assert row.state == "restarting"
     told.sample({}, after=1)
@@ -491,6 +492,9 @@ def test_a_second_life_that_does_something_or_waits_has_begun() -> None:
     told.tell(ev.AgentRestarted, 1, 1, outcome_of(1, 0, "failed"), 10.0)
     told.phase(1, "perceive", 1, after=1)  # no earlier than that, as far as we know
     assert row.state == "running"
+    version = told.picture.version
+    told.sample({}, after=1)
+    assert told.picture.version == version  # nothing is due
     told.tell(ev.AgentRestarted, 1, 2, outcome_of(1, 0, "failed"), 10.0)
     told.sample({1: ()}, after=1)
     assert (row.state, row.kind) == ("running", "waiting")
@@ -694,6 +698,28 @@ def test_agents_that_ended_long_ago_are_forgotten_children_first() -> None:
     assert 0 < picture.gone_before < picture.gone[0][0]
 
 
+def test_agents_that_were_forgotten_and_of_which_something_late_is_told_are_back() -> None:
+    told = Told(Picture(ended_kept=3))
+    for number in range(1, 7):
+        told.spawn(number)
+        told.ends(number)
+    picture = told.picture
+    assert (list(picture.rows), picture.forgotten) == ([4, 5, 6], 3)
+    told.tell(ev.AgentStarted, 2)
+    told.phase(3, "act")
+    assert (sorted(picture.rows), picture.forgotten) == ([2, 3, 4, 5, 6], 1)
+    assert [agent_id for _, agent_id in picture.gone] == [1]
+
+
+def test_who_was_to_live_again_and_was_forgotten_is_not_waited_for() -> None:
+    told = Told(Picture(ended_kept=0))
+    told.spawn(1)
+    told.tell(ev.AgentRestarted, 1, 1, outcome_of(1, 0, "failed"), 10.0)
+    told.ends(1, "aborted")
+    told.sample({}, after=20)
+    assert (told.picture.rows, told.picture.forgotten) == ({}, 1)
+
+
 def test_agents_of_an_unknown_parent_are_forgotten_without_a_trace() -> None:
     told = Told(Picture(ended_kept=1))
     told.parents[7] = told.parents[8] = 3
@@ -763,6 +789,17 @@ def test_calls_that_take_no_time_are_kept_and_the_steps_to_them_are_not() -> Non
     told.ends(1)
     assert told.lane(1) == [("reasoning", 0, 0, "m"), ("acting", 0, 0, "write")]
     check_lanes(told.picture)
+
+
+def test_a_short_call_is_kept_although_another_of_its_kind_follows() -> None:
+    told = Told()
+    told.spawn(1)
+    told.phase(1, "act")
+    short = SHORTEST_SPAN / 4
+    look = told.starts_tool(1, "look")
+    told.starts_tool(1, "write", after=short)
+    told.ends_tool(1, look, after=1)
+    assert [span[0::3] for span in told.lane(1)] == [("acting", "look"), ("acting", "look, write")]
 
 
 @pytest.mark.parametrize("strange", [math.nan, math.inf, -math.inf, 5.0])

@@ -241,6 +241,8 @@ def test_who_missed_that_agents_went_begins_anew() -> None:
     assert client.ask(told.picture)["reset"] is True
     assert set(client.agents) == {4}
     assert "reset" not in client.ask(told.picture)
+    assert "reset" in changes_since(told.picture, told.picture.gone_before - 1)
+    assert "reset" not in changes_since(told.picture, told.picture.gone_before)  # it has seen that one go
 
 
 IDS = st.integers(1, 6)

@@ -116,6 +116,17 @@ def test_nothing_new_is_one_piece() -> None:
     assert not any(piece[name] for name in ("agents", "gone", "spans", "arrows", "notes"))
 
 
+def test_as_much_as_a_piece_holds_is_one_piece() -> None:
+    run = Run(Random(1))
+    run.go_on(20)
+    version = run.picture.version
+    for text in ("one", "two"):
+        run.picture.note(text)
+    run.picture.take(ev.AgentSpawned(99, 9.0, 99, 0, "the last"))
+    [piece] = pieces_since(run.picture, version, 2)
+    assert ([note[2] for note in piece["notes"]], len(piece["agents"])) == (["one", "two"], 1)
+
+
 def test_pieces_are_small_and_agents_come_in_the_order_of_their_spawns_and_before_their_spans() -> None:
     run = Run(Random(2))
     run.go_on(1_000)

@@ -57,7 +57,7 @@ class Rates:
         """Return the average of the seconds before a time, of which there may be fewer than `WINDOW`."""
         if self._began is None:
             return Rate()
-        lately = [each for each in self._seconds if time - WINDOW < each.number + 1 and each.number <= time]
+        lately = [each for each in self._seconds if time - WINDOW < each.number + 1]
         over = min(WINDOW, max(1.0, time - self._began))
         return Rate(
             sum(each.tokens for each in lately) / over,

@@ -187,15 +187,10 @@ def _check_target(target: Path, journal: Path, options: TimelineOptions) -> None
             raise BadInputError(f"--output: {where} is a directory. Give the path of a file")
         if target.exists() and journal.exists() and target.samefile(journal):
             raise BadInputError(f"--output: {where} is the journal itself. Give another file with -o FILE")
-        if not options.force and _is_regular(target):
+        if not options.force and target.is_file():  # a device, such as /dev/null, could not be lost
             raise _is_there(target)
     except (OSError, ValueError) as error:
         raise _unwritable(target, error) from None
-
-
-def _is_regular(target: Path) -> bool:
-    """Whether there is a file that could be lost: a device, such as /dev/null, could not."""
-    return os.path.lexists(target) and (target.is_file() or not target.exists())
 
 
 def _is_there(target: Path) -> BadInputError:
@@ -241,7 +236,7 @@ def _write_parts(file: Any, parts: Iterable[str]) -> int:
 @contextmanager
 def _beside(target: Path) -> Iterator[tuple[Any, Path]]:
     """Open a file in the same directory; it is gone at the end of the block, unless it was renamed."""
-    number, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".part", dir=target.parent)
+    number, name = tempfile.mkstemp(prefix=".timeline.", suffix=".part", dir=target.parent)
     try:
         with open(number, "wb") as file:
             yield file, Path(name)

@@ -221,8 +221,7 @@ def _fill_single(room: _Room, most: int) -> None:
     for parent in [0, *room.ids]:
         if room.hidden_below(parent) == 1:
             (left,) = (each for each in room.picture.children[parent] if each not in room.ids)
-            if not room.picture.children.get(left):
-                _add_if_it_fits(room, [room.picture.rows[left]], most)
+            _add_if_it_fits(room, [room.picture.rows[left]], most)
 
 
 # -- the lines ---------------------------------------------------------------------------

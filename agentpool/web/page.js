@@ -67,10 +67,8 @@ function escapes(characters) {
 
 /* A text on one line: line ends are spaces, and what is not seen is an escape. */
 function line(text, most = 300) {
-  let cut = text.length > most ? text.slice(0, most) + "…" : text;
-  cut = cut.replace(/[\r\n\t]+/g, " ");
-  UNSEEN.lastIndex = 0;
-  return UNSEEN.test(cut) ? cut.replace(UNSEEN, escapes) : cut;
+  const cut = text.length > most ? text.slice(0, most) + "…" : text;
+  return cut.replace(/[\r\n\t]+/g, " ").replace(UNSEEN, escapes);
 }
 
 function appendEscaped(element, text, unseen) {
@@ -189,7 +187,6 @@ const orphans = new Map();     // children of agents that are not known (yet, or
 let roots = [];
 let arrows = [];
 let arrowTimes = [];
-const arrowKeys = new Set();
 const notes = [];
 let notesEver = 0;
 let spansKept = 0;
@@ -294,7 +291,6 @@ function forget() {
   roots = [];
   arrows = [];
   arrowTimes = [];
-  arrowKeys.clear();
   notes.length = 0;
   notesEver = 0;
   spansKept = 0;
@@ -389,15 +385,9 @@ function takeGone(id) {
   need("list");
 }
 
-/* After a connection was lost in the middle of a batch, its beginning is told again. */
-function wasTold({starts, ends}, start, end) {
-  const last = ends.length - 1;
-  return last >= 0 && (start < ends[last] || (start === starts[last] && end === ends[last]));
-}
-
 function takeSpan([id, kind, start, end, detail, blocked]) {
   const agent = agents.get(id);
-  if (!agent || wasTold(agent, start, end)) return;
+  if (!agent) return;
   agent.starts.push(start);
   agent.ends.push(end);
   agent.kinds.push(KINDS.indexOf(kind));
@@ -415,9 +405,6 @@ function takeSpan([id, kind, start, end, detail, blocked]) {
 
 function takeArrow([time, from, to, id, kind]) {
   const sender = agents.get(from) || null, heard = agents.get(to) || null;
-  const key = `${id}>${to}`;
-  if (arrowKeys.has(key)) return;
-  arrowKeys.add(key);
   const arrow = {time, from, to, id, kind, sender, heard};
   arrows.push(arrow);
   arrowTimes.push(time);
@@ -430,10 +417,6 @@ function takeArrow([time, from, to, id, kind]) {
 }
 
 function takeNote(note) {
-  const [time, agent, text] = note;
-  for (let at = notes.length - 1; at >= 0 && notes[at][0] >= time; at--) {
-    if (notes[at][0] === time && notes[at][1] === agent && notes[at][2] === text) return;
-  }
   notes.push(note);
   notesEver++;
 }
@@ -455,7 +438,7 @@ function* takeChanges(changes) {
   if (notes.length > MOST_NOTES) notes.splice(0, notes.length - MOST_NOTES);
   if (spansKept > MOST_SPANS) yield* trimSpans();
   if (arrows.length > MOST_ARROWS) {
-    for (const {id, to} of arrows.splice(0, arrows.length - MOST_ARROWS / 2)) arrowKeys.delete(`${id}>${to}`);
+    arrows.splice(0, arrows.length - MOST_ARROWS / 2);
     arrowTimes.splice(0, arrowTimes.length - MOST_ARROWS / 2);
   }
   for (const parent of newFamilies) {
@@ -550,10 +533,10 @@ function connect() {
   source.addEventListener("changes", (event) => {
     const {data, lastEventId} = event;
     const id = lastEventId.slice(0, lastEventId.lastIndexOf("-"));
-    if (lastEventId) run.lastId = lastEventId;
+    run.lastId = lastEventId;
     enqueue(function* () {
-      if (id && run.id && id !== run.id) startOver();
-      if (id) run.id = id;
+      if (id !== run.id) startOver();
+      run.id = id;
       const changes = JSON.parse(data);
       yield;
       yield* takeChanges(changes);
@@ -2248,7 +2231,7 @@ class Card {
   }
 
   mayClick(button) {
-    return button.getAttribute("aria-disabled") !== "true" && performance.now() >= settledAt;
+    return button.getAttribute("aria-disabled") !== "true";
   }
 
   arm(isReady) {

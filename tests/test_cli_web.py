@@ -462,6 +462,22 @@ async def test_the_sums_of_a_resumed_run_are_those_of_the_whole_run(tmp_path: Pa
         assert browser.named("ask_twice")["tokens"] == 111
 
 
+async def test_the_terminal_tells_the_sums_of_the_whole_run_when_it_is_resumed(tmp_path: Path) -> None:
+    path, journal = fleet(tmp_path, "ask_once", "ask_twice"), tmp_path / "run.db"
+    async with running("run", path, "--journal", journal) as run:
+        await run.says("ask_once: completed")
+        with trio.fail_after(SECONDS):
+            while not (tmp_path / "started").exists():
+                await trio.sleep(0.01)
+        run.process.kill()
+        await run.process.wait()
+    with on_a_terminal([*COMMAND, "resume", str(journal)]) as terminal:
+        await read_until(terminal, "2 agents: ", "1 completed; 1,334 tokens")
+        (tmp_path / "go").touch()
+        assert await trio.to_thread.run_sync(terminal.read_to_the_end) == 0
+    assert "1,345 tokens" in terminal.screen.text
+
+
 async def test_a_run_that_has_ended_is_told_again_without_a_page(tmp_path: Path) -> None:
     journal = tmp_path / "run.db"
     async with running("run", fleet(tmp_path, "answer"), "--journal", journal) as run:

@@ -28,7 +28,7 @@ PRESSED = """() => {
 }"""
 """How many decisions the page sends when all its buttons are pressed at once."""
 PRESS_WHEN_CARDS_CHANGE = f"""() => {{
-  window.pressed = undefined;
+  window.pressed = window.armedAfter = undefined;
   const list = document.getElementById("approvals-list");
   new MutationObserver((changes, watch) => {{
     const nodes = changes.flatMap((each) => [...each.addedNodes, ...each.removedNodes]);
@@ -36,9 +36,16 @@ PRESS_WHEN_CARDS_CHANGE = f"""() => {{
     watch.disconnect();
     const main = list.querySelector(".card button.main");
     window.pressed = [({PRESSED})(), main.getAttribute("aria-disabled")];
+    const came = performance.now();
+    new MutationObserver((_, armed) => {{
+      if (main.hasAttribute("aria-disabled")) return;
+      armed.disconnect();
+      window.armedAfter = performance.now() - came;
+    }}).observe(main, {{attributeFilter: ["aria-disabled"]}});
   }}).observe(list, {{childList: true, subtree: true}});
 }}"""
-"""Has all buttons pressed in the very moment in which a card has come or gone, however busy the machine is."""
+"""Has all buttons pressed in the very moment in which a card has come or gone, however busy the machine is;
+tells when they take a click, too."""
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +174,8 @@ def test_a_button_that_has_just_come_under_the_pointer_takes_no_click(browser: A
         first = shown.ask(request(1))
         until(page, "window.pressed")
         assert page.evaluate("window.pressed") == [0, "true"]
+        until(page, "window.armedAfter")
+        assert page.evaluate("window.armedAfter") > 490
         second = shown.ask(request(2))
         page.locator(".card").nth(1).wait_for()
         until(page, f"document.querySelectorAll('{ARMED}').length >= 4")

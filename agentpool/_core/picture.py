@@ -386,9 +386,9 @@ class Picture:
         kind, detail, blocked_on = row.doing_at(self.time)
         if kind == row.kind and detail == row.detail and blocked_on == row.blocked_on:
             return
-        if row.kind is None:
-            row.since = self.time
-        elif self._is_kept(row, kind, detail):
+        if row.kind is not None and self._is_kept(
+            row, kind, detail
+        ):  # None: it has ended, and nothing changes
             self._keep(Span(self.version, row.id, row.kind, row.since, self.time, row.detail, row.blocked_on))
             row.since = self.time
         # Else the span was too short, and its time is that of the next one: a lane has no gaps.

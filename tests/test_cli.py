@@ -429,8 +429,8 @@ def test_the_first_agent_runs_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for _ in range(4):  # in turn: both see the same machine, which may be slow or busy
         trio_alone.append(float(subprocess.check_output(plain)))
         first_agent.append(float(json.loads(call("run", path, "--json").stdout)["agents"][0]["text"]))
-    # It is about 2.6. With the modules of a model's client it would be 8.
-    assert min(first_agent) < 4 * min(trio_alone)
+    # It is about 3, and up to 4.1 on a busy machine. With the modules of a model's client it would be 8.
+    assert min(first_agent) < 5 * min(trio_alone)
 
 
 def test_ctrl_c_while_files_are_read_ends_with_130(tmp_path: Path) -> None:

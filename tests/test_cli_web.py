@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
-import httpx2
 import pytest
 import trio
 
@@ -21,7 +20,9 @@ pytest.importorskip("cyclopts")
 pytest.importorskip("hypercorn")
 pytest.importorskip("starlette")
 pytest.importorskip("fcntl")
+pytest.importorskip("httpx2")
 
+import httpx2
 from live_page_kit import SECONDS, Browser
 from terminal_kit import Terminal, on_a_terminal
 

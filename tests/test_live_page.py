@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack, suppress
 
-import httpx2
 import pytest
 import trio
 import trio.testing
 
 pytest.importorskip("hypercorn")
 pytest.importorskip("starlette")
+pytest.importorskip("httpx2")
 
+import httpx2
 from live_page_kit import SECONDS, Browser, NoRoomError, Page, cookie_of, events_in, page_of, started_page
 
 from agentpool import AgentContext, open_agent_pool

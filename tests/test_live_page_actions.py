@@ -11,6 +11,7 @@ import trio
 
 pytest.importorskip("hypercorn")
 pytest.importorskip("starlette")
+pytest.importorskip("httpx2")
 
 from live_page_kit import SECONDS, Browser, cookie_of, page_of
 

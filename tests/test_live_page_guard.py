@@ -7,13 +7,14 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx2
 import pytest
 import trio
 
 pytest.importorskip("hypercorn")
 pytest.importorskip("starlette")
+pytest.importorskip("httpx2")
 
+import httpx2
 from live_page_kit import SECONDS, Page, cookie_of, page_of
 
 from agentpool import AgentContext, open_agent_pool

@@ -12,6 +12,7 @@ import trio.testing
 
 pytest.importorskip("hypercorn")
 pytest.importorskip("starlette")
+pytest.importorskip("httpx2")
 
 import httpx2
 from live_page_kit import SECONDS, Browser, cookie_of, page_of, started_page

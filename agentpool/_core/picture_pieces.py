@@ -43,16 +43,23 @@ def pieces_since(picture: Picture, version: int, most: int = PIECE) -> Iterator[
 def _new_pieces(picture: Picture, since: int, most: int) -> Iterator[Mapping[str, Any]]:
     """Yield pieces in the order of the versions, so that each is complete up to its own."""
     upto = picture.version
+    agents = [(row.version, row.id) for row in changed_rows(picture, since)]
+    forgotten = _gone(picture.gone, since)
+    spans, arrows = list(newer(picture.spans, since)), list(newer(picture.arrows, since))
+    notes = list(newer(picture.notes, since))
     lists: Mapping[str, Sequence[Any]] = {
-        "agents": [(row.version, row.id) for row in changed_rows(picture, since)],
-        "gone": _gone(picture.gone, since),
-        "spans": list(newer(picture.spans, since)),
-        "arrows": list(newer(picture.arrows, since)),
-        "notes": list(newer(picture.notes, since)),
+        "agents": agents,
+        "gone": forgotten,
+        "spans": spans,
+        "arrows": arrows,
+        "notes": notes,
     }
     versions = {
-        name: [each[0] for each in items] if name in ("agents", "gone") else [each.version for each in items]
-        for name, items in lists.items()
+        "agents": [number for number, _ in agents],
+        "gone": [number for number, _ in forgotten],
+        "spans": [each.version for each in spans],
+        "arrows": [each.version for each in arrows],
+        "notes": [each.version for each in notes],
     }
     at = dict.fromkeys(lists, 0)
     version = since

@@ -337,6 +337,13 @@ class Shown:
         self.do(self._nursery.start_soon, asking)
         return decisions
 
+    def decided(self, decisions: list[Any]) -> list[Any]:
+        """Wait until a decision has come to whoever asked: the page may show before that it was taken."""
+        end = time.monotonic() + SECONDS
+        while not decisions and time.monotonic() < end:
+            self.wait(trio.lowlevel.checkpoint)
+        return decisions
+
     def cut(self, *, hangs: bool = False) -> None:
         """Stop the server: connections are closed, and nobody gets another.
 

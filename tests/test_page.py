@@ -557,6 +557,7 @@ def test_notes_are_a_log_with_the_way_to_the_agent(browser: Any, tmp_path: Path)
     drawing.picture.note("several events are missing")
     with open_file(browser, tmp_path, file_data(drawing.picture)) as page:
         page.get_by_role("tab", name="Notes (2)").click()
+        drawn(page)
         notes = page.get_by_role("log").locator("li")
         assert notes.count() == 2
         assert "several events" in notes.first.inner_text()
@@ -586,6 +587,7 @@ def test_how_the_run_stood_is_seen_with_its_budget_and_providers(browser: Any, t
         assert "950 of 1,000" in totals
         assert "3 of 8 in use" in totals
         page.get_by_role("tab", name="Pool").click()
+        drawn(page)
         panel = page.locator("#panel-pool")
         cells = panel.get_by_role("cell").all_inner_texts()
         assert cells[:8] == ["Tokens", "1,000", "950", "50", "Model calls", "10", "3", "7"]
@@ -634,7 +636,7 @@ def test_words_of_strangers_are_only_words(browser: Any, tmp_path: Path) -> None
         assert page.locator(ROWS).count() == len(HOSTILE)
         for number in range(len(HOSTILE)):
             page.locator(ROWS).nth(number).click()
-            shows = "(number) => document.querySelector('#agent dd').textContent === `#${number}`"
+            shows = "(number) => document.querySelector('#agent dd')?.textContent === `#${number}`"
             until(page, shows, number + 1)
             page.locator("#agent .message").nth(2).wait_for()
             page.locator("#agent summary").first.click()

@@ -376,4 +376,5 @@ def test_what_is_not_kept_any_more_is_told(browser: Any, tmp_path: Path) -> None
         page.locator(ROWS).first.wait_for()
         assert names_of(page) == ["level-0", "level-1"]
         page.get_by_role("tab", name="Pool").click()
+        drawn(page)
         assert "7 agents, 1,200 spans, 3 messages" in page.locator("#panel-pool").inner_text()

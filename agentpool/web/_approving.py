@@ -117,8 +117,8 @@ class PageApprover:
         if asked is None or asked.decision is not None:
             raise AlreadyDecidedError(key)
         asked.decision = decision_in(asked.request, answer)
+        asked.answered.set()  # first: whatever becomes of those who listen, the answer counts
         self._change()
-        asked.answered.set()
 
 
 def decision_in(request: ApprovalRequest, answer: Mapping[str, Any]) -> Decision:

@@ -30,6 +30,7 @@ from agentpool import (
     open_agent_pool,
 )
 from agentpool._core import events as ev
+from agentpool._core.looks import seconds_to_next_look
 from agentpool._core.outcomes import Completed
 from agentpool._core.past import Past, PastAgent
 from agentpool._core.picture import Picture
@@ -37,7 +38,7 @@ from agentpool._kernel.descriptions import outcome_to_data
 from agentpool.cli._drivers import Drivers
 from agentpool.cli._frame import Frames, Size, folded
 from agentpool.cli._journals import outcome_of
-from agentpool.cli._live import LiveView, seconds_to_next_frame
+from agentpool.cli._live import LiveView
 from agentpool.cli._progress import kind_of
 from agentpool.cli._sums import pool_parts, provider_parts, standings_of, tell_all, tell_rates
 from agentpool.cli._text import width_of
@@ -219,9 +220,9 @@ async def test_a_terminal_that_goes_away_does_not_take_the_run_along(
 
 
 def test_frames_take_no_more_than_a_fiftieth_of_the_time() -> None:
-    assert seconds_to_next_frame(0.0) == seconds_to_next_frame(0.005) == 0.25
-    assert seconds_to_next_frame(0.03) == pytest.approx(1.5)
-    assert seconds_to_next_frame(3.0) == 5.0
+    assert seconds_to_next_look(0.0) == seconds_to_next_look(0.005) == 0.25
+    assert seconds_to_next_look(0.03) == pytest.approx(1.5)
+    assert seconds_to_next_look(3.0) == 5.0
 
 
 @pytest.mark.parametrize("make", [lambda: LiveView(Console(file=io.StringIO())), PlainView])

@@ -6,8 +6,16 @@ import trio
 import trio.testing
 from pool_kit import forever, pool_of, value
 
-from agentpool import Aborted, AgentContext, AgentFinished, AgentPool, AgentSpawned, open_agent_pool
-from agentpool._kernel.live_agents import abort_agent, live_agents, subscribed
+from agentpool import (
+    Aborted,
+    AgentContext,
+    AgentFinished,
+    AgentPool,
+    AgentSpawned,
+    AgentStarted,
+    open_agent_pool,
+)
+from agentpool._kernel.live_agents import abort_agent, live_agents, subscribed, told_so_far
 from agentpool._kernel.opening import OpenPool
 
 
@@ -24,9 +32,18 @@ async def test_live_agents_are_told_parents_first() -> None:
         told = [(each.name, each.parent_id, each.has_started) for each in live_agents(pool)]
         assert told == [("parent", 0, True), ("child", first.id, True), ("last", 0, False)]
         assert all(each.spawned_at <= trio.current_time() for each in live_agents(pool))
+        events = [(type(each), each.agent_id, each.parent_id) for each in told_so_far(pool)]
         first.abort()
         last.abort()
-    assert live_agents(pool) == []
+    assert live_agents(pool) == list(told_so_far(pool)) == []
+    child = first.id + 1
+    assert events == [
+        (AgentSpawned, first.id, 0),
+        (AgentSpawned, child, first.id),
+        (AgentSpawned, last.id, 0),
+        (AgentStarted, first.id, 0),
+        (AgentStarted, child, first.id),
+    ]
 
 
 async def test_an_agent_is_aborted_by_its_id_with_all_below_it() -> None:

@@ -30,6 +30,7 @@ from agentpool import (
     open_agent_pool,
     tool,
 )
+from agentpool._core.looks import seconds_to_next_look
 from agentpool._core.picture import Picture
 from agentpool.web import PageApprover, _streams, _watching
 
@@ -263,7 +264,7 @@ async def test_looking_costs_a_small_share_of_the_time_and_sends_what_is_new() -
         assert sum(told) < 50
         for handle in handles:
             handle.abort()
-    assert _watching.SHARE >= 50
+    assert seconds_to_next_look(0.05) >= 50 * 0.05
 
 
 # emdash-cms/emdash#3298, NiffirgkcaJ/all-in-one-clipboard#41, lowdefy/lowdefy#2375: what only looks at a link

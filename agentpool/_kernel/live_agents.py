@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import attrs
 
+from agentpool._core.events import AgentSpawned, AgentStarted
 from agentpool._core.messages import AgentId
 from agentpool._kernel.current import current_agent
 from agentpool._kernel.events import EventSubscription
@@ -35,6 +38,16 @@ def live_agents(pool: AgentPool) -> list[LiveAgent]:
         LiveAgent(each.id, each.parent_id, each.name, each.started_at, each.status != "starting")
         for each in records
     ]
+
+
+def told_so_far(pool: AgentPool) -> Iterator[AgentSpawned | AgentStarted]:
+    """Yield what events would have told of the agents that have not ended: all spawns, and then starts."""
+    agents = live_agents(pool)
+    for each in agents:
+        yield AgentSpawned(0, each.spawned_at, each.id, each.parent_id, each.name)
+    for each in agents:
+        if each.has_started:
+            yield AgentStarted(0, each.spawned_at, each.id, each.parent_id)
 
 
 def abort_agent(pool: AgentPool, agent_id: AgentId, reason: str) -> bool:

@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from agentpool._core import events as ev
+from agentpool._core.looks import seconds_to_next_look
 from agentpool._core.messages import AgentId
 from agentpool._core.picture import Picture
 from agentpool.cli._frame import Frames, Piece, Size
@@ -37,10 +38,6 @@ if TYPE_CHECKING:
     from agentpool._kernel.pool import AgentPool
     from agentpool.cli._drivers import Drivers
 
-SECONDS_BETWEEN_FRAMES = 0.25
-MOST_SECONDS_BETWEEN_FRAMES = 5.0
-SHARE = 0.02
-"""Of the time, so much is spent on drawing: when frames take longer, they come more rarely."""
 LINES_ABOVE = 10_000
 """So many printed lines wait for the next frame; whoever prints more waits until they are written."""
 SECONDS_UNSEEN = 0.5
@@ -156,7 +153,7 @@ class LiveView:
 
     async def keep_drawing(self, pool: AgentPool, drivers: Drivers) -> None:
         """Draw a frame, wait, and so on until cancelled, or until the terminal has gone."""
-        begin_with(self._picture, pool, trio.current_time())
+        begin_with(self._picture, pool)
         limiter = trio.CapacityLimiter(1)  # not the one of the agents' threads
         while not self._gone:
             taken = 0.0
@@ -167,7 +164,7 @@ class LiveView:
                 taken += await trio.to_thread.run_sync(
                     self._draw, drawing, abandon_on_cancel=True, limiter=limiter
                 )
-            await trio.sleep(seconds_to_next_frame(taken))
+            await trio.sleep(seconds_to_next_look(taken))
         await trio.sleep_forever()
 
     def close(self) -> None:
@@ -248,11 +245,6 @@ class LiveView:
             lines.append(self._above.popleft())
         if lines:
             self._console.print(Text("\n").join(lines))
-
-
-def seconds_to_next_frame(taken: float) -> float:
-    """Return how long to wait after a frame that took so many seconds of the processor."""
-    return min(MOST_SECONDS_BETWEEN_FRAMES, max(SECONDS_BETWEEN_FRAMES, taken / SHARE))
 
 
 @attrs.frozen

@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from agentpool._core import events as ev
 from agentpool._core.messages import AgentId
 from agentpool._core.picture import BLOCKERS_KEPT, AgentRow, Picture
-from agentpool._kernel.live_agents import live_agents
+from agentpool._kernel.live_agents import told_so_far
 from agentpool.cli._text import cut, listed, one_line
 
 if TYPE_CHECKING:
@@ -89,13 +88,12 @@ def tell_used(tokens: int, cost_usd: float) -> str:
     return ", ".join([*parts, *([price(cost_usd)] if cost_usd else [])])
 
 
-def begin_with(picture: Picture, pool: AgentPool, time: float) -> None:
+def begin_with(picture: Picture, pool: AgentPool) -> None:
     """Take in the agents that are there already, such as those of a run that is resumed."""
-    for agent in live_agents(pool):
-        if agent.id not in picture.rows:
-            picture.take(ev.AgentSpawned(0, time, agent.id, agent.parent_id, agent.name))
-            if agent.has_started:
-                picture.take(ev.AgentStarted(0, time, agent.id, agent.parent_id))
+    known = set(picture.rows)
+    for event in told_so_far(pool):
+        if event.agent_id not in known:
+            picture.take(event)
 
 
 def sample(picture: Picture, now: PoolStatistics, time: float) -> None:

@@ -154,7 +154,7 @@ class PlainView:
     async def keep_drawing(self, pool: AgentPool, drivers: Drivers) -> None:
         """Print a line of sums from time to time, until cancelled."""
         began = printed = trio.current_time()
-        begin_with(self._picture, pool, began)
+        begin_with(self._picture, pool)
         version = -1
         while True:
             now = trio.current_time()

@@ -15,22 +15,18 @@ import trio
 
 from agentpool._core import events as ev
 from agentpool._core.governor import GovernorStatistics
+from agentpool._core.looks import seconds_to_next_look
 from agentpool._core.messages import AgentId
 from agentpool._core.picture import Picture
 from agentpool._core.picture_pieces import pieces_since
 from agentpool._core.plain_json import plain_json
 from agentpool._kernel.events import EventSubscription
-from agentpool._kernel.live_agents import abort_agent, live_agents
+from agentpool._kernel.live_agents import abort_agent, told_so_far
 from agentpool._kernel.pool import AgentPool
 from agentpool._kernel.statistics import PoolStatistics
 from agentpool.web._approving import PageApprover
 from agentpool.web._transcripts import Transcripts
 
-SECONDS_BETWEEN_LOOKS = 0.25
-"""The pool is looked at no more often."""
-MOST_SECONDS_BETWEEN_LOOKS = 5.0
-SHARE = 50
-"""Between two looks so many times as long passes as a look, and the telling of it, took."""
 QUESTIONS_AT_ONCE = 50
 """Where more questions are open, changes of them are told with the next look."""
 SLICE = 500
@@ -132,12 +128,8 @@ class Watching:
         self._pool = pool
         if before is not None:
             before(self.picture)
-        agents = live_agents(pool)
-        for agent in agents:  # parents before their children
-            self.picture.take(ev.AgentSpawned(0, agent.spawned_at, agent.id, agent.parent_id, agent.name))
-        for agent in agents:
-            if agent.has_started:
-                self.picture.take(ev.AgentStarted(0, agent.spawned_at, agent.id, agent.parent_id))
+        for event in told_so_far(pool):
+            self.picture.take(event)
 
     async def watch(self, events: EventSubscription) -> None:
         """Watch the pool until it has ended; `end` is still to be called.
@@ -183,7 +175,7 @@ class Watching:
     async def _keep_looking(self, pool: AgentPool) -> None:
         while True:
             # Telling took its time too: all of it together is to be a small share.
-            pause = min(max(SECONDS_BETWEEN_LOOKS, SHARE * self._spent), MOST_SECONDS_BETWEEN_LOOKS)
+            pause = seconds_to_next_look(self._spent)
             self._spent = 0.0
             await trio.sleep(pause)
             for _ in self._looking(pool):

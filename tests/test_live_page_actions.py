@@ -27,6 +27,7 @@ from agentpool import (
     Completed,
     Completion,
     CompletionRequest,
+    Decision,
     Denied,
     Image,
     PoolClosedError,
@@ -337,6 +338,28 @@ def test_a_call_is_approved_or_not(answer: dict[str, Any], decision: Any, questi
             decision_in(request, answer)
     else:
         assert decision_in(request, answer) == decision
+
+
+async def test_an_answer_counts_whatever_becomes_of_those_who_show_it() -> None:
+    approver = PageApprover()
+    decisions: list[Decision] = []
+
+    async def ask() -> None:
+        decisions.append(await approver(request_with(None)))
+
+    def breaks() -> None:
+        raise OSError("the page broke")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        approver.listen(breaks)
+        with pytest.raises(OSError, match="broke"):
+            approver.decide(approver.asked()[0]["hash"], {"approve": True})
+        approver.unlisten(breaks)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert decisions == [Approved()]
 
 
 async def test_a_form_is_asked_and_answered_over_http() -> None:

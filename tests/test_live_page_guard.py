@@ -329,7 +329,7 @@ async def test_nothing_is_spoken_but_http() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.com"])
 async def test_an_address_that_others_reach_is_refused(host: str) -> None:
     async with open_agent_pool(max_concurrent=1) as pool:
-        with pytest.raises(ValueError, match="ssh -L"):
+        with trio.fail_after(SECONDS), pytest.raises(ValueError, match="ssh -L"):
             await serve_live_page(pool, host=host)
 
 

@@ -82,7 +82,7 @@ async def test_an_agent_is_aborted_with_all_below_it_and_the_others_go_on() -> N
 
 async def test_an_agent_that_there_is_not_cannot_be_aborted() -> None:
     async with open_agent_pool(max_concurrent=8) as pool, page_of(pool) as page, page.browser() as browser:
-        for agent in ("1", "99999999999999999999999", "0"):
+        for agent in ("1", "99999999999999999999999", "0", "9" * 5_000):
             assert (await browser.post(f"/agents/{agent}/abort")).status_code == 404
             assert (await browser.get(f"/agents/{agent}/transcript")).status_code == 404
         for path in ("/agents/x/abort", "/agents/-1/abort", "/agents//abort", "/agents/1/abort/"):

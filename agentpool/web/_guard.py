@@ -41,6 +41,8 @@ _HEADERS: Sequence[tuple[bytes, bytes]] = (
     (b"cross-origin-embedder-policy", b"require-corp"),
 )
 _CLOSED = "default-src 'none'"
+LONGEST_PATH = 1_000
+"""None of ours has so many characters; a number in one may have more digits than Python reads."""
 
 
 @attrs.define(eq=False)
@@ -98,6 +100,8 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str]:
         """Return the status and the text with which a request is refused; 0 if it is not."""
+        if len(scope["path"]) > LONGEST_PATH:
+            return 404, "there is no such path"
         hosts, origins = headers.get("host", ()), headers.get("origin", ())
         if len(hosts) != 1 or name_in(f"//{hosts[0]}") not in LOCAL_NAMES:
             return 421, "this server is not called by the name in Host"

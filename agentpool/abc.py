@@ -722,3 +722,108 @@ class LimitedAgent(DescribedAgent, Protocol):
         Its tools are those that `build_tools` of what this returns builds.
         """
         ...
+
+
+# -- many machines -------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Pulled:
+    """What a worker had to tell.
+
+    Attributes:
+      number: of this reply, one more than that of the reply before.
+      records: in the order in which they were made; may be empty.
+    """
+
+    number: int
+    records: Sequence[bytes]
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """The way between the head of a pool and one worker process.
+
+    The head asks, the worker replies. Each of the two calls is made by one task, one after the other; the two
+    tasks run side by side. What was asked may be lost, or its reply: it is asked again with the same number
+    then, and the worker does nothing twice.
+    """
+
+    async def post(self, number: int, records: Sequence[bytes]) -> None:
+        """Hand records to the worker, in their order; the same number again means the same records.
+
+        Raises:
+          WorkerUnavailableError: if it is not known whether the worker has them.
+          WorkerLostError: if the worker is gone for good.
+
+        Checkpoint: always. Cancellation: it is not known whether the worker has them.
+        """
+        ...
+
+    async def pull(self, ack: int, max: int, wait: float) -> Pulled:
+        """Return what the worker has to tell, waiting for something.
+
+        Args:
+          ack: the number of the last reply that was received, 0 before the first. The worker replies with
+            the number after it, with the same records as before if it had replied with that number already.
+          max: how many records at the most.
+          wait: seconds after which the worker replies with no records.
+
+        Raises:
+          WorkerUnavailableError: if the reply is lost.
+          WorkerLostError: if the worker is gone for good.
+
+        Checkpoint: always. Cancellation: the reply may be lost; a later call has it.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """End the worker process, if it is still there; does not wait for it for long.
+
+        Checkpoint: always. Cancellation: it is ended all the same.
+        """
+        ...
+
+
+@runtime_checkable
+class Workers(Protocol):
+    """Where worker processes are started; open for as long as a pool has agents that run there.
+
+    Attributes:
+      count: how many worker processes are wanted, at least 1.
+    """
+
+    count: int
+
+    async def start(self, setup: bytes) -> Transport:
+        """Start a worker process, and return the way to it once it answers.
+
+        Args:
+          setup: what it is told at its start.
+
+        Raises:
+          AgentPoolError: if none can be started; the text tells what to do.
+
+        Checkpoint: always. Cancellation: no process is left.
+        """
+        ...
+
+    def dumps(self, value: Any) -> bytes:
+        """Pickle a value for a worker, also a function that cannot be imported there, as far as possible."""
+        ...
+
+
+@runtime_checkable
+class Placement(Protocol):
+    """Where the agents of a pool run that are marked for placement (`placed`).
+
+    Attributes:
+      lease: seconds; a worker that does not hear of its head for so long ends its agents and itself. Until a
+        lost worker's time is over its agents have no outcome.
+    """
+
+    lease: float
+
+    def open(self) -> AbstractAsyncContextManager[Workers]:
+        """Return the block in which worker processes can be started."""
+        ...

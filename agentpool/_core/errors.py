@@ -18,6 +18,9 @@
     ├── JournalError              a journal cannot be written, or is another's
     │   ├── JournalCorruptError       ... or what it holds is not what was written
     │   └── ReplayMismatchError       ... or does not fit the agents that it is to be resumed with
+    ├── WorkerLostError           the process that ran an agent is gone, or cannot be reached any more
+    ├── WorkerUnavailableError    whether a worker process has got what it was told is not known
+    ├── RemoteError               what a worker process sent cannot be loaded here, or the other way round
     ├── MemoryFileError           the file of a memory cannot be read or written
     ├── SessionError              a file of conversations cannot be read or written
     │   └── SessionConflictError      ... or a conversation there has gone on without this transcript
@@ -361,6 +364,49 @@ class ReplayMismatchError(JournalError):
 
     def __str__(self) -> str:
         return f"agent {self.agent_id} ({self.name}), {self.step}: {self.problem}"
+
+
+class WorkerLostError(AgentPoolError):
+    """The worker process in which an agent ran is gone, or nothing was heard of it for too long.
+
+    When it is raised the agent does not run any more: the worker has ended it, or itself, by then.
+
+    Attributes:
+      worker: names the worker.
+      reason: what is known of why.
+    """
+
+    def __init__(self, worker: str, reason: str) -> None:
+        super().__init__(worker, reason)
+        self.worker = worker
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"worker {self.worker} is lost: {self.reason}"
+
+
+class WorkerUnavailableError(AgentPoolError):
+    """A worker process could not be reached just now: whether it has got what it was told is not known."""
+
+
+class RemoteError(AgentPoolError):
+    """An exception, or a value, that could not be brought from one process to another.
+
+    Attributes:
+      type_name: the class of the exception over there, or of the value.
+      text: what it said, or why it could not be sent.
+      traceback: the text of its traceback over there; empty for a value.
+    """
+
+    def __init__(self, type_name: str, text: str, traceback: str = "") -> None:
+        super().__init__(type_name, text, traceback)
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        told = f"{self.type_name}: {self.text}" if self.text else self.type_name
+        return f"{told}\n\n{self.traceback.rstrip()}" if self.traceback else told
 
 
 class MemoryFileError(AgentPoolError):

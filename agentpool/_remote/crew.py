@@ -169,7 +169,7 @@ class Crew:
             berth.link = berth.settled = None
 
     def _linked(self, name: str, transport: Transport, asked_at: float) -> Link:
-        patience = Patience(self._setup.lease + MARGIN, asked_at)
+        patience = Patience.begin(self._setup.lease + MARGIN, asked_at)
         return Link(name, transport, self._workers.dumps, patience, self._told, self.look)
 
 

@@ -114,9 +114,9 @@ class Link:
 
     # -- asking ------------------------------------------------------------------------------------
 
-    async def _ask(self, kind: str, seconds: float, request: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(self, seconds: float, request: Callable[[], Awaitable[T]]) -> T:
         """Make a request until it is answered. It is the same each time, so that it is done once."""
-        self._patience.asked(kind, trio.current_time())
+        self._patience.asked(trio.current_time())
         while True:
             try:
                 with trio.fail_after(seconds):
@@ -128,7 +128,6 @@ class Link:
             except (WorkerUnavailableError, trio.TooSlowError):
                 await trio.sleep(PAUSE)
             else:
-                self._patience.answered(kind, trio.current_time())
                 return answer
 
     async def _post(self) -> None:
@@ -136,7 +135,7 @@ class Link:
             self._to_post = trio.Event()
             while (batch := self._outbox.next_post(MOST_RECORDS, MOST_BYTES)) is not None:
                 number, records = batch
-                await self._ask("post", LONGEST_PULL, lambda n=number, r=records: self._transport.post(n, r))  # type: ignore[misc]
+                await self._ask(LONGEST_PULL, lambda n=number, r=records: self._transport.post(n, r))  # type: ignore[misc]
                 self._outbox.posted(number)
             await self._to_post.wait()
 
@@ -144,7 +143,6 @@ class Link:
         while True:
             ack = self._replies.ack
             pulled = await self._ask(
-                "pull",
                 2 * LONGEST_PULL,
                 lambda ack=ack: self._transport.pull(ack, MOST_RECORDS, LONGEST_PULL),  # type: ignore[misc]
             )

@@ -815,15 +815,27 @@ class Workers(Protocol):
 
 @runtime_checkable
 class Placement(Protocol):
-    """Where the agents of a pool run that are marked for placement (`placed`).
+    """Where the agents of a pool run that are marked for placement, with `placed`.
 
-    Attributes:
-      lease: seconds; a worker that does not hear of its head for so long ends its agents and itself. Until a
-        lost worker's time is over its agents have no outcome.
+    Derive from `agentpool.RemotePlacement` to write one: it has `run`, and needs to know how worker processes
+    are started.
     """
 
-    lease: float
+    async def run(self, ctx: Any, agent: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> Any:
+        """Run an agent somewhere else, as the body of the agent whose context this is.
 
-    def open(self) -> AbstractAsyncContextManager[Workers]:
-        """Return the block in which worker processes can be started."""
+        Args:
+          ctx: of the agent in the pool, which performs what the code over there asks for.
+          agent, args: what was spawned.
+
+        Returns:
+          What the agent returned.
+
+        Raises:
+          WorkerLostError: if the process that ran it is gone.
+          RemoteError: if something could not be brought there, or back.
+          BaseException: what the agent raised.
+
+        Cancellation: cancels the agent over there, and waits for its end.
+        """
         ...

@@ -110,8 +110,15 @@ class WorkOver:
     draining: bool
 
 
+@attrs.frozen
+class Heard:
+    """The events of so many `Happened` are with those who subscribe, and there is room for more."""
+
+    batches: int
+
+
 Down: TypeAlias = (
-    Start | Abort | Answered | Refused | Withdrawn | Piece | Wanted | ChildEnded | Watched | WorkOver
+    Start | Abort | Answered | Refused | Withdrawn | Piece | Wanted | ChildEnded | Watched | WorkOver | Heard
 )
 
 

@@ -19,6 +19,7 @@ from agentpool._kernel.activity import Activity
 from agentpool._kernel.children import Children
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.options import SpawnOptions, is_described
+from agentpool._kernel.placed import Placed
 from agentpool._kernel.protection import protect_module
 
 if TYPE_CHECKING:
@@ -41,12 +42,21 @@ class Work:
 
     Attributes:
       op: which operation of an agent asked for it; None without a journal, and for the program.
+      is_placed: whether it runs where the pool's placement says, if it has one.
     """
 
     fn: Callable[..., Awaitable[Any]]
     args: tuple[Any, ...]
     options: SpawnOptions
     op: Op | None = None
+    is_placed: bool = False
+
+    @classmethod
+    def of(cls, agent: Callable[..., Awaitable[Any]], args: tuple[Any, ...], options: SpawnOptions) -> Work:
+        """Return what runs an agent, which may be marked for placement."""
+        if type(agent) is Placed:
+            return cls(agent.agent, args, options, None, True)
+        return cls(agent, args, options)
 
 
 @value

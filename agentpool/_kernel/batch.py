@@ -67,7 +67,7 @@ class Launcher:
         """
         self.admit()
         fn, args = self.call(item)
-        work = Work(fn, args, self.options)
+        work = Work.of(fn, args, self.options)
         journal = self.state.journal
         if journal is not None and self.op is not None:
             work.op = op = self.op.item(number)

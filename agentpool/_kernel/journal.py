@@ -172,7 +172,7 @@ class PoolJournal:
 
     # -- agents ------------------------------------------------------------------------------------
 
-    def described(self, fn: Any, args: tuple[Any, ...]) -> Any:
+    def described(self, fn: Any, args: tuple[Any, ...], *, is_placed: bool = False) -> Any:
         """Return what an agent runs, and with what, as data; an agent that cannot be found again is None.
 
         Raises:
@@ -180,7 +180,8 @@ class PoolJournal:
         """
         agent = description_of(fn)
         given = self.encoded(args, f"the arguments of {name_of(fn)}")
-        return {"agent": agent, "args": given}
+        described = {"agent": agent, "args": given}
+        return {**described, "placed": True} if is_placed else described
 
     def spawned(
         self, record: Activity, description: Any, op: Op | None, options: Any, context: Context | None

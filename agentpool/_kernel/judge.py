@@ -63,9 +63,13 @@ class Judge(trio.abc.Instrument):
     Args:
       log: where it tells of a cycle that only a deadline or an unknown task can break.
       enabled: whether to look for deadlocks.
+      on_rest: is told of each agent of which every known task waits; for a pool that runs the agents of
+        another one, which judges.
     """
 
-    def __init__(self, log: EventLog, *, enabled: bool = True) -> None:
+    def __init__(
+        self, log: EventLog, *, enabled: bool = True, on_rest: Callable[[AgentId], object] | None = None
+    ) -> None:
         self.work_is_over: bool = False
         self.idle = 0
         self.uncertain: set[Wait] = set()
@@ -73,6 +77,7 @@ class Judge(trio.abc.Instrument):
         self._agents: dict[AgentId, Waiter] = {}
         self._log = log
         self.enabled = enabled
+        self._on_rest = on_rest
         self._instrumented = False
         self._receivers = _YoungestFirst()
         self._readers = _YoungestFirst()
@@ -171,6 +176,8 @@ class Judge(trio.abc.Instrument):
 
     def rested(self, agent: Waiter) -> None:
         """An agent came to rest: every known task of it waits."""
+        if self._on_rest is not None:
+            self._on_rest(agent.id)
         if self.work_is_over:
             self._list(agent)
             self.judge_rest()

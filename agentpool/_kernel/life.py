@@ -54,7 +54,9 @@ def start(
     # One step from the first line to the last: the slot is taken, and every book written, before anybody
     # else runs.
     counts = state.counts
-    description = None if state.journal is None else state.journal.described(work.fn, work.args)
+    description = None
+    if state.journal is not None:
+        description = state.journal.described(work.fn, work.args, is_placed=work.is_placed)
     counts.issued += 1
     owner = home.owner
     if by_agent or owner is not None:
@@ -268,7 +270,12 @@ async def _life(state: PoolState, record: AgentRecord) -> AnyOutcome:
         )
     try:
         work = record.work
-        value = await await_unprotected(work.fn, state.make_context(state, record), *work.args)
+        placement = state.means.placement
+        if placement is None or not work.is_placed:
+            value = await await_unprotected(work.fn, state.make_context(state, record), *work.args)
+        else:
+            context = state.make_context(state, record)
+            value = await await_unprotected(placement.run, context, work.fn, work.args)
     except BaseException as raised:  # decided upon by the outcome; nothing is swallowed
         error = _with_fix(record, raised)
     try:

@@ -34,7 +34,7 @@ from agentpool._kernel.state import Beside, Means, PoolState, Settings
 if TYPE_CHECKING:
     from agentpool._core.records import JournalRecord
     from agentpool._kernel.keeping import Keeping
-    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, Placement, ToolBuilder
 
 
 def _check_means(
@@ -75,6 +75,13 @@ def _checked_journal(journal: Journal) -> Journal:
     return journal
 
 
+def _checked_placement(placement: Placement | None) -> Placement | None:
+    if placement is not None and (isinstance(placement, type) or not hasattr(placement, "run")):
+        fix = "; write agentpool.ray.RayPlacement()" if isinstance(placement, str) else ""
+        raise TypeError(f"placement must be a placement such as RayPlacement(), not {shown(placement)}{fix}")
+    return placement
+
+
 def _beside(journal: Journal | None) -> Beside:
     path = getattr(journal, "path", None)
     file = os.path.abspath(path) if isinstance(path, str | os.PathLike) else None
@@ -92,6 +99,7 @@ def open_agent_pool(
     approver: Approver | None = None,
     journal: Journal | None = None,
     hooks: Iterable[Hooks] = (),
+    placement: Placement | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
 ) -> AbstractAsyncContextManager[AgentPool]:
@@ -111,6 +119,8 @@ def open_agent_pool(
       journal: keeps what happens, so that the run can go on after a crash, with `resume_agent_pool`. It
         is opened and closed with the pool.
       hooks: stand around the model calls and tool calls of the agents that run the loop.
+      placement: where agents run that are marked with `placed`, such as on the machines of a cluster.
+        Left out, they run here.
       limits: further limits, such as on the depth of trees of agents.
       seed: of the jitter in the pauses before restarts; random if left out.
 
@@ -137,7 +147,9 @@ def open_agent_pool(
 
         keeping = Keeping(_checked_journal(journal))
     around = checked_hooks(hooks)
-    means = Means(driver, memory, tool_builder, None, approver, around, _beside(journal))
+    means = Means(
+        driver, memory, tool_builder, None, approver, around, _beside(journal), _checked_placement(placement)
+    )
     return OpenPool(settings, keeping, _parts(means, limits, seed))
 
 
@@ -153,6 +165,7 @@ def go_on_with_pool(
     approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
     hooks: Iterable[Hooks] = (),
+    placement: Placement | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
     heed: Callable[[Sequence[JournalRecord]], object] | None = None,
@@ -175,7 +188,9 @@ def go_on_with_pool(
         _checked_journal(journal), is_resumed=True, finder=lambda agent: found.get(agent.name), heed=heed
     )
     around = checked_hooks(hooks)
-    means = Means(driver, memory, tool_builder, None, approver, around, _beside(journal))
+    means = Means(
+        driver, memory, tool_builder, None, approver, around, _beside(journal), _checked_placement(placement)
+    )
     return OpenPool(settings, keeping, _parts(means, limits, seed))
 
 

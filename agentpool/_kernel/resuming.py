@@ -239,7 +239,9 @@ def _work_of(agent: PastAgent, finder: Finder | None) -> Work:
             f" agents={{{agent.name!r}: ...}}",
         )
     options = _read(agent, "its options", agent.options)
-    return Work(fn, args, options)
+    work = Work.of(fn, args, options)
+    work.is_placed = work.is_placed or bool(agent.work.get("placed"))
+    return work
 
 
 def _made(agent: PastAgent, data: Any) -> Any:

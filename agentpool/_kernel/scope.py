@@ -155,7 +155,7 @@ class Scope(MessagingScope):
         Checkpoint: always. Cancellation: `Cancelled` means that no agent was started.
         """
         check_agent(agent)
-        work = Work(agent, args, options_of(name, timeout, restart))
+        work = Work.of(agent, args, options_of(name, timeout, restart))
         journal = self._state.journal
         if journal is not None:
             spawned: AgentHandle[T] = await journal.perform(
@@ -207,7 +207,7 @@ class Scope(MessagingScope):
           PoolFullError: if no slot is free, or others wait for one; it is a `trio.WouldBlock` too.
         """
         check_agent(agent)
-        work = Work(agent, args, options_of(name, timeout, restart))
+        work = Work.of(agent, args, options_of(name, timeout, restart))
         journal = self._state.journal
         if journal is None:
             return self._spawn_nowait(work, None)

@@ -33,7 +33,7 @@ from agentpool._kernel.watcher import Watcher
 if TYPE_CHECKING:
     from agentpool._core.budget import Budget
     from agentpool._kernel.journal import PoolJournal
-    from agentpool.abc import Approver, Driver, Hooks, Memory
+    from agentpool.abc import Approver, Driver, Hooks, Memory, Placement
 
 
 @attrs.frozen
@@ -60,6 +60,7 @@ class Means:
     approver: Approver | None = None
     hooks: tuple[Hooks, ...] = ()
     beside_journal: Beside = Beside()
+    placement: Placement | None = None
 
 
 @attrs.frozen
@@ -126,6 +127,7 @@ class PoolState:
         make_context: Callable[[PoolState, AgentRecord], Any],
         random: Random,
         detect_deadlocks: bool,
+        on_rest: Callable[[AgentId], object] | None = None,
     ) -> None:
         assert settings.max_concurrent is not None
         assert settings.inbox_capacity is not None
@@ -139,7 +141,7 @@ class PoolState:
         # each step: through a property, a turn executes 1 % more instructions.
         self.events: EventLog = EventLog(slots, Reports(nursery))
         events = self.events
-        judge, watcher = Judge(events, enabled=detect_deadlocks), Watcher(events)
+        judge, watcher = Judge(events, enabled=detect_deadlocks, on_rest=on_rest), Watcher(events)
         holder = Holder(nursery, self.fatal_error)
         self.parts: Surroundings = Surroundings(
             slots=slots,

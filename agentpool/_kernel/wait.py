@@ -342,6 +342,43 @@ class Wait:
         return self.ends_by_itself or self.looks_elsewhere
 
 
+class SlowlyUndoneWait(Wait):
+    """A wait that cannot be undone at once: whoever was asked to undo it tells what it came to.
+
+    After that it is ended by `wake` or `fail` if it has happened all the same, and by `was_undone` if not.
+    """
+
+    def __init__(self, waiter: Waiter | None, begin_to_undo: Callable[[], object]) -> None:
+        """Begin.
+
+        Args:
+          begin_to_undo: asks for it; called once at the most, may not raise.
+        """
+        super().__init__(waiter)
+        self._begin_to_undo = begin_to_undo
+        self._raise_cancel: Callable[[], Any] | None = None
+
+    def _abort(self, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+        if self.happened:
+            return super()._abort(raise_cancel)
+        # The task sleeps on: it goes on as cancelled only when it is known that nothing has happened.
+        self.asked_to_cancel = True
+        self._raise_cancel = raise_cancel
+        self._begin_to_undo()
+        return trio.lowlevel.Abort.FAILED
+
+    def was_undone(self) -> None:
+        """It has not happened, and will not: its task goes on as cancelled."""
+        assert self._raise_cancel is not None
+        raise_cancel, self._raise_cancel = self._raise_cancel, None
+        self._happen(outcome.capture(raise_cancel))
+
+    @property
+    def can_be_withdrawn(self) -> bool:
+        """Whether it may be ended by an error."""
+        return False
+
+
 class OwnTaskWait(Wait):
     """A wait for what another task of the same agent does.
 

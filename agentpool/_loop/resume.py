@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
     from agentpool._core.records import JournalRecord
     from agentpool._kernel.pool import AgentPool
-    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, Placement, ToolBuilder
 
 
 def resume_agent_pool(
@@ -32,6 +32,7 @@ def resume_agent_pool(
     approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
     hooks: Iterable[Hooks] = (),
+    placement: Placement | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
 ) -> AbstractAsyncContextManager[AgentPool]:
@@ -47,8 +48,8 @@ def resume_agent_pool(
 
     Args:
       journal: the file, or a journal such as `SqliteJournal(path)`.
-      driver, memory, tool_builder, approver, hooks, limits, seed: as for `open_agent_pool`; a journal keeps
-        none of them.
+      driver, memory, tool_builder, approver, hooks, placement, limits, seed: as for `open_agent_pool`; a
+        journal keeps none of them.
       max_concurrent, inbox_capacity, budget: left out, they are as before. What was spent stays spent.
       agents: what runs under a name, for agents that the journal cannot find by itself: functions within
         functions, lambdas, objects. An agent that is spawned by one that runs again needs no entry.
@@ -80,6 +81,7 @@ def resume_agent_pool(
         approver=approver,
         agents=agents,
         hooks=hooks,
+        placement=placement,
         limits=limits,
         seed=seed,
         heed=_distrust_commands,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from agentpool._core.budget import Budget
     from agentpool._kernel.pool import AgentPool
-    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, Placement, ToolBuilder
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -265,6 +265,7 @@ def open_agent_pool_asyncio(
     approver: Approver | None = None,
     journal: Journal | None = None,
     hooks: Iterable[Hooks] = (),
+    placement: Placement | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
     portal: BlockingPortal | None = None,
@@ -280,7 +281,7 @@ def open_agent_pool_asyncio(
       driver: as `open_agent_pool`, or a block to be entered, such as `open_driver("openai:MODEL")`. It
         is entered in the pool's thread, and left after the pool.
       memory: as `driver`.
-      max_concurrent, tool_builder, inbox_capacity, budget, approver, journal, hooks, limits, seed: as
+      max_concurrent, tool_builder, inbox_capacity, budget, approver, journal, hooks, placement, limits, seed: as
         `open_agent_pool`. What they call, they call in the pool's thread, on trio.
       portal: `anyio.from_thread.start_blocking_portal("trio")`, for several pools that share a thread;
         a driver or memory that is ready is used as it is then, and is the portal's to close.
@@ -305,6 +306,7 @@ def open_agent_pool_asyncio(
         approver=approver,
         journal=journal,
         hooks=hooks,
+        placement=placement,
         limits=limits,
         seed=seed,
     )
@@ -323,6 +325,7 @@ def resume_agent_pool_asyncio(
     approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
     hooks: Iterable[Hooks] = (),
+    placement: Placement | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
     portal: BlockingPortal | None = None,
@@ -347,6 +350,7 @@ def resume_agent_pool_asyncio(
         approver=approver,
         agents=agents,
         hooks=hooks,
+        placement=placement,
         limits=limits,
         seed=seed,
     )

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from agentpool._core.budget import Budget
     from agentpool._kernel.pool import AgentPool
-    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, ToolBuilder
+    from agentpool.abc import Approver, Driver, Hooks, Journal, Memory, Placement, ToolBuilder
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -541,6 +541,7 @@ def open_agent_pool_blocking(
     approver: Approver | None = None,
     journal: Journal | None = None,
     hooks: Iterable[Hooks] = (),
+    placement: Placement | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
     portal: BlockingPortal | None = None,
@@ -555,7 +556,7 @@ def open_agent_pool_blocking(
       driver: as `open_agent_pool`, or a block to be entered, such as `open_driver("openai:MODEL")`. It
         is entered in the pool's thread, and left after the pool.
       memory: as `driver`.
-      max_concurrent, tool_builder, inbox_capacity, budget, approver, journal, hooks, limits, seed: as
+      max_concurrent, tool_builder, inbox_capacity, budget, approver, journal, hooks, placement, limits, seed: as
         `open_agent_pool`. What they call, they call in the pool's thread, on trio.
       portal: `anyio.from_thread.start_blocking_portal("trio")`, for several pools that share a thread;
         a driver or memory that is ready is used as it is then, and is the portal's to close.
@@ -575,6 +576,7 @@ def open_agent_pool_blocking(
         approver=approver,
         journal=journal,
         hooks=hooks,
+        placement=placement,
         limits=limits,
         seed=seed,
     )
@@ -593,6 +595,7 @@ def resume_agent_pool_blocking(
     approver: Approver | None = None,
     agents: Mapping[str, Callable[..., Any]] | None = None,
     hooks: Iterable[Hooks] = (),
+    placement: Placement | None = None,
     limits: PoolLimits = PoolLimits(),  # noqa: B008  (frozen)
     seed: int | None = None,
     portal: BlockingPortal | None = None,
@@ -617,6 +620,7 @@ def resume_agent_pool_blocking(
         approver=approver,
         agents=agents,
         hooks=hooks,
+        placement=placement,
         limits=limits,
         seed=seed,
     )

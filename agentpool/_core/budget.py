@@ -214,7 +214,10 @@ class Budget:
     def _figures(self) -> BudgetFigures:
         spent, reserved = self._spent, self._reserved
         return BudgetFigures(
-            self._limit, (spent[0], spent[1], spent[2]), (reserved[0], reserved[1], reserved[2]), self._waiting()
+            self._limit,
+            (spent[0], spent[1], spent[2]),
+            (reserved[0], reserved[1], reserved[2]),
+            self._waiting(),
         )
 
     def nearly_used(self, threshold: float = 0.8) -> tuple[Resource, ...]:

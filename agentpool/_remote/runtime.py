@@ -34,6 +34,7 @@ from agentpool._core.placing import (
     WorkOver,
 )
 from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.granting import granted_below
 from agentpool._kernel.hosting import open_host, start_hosted
 from agentpool._kernel.log import Tap
 from agentpool._kernel.pool import AgentPool
@@ -201,8 +202,10 @@ class Runtime:
         try:
             facts: AgentFacts = received(start.facts, what)
             agent, args = received(start.work, what)
+            assert facts.models is not None
+            granted = granted_below(facts.models.limit, agent)
             line = WorkerLine(self, start.agent, facts)
-        except RemoteError as error:
+        except Exception as error:  # also what a user's agent raises that is asked what it wants
             self.post(Ended(start.agent, sent(pickle.dumps, sent_error(self.dumps, error), "an error")))
             return
         self._lines[start.agent] = line
@@ -210,7 +213,7 @@ class Runtime:
             self._watch(True, facts.is_held_up)
         assert self._pool is not None
         record = start_hosted(
-            self._pool, start.agent, facts.name, (agent, args), None, _Report(self, start.agent)
+            self._pool, start.agent, facts.name, (agent, args), granted, _Report(self, start.agent)
         )
         self._records[start.agent] = record
 

@@ -103,7 +103,7 @@ class InProcessWorker:
 
     async def _keep_lease(self) -> None:
         """End the worker when its head was not heard of for too long."""
-        while (left := self._end.expires_at - trio.current_time()) > 0:
+        while (left := self._end.expires_at - trio.current_time()) > 0:  # noqa: ASYNC110  (it moves)
             await trio.sleep(left)
         self._die("its lease has expired")
 

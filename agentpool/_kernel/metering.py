@@ -84,9 +84,17 @@ class Meter:
         self._record.add_usage(usage)
         self._state.counts.used.add(usage)
 
+    def has_no_quota(self, budget: Budget) -> bool:
+        """Whether a budget is the pool's, so that the agent has no quota of its own."""
+        return budget is self._record.pool.budget
+
     def refused(self, error: BudgetExceededError, request: CompletionRequest) -> None:
         """Complete an error with what was used and said so far, and warn whoever watches."""
         error.usage, error.transcript = self._record.usage, request.messages
+        self.warn(error)
+
+    def warn(self, error: BudgetExceededError) -> None:
+        """Tell whoever watches of a call that found no room."""
         events = self._state.events
         if events.subscriptions:
             events.emit(BudgetWarned, self._record.id, self._record.parent_id, str(error))
@@ -118,7 +126,7 @@ class MeteredDriver(PricedDriver):
 
         Checkpoint: always. Cancellation: the worst case of a call that was under way is booked.
         """
-        call = _Call(self, request)
+        call = self.call(request)
         if self.meter.budget is not None:
             await call.set_aside(self.meter.budget)
         if self.meter.journal is not None:
@@ -140,8 +148,12 @@ class MeteredDriver(PricedDriver):
             return super().stream(request)
         return _MeteredStream(self, request)
 
+    def call(self, request: CompletionRequest) -> MeteredCall:
+        """Return a call that is about to be made."""
+        return MeteredCall(self, request)
 
-class _Call:
+
+class MeteredCall:
     """One call: its room, its time, and what it used. After `begin` comes `end`, whatever happens."""
 
     __slots__ = (
@@ -210,8 +222,8 @@ class _Call:
             return await self._claimed(budget, None)
         bounds = self._driver.bounds()
         bound = bounds.of(self.request)
-        if budget is self._driver.meter._record.pool.budget:
-            return await self._claimed(budget, bound)  # no quota of its own
+        if self._driver.meter.has_no_quota(budget):
+            return await self._claimed(budget, bound)
         while True:
             # Near the end of its own quota an agent keeps to the estimate of what is sent.
             exact = self._fits(budget, bound)
@@ -228,7 +240,7 @@ class _Call:
                     continue
                 raise
             if not exact:
-                self._set_slack_aside(budget, reservation, bound, tokens)
+                await self._set_slack_aside(budget, reservation, bound, tokens)
             return reservation
 
     def _fits(self, budget: Budget, tokens: int) -> bool:
@@ -246,11 +258,13 @@ class _Call:
             most = bisect_right(range(most), money, key=lambda n: self._cost_of(tokens, n) or 0.0) - 1
         return most
 
-    def _set_slack_aside(self, budget: Budget, reservation: Reservation, bound: int, estimate: int) -> None:
+    async def _set_slack_aside(
+        self, budget: Budget, reservation: Reservation, bound: int, estimate: int
+    ) -> None:
         """Have the budgets above keep the bound, where the agent's own quota keeps to the estimate.
 
         So an agent can use its own quota to its end, and nobody else's is passed by it. It does not
-        wait: whoever holds a reservation must not.
+        wait for room: whoever holds a reservation must not.
         """
         if budget.parent is None:
             return
@@ -259,10 +273,14 @@ class _Call:
         part = self._cost_of(estimate, most)
         cost = None if whole is None or part is None else max(0.0, whole - part)
         try:
-            self._slack = budget.parent.reserve(tokens=bound - estimate, cost_usd=cost, calls=0)
-        except BudgetExceededError:
+            self._slack = await self._slack_above(budget, bound - estimate, cost)
+        except BaseException:
             reservation.release()
             raise
+
+    async def _slack_above(self, budget: Budget, tokens: int, cost: float | None) -> Reservation:
+        assert budget.parent is not None
+        return budget.parent.reserve(tokens=tokens, cost_usd=cost, calls=0)
 
     def _cost_of(self, given: int, taken: int) -> float | None:
         return highest_cost(partial(self._driver.cost_of, self.request.model), given, taken)
@@ -372,7 +390,7 @@ class _MeteredStream:
 
     def __init__(self, driver: MeteredDriver, request: CompletionRequest) -> None:
         self._driver = driver
-        self._call = _Call(driver, request)
+        self._call = driver.call(request)
         self._block: Any = None
         self._parts: Any = None
         self._completion: Completion | None = None

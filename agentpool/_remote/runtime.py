@@ -34,6 +34,7 @@ from agentpool._core.placing import (
     WorkOver,
 )
 from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.granting import granted_below
 from agentpool._kernel.hosting import open_host, start_hosted
 from agentpool._kernel.log import Tap
 from agentpool._kernel.pool import AgentPool
@@ -202,9 +203,11 @@ class Runtime:
         if facts.is_watched:
             self._watch(True, facts.is_held_up)
         assert self._pool is not None
+        granted = granted_below(facts.models.limit, agent)
         record = start_hosted(
-            self._pool, start.agent, facts.name, (agent, args), None, _Report(self, start.agent)
+            self._pool, start.agent, facts.name, (agent, args), granted, _Report(self, start.agent)
         )
+        record.root_id = facts.root_id
         self._records[start.agent] = record
 
     def _context(self, state: PoolState, record: AgentRecord) -> PlacedContext:

@@ -202,7 +202,6 @@ class Runtime:
         try:
             facts: AgentFacts = received(start.facts, what)
             agent, args = received(start.work, what)
-            assert facts.models is not None
             granted = granted_below(facts.models.limit, agent)
             line = WorkerLine(self, start.agent, facts)
         except Exception as error:  # also what a user's agent raises that is asked what it wants
@@ -215,6 +214,7 @@ class Runtime:
         record = start_hosted(
             self._pool, start.agent, facts.name, (agent, args), granted, _Report(self, start.agent)
         )
+        record.root_id = facts.root_id
         self._records[start.agent] = record
 
     def _context(self, state: PoolState, record: AgentRecord) -> PlacedContext:

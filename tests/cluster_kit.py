@@ -346,7 +346,7 @@ class Cluster:
         return node
 
     def complete(self, count: int) -> list[Node]:
-        """Add nodes until there are so many, and wait until Ray's control service knows of these and no other."""
+        """Add nodes until there are so many, and wait until these are the members, and no other."""
         if len(self.nodes) < count:
             self.add_nodes(count - len(self.nodes))
         wanted = sorted(node.address for node in self.nodes)

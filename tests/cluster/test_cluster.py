@@ -1,8 +1,8 @@
 """Agents on a real cluster of three nodes, of which one is lost now and then.
 
-The cluster is shared: a test that loses a node leaves the cluster with two, and the next one begins with a new
-node. The programs run at the head node. An agent writes down when it runs, in files that every node sees; all
-clocks are one, since the nodes are on one machine.
+The cluster is shared: a test that loses a node leaves the cluster with two, and the next one begins with a
+new node. The programs run at the head node. An agent writes down when it runs, in files that every node sees;
+all clocks are one, since the nodes are on one machine.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def shared_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
+def cluster(shared_cluster: Cluster) -> Cluster:
     """Three nodes, which know of each other and of no other."""
     shared_cluster.complete(3)
-    yield shared_cluster
+    return shared_cluster
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Hashable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 
 import attrs
 
 from agentpool._core.messages import AgentId, AgentMessage
-from agentpool._core.outcomes import AgentOutcome, AnyOutcome
+from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.restart import RestartPolicy
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.context import AgentContext, Subscription

@@ -51,7 +51,9 @@ class RemotePlacement(ABC):
     def open(self) -> AbstractAsyncContextManager[Workers]:
         """Return the block in which worker processes can be started, and at whose end none is left."""
 
-    async def run(self, ctx: AgentContext, agent: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> Any:
+    async def run(
+        self, ctx: AgentContext, agent: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+    ) -> Any:
         """Run an agent in a worker; `Placement.run` tells more."""
         crew = await ctx.hold(self, partial(self._open_crew, ctx._state))
         crew.crew.look()

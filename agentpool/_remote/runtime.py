@@ -41,7 +41,6 @@ from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import Means, PoolState
 from agentpool._remote.codec import (
     Dumps,
-    SentError,
     WasCancelled,
     received,
     record_from_bytes,
@@ -147,18 +146,26 @@ class Runtime:
         means = Means(None, None, setup.tool_builder, hooks=setup.hooks)
         host = open_host(means, self._context, self._rested, seed=setup.seed)
         try:
-            async with host as self._pool, trio.open_nursery() as nursery:
-                nursery.start_soon(self._tell_events)
-                while self._end.closed is None:
-                    self._came = trio.Event()
-                    for data in self._end.take():
-                        self._take(record_from_bytes(data))
-                    if self._end.closed is None:
-                        await self._came.wait()
-                nursery.cancel_scope.cancel("the worker ends")
+            async with host as self._pool:
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._tell_events)
+                        await self._serve()
+                        nursery.cancel_scope.cancel("the worker ends")
+                finally:
+                    for line in self._lines.values():
+                        line.break_off()
                 self._pool.abort_all(self._end.closed)
         finally:
             self._end.on_records = None
+
+    async def _serve(self) -> None:
+        while self._end.closed is None:
+            self._came = trio.Event()
+            for data in self._end.take():
+                self._take(record_from_bytes(data))
+            if self._end.closed is None:
+                await self._came.wait()
 
     def _wake(self) -> None:
         self._came.set()

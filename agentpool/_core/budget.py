@@ -41,6 +41,21 @@ _Amounts: TypeAlias = tuple[int, int, int]
 
 
 @attrs.frozen
+class BudgetFigures:
+    """A budget at one moment, in whole numbers: to be shown in another process.
+
+    Attributes:
+      limit, spent, reserved: tokens, picodollars and calls; None where there is no limit.
+      waiting: calls that wait there for others to settle.
+    """
+
+    limit: tuple[int | None, int | None, int | None]
+    spent: _Amounts
+    reserved: _Amounts
+    waiting: int
+
+
+@attrs.frozen
 class BudgetAmounts:
     """An amount of each resource."""
 
@@ -187,8 +202,23 @@ class Budget:
 
     def statistics(self) -> BudgetStatistics:
         """Return a snapshot."""
-        waiting = sum(not claim.decided for _, claim in self._queue)
-        return BudgetStatistics(self.limit, self.spent, self.reserved, self.remaining, waiting)
+        return BudgetStatistics(self.limit, self.spent, self.reserved, self.remaining, self._waiting())
+
+    def _waiting(self) -> int:
+        return sum(not claim.decided for _, claim in self._queue)
+
+    def figures(self) -> tuple[BudgetFigures, ...]:
+        """Return a snapshot of this budget and of all above it, the root last."""
+        return tuple([node._figures() for node in self._path()])
+
+    def _figures(self) -> BudgetFigures:
+        spent, reserved = self._spent, self._reserved
+        return BudgetFigures(
+            self._limit,
+            (spent[0], spent[1], spent[2]),
+            (reserved[0], reserved[1], reserved[2]),
+            self._waiting(),
+        )
 
     def nearly_used(self, threshold: float = 0.8) -> tuple[Resource, ...]:
         """Return the resources of which at least this share of this budget's limit is spent."""

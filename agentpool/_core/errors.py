@@ -55,6 +55,17 @@ if TYPE_CHECKING:
 class AgentPoolError(Exception):
     """The base class of everything that agentpool raises by itself."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by its class and `args`, as other exceptions: many take their fields by keyword.
+        return _error_again, (type(self), self.args), self.__dict__
+
+
+def _error_again(kind: type[AgentPoolError], args: tuple[Any, ...]) -> AgentPoolError:
+    """Return an exception as it was before it was pickled, but for its fields."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
+
 
 # -- the caller's files ------------------------------------------------------
 

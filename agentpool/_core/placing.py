@@ -98,9 +98,14 @@ class ChildEnded:
 
 @attrs.frozen
 class Watched:
-    """Whether anybody subscribes to the events of the pool."""
+    """Whether anybody subscribes to the events of the pool.
+
+    Attributes:
+      blocks: whether one of them has agents wait when it is slow.
+    """
 
     on: bool
+    blocks: bool
 
 
 @attrs.frozen

@@ -31,8 +31,9 @@ from agentpool._kernel.versions import SeenVersions
 if TYPE_CHECKING:
     from agentpool._core.approval import ApprovalRequest, Decision
     from agentpool._core.budget import Budget
+    from agentpool._kernel.head import Head
     from agentpool._kernel.places import Op
-    from agentpool.abc import Driver, Hooks, Memory, ToolBuilder, ToolSet
+    from agentpool.abc import AgentQuota, Driver, Hooks, Memory, ToolBuilder, ToolSet
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -65,6 +66,9 @@ class AgentContext(LastingScope, Bounded, Telling):
 
     __slots__ = ("_driver", "_tools", "_tools_built", "_versions")
     __agentpool_context__: ClassVar[bool] = True
+
+    head: Head | None = None
+    """The way to the pool, for an agent that runs in another process than that; else None."""
 
     def __init__(self, state: PoolState, record: AgentRecord) -> None:
         super().__init__(state, record)
@@ -195,7 +199,20 @@ class AgentContext(LastingScope, Bounded, Telling):
           budget: `budget`, or one below it; None for no limit.
           seconds: how long one call may take, without its wait for room; None for no limit.
         """
-        return Meter(self._state, self._agent, budget, seconds).around(driver)
+        return self.meter(budget, seconds).around(driver)
+
+    def meter(self, budget: Budget | None, seconds: float | None = None) -> Meter:
+        """Return what counts model calls on this agent; `metered` puts it around a driver."""
+        return Meter(self._state, self._agent, budget, seconds)
+
+    def budget_below(self, above: Budget | None, quota: AgentQuota | None) -> Budget | None:
+        """Return a budget for work that has a quota of its own; `above` itself if it has none."""
+        if quota is None:
+            return above
+        from agentpool._core.budget import Budget  # who has no quota never needs it
+
+        make = Budget if above is None else above.child
+        return make(tokens=quota.tokens, cost_usd=quota.cost_usd)
 
     def add_usage(self, usage: TokenUsage) -> None:
         """Count what a model call used that went past `driver`; the outcome carries the sum."""

@@ -70,11 +70,31 @@ def granted_to(record: AgentRecord) -> Granted:
     return found
 
 
-def _granted_below(parent: Grants, record: AgentRecord) -> Granted:
+def limit_of(record: AgentRecord) -> Grants:
+    """Return the most that an agent may do, whatever it asks for: for a process that runs it elsewhere.
+
+    Raises:
+      Exception: as `granted_to`, of its parent.
+    """
+    parent = record.parent
+    return _limit_below(EVERYTHING if parent is None else granted_to(parent).grants, record)
+
+
+def granted_below(limit: Grants, agent: object) -> Granted:
+    """Return what an agent may do of which another process found the limit, by `limit_of`."""
+    return _limited(agent, EVERYTHING if limit == EVERYTHING else limit)
+
+
+def _limit_below(parent: Grants, record: AgentRecord) -> Grants:
     above = record.own.above
     limit = parent if parent is EVERYTHING else parent.below()
     if above is not None and above is not parent:
         limit = above.below().within(limit)
+    return limit
+
+
+def _granted_below(parent: Grants, record: AgentRecord) -> Granted:
+    limit = _limit_below(parent, record)
     if record.resumed is not None and not record.is_spawned:
         # Not kept: when it is claimed, it may be another one.
         return _limited(_agent_of_past(record.resumed.past), limit)

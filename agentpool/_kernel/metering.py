@@ -84,9 +84,17 @@ class Meter:
         self._record.add_usage(usage)
         self._state.counts.used.add(usage)
 
+    def has_no_quota(self, budget: Budget) -> bool:
+        """Whether a budget is the pool's, so that the agent has no quota of its own."""
+        return budget is self._record.pool.budget
+
     def refused(self, error: BudgetExceededError, request: CompletionRequest) -> None:
         """Complete an error with what was used and said so far, and warn whoever watches."""
         error.usage, error.transcript = self._record.usage, request.messages
+        self.warn(error)
+
+    def warn(self, error: BudgetExceededError) -> None:
+        """Tell whoever watches of a call that found no room."""
         events = self._state.events
         if events.subscriptions:
             events.emit(BudgetWarned, self._record.id, self._record.parent_id, str(error))
@@ -106,7 +114,7 @@ class MeteredDriver(PricedDriver):
         if bind is None:
             return self
         bound = bind(manifest)
-        return self if bound is self.inner else MeteredDriver(bound, self.meter)
+        return self if bound is self.inner else type(self)(bound, self.meter)
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Wait for room in the budget, then ask the driver inside, and book what it used.
@@ -118,7 +126,7 @@ class MeteredDriver(PricedDriver):
 
         Checkpoint: always. Cancellation: the worst case of a call that was under way is booked.
         """
-        call = _Call(self, request)
+        call = self.call(request)
         if self.meter.budget is not None:
             await call.set_aside(self.meter.budget)
         if self.meter.journal is not None:
@@ -140,8 +148,12 @@ class MeteredDriver(PricedDriver):
             return super().stream(request)
         return _MeteredStream(self, request)
 
+    def call(self, request: CompletionRequest) -> MeteredCall:
+        """Return a call that is about to be made."""
+        return MeteredCall(self, request)
 
-class _Call:
+
+class MeteredCall:
     """One call: its room, its time, and what it used. After `begin` comes `end`, whatever happens."""
 
     __slots__ = (
@@ -193,7 +205,7 @@ class _Call:
         """Count it among those in flight, begin its time, and tell whoever watches."""
         meter = self._driver.meter
         try:
-            meter.in_flight.__enter__()
+            self._into_flight()
         except BaseException:
             self._give_back()
             raise
@@ -207,11 +219,11 @@ class _Call:
     async def _room(self, budget: Budget) -> Reservation:
         """Wait until the call's worst case is set aside."""
         if not budget.measures_calls:
-            return await self._claimed(budget, None)
+            return await self._claimed(budget, None, None)
         bounds = self._driver.bounds()
         bound = bounds.of(self.request)
-        if budget is self._driver.meter._record.pool.budget:
-            return await self._claimed(budget, bound)  # no quota of its own
+        if self._driver.meter.has_no_quota(budget):
+            return await self._claimed(budget, bound, bound)
         while True:
             # Near the end of its own quota an agent keeps to the estimate of what is sent.
             exact = self._fits(budget, bound)
@@ -219,7 +231,7 @@ class _Call:
             if not exact:
                 self._shorten(budget, tokens)
             try:
-                reservation = await self._claimed(budget, tokens)
+                reservation = await self._claimed(budget, tokens, bound)
             except BudgetExceededError:
                 # While it waited, others may have used what a shorter answer does not need.
                 if exact and not self._fits(budget, bound):
@@ -254,20 +266,25 @@ class _Call:
         """
         if budget.parent is None:
             return
-        most = self.request.max_tokens
-        whole = self._cost_of(bound, most)
-        part = self._cost_of(estimate, most)
-        cost = None if whole is None or part is None else max(0.0, whole - part)
         try:
-            self._slack = budget.parent.reserve(tokens=bound - estimate, cost_usd=cost, calls=0)
+            self._slack = budget.parent.reserve(
+                tokens=bound - estimate, cost_usd=self._slack_cost(bound, estimate), calls=0
+            )
         except BudgetExceededError:
             reservation.release()
             raise
 
+    def _slack_cost(self, bound: int, estimate: int) -> float | None:
+        most = self.request.max_tokens
+        whole = self._cost_of(bound, most)
+        part = self._cost_of(estimate, most)
+        return None if whole is None or part is None else max(0.0, whole - part)
+
     def _cost_of(self, given: int, taken: int) -> float | None:
         return highest_cost(partial(self._driver.cost_of, self.request.model), given, taken)
 
-    async def _claimed(self, budget: Budget, tokens: int | None) -> Reservation:
+    async def _claimed(self, budget: Budget, tokens: int | None, bound: int | None) -> Reservation:
+        """Wait for room for so much input and the longest answer; `bound` is what the input is at the most."""
         budgets = _budgets()
         decided = budgets.waking(trio.lowlevel.current_task())
         if tokens is None:
@@ -320,12 +337,10 @@ class _Call:
 
     def end(self, error: BaseException | None, completion: Completion | None = None) -> bool:
         """Book or give back what is set aside; return whether it was ended because its time was over."""
-        self._driver.meter.in_flight.__exit__()
+        self._out_of_flight()
         if self._reservation is not None:
             if not self._settled and (error is None or _may_have_cost(error)):
-                for reservation in (self._reservation, self._slack):
-                    if reservation is not None:
-                        reservation.settle()
+                self._book_worst()
             if not self._settled or self._slack is not None:
                 self._give_back()
         limit = self._limit
@@ -339,6 +354,17 @@ class _Call:
         if self.observed is not None:
             self.observed.ended(self.too_slow() if is_too_slow else error, completion)
         return is_too_slow
+
+    def _into_flight(self) -> None:
+        self._driver.meter.in_flight.__enter__()
+
+    def _out_of_flight(self) -> None:
+        self._driver.meter.in_flight.__exit__()
+
+    def _book_worst(self) -> None:
+        for reservation in (self._reservation, self._slack):
+            if reservation is not None:
+                reservation.settle()
 
     def _give_back(self) -> None:
         for reservation in (self._reservation, self._slack):
@@ -372,7 +398,7 @@ class _MeteredStream:
 
     def __init__(self, driver: MeteredDriver, request: CompletionRequest) -> None:
         self._driver = driver
-        self._call = _Call(driver, request)
+        self._call = driver.call(request)
         self._block: Any = None
         self._parts: Any = None
         self._completion: Completion | None = None

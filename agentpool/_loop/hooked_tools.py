@@ -222,7 +222,8 @@ class _Attempts(HookedToolCalls):
             raise ToolError(call.problem)
         if self.tools is None:
             raise ToolError(f"there is no tool {call.name!r}; this agent has no tools")
-        with self.ctx.in_flight("tool_calls"):
+        head = self.ctx.head
+        with self.ctx.in_flight("tool_calls") if head is None else await head.admitted("tool_calls"):
             tool = self.tools.granted(call.name)
             result = await await_unprotected(tool.call, self.ctx, call.input)
             # Whole, for the hooks; `shortened` refuses what is no result.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias
 import attrs
 
 from agentpool import abc
-from agentpool._core.budget import Budget
 from agentpool._core.capability import FileReadCapability, FileWriteCapability
 from agentpool._core.content import Content, Part, as_content
 from agentpool._core.errors import RequestRejectedError
@@ -273,12 +272,11 @@ class _ModelAgent(Generic[T]):
         manifest = agent.manifest
         budget = ctx.budget if before is None else before.budget
         if not is_spawned:
-            budget = self._budget_below(budget)
-        driver = ctx.metered(
-            _driver_for(manifest, ctx.driver_to_bind if self.driver is None else self.driver),
-            budget,
-            MODEL_SECONDS,
-        )
+            budget = ctx.budget_below(budget, self.quota)
+        driver = ctx.driver_to_bind if self.driver is None else self.driver
+        if ctx.head is not None and driver is not None:
+            driver = await ctx.head.bound(driver, manifest)
+        driver = ctx.metered(_driver_for(manifest, driver), budget, MODEL_SECONDS)
         tools = ctx.tools if is_spawned else agent.build_tools(ctx.tool_builder)
         absent: dict[str, str] = {}  # which tools of MCP servers are not there now, and why
         if manifest.mcp_servers:
@@ -365,14 +363,6 @@ class _ModelAgent(Generic[T]):
             "output_type": None if self.output_type is None else reference_of(self.output_type),
             "output_retries": self.output_retries,
         }
-
-    def _budget_below(self, above: Budget | None) -> Budget | None:
-        quota = self.quota
-        if quota is None:
-            return above
-        if above is None:
-            return Budget(tokens=quota.tokens, cost_usd=quota.cost_usd)
-        return above.child(tokens=quota.tokens, cost_usd=quota.cost_usd)
 
     def _output(self) -> OutputSpec | None:
         schema = self.manifest.model.output_schema

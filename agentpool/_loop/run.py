@@ -147,6 +147,9 @@ class Run:
         if effect.query and memory is not None:
             fragments = tuple(await memory.recall(effect.query))
         # From here on nothing waits: what was taken from the inbox comes into the transcript.
+        head = self._ctx.head
+        if head is not None:
+            return Recalled(fragments, await head.take_arrived())
         inbox = self._ctx.inbox
         return Recalled(fragments, inbox.take_all() if inbox.fill else ())
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from typing import Protocol, runtime_checkable
 
 import attrs
 import trio
@@ -29,9 +30,9 @@ from agentpool._core.messages import (
 )
 from agentpool._core.refusals import check_wait, wait_too_long
 from agentpool._core.text import told
-from agentpool._core.usage import NO_USAGE
+from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._logging import DRIVERS, tell
-from agentpool.abc import Driver, root_agent_id
+from agentpool.abc import Driver, root_agent_id, wrapped_inside
 from agentpool.drivers._around import DriverAround, check_driver, open_stream
 
 _CHARACTERS_PER_TOKEN = 4  # of English prose; code and other languages have fewer
@@ -59,6 +60,80 @@ def _length(message: ChatMessage) -> int:
 def rank_of_calling_agent() -> int:
     """Return the id of the root agent that the calling task works for; older agents have lower ids."""
     return root_agent_id.get()
+
+
+@attrs.frozen
+class GovernorSettings:
+    """The quotas of one provider and key, and how they are kept; as for `GovernedDriver`."""
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    max_in_flight: int | None = None
+    policy: GovernorPolicy = _POLICY
+
+    def governor(self, now: float) -> Governor:
+        """Return a governor that has sent nothing yet.
+
+        Raises:
+          ValueError: if a limit is not above zero.
+        """
+        return Governor(
+            now=now,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            max_in_flight=self.max_in_flight,
+            policy=self.policy,
+        )
+
+
+class CallAtGate(Protocol):
+    """One call on its way past a gate."""
+
+    async def start(self) -> None:
+        """Wait until the call may be made.
+
+        Raises:
+          DriverError: if it may not, and will not be for long.
+        """
+        ...
+
+    def answered(self, completion: Completion) -> None:
+        """Book that the provider took the call."""
+
+    async def failed(self, error: DriverError) -> bool:
+        """Book a failure; return whether the call is in the queue again.
+
+        A checkpoint only if the gate is in another process.
+        """
+        ...
+
+    def broke(self, error: Exception) -> None:
+        """Book an error in the middle of a stream; no other attempt can take its place."""
+
+
+class Gate(Protocol):
+    """What the calls of a `GovernedDriver` have to pass."""
+
+    @property
+    def settings(self) -> GovernorSettings:
+        """What it keeps to."""
+        ...
+
+    def call(self, rank: int, tokens: int) -> AbstractContextManager[CallAtGate]:
+        """Return a block for one call; at its end nothing of it is left at the gate."""
+        ...
+
+
+@runtime_checkable
+class ChangesGates(Protocol):
+    """What is given to `GovernedDriver.rewrapped`, and has calls pass another gate.
+
+    So several processes keep one quota together: the calls of all pass the gate of one of them.
+    """
+
+    def gate_for(self, gate: Gate, driver: Driver) -> Gate:
+        """Return the gate in the place of one that is around a driver."""
+        ...
 
 
 class GovernedDriver(DriverAround):
@@ -107,15 +182,10 @@ class GovernedDriver(DriverAround):
           ValueError: if a limit is not above zero.
         """
         super().__init__(driver)
-        self._line = _Line(
-            lambda now: Governor(
-                now=now,
-                requests_per_minute=requests_per_minute,
-                tokens_per_minute=tokens_per_minute,
-                max_in_flight=max_in_flight,
-                policy=policy,
-            )
+        self._line = GovernorLine(
+            GovernorSettings(requests_per_minute, tokens_per_minute, max_in_flight, policy)
         )
+        self._gate: Gate = self._line
         self._count_tokens = count_tokens if tokens_per_minute is not None else _no_tokens
         self._rank = rank
 
@@ -123,6 +193,16 @@ class GovernedDriver(DriverAround):
         """Return another driver under the same governor: another model of the same provider and key."""
         check_driver(driver)
         return self._put_around(driver)
+
+    def rewrapped(self, wrap: Callable[[Driver], Driver]) -> GovernedDriver:
+        """Return this driver around what `wrap` makes of those inside, under the same governor.
+
+        If `wrap` is one of those that `ChangesGates` tells of, calls pass the gate that it has for them.
+        """
+        twin = self._put_around(wrapped_inside(self._driver, wrap))
+        if isinstance(wrap, ChangesGates):
+            twin._gate = wrap.gate_for(self._gate, self._driver)
+        return twin
 
     def statistics(self) -> GovernorStatistics:
         """Return a snapshot; call it inside `trio.run`."""
@@ -140,14 +220,14 @@ class GovernedDriver(DriverAround):
         Checkpoint: as the driver inside. Cancellation: leaves the queue, or ends the call; the
           quota of a call that was sent counts as used.
         """
-        with self._line.call(self._rank(), self._count_tokens(request)) as call:
+        with self._gate.call(self._rank(), self._count_tokens(request)) as call:
             while True:
                 await call.start()
                 try:
                     completion = await self._driver.complete(request)
                 except DriverError as error:
-                    if not call.failed(error):
-                        call.check_wait(error)
+                    if not await call.failed(error):
+                        check_wait(error, self._gate.settings.policy.longest_wait)
                         raise
                 else:
                     call.answered(completion)
@@ -160,17 +240,17 @@ class GovernedDriver(DriverAround):
         Raises:
           DriverError: as `complete`; after the first part, whatever the stream raises.
         """
-        with self._line.call(self._rank(), self._count_tokens(request)) as call:
+        with self._gate.call(self._rank(), self._count_tokens(request)) as call:
             while True:
                 await call.start()
                 async with AsyncExitStack() as stack:
                     try:
                         parts = await open_stream(
-                            stack, self._driver, request, on_error=call.broke, on_part=call.passed
+                            stack, self._driver, request, on_error=call.broke, on_part=_books_end(call)
                         )
                     except DriverError as error:
-                        if not call.failed(error):
-                            call.check_wait(error)
+                        if not await call.failed(error):
+                            check_wait(error, self._gate.settings.policy.longest_wait)
                             raise
                     else:
                         yield parts
@@ -189,16 +269,16 @@ class _Sleeper:
     event: trio.Event = attrs.field(factory=trio.Event)
 
 
-class _Line:
+class GovernorLine:
     """The governor, and the tasks that wait for it.
 
     Only the first in line sleeps with a deadline; it is woken when that comes too late, and
     whoever leaves the first place, by whatever way, wakes the next.
     """
 
-    def __init__(self, make_governor: Callable[[float], Governor]) -> None:
-        make_governor(0.0)  # for its errors; the real one needs a clock, which the first call has
-        self._make_governor = make_governor
+    def __init__(self, settings: GovernorSettings) -> None:
+        settings.governor(0.0)  # for its errors; the real one needs a clock, which the first call has
+        self.settings = settings
         self._governor: Governor | None = None
         self._sleepers: dict[GovernedCall, _Sleeper] = {}
         self.last_failure = ""  # why the provider was unavailable; a text, so that no traceback is held
@@ -206,12 +286,14 @@ class _Line:
 
     @property
     def governor(self) -> Governor:
+        """It decides; made by the first call."""
         if self._governor is None:
-            self._governor = self._make_governor(trio.current_time())
+            self._governor = self.settings.governor(trio.current_time())
         return self._governor
 
-    def call(self, rank: int, tokens: int) -> _CallInLine:
-        return _CallInLine(self, self.governor.arrive(trio.current_time(), rank=rank, tokens=tokens))
+    def call(self, rank: int, tokens: int) -> CallInLine:
+        """Queue a call; a block, as `Gate.call`."""
+        return CallInLine(self, self.governor.arrive(trio.current_time(), rank=rank, tokens=tokens))
 
     async def wait_turn(self, call: GovernedCall) -> None:
         """Sleep until the call is decided."""
@@ -239,14 +321,14 @@ class _Line:
             sleeper.event.set()
 
 
-class _CallInLine:
+class CallInLine:
     """One call on its way through the line, for a `with` block; at its end nothing of it is left."""
 
-    def __init__(self, line: _Line, call: GovernedCall) -> None:
+    def __init__(self, line: GovernorLine, call: GovernedCall) -> None:
         self._line = line
         self._call = call
 
-    def __enter__(self) -> _CallInLine:
+    def __enter__(self) -> CallInLine:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -270,12 +352,18 @@ class _CallInLine:
 
     def answered(self, completion: Completion) -> None:
         """Book that the provider took the call."""
-        usage = completion.usage
+        self.used(completion.usage)
+
+    def used(self, usage: TokenUsage) -> None:
+        """Book that the provider took the call, and what it used."""
         tokens = None if usage == NO_USAGE else usage.total_tokens
         self._line.governor.answered(self._call, trio.current_time(), tokens)
 
-    def failed(self, error: DriverError, *, requeue: bool = True) -> bool:
-        """Book a failure; return whether the call is in the queue again."""
+    async def failed(self, error: DriverError) -> bool:
+        """Book a failure; return whether the call is in the queue again. Not a checkpoint."""
+        return self._book(error, requeue=True)
+
+    def _book(self, error: DriverError, *, requeue: bool) -> bool:
         governor, now = self._line.governor, trio.current_time()
         queued = False
         match error:
@@ -292,16 +380,17 @@ class _CallInLine:
                 governor.answered(self._call, now)
         return queued
 
-    def check_wait(self, error: DriverError) -> None:
-        """Raise the error in words that tell the wait, if it asks for one that is too long."""
-        check_wait(error, self._line.governor.policy.longest_wait)
-
     def broke(self, error: Exception) -> None:
         """Book an error in the middle of a stream; no other attempt can take its place."""
         if isinstance(error, DriverError):
-            self.failed(error, requeue=False)
+            self._book(error, requeue=False)
 
-    def passed(self, part: StreamPart) -> None:
-        """Book the end of a stream when it goes by."""
+
+def _books_end(call: CallAtGate) -> Callable[[StreamPart], None]:
+    """Return what books the end of a stream when it goes by."""
+
+    def passed(part: StreamPart) -> None:
         if isinstance(part, Completion):
-            self.answered(part)
+            call.answered(part)
+
+    return passed

@@ -1,0 +1,42 @@
+"""What an agent that runs in another process than its pool asks that for before it goes on.
+
+In the pool's own process all of this is known at once, by code that waits for nothing.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from agentpool._core.messages import AgentMessage
+
+if TYPE_CHECKING:
+    from agentpool._core.manifest import AgentManifest
+    from agentpool.abc import Driver
+
+
+class Head(Protocol):
+    """The way to the pool."""
+
+    async def bound(self, driver: Driver, manifest: AgentManifest) -> Driver:
+        """Return what a driver makes of itself for an agent, where it has to be asked for that over there.
+
+        Raises:
+          Exception: what the driver raises that refuses the agent.
+        """
+        ...
+
+    async def take_arrived(self) -> list[AgentMessage]:
+        """Take the messages that have arrived in the agent's inbox.
+
+        Cancellation: `Cancelled` means that none was taken.
+        """
+        ...
+
+    async def admitted(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:
+        """Return a block during which a call counts as one that is in flight; it is to be entered.
+
+        Raises:
+          PoolLimitError: if as many are in flight in the pool as `PoolLimits` allows.
+        """
+        ...

@@ -1,0 +1,182 @@
+"""The workers of a pool: which one an agent runs in, and new ones in the place of those that are lost."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from agentpool._core.messages import AgentId
+from agentpool._core.placing import Down, Watched, WorkOver
+from agentpool._core.wire import Patience
+from agentpool._kernel.protection import protect_module
+from agentpool._remote.codec import sent
+from agentpool._remote.facts import WorkerSetup
+from agentpool._remote.link import Link
+
+if TYPE_CHECKING:
+    from agentpool.abc import Transport, Workers
+
+MARGIN = 2.0
+"""So many seconds after a worker has ended itself it is said to be lost: for its watchdog, and for clocks."""
+
+Told = Callable[[Sequence[tuple[AgentId, type, tuple[object, ...]]]], object]
+
+
+@attrs.define(eq=False)
+class _Berth:
+    """The place of one worker, and of those that come after it.
+
+    Attributes:
+      number: names it.
+      agents: how many run in it, or wait for it to be started.
+      link: the way to its worker; None as long as there is none.
+      settled: set when its worker was started, or could not be; `error` tells why.
+      lives: how many workers it has had.
+    """
+
+    number: int
+    agents: int = 0
+    link: Link | None = None
+    settled: trio.Event | None = None
+    error: Exception | None = None
+    lives: int = 0
+
+
+class Crew:
+    """The workers of a pool.
+
+    Each agent goes to the one that has the fewest. One that is lost is replaced when the next agent comes to
+    its place.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        setup: WorkerSetup,
+        nursery: trio.Nursery,
+        *,
+        told: Told,
+        news: Callable[[], Sequence[Watched | WorkOver]],
+    ) -> None:
+        """Begin.
+
+        Args:
+          workers: where they are started.
+          setup: what each is told.
+          nursery: for a task for each of them.
+          told: hands events on.
+          news: returns what all of them have to know.
+        """
+        self._workers = workers
+        self._setup = setup
+        self._told = told
+        self._news_now = news
+        self._nursery = nursery
+        self._berths = [_Berth(number) for number in range(1, workers.count + 1)]
+        self._news: dict[type[Down], Down] = {}
+
+    def __repr__(self) -> str:
+        return f"<Crew of {sum(berth.link is not None for berth in self._berths)} workers>"
+
+    def start_all(self) -> None:
+        """Begin to start every worker, so that those that come first do not fill the one that is up first."""
+        for berth in self._berths:
+            self._start(berth)
+
+    def look(self) -> None:
+        """Tell every worker what concerns all of its agents, if that has changed."""
+        for news in self._news_now():
+            if self._news.get(type(news)) != news:
+                self._news[type(news)] = news
+                for link in self.links:
+                    link.send(news)
+
+    @property
+    def links(self) -> list[Link]:
+        """Those to the workers that are up."""
+        return [berth.link for berth in self._berths if berth.link is not None]
+
+    @asynccontextmanager
+    async def berth(self) -> AsyncIterator[Link]:
+        """Count an agent to the worker in which it will run, as long as the block lasts.
+
+        Raises:
+          AgentPoolError: if no worker can be started.
+
+        Checkpoint: if the worker is not up yet.
+        """
+        tried: set[int] = set()
+        while True:
+            berth = min(
+                (each for each in self._berths if each.number not in tried),
+                key=lambda each: (each.agents, each.number),
+            )
+            berth.agents += 1
+            try:
+                link = await self._link_of(berth)
+                if link is not None:
+                    yield link
+                    return
+            finally:
+                berth.agents -= 1
+            tried.add(berth.number)
+            if len(tried) == len(self._berths):
+                assert berth.error is not None
+                raise berth.error
+
+    async def _link_of(self, berth: _Berth) -> Link | None:
+        if berth.link is not None:
+            return berth.link
+        if berth.settled is None:
+            self._start(berth)
+        assert berth.settled is not None
+        await berth.settled.wait()
+        return berth.link
+
+    def _start(self, berth: _Berth) -> None:
+        berth.settled = trio.Event()
+        berth.error = None
+        self._nursery.start_soon(self._live, berth, name=f"worker {berth.number}")
+
+    async def _live(self, berth: _Berth) -> None:
+        """Start a worker, and carry what it and the head have to tell until it is lost."""
+        settled = berth.settled
+        assert settled is not None
+        berth.lives += 1
+        name = f"{berth.number}" if berth.lives == 1 else f"{berth.number}.{berth.lives}"
+        try:
+            setup = sent(self._workers.dumps, attrs.evolve(self._setup, name=name), "what a worker is told")
+            transport = await self._workers.start(setup)
+        except Exception as error:
+            berth.error = error
+            berth.settled = None  # who comes next tries anew
+            settled.set()
+            return
+        link = self._linked(name, transport)
+        berth.link = link
+        for news in self._news.values():
+            link.send(news)
+        settled.set()
+        try:
+            await link.run()
+        finally:
+            berth.link = berth.settled = None
+
+    def _linked(self, name: str, transport: Transport) -> Link:
+        # From now on, and not from when it was asked for: its lease began somewhere in between.
+        patience = Patience.begin(self._setup.lease + MARGIN, trio.current_time())
+        return Link(name, transport, self._workers.dumps, patience, self._told, self.look)
+
+
+def loads_setup(data: bytes) -> WorkerSetup:
+    """Return what a worker was told at its start."""
+    setup: WorkerSetup = pickle.loads(data)
+    return setup
+
+
+protect_module(globals())

@@ -1,0 +1,165 @@
+"""The head's end of the way to one worker: what is sent, what is pulled, and when the worker is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from agentpool._core.errors import WorkerLostError, WorkerUnavailableError
+from agentpool._core.placing import Down, Happened, Heard, Up
+from agentpool._core.wire import Outbox, Patience, Replies
+from agentpool._kernel.protection import protect_module
+from agentpool._remote.codec import Dumps, received, record_from_bytes, record_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agentpool._core.messages import AgentId
+    from agentpool._remote.proxy import Proxy
+    from agentpool.abc import Transport
+
+T = TypeVar("T")
+
+MOST_RECORDS = 512
+"""So many records travel in one request, or one reply."""
+
+MOST_BYTES = 4_000_000
+"""A request with so many bytes takes no more records, though one record may be longer."""
+
+LONGEST_PULL = 1.0
+"""So many seconds a worker keeps a pull that it has nothing to tell for. It bounds how late the lease is."""
+
+PAUSE = 0.05
+"""So many seconds pass before a request is made again of which it is not known whether it arrived."""
+
+
+class Link:
+    """The way to one worker, and the proxies of the agents that run there.
+
+    Attributes:
+      name: names the worker.
+      dumps: pickles what users made, for it.
+      proxies: of the agents that run there.
+      lost: why it is lost; None while it is not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transport: Transport,
+        dumps: Dumps,
+        patience: Patience,
+        told: Callable[[Sequence[tuple[AgentId, type, tuple[object, ...]]]], object],
+        look: Callable[[], object],
+    ) -> None:
+        """Begin.
+
+        Args:
+          patience: decides when it is lost.
+          told: hands events on to those who subscribe.
+          look: called about once a second, or more often; looks what there is to tell all workers.
+        """
+        self.name = name
+        self.dumps = dumps
+        self.proxies: dict[AgentId, Proxy] = {}
+        self.lost: str | None = None
+        self._transport = transport
+        self._outbox = Outbox()
+        self._replies = Replies()
+        self._patience = patience
+        self._told = told
+        self._look = look
+        self._to_post = trio.Event()
+        self._scope = trio.CancelScope()
+        self._gone: str | None = None
+
+    def __repr__(self) -> str:
+        state = f"lost: {self.lost}" if self.lost is not None else f"{len(self.proxies)} agents"
+        return f"<Link to worker {self.name}, {state}>"
+
+    def send(self, record: Down) -> None:
+        """Have a record sent; does not wait. Nothing is sent to a worker that is lost."""
+        if self.lost is None:
+            self._outbox.put(record_to_bytes(record))
+            self._to_post.set()
+
+    async def run(self) -> None:
+        """Carry records both ways until the worker is lost, or this is cancelled, which ends the worker."""
+        reason = "its pool has ended"
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._post)
+                    nursery.start_soon(self._pull)
+                    reason = await self._until_lost()
+                    nursery.cancel_scope.cancel(reason)
+        finally:
+            self.lost = reason
+            for proxy in list(self.proxies.values()):
+                proxy.lost(reason)
+            with trio.CancelScope(shield=True):
+                await self._transport.aclose()
+
+    def close(self) -> None:
+        """End the worker; does not wait."""
+        self._scope.cancel("the pool has ended")
+
+    async def _until_lost(self) -> str:
+        """Return why the worker is lost, when no code of it can run any more."""
+        while (at := self._patience.lost_at) > trio.current_time():
+            await trio.sleep_until(at)
+        return self._gone or "nothing was heard of it for too long"
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    async def _ask(self, seconds: float, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request until it is answered. It is the same each time, so that it is done once."""
+        self._patience.asked(trio.current_time())
+        while True:
+            try:
+                with trio.fail_after(seconds):
+                    answer = await request()
+            except WorkerLostError as error:
+                # It may be cut off and run on over there: its time has to pass.
+                self._gone = self._gone or error.reason
+                await trio.sleep_forever()
+            except (WorkerUnavailableError, trio.TooSlowError):
+                await trio.sleep(PAUSE)
+            else:
+                return answer
+
+    async def _post(self) -> None:
+        while True:
+            self._to_post = trio.Event()
+            while (batch := self._outbox.next_post(MOST_RECORDS, MOST_BYTES)) is not None:
+                number, records = batch
+                await self._ask(LONGEST_PULL, lambda n=number, r=records: self._transport.post(n, r))  # type: ignore[misc]
+                self._outbox.posted(number)
+            await self._to_post.wait()
+
+    async def _pull(self) -> None:
+        while True:
+            ack = self._replies.ack
+            pulled = await self._ask(
+                2 * LONGEST_PULL,
+                lambda ack=ack: self._transport.pull(ack, MOST_RECORDS, LONGEST_PULL),  # type: ignore[misc]
+            )
+            for data in self._replies.take(pulled.number, pulled.records):
+                self._take(record_from_bytes(data))
+            self._look()
+            for proxy in list(self.proxies.values()):
+                proxy.push_ended()
+
+    def _take(self, record: Up) -> None:
+        if isinstance(record, Happened):
+            self._told(received(record.events, "events"))
+            self.send(Heard(1))
+            return
+        proxy = self.proxies.get(record.agent)
+        if proxy is not None:
+            proxy.take(record)
+
+
+protect_module(globals())

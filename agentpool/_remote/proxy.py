@@ -1,0 +1,345 @@
+"""The proxy: the body that an agent has at the head while its code runs in a worker.
+
+It performs, as the agent, what the code over there asks for. Each call is performed by a known task of the
+agent, so that a wait in it is a wait of the agent. The proxy's own task stands for all tasks over there that
+run: it counts as waiting from the moment when the worker tells that each of them waits in a call, until one
+of these calls is answered. So the agent lends its slot exactly when it would if it ran here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from agentpool._core.errors import RemoteError, WorkerLostError
+from agentpool._core.placing import (
+    Abort,
+    Answered,
+    Called,
+    CallId,
+    ChildEnded,
+    Down,
+    Ended,
+    Piece,
+    Refused,
+    Rested,
+    Told,
+    Up,
+    Wanted,
+    Withdraw,
+    Withdrawn,
+)
+from agentpool._core.text import shown
+from agentpool._kernel.nursery import AgentNursery, open_known_nursery
+from agentpool._kernel.places import Place, place_here, set_place, standing_at
+from agentpool._kernel.protection import protect_module
+from agentpool._kernel.wait import OwnTaskWait
+from agentpool._remote.codec import (
+    Dumps,
+    SentError,
+    WasCancelled,
+    outcome_to_bytes,
+    received,
+    received_error,
+    sent,
+    sent_error,
+)
+
+if TYPE_CHECKING:
+    from agentpool._core.messages import AgentId
+    from agentpool._core.outcomes import AnyOutcome
+    from agentpool._kernel.context import AgentContext
+    from agentpool._kernel.handle import AgentHandle
+    from agentpool._remote.codec import RemoteResult
+    from agentpool._remote.model_verbs import HeadModels
+
+
+class Way(Protocol):
+    """The way to the worker in which an agent's code runs.
+
+    Attributes:
+      name: names the worker.
+      dumps: pickles what users made.
+    """
+
+    name: str
+    dumps: Dumps
+
+    def send(self, record: Down) -> None:
+        """Have a record sent; does not wait."""
+
+
+Verbs = dict[str, Callable[..., Awaitable[Any]]]
+ToldVerbs = dict[str, Callable[..., object]]
+
+
+class Call:
+    """One call, as whoever performs it sees it."""
+
+    def __init__(self, proxy: Proxy, number: CallId) -> None:
+        self.proxy = proxy
+        self.number = number
+        self.scope = trio.CancelScope(shield=True)
+        self.items: deque[tuple[str, Any]] = deque()
+        self.items_changed = trio.Event()
+
+    @property
+    def ctx(self) -> AgentContext:
+        """The context of the proxy."""
+        return self.proxy.ctx
+
+    @property
+    def models(self) -> HeadModels:
+        """Its model calls."""
+        return self.proxy.models
+
+    def send_piece(self, value: Any) -> None:
+        """Send a piece of the answer."""
+        data = sent(self.proxy.way.dumps, value, "a piece of an answer")
+        self.proxy.way.send(Piece(self.ctx.id, self.number, data))
+
+    async def want_item(self) -> Any:
+        """Ask the worker for the next item of what its agent feeds to the call, and wait for it.
+
+        Raises:
+          StopAsyncIteration: if there is none any more.
+          BaseException: what the input raised.
+        """
+        self.proxy.way.send(Wanted(self.ctx.id, self.number))
+        while not self.items:
+            self.items_changed = trio.Event()
+            await self.items_changed.wait()
+        kind, value = self.items.popleft()
+        if kind == "item":
+            return value
+        if kind == "end":
+            raise StopAsyncIteration
+        raise value
+
+    def give(self, kind: str, value: Any) -> None:
+        """An item has come, the end of them, or what the input raised."""
+        self.items.append((kind, value))
+        self.items_changed.set()
+
+
+class Proxy:
+    """What runs at the head in the place of one life of an agent.
+
+    Attributes:
+      ctx: the agent's context here.
+      models: its model calls, as far as the head makes or admits them.
+      handles: of the agents that its code has spawned.
+      at_end: called when its code has ended, the last first; for what verbs open that lives on between calls.
+    """
+
+    def __init__(
+        self, ctx: AgentContext, way: Way, verbs: Verbs, told: ToldVerbs, models: HeadModels
+    ) -> None:
+        self.ctx = ctx
+        self.way = way
+        self.models = models
+        self.handles: dict[AgentId, AgentHandle[Any]] = {}
+        self.at_end: list[Callable[[], object]] = []
+        self._verbs = verbs
+        self._told = told
+        self._asked: deque[Called | Told] = deque()
+        self._calls: dict[CallId, Call] = {}
+        self._withdrawn: set[CallId] = set()
+        self._pushed: set[AgentId] = set()
+        self._answered = 0
+        self._rested = False
+        self._turn = trio.Event()
+        self._parked: OwnTaskWait | None = None
+        self._result: RemoteResult | None = None
+        self._lost: str | None = None
+        self._broken: Exception | None = None
+        self._place: Place | None = None
+
+    # -- told by the way, which stands in a task of its own ---------------------------------------------
+
+    def take(self, record: Up) -> None:
+        """The worker has told something of the agent; does not wait."""
+        match record:
+            case Called() | Told():
+                self._asked.append(record)
+            case Withdraw():
+                self._withdraw(record.call)
+                return
+            case Rested():
+                self._rested = record.answered == self._answered
+            case Ended():
+                self._result = received(record.result, "how it ended")
+            case _:  # pragma: no cover - the rest concerns no single agent
+                return
+        self._wake()
+
+    def lost(self, reason: str) -> None:
+        """The worker is lost, and its code does not run any more."""
+        self._lost = reason
+        self._wake()
+
+    def give_item(self, number: CallId, kind: str, value: Any) -> None:
+        """An item for a call has come; nothing happens if that has ended."""
+        call = self._calls.get(number)
+        if call is not None:
+            call.give(kind, value)
+
+    def hand_out(self, outcome: AnyOutcome) -> bytes:
+        """Return the outcome of a child for the worker, which keeps it from now on."""
+        self.handles.pop(outcome.agent_id, None)
+        self._pushed.discard(outcome.agent_id)
+        return outcome_to_bytes(self.way.dumps, outcome)
+
+    def push_ended(self) -> None:
+        """Tell the worker of children that have ended, so that their handles know it there."""
+        ended = [each for each in self.handles.values() if each._record.ended and each.id not in self._pushed]
+        for handle in ended:
+            outcome = handle._record.outcome  # not looked at yet: the worker tells when it is
+            assert outcome is not None
+            self._pushed.add(handle.id)
+            self.way.send(ChildEnded(self.ctx.id, handle.id, outcome_to_bytes(self.way.dumps, outcome)))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its code does not run any more."""
+        return self._result is not None or self._lost is not None
+
+    def _withdraw(self, number: CallId) -> None:
+        call = self._calls.get(number)
+        if call is not None:
+            call.scope.cancel("the agent withdrew it")
+        elif any(each.call == number for each in self._asked if isinstance(each, Called)):
+            self._withdrawn.add(number)
+        # Else it has been answered, and the answer is on its way.
+
+    def _wake(self) -> None:
+        self._turn.set()
+        parked, self._parked = self._parked, None
+        if parked is not None:
+            parked.wake()
+
+    # -- the body ---------------------------------------------------------------------------------------
+
+    async def run(self, start: Callable[[], Awaitable[object]]) -> Any:
+        """Have the agent's code run over there, and perform what it asks for, until it has ended.
+
+        Args:
+          start: sends it there; if it raises, nothing was sent.
+        """
+        record = self.ctx._agent
+        self._place = place_here()
+        cancelled: trio.Cancelled | None = None
+        async with open_known_nursery(record) as nursery:
+            await start()
+            try:
+                try:
+                    await self._serve(nursery)
+                except trio.Cancelled as error:
+                    cancelled = error
+                    self.way.send(Abort(self.ctx.id, record.abort_reason))
+                    with trio.CancelScope(shield=True):
+                        await self._serve(nursery)
+            finally:
+                for call in self._calls.values():
+                    call.scope.cancel("the agent has ended")
+                for close in reversed(self.at_end):
+                    close()
+        try:
+            return self._value(cancelled)
+        finally:
+            del cancelled
+
+    def _value(self, cancelled: trio.Cancelled | None) -> Any:
+        result, where = self._result, f"worker {self.way.name}"
+        try:
+            if self._broken is not None:
+                raise self._broken
+            match result:
+                case bytes():
+                    return received(result, "what the agent returned")
+                case SentError():
+                    raise received_error(result, where)
+                case WasCancelled() if cancelled is not None:
+                    raise cancelled
+                case WasCancelled():
+                    raise RemoteError(
+                        "Cancelled",
+                        f"its body raised trio.Cancelled in {where}, though nobody had cancelled it",
+                    )
+                case _:
+                    raise WorkerLostError(self.way.name, self._lost or "")
+        finally:
+            del cancelled
+
+    async def _serve(self, nursery: AgentNursery) -> None:
+        record = self.ctx._agent
+        while not self.is_over:
+            # Nothing awaitable between here and the wait: what comes meanwhile would not be seen.
+            while self._asked:
+                self._begin(self._asked.popleft(), nursery)
+            if self._rested and not self.is_over:
+                self._parked = OwnTaskWait(record)
+                await self._parked.park(self._unpark)
+            else:
+                self._turn = trio.Event()
+                await self._turn.wait()
+
+    def _unpark(self, _: object) -> None:
+        self._parked = None
+
+    def _begin(self, asked: Called | Told, nursery: AgentNursery) -> None:
+        if isinstance(asked, Told):
+            self._do(asked)
+            return
+        call = self._calls[asked.call] = Call(self, asked.call)
+        if asked.call in self._withdrawn:
+            self._withdrawn.discard(asked.call)
+            call.scope.cancel("the agent withdrew it")
+        with standing_at(None):  # where its code stands is told with each call
+            nursery.start_soon(self._perform, call, asked, name=f"{asked.verb} of agent {self.ctx.id}")
+
+    def _do(self, told: Told) -> None:
+        """Do what the agent does not wait for. It cannot be told of an error, which becomes its own."""
+        try:
+            with standing_at(self._place_of(told.place)):
+                self._told[told.verb](self, *received(told.arguments, f"the arguments of {told.verb}"))
+        except Exception as error:
+            self._broken = self._broken or error
+            self.way.send(Abort(self.ctx.id, f"{told.verb} raised {shown(error)}"))
+
+    def _place_of(self, place: tuple[str, int] | None) -> Place | None:
+        if place is None or self._place is None:
+            return self._place
+        path, count = place
+        own = self._place
+        return Place(own.journal, own.record, own.life, own.past, path, count)
+
+    async def _perform(self, call: Call, asked: Called) -> None:
+        number, agent = asked.call, self.ctx.id
+        set_place(self._place_of(asked.place))
+        dumps = self.way.dumps
+        answer: Down = Withdrawn(agent, number)
+        try:
+            with call.scope:
+                verb = self._verbs[asked.verb]
+                try:
+                    args = received(asked.arguments, f"the arguments of {asked.verb}")
+                    # What has happened is told: nothing is awaited behind the verb.
+                    value = await verb(call, *args)
+                    answer = Answered(agent, number, sent(dumps, value, f"what {asked.verb} came to"))
+                except Exception as error:
+                    answer = Refused(agent, number, sent(dumps, sent_error(dumps, error), "an error"))
+        finally:
+            # First the agent counts as running again, and then its code over there may run.
+            del self._calls[number]
+            self._answered += 1
+            self._rested = False
+            self._wake()
+            self.push_ended()
+            self.way.send(answer)
+
+
+protect_module(globals())

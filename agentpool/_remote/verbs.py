@@ -1,0 +1,206 @@
+"""What the head performs for agents that run in workers: messages, children, joins, time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from agentpool._core.messages import AgentId, AgentMessage
+from agentpool._kernel.protection import protect_module
+from agentpool._remote.model_verbs import MODEL_TOLD, MODEL_VERBS
+
+if TYPE_CHECKING:
+    from agentpool._core.restart import RestartPolicy
+    from agentpool._kernel.handle import AgentHandle
+    from agentpool._remote.proxy import Call, Proxy, ToldVerbs, Verbs
+
+# -- messages ----------------------------------------------------------------------------------
+
+
+async def send(call: Call, to: AgentId | str, content: Any) -> None:
+    """Deliver a message."""
+    await call.ctx.send(to, content)
+
+
+async def ask(call: Call, to: AgentId | str, content: Any) -> Any:
+    """Deliver a question, and return the reply."""
+    return await call.ctx.ask(to, content)
+
+
+async def receive(call: Call, unless_silent: bool) -> AgentMessage:
+    """Take the oldest message."""
+    return await (call.ctx.receive_for_model() if unless_silent else call.ctx.receive())
+
+
+async def take_all(call: Call) -> Sequence[AgentMessage]:
+    """Take what has arrived."""
+    inbox = call.ctx.inbox
+    return inbox.take_all() if inbox.fill else ()
+
+
+async def broadcast(call: Call, content: Any) -> int:
+    """Send the same to every other agent."""
+    return await call.ctx.broadcast(content)
+
+
+async def publish(call: Call, topic: str, content: Any) -> int:
+    """Send something to the subscribers of a topic."""
+    return await call.ctx.publish(topic, content)
+
+
+async def question(call: Call, message_id: int) -> AgentMessage:
+    """Return a question whose sender waits."""
+    return call.ctx.question(message_id)
+
+
+async def find(call: Call, name: str) -> AgentId:
+    """Return the id of the agent of a name."""
+    return call.ctx.find(name)
+
+
+def reply(proxy: Proxy, message: AgentMessage, content: Any) -> None:
+    """Answer a question."""
+    proxy.ctx.reply(message, content)
+
+
+def subscribe(proxy: Proxy, topic: str) -> None:
+    """Subscribe to a topic."""
+    proxy.ctx.subscribe(topic)
+
+
+def unsubscribe(proxy: Proxy, topic: str) -> None:
+    """Undo it."""
+    proxy.ctx.unsubscribe(topic)
+
+
+# -- children ----------------------------------------------------------------------------------
+
+
+def _kept(call: Call, handle: AgentHandle[Any]) -> tuple[AgentId, str]:
+    call.proxy.handles[handle.id] = handle
+    return handle.id, handle.name
+
+
+async def spawn(
+    call: Call,
+    agent: Any,
+    args: tuple[Any, ...],
+    name: str | None,
+    timeout: float | None,
+    restart: RestartPolicy | None,
+) -> tuple[AgentId, str]:
+    """Start a child of the agent, waiting for a slot."""
+    agent = call.models.restored(agent)
+    return _kept(call, await call.ctx.spawn(agent, *args, name=name, timeout=timeout, restart=restart))
+
+
+async def spawn_nowait(
+    call: Call,
+    agent: Any,
+    args: tuple[Any, ...],
+    name: str | None,
+    timeout: float | None,
+    restart: RestartPolicy | None,
+) -> tuple[AgentId, str]:
+    """Start a child of the agent in a free slot."""
+    agent = call.models.restored(agent)
+    return _kept(call, call.ctx.spawn_nowait(agent, *args, name=name, timeout=timeout, restart=restart))
+
+
+async def spawn_for_model(
+    call: Call, agent: Any, args: tuple[Any, ...], name: str | None, timeout: float | None
+) -> tuple[AgentId, str]:
+    """Start a child that a model asked for."""
+    agent = call.models.restored(agent)
+    return _kept(call, await call.ctx.spawn_for_model(agent, *args, name=name, timeout=timeout))
+
+
+async def nothing(call: Call) -> None:
+    """Nothing: the caller looks whether it is cancelled."""
+
+
+async def wait(call: Call, child: AgentId) -> bytes | None:
+    """Wait for the end of a child; None if its outcome was handed out before."""
+    if child not in call.proxy.handles:
+        return None
+    return call.proxy.hand_out(await call.proxy.handles[child].wait())
+
+
+async def join_next(call: Call) -> bytes | None:
+    """Wait for the next child to end."""
+    outcome = await call.ctx.join_next()
+    return None if outcome is None else call.proxy.hand_out(outcome)
+
+
+async def join_all(call: Call) -> list[bytes]:
+    """Wait until no child is left."""
+    return [call.proxy.hand_out(outcome) for outcome in (await call.ctx.join_all()).values()]
+
+
+def abort_child(proxy: Proxy, child: AgentId, reason: str | None) -> None:
+    """Abort a child; harmless if its outcome was handed out."""
+    handle = proxy.handles.get(child)
+    if handle is not None:
+        handle.abort(reason)
+
+
+def seen(proxy: Proxy, child: AgentId) -> None:
+    """The outcome of a child, which was pushed, has been looked at."""
+    proxy.ctx._agent.children.see(child)
+
+
+def abort_all(proxy: Proxy, reason: str | None) -> None:
+    """Abort all children."""
+    proxy.ctx.abort_all(reason)
+
+
+# -- events ------------------------------------------------------------------------------------
+
+
+async def wait_for_subscribers(call: Call) -> None:
+    """Wait for slow subscribers."""
+    await call.ctx.wait_for_subscribers()
+
+
+# -- what a call is fed with -------------------------------------------------------------------
+
+
+def item(proxy: Proxy, number: int, kind: str, value: Any) -> None:
+    """The next item for a call, the end of them, or what the input raised."""
+    proxy.give_item(number, kind, value)
+
+
+def _by_name(*functions: Callable[..., Any]) -> Mapping[str, Any]:
+    return {each.__name__: each for each in functions}
+
+
+VERBS: Verbs = {
+    **MODEL_VERBS,
+    **_by_name(
+        send,
+        ask,
+        receive,
+        take_all,
+        broadcast,
+        publish,
+        question,
+        find,
+        spawn,
+        spawn_nowait,
+        spawn_for_model,
+        nothing,
+        wait,
+        join_next,
+        join_all,
+        wait_for_subscribers,
+    ),
+}
+"""What an agent waits for, by its name."""
+
+TOLD_VERBS: ToldVerbs = {
+    **MODEL_TOLD,
+    **_by_name(reply, subscribe, unsubscribe, abort_child, seen, abort_all, item),
+}
+"""What an agent does not wait for, by its name."""
+
+protect_module(globals())

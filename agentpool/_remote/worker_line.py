@@ -1,0 +1,275 @@
+"""The worker's end of what belongs to one agent: what its code has asked for, and waits for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
+
+import trio
+
+from agentpool._core.errors import WorkerUnavailableError
+from agentpool._core.placing import (
+    Answered,
+    Called,
+    CallId,
+    ChildEnded,
+    Piece,
+    Refused,
+    Told,
+    Up,
+    Wanted,
+    Withdraw,
+    Withdrawn,
+)
+from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.protection import protect_module
+from agentpool._kernel.wait import SlowlyUndoneWait, Wait
+from agentpool._remote.codec import (
+    Dumps,
+    SentError,
+    outcome_from_bytes,
+    received,
+    received_error,
+    sent,
+)
+
+if TYPE_CHECKING:
+    from agentpool._core.messages import AgentId
+    from agentpool._core.outcomes import AnyOutcome
+    from agentpool._remote.facts import AgentFacts
+    from agentpool._remote.handle import PlacedHandle
+
+HEAD = "the head of the pool"
+
+
+class Station(Protocol):
+    """What the lines of a worker share."""
+
+    dumps: Dumps
+
+    def post(self, record: Up) -> None:
+        """Tell the head something; does not wait."""
+
+    def flush_events(self) -> None:
+        """Tell the head of the events that there are."""
+
+
+Feeder = Callable[[], object]
+"""Is called when the head wants the next item for a call."""
+
+
+class WorkerLine:
+    """The way of one agent's code to its proxy.
+
+    Attributes:
+      agent_id, facts: whose it is.
+      answered: how many of its calls were answered.
+      handles: those of its children that its code still has.
+    """
+
+    def __init__(self, station: Station, agent_id: AgentId, facts: AgentFacts) -> None:
+        self.agent_id = agent_id
+        self.facts = facts
+        self.answered = 0
+        self.handles: WeakValueDictionary[AgentId, PlacedHandle[Any]] = WeakValueDictionary()
+        self._station = station
+        self._number = 0
+        self._waits: dict[CallId, SlowlyUndoneWait] = {}
+        self._pieces: dict[CallId, _Pieces] = {}
+        self._feeders: dict[CallId, Feeder] = {}
+        self._is_closed = False
+        self._is_broken = False
+
+    # -- asking --------------------------------------------------------------------------------------
+
+    async def ask(self, verb: str, *args: Any) -> Any:
+        """Have the proxy do something, and wait for its value, as the agent; `Line.ask` tells more."""
+        return await self.ask_feeding(None, verb, *args)
+
+    async def ask_feeding(self, feed: Callable[[CallId], Feeder] | None, verb: str, *args: Any) -> Any:
+        """As `ask`, for a verb that wants items.
+
+        Args:
+          feed: makes of the call's number what is called when an item is wanted; `tell("item", number, ...)`
+            gives it.
+        """
+        data = sent(self._station.dumps, args, f"what is given to {verb}")
+        waiter = waiting_agent()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        number = self._next()
+        wait = self._waits[number] = SlowlyUndoneWait(waiter, partial(self._withdraw, number))
+        if feed is not None:
+            self._feeders[number] = feed(number)
+        try:
+            self._post(Called(self.agent_id, number, verb, data))
+            answer = await wait.park(_undone_slowly)
+        finally:
+            self._waits.pop(number, None)
+            self._feeders.pop(number, None)
+        return received(answer, f"what {verb} came to")
+
+    def pieces(self, verb: str, *args: Any) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        """Have the proxy do something whose answer comes in pieces; `Line.pieces` tells more."""
+        return _OpenPieces(self, verb, args)
+
+    def tell(self, verb: str, *args: Any) -> None:
+        """Have the proxy do something, and do not wait for it."""
+        if not self._is_closed:
+            data = sent(self._station.dumps, args, f"what is given to {verb}")
+            self._post(Told(self.agent_id, verb, data))
+
+    def _post(self, record: Up) -> None:
+        self._station.flush_events()  # what it did before comes before
+        self._station.post(record)
+
+    def _next(self) -> CallId:
+        if self._is_closed:
+            raise RuntimeError(f"agent {self.agent_id} has ended, and its context with it")
+        if self._is_broken:
+            raise WorkerUnavailableError("the worker ends, and its head does nothing more for it")
+        self._number += 1
+        return self._number
+
+    def _withdraw(self, number: CallId) -> None:
+        if self._is_broken:
+            self._answer(Withdrawn(self.agent_id, number))
+        else:
+            self._post(Withdraw(self.agent_id, number))
+
+    # -- what comes ----------------------------------------------------------------------------------
+
+    def take(self, record: Answered | Refused | Withdrawn | Piece | Wanted | ChildEnded) -> None:
+        """The head has told something of the agent."""
+        match record:
+            case ChildEnded():
+                self.child_ended(outcome_from_bytes(record.outcome, HEAD))
+            case Wanted():
+                feeder = self._feeders.get(record.call)
+                if feeder is not None:
+                    feeder()
+            case Piece():
+                pieces = self._pieces.get(record.call)
+                if pieces is not None:
+                    pieces.came(record.value)
+            case _:
+                self._answer(record)
+
+    def child_ended(self, outcome: AnyOutcome) -> None:
+        """The outcome of a child is known."""
+        handle = self.handles.get(outcome.agent_id)
+        if handle is not None:
+            handle.ended(outcome)
+
+    def _answer(self, record: Answered | Refused | Withdrawn) -> None:
+        self.answered += 1
+        pieces = self._pieces.pop(record.call, None)
+        if pieces is not None:
+            pieces.ended(record)
+            return
+        wait = self._waits.pop(record.call, None)
+        if wait is None:
+            return
+        match record:
+            case Answered():
+                wait.wake(record.value)
+            case Refused():
+                wait.fail(_error_of(record))
+            case Withdrawn():
+                wait.was_undone()
+
+    def break_off(self) -> None:
+        """The worker ends: the head answers nothing more, so that whoever withdraws a call goes on at once."""
+        self._is_broken = True
+        for number, wait in list(self._waits.items()):
+            if wait.asked_to_cancel:
+                self._answer(Withdrawn(self.agent_id, number))
+        for number in list(self._pieces):
+            self._answer(Withdrawn(self.agent_id, number))
+
+    def close(self) -> None:
+        """The agent has ended: nothing more is told or asked."""
+        self._is_closed = True
+
+
+def _undone_slowly(_: Wait) -> None:
+    """Never called: the wait undoes itself."""
+
+
+def _error_of(record: Refused) -> BaseException:
+    given: SentError = received(record.error, "an error")
+    return received_error(given, HEAD)
+
+
+class _Pieces(AsyncIterator[Any]):
+    """The pieces of an answer, as they come."""
+
+    def __init__(self) -> None:
+        self._came: deque[bytes] = deque()
+        self._end: Answered | Refused | Withdrawn | None = None
+        self._changed = trio.Event()
+
+    def came(self, piece: bytes) -> None:
+        """A piece has come."""
+        self._came.append(piece)
+        self._wake()
+
+    def ended(self, record: Answered | Refused | Withdrawn) -> None:
+        """None will come any more."""
+        self._end = record
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def __anext__(self) -> Any:
+        # No wait of the agent's, as that for a model is none: its call at the head counts as running.
+        await trio.lowlevel.checkpoint()
+        while not self._came and self._end is None:
+            await self._changed.wait()
+        if self._came:
+            return received(self._came.popleft(), "a piece of an answer")
+        if isinstance(self._end, Refused):
+            raise _error_of(self._end)
+        raise StopAsyncIteration
+
+    async def are_over(self) -> None:
+        """Wait until none will come any more."""
+        while self._end is None:
+            await self._changed.wait()
+
+
+class _OpenPieces(AbstractAsyncContextManager[AsyncIterator[Any]]):
+    """The block in which the pieces of an answer are read."""
+
+    def __init__(self, line: WorkerLine, verb: str, args: tuple[Any, ...]) -> None:
+        self._line = line
+        self._verb = verb
+        self._args = args
+        self._number = 0
+        self._pieces = _Pieces()
+
+    async def __aenter__(self) -> AsyncIterator[Any]:
+        await trio.lowlevel.checkpoint()
+        line = self._line
+        data = sent(line._station.dumps, self._args, f"what is given to {self._verb}")
+        self._number = line._next()
+        line._pieces[self._number] = self._pieces
+        line._post(Called(line.agent_id, self._number, self._verb, data))
+        return self._pieces
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._number in self._line._pieces:
+            self._line._withdraw(self._number)
+            with trio.CancelScope(shield=True):
+                await self._pieces.are_over()
+
+
+protect_module(globals())

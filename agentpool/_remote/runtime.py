@@ -76,11 +76,14 @@ class End(Protocol):
 
     Attributes:
       on_records: called, in any thread, when there is something to take, or the end was closed.
-      closed: why it was closed; None as long as it is open.
     """
 
     on_records: Callable[[], object] | None
-    closed: str | None
+
+    @property
+    def closed(self) -> str | None:
+        """Why it was closed; None as long as it is open."""
+        ...
 
     def put(self, record: bytes) -> None:
         """Have a record pulled."""

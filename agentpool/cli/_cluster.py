@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agentpool.cli._tables import can_draw
+
 # What it says was seen with Ray 2.60, on two nodes in network namespaces: which sockets listen, who is let in
 # with and without tokens and TLS, and what can be read on the way.
 PAGE = """\
@@ -125,6 +127,6 @@ def print_page() -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, force_terminal=None if can_draw() else False)
     for line, is_heading in lines_of_page():
         console.print(Text(line, "bold" if is_heading else ""))

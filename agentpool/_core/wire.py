@@ -8,15 +8,24 @@ one is under way at a time:
     pull(ack)               asks for the worker's records. Replies are numbered; a reply is repeated, the same
                             records in it, until a pull acknowledges it.
 
+A request that was taken for lost may still arrive, late. The worker tells it by its number, does nothing, and
+its reply is heard by nobody. Where a late pull cannot be told from the one that waits, the one that came last
+has the reply; if that was the late one, the other comes back empty, and the next pull has it again.
+
 The lease. A worker may count only on what the head surely has got from it. A request that is not a repeated
 one proves that the reply before it arrived:
 
-    worker   a new request proves the reply before it, made at time r:   expires_at = r + L
-    head     sends that new request at time t >= r, since it had the reply by then:  lost_at = t + L + margin
+    worker   a new request proves the reply before it, first made at time r:    expires_at >= r + L
+    head     first sends that request at time t >= r, as it had the reply then: lost_at >= t + L + margin
 
-So `expires_at <= lost_at - margin` for each pair, whichever way packets are lost afterwards: as long as
-nothing new is sent both stay as they are, and a repeated request moves neither. The clocks of the two need
-not agree about the time, only about how long a second is.
+Claim: `expires_at <= lost_at - margin`, now and for all time if nothing new is sent. At the start, `begin`:
+the worker begins its lease before it answers that it is there, and the head begins when it has that answer.
+Later, `expires_at` moves only for a request that the head has sent, to r + L, and `lost_at` had moved to t
++ L + margin when it was sent; neither ever goes back. A lost packet takes a step away from the worker,
+never from the head. A delayed one is the same request, however late it comes: r is when the reply was made,
+not when its proof came. A repeated request moves neither: it proves nothing new. The clocks of the two need
+not agree about the time, only about how long a second is; the margin is for what they disagree in that, and
+for the end of the process.
 """
 
 from __future__ import annotations
@@ -32,6 +41,15 @@ Kind: TypeAlias = Literal["post", "pull"]
 
 class WireError(Exception):
     """A request that cannot be: one of the two processes is not what the other takes it for."""
+
+
+def _first(records: deque[bytes], most: int, most_bytes: int) -> tuple[bytes, ...]:
+    """Take off the first records, as many as fit; one at least."""
+    taken = [records.popleft()]
+    size = len(taken[0])
+    while records and len(taken) < most and (size := size + len(records[0])) <= most_bytes:
+        taken.append(records.popleft())
+    return tuple(taken)
 
 
 # -- the head's records -------------------------------------------------------------------------
@@ -56,19 +74,13 @@ class Outbox:
         """Return the next request, the same one until it was answered; None if there is nothing to post.
 
         Args:
-          max_records: how many records it has at the most.
-          max_bytes: it takes no more records once it has so many bytes.
+          max_records: how many records it has at the most; at least 1.
+          max_bytes: how many bytes it has at the most, unless it has one record, which is longer.
         """
         if self._batch is None:
             if not self._records:
                 return None
-            batch: list[bytes] = []
-            size = 0
-            while self._records and len(batch) < max_records and size < max_bytes:
-                record = self._records.popleft()
-                batch.append(record)
-                size += len(record)
-            self._batch = tuple(batch)
+            self._batch = _first(self._records, max_records, max_bytes)
             self._number += 1
         return self._number, self._batch
 
@@ -124,23 +136,28 @@ class Replies:
         if number == self.ack + 1:
             self.ack = number
             return records
-        if 0 < number <= self.ack:
-            return ()  # of an earlier request, which was taken for lost
+        if 0 <= number <= self.ack:
+            return ()  # it came twice, or a newer pull had ended this one
         raise WireError(f"reply {number} has come, though {self.ack} was the last")
 
 
 class Outgoing:
     """The worker's end of pulls.
 
+    Invariant: `number - 1 <= acknowledged <= number`.
+
     Attributes:
       number: of the last reply that was made.
+      acknowledged: of the last one that the head has received.
+      waiting_bytes: the size of the records that are in no reply yet.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self.acknowledged = 0
+        self.waiting_bytes = 0
         self._records: deque[bytes] = deque()
-        self._reply: Sequence[bytes] = ()
-        self._is_acknowledged = True
+        self._reply: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -148,29 +165,38 @@ class Outgoing:
     def put(self, record: bytes) -> None:
         """Have a record pulled after all that were put before."""
         self._records.append(record)
+        self.waiting_bytes += len(record)
 
-    def reply(self, ack: int, most: int, *, even_empty: bool) -> tuple[int, Sequence[bytes]] | None:
+    def is_late(self, ack: int) -> bool:
+        """Whether a pull was taken for lost: the head has received a later reply since it was sent."""
+        return ack < self.acknowledged
+
+    def reply(
+        self, ack: int, most: int, most_bytes: int, *, even_empty: bool
+    ) -> tuple[int, Sequence[bytes]] | None:
         """Return the reply to a pull; None if there is nothing to tell yet.
 
         Args:
           ack: the number of the last reply that the head received.
-          most: how many records it has at the most.
+          most: how many records it has at the most; at least 1.
+          most_bytes: how many bytes it has at the most, unless it has one record, which is longer.
           even_empty: whether to reply though there is nothing to tell.
 
         Raises:
-          WireError: if the head cannot have received that reply, or had received a later one.
+          WireError: if the head cannot have received that reply.
         """
-        if ack == self.number - 1 and not self._is_acknowledged:
-            return self.number, self._reply  # it was lost, or is about to come twice
-        if ack != self.number:
+        if ack > self.number:
             raise WireError(f"reply {ack} is acknowledged, though {self.number} was the last")
-        self._is_acknowledged = True
+        if self.is_late(ack):
+            return ack, ()
+        if ack < self.number:
+            return self.number, self._reply  # it was lost, or is about to come twice
+        self.acknowledged = ack
         if not self._records and not even_empty:
             return None
-        count = min(most, len(self._records))
-        self._reply = tuple([self._records.popleft() for _ in range(count)])
+        self._reply = _first(self._records, most, most_bytes) if self._records else ()
+        self.waiting_bytes -= sum(map(len, self._reply))
         self.number += 1
-        self._is_acknowledged = False
         return self.number, self._reply
 
 
@@ -192,11 +218,11 @@ class Lease:
 
     @classmethod
     def begin(cls, seconds: float, now: float) -> Lease:
-        """Begin when the worker has been started, which is what its first reply tells."""
+        """Begin before the worker answers that it is there."""
         return cls(seconds, now + seconds)
 
     def replied(self, kind: Kind, number: int, now: float) -> None:
-        """A reply was made for the first time; made again, it counts from then on no later."""
+        """A reply is made; one that is made again counts from the first time."""
         last = self._replied.get(kind)
         if last is None or number > last[0]:
             self._replied[kind] = (number, now)
@@ -222,7 +248,7 @@ class Patience:
 
     @classmethod
     def begin(cls, seconds: float, now: float) -> Patience:
-        """Begin when the worker is known to have been started."""
+        """Begin when the worker has answered that it is there: its lease began before that."""
         return cls(seconds, now + seconds)
 
     def asked(self, now: float) -> None:

@@ -16,6 +16,8 @@ from agentpool._core.limits import PoolLimits
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._kernel.agent import AgentRecord, Granted, Work
+from agentpool._kernel.children import Children
+from agentpool._kernel.life import live, new_record
 from agentpool._kernel.opening import OpenPool
 from agentpool._kernel.options import SpawnOptions
 from agentpool._kernel.pool import AgentPool
@@ -36,13 +38,30 @@ class Report(Protocol):
         """The agent has its outcome; called in the step in which it ends, must not raise."""
 
 
+class HostedAgents(Children[AgentRecord]):
+    """The agents of a host: whoever is told how they ended looks at their failures."""
+
+    def ended(self, outcome: AnyOutcome, *, is_taken: bool, is_seen: bool) -> None:
+        """Take in that an agent has ended; its report has its outcome."""
+        super().ended(outcome, is_taken=True, is_seen=True)
+
+
+class OpenHost(OpenPool):
+    """The block of a pool that hosts agents of another."""
+
+    async def __aenter__(self) -> AgentPool:
+        pool = await super().__aenter__()
+        pool._state.root = HostedAgents(None)  # before there is any
+        return pool
+
+
 def open_host(
     means: Means,
     make_context: Callable[[PoolState, AgentRecord], Any],
     on_rest: Callable[[AgentId], object],
     *,
     seed: int,
-) -> OpenPool:
+) -> OpenHost:
     """Open a pool for the agents of another.
 
     Args:
@@ -59,7 +78,7 @@ def open_host(
         "random": Random(seed),
         "on_rest": on_rest,
     }
-    return OpenPool(Settings(SLOTS, 1), None, parts)
+    return OpenHost(Settings(SLOTS, 1), None, parts)
 
 
 def start_hosted(
@@ -77,7 +96,6 @@ def start_hosted(
       granted: what it may do; None for all that it asks for.
       report: is told its outcome, which nobody else gets.
     """
-    from agentpool._kernel.life import live, new_record
 
     state = pool._state
     fn, args = work

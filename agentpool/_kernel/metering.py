@@ -114,7 +114,7 @@ class MeteredDriver(PricedDriver):
         if bind is None:
             return self
         bound = bind(manifest)
-        return self if bound is self.inner else MeteredDriver(bound, self.meter)
+        return self if bound is self.inner else type(self)(bound, self.meter)
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Wait for room in the budget, then ask the driver inside, and book what it used.
@@ -205,7 +205,7 @@ class MeteredCall:
         """Count it among those in flight, begin its time, and tell whoever watches."""
         meter = self._driver.meter
         try:
-            meter.in_flight.__enter__()
+            self._into_flight()
         except BaseException:
             self._give_back()
             raise
@@ -219,11 +219,11 @@ class MeteredCall:
     async def _room(self, budget: Budget) -> Reservation:
         """Wait until the call's worst case is set aside."""
         if not budget.measures_calls:
-            return await self._claimed(budget, None)
+            return await self._claimed(budget, None, None)
         bounds = self._driver.bounds()
         bound = bounds.of(self.request)
         if self._driver.meter.has_no_quota(budget):
-            return await self._claimed(budget, bound)
+            return await self._claimed(budget, bound, bound)
         while True:
             # Near the end of its own quota an agent keeps to the estimate of what is sent.
             exact = self._fits(budget, bound)
@@ -231,7 +231,7 @@ class MeteredCall:
             if not exact:
                 self._shorten(budget, tokens)
             try:
-                reservation = await self._claimed(budget, tokens)
+                reservation = await self._claimed(budget, tokens, bound)
             except BudgetExceededError:
                 # While it waited, others may have used what a shorter answer does not need.
                 if exact and not self._fits(budget, bound):
@@ -240,7 +240,7 @@ class MeteredCall:
                     continue
                 raise
             if not exact:
-                await self._set_slack_aside(budget, reservation, bound, tokens)
+                self._set_slack_aside(budget, reservation, bound, tokens)
             return reservation
 
     def _fits(self, budget: Budget, tokens: int) -> bool:
@@ -258,34 +258,33 @@ class MeteredCall:
             most = bisect_right(range(most), money, key=lambda n: self._cost_of(tokens, n) or 0.0) - 1
         return most
 
-    async def _set_slack_aside(
-        self, budget: Budget, reservation: Reservation, bound: int, estimate: int
-    ) -> None:
+    def _set_slack_aside(self, budget: Budget, reservation: Reservation, bound: int, estimate: int) -> None:
         """Have the budgets above keep the bound, where the agent's own quota keeps to the estimate.
 
         So an agent can use its own quota to its end, and nobody else's is passed by it. It does not
-        wait for room: whoever holds a reservation must not.
+        wait: whoever holds a reservation must not.
         """
         if budget.parent is None:
             return
-        most = self.request.max_tokens
-        whole = self._cost_of(bound, most)
-        part = self._cost_of(estimate, most)
-        cost = None if whole is None or part is None else max(0.0, whole - part)
         try:
-            self._slack = await self._slack_above(budget, bound - estimate, cost)
-        except BaseException:
+            self._slack = budget.parent.reserve(
+                tokens=bound - estimate, cost_usd=self._slack_cost(bound, estimate), calls=0
+            )
+        except BudgetExceededError:
             reservation.release()
             raise
 
-    async def _slack_above(self, budget: Budget, tokens: int, cost: float | None) -> Reservation:
-        assert budget.parent is not None
-        return budget.parent.reserve(tokens=tokens, cost_usd=cost, calls=0)
+    def _slack_cost(self, bound: int, estimate: int) -> float | None:
+        most = self.request.max_tokens
+        whole = self._cost_of(bound, most)
+        part = self._cost_of(estimate, most)
+        return None if whole is None or part is None else max(0.0, whole - part)
 
     def _cost_of(self, given: int, taken: int) -> float | None:
         return highest_cost(partial(self._driver.cost_of, self.request.model), given, taken)
 
-    async def _claimed(self, budget: Budget, tokens: int | None) -> Reservation:
+    async def _claimed(self, budget: Budget, tokens: int | None, bound: int | None) -> Reservation:
+        """Wait for room for so much input and the longest answer; `bound` is what the input is at the most."""
         budgets = _budgets()
         decided = budgets.waking(trio.lowlevel.current_task())
         if tokens is None:
@@ -338,12 +337,10 @@ class MeteredCall:
 
     def end(self, error: BaseException | None, completion: Completion | None = None) -> bool:
         """Book or give back what is set aside; return whether it was ended because its time was over."""
-        self._driver.meter.in_flight.__exit__()
+        self._out_of_flight()
         if self._reservation is not None:
             if not self._settled and (error is None or _may_have_cost(error)):
-                for reservation in (self._reservation, self._slack):
-                    if reservation is not None:
-                        reservation.settle()
+                self._book_worst()
             if not self._settled or self._slack is not None:
                 self._give_back()
         limit = self._limit
@@ -357,6 +354,17 @@ class MeteredCall:
         if self.observed is not None:
             self.observed.ended(self.too_slow() if is_too_slow else error, completion)
         return is_too_slow
+
+    def _into_flight(self) -> None:
+        self._driver.meter.in_flight.__enter__()
+
+    def _out_of_flight(self) -> None:
+        self._driver.meter.in_flight.__exit__()
+
+    def _book_worst(self) -> None:
+        for reservation in (self._reservation, self._slack):
+            if reservation is not None:
+                reservation.settle()
 
     def _give_back(self) -> None:
         for reservation in (self._reservation, self._slack):

@@ -35,7 +35,7 @@ class Placed(Generic[*Ts, T]):
 
 
 def placed(agent: Callable[[AgentContext, *Ts], Awaitable[T]]) -> Placed[*Ts, T]:
-    """Mark an agent: in a pool with a `placement` it runs in a worker process, in any other as it would anyway.
+    """Mark an agent: it runs in a worker process in a pool with a `placement`, and in place in any other.
 
     Give the result to `spawn`, `map` and the other verbs in the agent's place. Children are marked by
     themselves: one that is not runs at the head of the pool, whoever spawns it.

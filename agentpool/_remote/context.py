@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Hashable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 
 import attrs
 
 from agentpool._core.messages import AgentId, AgentMessage
-from agentpool._core.outcomes import AgentOutcome, AnyOutcome
+from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.restart import RestartPolicy
 from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.context import AgentContext, Subscription
@@ -21,10 +20,11 @@ from agentpool._kernel.state import PoolState
 from agentpool._remote.codec import outcome_from_bytes
 from agentpool._remote.handle import PlacedHandle
 from agentpool._remote.inbox import PlacedInbox, no_synchronous
+from agentpool._remote.models import PlacedMeans, RemoteMeans
 from agentpool._remote.worker_line import HEAD, WorkerLine
 
 if TYPE_CHECKING:
-    from agentpool._core.text import shown as shown
+    from agentpool.abc import Driver
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741
@@ -37,24 +37,28 @@ class Host(Protocol):
     Attributes:
       is_closing, is_draining: whether the pool's block has ended, or it drains.
       holds_up: whether a subscriber has agents wait when it is slow.
+      driver: the worker's own; None if the head makes model calls.
     """
 
     is_closing: bool
     is_draining: bool
     holds_up: bool
+    driver: Driver | None
 
 
-class PlacedContext(AgentContext):
+class PlacedContext(PlacedMeans, AgentContext):
     """The context of an agent that runs in a worker.
 
     Its verbs are performed at the head, by the agent that stands for it there. What waits does so as there.
     Verbs that cannot wait and need an answer raise `RuntimeError`, and tell what to write.
     """
 
-    __slots__ = ("_host", "_line")
+    __slots__ = ("_host", "_line", "_means")
 
     def __init__(self, state: PoolState, record: AgentRecord, line: WorkerLine, host: Host) -> None:
         super().__init__(state, record)
+        assert line.facts.models is not None
+        self._means = RemoteMeans(line, line.facts.models, state, record, host.driver)
         self._line = line
         self._host = host
 

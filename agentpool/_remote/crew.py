@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -151,14 +151,13 @@ class Crew:
         name = f"{berth.number}" if berth.lives == 1 else f"{berth.number}.{berth.lives}"
         try:
             setup = sent(self._workers.dumps, attrs.evolve(self._setup, name=name), "what a worker is told")
-            asked_at = trio.current_time()
             transport = await self._workers.start(setup)
         except Exception as error:
             berth.error = error
             berth.settled = None  # who comes next tries anew
             settled.set()
             return
-        link = self._linked(name, transport, asked_at)
+        link = self._linked(name, transport)
         berth.link = link
         for news in self._news.values():
             link.send(news)
@@ -168,8 +167,9 @@ class Crew:
         finally:
             berth.link = berth.settled = None
 
-    def _linked(self, name: str, transport: Transport, asked_at: float) -> Link:
-        patience = Patience.begin(self._setup.lease + MARGIN, asked_at)
+    def _linked(self, name: str, transport: Transport) -> Link:
+        # From now on, and not from when it was asked for: its lease began somewhere in between.
+        patience = Patience.begin(self._setup.lease + MARGIN, trio.current_time())
         return Link(name, transport, self._workers.dumps, patience, self._told, self.look)
 
 

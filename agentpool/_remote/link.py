@@ -108,7 +108,7 @@ class Link:
 
     async def _until_lost(self) -> str:
         """Return why the worker is lost, when no code of it can run any more."""
-        while (at := self._patience.lost_at) > trio.current_time():
+        while (at := self._patience.lost_at) > trio.current_time():  # noqa: ASYNC110  (it moves)
             await trio.sleep_until(at)
         return self._gone or "nothing was heard of it for too long"
 

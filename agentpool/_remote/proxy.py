@@ -195,9 +195,7 @@ class Proxy:
 
     def push_ended(self) -> None:
         """Tell the worker of children that have ended, so that their handles know it there."""
-        ended = [
-            each for each in self.handles.values() if each._record.ended and each.id not in self._pushed
-        ]
+        ended = [each for each in self.handles.values() if each._record.ended and each.id not in self._pushed]
         for handle in ended:
             outcome = handle._record.outcome  # not looked at yet: the worker tells when it is
             assert outcome is not None
@@ -268,7 +266,8 @@ class Proxy:
                     raise cancelled
                 case WasCancelled():
                     raise RemoteError(
-                        "Cancelled", f"its body raised trio.Cancelled in {where}, though nobody had cancelled it"
+                        "Cancelled",
+                        f"its body raised trio.Cancelled in {where}, though nobody had cancelled it",
                     )
                 case _:
                     raise WorkerLostError(self.way.name, self._lost or "")

@@ -34,6 +34,7 @@ from agentpool._core.placing import (
     WorkOver,
 )
 from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.granting import granted_below
 from agentpool._kernel.hosting import open_host, start_hosted
 from agentpool._kernel.log import Tap
 from agentpool._kernel.pool import AgentPool
@@ -41,7 +42,6 @@ from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import Means, PoolState
 from agentpool._remote.codec import (
     Dumps,
-    SentError,
     WasCancelled,
     received,
     record_from_bytes,
@@ -147,18 +147,26 @@ class Runtime:
         means = Means(None, None, setup.tool_builder, hooks=setup.hooks)
         host = open_host(means, self._context, self._rested, seed=setup.seed)
         try:
-            async with host as self._pool, trio.open_nursery() as nursery:
-                nursery.start_soon(self._tell_events)
-                while self._end.closed is None:
-                    self._came = trio.Event()
-                    for data in self._end.take():
-                        self._take(record_from_bytes(data))
-                    if self._end.closed is None:
-                        await self._came.wait()
-                nursery.cancel_scope.cancel("the worker ends")
+            async with host as self._pool:
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._tell_events)
+                        await self._serve()
+                        nursery.cancel_scope.cancel("the worker ends")
+                finally:
+                    for line in self._lines.values():
+                        line.break_off()
                 self._pool.abort_all(self._end.closed)
         finally:
             self._end.on_records = None
+
+    async def _serve(self) -> None:
+        while self._end.closed is None:
+            self._came = trio.Event()
+            for data in self._end.take():
+                self._take(record_from_bytes(data))
+            if self._end.closed is None:
+                await self._came.wait()
 
     def _wake(self) -> None:
         self._came.set()
@@ -194,8 +202,10 @@ class Runtime:
         try:
             facts: AgentFacts = received(start.facts, what)
             agent, args = received(start.work, what)
+            assert facts.models is not None
+            granted = granted_below(facts.models.limit, agent)
             line = WorkerLine(self, start.agent, facts)
-        except RemoteError as error:
+        except Exception as error:  # also what a user's agent raises that is asked what it wants
             self.post(Ended(start.agent, sent(pickle.dumps, sent_error(self.dumps, error), "an error")))
             return
         self._lines[start.agent] = line
@@ -203,7 +213,7 @@ class Runtime:
             self._watch(True, facts.is_held_up)
         assert self._pool is not None
         record = start_hosted(
-            self._pool, start.agent, facts.name, (agent, args), None, _Report(self, start.agent)
+            self._pool, start.agent, facts.name, (agent, args), granted, _Report(self, start.agent)
         )
         self._records[start.agent] = record
 

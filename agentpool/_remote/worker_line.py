@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
+from agentpool._core.errors import WorkerUnavailableError
 from agentpool._core.placing import (
     Answered,
     Called,
@@ -82,6 +83,7 @@ class WorkerLine:
         self._pieces: dict[CallId, _Pieces] = {}
         self._feeders: dict[CallId, Feeder] = {}
         self._is_closed = False
+        self._is_broken = False
 
     # -- asking --------------------------------------------------------------------------------------
 
@@ -128,11 +130,16 @@ class WorkerLine:
     def _next(self) -> CallId:
         if self._is_closed:
             raise RuntimeError(f"agent {self.agent_id} has ended, and its context with it")
+        if self._is_broken:
+            raise WorkerUnavailableError("the worker ends, and its head does nothing more for it")
         self._number += 1
         return self._number
 
     def _withdraw(self, number: CallId) -> None:
-        self._post(Withdraw(self.agent_id, number))
+        if self._is_broken:
+            self._answer(Withdrawn(self.agent_id, number))
+        else:
+            self._post(Withdraw(self.agent_id, number))
 
     # -- what comes ----------------------------------------------------------------------------------
 
@@ -174,6 +181,15 @@ class WorkerLine:
                 wait.fail(_error_of(record))
             case Withdrawn():
                 wait.was_undone()
+
+    def break_off(self) -> None:
+        """The worker ends: the head answers nothing more, so whoever withdraws a call goes on at once."""
+        self._is_broken = True
+        for number, wait in list(self._waits.items()):
+            if wait.asked_to_cancel:
+                self._answer(Withdrawn(self.agent_id, number))
+        for number in list(self._pieces):
+            self._answer(Withdrawn(self.agent_id, number))
 
     def close(self) -> None:
         """The agent has ended: nothing more is told or asked."""

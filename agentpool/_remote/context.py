@@ -37,7 +37,7 @@ class Host(Protocol):
     Attributes:
       is_closing, is_draining: whether the pool's block has ended, or it drains.
       holds_up: whether a subscriber has agents wait when it is slow.
-      driver: the worker's own; None if the head makes model calls.
+      driver: the worker's own; None if models are asked by the head.
     """
 
     is_closing: bool
@@ -57,10 +57,9 @@ class PlacedContext(PlacedMeans, AgentContext):
 
     def __init__(self, state: PoolState, record: AgentRecord, line: WorkerLine, host: Host) -> None:
         super().__init__(state, record)
-        assert line.facts.models is not None
-        self._means = RemoteMeans(line, line.facts.models, state, record, host.driver)
         self._line = line
         self._host = host
+        self._means = RemoteMeans(line, line.facts.models, state, record, host.driver)
 
     def __repr__(self) -> str:
         return f"<PlacedContext of agent {self.id} ({self.name})>"
@@ -130,7 +129,7 @@ class PlacedContext(PlacedMeans, AgentContext):
 
     def receive_nowait(self) -> NoReturn:
         """Raise `RuntimeError`: the messages are at the head."""
-        return PlacedInbox(self).receive_nowait()
+        PlacedInbox(self).receive_nowait()
 
     def reply(self, message: AgentMessage, content: Any) -> None:
         """Answer a question that the agent received; does not block; as `AgentContext.reply`.

@@ -74,11 +74,14 @@ class End(Protocol):
 
     Attributes:
       on_records: called, in any thread, when there is something to take, or the end was closed.
-      closed: why it was closed; None as long as it is open.
     """
 
     on_records: Callable[[], object] | None
-    closed: str | None
+
+    @property
+    def closed(self) -> str | None:
+        """Why it was closed; None as long as it is open."""
+        ...
 
     def put(self, record: bytes) -> None:
         """Have a record pulled."""
@@ -200,7 +203,6 @@ class Runtime:
         try:
             facts: AgentFacts = received(start.facts, what)
             agent, args = received(start.work, what)
-            assert facts.models is not None
             granted = granted_below(facts.models.limit, agent)
             line = WorkerLine(self, start.agent, facts)
         except Exception as error:  # also what a user's agent raises that is asked what it wants
@@ -213,6 +215,7 @@ class Runtime:
         record = start_hosted(
             self._pool, start.agent, facts.name, (agent, args), granted, _Report(self, start.agent)
         )
+        record.root_id = facts.root_id
         self._records[start.agent] = record
 
     def _context(self, state: PoolState, record: AgentRecord) -> PlacedContext:

@@ -34,6 +34,16 @@ print("ready", flush=True)
 sys.stdin.buffer.read()
 """
 
+# Tells the members of the cluster whenever it is asked.
+OBSERVER = """
+import json, sys
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+for _ in sys.stdin:
+    members = sorted(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
+    print(json.dumps({"event": "members", "addresses": members}), flush=True)
+"""
+
 # How long a step may take that takes a second or two on an idle machine.
 PATIENCE = 120.0
 
@@ -273,6 +283,13 @@ class Node:
     ray: Program | None = None
 
     @property
+    def place(self) -> str:
+        """Its network namespace, as a process of it finds it at `/proc/self/ns/net`."""
+        place = _namespace(self.network_of, "net")
+        assert place is not None, f"node {self.number} is gone"
+        return place
+
+    @property
     def port(self) -> str:
         """The bridge's end of its cable."""
         return f"port{self.number}"
@@ -284,6 +301,7 @@ class Cluster:
     def __init__(self, container: _Container, settings: dict[str, str]) -> None:
         self._container = container
         self._started = 0
+        self._observer: Program | None = None
         self.nodes: list[Node] = []
         # A proxy leads out of the container, and there is no way out. What Ray is told is told here.
         self._environment = {
@@ -327,15 +345,29 @@ class Cluster:
         (node,) = self.add_nodes()
         return node
 
+    def complete(self, count: int) -> list[Node]:
+        """Add nodes until there are so many, and wait until these are the members, and no other."""
+        if len(self.nodes) < count:
+            self.add_nodes(count - len(self.nodes))
+        wanted = sorted(node.address for node in self.nodes)
+        wait_until(lambda: self.members() == wanted, f"the members of the cluster are {wanted}")
+        return list(self.nodes)
+
+    def members(self) -> list[str]:
+        """The addresses of the nodes that Ray's control service takes for alive."""
+        if self._observer is None:
+            command = [sys.executable, "-c", OBSERVER, self.address]
+            self._observer = self._container.start(command, self.head.network_of, env=self._environment)
+        self._observer.tell("members?")
+        return self._observer.read("members")["addresses"]
+
     def _plug_in(self) -> Node:
         """Make a machine without anything on it, with an address and a cable to the bridge."""
         self._started += 1
         number = self._started
         # It ends when its input does. The shell's id is the one that `cat` goes on with.
-        script = "ip link set lo up && echo '{\"event\": \"network\", \"pid\": '$$'}' && exec cat"
-        holder = self._container.start(
-            ["unshare", "--net", "--", "sh", "-c", script], self._container.first
-        )
+        script = 'ip link set lo up && echo \'{"event": "network", "pid": \'$$\'}\' && exec cat'
+        holder = self._container.start(["unshare", "--net", "--", "sh", "-c", script], self._container.first)
         inner = holder.read("network")["pid"]
         network_of = self._container.find(inner)
         assert network_of is not None
@@ -353,8 +385,18 @@ class Cluster:
 
     def _start_ray(self, node: Node) -> None:
         first = node is self.head
-        role = ["--head", "--port=6379", "--include-dashboard=false"] if first else [f"--address={self.address}"]
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block", "--disable-usage-stats"]
+        role = (
+            ["--head", "--port=6379", "--include-dashboard=false"] if first else [f"--address={self.address}"]
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            *role,
+            "--block",
+            "--disable-usage-stats",
+        ]
         command += [f"--node-ip-address={node.address}", "--num-cpus=1", "--include-log-monitor=false"]
         command += [f"--temp-dir=/dev/shm/{node.number}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         node.ray = self._container.start(command, node.network_of, env=self._environment)
@@ -404,13 +446,10 @@ class Cluster:
         return [
             pid
             for pid in _processes()
-            if pid != node.network_of and _namespace(pid, "net") == wanted and _status(pid, "State")[:1] != ["Z"]
+            if pid != node.network_of
+            and _namespace(pid, "net") == wanted
+            and _status(pid, "State")[:1] != ["Z"]
         ]
-
-    def node_at(self, address: str) -> Node:
-        """The node that has this address, as programs name it."""
-        (node,) = (node for node in self.nodes if node.address == address)
-        return node
 
     def kill_process(self, inner: int) -> None:
         """Kill a process by the id that it has inside the container, as a program told it."""
@@ -443,6 +482,8 @@ class Cluster:
 
     def close(self) -> None:
         """Close what leads to the nodes. Their processes end with the container."""
+        if self._observer is not None:
+            self._observer.end()
         for node in list(self.nodes):
             if node.holder.process.stdin is not None:
                 node.holder.process.stdin.close()

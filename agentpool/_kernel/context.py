@@ -67,9 +67,6 @@ class AgentContext(LastingScope, Bounded, Telling):
     __slots__ = ("_driver", "_tools", "_tools_built", "_versions")
     __agentpool_context__: ClassVar[bool] = True
 
-    head: Head | None = None
-    """The way to the pool, for an agent that runs in another process than that; else None."""
-
     def __init__(self, state: PoolState, record: AgentRecord) -> None:
         super().__init__(state, record)
         self._driver: Driver | None = None
@@ -108,6 +105,11 @@ class AgentContext(LastingScope, Bounded, Telling):
         return self._agent.work.fn
 
     # -- means ---------------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> Head | None:
+        """The way to the pool, for an agent that runs in another process than that; else None."""
+        return None
 
     @property
     def driver(self) -> Driver | None:

@@ -20,10 +20,11 @@ from agentpool._kernel.state import PoolState
 from agentpool._remote.codec import outcome_from_bytes
 from agentpool._remote.handle import PlacedHandle
 from agentpool._remote.inbox import PlacedInbox, no_synchronous
+from agentpool._remote.models import PlacedMeans, RemoteMeans
 from agentpool._remote.worker_line import HEAD, WorkerLine
 
 if TYPE_CHECKING:
-    from agentpool._core.text import shown as shown
+    from agentpool.abc import Driver
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741
@@ -36,26 +37,29 @@ class Host(Protocol):
     Attributes:
       is_closing, is_draining: whether the pool's block has ended, or it drains.
       holds_up: whether a subscriber has agents wait when it is slow.
+      driver: the worker's own; None if models are asked by the head.
     """
 
     is_closing: bool
     is_draining: bool
     holds_up: bool
+    driver: Driver | None
 
 
-class PlacedContext(AgentContext):
+class PlacedContext(PlacedMeans, AgentContext):
     """The context of an agent that runs in a worker.
 
     Its verbs are performed at the head, by the agent that stands for it there. What waits does so as there.
     Verbs that cannot wait and need an answer raise `RuntimeError`, and tell what to write.
     """
 
-    __slots__ = ("_host", "_line")
+    __slots__ = ("_host", "_line", "_means")
 
     def __init__(self, state: PoolState, record: AgentRecord, line: WorkerLine, host: Host) -> None:
         super().__init__(state, record)
         self._line = line
         self._host = host
+        self._means = RemoteMeans(line, line.facts.models, state, record, host.driver)
 
     def __repr__(self) -> str:
         return f"<PlacedContext of agent {self.id} ({self.name})>"
@@ -125,7 +129,7 @@ class PlacedContext(AgentContext):
 
     def receive_nowait(self) -> NoReturn:
         """Raise `RuntimeError`: the messages are at the head."""
-        return PlacedInbox(self).receive_nowait()
+        PlacedInbox(self).receive_nowait()
 
     def reply(self, message: AgentMessage, content: Any) -> None:
         """Answer a question that the agent received; does not block; as `AgentContext.reply`.

@@ -10,7 +10,7 @@ import attrs
 from agentpool._core.messages import AgentId
 
 if TYPE_CHECKING:
-    from agentpool._remote.models import ModelFacts
+    from agentpool._remote.model_facts import ModelFacts
     from agentpool.abc import Hooks
 
 
@@ -37,7 +37,7 @@ class AgentFacts:
     is_closing: bool
     is_draining: bool
     max_concurrent: int
-    models: ModelFacts | None = None
+    models: ModelFacts
 
 
 @attrs.frozen

@@ -34,6 +34,7 @@ from agentpool._core.placing import (
     WorkOver,
 )
 from agentpool._kernel.agent import AgentRecord
+from agentpool._kernel.granting import granted_below
 from agentpool._kernel.hosting import open_host, start_hosted
 from agentpool._kernel.log import Tap
 from agentpool._kernel.pool import AgentPool
@@ -41,6 +42,7 @@ from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import Means, PoolState
 from agentpool._remote.codec import (
     Dumps,
+    SentEvent,
     WasCancelled,
     received,
     record_from_bytes,
@@ -59,9 +61,6 @@ if TYPE_CHECKING:
 
     from agentpool._remote.codec import RemoteResult
 
-SentEvent = tuple[AgentId, type, tuple[Any, ...]]
-"""Whose it is, its class, and its own fields."""
-
 # What the head tells by itself, of its own agents.
 _OF_THE_HEAD = (
     events_of.AgentSpawned,
@@ -75,11 +74,14 @@ class End(Protocol):
 
     Attributes:
       on_records: called, in any thread, when there is something to take, or the end was closed.
-      closed: why it was closed; None as long as it is open.
     """
 
     on_records: Callable[[], object] | None
-    closed: str | None
+
+    @property
+    def closed(self) -> str | None:
+        """Why it was closed; None as long as it is open."""
+        ...
 
     def put(self, record: bytes) -> None:
         """Have a record pulled."""
@@ -201,8 +203,9 @@ class Runtime:
         try:
             facts: AgentFacts = received(start.facts, what)
             agent, args = received(start.work, what)
+            granted = granted_below(facts.models.limit, agent)
             line = WorkerLine(self, start.agent, facts)
-        except RemoteError as error:
+        except Exception as error:  # also what a user's agent raises that is asked what it wants
             self.post(Ended(start.agent, sent(pickle.dumps, sent_error(self.dumps, error), "an error")))
             return
         self._lines[start.agent] = line
@@ -210,8 +213,9 @@ class Runtime:
             self._watch(True, facts.is_held_up)
         assert self._pool is not None
         record = start_hosted(
-            self._pool, start.agent, facts.name, (agent, args), None, _Report(self, start.agent)
+            self._pool, start.agent, facts.name, (agent, args), granted, _Report(self, start.agent)
         )
+        record.root_id = facts.root_id
         self._records[start.agent] = record
 
     def _context(self, state: PoolState, record: AgentRecord) -> PlacedContext:
@@ -262,9 +266,13 @@ class Runtime:
         kind = type(event)
         if kind in _OF_THE_HEAD:
             return
-        own = tuple([getattr(event, name) for name in own_fields(kind)])
+        own = tuple([self._sent(getattr(event, name)) for name in own_fields(kind)])
         self._events.append((event.agent_id, kind, own))
         self._have_events.set()
+
+    def _sent(self, value: object) -> object:
+        # An error by itself, because that of a stranger's class may not come out as what it is.
+        return sent_error(self.dumps, value) if isinstance(value, BaseException) else value
 
     async def _tell_events(self) -> None:
         while True:

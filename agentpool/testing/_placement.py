@@ -49,14 +49,14 @@ class InProcessWorker:
       number: counts the workers of the placement, from 1 up.
       is_running: whether its program has not ended.
       is_cut_off: whether nothing gets to it or from it.
-      crash: what its program died of, if that was an exception.
+      crash: what its program died of, an exception that nothing in it caught.
     """
 
     def __init__(self, number: int, lease: float) -> None:
         self.number = number
         self.is_running = True
         self.is_cut_off = False
-        self.crash: Exception | None = None
+        self.crash: BaseException | None = None
         self._end = WorkerEnd(lease, trio.current_time)
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
@@ -95,7 +95,9 @@ class InProcessWorker:
                     nursery.start_soon(self._keep_lease)
                     await run_worker(_Noting(self._end, self._note), setup)
                     nursery.cancel_scope.cancel("the worker has ended")
-        except Exception as error:
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
             self.crash = error  # as a process that dies of it
         finally:
             self.is_running = False
@@ -103,7 +105,7 @@ class InProcessWorker:
 
     async def _keep_lease(self) -> None:
         """End the worker when its head was not heard of for too long."""
-        while (left := self._end.expires_at - trio.current_time()) > 0:
+        while (left := self._end.expires_at - trio.current_time()) > 0:  # noqa: ASYNC110  (it moves)
             await trio.sleep(left)
         self._die("its lease has expired")
 

@@ -92,7 +92,6 @@ class Link:
         self._told = told
         self._look = look
         self._to_post = trio.Event()
-        self._scope = trio.CancelScope()
         self._gone: str | None = None
 
     def __repr__(self) -> str:
@@ -109,21 +108,13 @@ class Link:
         """Carry records both ways until the worker is lost, or this is cancelled, which ends the worker."""
         reason = "its pool has ended"
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._post)
-                    nursery.start_soon(self._pull)
-                    reason = await self._until_lost()
-                    count = len(self.proxies)
-                    tell(
-                        WORKERS,
-                        logging.WARNING,
-                        "worker %s is lost with %d agents: %s",
-                        self.name,
-                        count,
-                        reason,
-                    )
-                    nursery.cancel_scope.cancel(reason)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._post)
+                nursery.start_soon(self._pull)
+                reason = await self._until_lost()
+                told = "worker %s is lost with %d agents: %s"
+                tell(WORKERS, logging.WARNING, told, self.name, len(self.proxies), reason)
+                nursery.cancel_scope.cancel(reason)
         finally:
             self.lost = reason
             self.failing.set()
@@ -131,10 +122,6 @@ class Link:
                 proxy.lost(reason)
             with trio.CancelScope(shield=True):
                 await self._transport.aclose()
-
-    def close(self) -> None:
-        """End the worker; does not wait."""
-        self._scope.cancel("the pool has ended")
 
     async def _until_lost(self) -> str:
         """Return why the worker is lost, when no code of it can run any more."""

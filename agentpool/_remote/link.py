@@ -115,7 +115,12 @@ class Link:
     # -- asking ------------------------------------------------------------------------------------
 
     async def _ask(self, seconds: float, request: Callable[[], Awaitable[T]]) -> T:
-        """Make a request until it is answered. It is the same each time, so that it is done once."""
+        """Make a request until it is answered. It is the same each time, so that it is done once.
+
+        Args:
+          seconds: after which it is made again for the first time, if nothing comes.
+          request: makes it.
+        """
         self._patience.asked(trio.current_time())
         while True:
             try:
@@ -125,7 +130,11 @@ class Link:
                 # It may be cut off and run on over there: its time has to pass.
                 self._gone = self._gone or error.reason
                 await trio.sleep_forever()
-            except (WorkerUnavailableError, trio.TooSlowError):
+            except trio.TooSlowError:
+                # The way may be slow, or the records large: they would never arrive in that time.
+                seconds *= 2
+                await trio.sleep(PAUSE)
+            except WorkerUnavailableError:
                 await trio.sleep(PAUSE)
             else:
                 return answer

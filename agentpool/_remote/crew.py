@@ -206,8 +206,9 @@ class Crew:
 
     def _linked(self, name: str, transport: Transport) -> Link:
         # From now on, and not from when it was asked for: its lease began somewhere in between.
-        patience = Patience.begin(self._setup.lease + MARGIN, trio.current_time())
-        return Link(name, transport, self._workers.dumps, patience, self._told, self.look)
+        lease = self._setup.lease
+        patience = Patience.begin(lease + MARGIN, trio.current_time())
+        return Link(name, transport, self._workers.dumps, lease, patience, self._told, self.look)
 
 
 def loads_setup(data: bytes) -> WorkerSetup:

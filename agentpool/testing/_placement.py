@@ -59,14 +59,14 @@ class InProcessWorker:
       number: counts the workers of the placement, from 1 up.
       is_running: whether its program runs; nothing is heard of it afterwards.
       is_cut_off: whether nothing gets to it or from it.
-      crash: what its program died of, if that was an exception.
+      crash: what its program died of, an exception that nothing in it caught.
     """
 
     def __init__(self, number: int, lease: float) -> None:
         self.number = number
         self.is_running = True
         self.is_cut_off = False
-        self.crash: Exception | None = None
+        self.crash: BaseException | None = None
         self._end = WorkerEnd(lease, trio.current_time, str(number))
         self._end.on_change = self._note
         self._changed = trio.Event()
@@ -109,7 +109,9 @@ class InProcessWorker:
                     nursery.start_soon(self._keep_lease)
                     await run_worker(self._end, setup)
                     nursery.cancel_scope.cancel("the worker has ended")
-        except Exception as error:
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
             self.crash = error  # as a process that dies of it
         finally:
             self._die("it has ended")

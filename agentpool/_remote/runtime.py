@@ -42,6 +42,7 @@ from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import Means, PoolState
 from agentpool._remote.codec import (
     Dumps,
+    SentEvent,
     WasCancelled,
     received,
     record_from_bytes,
@@ -59,9 +60,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentpool._remote.codec import RemoteResult
-
-SentEvent = tuple[AgentId, type, tuple[Any, ...]]
-"""Whose it is, its class, and its own fields."""
 
 # What the head tells by itself, of its own agents.
 _OF_THE_HEAD = (
@@ -268,9 +266,13 @@ class Runtime:
         kind = type(event)
         if kind in _OF_THE_HEAD:
             return
-        own = tuple([getattr(event, name) for name in own_fields(kind)])
+        own = tuple([self._sent(getattr(event, name)) for name in own_fields(kind)])
         self._events.append((event.agent_id, kind, own))
         self._have_events.set()
+
+    def _sent(self, value: object) -> object:
+        # An error by itself, because that of a stranger's class may not come out as what it is.
+        return sent_error(self.dumps, value) if isinstance(value, BaseException) else value
 
     async def _tell_events(self) -> None:
         while True:

@@ -24,6 +24,7 @@ nox.options.sessions = [
     "tests",
     "tests_core",
     "local",
+    "cluster",
     "job",
     "proof",
     "instructions",
@@ -39,7 +40,8 @@ CAMPAIGN = "tests/campaign"
 # Two for each processor: many tests wait for processes and sockets. Whoever is done takes over from others:
 # the tests of the command line stand together, and take the longest.
 WORKERS = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
-SIDE_BY_SIDE = [*WORKERS, f"--ignore={CAMPAIGN}"]
+CLUSTER = "tests/cluster"
+SIDE_BY_SIDE = [*WORKERS, f"--ignore={CAMPAIGN}", f"--ignore={CLUSTER}"]
 
 # Complete branch coverage is asked of what decides and of the pool itself, 95 % of the rest.
 COMPLETE = ["_core/*", "_kernel/*"]
@@ -47,6 +49,8 @@ COMPLETE_PATHS = ",".join(f"agentpool/{name}" for name in COMPLETE)
 REST_PERCENT = 95
 # What runs a model in the process is covered in the session that has one.
 LOCAL_PATHS = "agentpool/drivers/local.py,agentpool/drivers/_local_engine.py"
+# What needs Ray is covered in the session that has it: it is 200 MB.
+CLUSTER_PATHS = "agentpool/ray/*"
 LOCAL_TESTS = [*WORKERS, "tests/drivers/test_local_model.py", "tests/drivers/test_local_server.py"]
 
 
@@ -121,7 +125,10 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-q", *SIDE_BY_SIDE, "-m", "long and not once")
     session.run("coverage", "report", f"--include={COMPLETE_PATHS}", "--fail-under=100")
     session.run(
-        "coverage", "report", f"--omit={COMPLETE_PATHS},{LOCAL_PATHS}", f"--fail-under={REST_PERCENT}"
+        "coverage",
+        "report",
+        f"--omit={COMPLETE_PATHS},{LOCAL_PATHS},{CLUSTER_PATHS}",
+        f"--fail-under={REST_PERCENT}",
     )
 
 
@@ -147,6 +154,18 @@ def local(session: nox.Session) -> None:
     session.run("coverage", "combine", "-q")
     if not session.posargs:
         session.run("coverage", "report", f"--include={LOCAL_PATHS}", f"--fail-under={REST_PERCENT}")
+
+
+@nox.session(python=OWN_PYTHON)
+def cluster(session: nox.Session) -> None:
+    """Agents on a real Ray cluster, whose nodes have network namespaces of their own on this machine."""
+    session.install("-e", ".[ray]", *_group("test"))
+    session.run("coverage", "erase")
+    # One after the other: they share the cluster, and what happens to its nodes.
+    session.run("coverage", "run", "-m", "pytest", "-q", *(session.posargs or [CLUSTER]))
+    session.run("coverage", "combine", "-q")
+    if not session.posargs:
+        session.run("coverage", "report", f"--include={CLUSTER_PATHS}", f"--fail-under={REST_PERCENT}")
 
 
 @nox.session(python=PYTHONS)

@@ -284,7 +284,7 @@ class MeteredCall:
         return highest_cost(partial(self._driver.cost_of, self.request.model), given, taken)
 
     async def _claimed(self, budget: Budget, tokens: int | None, bound: int | None) -> Reservation:
-        """Wait for room for so much input and the longest answer; `bound` is what the input is at the most."""
+        """Wait for room for so much input and the longest answer; `bound` is the most that the input is."""
         budgets = _budgets()
         decided = budgets.waking(trio.lowlevel.current_task())
         if tokens is None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, TypeGuard, TypeVar, get_args
 
 import attrs
 
 from agentpool._core import placing
 from agentpool._core.errors import RemoteError
+from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.text import note, shown, told
 
@@ -23,6 +24,13 @@ R = TypeVar("R")
 
 MOST_TEXT = 20_000
 """So many characters of a traceback travel, those at its end."""
+
+MOST_ERRORS = 100
+"""So many errors travel with one: those in its group, and its causes."""
+
+# A module that is imported to load a value may be a script that ends with `sys.exit(main())`. A real
+# KeyboardInterrupt is no matter of the value.
+_RAISED_BY_VALUES = (Exception, SystemExit)
 
 _CLASSES: tuple[type[Any], ...] = (*get_args(placing.Down), *get_args(placing.Up))
 _NUMBERS = {each: number for number, each in enumerate(_CLASSES)}
@@ -53,7 +61,7 @@ def sent(dumps: Dumps, value: Any, what: str) -> bytes:
     """
     try:
         return dumps(value)
-    except Exception as error:
+    except _RAISED_BY_VALUES as error:
         raise TypeError(f"{what} cannot be sent to another process: {told(error)}") from error
 
 
@@ -65,7 +73,7 @@ def received(data: bytes, what: str) -> Any:
     """
     try:
         return pickle.loads(data)
-    except Exception as error:
+    except _RAISED_BY_VALUES as error:
         text = f"{what} cannot be loaded in this process: {told(error)}"
         raise RemoteError(type(error).__name__, text, _text_of(error)) from error
 
@@ -78,41 +86,83 @@ class SentError:
     """An exception on its way to another process.
 
     Attributes:
-      error: pickled; None if it cannot be.
+      error: pickled; None if it cannot be, and for a group that is sent as its parts.
       type_name, text, traceback: what is known of it anywhere.
+      parts: what an `ExceptionGroup` holds; `text` is its message then, and `notes` are its notes.
+      cause: its `__cause__`, which pickle leaves behind.
     """
 
     error: bytes | None
     type_name: str
     text: str
     traceback: str
+    parts: tuple[SentError, ...] = ()
+    notes: tuple[str, ...] = ()
+    cause: SentError | None = None
 
 
 def sent_error(dumps: Dumps, error: BaseException) -> SentError:
     """Return an exception for another process; never raises."""
+    return _sent_error(dumps, error, iter(range(MOST_ERRORS)))
+
+
+def _sent_error(dumps: Dumps, error: BaseException, left: Iterator[int]) -> SentError:
+    name, trace = type(error).__qualname__, _text_of(error)
+    if next(left, None) is None:
+        return SentError(_pickled(dumps, error), name, told(error), trace)
+    given = error.__cause__
+    cause = None if given is None else _sent_error(dumps, given, left)
+    if not _is_plain_group(error):
+        return SentError(_pickled(dumps, error), name, told(error), trace, cause=cause)
+    # One part that cannot be loaded would take the others with it, which `except*` looks for.
+    parts = tuple([_sent_error(dumps, part, left) for part in error.exceptions])
+    notes = tuple([each for each in getattr(error, "__notes__", ()) if isinstance(each, str)])
+    return SentError(None, name, error.message, trace, parts, notes, cause)
+
+
+def _is_plain_group(error: BaseException) -> TypeGuard[BaseExceptionGroup[BaseException]]:
+    return type(error) in (ExceptionGroup, BaseExceptionGroup)
+
+
+def _pickled(dumps: Dumps, error: BaseException) -> bytes | None:
     try:
-        data: bytes | None = dumps(error)
-    except Exception:
-        data = None
-    return SentError(data, type(error).__qualname__, told(error), _text_of(error))
+        return dumps(error)
+    except _RAISED_BY_VALUES:
+        return None
 
 
 def received_error(given: SentError, where: str) -> BaseException:
     """Return the exception that another process has sent, or a `RemoteError` that tells of it.
 
+    Of a group each part that can be loaded is itself.
+
     Args:
       where: in which process it was raised.
     """
-    error: Any = None
-    if given.error is not None:
-        try:
-            error = pickle.loads(given.error)
-        except Exception:
-            error = None
-    if not isinstance(error, BaseException):
-        return RemoteError(given.type_name, given.text, given.traceback)
-    note(error, f"raised in {where}:\n{given.traceback.rstrip()}")
+    error = _loaded(given, where)
+    if error is None:
+        error = RemoteError(given.type_name, given.text, given.traceback)
+    else:
+        note(error, f"raised in {where}:\n{given.traceback.rstrip()}")
+    if given.cause is not None:
+        # Past a class that is frozen.
+        BaseException.__setattr__(error, "__cause__", received_error(given.cause, where))
     return error
+
+
+def _loaded(given: SentError, where: str) -> BaseException | None:
+    if given.parts:
+        group = BaseExceptionGroup(given.text, [received_error(part, where) for part in given.parts])
+        for each in given.notes:
+            group.add_note(each)
+        return group
+    if given.error is None:
+        return None
+    try:
+        error = pickle.loads(given.error)
+    except _RAISED_BY_VALUES:
+        return None
+    return error if isinstance(error, BaseException) else None
 
 
 def _text_of(error: BaseException) -> str:
@@ -122,6 +172,11 @@ def _text_of(error: BaseException) -> str:
         text = shown(error)
     return text if len(text) <= MOST_TEXT else f"[...]{text[-MOST_TEXT:]}"
 
+
+# -- events ------------------------------------------------------------------------------------
+
+SentEvent: TypeAlias = tuple[AgentId, type, tuple[Any, ...]]
+"""Whose it is, its class, and its own fields; an error in one is a `SentError` on its way."""
 
 # -- outcomes ----------------------------------------------------------------------------------
 

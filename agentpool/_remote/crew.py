@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from math import inf
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
+from agentpool._core.errors import WorkerUnavailableError
 from agentpool._core.messages import AgentId
 from agentpool._core.placing import Down, Watched, WorkOver
 from agentpool._core.wire import Patience
@@ -27,6 +29,13 @@ MARGIN = 2.0
 Told = Callable[[Sequence[tuple[AgentId, type, tuple[object, ...]]]], object]
 
 
+LATE = 5.0
+"""So many seconds an agent waits for a worker that is being started, where another one is up."""
+
+PAUSE = 5.0
+"""So many seconds pass after a worker could not be started, until that is tried again where others are up."""
+
+
 @attrs.define(eq=False)
 class _Berth:
     """The place of one worker, and of those that come after it.
@@ -35,8 +44,11 @@ class _Berth:
       number: names it.
       agents: how many run in it, or wait for it to be started.
       link: the way to its worker; None as long as there is none.
-      settled: set when its worker was started, or could not be; `error` tells why.
+      settled: set when its worker was started, or could not be; None as long as none is being started.
+      error: why it could not be started the last time.
       lives: how many workers it has had.
+      is_late: whether it takes long to start its worker, so that nobody waits for that who need not.
+      not_before: when a start that failed may be tried again, on trio's clock.
     """
 
     number: int
@@ -45,13 +57,19 @@ class _Berth:
     settled: trio.Event | None = None
     error: Exception | None = None
     lives: int = 0
+    is_late: bool = False
+    not_before: float = -inf
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether its first worker is about to be up: where one was lost, the next may not be for long."""
+        return self.settled is not None and self.lives <= 1 and not self.is_late
 
 
 class Crew:
     """The workers of a pool.
 
-    Each agent goes to the one that has the fewest. One that is lost is replaced when the next agent comes to
-    its place.
+    Each agent goes to the one that has the fewest. One that is lost is replaced when the next agent comes.
     """
 
     def __init__(
@@ -106,16 +124,13 @@ class Crew:
         """Count an agent to the worker in which it will run, as long as the block lasts.
 
         Raises:
-          AgentPoolError: if no worker can be started.
+          WorkerUnavailableError: if none is up, and none can be started.
 
         Checkpoint: if the worker is not up yet.
         """
-        tried: set[int] = set()
+        failed: set[int] = set()
         while True:
-            berth = min(
-                (each for each in self._berths if each.number not in tried),
-                key=lambda each: (each.agents, each.number),
-            )
+            berth = self._choose(failed)
             berth.agents += 1
             try:
                 link = await self._link_of(berth)
@@ -124,18 +139,38 @@ class Crew:
                     return
             finally:
                 berth.agents -= 1
-            tried.add(berth.number)
-            if len(tried) == len(self._berths):
-                assert berth.error is not None
-                raise berth.error
+            if berth.error is not None and berth.settled is None:
+                failed.add(berth.number)
+
+    def _choose(self, failed: set[int]) -> _Berth:
+        """Return where the next agent goes: where the fewest are, of those that are up or about to be."""
+        now = trio.current_time()
+        for berth in self._berths:
+            if berth.link is None and berth.settled is None and now >= berth.not_before:
+                self._start(berth)
+        found = [berth for berth in self._berths if berth.link is not None or berth.is_expected]
+        if not found:
+            # Whoever is let wait here waits for all of them, one after the other.
+            found = [berth for berth in self._berths if berth.number not in failed]
+        if not found:
+            errors = {str(berth.error): berth.error for berth in self._berths if berth.error is not None}
+            told, error = next(iter(errors.items()))
+            raise WorkerUnavailableError(f"no worker is up, and none can be started: {told}") from error
+        return min(found, key=lambda berth: (berth.agents, berth.number))
 
     async def _link_of(self, berth: _Berth) -> Link | None:
-        if berth.link is not None:
-            return berth.link
-        if berth.settled is None:
-            self._start(berth)
-        assert berth.settled is not None
-        await berth.settled.wait()
+        """Return the way to the worker of a berth, or None if it is better to look for another."""
+        if berth.link is None:
+            if berth.settled is None:
+                self._start(berth)
+            assert berth.settled is not None
+            settled = berth.settled
+            with trio.move_on_after(LATE):
+                await settled.wait()
+            if not settled.is_set() and not self.links:
+                await settled.wait()
+            if not settled.is_set():
+                berth.is_late = True
         return berth.link
 
     def _start(self, berth: _Berth) -> None:
@@ -154,11 +189,13 @@ class Crew:
             transport = await self._workers.start(setup)
         except Exception as error:
             berth.error = error
+            berth.not_before = trio.current_time() + PAUSE
             berth.settled = None  # who comes next tries anew
             settled.set()
             return
         link = self._linked(name, transport)
         berth.link = link
+        berth.is_late = False
         for news in self._news.values():
             link.send(news)
         settled.set()
@@ -169,8 +206,9 @@ class Crew:
 
     def _linked(self, name: str, transport: Transport) -> Link:
         # From now on, and not from when it was asked for: its lease began somewhere in between.
-        patience = Patience.begin(self._setup.lease + MARGIN, trio.current_time())
-        return Link(name, transport, self._workers.dumps, patience, self._told, self.look)
+        lease = self._setup.lease
+        patience = Patience.begin(lease + MARGIN, trio.current_time())
+        return Link(name, transport, self._workers.dumps, lease, patience, self._told, self.look)
 
 
 def loads_setup(data: bytes) -> WorkerSetup:

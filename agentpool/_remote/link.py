@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from agentpool._core.errors import WorkerLostError, WorkerUnavailableError
+from agentpool._core.errors import RemoteError, WorkerLostError, WorkerUnavailableError
 from agentpool._core.placing import Down, Happened, Heard, Up
 from agentpool._core.wire import Outbox, Patience, Replies
 from agentpool._kernel.protection import protect_module
-from agentpool._remote.codec import Dumps, received, record_from_bytes, record_to_bytes
+from agentpool._remote.codec import (
+    Dumps,
+    SentError,
+    SentEvent,
+    received,
+    received_error,
+    record_from_bytes,
+    record_to_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +38,9 @@ MOST_BYTES = 4_000_000
 """A request with so many bytes takes no more records, though one record may be longer."""
 
 LONGEST_PULL = 1.0
-"""So many seconds a worker keeps a pull that it has nothing to tell for. It bounds how late the lease is."""
+"""So many seconds a worker keeps a pull that it has nothing to tell for, at the most, and a quarter of its
+lease. So the lease outlasts a reply that is lost.
+"""
 
 PAUSE = 0.05
 """So many seconds pass before a request is made again of which it is not known whether it arrived."""
@@ -50,13 +61,15 @@ class Link:
         name: str,
         transport: Transport,
         dumps: Dumps,
+        lease: float,
         patience: Patience,
-        told: Callable[[Sequence[tuple[AgentId, type, tuple[object, ...]]]], object],
+        told: Callable[[Sequence[SentEvent]], object],
         look: Callable[[], object],
     ) -> None:
         """Begin.
 
         Args:
+          lease: of the worker, in seconds.
           patience: decides when it is lost.
           told: hands events on to those who subscribe.
           look: called about once a second, or more often; looks what there is to tell all workers.
@@ -69,6 +82,7 @@ class Link:
         self._outbox = Outbox()
         self._replies = Replies()
         self._patience = patience
+        self._longest_pull = min(LONGEST_PULL, lease / 4)
         self._told = told
         self._look = look
         self._to_post = trio.Event()
@@ -108,7 +122,7 @@ class Link:
 
     async def _until_lost(self) -> str:
         """Return why the worker is lost, when no code of it can run any more."""
-        while (at := self._patience.lost_at) > trio.current_time():
+        while (at := self._patience.lost_at) > trio.current_time():  # noqa: ASYNC110  (it moves)
             await trio.sleep_until(at)
         return self._gone or "nothing was heard of it for too long"
 
@@ -125,7 +139,11 @@ class Link:
                 # It may be cut off and run on over there: its time has to pass.
                 self._gone = self._gone or error.reason
                 await trio.sleep_forever()
-            except (WorkerUnavailableError, trio.TooSlowError):
+            except WorkerUnavailableError:
+                await trio.sleep(PAUSE)
+            except trio.TooSlowError:
+                # It may be long, or the way slow: one that is cut short each time never arrives.
+                seconds *= 2
                 await trio.sleep(PAUSE)
             else:
                 return answer
@@ -135,7 +153,7 @@ class Link:
             self._to_post = trio.Event()
             while (batch := self._outbox.next_post(MOST_RECORDS, MOST_BYTES)) is not None:
                 number, records = batch
-                await self._ask(LONGEST_PULL, lambda n=number, r=records: self._transport.post(n, r))  # type: ignore[misc]
+                await self._ask(self._longest_pull, lambda n=number, r=records: self._transport.post(n, r))  # type: ignore[misc]
                 self._outbox.posted(number)
             await self._to_post.wait()
 
@@ -143,8 +161,8 @@ class Link:
         while True:
             ack = self._replies.ack
             pulled = await self._ask(
-                2 * LONGEST_PULL,
-                lambda ack=ack: self._transport.pull(ack, MOST_RECORDS, LONGEST_PULL),  # type: ignore[misc]
+                2 * self._longest_pull,
+                lambda ack=ack: self._transport.pull(ack, MOST_RECORDS, self._longest_pull),  # type: ignore[misc]
             )
             for data in self._replies.take(pulled.number, pulled.records):
                 self._take(record_from_bytes(data))
@@ -152,9 +170,16 @@ class Link:
             for proxy in list(self.proxies.values()):
                 proxy.push_ended()
 
+    def _event(self, agent: AgentId, kind: type, own: tuple[object, ...]) -> SentEvent:
+        where = f"worker {self.name}"
+        loaded = [received_error(each, where) if isinstance(each, SentError) else each for each in own]
+        return agent, kind, tuple(loaded)
+
     def _take(self, record: Up) -> None:
         if isinstance(record, Happened):
-            self._told(received(record.events, "events"))
+            # What a provider's class cannot be loaded for is missing then, but nobody dies of it.
+            with suppress(RemoteError):
+                self._told([self._event(*each) for each in received(record.events, "events")])
             self.send(Heard(1))
             return
         proxy = self.proxies.get(record.agent)

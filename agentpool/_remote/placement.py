@@ -55,10 +55,10 @@ class RemotePlacement(ABC):
         self, ctx: AgentContext, agent: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
     ) -> Any:
         """Run an agent in a worker; `Placement.run` tells more."""
-        crew = await ctx.hold(self, partial(self._open_crew, ctx._state))
-        crew.crew.look()
-        async with crew.crew.berth() as link:
-            return await _run_in(link, crew, ctx, agent, args)
+        held = await ctx.hold(self, partial(self._open_crew, ctx._state))
+        held.crew.look()
+        async with held.crew.berth() as link:
+            return await _run_in(link, held, ctx, agent, args)
 
     @asynccontextmanager
     async def _open_crew(self, state: PoolState) -> AsyncIterator[_Held]:

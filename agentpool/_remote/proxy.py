@@ -232,8 +232,8 @@ class Proxy:
         record = self.ctx._agent
         self._place = place_here()
         cancelled: trio.Cancelled | None = None
+        await start()
         async with open_known_nursery(record) as nursery:
-            await start()
             try:
                 try:
                     await self._serve(nursery)

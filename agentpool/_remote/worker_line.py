@@ -183,7 +183,7 @@ class WorkerLine:
                 wait.was_undone()
 
     def break_off(self) -> None:
-        """The worker ends: the head answers nothing more, so that whoever withdraws a call goes on at once."""
+        """The worker ends: the head answers nothing more, so whoever withdraws a call goes on at once."""
         self._is_broken = True
         for number, wait in list(self._waits.items()):
             if wait.asked_to_cancel:

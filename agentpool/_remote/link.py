@@ -82,7 +82,9 @@ class Link:
         self._outbox = Outbox()
         self._replies = Replies()
         self._patience = patience
+        self._lease = lease
         self._longest_pull = min(LONGEST_PULL, lease / 4)
+        self._overdue_at = 0.0
         self._told = told
         self._look = look
         self._to_post = trio.Event()
@@ -107,6 +109,7 @@ class Link:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._post)
                     nursery.start_soon(self._pull)
+                    nursery.start_soon(self._beat)
                     reason = await self._until_lost()
                     nursery.cancel_scope.cancel(reason)
         finally:
@@ -130,15 +133,18 @@ class Link:
 
     async def _ask(self, seconds: float, request: Callable[[], Awaitable[T]]) -> T:
         """Make a request until it is answered. It is the same each time, so that it is done once."""
-        self._patience.asked(trio.current_time())
+        if self._gone is None:
+            self._patience.asked(trio.current_time())
         while True:
+            if self._gone is not None:
+                # It may be cut off and run on over there: its time has to pass. Nothing new is asked, also not
+                # the other way, or it would never be over.
+                await trio.sleep_forever()
             try:
                 with trio.fail_after(seconds):
                     answer = await request()
             except WorkerLostError as error:
-                # It may be cut off and run on over there: its time has to pass.
                 self._gone = self._gone or error.reason
-                await trio.sleep_forever()
             except WorkerUnavailableError:
                 await trio.sleep(PAUSE)
             except trio.TooSlowError:
@@ -153,15 +159,16 @@ class Link:
             self._to_post = trio.Event()
             while (batch := self._outbox.next_post(MOST_RECORDS, MOST_BYTES)) is not None:
                 number, records = batch
-                await self._ask(self._longest_pull, lambda n=number, r=records: self._transport.post(n, r))  # type: ignore[misc]
+                await self._ask(self._lease / 2, lambda n=number, r=records: self._transport.post(n, r))  # type: ignore[misc]
                 self._outbox.posted(number)
             await self._to_post.wait()
 
     async def _pull(self) -> None:
         while True:
             ack = self._replies.ack
+            self._overdue_at = trio.current_time() + 2 * self._longest_pull
             pulled = await self._ask(
-                2 * self._longest_pull,
+                self._longest_pull + self._lease / 2,
                 lambda ack=ack: self._transport.pull(ack, MOST_RECORDS, self._longest_pull),  # type: ignore[misc]
             )
             for data in self._replies.take(pulled.number, pulled.records):
@@ -169,6 +176,16 @@ class Link:
             self._look()
             for proxy in list(self.proxies.values()):
                 proxy.push_ended()
+
+    async def _beat(self) -> None:
+        """Ask something new as long as a reply is overdue, which may be a long one that is still on its way.
+
+        The worker would hear nothing new of the head meanwhile, and end.
+        """
+        while True:
+            await trio.sleep(self._longest_pull)
+            if trio.current_time() > self._overdue_at and not len(self._outbox):
+                self.send(Heard(0))
 
     def _event(self, agent: AgentId, kind: type, own: tuple[object, ...]) -> SentEvent:
         where = f"worker {self.name}"

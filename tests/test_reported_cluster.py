@@ -23,21 +23,26 @@ from agentpool import (
     Aborted,
     AgentContext,
     AgentFinished,
+    AgentManifest,
     AgentPool,
     AgentPoolError,
     Completed,
+    Completion,
     DeadlockError,
     Failed,
+    ModelAgent,
+    ModelCallFinished,
+    ModelCallStarted,
+    RemoteError,
     RestartPolicy,
     TokenUsage,
     UnknownAgentError,
+    WorkerLostError,
+    placed,
 )
-from agentpool._core.errors import RemoteError, WorkerLostError
-from agentpool._kernel.placed import placed
 from agentpool._remote.codec import outcome_from_bytes, outcome_to_bytes
-from agentpool.abc import Placement, Pulled, Transport, Workers
-from agentpool.testing import simulate
-from agentpool.testing._placement import Faults, InProcessPlacement
+from agentpool.abc import Driver, Placement, Pulled, Transport, Workers
+from agentpool.testing import InProcessPlacement, simulate
 
 # -- errors and values between processes -----------------------------------------------------------
 
@@ -203,8 +208,8 @@ def test_an_error_that_is_its_own_cause_arrives() -> None:
 
 
 def test_one_part_of_a_group_that_cannot_be_loaded_leaves_the_others_what_they_are() -> None:
-    """dask/distributed#173, argilla-io/distilabel#543: what cannot be loaded took with it what can; `except*` found
-    nothing."""
+    """dask/distributed#173, argilla-io/distilabel#543: what cannot be loaded took with it what can; `except*`
+    found nothing."""
     inner = ExceptionGroup("inner", [raised(OSError(2, "gone")), raised(NeedsTwo(1, "x"))])
     group = ExceptionGroup("tasks", [raised(ValueError("v")), inner])
     group.add_note("of three tasks")
@@ -262,10 +267,12 @@ class Weather:
     Attributes:
       bytes_per_second: how fast they travel; None for no time.
       swallowed: how many replies to pulls are lost without a word.
+      refused: whether requests of one kind are said to be in vain, while the worker lives.
     """
 
     bytes_per_second: float | None = None
     swallowed: int = 0
+    refused: str = ""
 
     async def travel(self, size: int) -> None:
         if self.bytes_per_second is not None:
@@ -281,9 +288,13 @@ class InWeather:
 
     async def post(self, number: int, records: Sequence[bytes]) -> None:
         await self.weather.travel(sum(map(len, records)))
+        if self.weather.refused == "post":
+            raise WorkerLostError("1", "it has no such method")
         await self.inner.post(number, records)
 
     async def pull(self, ack: int, max: int, wait: float) -> Pulled:
+        if self.weather.refused == "pull":
+            raise WorkerLostError("1", "it has no such method")
         pulled = await self.inner.pull(ack, max, wait)
         await self.weather.travel(sum(map(len, pulled.records)))
         if self.weather.swallowed:
@@ -375,7 +386,7 @@ def test_with_requests_and_replies_lost_each_agent_runs_once(seed: int) -> None:
     lost was made again."""
 
     async def main() -> None:
-        placement = InProcessPlacement(3, faults=Faults(loss=0.3, delay=0.2))
+        placement = InProcessPlacement(3, loss=0.3, delay=0.2)
         async with placed_pool(10, placement) as pool:
             outcomes = await pool.map(placed(counting), range(30))
             assert [outcome.unwrap() for outcome in outcomes] == list(range(30))
@@ -460,6 +471,24 @@ async def test_a_killed_worker_fails_its_agents_and_nobody_else(autojump_clock: 
         more = await pool.map(placed(value), range(8))
         assert [outcome.unwrap() for outcome in more] == list(range(8))
     assert len(placement.workers) == 3
+
+
+@pytest.mark.parametrize("way", ["post", "pull"])
+async def test_a_worker_that_answers_one_way_only_is_lost_in_bounded_time(
+    way: str, autojump_clock: Any
+) -> None:
+    """dask/distributed#3196, #4001: scheduler and worker each took the other for busy, for ever."""
+    weather = Weather()
+    placement = RoughPlacement(1, weather)
+    async with placed_pool(2, placement) as pool:
+        agent = await pool.spawn(placed(ticking), 1e6)
+        await trio.sleep(5)
+        weather.refused = way
+        agent_of_then = await pool.spawn(placed(value), 3)
+        for each in (agent, agent_of_then):
+            assert isinstance(error_in(await each.wait()), WorkerLostError)
+        assert trio.current_time() < 5 + placement.lease + 5
+        assert times(agent.id, "ended")[0] < trio.current_time()
 
 
 async def test_the_outcome_that_came_before_the_loss_stays(autojump_clock: Any) -> None:
@@ -589,7 +618,7 @@ async def test_failures_leave_nothing_in_a_worker(autojump_clock: Any) -> None:
 async def test_what_cannot_be_sent_fails_its_agent_at_once_and_with_words(
     what: Any, autojump_clock: Any
 ) -> None:
-    """python/cpython#74734, #116685, noxdafox/pebble#146, #47: an argument that cannot be pickled hung all."""
+    """python/cpython#74734, #116685, noxdafox/pebble#146: an argument that cannot be pickled hung all."""
     async with placed_pool(2, InProcessPlacement(1)) as pool:
         error = error_in(await outcome_of(pool, value, what))
         assert type(error) is TypeError
@@ -726,7 +755,7 @@ def test_an_abort_at_any_moment_around_the_start_is_not_lost(delay: float) -> No
     """ray-project/ray#52628, #52533, #44644: a cancel that overtook its task was lost, and the task ran."""
 
     async def main() -> None:
-        placement = InProcessPlacement(1, faults=Faults(loss=0.2, delay=delay))
+        placement = InProcessPlacement(1, loss=0.2, delay=delay)
         async with placed_pool(40, placement) as pool:
             agents = []
             for number in range(30):
@@ -884,7 +913,7 @@ def test_messages_keep_their_order_though_requests_are_lost_and_late(seed: int) 
     for that never came."""
 
     async def main() -> None:
-        placement = InProcessPlacement(3, faults=Faults(loss=0.2, delay=0.1))
+        placement = InProcessPlacement(3, loss=0.2, delay=0.1)
         async with placed_pool(10, placement, inbox_capacity=3) as pool:
             reader = await pool.spawn(placed(receiving), 80)
             writers = [await pool.spawn(placed(talking), reader.id, 20) for _ in range(4)]
@@ -939,8 +968,67 @@ async def test_a_slow_reader_holds_up_who_writes_from_another_machine(autojump_c
 
 async def test_a_message_that_is_sent_right_after_the_start_arrives(autojump_clock: Any) -> None:
     """dask/dask#4811: the first messages were lost, or stuck, depending on who was up first."""
-    async with placed_pool(3, InProcessPlacement(2, faults=Faults(delay=1.0))) as pool:
+    async with placed_pool(3, InProcessPlacement(2, delay=1.0)) as pool:
         agents = [await pool.spawn(placed(receiving), 1) for _ in range(3)]
         for agent in agents:
             await pool.send(agent.id, agent.id)
         assert [(await agent.wait()).unwrap() for agent in agents] == [[agent.id] for agent in agents]
+
+
+async def answering_once(ctx: AgentContext, content: Any) -> None:
+    ctx.reply(await ctx.receive(), content)
+
+
+async def test_what_an_agent_does_last_is_done(autojump_clock: Any) -> None:
+    """microsoft/autogen#4034: what was told right before the end of a worker's runtime never left it."""
+    async with placed_pool(2, InProcessPlacement(1)) as pool:
+        for number in range(5):
+            agent = await pool.spawn(placed(answering_once), number)
+            assert await pool.ask(agent.id, "question") == number
+
+
+# -- model calls, events ---------------------------------------------------------------------------
+
+
+class Overloaded(Driver):
+    """A driver whose errors are of a class that cannot be brought from one process to another."""
+
+    async def complete(self, request: Any) -> Completion:
+        await trio.sleep(1)
+        if "fail" in repr(request.messages):
+            raise NeedsKeywords("overloaded", response=None, body=None)
+        return Completion("fine", usage=TokenUsage(input_tokens=2, output_tokens=1))
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Driver]:
+    yield Overloaded()
+
+
+@pytest.mark.parametrize("where", ["head", "worker"])
+async def test_an_error_of_a_model_that_cannot_be_brought_is_that_of_one_agent(
+    where: str, autojump_clock: Any
+) -> None:
+    """ray-project/llm-applications#91, #55878: an error of an SDK, whose class needs its response, ended in a
+    riddle; ray-project/ray#2260: the workers had no key."""
+    model = ModelAgent(AgentManifest(name="model"))
+    placement = InProcessPlacement(1, driver=opened if where == "worker" else None)
+    async with placed_pool(3, placement, driver=Overloaded()) as pool, pool.events() as events:
+        agents = [await pool.spawn(placed(model), query) for query in ("answer", "fail", "answer")]
+        outcomes = [await agent.wait() for agent in agents]
+    assert [outcome.unwrap().text for outcome in outcomes[::2]] == ["fine", "fine"]
+    error = error_in(outcomes[1])
+    assert isinstance(error, RemoteError)
+    assert (error.type_name, error.text) == ("NeedsKeywords", "overloaded")
+    begun: dict[int, int] = {}
+    failed = []
+    async for event in events:
+        if isinstance(event, ModelCallStarted):
+            begun[event.seq] = event.agent_id
+        elif isinstance(event, ModelCallFinished):
+            assert begun.pop(event.started) == event.agent_id
+            if event.error is not None:
+                failed.append((event.agent_id, str(event.error).partition("\n")[0].rpartition(": ")[2]))
+    assert begun == {}
+    assert failed == [(agents[1].id, "overloaded")]
+    assert len(placement.workers) == 1

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from agentpool._core.messages import AgentId
     from agentpool._remote.proxy import Proxy
-    from agentpool.abc import Transport
+    from agentpool.abc import Pulled, Transport
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Link:
         dumps: Dumps,
         lease: float,
         patience: Patience,
-        told: Callable[[Sequence[SentEvent]], object],
+        told: Callable[[dict[int, int], Sequence[SentEvent]], object],
         look: Callable[[], object],
     ) -> None:
         """Begin.
@@ -71,7 +71,8 @@ class Link:
         Args:
           lease: of the worker, in seconds.
           patience: decides when it is lost.
-          told: hands events on to those who subscribe.
+          told: hands events on to those who subscribe; is given the `seq` of the model calls that have begun,
+            by that at the worker.
           look: called about once a second, or more often; looks what there is to tell all workers.
         """
         self.name = name
@@ -85,6 +86,7 @@ class Link:
         self._lease = lease
         self._longest_pull = min(LONGEST_PULL, lease / 4)
         self._overdue_at = 0.0
+        self._begun: dict[int, int] = {}
         self._told = told
         self._look = look
         self._to_post = trio.Event()
@@ -137,8 +139,8 @@ class Link:
             self._patience.asked(trio.current_time())
         while True:
             if self._gone is not None:
-                # It may be cut off and run on over there: its time has to pass. Nothing new is asked, also not
-                # the other way, or it would never be over.
+                # It may be cut off and run on over there: its time has to pass. Nothing new is asked, also
+                # not the other way, or it would never be over.
                 await trio.sleep_forever()
             try:
                 with trio.fail_after(seconds):
@@ -164,13 +166,12 @@ class Link:
             await self._to_post.wait()
 
     async def _pull(self) -> None:
-        while True:
-            ack = self._replies.ack
+        def pull() -> Awaitable[Pulled]:
             self._overdue_at = trio.current_time() + 2 * self._longest_pull
-            pulled = await self._ask(
-                self._longest_pull + self._lease / 2,
-                lambda ack=ack: self._transport.pull(ack, MOST_RECORDS, self._longest_pull),  # type: ignore[misc]
-            )
+            return self._transport.pull(self._replies.ack, MOST_RECORDS, self._longest_pull)
+
+        while True:
+            pulled = await self._ask(self._longest_pull + self._lease / 2, pull)
             for data in self._replies.take(pulled.number, pulled.records):
                 self._take(record_from_bytes(data))
             self._look()
@@ -187,16 +188,16 @@ class Link:
             if trio.current_time() > self._overdue_at and not len(self._outbox):
                 self.send(Heard(0))
 
-    def _event(self, agent: AgentId, kind: type, own: tuple[object, ...]) -> SentEvent:
+    def _event(self, agent: AgentId, seq: int, kind: type, own: tuple[object, ...]) -> SentEvent:
         where = f"worker {self.name}"
         loaded = [received_error(each, where) if isinstance(each, SentError) else each for each in own]
-        return agent, kind, tuple(loaded)
+        return agent, seq, kind, tuple(loaded)
 
     def _take(self, record: Up) -> None:
         if isinstance(record, Happened):
             # What a provider's class cannot be loaded for is missing then, but nobody dies of it.
             with suppress(RemoteError):
-                self._told([self._event(*each) for each in received(record.events, "events")])
+                self._told(self._begun, [self._event(*each) for each in received(record.events, "events")])
             self.send(Heard(1))
             return
         proxy = self.proxies.get(record.agent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +13,7 @@ from agentpool._core.errors import RemoteError, WorkerLostError, WorkerUnavailab
 from agentpool._core.placing import Down, Happened, Heard, Up
 from agentpool._core.wire import Outbox, Patience, Replies
 from agentpool._kernel.protection import protect_module
+from agentpool._logging import WORKERS, tell
 from agentpool._remote.codec import (
     Dumps,
     SentError,
@@ -54,6 +56,8 @@ class Link:
       dumps: pickles what users made, for it.
       proxies: of the agents that run there.
       lost: why it is lost; None while it is not.
+      failing: set when it is lost, or as good as lost: it will not be heard of again.
+      heard_at: when it answered last, on trio's clock.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Link:
         self.dumps = dumps
         self.proxies: dict[AgentId, Proxy] = {}
         self.lost: str | None = None
+        self.failing = trio.Event()
+        self.heard_at: float = trio.current_time()
         self._transport = transport
         self._outbox = Outbox()
         self._replies = Replies()
@@ -113,9 +119,19 @@ class Link:
                     nursery.start_soon(self._pull)
                     nursery.start_soon(self._beat)
                     reason = await self._until_lost()
+                    count = len(self.proxies)
+                    tell(
+                        WORKERS,
+                        logging.WARNING,
+                        "worker %s is lost with %d agents: %s",
+                        self.name,
+                        count,
+                        reason,
+                    )
                     nursery.cancel_scope.cancel(reason)
         finally:
             self.lost = reason
+            self.failing.set()
             for proxy in list(self.proxies.values()):
                 proxy.lost(reason)
             with trio.CancelScope(shield=True):
@@ -147,6 +163,7 @@ class Link:
                     answer = await request()
             except WorkerLostError as error:
                 self._gone = self._gone or error.reason
+                self.failing.set()
             except WorkerUnavailableError:
                 await trio.sleep(PAUSE)
             except trio.TooSlowError:
@@ -154,6 +171,7 @@ class Link:
                 seconds *= 2
                 await trio.sleep(PAUSE)
             else:
+                self.heard_at = trio.current_time()
                 return answer
 
     async def _post(self) -> None:

@@ -286,6 +286,11 @@ class Proxy:
             else:
                 self._turn = trio.Event()
                 await self._turn.wait()
+        # The last that it told came together with its end, or with the last that was heard of its worker.
+        for asked in self._asked:
+            if isinstance(asked, Told):
+                self._do(asked)
+        self._asked.clear()
 
     def _unpark(self, _: object) -> None:
         self._parked = None

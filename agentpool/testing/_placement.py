@@ -14,6 +14,7 @@ import trio
 
 from agentpool._core.errors import WorkerLostError, WorkerUnavailableError
 from agentpool._core.text import shown
+from agentpool._kernel.splitting import is_only_cancelled
 from agentpool._remote.end import WorkerEnd
 from agentpool._remote.placement import SHORTEST_LEASE, RemotePlacement
 from agentpool._remote.runtime import run_worker
@@ -109,9 +110,9 @@ class InProcessWorker:
                     nursery.start_soon(self._keep_lease)
                     await run_worker(self._end, setup)
                     nursery.cancel_scope.cancel("the worker has ended")
-        except trio.Cancelled:
-            raise
         except BaseException as error:
+            if is_only_cancelled(error):
+                raise
             self.crash = error  # as a process that dies of it
         finally:
             self._die("it has ended")

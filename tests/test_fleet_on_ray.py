@@ -1,4 +1,4 @@
-"""`agentpool run` and `resume` with fleets whose agents run on a real Ray cluster, and the guide's example."""
+"""`agentpool run` and `resume` with fleets whose agents run on a real Ray cluster; the guide's example."""
 
 from __future__ import annotations
 

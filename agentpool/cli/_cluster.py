@@ -109,9 +109,10 @@ Set on each node, and for the run, before anything is started:
     export RAY_TLS_SERVER_KEY=/etc/ray/node.key
 
 Each node has a certificate of the same authority, with the node's address, and
-127.0.0.1, as subjectAltName. Nodes without TLS do not get in. The calls of
-nodes, workers and runs are encrypted then; the port of
---runtime-env-agent-port is not. Use tokens as well.
+127.0.0.1, as subjectAltName. Nodes without TLS, and nodes with a certificate
+of another authority, do not get in. The calls of nodes, workers and runs are
+encrypted then; the port of --runtime-env-agent-port is not. Use tokens as
+well.
 
 MORE
 

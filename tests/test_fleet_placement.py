@@ -28,7 +28,7 @@ from agentpool.drivers.scripted import EmbeddedDriver
 from agentpool.fleet.keeping import fleet_from_data, fleet_to_data
 from agentpool.fleet.placing import PlacementSettings
 from agentpool.fleet.schema import fleet_schema
-from agentpool.testing._placement import InProcessPlacement
+from agentpool.testing import InProcessPlacement
 
 AGENT = '[[agents]]\nname = "a"\nquery = "q"\nmanifest = {}\n'
 PLACED = '[pool]\nplacement = "ray"\n'

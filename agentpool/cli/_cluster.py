@@ -52,9 +52,8 @@ part in the cluster, and is no client of it: addresses with ray:// are refused.
     [placement]
     address = "10.0.0.1:6379"
 
-`ray status` shows the nodes. `ray stop` ends all that Ray has started on a
-machine, also for others: where several clusters share one, end your own with
-the signal that ends `ray start --block`.
+`ray status` shows the nodes. With --block, `ray start` stays, and ends the node
+on SIGTERM. `ray stop` ends everything of Ray on the machine, other clusters too.
 
 WHO MAY DO WHAT
 
@@ -75,9 +74,9 @@ all ports, in a network of their own, and have a firewall let in nobody else.
     2 for a node    --node-manager-port, --object-manager-port; else any free
                     ones; on every address
     1 for a node    --runtime-env-agent-port; on the node's address only
-    1 for a worker  within --min-worker-port to --max-worker-port, or
-                    --worker-port-list; on every address
-    1 for the head  of the pool, which takes part; on every address
+    1 for a worker, and 1 for the run
+                    within --min-worker-port to --max-worker-port; else any free
+                    ones; on every address
 
 With ray[default] there are more, of the dashboard. agentpool needs none of them.
 
@@ -86,7 +85,7 @@ TOKENS
 RAY_AUTH_MODE=token has each process of the cluster ask for the token. It is read
 from RAY_AUTH_TOKEN, from the file that RAY_AUTH_TOKEN_PATH names, or from
 ~/.ray/auth_token. `ray get-auth-token` prints it; --generate makes one if there
-is none, in a file that other users of the machine may read: see to it.
+is none, in a file that other users of the machine may read: hence the chmod.
 
 `ray start --head` turns tokens on by itself if there is one already, and only
 warns if there is none. Other nodes, and runs with an address, do not look for

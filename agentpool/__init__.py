@@ -65,6 +65,7 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import PoolLimitError as PoolLimitError
     from agentpool._core.errors import PriceUnknownError as PriceUnknownError
     from agentpool._core.errors import RateLimitedError as RateLimitedError
+    from agentpool._core.errors import RemoteError as RemoteError
     from agentpool._core.errors import ReplayMismatchError as ReplayMismatchError
     from agentpool._core.errors import RequestRejectedError as RequestRejectedError
     from agentpool._core.errors import RestartLimitError as RestartLimitError
@@ -74,6 +75,8 @@ if _TYPE_CHECKING:
     from agentpool._core.errors import ToolError as ToolError
     from agentpool._core.errors import UnhandledAgentErrors as UnhandledAgentErrors
     from agentpool._core.errors import UnknownAgentError as UnknownAgentError
+    from agentpool._core.errors import WorkerLostError as WorkerLostError
+    from agentpool._core.errors import WorkerUnavailableError as WorkerUnavailableError
     from agentpool._core.events import AgentFinished as AgentFinished
     from agentpool._core.events import AgentRestarted as AgentRestarted
     from agentpool._core.events import AgentSpawned as AgentSpawned
@@ -148,6 +151,8 @@ if _TYPE_CHECKING:
     from agentpool._kernel.many import Verdict as Verdict
     from agentpool._kernel.nursery import AgentNursery as AgentNursery
     from agentpool._kernel.opening import open_agent_pool as open_agent_pool
+    from agentpool._kernel.placed import Placed as Placed
+    from agentpool._kernel.placed import placed as placed
     from agentpool._kernel.pool import AgentPool as AgentPool
     from agentpool._kernel.router import DeadLetter as DeadLetter
     from agentpool._kernel.router import MessageRouter as MessageRouter
@@ -161,6 +166,7 @@ if _TYPE_CHECKING:
     from agentpool._loop.model_agent import ModelAgent as ModelAgent
     from agentpool._loop.model_agent import SpawnConfig as SpawnConfig
     from agentpool._loop.resume import resume_agent_pool as resume_agent_pool
+    from agentpool._remote.placement import RemotePlacement as RemotePlacement
     from agentpool.abc import Approver as Approver
     from agentpool.abc import AskModel as AskModel
     from agentpool.abc import CallTool as CallTool
@@ -171,9 +177,13 @@ if _TYPE_CHECKING:
     from agentpool.abc import Memory as Memory
     from agentpool.abc import MemoryFragment as MemoryFragment
     from agentpool.abc import NamespacedMemory as NamespacedMemory
+    from agentpool.abc import Placement as Placement
+    from agentpool.abc import Pulled as Pulled
     from agentpool.abc import ResumableAgent as ResumableAgent
     from agentpool.abc import Tool as Tool
     from agentpool.abc import ToolContext as ToolContext
+    from agentpool.abc import Transport as Transport
+    from agentpool.abc import Workers as Workers
     from agentpool.drivers.anthropic import AnthropicDriver as AnthropicDriver
     from agentpool.drivers.gemini import GeminiDriver as GeminiDriver
     from agentpool.drivers.governed import GovernedDriver as GovernedDriver
@@ -244,8 +254,8 @@ _HOMES = {
         DriverUnavailableError Finding JournalCorruptError JournalError LeftOpenError LoopHaltedError
         MalformedReplyError ManifestError McpServerError MemoryFileError OverloadedError PoolClosedError
         PoolLimitError PriceUnknownError RateLimitedError ReplayMismatchError RequestRejectedError
-        RestartLimitError RunPausedError SessionConflictError SessionError ToolError UnhandledAgentErrors
-        UnknownAgentError
+        RemoteError RestartLimitError RunPausedError SessionConflictError SessionError ToolError
+        UnhandledAgentErrors UnknownAgentError WorkerLostError WorkerUnavailableError
     """,
     "agentpool._core.events": """
         AgentFinished AgentRestarted AgentSpawned AgentStarted AgentStuck ApprovalDecided ApprovalRequested
@@ -303,6 +313,9 @@ _HOMES = {
     "agentpool._kernel.opening": """
         open_agent_pool
     """,
+    "agentpool._kernel.placed": """
+        Placed placed
+    """,
     "agentpool._kernel.pool": """
         AgentPool
     """,
@@ -324,9 +337,12 @@ _HOMES = {
     "agentpool._kernel.supervisor": """
         ChildSpec Supervisor
     """,
+    "agentpool._remote.placement": """
+        RemotePlacement
+    """,
     "agentpool.abc": """
         Approver AskModel CallTool Driver HookContext Hooks Journal Memory MemoryFragment NamespacedMemory
-        ResumableAgent Tool ToolContext
+        Placement Pulled ResumableAgent Tool ToolContext Transport Workers
     """,
     "agentpool.journal.sqlite": """
         SqliteJournal

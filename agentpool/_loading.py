@@ -206,6 +206,17 @@ def member_name(module: str, path: str, thing: object) -> str | None:
     return None
 
 
+def directory_of(spec: str, thing: object) -> str | None:
+    """Return the directory from which something was loaded as `module:name`; None for an installed module."""
+    module_name, _, name = spec.partition(":")
+    with _lock:
+        for directory, family in _families.items():
+            _, module = family.get(module_name, ("", None))
+            if module is not None and getattr(module, name, None) is thing:
+                return directory
+    return None
+
+
 def named_member(name: str) -> ModuleType:
     """Return the module that `member_name` named, as its file is now.
 

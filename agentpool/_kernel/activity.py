@@ -190,9 +190,7 @@ class Activity:
         # The wait is listed before the task stops counting: a judgement that starts in `rest` has to see it.
         self.active -= 1
         if not self.active:
-            # A wait that is not to be cancelled is one for the end of others, and one that needs no
-            # slot is that of a feeder: nobody has judged them before they began.
-            self.rest(judge=wait.undo is None or not wait.needs_slot)
+            self.rest(judge=wait.has_to_be_judged)
 
     def rest(self, *, judge: bool, fails: bool = False) -> None:
         """Give the slot back: no known task runs any more.

@@ -33,6 +33,14 @@ class Head(Protocol):
         """
         ...
 
+    async def question(self, message_id: int) -> AgentMessage:
+        """Return the message of that id, if its sender waits for the agent's reply.
+
+        Raises:
+          UnknownAgentError: if nobody waits for a reply of the agent to it, or does so any more.
+        """
+        ...
+
     async def admitted(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:
         """Return a block during which a call counts as one that is in flight; it is to be entered.
 

@@ -52,6 +52,8 @@ class OpenHost(OpenPool):
     async def __aenter__(self) -> AgentPool:
         pool = await super().__aenter__()
         pool._state.root = HostedAgents(None)  # before there is any
+        # What no pool may contain comes out of the other one, and leaves the neighbours here alone.
+        pool._state.is_host = True
         return pool
 
 

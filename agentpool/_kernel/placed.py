@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import attrs
 
 from agentpool._kernel.options import check_agent
 from agentpool._kernel.protection import protect_module
-
-if TYPE_CHECKING:
-    from agentpool._kernel.context import AgentContext
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -27,14 +24,14 @@ def _is_agent(_: object, __: object, agent: Any) -> None:
 class Placed(Generic[*Ts, T]):
     """An agent that is marked for placement; `placed` makes one."""
 
-    agent: Callable[[AgentContext, *Ts], Awaitable[T]] = attrs.field(validator=_is_agent)
+    agent: Callable[[Any, *Ts], Awaitable[T]] = attrs.field(validator=_is_agent)
 
-    def __call__(self, ctx: AgentContext, *args: *Ts) -> Awaitable[T]:
+    def __call__(self, ctx: Any, *args: *Ts) -> Awaitable[T]:
         """Run the agent here, as code that calls it does."""
         return self.agent(ctx, *args)
 
 
-def placed(agent: Callable[[AgentContext, *Ts], Awaitable[T]]) -> Placed[*Ts, T]:
+def placed(agent: Callable[[Any, *Ts], Awaitable[T]]) -> Placed[*Ts, T]:
     """Mark an agent: it runs in a worker process in a pool with a `placement`, and in place in any other.
 
     Give the result to `spawn`, `map` and the other verbs in the agent's place. Children are marked by

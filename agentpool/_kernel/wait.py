@@ -337,6 +337,12 @@ class Wait:
         return target is not None and target.slots is not waiter.slots
 
     @property
+    def has_to_be_judged(self) -> bool:
+        """Whether nobody has judged, before it began, whether it closes a cycle."""
+        # A wait that is not to be cancelled is one for the end of others; one without a slot is a feeder's.
+        return self.undo is None or not self.needs_slot
+
+    @property
     def is_uncertain(self) -> bool:
         """Whether an agent that waits so is not at its end, though everybody in its pool waits."""
         return self.ends_by_itself or self.looks_elsewhere
@@ -393,6 +399,11 @@ class OwnTaskWait(Wait):
     def can_be_withdrawn(self) -> bool:
         """Whether it may be ended by an error."""
         return False
+
+    @property
+    def has_to_be_judged(self) -> bool:
+        """Always: the other tasks began to wait when this one still ran, so that nothing was hopeless."""
+        return True
 
 
 protect_module(globals())

@@ -15,6 +15,7 @@ import attrs
 
 from agentpool._core import placing
 from agentpool._core.errors import RemoteError
+from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.text import note, shown, told
 
@@ -171,6 +172,11 @@ def _text_of(error: BaseException) -> str:
         text = shown(error)
     return text if len(text) <= MOST_TEXT else f"[...]{text[-MOST_TEXT:]}"
 
+
+# -- events ------------------------------------------------------------------------------------
+
+SentEvent: TypeAlias = tuple[AgentId, int, type, tuple[Any, ...]]
+"""Whose it is, its `seq` at the worker, its class, and its own fields, of which an error is a `SentError`."""
 
 # -- outcomes ----------------------------------------------------------------------------------
 

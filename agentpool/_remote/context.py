@@ -130,7 +130,7 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
 
     def receive_nowait(self) -> NoReturn:
         """Raise `RuntimeError`: the messages are at the head."""
-        return PlacedInbox(self).receive_nowait()
+        PlacedInbox(self).receive_nowait()
 
     def reply(self, message: AgentMessage, content: Any) -> None:
         """Answer a question that the agent received; does not block; as `AgentContext.reply`.

@@ -28,7 +28,7 @@ class WorkerEnd:
 
     Attributes:
       on_records: called in any thread when there is something to take, or the end was closed.
-      on_change: called in any thread when `pull_now` may return something else than before.
+      on_change: called in any thread when `WaitingPull.reply` may return something else than before.
       on_room: called in any thread when there is room, or the end was closed.
       closed: why it was closed; None as long as it is open.
     """
@@ -89,31 +89,49 @@ class WorkerEnd:
           WireError: if the head cannot have received the reply that it acknowledges.
           WorkerLostError: if this end is closed, also while it waits.
         """
+        pull = self.begin_pull(ack, max)
+        until = self._clock() + wait
         with self._serving():
-            if self._outgoing.is_late(ack):
-                return Pulled(ack, ())  # nobody hears it, and the one that waits is not to be disturbed
-            self._pulls += 1
-            own = self._pulls
-            self._changed.notify_all()
-            until = self._clock() + wait
             while True:
                 left = until - self._clock()
-                found = self._reply(ack, max, even_empty=left <= 0)
+                found = self._reply(pull, even_empty=left <= 0)
                 if found is not None:
                     break
                 self._changed.wait(left)
                 self._check_open()
-                if own != self._pulls:
-                    return Pulled(ack, ())  # nobody hears it, most likely; if the head does, it asks again
         self._tell_room()
         return found
 
-    def pull_now(self, ack: int, max: int, *, even_empty: bool) -> Pulled | None:
-        """As `pull`, without waiting; None if there is nothing to tell yet."""
+    def begin_pull(self, ack: int, max: int) -> WaitingPull:
+        """Begin a pull that is waited for elsewhere than in a thread, and end the one before it.
+
+        Raises:
+          WorkerLostError: if this end is closed.
+        """
         with self._serving():
-            found = self._reply(ack, max, even_empty=even_empty)
+            # One that is late, for sure, is not to disturb the one that waits.
+            if not self._outgoing.is_late(ack):
+                self._pulls += 1
+                self._changed.notify_all()
+            number = self._pulls
+        _call(self.on_change)
+        return WaitingPull(self, number, ack, max)
+
+    def _look(self, pull: WaitingPull, even_empty: bool) -> Pulled | None:
+        with self._serving():
+            found = self._reply(pull, even_empty)
         self._tell_room()
         return found
+
+    def _reply(self, pull: WaitingPull, even_empty: bool) -> Pulled | None:
+        if pull.number != self._pulls:
+            return Pulled(pull.ack, ())  # nobody hears it, most likely; if the head does, it asks again
+        self._lease.proved("pull", pull.ack)
+        reply = self._outgoing.reply(pull.ack, pull.max, MOST_BYTES, even_empty=even_empty)
+        if reply is None:
+            return None
+        self._lease.replied("pull", reply[0], self._clock())
+        return Pulled(*reply)
 
     @contextmanager
     def _serving(self) -> Iterator[None]:
@@ -137,14 +155,6 @@ class WorkerEnd:
         _call(self.on_records)
         _call(self.on_change)
         _call(self.on_room)
-
-    def _reply(self, ack: int, most: int, *, even_empty: bool) -> Pulled | None:
-        self._lease.proved("pull", ack)
-        reply = self._outgoing.reply(ack, most, MOST_BYTES, even_empty=even_empty)
-        if reply is None:
-            return None
-        self._lease.replied("pull", reply[0], self._clock())
-        return Pulled(*reply)
 
     def _tell_room(self) -> None:
         if self.has_room:
@@ -179,6 +189,33 @@ class WorkerEnd:
                 self.closed = reason
             self._changed.notify_all()
         self._tell_closed()
+
+
+class WaitingPull:
+    """A pull that waits for something to tell; made by `WorkerEnd.begin_pull`.
+
+    Attributes:
+      number: counts the pulls.
+      ack, max: what it asks for.
+    """
+
+    def __init__(self, end: WorkerEnd, number: int, ack: int, max: int) -> None:
+        self.number = number
+        self.ack = ack
+        self.max = max
+        self._end = end
+
+    def reply(self, *, even_empty: bool) -> Pulled | None:
+        """Return what there is to tell; None if there is nothing yet. To be asked again after `on_change`.
+
+        Args:
+          even_empty: whether to reply though there is nothing to tell.
+
+        Raises:
+          WireError: if the head cannot have received the reply that it acknowledges.
+          WorkerLostError: if the end is closed.
+        """
+        return self._end._look(self, even_empty)
 
 
 def _call(callback: Callable[[], object] | None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AgentOutcome, AnyOutcome, Completed
@@ -10,11 +11,19 @@ from agentpool._kernel.agent import AgentStatus
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.protection import protect_module
 from agentpool._remote.codec import outcome_from_bytes
-
-if TYPE_CHECKING:
-    from agentpool._remote.worker_line import WorkerLine
+from agentpool._remote.line import Line
 
 T_co = TypeVar("T_co", covariant=True)
+
+
+class KeepsHandles(Line, Protocol):
+    """The way to the head of the agent whose children they are.
+
+    Attributes:
+      handles: those that its code still has.
+    """
+
+    handles: WeakValueDictionary[AgentId, PlacedHandle[Any]]
 
 
 class PlacedHandle(AgentHandle[T_co]):
@@ -26,7 +35,7 @@ class PlacedHandle(AgentHandle[T_co]):
 
     __slots__ = ("__weakref__", "_id", "_is_seen", "_is_taken", "_line", "_name", "_outcome")
 
-    def __init__(self, line: WorkerLine, agent_id: AgentId, name: str) -> None:
+    def __init__(self, line: KeepsHandles, agent_id: AgentId, name: str) -> None:
         self._line = line
         self._id = agent_id
         self._name = name

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import AsyncIterator, Awaitable
+from typing import NoReturn, Protocol
 
 import trio
 
-from agentpool._core.messages import AgentMessage
+from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._kernel.protection import protect_module
-
-if TYPE_CHECKING:
-    from agentpool._remote.context import PlacedContext
 
 
 def no_synchronous(what: str, instead: str) -> RuntimeError:
@@ -21,10 +18,23 @@ def no_synchronous(what: str, instead: str) -> RuntimeError:
     )
 
 
+class Receiver(Protocol):
+    """Whose messages they are."""
+
+    @property
+    def id(self) -> AgentId:
+        """The agent's id."""
+        ...
+
+    def receive(self) -> Awaitable[AgentMessage]:
+        """Take the oldest message, waiting for one."""
+        ...
+
+
 class PlacedInbox(AsyncIterator[AgentMessage]):
     """The messages of an agent that runs in a worker; iterating ends when none will come any more."""
 
-    def __init__(self, context: PlacedContext) -> None:
+    def __init__(self, context: Receiver) -> None:
         self._context = context
 
     def __repr__(self) -> str:

@@ -216,9 +216,9 @@ class Proxy:
         record = self.ctx._agent
         self._place = place_here()
         cancelled: trio.Cancelled | None = None
+        await start()
         async with open_known_nursery(record) as nursery:
             self._nursery = nursery
-            await start()
             try:
                 try:
                     await self._serve(nursery)
@@ -272,6 +272,11 @@ class Proxy:
             else:
                 self._turn = trio.Event()
                 await self._turn.wait()
+        # The last that it told came together with its end, or with the last that was heard of its worker.
+        for asked in self._asked:
+            if isinstance(asked, Told):
+                self._do(asked)
+        self._asked.clear()
 
     def _unpark(self, _: object) -> None:
         self._parked = None

@@ -42,6 +42,7 @@ from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import Means, PoolState
 from agentpool._remote.codec import (
     Dumps,
+    SentEvent,
     WasCancelled,
     received,
     record_from_bytes,
@@ -60,9 +61,6 @@ if TYPE_CHECKING:
 
     from agentpool._remote.codec import RemoteResult
 
-SentEvent = tuple[AgentId, type, tuple[Any, ...]]
-"""Whose it is, its class, and its own fields."""
-
 # What the head tells by itself, of its own agents.
 _OF_THE_HEAD = (
     events_of.AgentSpawned,
@@ -76,11 +74,14 @@ class End(Protocol):
 
     Attributes:
       on_records: called, in any thread, when there is something to take, or the end was closed.
-      closed: why it was closed; None as long as it is open.
     """
 
     on_records: Callable[[], object] | None
-    closed: str | None
+
+    @property
+    def closed(self) -> str | None:
+        """Why it was closed; None as long as it is open."""
+        ...
 
     def put(self, record: bytes) -> None:
         """Have a record pulled."""
@@ -265,9 +266,13 @@ class Runtime:
         kind = type(event)
         if kind in _OF_THE_HEAD:
             return
-        own = tuple([getattr(event, name) for name in own_fields(kind)])
-        self._events.append((event.agent_id, kind, own))
+        own = tuple([self._sent(getattr(event, name)) for name in own_fields(kind)])
+        self._events.append((event.agent_id, event.seq, kind, own))
         self._have_events.set()
+
+    def _sent(self, value: object) -> object:
+        # An error by itself, because that of a stranger's class may not come out as what it is.
+        return sent_error(self.dumps, value) if isinstance(value, BaseException) else value
 
     async def _tell_events(self) -> None:
         while True:

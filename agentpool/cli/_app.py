@@ -36,7 +36,21 @@ def call(arguments: Sequence[str]) -> int:
     try:
         prepare_streams()
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-        if command in (run, resume, approve, deny, chat, mcp, show, replay, timeline, validate, pins, schema):
+        if command in (
+            run,
+            resume,
+            approve,
+            deny,
+            chat,
+            mcp,
+            show,
+            replay,
+            timeline,
+            validate,
+            pins,
+            cluster,
+            schema,
+        ):
             return int(command(*bound.args, **bound.kwargs))
         with printing():  # cyclopts prints the help and the version
             command(*bound.args, **bound.kwargs)
@@ -487,6 +501,19 @@ def pins(
     from agentpool.cli._vars import parse_vars
 
     return show_pins(file, accept, parse_vars(var))
+
+
+@app.command
+def cluster() -> int:
+    """Tell how a Ray cluster is started for agents: what to install, ports, tokens, TLS, who may do what.
+
+    For fleets with `placement = "ray"`. Nothing is started.
+    """
+    from agentpool.cli._cluster import print_page
+
+    with printing():
+        print_page()
+    return 0
 
 
 @app.command

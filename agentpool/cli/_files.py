@@ -68,9 +68,19 @@ def load_fleet(path: Path, vars: Mapping[str, str], *, served: bool = False) -> 
         for manifest in fleet.manifests
         for finding in _manifest_findings(manifest, str(path), fleet.subagents or None)
     )
+    findings.update(dict.fromkeys(_placement_findings(fleet, str(path))))
     if findings:
         raise ManifestError(list(findings))
     return fleet
+
+
+def _placement_findings(fleet: FleetFile, source: str) -> Iterator[Finding]:
+    try:
+        fleet.make_placement()
+    except ModuleNotFoundError:
+        problem = "needs Ray, which is not installed"
+        fix = "pip install 'trio-agentpool[ray]' (in a clone: pip install '.[ray]')"
+        yield Finding(source, "pool.placement", problem, fix)
 
 
 def load_manifest(path: Path) -> AgentManifest:

@@ -38,6 +38,9 @@ def idle_settings(fleet: FleetFile, driver: str | None, source: str) -> Iterator
         yield from idle_sandbox(manifest, source)
     for agent in fleet.agents:
         yield from _idle_restart(agent, fleet, source)
+        if not agent.placed and fleet.pool.placement is None:
+            problem = f"of agent '{agent.name}': has no effect: the pool has no 'placement'"
+            yield Finding(source, "placed", problem, 'Remove it, or write placement = "ray" below [pool]')
 
 
 def _idle_script(manifest: AgentManifest, driver: str | None, source: str) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.opening import OpenPool, open_agent_pool, written
 from agentpool._kernel.pool import AgentPool
-from agentpool.abc import Approver, Memory
+from agentpool.abc import Approver, Driver, Memory, Placement
 from agentpool.cli._asking import TerminalApprover, can_ask
 from agentpool.cli._drivers import Drivers, FleetDriver, plain_tools, pool_driver_name, tools_with
 from agentpool.cli._errors import BadInputError
@@ -160,7 +160,7 @@ async def perform(
 
     Raises:
       ManifestError: if an agent has nothing to ask.
-      BadInputError: if a driver or the journal cannot be opened.
+      BadInputError: if a driver or the journal cannot be opened, or Ray is missing that the fleet needs.
     """
     started = trio.current_time()
     async with AsyncExitStack() as stack:
@@ -173,13 +173,15 @@ async def perform(
         memory = await open_memory(stack, options.memory or fleet.pool.memory)
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations
+        placement = placement_for(fleet)
         starts = starts_of(fleet, _driver_of(drivers, options), options.timeout)
         run = _Run(view, drivers, output, options.journal, options.otel, page)
         approver: Approver | None = TerminalApprover(view) if can_ask() else None
         if page is not None:
             page.introduce(say if options.quiet else view.tell, leaves=options.journal is not None)
             approver = page.asking_beside(approver)
-        pool = _opened(path, fleet, options, drivers, memory, starts, past, approver)
+        means = _Means(drivers, memory, approver, placement)
+        pool = _opened(path, fleet, options, means, starts, past)
         if page is not None:
             assert isinstance(pool, OpenPool)
             pool.watch_with(lambda made: page.begin(made, drivers, run.press, past))
@@ -226,27 +228,53 @@ def _driver_of(drivers: Drivers, options: RunOptions) -> DriverOf:
     return drivers.get if options.journal is None else lambda manifest: None
 
 
+@attrs.frozen
+class _Means:
+    """What a run's agents work with."""
+
+    drivers: Drivers
+    memory: Memory
+    approver: Approver | None
+    placement: Placement | None
+
+
+def placement_for(fleet: FleetFile) -> Placement | None:
+    """Return where the agents of a fleet run; None if in this process.
+
+    Raises:
+      BadInputError: if what that needs is not installed.
+    """
+    try:
+        return fleet.make_placement()
+    except ModuleNotFoundError as error:
+        raise BadInputError(str(error)) from error
+
+
 def _opened(
     path: str,
     fleet: FleetFile,
     options: RunOptions,
-    drivers: Drivers,
-    memory: Memory,
+    means: _Means,
     starts: Sequence[Start],
     past: Past | None,
-    approver: Approver | None,
 ) -> AbstractAsyncContextManager[AgentPool]:
     """Return the pool, which is still to be opened."""
     if options.journal is None:
+        # Agents of manifests are given their drivers; functions ask the pool's, `ctx.driver`.
+        driver: Driver | None = means.drivers.get_for_functions()
+        tool_builder = partial(tools_with, means.drivers, fleet.subagents or None)
+        if means.placement is not None:
+            # The builder goes to the workers, where these drivers are not.
+            driver, tool_builder = FleetDriver(means.drivers), partial(plain_tools, fleet.subagents or None)
         return open_agent_pool(
-            # Agents of manifests are given theirs; functions ask the pool's, `ctx.driver`.
-            drivers.get_for_functions(),
+            driver,
             max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
-            memory=memory,
-            tool_builder=partial(tools_with, drivers, fleet.subagents or None),
+            memory=means.memory,
+            tool_builder=tool_builder,
             inbox_capacity=fleet.pool.inbox_capacity,
             budget=budget_of(fleet),
-            approver=approver,
+            approver=means.approver,
+            placement=means.placement,
         )
     from agentpool._loop.resume import resume_agent_pool
     from agentpool.cli._journals import about_run
@@ -256,22 +284,24 @@ def _opened(
     if past is not None:
         return resume_agent_pool(
             journal,
-            FleetDriver(drivers),
+            FleetDriver(means.drivers),
             max_concurrent=options.max_concurrent,
-            memory=memory,
+            memory=means.memory,
             tool_builder=partial(plain_tools, fleet.subagents or None),
-            approver=approver,
+            approver=means.approver,
+            placement=means.placement,
             agents={start.name: start.agent for start in starts},
         )
     pool = open_agent_pool(
-        FleetDriver(drivers),
+        FleetDriver(means.drivers),
         max_concurrent=options.max_concurrent or fleet.pool.max_concurrent,
-        memory=memory,
+        memory=means.memory,
         tool_builder=partial(plain_tools, fleet.subagents or None),
         inbox_capacity=fleet.pool.inbox_capacity,
         budget=budget_of(fleet),
-        approver=approver,
+        approver=means.approver,
         journal=journal,
+        placement=means.placement,
     )
     assert isinstance(pool, OpenPool)
     file = options.memory or fleet.pool.memory

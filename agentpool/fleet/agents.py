@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 from agentpool._core.manifest import AgentManifest
+from agentpool._loading import directory_of
+from agentpool.fleet.functions import load_function
 from agentpool.fleet.tables import RestartSettings
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ class FleetAgent:
       name: unique within the fleet.
       query: what it is asked; None if the file gives none, which only a fleet that is served may do.
       timeout: seconds, or None.
+      placed: whether it runs where the pool's placement says, if it has one.
     """
 
     name: str
@@ -30,6 +34,7 @@ class FleetAgent:
     query: str | None
     timeout: float | None = None
     restart: RestartSettings | None = None
+    placed: bool = True
 
 
 @attrs.frozen
@@ -45,6 +50,7 @@ class FleetFunction:
       query: what it gets after its context; None if the file gives no query.
       args: what it gets by name.
       timeout: seconds, or None.
+      placed: whether it runs where the pool's placement says, if it has one.
     """
 
     name: str
@@ -54,12 +60,21 @@ class FleetFunction:
     args: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     timeout: float | None = None
     restart: RestartSettings | None = None
+    placed: bool = True
 
     def __call__(self, ctx: AgentContext) -> Awaitable[Any]:
         """Call the function: `function(ctx, query, **args)`, without the query if there is none."""
         # A restarted agent must not find what its last life did to a list.
         args = copy.deepcopy(dict(self.args))
         return self.function(ctx, **args) if self.query is None else self.function(ctx, self.query, **args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it. A function of a file beside the fleet's is loaded from that file again."""
+        directory = directory_of(self.reference, self.function)
+        fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        if directory is not None:
+            del fields["function"]
+        return _made_again, (type(self), fields, directory)
 
     def to_journal(self) -> Any:
         """Return what it is made from, as JSON data.
@@ -82,6 +97,12 @@ class FleetFunction:
 
         fields = object_from_data(data)
         return cls(**{**fields, "function": found_again(fields["function"])})
+
+
+def _made_again(cls: type[FleetFunction], fields: dict[str, Any], directory: str | None) -> FleetFunction:
+    if directory is None:
+        return cls(**fields)
+    return cls(**fields, function=load_function(fields["reference"], Path(directory)))
 
 
 AnyFleetAgent: TypeAlias = FleetAgent | FleetFunction

@@ -135,11 +135,12 @@ class Expansion:
 
     def _agent(self, entry: AgentEntry, kind: Any, name: str, values: Mapping[str, str]) -> AnyFleetAgent:
         query: Any = None if entry.query is None else self.variables.fill(entry.query, **values)
+        is_placed = entry.placed is not False
         if isinstance(kind, AgentManifest):
-            return FleetAgent(name, kind, query, entry.timeout, entry.restart)
+            return FleetAgent(name, kind, query, entry.timeout, entry.restart, is_placed)
         args: Any = map_strings(entry.args, lambda text: self.variables.fill(text, **values))
         assert entry.function is not None  # it is either of the two
-        return FleetFunction(name, kind, entry.function, query, args, entry.timeout, entry.restart)
+        return FleetFunction(name, kind, entry.function, query, args, entry.timeout, entry.restart, is_placed)
 
     def _kind(self, entry: Any, key: str) -> Any:
         """Return the manifest or the function of an entry."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -20,6 +20,8 @@ from agentpool.fleet.agents import FleetAgent as FleetAgent
 from agentpool.fleet.agents import FleetFunction as FleetFunction
 from agentpool.fleet.expansion import Expansion
 from agentpool.fleet.patterns import Place
+from agentpool.fleet.placing import PlacementSettings as PlacementSettings
+from agentpool.fleet.placing import placement_of
 from agentpool.fleet.tables import BudgetSettings as BudgetSettings
 from agentpool.fleet.tables import FleetTable, ServedFleetTable
 from agentpool.fleet.tables import PoolSettings as PoolSettings
@@ -28,6 +30,9 @@ from agentpool.fleet.tables import SubagentEntry as SubagentEntry
 from agentpool.fleet.tables import SupervisorSettings as SupervisorSettings
 from agentpool.fleet.variables import Variables
 from agentpool.tools._links import note_paths
+
+if TYPE_CHECKING:
+    from agentpool.abc import Placement
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +45,7 @@ class FleetFile:
       supervisors: which agents are restarted together; their children are names of `agents`.
       base: the directory of the file, None if it came from no file.
       subagents: the manifests of the agents that models may spawn, and hand over to.
+      placement: the worker processes in which the agents run, if the pool has a placement.
     """
 
     agents: tuple[AnyFleetAgent, ...] = attrs.field(converter=as_tuple)
@@ -47,6 +53,7 @@ class FleetFile:
     supervisors: tuple[SupervisorSettings, ...] = attrs.field(default=(), converter=as_tuple)
     base: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     subagents: tuple[AgentManifest, ...] = attrs.field(default=(), converter=as_tuple)
+    placement: PlacementSettings | None = None
 
     @property
     def manifests(self) -> tuple[AgentManifest, ...]:
@@ -58,6 +65,14 @@ class FleetFile:
     def functions(self) -> tuple[FleetFunction, ...]:
         """Its agents that are Python functions."""
         return tuple(agent for agent in self.agents if isinstance(agent, FleetFunction))
+
+    def make_placement(self) -> Placement | None:
+        """Return where its agents run, for `open_agent_pool(placement=...)`; None if in this process.
+
+        Raises:
+          ModuleNotFoundError: if Ray is not installed; it names the `pip install`.
+        """
+        return placement_of(self.pool.placement, self.placement)
 
     @classmethod
     def load(
@@ -125,7 +140,12 @@ class FleetFile:
         if findings:
             raise ManifestError(findings)
         fleet = cls(
-            agents=agents, pool=table.pool, supervisors=supervisors, base=report.base, subagents=subagents
+            agents=agents,
+            pool=table.pool,
+            supervisors=supervisors,
+            base=report.base,
+            subagents=subagents,
+            placement=table.placement,
         )
         for manifest in fleet.manifests:
             note_paths(manifest)  # before an agent of the fleet can have changed where they lead

@@ -25,6 +25,7 @@ def fleet_to_data(fleet: FleetFile) -> Any:
         "pool": fleet.pool,
         "supervisors": list(fleet.supervisors),
         "base": None if fleet.base is None else str(fleet.base),
+        "placement": fleet.placement,
         "subagents": [numbers[id(manifest)] for manifest in fleet.subagents],
     }
     return object_to_data(data)
@@ -36,6 +37,7 @@ def _agent_to_data(agent: AnyFleetAgent, numbers: dict[int, int]) -> dict[str, A
         "query": agent.query,
         "timeout": agent.timeout,
         "restart": agent.restart,
+        "placed": agent.placed,
     }
     if isinstance(agent, FleetAgent):
         return {**common, "manifest": numbers[id(agent.manifest)]}
@@ -59,13 +61,15 @@ def fleet_from_data(data: Any) -> FleetFile:
         supervisors=kept["supervisors"],
         base=base,
         subagents=[manifests[number] for number in kept.get("subagents", ())],
+        placement=kept.get("placement"),
     )
 
 
 def _agent_from_data(agent: dict[str, Any], manifests: list[Any], base: Path | None) -> AnyFleetAgent:
     name, query, timeout, restart = (agent[key] for key in ("name", "query", "timeout", "restart"))
+    placed = agent.get("placed", True)  # an older agentpool knew no placement
     if "manifest" in agent:
-        return FleetAgent(name, manifests[agent["manifest"]], query, timeout, restart)
+        return FleetAgent(name, manifests[agent["manifest"]], query, timeout, restart, placed)
     reference = agent["function"]
     function = load_function(reference, base)
-    return FleetFunction(name, function, reference, query, agent["args"], timeout, restart)
+    return FleetFunction(name, function, reference, query, agent["args"], timeout, restart, placed)

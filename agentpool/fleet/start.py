@@ -13,6 +13,7 @@ from agentpool._core.restart import RestartMode, RestartPolicy
 from agentpool._kernel.context import AgentContext
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.options import SpawnOptions
+from agentpool._kernel.placed import placed
 from agentpool._kernel.pool import AgentPool
 from agentpool._kernel.supervisor import ChildSpec, Supervisor
 from agentpool._loop.model_agent import ModelAgent, SpawnConfig
@@ -39,7 +40,8 @@ async def start_fleet(
     """Start the agents of a fleet, in the order of its file, waiting for slots.
 
     The agents below a supervisor are started by it; it starts where the first of them stands. The
-    settings in `fleet.pool` are for whoever opens the pool.
+    settings in `fleet.pool` are for whoever opens the pool. In a fleet with a placement the agents are marked
+    for it; they run there if the pool was opened with `placement=fleet.make_placement()`.
 
     Args:
       pool: where they run.
@@ -106,7 +108,9 @@ def starts_of(
     """
     supervisors = {child: supervisor for supervisor in fleet.supervisors for child in supervisor.children}
     by_name = {agent.name: agent for agent in fleet.agents}
-    body_of = partial(_body_of, driver_of=driver_of, members=agents)
+    body_of = partial(
+        _body_of, driver_of=driver_of, members=agents, is_placed=fleet.pool.placement is not None
+    )
     starts: dict[str, Start] = {}
     for agent in fleet.agents:
         supervisor = supervisors.get(agent.name)
@@ -122,7 +126,12 @@ Body = Callable[[AgentContext], Awaitable[Any]]
 BodyOf = Callable[[AnyFleetAgent], Body]
 
 
-def _body_of(agent: AnyFleetAgent, driver_of: DriverOf, members: Members) -> Body:
+def _body_of(agent: AnyFleetAgent, driver_of: DriverOf, members: Members, is_placed: bool) -> Body:
+    body = _body_here(agent, driver_of, members)
+    return placed(body) if is_placed and agent.placed else body
+
+
+def _body_here(agent: AnyFleetAgent, driver_of: DriverOf, members: Members) -> Body:
     if isinstance(agent, FleetFunction):
         return agent
     if agent.query is None:

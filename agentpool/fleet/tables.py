@@ -20,6 +20,7 @@ from agentpool._core.rules import (
     Report,
     Rule,
     Schema,
+    Switch,
     Table,
     TableOf,
     Text,
@@ -31,6 +32,7 @@ from agentpool._core.rules import (
     read_table,
     table_schema,
 )
+from agentpool.fleet.placing import PlacementKind, PlacementSettings
 from agentpool.fleet.variables import VariableSettings, VariablesRule
 
 RestartMode: TypeAlias = Literal["on_failure", "always", "never"]
@@ -58,6 +60,15 @@ class PoolSettings(Table):
     driver: str | None = attrs.field(
         default=None,
         validator=Text("The driver of agents whose manifest names none", blank=False, optional=True),
+    )
+    placement: PlacementKind | None = attrs.field(
+        default=None,
+        validator=Choice(
+            "Where the agents run: `ray` for worker processes on a Ray cluster, of which `[placement]` tells"
+            " more; left out, in this process",
+            values=choice("ray"),
+            optional=True,
+        ),
     )
     inbox_capacity: int = attrs.field(
         default=32, validator=Whole("How many messages wait in an agent's inbox at the most")
@@ -218,6 +229,14 @@ class AgentEntry(Table):
         default=None,
         validator=TableOf("When it is started again", cls=RestartSettings, optional=True),
     )
+    placed: bool | None = attrs.field(
+        default=None,
+        validator=Switch(
+            "Whether it runs where the pool's `placement` says, as it does if this is left out; false keeps"
+            " it in the process that runs the fleet",
+            optional=True,
+        ),
+    )
 
     @classmethod
     def prepare(cls, table: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
@@ -296,6 +315,14 @@ class FleetTable(Table):
     pool: PoolSettings = attrs.field(
         default=PoolSettings(), validator=TableOf("The pool that they run in", cls=PoolSettings)
     )
+    placement: PlacementSettings | None = attrs.field(
+        default=None,
+        validator=TableOf(
+            "The worker processes in which the agents run, with a `placement` in `[pool]`",
+            cls=PlacementSettings,
+            optional=True,
+        ),
+    )
     vars: Mapping[str, VariableSettings] = attrs.field(
         factory=dict,
         hash=False,
@@ -337,8 +364,20 @@ class FleetTable(Table):
 
     @classmethod
     def conflicts(cls, values: Any) -> Iterator[Problem]:
-        """Yield a problem for each MCP server that has the name of another."""
-        return problems_of_names(values.mcp_servers)
+        """Yield what needs a placement that there is not, and the MCP servers that have another's name."""
+        if isinstance(values.pool, PoolSettings) and values.pool.placement is None:
+            yield from _without_placement(values)
+        yield from problems_of_names(values.mcp_servers)
+
+
+def _without_placement(values: Any) -> Iterator[Problem]:
+    """Yield what would have agents run elsewhere, in a fleet that runs here."""
+    fix = 'Write placement = "ray" below [pool], or remove '
+    if values.placement is not None:
+        yield Problem("placement", "is for a pool with a 'placement', and this has none", f"{fix}the table")
+    for n, entry in enumerate(values.agents if isinstance(values.agents, tuple) else ()):
+        if getattr(entry, "placed", None) is True:
+            yield Problem(f"agents[{n}].placed", "is true, and the pool has no 'placement'", f"{fix}the key")
 
 
 @attrs.frozen(kw_only=True)

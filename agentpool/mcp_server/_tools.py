@@ -71,10 +71,16 @@ def served_tools(
       timeout: seconds that no call may pass, whatever the file allows.
 
     Raises:
-      ManifestError: if the arguments of a function cannot be told to a client.
+      ManifestError: if the arguments of a function cannot be told to a client, or the agents are to run in
+        other processes.
     """
     driver_of = driver_of or (lambda manifest: None)
     findings: list[Finding] = []
+    if fleet.pool.placement is not None:
+        fix = "Remove it from this fleet, or run it with `agentpool run`"
+        findings.append(
+            Finding("the fleet", "pool.placement", "agents that are served run in the server", fix)
+        )
     made: dict[str, AgentTool] = {}
     for name, agent in zip(tool_names(agent.name for agent in fleet.agents), fleet.agents, strict=True):
         try:

@@ -133,4 +133,4 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if not line.startswith("\t") and line.strip()]
     if isinstance(error, RayActorError) and error.actor_init_failed:
         return lines[-1]  # of the traceback
-    return " ".join(lines)
+    return " ".join(lines).partition(" Some common causes include")[0]

@@ -54,6 +54,8 @@ if _TYPE_CHECKING:
     from agentpool.testing._kits import check_tool as check_tool
     from agentpool.testing._log import EventLog as EventLog
     from agentpool.testing._log import Note as Note
+    from agentpool.testing._placement import InProcessPlacement as InProcessPlacement
+    from agentpool.testing._placement import InProcessWorker as InProcessWorker
     from agentpool.testing._simulate import Main as Main
     from agentpool.testing._simulate import Simulation as Simulation
     from agentpool.testing._simulate import SimulationContext as SimulationContext
@@ -90,6 +92,9 @@ _HOMES = {
     """,
     "agentpool.testing._log": """
         EventLog Note
+    """,
+    "agentpool.testing._placement": """
+        InProcessPlacement InProcessWorker
     """,
     "agentpool.testing._simulate": """
         Main Simulation SimulationContext SimulationHangError attempt simulate

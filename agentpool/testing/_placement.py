@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
+import math
 import pickle
-from collections.abc import AsyncIterator, Sequence
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
-from random import Random, getrandbits
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import attrs
 import trio
 
 from agentpool._core.errors import WorkerLostError, WorkerUnavailableError
 from agentpool._core.text import shown
+from agentpool._kernel.splitting import is_only_cancelled
 from agentpool._remote.end import WorkerEnd
-from agentpool._remote.placement import RemotePlacement
+from agentpool._remote.placement import SHORTEST_LEASE, RemotePlacement
 from agentpool._remote.runtime import run_worker
 from agentpool.abc import Pulled, Workers
 
+T = TypeVar("T")
+
 PATIENCE = 0.5
-"""So many seconds pass until a request counts as lost whose reply does not come."""
+"""So many seconds after a request, or its reply, was lost the head is told that nothing came."""
 
 
-@attrs.frozen(kw_only=True)
-class Faults:
+@attrs.frozen
+class _Way:
     """What happens to requests and replies.
 
     Attributes:
-      loss: how likely each request is lost, and each reply, from 0 to 1.
-      delay: seconds that a request, and its reply, take at the most; each takes a part of it by lot.
+      loss: how likely each is lost.
+      delay: seconds that each takes at the most.
+      random: decides.
     """
 
-    loss: float = 0.0
-    delay: float = 0.0
+    loss: float
+    delay: float
+    random: random.Random
 
-    def __attrs_post_init__(self) -> None:
-        if not 0 <= self.loss < 1:
-            raise ValueError(f"loss must be at least 0 and less than 1, not {self.loss}")
-        if not self.delay >= 0:
-            raise ValueError(f"delay must be at least 0 seconds, not {self.delay}")
+    async def travel(self, worker: InProcessWorker) -> None:
+        """Carry a request, or a reply.
+
+        Raises:
+          WorkerUnavailableError: if it is lost.
+        """
+        if self.delay:
+            await trio.sleep(self.random.random() * self.delay)
+        if worker.is_cut_off or self.random.random() < self.loss:
+            await trio.sleep(PATIENCE)
+            raise WorkerUnavailableError(f"nothing came back from worker {worker.number}")
 
 
 class InProcessWorker:
@@ -47,17 +58,18 @@ class InProcessWorker:
 
     Attributes:
       number: counts the workers of the placement, from 1 up.
-      is_running: whether its program has not ended.
+      is_running: whether its program runs; nothing is heard of it afterwards.
       is_cut_off: whether nothing gets to it or from it.
-      crash: what its program died of, if that was an exception.
+      crash: what its program died of, an exception that nothing in it caught.
     """
 
     def __init__(self, number: int, lease: float) -> None:
         self.number = number
         self.is_running = True
         self.is_cut_off = False
-        self.crash: Exception | None = None
-        self._end = WorkerEnd(lease, trio.current_time)
+        self.crash: BaseException | None = None
+        self._end = WorkerEnd(lease, trio.current_time, str(number))
+        self._end.on_change = self._note
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
 
@@ -66,15 +78,18 @@ class InProcessWorker:
         return f"<InProcessWorker {self.number}, {state}{', cut off' if self.is_cut_off else ''}>"
 
     def cut(self) -> None:
-        """From now on lose everything between it and the head."""
+        """From now on lose everything between it and the head, also what is under way."""
         self.is_cut_off = True
 
     def restore(self) -> None:
-        """Lose no more than the placement's faults say."""
+        """Lose no more than the placement says."""
         self.is_cut_off = False
 
     def kill(self) -> None:
-        """End it at once, as `kill -9` does: nothing more is heard of it."""
+        """End it at once, as `kill -9` does: nothing more is heard of it.
+
+        Its agents are cancelled; nobody hears what they do in their cleanup, but the cleanup is done.
+        """
         self._die("killed")
 
     def _die(self, reason: str) -> None:
@@ -85,109 +100,110 @@ class InProcessWorker:
     # -- its program ----------------------------------------------------------------------------------
 
     def _note(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
 
     async def _run(self, setup: bytes) -> None:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._keep_lease)
-                    await run_worker(_Noting(self._end, self._note), setup)
+                    await run_worker(self._end, setup)
                     nursery.cancel_scope.cancel("the worker has ended")
-        except Exception as error:
+        except BaseException as error:
+            if is_only_cancelled(error):
+                raise
             self.crash = error  # as a process that dies of it
         finally:
-            self.is_running = False
-            self._note()
+            self._die("it has ended")
 
     async def _keep_lease(self) -> None:
         """End the worker when its head was not heard of for too long."""
-        while (left := self._end.expires_at - trio.current_time()) > 0:  # noqa: ASYNC110  (it moves)
-            await trio.sleep(left)
-        self._die("its lease has expired")
+        while (at := self._end.expires_at) > trio.current_time():  # noqa: ASYNC110  (it moves)
+            await trio.sleep_until(at)
+        self._die("its lease has run out")
+
+    # -- what it is asked -----------------------------------------------------------------------------
+
+    def _check_running(self) -> None:
+        if not self.is_running:
+            crash = self.crash
+            told = "its process has ended" if crash is None else f"its program raised {shown(crash)}"
+            raise WorkerLostError(str(self.number), told)
+
+    async def _post(self, number: int, records: Sequence[bytes]) -> None:
+        self._check_running()
+        self._end.post(number, records)
+
+    async def _pull(self, ack: int, max: int, wait: float) -> Pulled:
+        self._check_running()
+        until = trio.current_time() + wait
+        pull = self._end.begin_pull(ack, max)
+        while True:
+            found = pull.reply(even_empty=trio.current_time() >= until)
+            if found is not None:
+                return found
+            with trio.move_on_at(until):
+                await self._changed.wait()
+            self._check_running()
 
 
-class _Noting:
-    """The worker's end, which tells of what is put in, because nobody waits for it in a thread."""
+@attrs.define(eq=False)
+class _Request(Generic[T]):
+    """A request on its way. It goes on when nobody waits for its reply any more, and may then be late.
 
-    def __init__(self, end: WorkerEnd, note: Any) -> None:
-        self._end = end
-        self._note = note
+    Attributes:
+      reply: what came of it; what could not be thought of raises where the workers run.
+      is_over: set when there is one.
+    """
 
-    @property
-    def on_records(self) -> Any:
-        return self._end.on_records
+    reply: T | WorkerLostError | WorkerUnavailableError | None = None
+    is_over: trio.Event = attrs.field(factory=trio.Event)
 
-    @on_records.setter
-    def on_records(self, value: Any) -> None:
-        self._end.on_records = value
-
-    @property
-    def closed(self) -> str | None:
-        return self._end.closed
-
-    def put(self, record: bytes) -> None:
-        self._end.put(record)
-        self._note()
-
-    def take(self) -> Sequence[bytes]:
-        return self._end.take()
+    async def run(self, worker: InProcessWorker, way: _Way, serve: Callable[[], Awaitable[T]]) -> None:
+        """Carry it to the worker, and the reply back."""
+        try:
+            await way.travel(worker)
+            try:
+                reply: T | WorkerLostError = await serve()
+            except WorkerLostError as error:
+                reply = error
+            await way.travel(worker)
+            self.reply = reply
+        except WorkerUnavailableError as error:
+            self.reply = error
+        self.is_over.set()
 
 
 class _InProcessTransport:
     """The way to one worker."""
 
-    def __init__(self, worker: InProcessWorker, faults: Faults, random: Random) -> None:
+    def __init__(self, worker: InProcessWorker, way: _Way, nursery: trio.Nursery) -> None:
         self._worker = worker
-        self._faults = faults
-        self._random = random
-
-    async def _travel(self) -> None:
-        """Carry a request, or a reply."""
-        await trio.lowlevel.checkpoint()
-        if self._faults.delay:
-            await trio.sleep(self._random.random() * self._faults.delay)
-        if self._worker.is_cut_off or self._random.random() < self._faults.loss:
-            await trio.sleep(PATIENCE)
-            raise WorkerUnavailableError("nothing came back")
-
-    def _check_running(self) -> None:
-        if not self._worker.is_running:
-            crash = self._worker.crash
-            told = "its process has ended" if crash is None else f"its program raised {shown(crash)}"
-            raise WorkerLostError(str(self._worker.number), told)
+        self._way = way
+        self._nursery = nursery
 
     async def post(self, number: int, records: Sequence[bytes]) -> None:
         """Hand records to the worker."""
-        await self._travel()
-        self._check_running()
-        self._worker._end.post(number, records)
-        await self._travel()
+        await self._ask(lambda: self._worker._post(number, records))
 
     async def pull(self, ack: int, max: int, wait: float) -> Pulled:
         """Return what the worker has to tell."""
-        await self._travel()
-        worker = self._worker
-        found: Pulled | None = None
-        with trio.move_on_after(wait):
-            while True:
-                self._check_running()
-                found = worker._end.pull_now(ack, max, even_empty=False)
-                if found is not None:
-                    break
-                await worker._changed.wait()
-        if found is None:
-            self._check_running()
-            found = worker._end.pull_now(ack, max, even_empty=True)
-            assert found is not None
-        await self._travel()
-        return found
+        return await self._ask(lambda: self._worker._pull(ack, max, wait))
+
+    async def _ask(self, serve: Callable[[], Awaitable[T]]) -> T:
+        request = _Request[T]()
+        self._nursery.start_soon(request.run, self._worker, self._way, serve)
+        await request.is_over.wait()
+        reply = request.reply
+        if isinstance(reply, WorkerLostError | WorkerUnavailableError):
+            raise reply
+        return cast(T, reply)
 
     async def aclose(self) -> None:
         """End the worker."""
-        self._worker._end.close("the pool has ended")
-        self._worker._scope.cancel("the pool has ended")
+        self._worker._end.close("the head has ended it")
+        self._worker._die("the head has ended it")
         await trio.lowlevel.checkpoint()
 
 
@@ -195,13 +211,21 @@ class InProcessPlacement(RemotePlacement):
     """Runs placed agents in workers that are tasks of this program; for tests, and to try out.
 
     Everything is as with worker processes: what agents are given, return and raise is pickled; the workers
-    have leases; requests and replies may be lost. Only the memory is shared. In `simulate` it takes virtual
-    time, and the same seed gives the same run.
+    have leases; requests and replies may be lost, late, or come in another order. Only the memory is shared,
+    and what blocks the program blocks them all. In `simulate` it takes virtual time, and the same seed gives
+    the same run.
+
+    Attributes:
+      workers: those that were started so far, in their order, also those that have ended.
 
     Args:
       workers: how many.
       lease: seconds, at least 2.
-      faults: what happens to requests and replies; nothing if left out.
+      loss: how likely each request is lost, and each reply, from 0 up to, but not including, 1.
+      delay: seconds that each of them takes at the most; how long is decided by lot. Those that were taken
+        for lost may so arrive late.
+      seed: decides what is lost, and how long everything takes. By default the module `random` draws one,
+        which a simulation seeds.
       driver: as of `RemotePlacement`.
 
     Raises:
@@ -209,19 +233,32 @@ class InProcessPlacement(RemotePlacement):
     """
 
     def __init__(
-        self, workers: int = 2, *, lease: float = 10.0, faults: Faults = Faults(), driver: Any = None
+        self,
+        workers: int = 2,
+        *,
+        lease: float = 10.0,
+        loss: float = 0.0,
+        delay: float = 0.0,
+        seed: int | None = None,
+        driver: Callable[[], AbstractAsyncContextManager[Any]] | str | None = None,
     ) -> None:
         if isinstance(workers, bool) or not isinstance(workers, int):
             raise TypeError(f"workers must be an int, not {workers!r}")
         if workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
-        if not lease >= 2:
-            raise ValueError(f"lease must be at least 2 seconds, not {lease}")
+        if not SHORTEST_LEASE <= lease < math.inf:
+            raise ValueError(f"lease must be at least {SHORTEST_LEASE:g} seconds, not {lease}")
+        if not 0 <= loss < 1:
+            raise ValueError(f"loss must be at least 0 and less than 1, not {loss}")
+        if not 0 <= delay < math.inf:
+            raise ValueError(f"delay must be at least 0 seconds, not {delay}")
         self.lease = lease
         self.driver = driver
-        self.count = workers
-        self.faults = faults
         self.workers: list[InProcessWorker] = []
+        self._count = workers
+        self._loss = loss
+        self._delay = delay
+        self._seed = seed
 
     def __repr__(self) -> str:
         return f"<InProcessPlacement, {sum(each.is_running for each in self.workers)} workers run>"
@@ -232,31 +269,30 @@ class InProcessPlacement(RemotePlacement):
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Workers]:
+        seed = random.getrandbits(64) if self._seed is None else self._seed
+        way = _Way(self._loss, self._delay, random.Random(seed))
         async with trio.open_nursery() as nursery:
-            yield _InProcessWorkers(self, nursery)
-            for worker in self.workers:
-                worker._scope.cancel("the pool has ended")
+            yield _InProcessWorkers(self._count, self.lease, way, nursery, self.workers)
+            nursery.cancel_scope.cancel("the pool has ended")
 
 
+@attrs.define(eq=False)
 class _InProcessWorkers:
     """Where the workers of a placement are started."""
 
-    def __init__(self, placement: InProcessPlacement, nursery: trio.Nursery) -> None:
-        self.count = placement.count
-        self._placement = placement
-        self._nursery = nursery
-        # From the program's own lot, so that a simulation decides it too.
-        self._random = Random(getrandbits(64))
+    count: int
+    _lease: float
+    _way: _Way
+    _nursery: trio.Nursery
+    _started: list[InProcessWorker]
 
     async def start(self, setup: bytes) -> _InProcessTransport:
         """Start a worker."""
-        placement = self._placement
-        worker = InProcessWorker(len(placement.workers) + 1, placement.lease)
-        placement.workers.append(worker)
-        run = partial(worker._run, setup)
-        self._nursery.start_soon(run, name=f"worker {worker.number}")
+        worker = InProcessWorker(len(self._started) + 1, self._lease)
+        self._started.append(worker)
+        self._nursery.start_soon(worker._run, setup, name=f"worker {worker.number}")
         await trio.lowlevel.checkpoint()
-        return _InProcessTransport(worker, placement.faults, self._random)
+        return _InProcessTransport(worker, self._way, self._nursery)
 
     def dumps(self, value: Any) -> bytes:
         """Pickle a value."""

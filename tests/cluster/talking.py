@@ -16,7 +16,8 @@ from typing import Any
 
 import trio
 
-from agentpool import AgentContext, open_agent_pool, placed
+from agentpool import AgentContext, open_agent_pool
+from agentpool._kernel.placed import placed
 from agentpool.ray import RayPlacement
 
 RING = 6
@@ -65,7 +66,7 @@ async def talk(ctx: AgentContext, count: int) -> dict[str, Any]:
         "got": got,
         "senders": sorted(senders),
         "following": following,
-        "answer": answer.content,
+        "answer": answer,
         "child": grown,
         "child_id": child.id,
     }

@@ -16,8 +16,7 @@ from typing import Any
 
 import trio
 
-from agentpool import AgentContext, open_agent_pool
-from agentpool._kernel.placed import placed
+from agentpool import AgentContext, open_agent_pool, placed
 from agentpool.ray import RayPlacement
 
 RING = 6

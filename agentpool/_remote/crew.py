@@ -13,12 +13,11 @@ import attrs
 import trio
 
 from agentpool._core.errors import WorkerUnavailableError
-from agentpool._core.messages import AgentId
 from agentpool._core.placing import Down, Watched, WorkOver
 from agentpool._core.wire import Patience
 from agentpool._kernel.protection import protect_module
 from agentpool._logging import WORKERS, tell
-from agentpool._remote.codec import sent
+from agentpool._remote.codec import SentEvent, sent
 from agentpool._remote.facts import WorkerSetup
 from agentpool._remote.link import Link
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 MARGIN = 2.0
 """So many seconds after a worker has ended itself it is said to be lost: for its watchdog, and for clocks."""
 
-Told = Callable[[Sequence[tuple[AgentId, type, tuple[object, ...]]]], object]
+Told = Callable[[dict[int, int], Sequence[SentEvent]], object]
 
 
 LATE = 5.0

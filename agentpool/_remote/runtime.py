@@ -267,7 +267,7 @@ class Runtime:
         if kind in _OF_THE_HEAD:
             return
         own = tuple([self._sent(getattr(event, name)) for name in own_fields(kind)])
-        self._events.append((event.agent_id, kind, own))
+        self._events.append((event.agent_id, event.seq, kind, own))
         self._have_events.set()
 
     def _sent(self, value: object) -> object:

@@ -57,6 +57,7 @@ class Watchdog:
         self._exit = exit
         self._is_over = threading.Event()
         self._timer = KernelTimer.create(signal.SIGKILL) if hasattr(signal, "SIGKILL") else None
+        self._arm()  # from here on, whenever the thread gets to run
         self._thread = threading.Thread(target=self._run, name="agentpool-lease", daemon=True)
         self._thread.start()
 

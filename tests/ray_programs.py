@@ -87,7 +87,7 @@ class Head:
         await self.transport.post(self.posts + 1, records)
         self.posts += 1
 
-    async def pull(self, wait: float = 10.0) -> list[Any]:
+    async def pull(self, wait: float = 1.0) -> list[Any]:
         pulled = await self.transport.pull(self.ack, 1000, wait)
         assert pulled.number == self.ack + 1
         self.ack = pulled.number
@@ -441,9 +441,8 @@ async def speed(address: str) -> None:
         tell("post", milliseconds=(time.monotonic() - started) * 2)
 
         async def chatty(ctx: Any, count: int, size: int) -> None:
-            runtime = ctx._line._runtime if hasattr(ctx, "_line") else ctx._runtime
             for _ in range(count):
-                runtime._end.put(record_to_bytes(Ended(999, b"x" * size)))
+                ctx._host._end.put(record_to_bytes(Ended(999, b"x" * size)))
 
         for size in (100, 1000):
             count = 30_000

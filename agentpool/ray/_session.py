@@ -26,7 +26,7 @@ KNOCK_SECONDS = 10.0
 OPEN_SECONDS = 60.0
 """So many seconds Ray has to connect to a cluster, or to start one. It takes one second, or ten."""
 
-CLOSE_SECONDS = 20.0
+CLOSE_SECONDS = 10.0
 """So many seconds Ray has to disconnect, or to end a cluster that was started here. It takes one or two."""
 
 _KEPT_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")

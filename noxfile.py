@@ -211,7 +211,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    session.install(".[all]", *_group("typing"))
+    session.install(".[all,ray]", *_group("typing"))
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "agentpool", "--ignoreexternal")

@@ -25,7 +25,10 @@ LOOP = logging.getLogger("agentpool.loop")
 DRIVERS = logging.getLogger("agentpool.drivers")
 """Calls of models that are made again, go to another route, or wait for a provider's quota."""
 
-LOGGERS = (AGENTS, MESSAGES, LOOP, DRIVERS)
+WORKERS = logging.getLogger("agentpool.workers")
+"""Worker processes in which agents run: started, lost, not to be started."""
+
+LOGGERS = (AGENTS, MESSAGES, LOOP, DRIVERS, WORKERS)
 
 logging.getLogger("agentpool").addHandler(logging.NullHandler())
 

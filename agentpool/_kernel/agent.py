@@ -54,7 +54,7 @@ class Work:
     @classmethod
     def of(cls, agent: Callable[..., Awaitable[Any]], args: tuple[Any, ...], options: SpawnOptions) -> Work:
         """Return what runs an agent, which may be marked for placement."""
-        if type(agent) is Placed:
+        if isinstance(agent, Placed):
             return cls(agent.agent, args, options, None, True)
         return cls(agent, args, options)
 

@@ -175,8 +175,8 @@ def _text_of(error: BaseException) -> str:
 
 # -- events ------------------------------------------------------------------------------------
 
-SentEvent: TypeAlias = tuple[AgentId, type, tuple[Any, ...]]
-"""Whose it is, its class, and its own fields; an error in one is a `SentError` on its way."""
+SentEvent: TypeAlias = tuple[AgentId, int, type, tuple[Any, ...]]
+"""Whose it is, its `seq` at the worker, its class, and its own fields, of which an error is a `SentError`."""
 
 # -- outcomes ----------------------------------------------------------------------------------
 

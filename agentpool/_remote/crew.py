@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -12,11 +13,11 @@ import attrs
 import trio
 
 from agentpool._core.errors import WorkerUnavailableError
-from agentpool._core.messages import AgentId
 from agentpool._core.placing import Down, Watched, WorkOver
 from agentpool._core.wire import Patience
 from agentpool._kernel.protection import protect_module
-from agentpool._remote.codec import sent
+from agentpool._logging import WORKERS, tell
+from agentpool._remote.codec import SentEvent, sent
 from agentpool._remote.facts import WorkerSetup
 from agentpool._remote.link import Link
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 MARGIN = 2.0
 """So many seconds after a worker has ended itself it is said to be lost: for its watchdog, and for clocks."""
 
-Told = Callable[[Sequence[tuple[AgentId, type, tuple[object, ...]]]], object]
+Told = Callable[[dict[int, int], Sequence[SentEvent]], object]
 
 
 LATE = 5.0
@@ -34,6 +35,10 @@ LATE = 5.0
 
 PAUSE = 5.0
 """So many seconds pass after a worker could not be started, until that is tried again where others are up."""
+
+
+SILENT = 4.0
+"""A worker that has not answered for so many seconds gets no more agents. It answers once a second."""
 
 
 @attrs.define(eq=False)
@@ -148,7 +153,11 @@ class Crew:
         for berth in self._berths:
             if berth.link is None and berth.settled is None and now >= berth.not_before:
                 self._start(berth)
-        found = [berth for berth in self._berths if berth.link is not None or berth.is_expected]
+        silent = now - SILENT
+        heard = [berth for berth in self._berths if berth.link is not None and berth.link.heard_at > silent]
+        found = heard + [berth for berth in self._berths if berth.is_expected]
+        if not found:
+            found = [berth for berth in self._berths if berth.link is not None]  # none was heard of lately
         if not found:
             # Whoever is let wait here waits for all of them, one after the other.
             found = [berth for berth in self._berths if berth.number not in failed]
@@ -192,6 +201,7 @@ class Crew:
             berth.not_before = trio.current_time() + PAUSE
             berth.settled = None  # who comes next tries anew
             settled.set()
+            tell(WORKERS, logging.WARNING, "worker %s cannot be started: %s", name, error, error=error)
             return
         link = self._linked(name, transport)
         berth.link = link
@@ -199,9 +209,11 @@ class Crew:
         for news in self._news.values():
             link.send(news)
         settled.set()
-        try:
-            await link.run()
-        finally:
+        tell(WORKERS, logging.INFO, "worker %s is up", name)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            await link.failing.wait()
+            # Its agents have to wait for the end of its lease, but a new one can take its place now.
             berth.link = berth.settled = None
 
     def _linked(self, name: str, transport: Transport) -> Link:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from agentpool._core.errors import RemoteError, WorkerLostError, WorkerUnavailableError
+from agentpool._core.events import ModelCallFinished
 from agentpool._core.placing import Down, Happened, Heard, Up
 from agentpool._core.wire import Outbox, Patience, Replies
 from agentpool._kernel.protection import protect_module
+from agentpool._logging import WORKERS, tell
 from agentpool._remote.codec import (
     Dumps,
     SentError,
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from agentpool._core.messages import AgentId
     from agentpool._remote.proxy import Proxy
-    from agentpool.abc import Transport
+    from agentpool.abc import Pulled, Transport
 
 T = TypeVar("T")
 
@@ -54,6 +57,8 @@ class Link:
       dumps: pickles what users made, for it.
       proxies: of the agents that run there.
       lost: why it is lost; None while it is not.
+      failing: set when it is lost, or as good as lost: it will not be heard of again.
+      heard_at: when it answered last, on trio's clock.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Link:
         dumps: Dumps,
         lease: float,
         patience: Patience,
-        told: Callable[[Sequence[SentEvent]], object],
+        told: Callable[[dict[int, int], Sequence[SentEvent]], object],
         look: Callable[[], object],
     ) -> None:
         """Begin.
@@ -71,22 +76,27 @@ class Link:
         Args:
           lease: of the worker, in seconds.
           patience: decides when it is lost.
-          told: hands events on to those who subscribe.
+          told: hands events on to those who subscribe; is given the `seq` of the model calls that have begun,
+            by that at the worker.
           look: called about once a second, or more often; looks what there is to tell all workers.
         """
         self.name = name
         self.dumps = dumps
         self.proxies: dict[AgentId, Proxy] = {}
         self.lost: str | None = None
+        self.failing = trio.Event()
+        self.heard_at: float = trio.current_time()
         self._transport = transport
         self._outbox = Outbox()
         self._replies = Replies()
         self._patience = patience
+        self._lease = lease
         self._longest_pull = min(LONGEST_PULL, lease / 4)
+        self._overdue_at = 0.0
+        self._begun: dict[int, int] = {}
         self._told = told
         self._look = look
         self._to_post = trio.Event()
-        self._scope = trio.CancelScope()
         self._gone: str | None = None
 
     def __repr__(self) -> str:
@@ -103,22 +113,21 @@ class Link:
         """Carry records both ways until the worker is lost, or this is cancelled, which ends the worker."""
         reason = "its pool has ended"
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._post)
-                    nursery.start_soon(self._pull)
-                    reason = await self._until_lost()
-                    nursery.cancel_scope.cancel(reason)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._post)
+                nursery.start_soon(self._pull)
+                nursery.start_soon(self._beat)
+                reason = await self._until_lost()
+                told = "worker %s is lost with %d agents: %s"
+                tell(WORKERS, logging.WARNING, told, self.name, len(self.proxies), reason)
+                nursery.cancel_scope.cancel(reason)
         finally:
             self.lost = reason
+            self.failing.set()
             for proxy in list(self.proxies.values()):
                 proxy.lost(reason)
             with trio.CancelScope(shield=True):
                 await self._transport.aclose()
-
-    def close(self) -> None:
-        """End the worker; does not wait."""
-        self._scope.cancel("the pool has ended")
 
     async def _until_lost(self) -> str:
         """Return why the worker is lost, when no code of it can run any more."""
@@ -130,15 +139,19 @@ class Link:
 
     async def _ask(self, seconds: float, request: Callable[[], Awaitable[T]]) -> T:
         """Make a request until it is answered. It is the same each time, so that it is done once."""
-        self._patience.asked(trio.current_time())
+        if self._gone is None:
+            self._patience.asked(trio.current_time())
         while True:
+            if self._gone is not None:
+                # It may be cut off and run on over there: its time has to pass. Nothing new is asked, also
+                # not the other way, or it would never be over.
+                await trio.sleep_forever()
             try:
                 with trio.fail_after(seconds):
                     answer = await request()
             except WorkerLostError as error:
-                # It may be cut off and run on over there: its time has to pass.
                 self._gone = self._gone or error.reason
-                await trio.sleep_forever()
+                self.failing.set()
             except WorkerUnavailableError:
                 await trio.sleep(PAUSE)
             except trio.TooSlowError:
@@ -146,6 +159,7 @@ class Link:
                 seconds *= 2
                 await trio.sleep(PAUSE)
             else:
+                self.heard_at = trio.current_time()
                 return answer
 
     async def _post(self) -> None:
@@ -153,33 +167,45 @@ class Link:
             self._to_post = trio.Event()
             while (batch := self._outbox.next_post(MOST_RECORDS, MOST_BYTES)) is not None:
                 number, records = batch
-                await self._ask(self._longest_pull, lambda n=number, r=records: self._transport.post(n, r))  # type: ignore[misc]
+                await self._ask(self._lease / 2, lambda n=number, r=records: self._transport.post(n, r))  # type: ignore[misc]
                 self._outbox.posted(number)
             await self._to_post.wait()
 
     async def _pull(self) -> None:
+        def pull() -> Awaitable[Pulled]:
+            self._overdue_at = trio.current_time() + 2 * self._longest_pull
+            return self._transport.pull(self._replies.ack, MOST_RECORDS, self._longest_pull)
+
         while True:
-            ack = self._replies.ack
-            pulled = await self._ask(
-                2 * self._longest_pull,
-                lambda ack=ack: self._transport.pull(ack, MOST_RECORDS, self._longest_pull),  # type: ignore[misc]
-            )
+            pulled = await self._ask(self._longest_pull + self._lease / 2, pull)
             for data in self._replies.take(pulled.number, pulled.records):
                 self._take(record_from_bytes(data))
             self._look()
             for proxy in list(self.proxies.values()):
                 proxy.push_ended()
 
-    def _event(self, agent: AgentId, kind: type, own: tuple[object, ...]) -> SentEvent:
+    async def _beat(self) -> None:
+        """Ask something new as long as a reply is overdue, which may be a long one that is still on its way.
+
+        The worker would hear nothing new of the head meanwhile, and end.
+        """
+        while True:
+            await trio.sleep(self._longest_pull)
+            if trio.current_time() > self._overdue_at and not len(self._outbox):
+                self.send(Heard(0))
+
+    def _event(self, agent: AgentId, seq: int, kind: type, own: tuple[object, ...]) -> SentEvent:
+        if kind is not ModelCallFinished:  # the one that has errors in it
+            return agent, seq, kind, own
         where = f"worker {self.name}"
         loaded = [received_error(each, where) if isinstance(each, SentError) else each for each in own]
-        return agent, kind, tuple(loaded)
+        return agent, seq, kind, tuple(loaded)
 
     def _take(self, record: Up) -> None:
         if isinstance(record, Happened):
             # What a provider's class cannot be loaded for is missing then, but nobody dies of it.
             with suppress(RemoteError):
-                self._told([self._event(*each) for each in received(record.events, "events")])
+                self._told(self._begun, [self._event(*each) for each in received(record.events, "events")])
             self.send(Heard(1))
             return
         proxy = self.proxies.get(record.agent)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from agentpool._core.messages import AgentId
+from agentpool._core.events import ModelCallFinished, ModelCallStarted
 from agentpool._core.placing import Start, Watched, WorkOver
 from agentpool._kernel.events import EventSubscription
 from agentpool._kernel.protection import protect_module
-from agentpool._remote.codec import sent
+from agentpool._remote.codec import SentEvent, sent
 from agentpool._remote.crew import Crew
 from agentpool._remote.facts import AgentFacts, WorkerSetup
 from agentpool._remote.model_verbs import HeadGovernors, HeadModels
@@ -133,12 +133,17 @@ def _news_of(state: PoolState) -> Sequence[Watched | WorkOver]:
     return (watched, WorkOver(bool(state.draining))) if state.judge.work_is_over else (watched,)
 
 
-def _hand_on(state: PoolState, events: Sequence[tuple[AgentId, type, tuple[object, ...]]]) -> None:
+def _hand_on(state: PoolState, begun: dict[int, int], events: Sequence[SentEvent]) -> None:
     """Hand events of agents on to those who subscribe; an agent waits for slow ones by itself."""
-    for agent_id, kind, own in events:
+    for agent_id, seq, kind, own in events:
         record = state.records.get(agent_id)
-        if record is not None:
-            state.events.emit(kind, agent_id, record.parent_id, *own)
+        if record is None:
+            continue
+        if kind is ModelCallStarted:
+            begun[seq] = state.events.end + 1
+        elif kind is ModelCallFinished:
+            own = (begun.pop(own[0], 0), *own[1:])  # its `started`, as it is here
+        state.events.emit(kind, agent_id, record.parent_id, *own)
 
 
 def _is_held_up(state: PoolState) -> bool:

@@ -103,10 +103,10 @@ def _copied(value: Mapping[str, Any]) -> Mapping[str, Any]:
 class RayPlacement(RemotePlacement):
     """Runs those agents of a pool that are marked for placement (`placed`) in processes on a Ray cluster.
 
-    ```python
-    async with open_agent_pool(driver, max_concurrent=1000, placement=RayPlacement()) as pool:
-        await pool.map(placed(agent), items)
-    ```
+    It is given to the pool::
+
+        async with open_agent_pool(driver, max_concurrent=1000, placement=RayPlacement()) as pool:
+            await pool.map(placed(agent), items)
 
     The pool stays where it is: capacity, budgets, messages, outcomes and the journal are those of the program
     that opened it, the head. Ray starts the worker processes, spread over the nodes of the cluster, and ends
@@ -165,7 +165,7 @@ class RayPlacement(RemotePlacement):
         Raises:
           AgentPoolError: if there is no cluster, or Ray cannot join it; the text says what Ray says.
 
-        Checkpoint: always. Cancellation: what Ray is doing at that moment is waited for; no process is left.
+        Checkpoint: always. Cancellation: no process is left, though Ray may take a moment more to end one.
         """
         from agentpool.ray._session import connected
         from agentpool.ray._workers import RayWorkers

@@ -54,7 +54,6 @@ if _TYPE_CHECKING:
     from agentpool.testing._kits import check_tool as check_tool
     from agentpool.testing._log import EventLog as EventLog
     from agentpool.testing._log import Note as Note
-    from agentpool.testing._placement import Faults as Faults
     from agentpool.testing._placement import InProcessPlacement as InProcessPlacement
     from agentpool.testing._placement import InProcessWorker as InProcessWorker
     from agentpool.testing._simulate import Main as Main
@@ -95,7 +94,7 @@ _HOMES = {
         EventLog Note
     """,
     "agentpool.testing._placement": """
-        Faults InProcessPlacement InProcessWorker
+        InProcessPlacement InProcessWorker
     """,
     "agentpool.testing._simulate": """
         Main Simulation SimulationContext SimulationHangError attempt simulate

@@ -212,12 +212,12 @@ async def spending(ctx: AgentContext, n: int) -> int:
         calls += 1
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 async def test_no_limit_is_passed_whatever_is_lost_and_whoever_is_killed(seed: int) -> None:
     global provider
     provider = Provider()
     random.seed(seed)
-    limit = 5_000
+    limit = 2_000
     placement = InProcessPlacement(3, driver=open_asking, lease=2.0, loss=0.1, seed=seed)
     async with pool_of(9, placement=placement, budget=Budget(tokens=limit)) as pool:
 

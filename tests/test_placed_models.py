@@ -129,7 +129,7 @@ async def seen(
 
 
 async def both(make_driver: Callable[[], Any], agent: Any, *args: Any, **options: Any) -> Seen:
-    """Run an agent in place and in a worker, check that nobody can tell which is which, and return the latter."""
+    """Run an agent in place and in a worker, check that none can tell them apart, and return the latter."""
     here = await seen(make_driver, agent, *args, is_placed=False, **options)
     there = await seen(make_driver, agent, *args, is_placed=True, **options)
     assert there.outcome == here.outcome

@@ -47,7 +47,6 @@ from agentpool._core.capability import PrivacyTier
 from agentpool._core.events import ModelCallFinished, ModelCallStarted
 from agentpool.testing import InProcessPlacement
 
-
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
@@ -130,7 +129,7 @@ async def seen(
 
 
 async def both(make_driver: Callable[[], Any], agent: Any, *args: Any, **options: Any) -> Seen:
-    """Run an agent in place and in a worker, check that nobody can tell the two apart, and return the latter."""
+    """Run an agent in place and in a worker, check that none can tell them apart, and return the latter."""
     here = await seen(make_driver, agent, *args, is_placed=False, **options)
     there = await seen(make_driver, agent, *args, is_placed=True, **options)
     assert there.outcome == here.outcome
@@ -471,7 +470,7 @@ async def test_leaving_a_stream_closes_it_at_the_head_and_books_the_worst_case(i
     assert run.statistics.budget.spent.tokens > 200
 
 
-# -- limits, approval -----------------------------------------------------------------------------------------
+# -- limits, approval ------------------------------------------------------------------------------------
 
 
 async def test_tool_calls_in_flight_count_over_all_workers() -> None:

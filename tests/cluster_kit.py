@@ -45,7 +45,7 @@ for _ in sys.stdin:
 """
 
 # How long a step may take that takes a second or two on an idle machine.
-PATIENCE = 25.0
+PATIENCE = 120.0
 
 # By default the control service asks each node every 3 s, waits 10 s for the answer, and takes the node for
 # dead after 5 failures: most of a minute in which it goes on placing actors there. These are 1 s, 1 s and 3.
@@ -515,10 +515,12 @@ def open_cluster(nodes: int = 3, settings: dict[str, str] | None = None) -> Iter
             cluster.close()
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
+def wait_until(
+    condition: Callable[[], object], what: str, timeout: float = PATIENCE, pause: float = 0.02
+) -> None:
     """Look again and again until something is so."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not in {timeout} s: {what}")
-        time.sleep(0.02)
+        time.sleep(pause)

@@ -1,4 +1,4 @@
-"""`agentpool run` and `resume` with a fleet whose agents run on a real Ray cluster, and the guide's example."""
+"""`agentpool run` and `resume` with fleets whose agents run on a real Ray cluster; the guide's example."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def printed(cluster: Cluster, *arguments: str) -> str:
     with cluster.running(COMMANDS, *arguments) as program:
         ended = program.read("ended", 120)
         program.finish()
-    assert ended["code"] == 0, ended
+    assert ended["code"] == 0, f"{ended['output']}\n{ended['errors']}"
     output: str = ended["output"]
     return output
 

@@ -241,5 +241,6 @@ def test_a_start_that_is_cancelled_leaves_nothing(cluster: Cluster) -> None:
     assert following["pid"]
 
 
-def test_no_cluster_at_an_address_is_an_error_that_names_it(cluster: Cluster) -> None:
-    assert "cannot connect to a Ray cluster at 127.0.0.1:1: " in refusal(cluster, "unreachable")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "10.77.0.99:6379", "nobody.invalid:6379"])
+def test_no_cluster_at_an_address_is_an_error_that_names_it(cluster: Cluster, address: str) -> None:
+    assert f"cannot connect to a Ray cluster at {address}: " in refusal(cluster, "unreachable", address)

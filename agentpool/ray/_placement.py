@@ -166,7 +166,7 @@ class RayPlacement(RemotePlacement):
         Raises:
           AgentPoolError: if there is no cluster, or Ray cannot join it; the text says what Ray says.
 
-        Checkpoint: always. Cancellation: what Ray is doing at that moment is waited for; no process is left.
+        Checkpoint: always. Cancellation: no process is left, though Ray may take a moment more to end one.
         """
         from agentpool.ray._session import connected
         from agentpool.ray._workers import RayWorkers

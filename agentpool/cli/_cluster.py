@@ -13,8 +13,8 @@ AGENTS ON A RAY CLUSTER
 
 In a fleet file with placement = "ray" below [pool], and in a program that
 opens its pool with placement=RayPlacement(), agents run in worker processes on
-the nodes of a Ray cluster. Limits, budgets, messages, outcomes and the journal
-stay in the process that you start: the head of the pool.
+the nodes of a Ray cluster. Limits, budgets, messages and outcomes stay in the
+process that you start: the head of the pool. Such a run cannot keep a journal.
 
 BEFORE THE FIRST NODE
 

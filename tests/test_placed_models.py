@@ -47,6 +47,8 @@ from agentpool._core.capability import PrivacyTier
 from agentpool._core.events import ModelCallFinished, ModelCallStarted
 from agentpool.testing import InProcessPlacement
 
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
 
 class Priced(Cast):
     """A cast whose tokens cost a millionth of a dollar each."""
@@ -55,7 +57,7 @@ class Priced(Cast):
         return usage.total_tokens / 1_000_000
 
 
-def add(a: int, b: int) -> int:
+async def add(a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
 
@@ -127,7 +129,7 @@ async def seen(
 
 
 async def both(make_driver: Callable[[], Any], agent: Any, *args: Any, **options: Any) -> Seen:
-    """Run an agent in place and in a worker, check that nobody can tell the two apart, and return the latter."""
+    """Run an agent in place and in a worker, check that none can tell them apart, and return the latter."""
     here = await seen(make_driver, agent, *args, is_placed=False, **options)
     there = await seen(make_driver, agent, *args, is_placed=True, **options)
     assert there.outcome == here.outcome
@@ -261,7 +263,15 @@ async def test_a_driver_of_an_agents_own_stays_at_the_head() -> None:
             asked.append(request.system)
             return await super().complete(request)
 
-    own = Own(lead=scripted(call("spawn_agent", query="help"), "helped"), helper=scripted("x"))
+    own = Own(
+        lead=lambda turn: (
+            "fine"
+            if turn.query == "help"
+            else turn.results[-1]
+            if turn.results
+            else call("spawn_agent", query="help")
+        )
+    )
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
         pickle.dumps(own)
     lead = ModelAgent(manifest("lead", SpawnCapability()), driver=own)
@@ -460,7 +470,7 @@ async def test_leaving_a_stream_closes_it_at_the_head_and_books_the_worst_case(i
     assert run.statistics.budget.spent.tokens > 200
 
 
-# -- limits, approval -----------------------------------------------------------------------------------------
+# -- limits, approval ------------------------------------------------------------------------------------
 
 
 async def test_tool_calls_in_flight_count_over_all_workers() -> None:

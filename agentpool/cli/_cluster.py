@@ -13,8 +13,8 @@ AGENTS ON A RAY CLUSTER
 
 In a fleet file with placement = "ray" below [pool], and in a program that
 opens its pool with placement=RayPlacement(), agents run in worker processes on
-the nodes of a Ray cluster. Limits, budgets, messages, outcomes and the journal
-stay in the process that you start: the head of the pool.
+the nodes of a Ray cluster. Limits, budgets, messages and outcomes stay in the
+process that you start: the head of the pool. Such a run cannot keep a journal.
 
 BEFORE THE FIRST NODE
 
@@ -79,8 +79,8 @@ all ports, in a network of their own, and have a firewall let in nobody else.
                     ones; on every address
     1 for a node    --runtime-env-agent-port; on the node's address only
     1 for a worker, and 1 for the run
-                    within --min-worker-port to --max-worker-port; else any free
-                    ones; on every address
+                    from --min-worker-port to --max-worker-port; else any
+                    free ones; on every address
 
 agentpool does not need the dashboard of ray[default], which has further ports.
 
@@ -109,10 +109,10 @@ Set on each node, and for the run, before anything is started:
     export RAY_TLS_SERVER_KEY=/etc/ray/node.key
 
 Each node has a certificate of the same authority, with the node's address, and
-127.0.0.1, as subjectAltName. Nodes without TLS do not get in. The calls of
-nodes, workers and runs are encrypted then; the port of
---runtime-env-agent-port is not. TLS keeps out who cannot read along. Use it
-with tokens, not in their place.
+127.0.0.1, as subjectAltName. Nodes without TLS, and nodes with a certificate
+of another authority, do not get in. The calls of nodes, workers and runs are
+encrypted then; the port of --runtime-env-agent-port is not. Use tokens as
+well.
 
 MORE
 

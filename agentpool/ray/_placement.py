@@ -108,11 +108,12 @@ class RayPlacement(RemotePlacement):
         async with open_agent_pool(driver, max_concurrent=1000, placement=RayPlacement()) as pool:
             await pool.map(placed(agent), items)
 
-    The pool stays where it is: capacity, budgets, messages, outcomes and the journal are those of the program
-    that opened it, the head. Ray starts the worker processes, spread over the nodes of the cluster, and ends
-    them; they are actors of the head's job, so none survives it. On each node there have to be the same
-    versions of Python, Ray and agentpool, and what the agents import, as the head has. What is defined in the
-    head's `__main__`, and functions within functions, travel by value, everything else by its name.
+    The pool stays where it is: capacity, budgets, messages and outcomes are those of the program that opened
+    it, the head. It cannot keep a journal. Ray starts the worker processes, spread over the nodes of the
+    cluster, and ends them; they are actors of the head's job, so none survives it. On each node there have to
+    be the same versions of Python, Ray and agentpool, and what the agents import, as the head has. What is
+    defined in the head's `__main__`, and functions within functions, travel by value, everything else by its
+    name.
 
     Ray's processes listen on every address of their machines, and who reaches them may run code there: let
     the machines of a cluster reach each other only.

@@ -305,7 +305,8 @@ async def forgotten(address: str) -> None:
 
 
 async def signals(address: str, number: str) -> None:
-    """Signals are the program's own, before, while and after it is connected."""
+    """Signals and variables are the program's own, before, while and after it is connected."""
+    os.environ.pop("RAY_USAGE_STATS_ENABLED", None)
     caught: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
     async with head(address) as there:
@@ -323,7 +324,7 @@ async def signals(address: str, number: str) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     await trio.sleep(0.05)
     tell("caught", numbers=caught)
-    tell("environment", names=sorted(name for name in os.environ if name.startswith("RAY_gcs")))
+    tell("environment", usage=os.environ.get("RAY_USAGE_STATS_ENABLED"))
 
 
 async def own_ray(address: str) -> None:
@@ -362,10 +363,9 @@ async def forever(ctx: AgentContext) -> None:
 
 
 async def without_gcs(address: str) -> None:
-    """The control service of the cluster goes away for good: the program does not."""
+    """The control service of the cluster goes away for good; the program ends in order."""
     del os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"]  # noqa: SIM112  (is for the cluster)
     placement = RayPlacement(address=address, cpus=0, workers=1, lease=2, start_timeout=5)
-    started = time.monotonic()
     async with open_agent_pool(max_concurrent=10, placement=placement) as pool:
         first = await pool.spawn(placed(forever))
         second = await pool.spawn(placed(pid_of))

@@ -81,9 +81,6 @@ class _Connection:
 _SETTINGS = {
     # Of clusters that are started here: nothing is told to the makers of Ray.
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray ends every process at once that has not reached the control service of its cluster for a minute. The
-    # head of a pool stays, so that each agent has an outcome; a day is as good as for ever.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "86400",
 }
 
 _lock = threading.Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import trio
 import trio.testing
 
 import agentpool
-from agentpool import AgentContext, open_agent_pool, placed
+from agentpool import Aborted, AgentContext, Completed, Failed, WorkerLostError, open_agent_pool, placed
 from agentpool.testing import InProcessPlacement
 
 Program = Callable[[AgentContext], Awaitable[Any]]
@@ -258,7 +259,7 @@ async def input_that_waits_for_outcomes(ctx: AgentContext) -> Any:
 
 
 async def asks_its_parent(ctx: AgentContext, item: int) -> str:
-    await trio.sleep(1)
+    await trio.sleep(100)
     try:
         await ctx.ask(ctx.parent_id, item)
     except agentpool.DeadlockError as error:
@@ -309,7 +310,7 @@ async def votes(ctx: AgentContext) -> Any:
     errors = []
     for options in ({"n": 1}, {"n": 1, "key": lambda value: value}, {"n": 0}, {"n": 2, "quorum": 3}):
         try:
-            await ctx.vote(unhashable, **options)  # type: ignore[arg-type]
+            await ctx.vote(unhashable, **options)
         except (TypeError, ValueError) as error:
             errors.append(told(error))
     shown_votes = [
@@ -340,7 +341,7 @@ async def misused(ctx: AgentContext) -> Any:
         async with ctx.open_nursery() as nursery:
             nursery.start_soon(anext, outcomes)
             await trio.testing.wait_all_tasks_blocked()
-            await trio.sleep(0.2)
+            await trio.sleep(8)
             try:
                 await anext(outcomes)
             except trio.BusyResourceError as error:
@@ -413,3 +414,94 @@ def test_as_in_place(program: Program, cap: int, loss: float) -> None:
     assert in_virtual_time(run, program, cap, placement) == expected
     assert all(worker.crash is None for worker in placement.workers)
     assert placement.workers
+
+
+# -- what has no like in place -----------------------------------------------------------------
+
+
+async def maps_forever(ctx: AgentContext) -> Any:
+    return await ctx.map(forever, count([]))
+
+
+async def takes_forever(ctx: AgentContext) -> Any:
+    async with ctx.as_completed(forever, count([])) as outcomes:
+        await anext(outcomes)
+
+
+async def takes_of_a_collection(ctx: AgentContext) -> Any:
+    async with ctx.as_completed(forever, [1, 2, 3]) as outcomes:
+        await anext(outcomes)
+
+
+@pytest.mark.parametrize("program", [maps_forever, takes_forever, takes_of_a_collection])
+@pytest.mark.parametrize("cap", [1, 3])
+def test_the_agents_of_a_batch_end_with_the_worker_of_their_owner(program: Program, cap: int) -> None:
+    async def main() -> None:
+        placement = InProcessPlacement(1)
+        with trio.fail_after(100):
+            async with open_agent_pool(max_concurrent=cap, placement=placement) as pool:
+                handle = await pool.spawn(placed(program))
+                await trio.sleep(5)
+                assert pool.statistics().spawned > 1
+                placement.workers[0].kill()
+                outcome = await handle.wait()
+        assert isinstance(outcome, Failed)
+        assert isinstance(outcome.error, WorkerLostError)
+
+    in_virtual_time(main)
+
+
+@pytest.mark.parametrize("program", [maps_forever, takes_forever, takes_of_a_collection])
+@pytest.mark.parametrize("cap", [1, 3])
+def test_an_owner_that_is_aborted_ends_though_its_agents_hold_every_slot(program: Program, cap: int) -> None:
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=cap, placement=InProcessPlacement(1)) as pool:
+            handle = await pool.spawn(placed(program))
+            await trio.sleep(5)
+            handle.abort("enough")
+            with trio.fail_after(5):
+                outcome = await handle.wait()
+        assert isinstance(outcome, Aborted)
+        assert outcome.reason == "enough"
+
+    in_virtual_time(main)
+
+
+async def sends_what_cannot_be(ctx: AgentContext) -> Any:
+    async def locks() -> AsyncIterator[Any]:
+        yield 1
+        yield Lock()
+
+    for make in (lambda: [1, Lock()], locks):
+        with pytest.raises(TypeError, match="cannot be sent to another process"):
+            await ctx.map(double, make())
+        with pytest.raises(TypeError, match="cannot be sent to another process"):
+            async with ctx.as_completed(double, make()) as outcomes:
+                async for _ in outcomes:
+                    pass
+    return (await ctx.map(double, [1]))[0].unwrap()
+
+
+def test_an_item_that_cannot_be_sent_is_refused_where_it_is_given() -> None:
+    assert in_virtual_time(run, sends_what_cannot_be, 4, InProcessPlacement(1))[0] == "Completed"
+
+
+async def goes_on_while_the_pool_drains(ctx: AgentContext) -> Any:
+    with pytest.raises(agentpool.PoolClosedError):
+        await ctx.map(double, count([]))
+    with pytest.raises(agentpool.PoolClosedError):
+        async with ctx.as_completed(double, [1]):
+            raise AssertionError("it was opened")
+    with pytest.raises(agentpool.PoolClosedError):
+        await ctx.race(forever)
+
+
+def test_no_batch_begins_in_a_pool_that_drains() -> None:
+    async def main() -> None:
+        async with open_agent_pool(max_concurrent=2, placement=InProcessPlacement(1)) as pool:
+            handle = await pool.spawn(placed(goes_on_while_the_pool_drains))
+            await trio.sleep(5)
+            assert not await pool.drain(grace=60)
+            assert isinstance(await handle.wait(), Completed)
+
+    in_virtual_time(main)

@@ -129,7 +129,8 @@ class KeptBlock:
                 self._outcomes = await self._block.__aenter__()
                 self._opened.set()
                 if not self._is_left:
-                    self._keeper = OwnTaskWait(self._proxy.ctx._agent)
+                    # Without a slot: agents that are let be may hold them all.
+                    self._keeper = OwnTaskWait(self._proxy.ctx._agent, needs_slot=False)
                     await self._keeper.park(None)
                 if not self._is_let_be:
                     await self._block.__aexit__(None, None, None)

@@ -124,6 +124,10 @@ class Program:
             if came["event"] == event:
                 return came
 
+    def events(self) -> list[dict[str, Any]]:
+        """All that it has printed."""
+        return [json.loads(line) for line in self.lines if line.startswith("{")]
+
     def read_many(self, event: str, count: int, timeout: float = PATIENCE) -> list[dict[str, Any]]:
         """The next lines of this event, as many as asked for."""
         deadline = time.monotonic() + timeout
@@ -280,14 +284,8 @@ class Node:
     address: str
     holder: Program
     network_of: int  # the process that holds its network namespace
+    place: str  # that namespace, as a process in it finds it at /proc/self/ns/net
     ray: Program | None = None
-
-    @property
-    def place(self) -> str:
-        """Its network namespace, as a process of it finds it at `/proc/self/ns/net`."""
-        place = _namespace(self.network_of, "net")
-        assert place is not None, f"node {self.number} is gone"
-        return place
 
     @property
     def port(self) -> str:
@@ -371,7 +369,9 @@ class Cluster:
         inner = holder.read("network")["pid"]
         network_of = self._container.find(inner)
         assert network_of is not None
-        node = Node(number, f"10.77.0.{number}", holder, network_of)
+        place = _namespace(network_of, "net")
+        assert place is not None
+        node = Node(number, f"10.77.0.{number}", holder, network_of, place)
         self.nodes.append(node)
         run = self._container.run
         run("ip", "link", "add", node.port, "type", "veth", "peer", "name", "eth0", "netns", str(inner))
@@ -399,7 +399,9 @@ class Cluster:
         ]
         command += [f"--node-ip-address={node.address}", "--num-cpus=1", "--include-log-monitor=false"]
         command += [f"--temp-dir=/dev/shm/{node.number}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-        node.ray = self._container.start(command, node.network_of, env=self._environment)
+        # Not measured: it would make Ray's own processes slow, and those that run agents are killed in the end.
+        environment = {n: value for n, value in self._environment.items() if not n.startswith("COVERAGE_")}
+        node.ray = self._container.start(command, node.network_of, env=environment)
 
     def _wait_for_ray(self, node: Node) -> None:
         assert node.ray is not None
@@ -441,13 +443,12 @@ class Cluster:
 
     def processes(self, node: Node) -> list[int]:
         """The ids that the processes of a node have outside the container. They may end at any time."""
-        wanted = _namespace(node.network_of, "net")
         # A process that is about to end, and has no files any more, still has a namespace.
         return [
             pid
             for pid in _processes()
             if pid != node.network_of
-            and _namespace(pid, "net") == wanted
+            and _namespace(pid, "net") == node.place
             and _status(pid, "State")[:1] != ["Z"]
         ]
 
@@ -516,10 +517,12 @@ def open_cluster(nodes: int = 3, settings: dict[str, str] | None = None) -> Iter
             cluster.close()
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
+def wait_until(
+    condition: Callable[[], object], what: str, timeout: float = PATIENCE, pause: float = 0.02
+) -> None:
     """Look again and again until something is so."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not in {timeout} s: {what}")
-        time.sleep(0.02)
+        time.sleep(pause)

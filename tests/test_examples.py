@@ -107,6 +107,14 @@ def test_map_reduce_counts_the_words_of_all_files(tmp_path: Path) -> None:
     assert done.stdout.split() == ["190", "often", "20", "once"]
 
 
+def test_words_are_counted_in_workers(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.md").write_text("often " * number + "once\n")
+    done = run(EXAMPLES / "cluster.py", tmp_path, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["190", "often", "20", "once"]
+
+
 def test_the_supervised_server_comes_back_with_a_fresh_count(tmp_path: Path) -> None:
     done = run(EXAMPLES / "supervised_server.py", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

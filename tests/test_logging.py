@@ -119,7 +119,8 @@ def test_no_module_touches_the_root_logger_or_a_level() -> None:
     done = run_program(
         A_FAILURE + "import pkgutil, importlib\n"
         "for found in pkgutil.walk_packages(agentpool.__path__, 'agentpool.'):\n"
-        "    if 'pytest' not in found.name and '__main__' not in found.name:\n"
+        # Ray sets the root logger up as it is imported.
+        "    if not {'pytest_plugin', '__main__', 'ray'} & set(found.name.split('.')):\n"
         "        try: importlib.import_module(found.name)\n"
         "        except ImportError: pass\n"
         "trio.run(main)\n"

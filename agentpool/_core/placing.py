@@ -81,10 +81,16 @@ class Piece:
 
 @attrs.frozen
 class Wanted:
-    """The head wants the next item of what an agent feeds to a call of its."""
+    """The head wants the next item of an input that the agent reads for it.
+
+    It counts as an answer, because the agent runs from then on; see `Rested`.
+
+    Attributes:
+      feed: numbers the input, among those of the agent.
+    """
 
     agent: AgentId
-    call: CallId
+    feed: int
 
 
 @attrs.frozen
@@ -170,8 +176,8 @@ class Rested:
     """Every task of an agent waits in a call.
 
     Attributes:
-      answered: how many of its calls had been answered when that was so: if the head has answered more
-        since, the agent runs.
+      answered: how many of its calls had been answered, and items been wanted of it, when that was so: if
+        they are more at the head, the agent runs.
     """
 
     agent: AgentId

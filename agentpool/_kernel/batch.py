@@ -309,15 +309,7 @@ class Batch:
         """
         error, self.error = self.error, None
         try:
-            if error is None:
-                return
-            if beside is None or isinstance(beside, GeneratorExit):
-                raise error  # who closes a generator swallows its end, and a note on it
-            if is_fatal(error) or isinstance(error, PoolClosedError | PoolLimitError):
-                return  # it comes out of the pool; or it says only why no more agents were started
-            if is_only_cancelled(beside):
-                raise BaseExceptionGroup("the block was cancelled, and its input failed", [beside, error])
-            note_beside(beside, [error], "the input raised")
+            raise_of_input(error, beside)
         finally:
             del error, beside  # their tracebacks hold this frame
 
@@ -360,6 +352,22 @@ class Batch:
                 await self._stopper.park(None)
         self._feed = None  # breaks the cycle, so that the outcomes go without the cyclic collector
         self._tell()
+
+
+def raise_of_input(error: BaseException | None, beside: BaseException | None) -> None:
+    """Raise what ended an input early, or tell of it on what leaves the block anyway; see `raise_error`."""
+    try:
+        if error is None:
+            return
+        if beside is None or isinstance(beside, GeneratorExit):
+            raise error  # who closes a generator swallows its end, and a note on it
+        if is_fatal(error) or isinstance(error, PoolClosedError | PoolLimitError):
+            return  # it comes out of the pool; or it says only why no more agents were started
+        if is_only_cancelled(beside):
+            raise BaseExceptionGroup("the block was cancelled, and its input failed", [beside, error])
+        note_beside(beside, [error], "the input raised")
+    finally:
+        del error, beside  # their tracebacks hold this frame
 
 
 protect_module(globals())

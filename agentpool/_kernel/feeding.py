@@ -8,20 +8,39 @@ whoever holds the slots.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
 import trio
 
 from agentpool._core.errors import PoolClosedError, PoolLimitError
-from agentpool._core.text import note
+from agentpool._core.text import note, shown
+from agentpool._kernel.activity import Activity
 from agentpool._kernel.batch import Batch
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.leftovers import run_tidily, told_of
-from agentpool._kernel.nursery import AgentNursery, tell_when_left_open
+from agentpool._kernel.nursery import AgentNursery, open_known_nursery, tell_when_left_open
 from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
 from agentpool._kernel.splitting import split_error
 from agentpool._kernel.wait import Wait, Waiter
+
+_BUILTIN_ITERABLES = (list, tuple, range, set, frozenset, dict, deque)
+
+
+def is_collection(items: object) -> bool:
+    """Whether iterating runs no code of the caller's, so that a finishing agent may take the next item."""
+    return type(items) in _BUILTIN_ITERABLES
+
+
+def check_items(items: object) -> None:
+    """Raise `TypeError` if there is nothing to iterate over."""
+    if isinstance(items, Iterable | AsyncIterable) or hasattr(items, "__getitem__"):
+        return
+    fix = "; call it, to get its items" if callable(items) else ""
+    raise TypeError(f"items must be an iterable or an async iterable, not {shown(items)}{fix}")
 
 
 class CollectionFeed:
@@ -78,7 +97,7 @@ class CollectionFeed:
         self.withdrawn = True
 
 
-class _FeederWait(Wait):
+class FeederWait(Wait):
     """A wait of the feeder: it goes on without the slot of its agent.
 
     It is never the one that is told of a deadlock: the room that it waits for is made by another
@@ -99,20 +118,33 @@ class _FeederWait(Wait):
         return ()
 
 
-class _BlockWasLeft(Exception):
-    """Nobody wants more of the input: the feeder goes home. Never leaves this module."""
+class BlockWasLeft(Exception):
+    """Nobody wants more of the input: the feeder goes home, which swallows it."""
 
 
-class InputFeed:
-    """Any other input, and the feeder: a task of the owner that pulls it."""
+class Fed(Protocol):
+    """What is told of the end of an input."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.withdrawn = False
-        self._batch = batch
-        self._item: Any = None
-        self._slot: Wait | None = None
-        self._room: Wait | None = None
+    def end_input(self, error: BaseException | None = None) -> None:
+        """There are no more items, or no more can be had."""
+
+    def fail(self, error: BaseException) -> None:
+        """The input raised what no pool may contain."""
+
+    def abandon(self) -> None:
+        """Start no more agents, and abort those that live."""
+
+
+class PulledFeed(ABC):
+    """Any other input: a task of the owner pulls it, the feeder."""
+
+    def __init__(self, fed: Fed) -> None:
+        self._fed = fed
         self._nursery: AgentNursery | None = None
+
+    @abstractmethod
+    async def put(self, item: Any) -> None:
+        """Hand an item on, and wait until the next is wanted."""
 
     def know_nursery(self, nursery: AgentNursery) -> None:
         """The feeder is a task of an agent, in this nursery, which that may leave open."""
@@ -122,7 +154,7 @@ class InputFeed:
     def left_open(self) -> None:
         """The block of the batch was never left: it is now. Cancellation alone would not do, see `put`."""
         assert self._nursery is not None
-        self._batch.abandon()
+        self._fed.abandon()
         self._nursery.left_open()
 
     async def closed(self) -> None:
@@ -131,14 +163,14 @@ class InputFeed:
         await self._nursery.closed()
 
     async def run(self, items: Any) -> None:
-        """Start an agent for each item, as slots and room get free: the feeder's task."""
+        """Hand each item on: the feeder's task."""
         _, error, left_open = await run_tidily(_pull, (items, self))
         try:
             if left_open:
                 error = _with_left_open(error, left_open)
             if error is None:
-                self._batch.end_input()
-            elif not isinstance(error, _BlockWasLeft):
+                self._fed.end_input()
+            elif not isinstance(error, BlockWasLeft):
                 self._raised(error)
         finally:
             del error  # its traceback holds this frame
@@ -146,17 +178,29 @@ class InputFeed:
     def _raised(self, error: BaseException) -> None:
         parts = split_error(error)
         if parts.fatal is not None:
-            self._batch.fail(parts.fatal)
+            self._fed.fail(parts.fatal)
         elif parts.ordinary is not None:
-            self._batch.end_input(parts.ordinary)  # raised where the outcomes are taken
+            self._fed.end_input(parts.ordinary)  # raised where the outcomes are taken
         else:
             raise error  # cancelled, be it one by one or in the group of a nursery
+
+
+class InputFeed(PulledFeed):
+    """An input from which agents are started here."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch)
+        self.withdrawn = False
+        self._batch = batch
+        self._item: Any = None
+        self._slot: Wait | None = None
+        self._room: Wait | None = None
 
     async def put(self, item: Any) -> None:
         """Start an agent for an item, waiting for room for it, and then for a slot.
 
         Raises:
-          _BlockWasLeft: if the block was left. Cancellation alone would not do: an input that yields
+          BlockWasLeft: if the block was left. Cancellation alone would not do: an input that yields
             inside of a shield keeps it from its feeder, which is in that shield too.
 
         Cancellation: `Cancelled` means that it was not started.
@@ -164,21 +208,21 @@ class InputFeed:
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.withdrawn:
-            raise _BlockWasLeft
+            raise BlockWasLeft
         if self._batch.is_full:
             # Ended by the taker of the outcomes, a task of the same agent: no edge to anybody. So it
             # keeps no agent from being hopeless, and what the taker waits for decides.
-            self._room = _FeederWait(waiter, ())
+            self._room = FeederWait(waiter, ())
             await self._room.park(self._left)
             if self.withdrawn:
-                raise _BlockWasLeft  # in the very step in which an outcome was taken
+                raise BlockWasLeft  # in the very step in which an outcome was taken
         slots = self._batch.launcher.state.slots
         if slots.has_room:
             self._batch.start(item)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         self._item = item
-        self._slot = _FeederWait(waiter)
+        self._slot = FeederWait(waiter)
         slots.claim_for_start(self)
         await self._slot.park(self._left)
 
@@ -222,12 +266,50 @@ class InputFeed:
         waits, self._slot, self._room = (self._slot, self._room), None, None
         for wait in waits:
             if wait is not None:
-                wait.fail(_BlockWasLeft())
+                wait.fail(BlockWasLeft())
+
+
+class Feeder:
+    """The task that runs a feed, in a nursery of its own."""
+
+    def __init__(
+        self,
+        manager: AbstractAsyncContextManager[trio.Nursery | AgentNursery],
+        nursery: trio.Nursery | AgentNursery,
+    ) -> None:
+        self._manager = manager
+        self._nursery = nursery
+
+    @classmethod
+    async def start(cls, owner: Activity | None, feed: PulledFeed, items: Any) -> Feeder:
+        """Start it, as a task of an agent, or of nobody; no checkpoint."""
+        manager: AbstractAsyncContextManager[trio.Nursery | AgentNursery]
+        manager = trio.open_nursery() if owner is None else open_known_nursery(owner)
+        nursery = await manager.__aenter__()
+        if isinstance(nursery, AgentNursery):
+            feed.know_nursery(nursery)
+        nursery.start_soon(feed.run, items)
+        return cls(manager, nursery)
+
+    async def end(self) -> BaseException | None:
+        """End it, and wait for that; return the Ctrl-C that was pressed just before.
+
+        The nursery does not get the exception of the block, which it would wrap in a group, nor does
+        it see a cancellation from outside, for the same reason. So it raises nothing else: the feeder
+        keeps what the input raises, and Ctrl-C does not reach a wait that was cancelled before.
+        """
+        self._nursery.cancel_scope.shield = True
+        self._nursery.cancel_scope.cancel("the block that pulls from the input was left")
+        try:
+            await self._manager.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            return split_error(group).fatal
+        return None
 
 
 def _with_left_open(error: BaseException | None, left_open: tuple[str, ...]) -> BaseException:
     """Make what an input left open on the feeder's task its error, or tell of it on the one it has."""
-    parts = None if error is None or isinstance(error, _BlockWasLeft) else split_error(error)
+    parts = None if error is None or isinstance(error, BlockWasLeft) else split_error(error)
     if error is None or parts is None or (parts.fatal is None and parts.ordinary is None):
         return RuntimeError(f"the input ended with {told_of(left_open)}")
     note(error, told_of(left_open))
@@ -239,7 +321,7 @@ def _with_left_open(error: BaseException | None, left_open: tuple[str, ...]) -> 
 _END = object()
 
 
-async def _pull(items: Any, feed: InputFeed) -> None:
+async def _pull(items: Any, feed: PulledFeed) -> None:
     if isinstance(items, AsyncIterable):
         await _pull_async(items, feed)
     else:
@@ -248,7 +330,7 @@ async def _pull(items: Any, feed: InputFeed) -> None:
             await feed.put(item)
 
 
-async def _pull_async(items: AsyncIterable[Any], feed: InputFeed) -> None:
+async def _pull_async(items: AsyncIterable[Any], feed: PulledFeed) -> None:
     iterator = call_unprotected(aiter, items)
     try:
         while (item := await await_unprotected(anext, iterator, _END)) is not _END:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from agentpool._core.messages import AgentMessage
+from agentpool._kernel.protection import protect_module
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
@@ -33,6 +34,14 @@ class Head(Protocol):
         """
         ...
 
+    async def question(self, message_id: int) -> AgentMessage:
+        """Return the message of that id, if its sender waits for the agent's reply.
+
+        Raises:
+          UnknownAgentError: if nobody waits for a reply of the agent to it, or does so any more.
+        """
+        ...
+
     async def admitted(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:
         """Return a block during which a call counts as one that is in flight; it is to be entered.
 
@@ -40,3 +49,6 @@ class Head(Protocol):
           PoolLimitError: if as many are in flight in the pool as `PoolLimits` allows.
         """
         ...
+
+
+protect_module(globals())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextvars
 import operator
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 import attrs
 import trio
@@ -20,11 +19,10 @@ from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.batch import Batch, Launcher
 from agentpool._kernel.children import Children
 from agentpool._kernel.current import current_agent, waiting_agent
-from agentpool._kernel.feeding import CollectionFeed, InputFeed
-from agentpool._kernel.nursery import AgentNursery, open_known_nursery
+from agentpool._kernel.feeding import CollectionFeed, Feeder, InputFeed, check_items, is_collection
 from agentpool._kernel.options import SpawnOptions, check_agent, check_agents, options_of
 from agentpool._kernel.protection import call_unprotected, protect_module
-from agentpool._kernel.splitting import in_full, split_error
+from agentpool._kernel.splitting import in_full
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741
 Ts = TypeVarTuple("Ts")
-
-_BUILTIN_ITERABLES = (list, tuple, range, set, frozenset, dict, deque)
-"""Iterating over these runs no code of the caller's, so that a finishing agent may take the next."""
 
 
 @attrs.frozen
@@ -92,10 +87,10 @@ class ManyScope:
         Checkpoint: always. Cancellation: aborts the agents that run, and waits for their end.
         """
         check_agent(agent)
-        _check_items(items)
+        check_items(items)
         launcher = self._launcher(lambda item: (agent, (item,)), options_of(name, timeout))
         batch = Batch(launcher, "the map that started it was left")
-        async with _Block(batch, items):
+        async with BatchBlock(batch, items):
             await batch.all_ended()
         batch.look_at_all()
         return sorted(batch.done, key=lambda outcome: outcome.agent_id)
@@ -124,9 +119,9 @@ class ManyScope:
         16th. Leaving the block aborts the agents that run, and waits for their end.
         """
         check_agent(agent)
-        _check_items(items)
+        check_items(items)
         launcher = self._launcher(lambda item: (agent, (item,)), options_of(name, timeout))
-        return _Block(Batch(launcher, "the block that started it was left", bounded=True), items)
+        return BatchBlock(Batch(launcher, "the block that started it was left", bounded=True), items)
 
     async def race(self, *agents: Callable[[AgentContext], Awaitable[T]]) -> AgentOutcome[T]:
         """Run several agents, and return the first `Completed`; the others are aborted and awaited.
@@ -151,7 +146,7 @@ class ManyScope:
         batch = Batch(self._launcher(lambda agent: (agent, ())), "the race that started it was left")
         winner: Completed[T] | None = None
         losers: list[Failed | Aborted] = []
-        async with _Block(batch, agents) as outcomes:
+        async with BatchBlock(batch, agents) as outcomes:
             async for outcome in outcomes:
                 if isinstance(outcome, Completed):
                     winner = outcome
@@ -188,31 +183,20 @@ class ManyScope:
 
         Checkpoint: always. Cancellation: aborts the agents, and waits for their end.
         """
-        needed = _checked_quorum(n, quorum)
+        poll: Poll[T] = Poll(n, quorum, key)
         check_agent(agent)
-        ballot = _Ballot(key)
-        votes: dict[Any, int] = {}
-        first: dict[Any, T] = {}
-        ended: list[AgentOutcome[T]] = []
-        winner: T | None = None
-        agreed = False
-
-        batch = Batch(self._launcher(lambda _: (agent, args)), "the vote that started it was left")
-        async with _Block(batch, range(n)) as outcomes:
+        voters = self.open_vote(agent, args, n)
+        async with voters as outcomes:
             async for outcome in outcomes:
-                ended.append(outcome)
-                if isinstance(outcome, Completed):
-                    choice = ballot.choice(outcome.value)
-                    first.setdefault(choice, outcome.value)
-                    votes[choice] = votes.get(choice, 0) + 1
-                    if votes[choice] >= needed:
-                        winner, agreed = first[choice], True
-                        batch.decide()
-                        break
-                if max(votes.values(), default=0) + n - len(ended) < needed:
-                    batch.decide()
+                if poll.is_decided_by(outcome):
+                    voters.decide()
                     break
-        return Verdict(winner, votes, tuple(ended), agreed)
+        return poll.verdict()
+
+    def open_vote(self, agent: Callable[..., Awaitable[Any]], args: tuple[Any, ...], n: int) -> VotersBlock:
+        """Return the block in which the agents of a vote run."""
+        batch = Batch(self._launcher(lambda _: (agent, args)), "the vote that started it was left")
+        return BatchBlock(batch, range(n))
 
     def _launcher(self, call: Callable[[Any], Any], options: SpawnOptions = SpawnOptions()) -> Launcher:  # noqa: B008  (frozen)
         by_agent = current_agent() is not None
@@ -223,7 +207,20 @@ class ManyScope:
         return attrs.evolve(launcher, op=journal.draw())
 
 
-class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
+class VotersBlock(Protocol):
+    """The block in which the agents of a vote run, and in which their outcomes are taken."""
+
+    async def __aenter__(self) -> AsyncIterator[AnyOutcome]: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+    def decide(self) -> None:
+        """The outcomes so far are enough."""
+
+
+class BatchBlock(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
     """The block in which the agents of a batch run.
 
     Not a generator with `asynccontextmanager`: that writes to exceptions, which those of frozen
@@ -234,8 +231,15 @@ class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
         self._batch = batch
         self._items = items
         self._entered = False
-        self._nurseries: AbstractAsyncContextManager[trio.Nursery | AgentNursery] | None = None
-        self._feeder: trio.Nursery | AgentNursery | None = None
+        self._feeder: Feeder | None = None
+
+    def decide(self) -> None:
+        """The outcomes so far are enough."""
+        self._batch.decide()
+
+    def abandon(self) -> None:
+        """Start no more agents, and abort those that live."""
+        self._batch.abandon()
 
     async def __aenter__(self) -> AsyncIterator[AnyOutcome]:
         batch, items = self._batch, self._items
@@ -246,26 +250,22 @@ class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
         await trio.lowlevel.checkpoint()
         batch.launcher.admit()
         self._entered = True
-        if type(items) in _BUILTIN_ITERABLES:
+        if is_collection(items):
             collection = CollectionFeed(batch, items)
             batch.open(collection)
             collection.open()
         else:
             feed = InputFeed(batch)
             batch.open(feed)
-            self._nurseries = trio.open_nursery() if record is None else open_known_nursery(record)
-            self._feeder = await self._nurseries.__aenter__()
-            if isinstance(self._feeder, AgentNursery):
-                feed.know_nursery(self._feeder)
-            self._feeder.start_soon(feed.run, items)
-        return _Outcomes(batch)
+            self._feeder = await Feeder.start(record, feed, items)
+        return Outcomes(batch)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         batch = self._batch
         batch.abandon()  # first: the feeder may need a slot for its end, which they hold
-        pressed = await self._end_feeder()
+        pressed = None if self._feeder is None else await self._feeder.end()
         await batch.wait_for_end()
         if pressed is not None:
             if error is not None:
@@ -273,31 +273,22 @@ class _Block(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
             raise pressed
         batch.raise_error(beside=error)
 
-    async def _end_feeder(self) -> BaseException | None:
-        """End the feeder, and wait for that; return the Ctrl-C that was pressed just before.
 
-        The nursery does not get the exception of the block, which it would wrap in a group, nor does
-        it see a cancellation from outside, for the same reason. So it raises nothing else: the feeder
-        keeps what the input raises, and Ctrl-C does not reach a wait that was cancelled before.
-        """
-        if self._feeder is not None:
-            assert self._nurseries is not None
-            self._feeder.cancel_scope.shield = True
-            self._feeder.cancel_scope.cancel("the block that pulls from the input was left")
-            try:
-                await self._nurseries.__aexit__(None, None, None)
-            except BaseExceptionGroup as group:
-                return split_error(group).fatal
-        return None
+class Taken(Protocol):
+    """Where outcomes are taken."""
+
+    async def next_outcome(self) -> AnyOutcome | None:
+        """Take the next outcome; None at the end."""
+        ...
 
 
-class _Outcomes(AsyncIterator[AnyOutcome]):
+class Outcomes(AsyncIterator[AnyOutcome]):
     """The outcomes of a batch, as they come."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Taken) -> None:
         self._batch = batch
 
-    def __aiter__(self) -> _Outcomes:
+    def __aiter__(self) -> Outcomes:
         return self
 
     async def __anext__(self) -> AnyOutcome:
@@ -309,13 +300,6 @@ class _Outcomes(AsyncIterator[AnyOutcome]):
         if outcome is None:
             raise StopAsyncIteration
         return outcome
-
-
-def _check_items(items: object) -> None:
-    if isinstance(items, Iterable | AsyncIterable) or hasattr(items, "__getitem__"):
-        return
-    fix = "; call it, to get its items" if callable(items) else ""
-    raise TypeError(f"items must be an iterable or an async iterable, not {shown(items)}{fix}")
 
 
 def _error_of(loser: Failed | Aborted) -> BaseException:
@@ -349,6 +333,37 @@ def _checked_quorum(n: int, quorum: int | None) -> int:
         given = f"n={n}" if quorum is None else f"quorum={quorum} and n={n}"
         raise ValueError(f"a vote needs 1 <= quorum <= n, not {given}")
     return needed
+
+
+class Poll(Generic[T]):
+    """Counts the votes of agents as they end, until it is decided."""
+
+    def __init__(self, n: int, quorum: int | None, key: Callable[[T], Hashable] | None) -> None:
+        self._n = n
+        self._needed = _checked_quorum(n, quorum)
+        self._ballot = _Ballot(key)
+        self._votes: dict[Any, int] = {}
+        self._first: dict[Any, T] = {}
+        self._ended: list[AgentOutcome[T]] = []
+        self._winner: T | None = None
+        self._agreed = False
+
+    def is_decided_by(self, outcome: AgentOutcome[T]) -> bool:
+        """Count an outcome; tell whether a choice has the quorum, or none can reach it any more."""
+        votes = self._votes
+        self._ended.append(outcome)
+        if isinstance(outcome, Completed):
+            choice = self._ballot.choice(outcome.value)
+            self._first.setdefault(choice, outcome.value)
+            votes[choice] = votes.get(choice, 0) + 1
+            if votes[choice] >= self._needed:
+                self._winner, self._agreed = self._first[choice], True
+                return True
+        return max(votes.values(), default=0) + self._n - len(self._ended) < self._needed
+
+    def verdict(self) -> Verdict[T]:
+        """Return what it came to."""
+        return Verdict(self._winner, self._votes, tuple(self._ended), self._agreed)
 
 
 class _Ballot:

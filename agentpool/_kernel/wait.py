@@ -392,8 +392,8 @@ class OwnTaskWait(Wait):
     for decides, and they are told of a deadlock.
     """
 
-    def __init__(self, waiter: Waiter) -> None:
-        super().__init__(waiter, ())
+    def __init__(self, waiter: Waiter, *, needs_slot: bool = True) -> None:
+        super().__init__(waiter, (), needs_slot=needs_slot)
 
     @property
     def can_be_withdrawn(self) -> bool:

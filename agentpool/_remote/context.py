@@ -17,6 +17,7 @@ from agentpool._kernel.idleness import heard_of
 from agentpool._kernel.options import check_agent, check_agents, options_of
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import PoolState
+from agentpool._remote.batches import PlacedMany
 from agentpool._remote.codec import outcome_from_bytes
 from agentpool._remote.handle import PlacedHandle
 from agentpool._remote.inbox import PlacedInbox, no_synchronous
@@ -46,7 +47,7 @@ class Host(Protocol):
     driver: Driver | None
 
 
-class PlacedContext(PlacedMeans, AgentContext):
+class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
     """The context of an agent that runs in a worker.
 
     Its verbs are performed at the head, by the agent that stands for it there. What waits does so as there.

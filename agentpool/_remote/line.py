@@ -58,10 +58,6 @@ class HeadCall(Protocol):
         """Send a piece of the answer."""
         ...
 
-    async def want_item(self) -> Any:
-        """Ask the worker for the next item of what its agent feeds to the call, and wait for it."""
-        ...
-
 
 Verb: TypeAlias = Callable[..., Awaitable[Any]]
 """`async def verb(call: HeadCall, *args)`, found by its name; its value is the answer."""

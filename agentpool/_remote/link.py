@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from agentpool._core.errors import RemoteError, WorkerLostError, WorkerUnavailableError
+from agentpool._core.events import ModelCallFinished
 from agentpool._core.placing import Down, Happened, Heard, Up
 from agentpool._core.wire import Outbox, Patience, Replies
 from agentpool._kernel.protection import protect_module
@@ -96,7 +97,6 @@ class Link:
         self._told = told
         self._look = look
         self._to_post = trio.Event()
-        self._scope = trio.CancelScope()
         self._gone: str | None = None
 
     def __repr__(self) -> str:
@@ -113,22 +113,14 @@ class Link:
         """Carry records both ways until the worker is lost, or this is cancelled, which ends the worker."""
         reason = "its pool has ended"
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._post)
-                    nursery.start_soon(self._pull)
-                    nursery.start_soon(self._beat)
-                    reason = await self._until_lost()
-                    count = len(self.proxies)
-                    tell(
-                        WORKERS,
-                        logging.WARNING,
-                        "worker %s is lost with %d agents: %s",
-                        self.name,
-                        count,
-                        reason,
-                    )
-                    nursery.cancel_scope.cancel(reason)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._post)
+                nursery.start_soon(self._pull)
+                nursery.start_soon(self._beat)
+                reason = await self._until_lost()
+                told = "worker %s is lost with %d agents: %s"
+                tell(WORKERS, logging.WARNING, told, self.name, len(self.proxies), reason)
+                nursery.cancel_scope.cancel(reason)
         finally:
             self.lost = reason
             self.failing.set()
@@ -136,10 +128,6 @@ class Link:
                 proxy.lost(reason)
             with trio.CancelScope(shield=True):
                 await self._transport.aclose()
-
-    def close(self) -> None:
-        """End the worker; does not wait."""
-        self._scope.cancel("the pool has ended")
 
     async def _until_lost(self) -> str:
         """Return why the worker is lost, when no code of it can run any more."""
@@ -207,6 +195,8 @@ class Link:
                 self.send(Heard(0))
 
     def _event(self, agent: AgentId, seq: int, kind: type, own: tuple[object, ...]) -> SentEvent:
+        if kind is not ModelCallFinished:  # the one that has errors in it
+            return agent, seq, kind, own
         where = f"worker {self.name}"
         loaded = [received_error(each, where) if isinstance(each, SentError) else each for each in own]
         return agent, seq, kind, tuple(loaded)

@@ -33,9 +33,12 @@ from agentpool._remote.model_facts import (
     ModelFacts,
     News,
     StreamedPart,
+    kind_of,
 )
 from agentpool._remote.models import CarriedDriver
 from agentpool.drivers.governed import CallInLine, Gate, GovernorLine
+from agentpool.tools._agent_tool import AgentTool
+from agentpool.tools._handoff import Handoff, handoff_to
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
@@ -96,7 +99,7 @@ class _GateFinder:
     def gate_for(self, gate: Gate, driver: abc.Driver) -> Gate:
         """Note a gate. Several drivers may share one."""
         if id(gate) not in self.found:
-            self.found[id(gate)] = (len(self.found), repr(driver), gate.settings), gate
+            self.found[id(gate)] = (len(self.found), kind_of(driver), gate.settings), gate
         return gate
 
 
@@ -407,14 +410,29 @@ def _with_drivers(agent: Any, change: Callable[[abc.Driver], abc.Driver]) -> Any
     if not isinstance(agent, ModelAgent | SpawnConfig):
         return agent
     driver = None if agent.driver is None else change(agent.driver)
-    agents = agent.agents
-    if agents is not None:
-        agents = tuple([_with_drivers(each, change) for each in agents])
-        if all(new is old for new, old in zip(agents, agent.agents or (), strict=True)):
-            agents = agent.agents
-    if driver is agent.driver and agents is agent.agents:
+    agents = None if agent.agents is None else _each(agent.agents, change, _with_drivers)
+    tools = _each(agent.tools, change, _tool_with_drivers)
+    if driver is agent.driver and agents is agent.agents and tools is agent.tools:
         return agent
-    return attrs.evolve(agent, driver=driver, agents=agents)
+    return attrs.evolve(agent, driver=driver, agents=agents, tools=tools)
+
+
+def _each(
+    these: tuple[Any, ...], change: Callable[[abc.Driver], abc.Driver], changed: Callable[..., Any]
+) -> tuple[Any, ...]:
+    """Return what became of each; the same tuple if nothing became of any."""
+    found = tuple([changed(each, change) for each in these])
+    return these if all(new is old for new, old in zip(found, these, strict=True)) else found
+
+
+def _tool_with_drivers(tool: Any, change: Callable[[abc.Driver], abc.Driver]) -> Any:
+    if isinstance(tool, AgentTool):
+        agent = _with_drivers(tool.agent, change)
+        return tool if agent is tool.agent else tool.of(agent)
+    if isinstance(tool, Handoff):
+        agents = _each(tool.agents, change, _with_drivers)
+        return tool if agents is tool.agents else handoff_to(*agents)
+    return tool
 
 
 # -- the verbs ---------------------------------------------------------------------------------------

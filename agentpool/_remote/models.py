@@ -553,6 +553,17 @@ class RemoteMeans:
             heard_of(self._record)
         return messages
 
+    async def question(self, message_id: int) -> AgentMessage:
+        """Return the message of that id, if its sender waits for the agent's reply.
+
+        Raises:
+          UnknownAgentError: if nobody waits for a reply of the agent to it, or does so any more.
+
+        Checkpoint: always. Cancellation: leaves nothing behind.
+        """
+        message: AgentMessage = await self.line.ask("question", message_id)
+        return message
+
     async def admitted(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:
         """Return a block during which a call counts as one that is in flight; it is to be entered.
 

@@ -37,6 +37,7 @@ from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.places import Place, place_here, set_place, standing_at
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import OwnTaskWait
+from agentpool._remote.batch_blocks import HeadBatches
 from agentpool._remote.codec import (
     Dumps,
     SentError,
@@ -83,8 +84,6 @@ class Call:
         self.proxy = proxy
         self.number = number
         self.scope = trio.CancelScope(shield=True)
-        self.items: deque[tuple[str, Any]] = deque()
-        self.items_changed = trio.Event()
 
     @property
     def ctx(self) -> AgentContext:
@@ -101,29 +100,6 @@ class Call:
         data = sent(self.proxy.way.dumps, value, "a piece of an answer")
         self.proxy.way.send(Piece(self.ctx.id, self.number, data))
 
-    async def want_item(self) -> Any:
-        """Ask the worker for the next item of what its agent feeds to the call, and wait for it.
-
-        Raises:
-          StopAsyncIteration: if there is none any more.
-          BaseException: what the input raised.
-        """
-        self.proxy.way.send(Wanted(self.ctx.id, self.number))
-        while not self.items:
-            self.items_changed = trio.Event()
-            await self.items_changed.wait()
-        kind, value = self.items.popleft()
-        if kind == "item":
-            return value
-        if kind == "end":
-            raise StopAsyncIteration
-        raise value
-
-    def give(self, kind: str, value: Any) -> None:
-        """An item has come, the end of them, or what the input raised."""
-        self.items.append((kind, value))
-        self.items_changed.set()
-
 
 class Proxy:
     """What runs at the head in the place of one life of an agent.
@@ -132,6 +108,7 @@ class Proxy:
       ctx: the agent's context here.
       models: its model calls, as far as the head makes or admits them.
       handles: of the agents that its code has spawned.
+      batches: the blocks of its code in which agents run.
       at_end: called when its code has ended, the last first; for what verbs open that lives on between calls.
     """
 
@@ -142,7 +119,9 @@ class Proxy:
         self.way = way
         self.models = models
         self.handles: dict[AgentId, AgentHandle[Any]] = {}
-        self.at_end: list[Callable[[], object]] = []
+        self.batches = HeadBatches(self)
+        self.at_end: list[Callable[[], object]] = [self.batches.close]
+        self._nursery: AgentNursery | None = None
         self._verbs = verbs
         self._told = told
         self._asked: deque[Called | Told] = deque()
@@ -181,11 +160,16 @@ class Proxy:
         self._lost = reason
         self._wake()
 
-    def give_item(self, number: CallId, kind: str, value: Any) -> None:
-        """An item for a call has come; nothing happens if that has ended."""
-        call = self._calls.get(number)
-        if call is not None:
-            call.give(kind, value)
+    def want_item(self, feed: int) -> None:
+        """Have the worker read the next item of an input: its code runs from now on."""
+        self._runs_again()
+        self.way.send(Wanted(self.ctx.id, feed))
+
+    def start_task(self, task: Callable[[], Awaitable[object]], name: str) -> None:
+        """Start a task of the agent that outlives the call that starts it."""
+        assert self._nursery is not None
+        with standing_at(None):
+            self._nursery.start_soon(task, name=name)
 
     def hand_out(self, outcome: AnyOutcome) -> bytes:
         """Return the outcome of a child for the worker, which keeps it from now on."""
@@ -234,6 +218,7 @@ class Proxy:
         cancelled: trio.Cancelled | None = None
         await start()
         async with open_known_nursery(record) as nursery:
+            self._nursery = nursery
             try:
                 try:
                     await self._serve(nursery)
@@ -281,7 +266,8 @@ class Proxy:
             while self._asked:
                 self._begin(self._asked.popleft(), nursery)
             if self._rested and not self.is_over:
-                self._parked = OwnTaskWait(record)
+                # Without a slot: an input is read while its agent has lent it.
+                self._parked = OwnTaskWait(record, needs_slot=False)
                 await self._parked.park(self._unpark)
             else:
                 self._turn = trio.Event()
@@ -340,11 +326,14 @@ class Proxy:
         finally:
             # First the agent counts as running again, and then its code over there may run.
             del self._calls[number]
-            self._answered += 1
-            self._rested = False
-            self._wake()
+            self._runs_again()
             self.push_ended()
             self.way.send(answer)
+
+    def _runs_again(self) -> None:
+        self._answered += 1
+        self._rested = False
+        self._wake()
 
 
 protect_module(globals())

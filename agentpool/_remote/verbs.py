@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._kernel.protection import protect_module
+from agentpool._remote.batch_verbs import BATCH_TOLD, BATCH_VERBS
 from agentpool._remote.model_verbs import MODEL_TOLD, MODEL_VERBS
 
 if TYPE_CHECKING:
@@ -162,20 +163,13 @@ async def wait_for_subscribers(call: Call) -> None:
     await call.ctx.wait_for_subscribers()
 
 
-# -- what a call is fed with -------------------------------------------------------------------
-
-
-def item(proxy: Proxy, number: int, kind: str, value: Any) -> None:
-    """The next item for a call, the end of them, or what the input raised."""
-    proxy.give_item(number, kind, value)
-
-
 def _by_name(*functions: Callable[..., Any]) -> Mapping[str, Any]:
     return {each.__name__: each for each in functions}
 
 
 VERBS: Verbs = {
     **MODEL_VERBS,
+    **BATCH_VERBS,
     **_by_name(
         send,
         ask,
@@ -199,7 +193,8 @@ VERBS: Verbs = {
 
 TOLD_VERBS: ToldVerbs = {
     **MODEL_TOLD,
-    **_by_name(reply, subscribe, unsubscribe, abort_child, seen, abort_all, item),
+    **BATCH_TOLD,
+    **_by_name(reply, subscribe, unsubscribe, abort_child, seen, abort_all),
 }
 """What an agent does not wait for, by its name."""
 

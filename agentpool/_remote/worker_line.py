@@ -59,16 +59,12 @@ class Station(Protocol):
         """Tell the head of the events that there are."""
 
 
-Feeder = Callable[[], object]
-"""Is called when the head wants the next item for a call."""
-
-
 class WorkerLine:
     """The way of one agent's code to its proxy.
 
     Attributes:
       agent_id, facts: whose it is.
-      answered: how many of its calls were answered.
+      answered: how many of its calls were answered, and items wanted of it.
       handles: those of its children that its code still has.
     """
 
@@ -81,7 +77,8 @@ class WorkerLine:
         self._number = 0
         self._waits: dict[CallId, SlowlyUndoneWait] = {}
         self._pieces: dict[CallId, _Pieces] = {}
-        self._feeders: dict[CallId, Feeder] = {}
+        self._feeders: dict[int, Callable[[], object]] = {}
+        self._feeds = 0
         self._is_closed = False
         self._is_broken = False
 
@@ -89,28 +86,24 @@ class WorkerLine:
 
     async def ask(self, verb: str, *args: Any) -> Any:
         """Have the proxy do something, and wait for its value, as the agent; `Line.ask` tells more."""
-        return await self.ask_feeding(None, verb, *args)
+        return await self.ask_or(None, verb, *args)
 
-    async def ask_feeding(self, feed: Callable[[CallId], Feeder] | None, verb: str, *args: Any) -> Any:
-        """As `ask`, for a verb that wants items.
+    async def ask_or(self, withdrawn: Callable[[], object] | None, verb: str, *args: Any) -> Any:
+        """As `ask`, for somebody who wants to be told when it is withdrawn.
 
         Args:
-          feed: makes of the call's number what is called when an item is wanted; `tell("item", number, ...)`
-            gives it.
+          withdrawn: called in the step in which the caller is cancelled; what it tells comes before.
         """
         data = sent(self._station.dumps, args, f"what is given to {verb}")
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         number = self._next()
-        wait = self._waits[number] = SlowlyUndoneWait(waiter, partial(self._withdraw, number))
-        if feed is not None:
-            self._feeders[number] = feed(number)
+        wait = self._waits[number] = SlowlyUndoneWait(waiter, partial(self._withdraw, number, withdrawn))
         try:
             self._post(Called(self.agent_id, number, verb, data))
             answer = await wait.park(_undone_slowly)
         finally:
             self._waits.pop(number, None)
-            self._feeders.pop(number, None)
         return received(answer, f"what {verb} came to")
 
     def pieces(self, verb: str, *args: Any) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
@@ -135,7 +128,23 @@ class WorkerLine:
         self._number += 1
         return self._number
 
-    def _withdraw(self, number: CallId) -> None:
+    def open_feed(self, wanted: Callable[[], object]) -> int:
+        """Number an input that is read for the head.
+
+        Args:
+          wanted: called when the next item is wanted; `tell("item", number, ...)` gives it.
+        """
+        self._feeds += 1
+        self._feeders[self._feeds] = wanted
+        return self._feeds
+
+    def close_feed(self, number: int) -> None:
+        """Nothing is read any more."""
+        del self._feeders[number]
+
+    def _withdraw(self, number: CallId, withdrawn: Callable[[], object] | None = None) -> None:
+        if withdrawn is not None:
+            withdrawn()
         if self._is_broken:
             self._answer(Withdrawn(self.agent_id, number))
         else:
@@ -149,7 +158,8 @@ class WorkerLine:
             case ChildEnded():
                 self.child_ended(outcome_from_bytes(record.outcome, HEAD))
             case Wanted():
-                feeder = self._feeders.get(record.call)
+                self.answered += 1
+                feeder = self._feeders.get(record.feed)
                 if feeder is not None:
                     feeder()
             case Piece():

@@ -556,8 +556,9 @@ def open_agent_pool_blocking(
       driver: as `open_agent_pool`, or a block to be entered, such as `open_driver("openai:MODEL")`. It
         is entered in the pool's thread, and left after the pool.
       memory: as `driver`.
-      max_concurrent, tool_builder, inbox_capacity, budget, approver, journal, hooks, placement, limits,
-        seed: as `open_agent_pool`. What they call, they call in the pool's thread, on trio.
+      max_concurrent, tool_builder, inbox_capacity, budget, approver: as `open_agent_pool`.
+      journal, hooks, placement, limits, seed: as `open_agent_pool`. What is called of all these is called in
+        the pool's thread, on trio.
       portal: `anyio.from_thread.start_blocking_portal("trio")`, for several pools that share a thread;
         a driver or memory that is ready is used as it is then, and is the portal's to close.
 

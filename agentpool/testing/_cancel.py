@@ -181,13 +181,18 @@ def strike(blow: Blow, context: SimulationContext, rng: random.Random) -> None:
             if context.body_scope is not None:
                 context.body_scope.cancel()
         case "abort all":
-            for pool in context.pools:
+            for pool in _own_pools(context):
                 pool.abort_all("struck")
         case "abort one" | "abort two":
-            agents = [agent for pool in context.pools for agent in live_agents(pool)]
+            agents = [agent for pool in _own_pools(context) for agent in live_agents(pool)]
             count = 1 if blow == "abort one" else 2
             for agent in rng.sample(agents, min(count, len(agents))):
                 agent.abort("struck")
+
+
+def _own_pools(context: SimulationContext) -> list[Any]:
+    """The pools of the program, without those that host their agents in workers, which nobody else aborts."""
+    return [pool for pool in context.pools if not pool._state.is_host]
 
 
 def live_agents(pool: Any) -> list[Any]:

@@ -37,7 +37,9 @@ class Watcher(PoolInstrument):
     def pool_opened(self, pool: AgentPool) -> None:
         """Keep the pool; it may be torn down with the run, so that its block never ends."""
         self.pools.append(pool)
-        copy_events(pool, self.log)
+        state, log = pool._state, self.log
+        # What hosts agents in a worker tells it to the pool whose agents they are, which tells it again.
+        state.events.tap(lambda event: None if state.root.are_hosted else log.append(event))
 
 
 def copy_events(pool: AgentPool, log: EventLog) -> None:

@@ -72,6 +72,13 @@ class AgentTool:
             _description_of(agent) if description is None else description,
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _tool_again, (self.agent, self._given, self._input_type)
+
+    def of(self, agent: Callable[..., Any]) -> AgentTool:
+        """Return the same tool for another agent."""
+        return type(self)(agent, **self._given, input_type=self._input_type)
+
     def __repr__(self) -> str:
         return f"<tool {self.name!r} of {self.agent!r}>"
 
@@ -143,6 +150,10 @@ class AgentTool:
         kind = data["input_type"]
         input_type = None if kind is None else found_again(kind)
         return cls(agent_from_data(data["agent"]), **object_from_data(data["given"]), input_type=input_type)
+
+
+def _tool_again(agent: Callable[..., Any], given: Mapping[str, Any], input_type: Any) -> AgentTool:
+    return AgentTool(agent, **given, input_type=input_type)
 
 
 def agent_to_data(agent: Any) -> dict[str, Any]:

@@ -141,6 +141,8 @@ async def reply_message(ctx: ToolContext, message_id: int, content: str) -> str:
     """
     await trio.lowlevel.checkpoint()
     with told_to_the_model():
-        message = ctx.question(message_id)
+        # Of an agent in another process than its pool, the pool has to be asked.
+        head = getattr(ctx, "head", None)
+        message = ctx.question(message_id) if head is None else await head.question(message_id)
         ctx.reply(message, content)
     return f"replied to agent {message.sender}" if message.sender else "replied"

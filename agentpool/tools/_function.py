@@ -19,6 +19,7 @@ import trio
 from agentpool._blocking import run_blocking
 from agentpool._core.capability import CAPABILITY_TYPES, Capability
 from agentpool._core.messages import ToolDefinition, ToolResult
+from agentpool._objects import found_again, reference_of
 from agentpool.abc import ToolContext
 from agentpool.tools._results import as_result, listed
 
@@ -185,6 +186,26 @@ class FunctionTool(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<tool {self.name!r}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be found again by its name, or made again of its function: schemas are not sent."""
+        declared = self._declaration
+        if self._bound:
+            instance = self._function.args[0]  # type: ignore[attr-defined]  # a partial, by `__get__`
+            return getattr, (instance, self.__name__)
+        # The main program has that name in its own process only.
+        reference = None if declared.function.__module__ == "__main__" else reference_of(self)
+        if reference is not None:
+            return found_again, (reference,)
+        options = {
+            "name": declared.name,
+            "description": declared.description,
+            "capability": declared.capability,
+            "timeout": declared.timeout,
+            "quick": declared.quick,
+            "idempotent": declared.idempotent,
+        }
+        return _tool_again, (declared.function, options, dict(declared.names))
+
     @property
     def definition(self) -> ToolDefinition:
         """How the model sees it. The first look imports pydantic and builds the schema.
@@ -254,6 +275,14 @@ class FunctionTool(Generic[P, R]):
         value = await run_blocking(lambda: listed(function(**values)))
         # A plain function may return a coroutine, as a decorated async one does.
         return listed(await value) if isinstance(value, CoroutineType) else value
+
+
+def _tool_again(
+    function: Callable[..., Any], options: Mapping[str, Any], names: Mapping[str, Any]
+) -> FunctionTool[..., Any]:
+    made: FunctionTool[..., Any] = tool(**options)(function)
+    made._declaration.names = names
+    return made
 
 
 def _mended(

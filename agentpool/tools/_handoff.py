@@ -53,6 +53,9 @@ class Handoff(ShownTool):
         self.agents: tuple[Any, ...] = ()
         self._make = make
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return handoff_to, self.agents
+
     def __repr__(self) -> str:
         return f"<hand_off to {', '.join(each.name for each in self.manifests)}>"
 

@@ -30,8 +30,9 @@ SHARES = {
     "houses": 1,
     "services": 1,
     "threads": 1,
+    "placed": 4,
 }
-"""How many of 32 runs are of which profile."""
+"""How many of 36 runs are of which profile."""
 
 _CHUNK = 250
 

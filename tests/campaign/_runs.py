@@ -22,6 +22,7 @@ from ._draw import draw_program
 from ._logs import PoolLogs
 from ._models import run_fleet
 from ._oracle import violations
+from ._outposts import run_outpost
 from ._programs import PROFILES, Program
 from ._services import run_town
 from ._threads import run_grove
@@ -69,6 +70,10 @@ def run_seed(profile: str, seed: int) -> Verdict:
         found, run, town = run_town(seed)
         agents, messages = len(run.log.of(AgentFinished)), town.taken.total()
         return Verdict(profile, seed, tuple(found), run.steps, agents, messages, town.alarms)
+    if profile == "placed":
+        found, run, outpost = run_outpost(seed)
+        agents, messages = len(outpost.bodies), len(outpost.received)
+        return Verdict(profile, seed, tuple(found), run.steps, agents, messages, outpost.alarms)
     program = draw_program(seed, PROFILES[profile])
     logs = PoolLogs()
     run, world = run_once(program, seed, logs, blow=profile == "rare")

@@ -2,26 +2,33 @@
 
     beating.py ADDRESS DIRECTORY LEASE
 
-Reads commands, one a line: `spawn NAME...` (a name with `-stubborn` in it is that of an agent that cannot be
-cancelled, one with `-again` is restarted when it fails), `send NAME...`, `end`.
+Reads commands, one a line: `spawn NAME...`, `send NAME...`, `abort NAME...`, `end`. An agent that is called
+`stubborn` blocks its worker when it is sent something; one with `again` in its name is restarted if it fails.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from agentpool import (
+    Aborted,
     AgentContext,
+    AgentFinished,
     AgentHandle,
+    AgentOutcome,
     AgentPool,
+    AgentRestarted,
     Completed,
+    Event,
     Failed,
     RestartPolicy,
     open_agent_pool,
@@ -30,9 +37,9 @@ from agentpool import (
 from agentpool.ray import RayPlacement
 
 
-def say(event: str, **fields: Any) -> None:
-    """Tell the test something."""
-    print(json.dumps({"event": event, "at": time.monotonic(), **fields}), flush=True)
+def say(event: str, at: float | None = None, **fields: Any) -> None:
+    """Tell the test that something happens, or happened then."""
+    print(json.dumps({"event": event, "at": time.monotonic() if at is None else at, **fields}), flush=True)
 
 
 def stamp(directory: str, name: str, what: str) -> None:
@@ -46,10 +53,6 @@ def stamp(directory: str, name: str, what: str) -> None:
 
 async def beating(ctx: AgentContext, directory: str, name: str) -> str:
     stamp(directory, name, "start")
-    if "-stubborn" in name:
-        while True:
-            stamp(directory, name, "beat")
-            time.sleep(0.02)  # noqa: ASYNC251  (so that nothing can cancel it)
 
     async def beat() -> None:
         while True:
@@ -60,58 +63,73 @@ async def beating(ctx: AgentContext, directory: str, name: str) -> str:
         async with ctx.open_nursery() as nursery:
             nursery.start_soon(beat)
             message = await ctx.receive()
+            while name.startswith("stubborn"):
+                stamp(directory, name, "block")
+                time.sleep(0.02)  # noqa: ASYNC251  (so that nothing can cancel it)
             nursery.cancel_scope.cancel()
     finally:
         stamp(directory, name, "stop")
     return f"{name}: {message.content}"
 
 
-async def tell_outcome(handle: AgentHandle[str]) -> None:
-    outcome = await handle.wait()
+def how(outcome: AgentOutcome[Any]) -> dict[str, Any]:
     match outcome:
         case Completed():
-            how: dict[str, Any] = {"value": outcome.value}
+            return {"kind": "Completed", "value": outcome.value}
         case Failed():
-            how = {"error": type(outcome.error).__name__, "text": str(outcome.error)}
-        case _:
-            how = {"reason": outcome.reason}
-    kind = type(outcome).__name__
-    say("outcome", name=outcome.name, id=outcome.agent_id, kind=kind, restarts=outcome.restarts, **how)
+            return {"kind": "Failed", "error": type(outcome.error).__name__, "text": str(outcome.error)}
+        case Aborted():
+            return {"kind": "Aborted", "reason": outcome.reason}
 
 
-async def obey(pool: AgentPool, directory: str) -> None:
+async def tell_what_happens(events: AsyncIterator[Event]) -> None:
+    async for event in events:
+        at = time.monotonic() - (trio.current_time() - event.time)
+        match event:
+            case AgentFinished(outcome=outcome):
+                say("outcome", at, name=outcome.name, restarts=outcome.restarts, **how(outcome))
+            case AgentRestarted(outcome=outcome):
+                say("restarted", at, name=outcome.name, **how(outcome))
+
+
+async def obey(pool: AgentPool, directory: str) -> list[AgentHandle[str]]:
     handles: dict[str, AgentHandle[str]] = {}
-    async with trio.open_nursery() as nursery:
-        while True:
-            line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
-            command, *names = line.split()
-            match command:
-                case "spawn":
-                    for name in names:
-                        restart = RestartPolicy(within=60.0) if "-again" in name else None
-                        handle = await pool.spawn(
-                            placed(beating), directory, name, name=name, restart=restart
-                        )
-                        handles[name] = handle
-                        nursery.start_soon(tell_outcome, handle)
-                case "send":
-                    for name in names:
-                        await pool.send(handles[name].id, "well done")
-                case "end":
-                    return
-                case _:
-                    raise ValueError(line)
+    while True:
+        line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+        command, *names = line.split()
+        match command:
+            case "spawn":
+                for name in names:
+                    restart = RestartPolicy(within=60.0) if "again" in name else None
+                    handles[name] = await pool.spawn(
+                        placed(beating), directory, name, name=name, restart=restart
+                    )
+            case "send":
+                for name in names:
+                    await pool.send(handles[name].id, "well done")
+            case "abort":
+                for name in names:
+                    handles[name].abort()
+            case "end":
+                return list(handles.values())
+            case _:
+                raise ValueError(line)
 
 
 async def main() -> None:
     address, directory, lease = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO)  # for the report of a test that fails
     placement = RayPlacement(address=address, workers=3, lease=float(lease))
-    async with open_agent_pool(max_concurrent=100, placement=placement) as pool:
-        await obey(pool, directory)
-        # What `join_all` has is what `wait` told: an agent has no second outcome.
-        outcomes = await pool.join_all()
-        say("joined", kinds={outcome.name: type(outcome).__name__ for outcome in outcomes.values()})
-        say("left", active=pool.active_count)
+    async with (
+        open_agent_pool(max_concurrent=100, placement=placement) as pool,
+        pool.events(max_buffer=10_000) as events,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(tell_what_happens, events)
+        handles = await obey(pool, directory)
+        say("kept", outcomes={handle.name: how(await handle.wait()) for handle in handles})
+        say("left", active=pool.active_count, lost_events=events.dropped)
+        nursery.cancel_scope.cancel()
     say("over")
 
 

@@ -2,8 +2,8 @@
 
     talking.py ADDRESS COUNT
 
-Each of the agents, which stand in a ring, sends COUNT
-numbered messages to the next, asks it, and has a child.
+Each of the agents, which stand in a ring, sends COUNT numbered messages to the next, asks it, and has a
+child.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ async def doubled(ctx: AgentContext, number: int) -> dict[str, Any]:
 
 
 async def talk(ctx: AgentContext, count: int) -> dict[str, Any]:
-    first = await ctx.receive()
-    following: int = first.content
+    question = await ctx.receive()
+    ctx.reply(question, place())
+    begin = await ctx.receive()
+    following: int = begin.content
     got: list[int] = []
     senders: set[int] = set()
 
@@ -65,7 +67,7 @@ async def talk(ctx: AgentContext, count: int) -> dict[str, Any]:
         "got": got,
         "senders": sorted(senders),
         "following": following,
-        "answer": answer.content,
+        "answer": answer,
         "child": grown,
         "child_id": child.id,
     }
@@ -76,9 +78,10 @@ async def main() -> None:
     placement = RayPlacement(address=address, workers=3, lease=5.0)
     async with open_agent_pool(max_concurrent=100, placement=placement) as pool:
         handles = [await pool.spawn(placed(talk), count) for _ in range(RING)]
+        places = [await pool.ask(handle.id, "where are you?") for handle in handles]
         for handle, following in zip(handles, [*handles[1:], handles[0]], strict=True):
             await pool.send(handle.id, following.id)
-        say("talking")
+        say("talking", places=places)
         for handle in handles:
             say("told", **await handle.result())
         say("left", active=pool.active_count, dead_letters=len(pool.dead_letters))

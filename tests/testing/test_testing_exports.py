@@ -8,10 +8,10 @@ import agentpool.testing
 PUBLIC = """
 BLOWS Blow CLOCK_FAULTS CancelSweep CancelSweepError Case ConformanceError CrashProgram CrashSweep
 CrashSweepError DRIVER_FAULTS EventLog Exploration ExplorationError Fault FaultKind FaultMix FaultPlan
-FaultyDriver FaultyJournal FaultyTool JOURNAL_FAULTS Main MakeJournal NO_FAULTS Note PoolInstrument
-RegressionFile ScriptedDriver Simulation SimulationContext SimulationHangError StubToolContext TOOL_FAULTS
-attempt cancel_everywhere check_driver check_journal check_memory check_tool crash_everywhere explore
-instrumented kill_this_process simulate
+FaultyDriver FaultyJournal FaultyTool InProcessPlacement InProcessWorker JOURNAL_FAULTS Main MakeJournal
+NO_FAULTS Note PoolInstrument RegressionFile ScriptedDriver Simulation SimulationContext SimulationHangError
+StubToolContext TOOL_FAULTS attempt cancel_everywhere check_driver check_journal check_memory check_tool
+crash_everywhere explore instrumented kill_this_process simulate
 """.split()  # noqa: SIM905
 
 

@@ -1,6 +1,6 @@
 """A pool on a cluster, in situations that users of comparable systems reported.
 
-    reported.py ADDRESS SITUATION
+    reported.py ADDRESS SITUATION [ARGUMENT]
 
 Everything of its agents is defined here, in `__main__`, which no worker can import.
 """
@@ -172,12 +172,12 @@ async def dying() -> None:
 
 
 async def deaf_worker() -> None:
-    """The program is ended while the process of its agents ignores SIGTERM."""
+    """The program gets a signal while the process of its agents ignores SIGTERM."""
     async with open_pool(lease=3.0) as pool:
         say("worker", **told(await outcome_of(pool, pid_of)))
         agent = await pool.spawn(placed(deaf_agent))
         await pool.ask(agent.id, "does it ignore it?")
-        say("deaf")
+        os.kill(os.getpid(), int(sys.argv[3]))
         await trio.sleep_forever()
 
 

@@ -86,9 +86,7 @@ def test_a_worker_that_ignores_sigterm_ends_with_its_program_however_that_ends(
 ) -> None:
     """ray-project/ray#1005, #2005, #40189, #31451, celery/django-celery#142, blacklanternsecurity/bbot#3207:
     workers outlived the program that they worked for."""
-    with cluster.running(PROGRAM, "deaf_worker") as program:
+    with cluster.running(PROGRAM, "deaf_worker", str(int(how))) as program:
         pid = program.read("worker")["value"]
-        program.read("deaf")
-        program.process.send_signal(how)
         assert program.process.wait(30) != 0
         wait_until(lambda: not cluster.is_running(pid), "the worker has ended", 30)

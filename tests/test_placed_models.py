@@ -17,11 +17,15 @@ from pool_kit import pool_of
 
 from agentpool import (
     AgentContext,
+    ApprovalRequest,
+    ApprovalRules,
+    Approved,
     Budget,
     BudgetExceededError,
     Completed,
     Completion,
     CompletionRequest,
+    Decision,
     Driver,
     Failed,
     InMemory,
@@ -36,6 +40,7 @@ from agentpool import (
     TokenUsage,
     UserMessage,
     handoff_to,
+    open_agent_pool,
     placed,
 )
 from agentpool._core.capability import PrivacyTier
@@ -495,3 +500,26 @@ async def test_model_calls_in_flight_count_over_all_workers() -> None:
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Completed", "Failed"]
         (failed,) = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
         assert isinstance(failed.error, PoolLimitError)
+
+
+@pytest.mark.parametrize("is_placed", [False, True])
+async def test_a_person_is_asked_at_the_head_and_the_idle_limit_waits(is_placed: bool) -> None:
+    asked = []
+
+    async def person(request: ApprovalRequest) -> Decision:
+        asked.append(request.call.input)
+        await trio.sleep(30)  # longer than the agent may be idle
+        return Approved()
+
+    careful = manifest("adder", approval=ApprovalRules(ask=("add",)), resources=ResourceQuota(idle=20.0))
+    driver = Cast(adder=scripted(call("add", a=1, b=2), call("add", a=2, b=2), "done"))
+    placement = InProcessPlacement(1) if is_placed else None
+    async with open_agent_pool(driver, max_concurrent=1, approver=person, placement=placement) as pool:
+        async with pool.events() as events:
+            handle = await pool.spawn(placed(ModelAgent(careful, tools=[add])), "go")
+            outcome = await handle.wait()
+        told = [event async for event in events if isinstance(event, ApprovalRequested | ApprovalDecided)]
+    assert outcome.unwrap().text == "done"
+    assert outcome.duration == 60
+    assert asked == [{"a": 1, "b": 2}, {"a": 2, "b": 2}]
+    assert [type(event) for event in told] == 2 * [ApprovalRequested, ApprovalDecided]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -15,7 +15,22 @@ from agentpool._kernel.wait import OwnTaskWait
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from agentpool._remote.proxy import Proxy
+    from agentpool._kernel.context import AgentContext
+
+
+class Owner(Protocol):
+    """The proxy of the agent whose code has opened what is kept here."""
+
+    @property
+    def ctx(self) -> AgentContext:
+        """Its context."""
+        ...
+
+    def want_item(self, feed: int) -> None:
+        """Have the worker read the next item of an input."""
+
+    def start_task(self, task: Callable[[], Awaitable[object]], name: str) -> None:
+        """Start a task of the agent that outlives the call that starts it."""
 
 
 class InputFailedError(Exception):
@@ -25,7 +40,7 @@ class InputFailedError(Exception):
 class ReadInput(AsyncIterator[Any]):
     """An input that is read in the worker, one item at a time, as it is wanted here."""
 
-    def __init__(self, proxy: Proxy, number: int) -> None:
+    def __init__(self, proxy: Owner, number: int) -> None:
         self._proxy = proxy
         self._number = number
         self._come: deque[tuple[str, Any]] = deque()
@@ -73,7 +88,7 @@ class Block(Protocol):
 class KeptBlock:
     """A block that a task of the proxy keeps open, between the calls of the code that has opened it."""
 
-    def __init__(self, proxy: Proxy, block: Block, *, is_fed: bool) -> None:
+    def __init__(self, proxy: Owner, block: Block, *, is_fed: bool) -> None:
         """Begin.
 
         Args:
@@ -180,7 +195,7 @@ class KeptBlock:
 class HeadBatches:
     """What an agent's code in a worker has open: blocks, and inputs that it reads."""
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, proxy: Owner) -> None:
         self._proxy = proxy
         self._inputs: dict[int, ReadInput] = {}
         self._blocks: dict[int, KeptBlock] = {}

@@ -399,7 +399,9 @@ class Cluster:
         ]
         command += [f"--node-ip-address={node.address}", "--num-cpus=1", "--include-log-monitor=false"]
         command += [f"--temp-dir=/dev/shm/{node.number}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-        node.ray = self._container.start(command, node.network_of, env=self._environment)
+        # Not measured: Ray's own processes would be slow, and those that run agents are killed in the end.
+        environment = {n: value for n, value in self._environment.items() if not n.startswith("COVERAGE_")}
+        node.ray = self._container.start(command, node.network_of, env=environment)
 
     def _wait_for_ray(self, node: Node) -> None:
         assert node.ray is not None

@@ -23,7 +23,7 @@ from typing import Any
 import attrs
 import trio
 
-from agentpool import AgentContext, TokenUsage
+from agentpool import AgentContext, TokenUsage, open_agent_pool, placed
 from agentpool._core.errors import AgentPoolError
 from agentpool._core.grants import EVERYTHING
 from agentpool._core.placing import Ended, Start
@@ -305,7 +305,8 @@ async def forgotten(address: str) -> None:
 
 
 async def signals(address: str, number: str) -> None:
-    """Signals are the program's own, before, while and after it is connected."""
+    """Signals and variables are the program's own, before, while and after it is connected."""
+    os.environ.pop("RAY_USAGE_STATS_ENABLED", None)
     caught: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
     async with head(address) as there:
@@ -323,7 +324,7 @@ async def signals(address: str, number: str) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     await trio.sleep(0.05)
     tell("caught", numbers=caught)
-    tell("environment", names=sorted(name for name in os.environ if name.startswith("RAY_gcs")))
+    tell("environment", usage=os.environ.get("RAY_USAGE_STATS_ENABLED"))
 
 
 async def own_ray(address: str) -> None:
@@ -355,6 +356,28 @@ async def shared(address: str) -> None:
         except AgentPoolError as error:
             tell("refused", text=str(error))
     tell("none", connected=ray.is_initialized())
+
+
+async def forever(ctx: AgentContext) -> None:
+    await trio.sleep_forever()
+
+
+async def without_gcs(address: str) -> None:
+    """The control service of the cluster goes away for good; the program ends in order."""
+    del os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"]  # noqa: SIM112  (is for the cluster)
+    placement = RayPlacement(address=address, cpus=0, workers=1, lease=2, start_timeout=5)
+    async with open_agent_pool(max_concurrent=10, placement=placement) as pool:
+        first = await pool.spawn(placed(forever))
+        second = await pool.spawn(placed(pid_of))
+        tell("ready", pid=await second.result())
+        started = time.monotonic()
+        outcome = await first.wait()
+        tell("lost", error=type(outcome.error).__name__, seconds=time.monotonic() - started)
+        started = time.monotonic()
+        outcome = await (await pool.spawn(placed(pid_of))).wait()
+        tell("no more", error=str(outcome.error), seconds=time.monotonic() - started)
+        started = time.monotonic()
+    tell("closed", seconds=time.monotonic() - started)
 
 
 async def local(_: str) -> None:
@@ -462,8 +485,8 @@ async def speed(address: str) -> None:
 PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
     each.__name__: each
     for each in (
-        agents, numbers, killed, ends, unheard, crashed, forgotten, signals, own_ray, shared, local, refused,
-        unreachable, unloadable, cancelled_start, speed,
+        agents, numbers, killed, ends, unheard, crashed, forgotten, signals, own_ray, shared, without_gcs,
+        local, refused, unreachable, unloadable, cancelled_start, speed,
     )
 }  # fmt: skip
 

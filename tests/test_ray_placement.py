@@ -195,12 +195,15 @@ def test_a_program_that_dies_exits_the_process(capfd: pytest.CaptureFixture[str]
     program.stop()
 
 
-def test_at_the_end_of_its_lease_a_program_ends_and_exits_the_process() -> None:
+def test_at_the_end_of_its_lease_a_program_ends_and_exits_the_process(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     exits = Exits()
     started = time.monotonic()
     program = Program(setup_of(lease=0.3), exits)
     assert exits.came.wait(LONG)
     assert time.monotonic() - started >= 0.3
+    assert "nothing was heard of the head for too long" in capfd.readouterr().err
     program.stop()
 
 

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 
 class Owner(Protocol):
-    """The proxy of the agent whose code has opened what is kept here."""
+    """The proxy whose code has opened a block.
 
-    @property
-    def ctx(self) -> AgentContext:
-        """Its context."""
-        ...
+    Attributes:
+      ctx: its context.
+    """
+
+    ctx: AgentContext
 
     def want_item(self, feed: int) -> None:
         """Have the worker read the next item of an input."""

@@ -90,6 +90,13 @@ def price_of(driver: abc.Driver) -> Price:
     return UnitPrices(*units)
 
 
+def kind_of(driver: abc.Driver) -> str:
+    """Return what names a driver in every process: its class, and what it talks to."""
+    names = [getattr(driver, name, None) for name in ("model", "base_url")]
+    told = [type(driver).__qualname__, *(name for name in names if isinstance(name, str))]
+    return " ".join(told)
+
+
 @attrs.frozen
 class DriverFacts:
     """A driver that the head has.

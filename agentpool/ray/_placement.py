@@ -118,6 +118,9 @@ class RayPlacement(RemotePlacement):
     Ray's processes listen on every address of their machines, and who reaches them may run code there: let
     the machines of a cluster reach each other only.
 
+    Ray ends a program at once that has not reached the control service of its cluster (GCS) for a minute; the
+    variable `RAY_gcs_rpc_server_reconnect_timeout_s` of the environment says for how many seconds.
+
     Attributes:
       address: of the cluster, as `ray.init` takes it: `"10.0.0.1:6379"`, `"auto"`, or `"local"` for a new
         one on this machine, that ends with the last pool that uses it. None takes what `RAY_ADDRESS` says,

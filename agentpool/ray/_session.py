@@ -26,7 +26,7 @@ KNOCK_SECONDS = 10.0
 OPEN_SECONDS = 60.0
 """So many seconds Ray has to connect to a cluster, or to start one. It takes one second, or ten."""
 
-CLOSE_SECONDS = 20.0
+CLOSE_SECONDS = 10.0
 """So many seconds Ray has to disconnect, or to end a cluster that was started here. It takes one or two."""
 
 _KEPT_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -81,9 +81,6 @@ class _Connection:
 _SETTINGS = {
     # Of clusters that are started here: nothing is told to the makers of Ray.
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray ends every process at once that has not reached the control service of its cluster for a minute. The
-    # head of a pool stays, so that each agent has an outcome; a day is as good as for ever.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "86400",
 }
 
 _lock = threading.Lock()

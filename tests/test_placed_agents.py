@@ -218,6 +218,41 @@ def test_no_more_agents_run_than_there_are_slots(cap: int, way: str) -> None:
     assert not now
 
 
+async def answered_while_it_rests(ctx: AgentContext, to: int) -> None:
+    """One task is answered while the other one begins to wait, so that word of both crosses."""
+
+    async def sends_and_computes() -> None:
+        await ctx.send(to, "word")
+        await computing(ctx.id)
+
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(sends_and_computes)
+        await trio.sleep(0.05)
+        with trio.move_on_after(5):
+            await ctx.receive()
+
+
+async def computing(agent: int) -> None:
+    now.add(agent)
+    running.append(len(now))
+    await trio.sleep(1)
+    running.append(len(now))
+    now.discard(agent)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_agent_that_is_answered_while_its_rest_is_told_keeps_its_slot(seed: int) -> None:
+    async def program(pool: AgentPool) -> Any:
+        to = await pool.spawn(placed(server))
+        for _ in range(3):
+            await pool.spawn(placed(answered_while_it_rests), to.id)
+
+    running.clear()
+    simulate(lambda: came_to(program, InProcessPlacement(delay=0.2), 1), seed)
+    assert len(running) == 6
+    assert max(running) == 1
+
+
 # -- outcomes ----------------------------------------------------------------------------------------
 
 

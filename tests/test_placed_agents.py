@@ -17,13 +17,18 @@ from agentpool import (
     AgentAbortedError,
     AgentContext,
     AgentFailedError,
+    AgentManifest,
     AgentPool,
     ChildSpec,
     Completed,
+    Completion,
     DeadlockError,
     Failed,
     RestartPolicy,
+    ScriptedDriver,
+    SpawnConfig,
     Supervisor,
+    ToolCall,
     UnhandledAgentErrors,
     UnknownAgentError,
     open_agent_pool,
@@ -720,6 +725,28 @@ def test_events_come_as_they_do_in_place() -> None:
 
     assert seen(InProcessPlacement()) == seen(None)
     assert seen(InProcessPlacement(loss=0.1)) == seen(None)
+
+
+async def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_events_of_a_model_agent_come_as_they_do_in_place(way: str) -> None:
+    def seen(placement: InProcessPlacement | None) -> list[str]:
+        async def main() -> None:
+            driver = ScriptedDriver(
+                [Completion(tool_calls=(ToolCall("1", "add", {"a": 1, "b": 2}),)), "three"]
+            )
+            async with open_agent_pool(driver, max_concurrent=1, placement=placement) as pool:
+                config = SpawnConfig(AgentManifest(name="adds", capabilities=()), "1+2?", tools=[add])
+                handle = await pool.spawn(placed(config))
+                assert (await handle.result()).text == "three"
+
+        return [type(event).__name__ for event in simulate(main).log]
+
+    assert seen(WAYS[way]()) == seen(None)
 
 
 # -- cancelled at every step -------------------------------------------------------------------------

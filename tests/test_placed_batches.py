@@ -29,13 +29,7 @@ def shown(outcome: Any) -> Any:
     """Return what is compared of an outcome."""
     error = getattr(outcome, "error", None)
     what = told(error) if error is not None else getattr(outcome, "value", None)
-    return (
-        type(outcome).__name__,
-        outcome.agent_id,
-        outcome.parent_id,
-        getattr(outcome, "reason", None),
-        what,
-    )
+    return (type(outcome).__name__, outcome.agent_id, outcome.parent_id, getattr(outcome, "reason", None), what)
 
 
 async def double(ctx: AgentContext, x: int) -> int:

@@ -228,10 +228,7 @@ def test_a_killed_worker_takes_its_agents_with_it_and_no_other(cluster: Cluster,
         cluster.kill_process(process)
         declared_at = assert_lost(program, lost)
         # Who has a policy to be restarted runs again, in another process, after the loss was sure.
-        wait_until(
-            lambda: all(len(program.runs_of(name)) == 2 for name in again),
-            "they run again\n" + program._program.report() + repr({n: program.runs_of(n) for n in again}),
-        )
+        wait_until(lambda: all(len(program.runs_of(name)) == 2 for name in again), "they run again\n" + program._program.report() + repr({n:program.runs_of(n) for n in again}))
         for name in again:
             first, second = program.runs_of(name)
             assert first.process == process

@@ -51,6 +51,12 @@ REST_PERCENT = 95
 LOCAL_PATHS = "agentpool/drivers/local.py,agentpool/drivers/_local_engine.py"
 # What needs Ray is covered in the session that has it: it is 200 MB.
 CLUSTER_PATHS = "agentpool/ray/*"
+CLUSTER_TESTS = [
+    CLUSTER,
+    "tests/test_ray_placement.py",
+    "tests/test_ray_transport.py",
+    "tests/test_fleet_on_ray.py",
+]
 LOCAL_TESTS = [*WORKERS, "tests/drivers/test_local_model.py", "tests/drivers/test_local_server.py"]
 
 
@@ -159,10 +165,11 @@ def local(session: nox.Session) -> None:
 @nox.session(python=OWN_PYTHON)
 def cluster(session: nox.Session) -> None:
     """Agents on a real Ray cluster, whose nodes have network namespaces of their own on this machine."""
-    session.install("-e", ".[ray]", *_group("test"))
+    session.install("-e", ".[cli,ray]", *_group("test"))
     session.run("coverage", "erase")
-    # One after the other: they share the cluster, and what happens to its nodes.
-    session.run("coverage", "run", "-m", "pytest", "-q", *(session.posargs or [CLUSTER]))
+    # The tests of a file share a cluster, and what happens to its nodes: they run one after the other.
+    chosen = session.posargs or ["-n", "2", "--dist", "loadfile", *CLUSTER_TESTS]
+    session.run("coverage", "run", "-m", "pytest", "-q", *chosen)
     session.run("coverage", "combine", "-q")
     if not session.posargs:
         session.run("coverage", "report", f"--include={CLUSTER_PATHS}", f"--fail-under={REST_PERCENT}")

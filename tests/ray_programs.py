@@ -20,16 +20,42 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import attrs
 import trio
 
-from agentpool import AgentContext
+from agentpool import AgentContext, TokenUsage, open_agent_pool, placed
 from agentpool._core.errors import AgentPoolError
+from agentpool._core.grants import EVERYTHING
 from agentpool._core.placing import Ended, Start
 from agentpool._remote.codec import SentError, record_from_bytes, record_to_bytes
 from agentpool._remote.facts import AgentFacts, WorkerSetup
+from agentpool._remote.model_facts import ModelFacts
 from agentpool.abc import Transport, Workers
 from agentpool.ray import RayPlacement
 
+FACTS = AgentFacts(
+    name="agent",
+    parent_id=0,
+    depth=1,
+    root_id=1,
+    life=0,
+    is_watched=False,
+    is_held_up=False,
+    is_closing=False,
+    is_draining=False,
+    max_concurrent=100,
+    models=ModelFacts(
+        driver=None,
+        budget=None,
+        has_quota=False,
+        memory=None,
+        memory_text="None",
+        journal_path=None,
+        secrets=(),
+        usage=TokenUsage(),
+        limit=EVERYTHING,
+    ),
+)
 SETUP = pickle.dumps(WorkerSetup(name="1", lease=10.0, seed=1))
 
 
@@ -41,6 +67,10 @@ def told() -> dict[str, Any]:
     """What the test says next."""
     said: dict[str, Any] = json.loads(sys.stdin.readline() or "{}")
     return said
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text()
 
 
 class Head:
@@ -57,7 +87,7 @@ class Head:
         await self.transport.post(self.posts + 1, records)
         self.posts += 1
 
-    async def pull(self, wait: float = 10.0) -> list[Any]:
+    async def pull(self, wait: float = 1.0) -> list[Any]:
         pulled = await self.transport.pull(self.ack, 1000, wait)
         assert pulled.number == self.ack + 1
         self.ack = pulled.number
@@ -65,7 +95,7 @@ class Head:
 
     async def start(self, agent: Callable[..., Awaitable[Any]], *args: Any) -> None:
         self.agents += 1
-        facts = AgentFacts(f"agent-{self.agents}", 0, 1, self.agents, 0, False, False, False, False, 100)
+        facts = attrs.evolve(FACTS, name=f"agent-{self.agents}", root_id=self.agents)
         work = self._workers.dumps((agent, args))
         await self.post(record_to_bytes(Start(self.agents, pickle.dumps(facts), work)))
 
@@ -91,7 +121,7 @@ async def pid_of(ctx: AgentContext) -> int:
 
 
 async def state_of(ctx: AgentContext) -> dict[str, Any]:
-    status = Path("/proc/self/status").read_text()
+    status = _read("/proc/self/status")
     return {
         "pid": os.getpid(),
         "is_main": threading.current_thread() is threading.main_thread(),
@@ -195,7 +225,7 @@ async def stuck(ctx: AgentContext, how: str) -> None:
                 with trio.CancelScope(shield=True):
                     await trio.sleep_forever()
         case "sleeps":
-            time.sleep(600)
+            time.sleep(600)  # noqa: ASYNC251  (it is about agents that do such things)
         case "regex":
             re.match("(a+)+$", "a" * 60 + "b")  # holds the interpreter's lock for longer than anybody waits
         case "stopped":
@@ -219,7 +249,7 @@ async def _until_gone(pid: int) -> None:
     """Wait for the end of a process of this machine, without asking it anything."""
     while True:
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            state = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
         except FileNotFoundError:
             return
         if state == "Z":
@@ -275,7 +305,8 @@ async def forgotten(address: str) -> None:
 
 
 async def signals(address: str, number: str) -> None:
-    """Signals are the program's own, before, while and after it is connected."""
+    """Signals and variables are the program's own, before, while and after it is connected."""
+    os.environ.pop("RAY_USAGE_STATS_ENABLED", None)
     caught: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
     async with head(address) as there:
@@ -293,7 +324,7 @@ async def signals(address: str, number: str) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     await trio.sleep(0.05)
     tell("caught", numbers=caught)
-    tell("environment", names=sorted(name for name in os.environ if name.startswith("RAY_gcs")))
+    tell("environment", usage=os.environ.get("RAY_USAGE_STATS_ENABLED"))
 
 
 async def own_ray(address: str) -> None:
@@ -325,6 +356,28 @@ async def shared(address: str) -> None:
         except AgentPoolError as error:
             tell("refused", text=str(error))
     tell("none", connected=ray.is_initialized())
+
+
+async def forever(ctx: AgentContext) -> None:
+    await trio.sleep_forever()
+
+
+async def without_gcs(address: str) -> None:
+    """The control service of the cluster goes away for good; the program ends in order."""
+    del os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"]  # noqa: SIM112  (is for the cluster)
+    placement = RayPlacement(address=address, cpus=0, workers=1, lease=2, start_timeout=5)
+    async with open_agent_pool(max_concurrent=10, placement=placement) as pool:
+        first = await pool.spawn(placed(forever))
+        second = await pool.spawn(placed(pid_of))
+        tell("ready", pid=await second.result())
+        started = time.monotonic()
+        outcome = await first.wait()
+        tell("lost", error=type(outcome.error).__name__, seconds=time.monotonic() - started)
+        started = time.monotonic()
+        outcome = await (await pool.spawn(placed(pid_of))).wait()
+        tell("no more", error=str(outcome.error), seconds=time.monotonic() - started)
+        started = time.monotonic()
+    tell("closed", seconds=time.monotonic() - started)
 
 
 async def local(_: str) -> None:
@@ -365,11 +418,11 @@ async def refused(address: str, options: str) -> None:
         tell("refused", text=str(error))
 
 
-async def unreachable(_: str) -> None:
+async def unreachable(_: str, address: str) -> None:
     """There is no cluster at an address."""
     started = time.monotonic()
     try:
-        async with RayPlacement(address="127.0.0.1:1").open():
+        async with RayPlacement(address=address).open():
             tell("connected")
     except AgentPoolError as error:
         tell("refused", text=str(error), seconds=time.monotonic() - started)
@@ -411,9 +464,8 @@ async def speed(address: str) -> None:
         tell("post", milliseconds=(time.monotonic() - started) * 2)
 
         async def chatty(ctx: Any, count: int, size: int) -> None:
-            runtime = ctx._line._runtime if hasattr(ctx, "_line") else ctx._runtime
             for _ in range(count):
-                runtime._end.put(record_to_bytes(Ended(999, b"x" * size)))
+                ctx._host._end.put(record_to_bytes(Ended(999, b"x" * size)))
 
         for size in (100, 1000):
             count = 30_000
@@ -433,8 +485,8 @@ async def speed(address: str) -> None:
 PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
     each.__name__: each
     for each in (
-        agents, numbers, killed, ends, unheard, crashed, forgotten, signals, own_ray, shared, local, refused,
-        unreachable, unloadable, cancelled_start, speed,
+        agents, numbers, killed, ends, unheard, crashed, forgotten, signals, own_ray, shared, without_gcs,
+        local, refused, unreachable, unloadable, cancelled_start, speed,
     )
 }  # fmt: skip
 

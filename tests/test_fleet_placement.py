@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -417,3 +418,22 @@ async def test_marks_are_only_set_by_fleets_with_a_placement(folder: Path, autoj
     assert isinstance(there, Completed)
     assert there.value == "there: AgentContext"
     assert placement.workers == []
+
+
+# -- the guide -----------------------------------------------------------------------------
+
+
+def test_the_fleet_of_the_guide_is_right(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent / "docs" / "guide" / "cluster.md"
+    [text] = re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    for name in ("agents", "docs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "agents" / "reviewer.toml").write_text('name = "reviewer"')
+    (tmp_path / "docs" / "a.md").write_text("a")
+    (tmp_path / "report.py").write_text("async def write(ctx): ...")
+    fleet = FleetFile.from_toml(text, base=tmp_path)
+    assert [(agent.name, agent.placed) for agent in fleet.agents] == [("reviewer-1", True), ("write", False)]
+    settings = PlacementSettings()
+    assert fleet.placement is not None
+    for name in ("cpus", "lease", "start_timeout"):  # what the guide shows is the default
+        assert getattr(fleet.placement, name) == getattr(settings, name)

@@ -151,7 +151,7 @@ def test_signals_stay_the_program_s_own(cluster: Cluster) -> None:
     assert caught["numbers"] == [signal.SIGTERM]
     assert alarm["seconds"] == 0
     assert after["numbers"] == [signal.SIGTERM] * 2
-    assert environment["names"] == []
+    assert environment["usage"] is None
 
 
 def test_sigterm_ends_a_program_that_does_not_catch_it(cluster: Cluster) -> None:
@@ -190,6 +190,31 @@ def test_a_cluster_of_this_machine_lives_as_long_as_the_block(cluster: Cluster) 
     worker, left = events(cluster, "local")
     assert worker["count"] >= 1
     assert left["count"] == 0
+
+
+def test_without_the_control_service_of_its_cluster_a_program_ends_in_order(cluster: Cluster) -> None:
+    """Calls of Ray that need the service wait without an end then; nodes end after 5 s here, not a minute."""
+    with open_cluster(1, {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}) as other:
+        with other.running(PROGRAMS, "without_gcs") as program:
+            program.read("ready")
+            (service,) = (pid for pid in other.processes(other.head) if _runs(pid, "gcs_server"))
+            os.kill(service, signal.SIGKILL)
+            lost = program.read("lost")
+            refused = program.read("no more")
+            closed = program.read("closed")
+            program.process.wait(60)  # Ray writes to its errors meanwhile
+            assert program.process.returncode == 0, program.report()
+    assert lost["error"] == "WorkerLostError"
+    assert "the cluster does not answer" in refused["error"]
+    assert refused["seconds"] < 20
+    assert closed["seconds"] < 40
+
+
+def _runs(pid: int, name: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(name.encode())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 # -- what does not start -------------------------------------------------------------------------------
@@ -241,5 +266,6 @@ def test_a_start_that_is_cancelled_leaves_nothing(cluster: Cluster) -> None:
     assert following["pid"]
 
 
-def test_no_cluster_at_an_address_is_an_error_that_names_it(cluster: Cluster) -> None:
-    assert "cannot connect to a Ray cluster at 127.0.0.1:1: " in refusal(cluster, "unreachable")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "10.77.0.99:6379", "nobody.invalid:6379"])
+def test_no_cluster_at_an_address_is_an_error_that_names_it(cluster: Cluster, address: str) -> None:
+    assert f"cannot connect to a Ray cluster at {address}: " in refusal(cluster, "unreachable", address)

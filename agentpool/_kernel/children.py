@@ -6,7 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import trio
 
@@ -28,6 +28,9 @@ class Children(Generic[C]):
     no handle and no batch has taken; the channel carries ids in the order of the ends, among them
     those of outcomes that were taken since.  `_unseen` holds the failures that nobody has looked at.
     """
+
+    are_hosted: ClassVar[bool] = False
+    """Whether they belong to another pool, out of which comes what they raise."""
 
     __slots__ = ("_joins", "_order", "_rests", "_stale", "_unseen", "_untaken", "_watching", "live", "owner")
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from agentpool._core.messages import AgentMessage
+from agentpool._kernel.protection import protect_module
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
@@ -48,3 +49,6 @@ class Head(Protocol):
           PoolLimitError: if as many are in flight in the pool as `PoolLimits` allows.
         """
         ...
+
+
+protect_module(globals())

@@ -41,6 +41,8 @@ class Report(Protocol):
 class HostedAgents(Children[AgentRecord]):
     """The agents of a host: whoever is told how they ended looks at their failures."""
 
+    are_hosted = True
+
     def ended(self, outcome: AnyOutcome, *, is_taken: bool, is_seen: bool) -> None:
         """Take in that an agent has ended; its report has its outcome."""
         super().ended(outcome, is_taken=True, is_seen=True)
@@ -53,7 +55,6 @@ class OpenHost(OpenPool):
         pool = await super().__aenter__()
         pool._state.root = HostedAgents(None)  # before there is any
         # What no pool may contain comes out of the other one, and leaves the neighbours here alone.
-        pool._state.is_host = True
         return pool
 
 

@@ -395,7 +395,7 @@ def _judged(
         assert isinstance(outcome, Failed)
         note(outcome.error, note_on(unhandled))
         return outcome
-    if fatal is not None and not state.is_host:
+    if fatal is not None and not state.root.are_hosted:
         state.fatal_error(fatal)
     if unhandled:
         note(error, note_on(unhandled))

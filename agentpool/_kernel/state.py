@@ -114,7 +114,6 @@ class PoolState:
       draining: why no more agents are started; empty while they are.
       body_ended: whether the pool's block has ended, so that only agents spawn.
       fatal: what somebody raised that no pool may contain.
-      is_host: whether its agents are those of another pool, out of which comes what they raise.
       journal: what happened, kept; None without one.
     """
 
@@ -133,7 +132,6 @@ class PoolState:
         assert settings.max_concurrent is not None
         assert settings.inbox_capacity is not None
         self.means: Means = attrs.evolve(means, budget=settings.budget)
-        self.is_host = False
         self.limits = limits
         self.make_context = make_context
         self.random = random

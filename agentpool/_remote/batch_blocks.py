@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -15,7 +15,23 @@ from agentpool._kernel.wait import OwnTaskWait
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from agentpool._remote.proxy import Proxy
+    from agentpool._kernel.context import AgentContext
+
+
+class Owner(Protocol):
+    """The proxy whose code has opened a block.
+
+    Attributes:
+      ctx: its context.
+    """
+
+    ctx: AgentContext
+
+    def want_item(self, feed: int) -> None:
+        """Have the worker read the next item of an input."""
+
+    def start_task(self, task: Callable[[], Awaitable[object]], name: str) -> None:
+        """Start a task of the agent that outlives the call that starts it."""
 
 
 class InputFailedError(Exception):
@@ -25,7 +41,7 @@ class InputFailedError(Exception):
 class ReadInput(AsyncIterator[Any]):
     """An input that is read in the worker, one item at a time, as it is wanted here."""
 
-    def __init__(self, proxy: Proxy, number: int) -> None:
+    def __init__(self, proxy: Owner, number: int) -> None:
         self._proxy = proxy
         self._number = number
         self._come: deque[tuple[str, Any]] = deque()
@@ -73,15 +89,22 @@ class Block(Protocol):
 class KeptBlock:
     """A block that a task of the proxy keeps open, between the calls of the code that has opened it."""
 
-    def __init__(self, proxy: Proxy, block: Block) -> None:
+    def __init__(self, proxy: Owner, block: Block, *, is_fed: bool) -> None:
+        """Begin.
+
+        Args:
+          is_fed: whether the worker reads its input, which ends with the code that reads.
+        """
         self._proxy = proxy
         self._block = block
+        self._is_fed = is_fed
         self._outcomes: AsyncIterator[AnyOutcome] | None = None
         self._error: Exception | None = None
         self._opened = trio.Event()
         self._keeper: OwnTaskWait | None = None
         self._leaver: OwnTaskWait | None = None
         self._is_left = False
+        self._is_let_be = False
         self._has_ended = False
 
     async def open(self) -> None:
@@ -103,11 +126,14 @@ class KeptBlock:
     async def _keep(self) -> None:
         with trio.CancelScope(shield=True):
             try:
-                async with self._block as self._outcomes:
-                    self._opened.set()
-                    if not self._is_left:
-                        self._keeper = OwnTaskWait(self._proxy.ctx._agent)
-                        await self._keeper.park(None)
+                self._outcomes = await self._block.__aenter__()
+                self._opened.set()
+                if not self._is_left:
+                    # Without a slot: agents that are let be may hold them all.
+                    self._keeper = OwnTaskWait(self._proxy.ctx._agent, needs_slot=False)
+                    await self._keeper.park(None)
+                if not self._is_let_be:
+                    await self._block.__aexit__(None, None, None)
             except Exception as error:
                 self._error = error
             finally:
@@ -131,11 +157,26 @@ class KeptBlock:
 
     def leave(self) -> None:
         """Begin to leave it; harmless if repeated."""
+        if self._keeper is not None:
+            self._block.abandon()  # its task may wait for the slot that one of them holds
+        self._go_on()
+
+    def _go_on(self) -> None:
         self._is_left = True
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
-            self._block.abandon()  # its task may wait for the slot that one of them holds
             keeper.wake()
+
+    def code_ended(self) -> None:
+        """The code that has opened it has ended, and never left it.
+
+        As in place: agents that need no input of it are children as others are, and live on.
+        """
+        self._is_let_be = not self._is_fed
+        if self._is_fed:
+            self.leave()
+        else:
+            self._go_on()
 
     async def left(self) -> None:
         """Leave it, and wait for that.
@@ -155,7 +196,7 @@ class KeptBlock:
 class HeadBatches:
     """What an agent's code in a worker has open: blocks, and inputs that it reads."""
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, proxy: Owner) -> None:
         self._proxy = proxy
         self._inputs: dict[int, ReadInput] = {}
         self._blocks: dict[int, KeptBlock] = {}
@@ -175,10 +216,10 @@ class HeadBatches:
         """Nobody wants more of an input; None is none."""
         self._inputs.pop(number or 0, None)
 
-    async def open(self, number: int, block: Block) -> None:
+    async def open(self, number: int, block: Block, *, is_fed: bool) -> None:
         """Keep a block open under a number; raises what entering it does."""
         # Known before it is open: the code may be lost meanwhile.
-        kept = self._blocks[number] = KeptBlock(self._proxy, block)
+        kept = self._blocks[number] = KeptBlock(self._proxy, block, is_fed=is_fed)
         try:
             await kept.open()
         except BaseException:
@@ -194,9 +235,9 @@ class HeadBatches:
         await self._blocks.pop(number).left()
 
     def close(self) -> None:
-        """Begin to leave whatever is open: the agent's code has ended."""
+        """The agent's code has ended."""
         for kept in self._blocks.values():
-            kept.leave()
+            kept.code_ended()
 
 
 protect_module(globals())

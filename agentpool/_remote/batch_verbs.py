@@ -54,7 +54,7 @@ async def open_batch(call: Call, agent: Any, given: Given, name: str | None, tim
     agent = call.models.restored(agent)
     try:
         block: Any = call.ctx.as_completed(agent, _items_of(call, given), name=name, timeout=timeout)
-        await call.proxy.batches.open(call.number, block)
+        await call.proxy.batches.open(call.number, block, is_fed=given[1] is not None)
     except BaseException:
         call.proxy.batches.drop_input(given[1])
         raise
@@ -64,7 +64,7 @@ async def open_batch(call: Call, agent: Any, given: Given, name: str | None, tim
 async def open_vote(call: Call, agent: Any, args: tuple[Any, ...], n: int) -> int:
     """Open the block of a vote that is counted in the worker; returns its number."""
     block: Any = call.ctx.open_vote(call.models.restored(agent), args, n)
-    await call.proxy.batches.open(call.number, block)
+    await call.proxy.batches.open(call.number, block, is_fed=False)
     return call.number
 
 

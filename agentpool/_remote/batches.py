@@ -6,6 +6,7 @@ task of its owner, one item at a time as the head wants it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -71,6 +72,7 @@ class PlacedMany(ManyScope):
             except InputFailedError:
                 pass  # raised below
         given.raise_error()
+        await trio.lowlevel.checkpoint_if_cancelled()  # the agents may have been aborted with their owner
         return [outcome_from_bytes(data, HEAD) for data in found]
 
     def as_completed(
@@ -99,7 +101,9 @@ class PlacedMany(ManyScope):
         if not agents:
             raise ValueError("a race needs at least one agent")
         check_agents(agents)
-        return outcome_from_bytes(await self._line.ask("race", agents), HEAD)
+        data = await self._line.ask("race", agents)
+        await trio.lowlevel.checkpoint_if_cancelled()  # as in `map`
+        return outcome_from_bytes(data, HEAD)
 
     async def vote(
         self,
@@ -118,7 +122,9 @@ class PlacedMany(ManyScope):
             return await super().vote(agent, *args, n=n, quorum=quorum, key=key)
         poll: Poll[T] = Poll(n, quorum, None)
         check_agent(agent)
-        for data in await self._line.ask("vote", agent, args, n, quorum):
+        found = await self._line.ask("vote", agent, args, n, quorum)
+        await trio.lowlevel.checkpoint_if_cancelled()  # as in `map`
+        for data in found:
             poll.is_decided_by(outcome_from_bytes(data, HEAD))
         return poll.verdict()
 
@@ -295,6 +301,7 @@ class _PlacedBlock(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
         self._args = args
         self._number: int | None = None
         self._standing: object = None
+        self._come: deque[bytes] = deque()  # at most one, which the code was cancelled before it got
 
     async def __aenter__(self) -> AsyncIterator[AnyOutcome]:
         if self._number is not None:
@@ -323,14 +330,24 @@ class _PlacedBlock(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
 
     async def next_outcome(self) -> AnyOutcome | None:
         """Take the next outcome; None at the end."""
+        if self._come:
+            await trio.lowlevel.checkpoint()
+            return self._next_come()
         try:
             data = await self._line.ask_or(self._abandon_if_cancelled, "next_outcome", self._number)
         except InputFailedError:
             pass
         else:
-            return None if data is None else outcome_from_bytes(data, HEAD)
+            if data is not None:
+                self._come.append(data)
+            # An agent that is aborted with its owner ends first: the owner does not get that, as in place.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return self._next_come()
         self._given.raise_error()
         return None  # it was raised before
+
+    def _next_come(self) -> AnyOutcome | None:
+        return outcome_from_bytes(self._come.popleft(), HEAD) if self._come else None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -21,6 +21,7 @@ from agentpool._remote.batches import PlacedMany
 from agentpool._remote.codec import outcome_from_bytes
 from agentpool._remote.handle import PlacedHandle
 from agentpool._remote.inbox import PlacedInbox, no_synchronous
+from agentpool._remote.leases import LeasedMeter
 from agentpool._remote.models import PlacedMeans, RemoteMeans
 from agentpool._remote.worker_line import HEAD, WorkerLine
 
@@ -60,7 +61,7 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
         super().__init__(state, record)
         self._line = line
         self._host = host
-        self._means = RemoteMeans(line, line.facts.models, state, record, host.driver)
+        self._means = RemoteMeans(line, line.facts.models, state, record, host.driver, LeasedMeter)
 
     def __repr__(self) -> str:
         return f"<PlacedContext of agent {self.id} ({self.name})>"

@@ -31,7 +31,7 @@ from agentpool._core.text import told
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._kernel.metering import Meter, MeteredCall, MeteredDriver
 from agentpool._kernel.protection import protect_module
-from agentpool._remote.model_facts import OWN_BUDGET, Demand, GateKey, Leased
+from agentpool._remote.model_facts import OWN_BUDGET, Demand, GateKey, Leased, kind_of
 from agentpool._remote.models import CarriedDriver, HeadDriver, PlacedBudget
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ class _Wrapping:
         """Return the gate at the head that is in the place of one here. Several drivers may share one."""
         found = self._gates.get(id(gate))
         if found is None:
-            key = gate.key if isinstance(gate, HeadGate) else (len(self._gates), repr(driver), gate.settings)
+            key = (
+                gate.key if isinstance(gate, HeadGate) else (len(self._gates), kind_of(driver), gate.settings)
+            )
             found = self._gates[id(gate)] = HeadGate(self._meter.means, key)
         return found
 

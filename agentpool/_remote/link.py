@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from agentpool._core.errors import RemoteError, WorkerLostError, WorkerUnavailableError
+from agentpool._core.events import ModelCallFinished
 from agentpool._core.placing import Down, Happened, Heard, Up
 from agentpool._core.wire import Outbox, Patience, Replies
 from agentpool._kernel.protection import protect_module
@@ -194,6 +195,8 @@ class Link:
                 self.send(Heard(0))
 
     def _event(self, agent: AgentId, seq: int, kind: type, own: tuple[object, ...]) -> SentEvent:
+        if kind is not ModelCallFinished:  # the one that has errors in it
+            return agent, seq, kind, own
         where = f"worker {self.name}"
         loaded = [received_error(each, where) if isinstance(each, SentError) else each for each in own]
         return agent, seq, kind, tuple(loaded)

@@ -34,7 +34,7 @@ _MANY = 1_000_000
 
 @attrs.frozen
 class UnitPrices:
-    """Prices of single tokens, in USD, as they were measured by asking for the price of many."""
+    """Prices of a million tokens, in USD, as a driver tells them when it is asked for so many."""
 
     given: float
     taken: float
@@ -46,13 +46,14 @@ class UnitPrices:
         """Return what a usage costs."""
         plain = usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens
         for_long = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
-        return (
+        cost = (
             max(plain, 0) * self.given
             + usage.cache_read_tokens * self.cache_read
             + (usage.cache_write_tokens - for_long) * self.cache_write
             + for_long * self.cache_write_1h
             + usage.output_tokens * self.taken
         )
+        return cost / _MANY
 
 
 def unknown_price(usage: TokenUsage) -> None:
@@ -85,8 +86,15 @@ def price_of(driver: abc.Driver) -> Price:
         cost = estimate(usage)
         if cost is None:
             return unknown_price
-        units.append(cost / _MANY)
+        units.append(cost)
     return UnitPrices(*units)
+
+
+def kind_of(driver: abc.Driver) -> str:
+    """Return what names a driver in every process: its class, and what it talks to."""
+    names = [getattr(driver, name, None) for name in ("model", "base_url")]
+    told = [type(driver).__qualname__, *(name for name in names if isinstance(name, str))]
+    return " ".join(told)
 
 
 @attrs.frozen

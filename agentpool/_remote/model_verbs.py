@@ -33,6 +33,7 @@ from agentpool._remote.model_facts import (
     ModelFacts,
     News,
     StreamedPart,
+    kind_of,
 )
 from agentpool._remote.models import CarriedDriver
 from agentpool.drivers.governed import CallInLine, Gate, GovernorLine
@@ -98,7 +99,7 @@ class _GateFinder:
     def gate_for(self, gate: Gate, driver: abc.Driver) -> Gate:
         """Note a gate. Several drivers may share one."""
         if id(gate) not in self.found:
-            self.found[id(gate)] = (len(self.found), repr(driver), gate.settings), gate
+            self.found[id(gate)] = (len(self.found), kind_of(driver), gate.settings), gate
         return gate
 
 

@@ -393,7 +393,8 @@ class RemoteMeans:
         facts: ModelFacts,
         state: PoolState,
         record: AgentRecord,
-        driver: abc.Driver | None = None,
+        driver: abc.Driver | None,
+        make_meter: Callable[..., Meter],
     ) -> None:
         """Begin with what the head told. Blocks on the disk, if the pool has a journal in a file.
 
@@ -403,6 +404,7 @@ class RemoteMeans:
           state: that of the worker's own pool.
           record: the agent's there.
           driver: the worker's; None for that of the head.
+          make_meter: makes what counts model calls, a `LeasedMeter`.
         """
         self.line = line
         self._facts = facts
@@ -412,6 +414,7 @@ class RemoteMeans:
         self._secrets = facts.secrets
         self._driver: abc.Driver | None = None
         self._workers_driver = driver
+        self._make_meter = make_meter
         self._memory: HeadMemory | None = None
         self._no_budget = PlacedBudget(self, None, None)
         self.budget = None if facts.budget is None else PlacedBudget.of(self, OWN_BUDGET, facts.budget)
@@ -453,10 +456,8 @@ class RemoteMeans:
                 "the budget of a model call at a worker has to be ctx.budget, or one of its children:"
                 " the head knows no other"
             )
-        from agentpool._remote.leases import LeasedMeter
-
         within = self._no_budget if budget is None else budget
-        return LeasedMeter(self._state, self._record, within, seconds, means=self)
+        return self._make_meter(self._state, self._record, within, seconds, means=self)
 
     async def bound(self, driver: abc.Driver, manifest: AgentManifest) -> abc.Driver:
         """Return what a driver at the head makes of itself for an agent; any other as it is.

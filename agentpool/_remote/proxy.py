@@ -228,6 +228,9 @@ class Proxy:
                     with trio.CancelScope(shield=True):
                         await self._serve(nursery)
             finally:
+                if self._lost is not None:
+                    # Now, and not when its body has failed: the calls may wait for the slots that they hold.
+                    self.ctx.abort_all(f"worker {self.way.name} is lost")
                 for call in self._calls.values():
                     call.scope.cancel("the agent has ended")
                 for close in reversed(self.at_end):

@@ -12,7 +12,7 @@ import trio
 
 from agentpool._core import events as events_of
 from agentpool._core.errors import RemoteError
-from agentpool._core.events import Event
+from agentpool._core.events import Event, ModelCallFinished
 from agentpool._core.messages import AgentId
 from agentpool._core.outcomes import Aborted, AnyOutcome, Completed, Failed
 from agentpool._core.placing import (
@@ -266,7 +266,9 @@ class Runtime:
         kind = type(event)
         if kind in _OF_THE_HEAD:
             return
-        own = tuple([self._sent(getattr(event, name)) for name in own_fields(kind)])
+        own = tuple([getattr(event, name) for name in own_fields(kind)])
+        if kind is ModelCallFinished:  # the one that has errors in it
+            own = tuple(map(self._sent, own))
         self._events.append((event.agent_id, event.seq, kind, own))
         self._have_events.set()
 

@@ -11,10 +11,10 @@ from agentpool.cli._tables import can_draw
 PAGE = """\
 AGENTS ON A RAY CLUSTER
 
-In a fleet file with placement = "ray" below [pool], and in a program that opens
-its pool with placement=RayPlacement(), agents run in worker processes on the
-nodes of a Ray cluster. Limits, budgets, messages, outcomes and the journal stay
-in the process that you start: the head of the pool.
+In a fleet file with placement = "ray" below [pool], and in a program that
+opens its pool with placement=RayPlacement(), agents run in worker processes on
+the nodes of a Ray cluster. Limits, budgets, messages and outcomes stay in the
+process that you start: the head of the pool. Such a run cannot keep a journal.
 
 BEFORE THE FIRST NODE
 
@@ -24,13 +24,14 @@ Ray and of agentpool, and what your agents import:
     pip install 'trio-agentpool[ray]'
 
 Ray refuses another version of itself or of Python, down to the last number.
-Functions, tools and manifests that a fleet names by files have to be in the same
-directory on each node: on a shared disk, or copied there.
+Functions, tools and manifests that a fleet names by files have to be in the
+same directory on each node: on a shared disk, or copied there.
 
 START AND END
 
-One machine, and nothing to start: without a cluster, the run starts one on this
-machine, and ends it. Write address = "local" below [placement] for that always.
+One machine, and nothing to start: without a cluster, the run starts one on
+this machine, and ends it. Write address = "local" below [placement] for that
+always.
 
 Several machines. Make a token first, on the first node:
 
@@ -44,24 +45,27 @@ Copy the token to each other node (see TOKENS), and there:
     export RAY_AUTH_MODE=token
     ray start --address 10.0.0.1:6379 --node-ip-address 10.0.0.2
 
-The run is started on one of these nodes, with RAY_AUTH_MODE=token too. It takes
-part in the cluster, and is no client of it: addresses with ray:// are refused.
+The run is started on one of these nodes, with RAY_AUTH_MODE=token too. It
+takes part in the cluster, and is no client of it: addresses with ray:// are
+refused.
 
     [pool]
     placement = "ray"
     [placement]
     address = "10.0.0.1:6379"
 
-`ray status` shows the nodes. With --block, `ray start` stays, and ends the node
-on SIGTERM. `ray stop` ends everything of Ray on the machine, other clusters too.
+`ray status` shows the nodes. With --block, `ray start` stays, and ends the
+node on SIGTERM. `ray stop` ends everything of Ray on the machine, other
+clusters too.
 
 WHO MAY DO WHAT
 
 Whoever reaches the ports of a cluster that has no tokens can run any code on
 each of its nodes, as the user that started Ray there, and read what the agents
-are given and return. With tokens, whoever has the token can. There are no users
-and no rights within a cluster: who runs one agent there can run anything.
-Agents' capabilities and sandboxes hold for what models do, not against that.
+are given and return. With tokens, whoever has the token can. There are no
+users and no rights within a cluster: who runs one agent there can run
+anything. Agents' capabilities and sandboxes hold for what models do, not
+against that.
 
 ADDRESSES AND PORTS
 
@@ -75,24 +79,25 @@ all ports, in a network of their own, and have a firewall let in nobody else.
                     ones; on every address
     1 for a node    --runtime-env-agent-port; on the node's address only
     1 for a worker, and 1 for the run
-                    within --min-worker-port to --max-worker-port; else any free
-                    ones; on every address
+                    from --min-worker-port to --max-worker-port; else any
+                    free ones; on every address
 
-With ray[default] there are more, of the dashboard. agentpool needs none of them.
+agentpool does not need the dashboard of ray[default], which has further ports.
 
 TOKENS
 
-RAY_AUTH_MODE=token has each process of the cluster ask for the token. It is read
-from RAY_AUTH_TOKEN, from the file that RAY_AUTH_TOKEN_PATH names, or from
-~/.ray/auth_token. `ray get-auth-token` prints it; --generate makes one if there
-is none, in a file that other users of the machine may read: hence the chmod.
+RAY_AUTH_MODE=token has each process of the cluster ask for the token. It is
+read from RAY_AUTH_TOKEN, from the file that RAY_AUTH_TOKEN_PATH names, or from
+~/.ray/auth_token. `ray get-auth-token` prints it; --generate makes one if
+there is none, in a file that other users of the machine may read: hence the
+chmod.
 
 `ray start --head` turns tokens on by itself if there is one already, and only
 warns if there is none. Other nodes, and runs with an address, do not look for
-one unless RAY_AUTH_MODE=token is set: they are refused, and told of the token.
+one unless RAY_AUTH_MODE=token is set, and are refused.
 
-A token is no secret from the network: it is sent with each call as it is, and so
-is what agents are given and return, unless there is TLS.
+Without TLS the token can be read on the network, and what agents are given and
+return as well.
 
 TLS
 
@@ -104,14 +109,16 @@ Set on each node, and for the run, before anything is started:
     export RAY_TLS_SERVER_KEY=/etc/ray/node.key
 
 Each node has a certificate of the same authority, with the node's address, and
-127.0.0.1, as subjectAltName. Nodes without TLS do not get in. The calls of nodes,
-workers and runs are encrypted then; the port of --runtime-env-agent-port is not.
-TLS keeps out who cannot read along. Use it with tokens, not in their place.
+127.0.0.1, as subjectAltName. Nodes without TLS, and nodes with a certificate
+of another authority, do not get in. The calls of nodes, workers and runs are
+encrypted then; the port of --runtime-env-agent-port is not. Use tokens as
+well.
 
 MORE
 
-https://docs.ray.io has the manuals of Ray. The guide of agentpool, "Agents on a
-cluster", tells what runs where, and what becomes of agents whose node is lost.
+https://docs.ray.io has the manuals of Ray. The guide of agentpool, "Agents on
+a cluster", tells what runs where, and what becomes of agents whose node is
+lost.
 """
 
 

@@ -81,6 +81,12 @@ class DriverAround(Driver):
         """Whether an answer of the driver inside that tells no usage has one nevertheless."""
         return is_metered(self._driver)
 
+    @property
+    def pricing(self) -> Callable[[TokenUsage], float | None] | None:
+        """What `estimate_cost` does, as something that can be pickled; None if the driver inside has none."""
+        pricing: Callable[[TokenUsage], float | None] | None = getattr(self._driver, "pricing", None)
+        return pricing
+
     def estimate_cost(self, usage: TokenUsage) -> float | None:
         """Return what the driver inside estimates."""
         return self._driver.estimate_cost(usage)

@@ -8,7 +8,7 @@ import logging
 import re
 from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -134,6 +134,12 @@ class HttpDriver(Driver):
             )
             raise ValueError(f"{self._address}: {why}, so that privacy cannot be SOVEREIGN, only PRIVATE")
         return declared or PrivacyTier.STANDARD
+
+    @property
+    def pricing(self) -> Callable[[TokenUsage], float | None] | None:
+        """What `estimate_cost` does, as something that can be pickled; None if the price is not known."""
+        price = self._price(self.model)
+        return None if price is None else price.cost
 
     def _price(self, model: str) -> ModelPrice | None:
         return self._prices.find(self.provider, model)

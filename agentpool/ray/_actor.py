@@ -154,4 +154,4 @@ class Program:
         self._token = trio.lowlevel.current_trio_token()
         self._is_up.set()
         with self._scope:
-            await run_worker(self.end, self._setup, cloudpickle.dumps)
+            await run_worker(self.end, self._setup, cloudpickle.dumps)  # pyright: ignore[reportPrivateImportUsage]

@@ -108,14 +108,18 @@ class RayPlacement(RemotePlacement):
         async with open_agent_pool(driver, max_concurrent=1000, placement=RayPlacement()) as pool:
             await pool.map(placed(agent), items)
 
-    The pool stays where it is: capacity, budgets, messages, outcomes and the journal are those of the program
-    that opened it, the head. Ray starts the worker processes, spread over the nodes of the cluster, and ends
-    them; they are actors of the head's job, so none survives it. On each node there have to be the same
-    versions of Python, Ray and agentpool, and what the agents import, as the head has. What is defined in the
-    head's `__main__`, and functions within functions, travel by value, everything else by its name.
+    The pool stays where it is: capacity, budgets, messages and outcomes are those of the program that opened
+    it, the head. It cannot keep a journal. Ray starts the worker processes, spread over the nodes of the
+    cluster, and ends them; they are actors of the head's job, so none survives it. On each node there have to
+    be the same versions of Python, Ray and agentpool, and what the agents import, as the head has. What is
+    defined in the head's `__main__`, and functions within functions, travel by value, everything else by its
+    name.
 
     Ray's processes listen on every address of their machines, and who reaches them may run code there: let
     the machines of a cluster reach each other only.
+
+    Ray ends a program at once that has not reached the control service of its cluster (GCS) for a minute; the
+    variable `RAY_gcs_rpc_server_reconnect_timeout_s` of the environment says for how many seconds.
 
     Attributes:
       address: of the cluster, as `ray.init` takes it: `"10.0.0.1:6379"`, `"auto"`, or `"local"` for a new
@@ -165,7 +169,7 @@ class RayPlacement(RemotePlacement):
         Raises:
           AgentPoolError: if there is no cluster, or Ray cannot join it; the text says what Ray says.
 
-        Checkpoint: always. Cancellation: what Ray is doing at that moment is waited for; no process is left.
+        Checkpoint: always. Cancellation: no process is left, though Ray may take a moment more to end one.
         """
         from agentpool.ray._session import connected
         from agentpool.ray._workers import RayWorkers

@@ -6,9 +6,11 @@ import ctypes
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -16,8 +18,15 @@ import trio
 
 from agentpool._blocking import run_blocking, runs_inline
 from agentpool._core.errors import AgentPoolError
+from agentpool.ray._calls import call_ray
 
-CLOSE_SECONDS = 20.0
+KNOCK_SECONDS = 10.0
+"""So many seconds the control service of a cluster has to take a connection."""
+
+OPEN_SECONDS = 60.0
+"""So many seconds Ray has to connect to a cluster, or to start one. It takes one second, or ten."""
+
+CLOSE_SECONDS = 10.0
 """So many seconds Ray has to disconnect, or to end a cluster that was started here. It takes one or two."""
 
 _KEPT_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -72,9 +81,6 @@ class _Connection:
 _SETTINGS = {
     # Of clusters that are started here: nothing is told to the makers of Ray.
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray ends every process at once that has not reached the control service of its cluster for a minute. The
-    # head of a pool stays, so that each agent has an outcome; a day is as good as for ever.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "86400",
 }
 
 _lock = threading.Lock()
@@ -94,17 +100,45 @@ async def connected(address: str | None, runtime_env: Mapping[str, Any] | None) 
     Raises:
       AgentPoolError: if there is no such cluster, or it does not fit; the text says what Ray says.
 
-    Checkpoint: always. Cancellation: what Ray is doing at that moment is waited for.
+    Checkpoint: always. Cancellation: nobody waits for what Ray is doing at that moment; what it comes to is
+    closed.
     """
     if runs_inline():
         raise RuntimeError("a simulation has no Ray cluster: what runs there runs in one process")
-    ours = await run_blocking(_enter, address, runtime_env)
+    if not _is_connected():
+        await _knock(address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS"))
+    try:
+        with trio.fail_after(OPEN_SECONDS):
+            ours = await call_ray(partial(_enter, address, runtime_env), unwanted=_leave)
+    except trio.TooSlowError:
+        raise AgentPoolError(f"{_where(address)}: Ray did not within {OPEN_SECONDS:g} s") from None
     try:
         yield ours is not None and ours.runtime_env == runtime_env
     finally:
-        if ours is not None:
-            with trio.CancelScope(shield=True):
-                await run_blocking(_leave, ours)
+        with trio.CancelScope(shield=True):
+            await run_blocking(_leave, ours)
+
+
+def _is_connected() -> bool:
+    if _ours is not None:
+        return True
+    ray = sys.modules.get("ray")  # imported by the program, if it uses Ray itself
+    return ray is not None and bool(ray.is_initialized())
+
+
+async def _knock(address: str | None) -> None:
+    """Raise if nothing listens where a cluster should be: Ray itself would try again for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            with trio.fail_after(KNOCK_SECONDS):
+                stream = await trio.open_tcp_stream(host.strip("[]"), int(port))
+        except trio.TooSlowError:
+            text = f"{_where(address)}: nothing answers there within {KNOCK_SECONDS:g} s"
+            raise AgentPoolError(text) from None
+        except OSError as error:
+            raise AgentPoolError(f"{_where(address)}: {error}") from error
+        await stream.aclose()
 
 
 def _enter(address: str | None, runtime_env: Mapping[str, Any] | None) -> _Connection | None:
@@ -130,8 +164,10 @@ def _enter(address: str | None, runtime_env: Mapping[str, Any] | None) -> _Conne
         return _ours
 
 
-def _leave(connection: _Connection) -> None:
+def _leave(connection: _Connection | None) -> None:
     global _ours
+    if connection is None:
+        return  # it is the program's own
     with _lock:
         connection.users -= 1
         if connection.users == 0:

@@ -57,6 +57,7 @@ class Watchdog:
         self._exit = exit
         self._is_over = threading.Event()
         self._timer = KernelTimer.create(signal.SIGKILL) if hasattr(signal, "SIGKILL") else None
+        self._arm()  # from here on, whenever the thread gets to run
         self._thread = threading.Thread(target=self._run, name="agentpool-lease", daemon=True)
         self._thread.start()
 
@@ -68,6 +69,11 @@ class Watchdog:
     def _run(self) -> None:
         try:
             if self._has_run_out():
+                # Into the log that is kept of the process: it is all that is left of it.
+                print(
+                    "agentpool: nothing was heard of the head for too long, so this worker ends",
+                    file=sys.stderr,
+                )
                 self._cancel()
                 if not self._is_over.wait(GRACE):
                     self._exit(1)

@@ -74,7 +74,7 @@ class RayWorkers:
 
     def dumps(self, value: Any) -> bytes:
         """Pickle a value; functions of `__main__`, and those within functions, by value."""
-        return cast("bytes", cloudpickle.dumps(value))
+        return cast("bytes", cloudpickle.dumps(value))  # pyright: ignore[reportPrivateImportUsage]
 
     async def start(self, setup: bytes) -> RayTransport:
         """Start a worker process, and wait until its trio program runs; `abc.Workers.start` tells more."""

@@ -14,7 +14,7 @@ import trio
 
 from agentpool._core.errors import WorkerLostError, WorkerUnavailableError
 from agentpool._core.text import shown
-from agentpool._kernel.splitting import is_only_cancelled
+from agentpool._kernel.splitting import is_only_cancelled, split_error
 from agentpool._remote.end import WorkerEnd
 from agentpool._remote.placement import SHORTEST_LEASE, RemotePlacement
 from agentpool._remote.runtime import run_worker
@@ -111,9 +111,11 @@ class InProcessWorker:
                     await run_worker(self._end, setup)
                     nursery.cancel_scope.cancel("the worker has ended")
         except BaseException as error:
-            if is_only_cancelled(error):
+            parts = split_error(error)
+            # Those are told to the program around it. Of everything else a process would die.
+            if is_only_cancelled(error) or isinstance(parts.fatal, KeyboardInterrupt):
                 raise
-            self.crash = error  # as a process that dies of it
+            self.crash = parts.fatal or parts.ordinary
         finally:
             self._die("it has ended")
 

@@ -39,7 +39,7 @@ class Watcher(PoolInstrument):
         self.pools.append(pool)
         state, log = pool._state, self.log
         # What hosts agents in a worker tells it to the pool whose agents they are, which tells it again.
-        state.events.tap(lambda event: None if state.is_host else log.append(event))
+        state.events.tap(lambda event: None if state.root.are_hosted else log.append(event))
 
 
 def copy_events(pool: AgentPool, log: EventLog) -> None:

@@ -2,13 +2,14 @@
 
     beating.py ADDRESS DIRECTORY LEASE
 
-Reads commands, one a line: `spawn NAME...` (a name with `-stubborn` in it is that of an agent that cannot be
-cancelled, one with `-again` is restarted when it fails), `send NAME...`, `end`.
+Reads commands, one a line: `spawn NAME...`, `send NAME...`, `abort NAME...`, `end`. An agent that is called
+`stubborn` blocks its worker when it is sent something; one with `again` in its name is restarted if it fails.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -31,8 +32,8 @@ from agentpool import (
     Failed,
     RestartPolicy,
     open_agent_pool,
+    placed,
 )
-from agentpool._kernel.placed import placed
 from agentpool.ray import RayPlacement
 
 
@@ -52,10 +53,6 @@ def stamp(directory: str, name: str, what: str) -> None:
 
 async def beating(ctx: AgentContext, directory: str, name: str) -> str:
     stamp(directory, name, "start")
-    if "-stubborn" in name:
-        while True:
-            stamp(directory, name, "beat")
-            time.sleep(0.02)  # noqa: ASYNC251  (so that nothing can cancel it)
 
     async def beat() -> None:
         while True:
@@ -66,6 +63,9 @@ async def beating(ctx: AgentContext, directory: str, name: str) -> str:
         async with ctx.open_nursery() as nursery:
             nursery.start_soon(beat)
             message = await ctx.receive()
+            while name.startswith("stubborn"):
+                stamp(directory, name, "block")
+                time.sleep(0.02)  # noqa: ASYNC251  (so that nothing can cancel it)
             nursery.cancel_scope.cancel()
     finally:
         stamp(directory, name, "stop")
@@ -100,13 +100,16 @@ async def obey(pool: AgentPool, directory: str) -> list[AgentHandle[str]]:
         match command:
             case "spawn":
                 for name in names:
-                    restart = RestartPolicy(within=60.0) if "-again" in name else None
+                    restart = RestartPolicy(within=60.0) if "again" in name else None
                     handles[name] = await pool.spawn(
                         placed(beating), directory, name, name=name, restart=restart
                     )
             case "send":
                 for name in names:
                     await pool.send(handles[name].id, "well done")
+            case "abort":
+                for name in names:
+                    handles[name].abort()
             case "end":
                 return list(handles.values())
             case _:
@@ -115,6 +118,7 @@ async def obey(pool: AgentPool, directory: str) -> list[AgentHandle[str]]:
 
 async def main() -> None:
     address, directory, lease = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO)  # for the report of a test that fails
     placement = RayPlacement(address=address, workers=3, lease=float(lease))
     async with (
         open_agent_pool(max_concurrent=100, placement=placement) as pool,

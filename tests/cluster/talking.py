@@ -2,8 +2,8 @@
 
     talking.py ADDRESS COUNT
 
-Each of the agents, which stand in a ring, sends COUNT
-numbered messages to the next, asks it, and has a child.
+Each of the agents, which stand in a ring, sends COUNT numbered messages to the next, asks it, and has a
+child.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 
 import trio
 
-from agentpool import AgentContext, open_agent_pool
-from agentpool._kernel.placed import placed
+from agentpool import AgentContext, open_agent_pool, placed
 from agentpool.ray import RayPlacement
 
 RING = 6
@@ -38,8 +37,10 @@ async def doubled(ctx: AgentContext, number: int) -> dict[str, Any]:
 
 
 async def talk(ctx: AgentContext, count: int) -> dict[str, Any]:
-    first = await ctx.receive()
-    following: int = first.content
+    question = await ctx.receive()
+    ctx.reply(question, place())
+    begin = await ctx.receive()
+    following: int = begin.content
     got: list[int] = []
     senders: set[int] = set()
 
@@ -77,9 +78,10 @@ async def main() -> None:
     placement = RayPlacement(address=address, workers=3, lease=5.0)
     async with open_agent_pool(max_concurrent=100, placement=placement) as pool:
         handles = [await pool.spawn(placed(talk), count) for _ in range(RING)]
+        places = [await pool.ask(handle.id, "where are you?") for handle in handles]
         for handle, following in zip(handles, [*handles[1:], handles[0]], strict=True):
             await pool.send(handle.id, following.id)
-        say("talking")
+        say("talking", places=places)
         for handle in handles:
             say("told", **await handle.result())
         say("left", active=pool.active_count, dead_letters=len(pool.dead_letters))

@@ -230,6 +230,20 @@ def test_what_a_worker_dies_of_is_told() -> None:
     assert starts == []
 
 
+def interrupted() -> Any:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_the_program_of_a_worker_ends_the_program_around_it() -> None:
+    async def main() -> None:
+        placement = InProcessPlacement(1, lease=LEASE, driver=interrupted)
+        async with open_agent_pool(max_concurrent=10, placement=placement) as pool:
+            await (await pool.spawn(placed(double), 1)).wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(main)
+
+
 def test_a_body_that_fails_ends_the_workers() -> None:
     workers: list[InProcessWorker] = []
 

@@ -47,6 +47,9 @@ class Host(Protocol):
     holds_up: bool
     driver: Driver | None
 
+    async def room(self) -> None:
+        """Wait until little enough waits to be told to the head; not a checkpoint if it does."""
+
 
 class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
     """The context of an agent that runs in a worker.
@@ -250,7 +253,8 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
     # -- events ----------------------------------------------------------------------------------------
 
     async def wait_for_subscribers(self) -> None:
-        """Wait until every subscriber with `overflow="block"` has room; as `AgentContext`."""
+        """Wait until every subscriber with `overflow="block"` has room, and the way to the head has."""
+        await self._host.room()
         if self._host.holds_up:
             await self._line.ask("wait_for_subscribers")
 

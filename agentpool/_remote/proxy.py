@@ -257,6 +257,8 @@ class Proxy:
                         "Cancelled",
                         f"its body raised trio.Cancelled in {where}, though nobody had cancelled it",
                     )
+                case _ if cancelled is not None:
+                    raise cancelled  # it was about to end by that, and has
                 case _:
                     raise WorkerLostError(self.way.name, self._lost or "")
         finally:

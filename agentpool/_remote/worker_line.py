@@ -58,6 +58,9 @@ class Station(Protocol):
     def flush_events(self) -> None:
         """Tell the head of the events that there are."""
 
+    async def room(self) -> None:
+        """Wait until little enough waits to be pulled; not a checkpoint if it does."""
+
 
 class WorkerLine:
     """The way of one agent's code to its proxy.
@@ -97,6 +100,7 @@ class WorkerLine:
         data = sent(self._station.dumps, args, f"what is given to {verb}")
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
+        await self._station.room()
         number = self._next()
         wait = self._waits[number] = SlowlyUndoneWait(waiter, partial(self._withdraw, number, withdrawn))
         try:
@@ -268,6 +272,7 @@ class _OpenPieces(AbstractAsyncContextManager[AsyncIterator[Any]]):
         await trio.lowlevel.checkpoint()
         line = self._line
         data = sent(line._station.dumps, self._args, f"what is given to {self._verb}")
+        await line._station.room()
         self._number = line._next()
         line._pieces[self._number] = self._pieces
         line._post(Called(line.agent_id, self._number, self._verb, data))

@@ -72,12 +72,7 @@ async def at_once(number: int) -> None:
 # -- starts --------------------------------------------------------------------------------------------
 
 
-EIGHT = pytest.param(
-    8, marks=pytest.mark.xfail(strict=True, reason="not mended yet: it waits for one start after the other")
-)
-
-
-@pytest.mark.parametrize("workers", [1, EIGHT])
+@pytest.mark.parametrize("workers", [1, 8])
 async def test_an_agent_for_which_no_worker_can_be_started_waits_for_one_start_only(
     workers: int, autojump_clock: Any
 ) -> None:
@@ -95,7 +90,6 @@ async def test_an_agent_for_which_no_worker_can_be_started_waits_for_one_start_o
     assert placement.starts == workers
 
 
-@pytest.mark.xfail(strict=True, reason="not mended yet: they wait for the start that hangs")
 async def test_agents_that_wait_for_a_start_that_hangs_go_to_the_worker_that_is_up(
     autojump_clock: Any,
 ) -> None:
@@ -140,7 +134,6 @@ async def test_where_each_worker_dies_as_soon_as_it_is_up_each_agent_fails(
     assert trio.current_time() < 60
 
 
-@pytest.mark.xfail(strict=True, reason="not mended yet: it fails as if it had run")
 async def test_an_agent_that_was_not_sent_to_the_worker_that_is_lost_runs_in_another(
     autojump_clock: Any,
 ) -> None:
@@ -158,7 +151,6 @@ async def test_an_agent_that_was_not_sent_to_the_worker_that_is_lost_runs_in_ano
         assert await unsent.result() == 4
 
 
-@pytest.mark.xfail(strict=True, reason="not mended yet: the pool fails, before the lease is over")
 async def test_a_way_that_raises_what_it_should_not_costs_its_worker_and_not_the_pool(
     autojump_clock: Any,
 ) -> None:

@@ -69,9 +69,12 @@ class Way(Protocol):
     name: str
     dumps: Dumps
 
-    def send(self, record: Down) -> None:
+    def send(self, record: Down) -> object:
         """Have a record sent; does not wait."""
 
+
+MANY_CHILDREN = 64
+"""Of an agent with more children than this the ends are told once a second, and not with each answer."""
 
 Verbs = dict[str, Callable[..., Awaitable[Any]]]
 ToldVerbs = dict[str, Callable[..., object]]
@@ -332,7 +335,8 @@ class Proxy:
             # First the agent counts as running again, and then its code over there may run.
             del self._calls[number]
             self._runs_again()
-            self.push_ended()
+            if len(self.handles) <= MANY_CHILDREN:
+                self.push_ended()
             self.way.send(answer)
 
     def _runs_again(self) -> None:

@@ -168,7 +168,7 @@ def cluster(session: nox.Session) -> None:
     session.install("-e", ".[cli,ray]", *_group("test"))
     session.run("coverage", "erase")
     # The tests of a file share a cluster, and what happens to its nodes: they run one after the other.
-    chosen = session.posargs or ["-n", "2", "--dist", "loadfile", *CLUSTER_TESTS]
+    chosen = session.posargs or CLUSTER_TESTS
     session.run("coverage", "run", "-m", "pytest", "-q", *chosen)
     session.run("coverage", "combine", "-q")
     if not session.posargs:

@@ -17,11 +17,15 @@ from pool_kit import pool_of
 
 from agentpool import (
     AgentContext,
+    ApprovalRequest,
+    ApprovalRules,
+    Approved,
     Budget,
     BudgetExceededError,
     Completed,
     Completion,
     CompletionRequest,
+    Decision,
     Driver,
     Failed,
     InMemory,
@@ -36,13 +40,12 @@ from agentpool import (
     TokenUsage,
     UserMessage,
     handoff_to,
+    open_agent_pool,
     placed,
 )
 from agentpool._core.capability import PrivacyTier
 from agentpool._core.events import ApprovalDecided, ApprovalRequested, ModelCallFinished, ModelCallStarted
 from agentpool.testing import InProcessPlacement
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 class Priced(Cast):
@@ -142,7 +145,7 @@ async def both(make_driver: Callable[[], Any], agent: Any, *args: Any, **options
 ADDING = (call("add", a=1, b=2), "three")
 
 
-async def test_a_model_agent_with_a_tool() -> None:
+async def test_a_model_agent_with_a_tool(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(
         lambda: Cast(adder=scripted(*ADDING)),
         ModelAgent(manifest("adder"), tools=[add]),
@@ -157,7 +160,7 @@ class Answer(pydantic.BaseModel):
     number: int
 
 
-async def test_a_typed_answer_and_one_that_does_not_fit() -> None:
+async def test_a_typed_answer_and_one_that_does_not_fit(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(
         lambda: Cast(typed=scripted('{"number": "x"}', '{"number": 3}')),
         SpawnConfig(manifest("typed"), "which?", output_type=Answer),
@@ -185,7 +188,7 @@ class Streaming(Cast):
             await iterator.aclose()  # type: ignore[attr-defined]
 
 
-async def test_an_answer_is_streamed_if_somebody_watches() -> None:
+async def test_an_answer_is_streamed_if_somebody_watches(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(
         lambda: Streaming(talker=scripted("one two three")), ModelAgent(manifest("talker")), "talk"
     )
@@ -196,7 +199,9 @@ async def test_an_answer_is_streamed_if_somebody_watches() -> None:
 LIMITED = {"resources": ResourceQuota(max_tokens_budget=5_000)}
 
 
-async def test_quotas_hold_over_a_handover_and_are_counted_at_the_head() -> None:
+async def test_quotas_hold_over_a_handover_and_are_counted_at_the_head(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     billing = ModelAgent(manifest("billing", **LIMITED), tools=[add])
     run = await both(
         lambda: Cast(
@@ -213,7 +218,9 @@ async def test_quotas_hold_over_a_handover_and_are_counted_at_the_head() -> None
 
 @pytest.mark.parametrize("tokens", [100, 3_000, 4_150, 8_200, 8_300])
 @pytest.mark.parametrize("cost", [None, 0.0045])
-async def test_an_agent_stops_at_the_same_call_of_its_budget(tokens: int, cost: float | None) -> None:
+async def test_an_agent_stops_at_the_same_call_of_its_budget(
+    tokens: int, cost: float | None, autojump_clock: trio.testing.MockClock
+) -> None:
     await both(
         lambda: Priced(adder=scripted(*[call("add", a=n, b=n) for n in range(8)], "done")),
         ModelAgent(
@@ -225,7 +232,7 @@ async def test_an_agent_stops_at_the_same_call_of_its_budget(tokens: int, cost: 
     )
 
 
-async def test_who_lands_at_a_limit_lands_there_too() -> None:
+async def test_who_lands_at_a_limit_lands_there_too(autojump_clock: trio.testing.MockClock) -> None:
     quota = ResourceQuota(max_cost_usd=0.009, on_limit="answer")
     run = await both(
         lambda: Priced(adder=lambda turn: call("add", a=turn.number, b=1) if turn.tools else "enough"),
@@ -235,14 +242,16 @@ async def test_who_lands_at_a_limit_lands_there_too() -> None:
     assert run.outcome.value.stopped_by is not None
 
 
-async def test_errors_of_the_driver_come_as_they_are() -> None:
+async def test_errors_of_the_driver_come_as_they_are(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(
         lambda: Cast(rude=scripted(RequestRejectedError("no"))), ModelAgent(manifest("rude")), "hello"
     )
     assert run.outcome.error[:2] == (RequestRejectedError, "no")
 
 
-async def test_without_a_driver_and_with_one_that_is_not_private_enough() -> None:
+async def test_without_a_driver_and_with_one_that_is_not_private_enough(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     run = await both(lambda: None, ModelAgent(manifest("nobody")), "hello")
     assert "has no model to ask" in run.outcome.error[1]
     secret = ModelAgent(manifest("secret", privacy=PrivacyTier.SOVEREIGN))
@@ -250,7 +259,7 @@ async def test_without_a_driver_and_with_one_that_is_not_private_enough() -> Non
     assert "its driver is told" in run.outcome.error[1]
 
 
-async def test_a_driver_of_an_agents_own_stays_at_the_head() -> None:
+async def test_a_driver_of_an_agents_own_stays_at_the_head(autojump_clock: trio.testing.MockClock) -> None:
     asked: list[str] = []
 
     class Own(Cast):
@@ -275,7 +284,7 @@ async def test_a_driver_of_an_agents_own_stays_at_the_head() -> None:
     assert asked == ["lead"] * 3  # its child, of its own kind, asks the same
 
 
-async def test_children_that_a_model_spawns_answer() -> None:
+async def test_children_that_a_model_spawns_answer(autojump_clock: trio.testing.MockClock) -> None:
     team = [ModelAgent(manifest("writer")), ModelAgent(manifest("critic"))]
     run = await both(
         lambda: Cast(
@@ -318,7 +327,7 @@ async def asking(ctx: AgentContext) -> Any:
     )
 
 
-async def test_a_plain_agent_asks_the_driver() -> None:
+async def test_a_plain_agent_asks_the_driver(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(
         lambda: Priced(plain=scripted("yes")), asking, budget=lambda: Budget(tokens=1_000, cost_usd=1.0)
     )
@@ -334,7 +343,9 @@ async def overspending(ctx: AgentContext) -> Any:
         return error.usage, error.transcript, str(error)
 
 
-async def test_a_refused_call_of_a_plain_agent_tells_what_it_was_about() -> None:
+async def test_a_refused_call_of_a_plain_agent_tells_what_it_was_about(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     run = await both(lambda: Cast(plain=scripted("x")), overspending, budget=lambda: Budget(tokens=1_000))
     assert run.outcome.value[1] == ASKED.messages
 
@@ -347,7 +358,9 @@ async def running_loops(ctx: AgentContext) -> Any:
 
 
 @pytest.mark.parametrize("budget", [None, Budget])
-async def test_loops_that_plain_code_runs_have_quotas_of_their_own(budget: Any) -> None:
+async def test_loops_that_plain_code_runs_have_quotas_of_their_own(
+    budget: Any, autojump_clock: trio.testing.MockClock
+) -> None:
     run = await both(lambda: Cast(inner=scripted(*ADDING)), running_loops, budget=budget)
     assert run.outcome.value[0] == "three"
 
@@ -373,7 +386,7 @@ async def remembering(ctx: AgentContext) -> Any:
     )
 
 
-async def test_the_memory_of_the_pool() -> None:
+async def test_the_memory_of_the_pool(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(lambda: None, remembering, memory=InMemory)
     assert run.outcome.value[1] == [("asyncio is not", 0.25, "mine")]
 
@@ -407,7 +420,7 @@ async def remembering_plainly(ctx: AgentContext) -> Any:
     return [each.content for each in await ctx.memory.recall("trio")], hasattr(ctx.memory, "namespace")
 
 
-async def test_a_plain_memory_stays_plain() -> None:
+async def test_a_plain_memory_stays_plain(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(lambda: None, remembering_plainly, memory=Plain)
     assert run.outcome.value == (["trio is structured"], False)
 
@@ -455,7 +468,9 @@ async def leaving(ctx: AgentContext) -> Any:
 
 
 @pytest.mark.parametrize("is_placed", [False, True])
-async def test_leaving_a_stream_closes_it_at_the_head_and_books_the_worst_case(is_placed: bool) -> None:
+async def test_leaving_a_stream_closes_it_at_the_head_and_books_the_worst_case(
+    is_placed: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     closed.clear()
     run = await seen(Endless, leaving, is_placed=is_placed, budget=Budget(tokens=1_000, calls=5))
     words, was_closed, was_cancelled = run.outcome.value
@@ -468,7 +483,7 @@ async def test_leaving_a_stream_closes_it_at_the_head_and_books_the_worst_case(i
 # -- limits, approval ------------------------------------------------------------------------------------
 
 
-async def test_tool_calls_in_flight_count_over_all_workers() -> None:
+async def test_tool_calls_in_flight_count_over_all_workers(autojump_clock: trio.testing.MockClock) -> None:
     wait = ModelAgent(manifest("waiter"), tools=[slow])
     driver = Cast(waiter=scripted(call("slow", seconds=5), lambda turn: turn.results[-1]))
     async with pool_of(
@@ -481,7 +496,7 @@ async def test_tool_calls_in_flight_count_over_all_workers() -> None:
         assert again.text == "done"
 
 
-async def test_model_calls_in_flight_count_over_all_workers() -> None:
+async def test_model_calls_in_flight_count_over_all_workers(autojump_clock: trio.testing.MockClock) -> None:
     class Slow(Cast):
         async def complete(self, request: CompletionRequest) -> Completion:
             await trio.sleep(1)
@@ -495,3 +510,28 @@ async def test_model_calls_in_flight_count_over_all_workers() -> None:
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Completed", "Failed"]
         (failed,) = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
         assert isinstance(failed.error, PoolLimitError)
+
+
+@pytest.mark.parametrize("is_placed", [False, True])
+async def test_a_person_is_asked_at_the_head_and_the_idle_limit_waits(
+    is_placed: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    asked = []
+
+    async def person(request: ApprovalRequest) -> Decision:
+        asked.append(request.call.input)
+        await trio.sleep(30)  # longer than the agent may be idle
+        return Approved()
+
+    careful = manifest("adder", approval=ApprovalRules(ask=("add",)), resources=ResourceQuota(idle=20.0))
+    driver = Cast(adder=scripted(call("add", a=1, b=2), call("add", a=2, b=2), "done"))
+    placement = InProcessPlacement(1) if is_placed else None
+    async with open_agent_pool(driver, max_concurrent=1, approver=person, placement=placement) as pool:
+        async with pool.events() as events:
+            handle = await pool.spawn(placed(ModelAgent(careful, tools=[add])), "go")
+            outcome = await handle.wait()
+        told = [event async for event in events if isinstance(event, ApprovalRequested | ApprovalDecided)]
+    assert outcome.unwrap().text == "done"
+    assert outcome.duration == 60
+    assert asked == [{"a": 1, "b": 2}, {"a": 2, "b": 2}]
+    assert [type(event) for event in told] == 2 * [ApprovalRequested, ApprovalDecided]

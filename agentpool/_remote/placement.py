@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -56,7 +57,6 @@ class RemotePlacement(ABC):
     ) -> Any:
         """Run an agent in a worker; `Placement.run` tells more."""
         held = await ctx.hold(self, partial(self._open_crew, ctx._state))
-        held.crew.look()
         async with held.crew.berth() as link:
             return await _run_in(link, held, ctx, agent, args)
 
@@ -97,10 +97,13 @@ async def _run_in(
             # Pickled before anything is sent: what cannot be sent leaves nothing behind.
             carried = models.carried(agent)
             work = sent(link.dumps, (carried, args), f"agent {ctx.id} ({ctx.name}), or what it is given,")
-            facts = sent(link.dumps, _facts_of(ctx, agent, models), "what an agent is told of itself")
+            facts = _facts_of(ctx, agent, models)
+            # Only a driver's prices may be of a class that has to be sent along.
+            dumps = pickle.dumps if facts.models.driver is None else link.dumps
+            told = sent(dumps, facts, "what an agent is told of itself")
             link.proxies[ctx.id] = proxy
             if link.lost is None:
-                link.send(Start(ctx.id, facts, work))
+                link.send(Start(ctx.id, told, work))
             else:
                 proxy.lost(link.lost)
 

@@ -105,6 +105,11 @@ class Judge(trio.abc.Instrument):
         if self.work_is_over and wait.is_uncertain:
             self.uncertain.add(wait)
 
+    def became_uncertain(self, agent: Waiter) -> None:
+        """Something of which nothing was known when they began may end waits of an agent."""
+        if self.work_is_over:
+            self.uncertain.update(wait for wait in agent.waits if wait.is_uncertain)
+
     def wait_ended(self, wait: Wait) -> None:
         """What a task waited for has happened."""
         if self.uncertain:
@@ -140,7 +145,7 @@ class Judge(trio.abc.Instrument):
         self._watch_unknown_tasks(bool(task.child_nurseries))
 
     def _ends_by_itself(self, agent: Waiter, task: trio.lowlevel.Task) -> bool:
-        if agent.is_narrowed(trio.current_effective_deadline()):
+        if agent.is_narrowed(trio.current_effective_deadline()) or agent.ends_away(task):
             return True
         return bool(task.child_nurseries) and agent.has_unknown_tasks(agent.unknown_nurseries(task))
 
@@ -178,6 +183,7 @@ class Judge(trio.abc.Instrument):
         """An agent came to rest: every known task of it waits."""
         if self._on_rest is not None:
             self._on_rest(agent.id)
+            self._watch_unknown_tasks()
         if self.work_is_over:
             self._list(agent)
             self.judge_rest()
@@ -240,6 +246,8 @@ class Judge(trio.abc.Instrument):
         for agent in self._have_unknown():
             if agent.idle:
                 self.judge_again(agent)
+                if self._on_rest is not None:
+                    self._on_rest(agent.id)
         self.judge_rest()
 
     def close(self) -> None:

@@ -340,12 +340,7 @@ class MessageRouter:
         Raises:
           ValueError: if the message was not sent to the replier.
         """
-        if not isinstance(message, AgentMessage):
-            raise TypeError(f"reply takes the message that is answered, and the answer, not {shown(message)}")
-        if message.to != replier:
-            raise ValueError(
-                f"agent {replier} cannot reply to message {message.id}, which was sent to agent {message.to}"
-            )
+        check_reply(replier, message)
         journal = self.journal
         op = None
         if journal is not None:
@@ -443,6 +438,21 @@ class MessageRouter:
             dead_letters=self.dead_letter_count,
             in_inboxes=sum(inbox.fill for inbox in self.inboxes.values()),
             asks_pending=len(self.asks),
+        )
+
+
+def check_reply(replier: AgentId, message: AgentMessage) -> None:
+    """Check that an agent may reply to a message.
+
+    Raises:
+      TypeError: if it is no message.
+      ValueError: if the message was not sent to the replier.
+    """
+    if not isinstance(message, AgentMessage):
+        raise TypeError(f"reply takes the message that is answered, and the answer, not {shown(message)}")
+    if message.to != replier:
+        raise ValueError(
+            f"agent {replier} cannot reply to message {message.id}, which was sent to agent {message.to}"
         )
 
 

@@ -16,7 +16,9 @@ from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.idleness import heard_of
 from agentpool._kernel.options import check_agent, check_agents, options_of
 from agentpool._kernel.protection import protect_module
+from agentpool._kernel.router import check_reply
 from agentpool._kernel.state import PoolState
+from agentpool._kernel.topics import plain_topic
 from agentpool._remote.batches import PlacedMany
 from agentpool._remote.codec import outcome_from_bytes
 from agentpool._remote.handle import PlacedHandle
@@ -140,13 +142,10 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
         """Answer a question that the agent received; does not block; as `AgentContext.reply`.
 
         Raises:
-          TypeError: if the content cannot be sent to another process.
+          TypeError: if it is no message, or the content cannot be sent to another process.
           ValueError: if the message was sent to somebody else.
         """
-        if message.to != self.id:
-            raise ValueError(
-                f"message {message.id} was sent to agent {message.to}, and only that may answer it"
-            )
+        check_reply(self.id, message)
         self._line.tell("reply", attrs.evolve(message, content=None), content)
 
     def question(self, message_id: int) -> NoReturn:
@@ -164,13 +163,22 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
         return count
 
     def subscribe(self, topic: str) -> Subscription:
-        """From what the agent asks for next on, have what is published on a topic delivered to its inbox."""
+        """From what the agent asks for next on, have what is published on a topic delivered to its inbox.
+
+        Raises:
+          TypeError: if the topic is no string.
+        """
+        topic = plain_topic(topic)
         self._line.tell("subscribe", topic)
         return Subscription(self, topic)
 
     def unsubscribe(self, topic: str) -> None:
-        """Undo `subscribe`; harmless if there is nothing to undo."""
-        self._line.tell("unsubscribe", topic)
+        """Undo `subscribe`; harmless if there is nothing to undo.
+
+        Raises:
+          TypeError: if the topic is no string.
+        """
+        self._line.tell("unsubscribe", plain_topic(topic))
 
     # -- children --------------------------------------------------------------------------------------
 

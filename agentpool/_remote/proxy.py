@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -139,6 +140,8 @@ class Proxy:
         self._lost: str | None = None
         self._broken: Exception | None = None
         self._place: Place | None = None
+        self._tasks: dict[trio.lowlevel.Task, CallId] = {}
+        self._loose: dict[CallId, tuple[float, bool]] = {}
 
     # -- told by the way, which stands in a task of its own ---------------------------------------------
 
@@ -152,6 +155,9 @@ class Proxy:
                 return
             case Rested():
                 self._rested = record.answered == self._answered
+                now = trio.current_time()
+                self._loose = {number: (now + after, has_pool) for number, after, has_pool in record.loose}
+                self.ctx._state.judge.became_uncertain(self.ctx._agent)
             case Ended():
                 self._result = received(record.result, "how it ended")
             case _:  # pragma: no cover - the rest concerns no single agent
@@ -189,6 +195,20 @@ class Proxy:
             self._pushed.add(handle.id)
             self.way.send(ChildEnded(self.ctx.id, handle.id, outcome_to_bytes(self.way.dumps, outcome)))
 
+    # -- asked by who judges the waits of the calls ------------------------------------------------------
+
+    def _loose_end(self, task: trio.lowlevel.Task) -> tuple[float, bool]:
+        # Of a call about which nothing was told: its agent does not rest yet, and is not judged.
+        return self._loose.get(self._tasks.get(task, 0), (inf, False))
+
+    def ends_at(self, task: trio.lowlevel.Task) -> float:
+        """When the code over there ends a call by itself at the latest; `-inf` for at any time."""
+        return self._loose_end(task)[0]
+
+    def has_pool(self, task: trio.lowlevel.Task) -> bool:
+        """Whether the task over there that waits for a call has opened a pool of its own."""
+        return self._loose_end(task)[1]
+
     @property
     def is_over(self) -> bool:
         """Whether its code does not run any more."""
@@ -218,6 +238,7 @@ class Proxy:
         """
         record = self.ctx._agent
         self._place = place_here()
+        record.away = self
         cancelled: trio.Cancelled | None = None
         await start()
         async with open_known_nursery(record) as nursery:
@@ -238,6 +259,7 @@ class Proxy:
                     call.scope.cancel("the agent has ended")
                 for close in reversed(self.at_end):
                     close()
+                record.away = None
         try:
             return self._value(cancelled)
         finally:
@@ -318,6 +340,8 @@ class Proxy:
 
     async def _perform(self, call: Call, asked: Called) -> None:
         number, agent = asked.call, self.ctx.id
+        task = trio.lowlevel.current_task()
+        self._tasks[task] = number
         set_place(self._place_of(asked.place))
         dumps = self.way.dumps
         answer: Down = Withdrawn(agent, number)
@@ -333,7 +357,7 @@ class Proxy:
                     answer = Refused(agent, number, sent(dumps, sent_error(dumps, error), "an error"))
         finally:
             # First the agent counts as running again, and then its code over there may run.
-            del self._calls[number]
+            del self._calls[number], self._tasks[task]
             self._runs_again()
             if len(self.handles) <= MANY_CHILDREN:
                 self.push_ended()

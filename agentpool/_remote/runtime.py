@@ -25,7 +25,6 @@ from agentpool._core.placing import (
     Heard,
     Piece,
     Refused,
-    Rested,
     Start,
     Up,
     Wanted,
@@ -264,7 +263,7 @@ class Runtime:
     def _rested(self, agent_id: AgentId) -> None:
         line = self._lines.get(agent_id)
         if line is not None:
-            self.post(Rested(agent_id, line.answered))
+            line.rested()
 
     def ended(self, agent_id: AgentId, outcome: AnyOutcome) -> None:
         """An agent has its outcome."""

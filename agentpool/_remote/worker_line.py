@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
@@ -20,6 +21,7 @@ from agentpool._core.placing import (
     ChildEnded,
     Piece,
     Refused,
+    Rested,
     Told,
     Up,
     Wanted,
@@ -82,6 +84,7 @@ class WorkerLine:
         self._pieces: dict[CallId, _Pieces] = {}
         self._feeders: dict[int, Callable[[], object]] = {}
         self._feeds = 0
+        self._told: object = None  # of the agent's rest, so that it is told once
         self._is_closed = False
         self._is_broken = False
 
@@ -131,6 +134,21 @@ class WorkerLine:
             raise WorkerUnavailableError("the worker ends, and its head does nothing more for it")
         self._number += 1
         return self._number
+
+    def rested(self) -> None:
+        """Every task of the agent waits in a call: tell the head, unless it knows."""
+        loose = []
+        for number, wait in self._waits.items():
+            if wait.waiter is not None:
+                ends_at, has_pool = wait.ends_at, wait.has_own_pool
+                if ends_at < inf or has_pool:
+                    loose.append((number, ends_at, has_pool))
+        told = self.answered, tuple(self._waits), tuple(loose)
+        if told != self._told:
+            self._told = told
+            now = trio.current_time()  # there is no clock in common
+            left = tuple([(number, ends_at - now, has_pool) for number, ends_at, has_pool in loose])
+            self._station.post(Rested(self.agent_id, self.answered, left))
 
     def open_feed(self, wanted: Callable[[], object]) -> int:
         """Number an input that is read for the head.

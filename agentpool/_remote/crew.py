@@ -51,7 +51,7 @@ class _Berth:
       link: the way to its worker; None as long as there is none.
       is_starting: whether one is being started.
       error: why it could not be started the last time.
-      failed_at: when that was, on trio's clock.
+      failures: how many starts have failed.
       not_before: when it is tried again, where others are up.
       lives: how many workers it has had.
       is_late: whether it takes long to start its worker, so that nobody counts on that.
@@ -62,7 +62,7 @@ class _Berth:
     link: Link | None = None
     is_starting: bool = False
     error: Exception | None = None
-    failed_at: float = -inf
+    failures: int = 0
     not_before: float = -inf
     lives: int = 0
     is_late: bool = False
@@ -136,12 +136,12 @@ class Crew:
 
         Checkpoint: if no worker is up yet.
         """
-        came_at = trio.current_time()
+        before = [berth.failures for berth in self._berths]
         while True:
-            self._start_missing(came_at)
+            self._start_missing(before)
             berth = self._choose()
             if berth is None:
-                self._check_hope(came_at)
+                self._check_hope(before)
                 await self._changed.wait()
                 continue
             berth.agents += 1
@@ -153,12 +153,16 @@ class Crew:
             finally:
                 berth.agents -= 1
 
-    def _start_missing(self, came_at: float) -> None:
-        """Begin to start what is not up; what has failed since an agent came is not tried again for it."""
+    def _start_missing(self, before: Sequence[int]) -> None:
+        """Begin to start what is not up; what has failed since an agent came is not tried again for it.
+
+        Args:
+          before: how many starts had failed then, for each berth.
+        """
         now = trio.current_time()
         is_any_up = any(berth.link is not None for berth in self._berths)
-        for berth in self._berths:
-            is_due = now >= berth.not_before or (not is_any_up and berth.failed_at < came_at)
+        for berth, failures in zip(self._berths, before, strict=True):
+            is_due = now >= berth.not_before or (not is_any_up and berth.failures == failures)
             if berth.link is None and not berth.is_starting and is_due:
                 self._start(berth)
 
@@ -170,9 +174,9 @@ class Crew:
         found = [*heard, *(berth for berth in self._berths if berth.is_expected)] or up
         return min(found, key=lambda berth: (berth.agents, berth.number), default=None)
 
-    def _check_hope(self, came_at: float) -> None:
+    def _check_hope(self, before: Sequence[int]) -> None:
         """Refuse an agent since whose coming each start has failed."""
-        if all(berth.failed_at >= came_at for berth in self._berths):
+        if all(berth.failures > failures for berth, failures in zip(self._berths, before, strict=True)):
             errors = [berth.error for berth in self._berths if berth.error is not None]
             raise WorkerUnavailableError(
                 f"no worker is up, and none can be started: {errors[0]}"
@@ -226,8 +230,8 @@ class Crew:
             transport = await self._workers.start(setup)
         except Exception as error:
             berth.error = error
-            berth.failed_at = trio.current_time()
-            berth.not_before = berth.failed_at + PAUSE
+            berth.failures += 1
+            berth.not_before = trio.current_time() + PAUSE
             tell(WORKERS, logging.WARNING, "worker %s cannot be started: %s", name, error, error=error)
             return None
         berth.link = self._linked(name, transport)

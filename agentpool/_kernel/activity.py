@@ -25,7 +25,7 @@ from agentpool._kernel.log import EventLog
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.silence import Silence
 from agentpool._kernel.slots import Slots
-from agentpool._kernel.wait import Away, Held, Wait
+from agentpool._kernel.wait import Held, Wait
 from agentpool._kernel.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -90,7 +90,6 @@ class Activity:
       nurseries: the nurseries in its tasks whose tasks are known: its own, and (True) those of pools.
       held: what it has opened or uses that must not outlive it.
       backing_off: whether it sleeps before it is started afresh.
-      away: its code, where that runs in another process.
       root_id: the id of its oldest ancestor below the pool, or its own.
 
     Invariants: `ready` implies not `holds`;  idle implies not `holds`;  active and not `holds` is true
@@ -112,7 +111,6 @@ class Activity:
     held: Sequence[Held] = ()
     root_id: AgentId = SUPERVISOR
     backing_off: bool = False
-    away: Away | None = None
 
     @property
     @abstractmethod
@@ -391,11 +389,13 @@ class Activity:
 
     def ends_away(self, task: trio.lowlevel.Task) -> bool:
         """Whether the code for which a task waits may end the wait by itself, in another process."""
-        return self.away is not None and self.is_narrowed(self.away.ends_at(task))
+        away = self.pool.judge.away.get(self.id)
+        return away is not None and self.is_narrowed(away.ends_at(task))
 
     def looks_away(self, task: trio.lowlevel.Task) -> bool:
         """Whether that code has opened a pool there, whose agents may end the wait."""
-        return self.away is not None and self.away.has_pool(task)
+        away = self.pool.judge.away.get(self.id)
+        return away is not None and away.has_pool(task)
 
     def unwind(self) -> None:
         """The agent is being cancelled: from here on its tasks need no slot."""

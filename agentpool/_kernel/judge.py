@@ -13,7 +13,7 @@ from agentpool._core.messages import AgentId
 from agentpool._core.waits import EdgesOf, WaitEdge, hopeless_cycle
 from agentpool._kernel.log import EventLog
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.wait import Source, Wait, Waiter
+from agentpool._kernel.wait import Away, Source, Wait, Waiter
 
 
 class _YoungestFirst:
@@ -58,6 +58,7 @@ class Judge(trio.abc.Instrument):
         their end.
       idle: how many agents only others can move (counted by the agents).
       enabled: whether it looks for deadlocks at all.
+      away: the code of agents, where that runs in another process.
       uncertain: once the work is over, the waits that something may end which this pool does not judge.
 
     Args:
@@ -72,6 +73,7 @@ class Judge(trio.abc.Instrument):
     ) -> None:
         self.work_is_over: bool = False
         self.idle = 0
+        self.away: dict[AgentId, Away] = {}
         self.uncertain: set[Wait] = set()
         self._waits_begun = 0
         self._agents: dict[AgentId, Waiter] = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 
 import attrs
 
-from agentpool._core.messages import AgentId, AgentMessage
+from agentpool._core.messages import AgentId, AgentMessage, check_reply
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.restart import RestartPolicy
 from agentpool._kernel.agent import AgentRecord
@@ -16,7 +16,6 @@ from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.idleness import heard_of
 from agentpool._kernel.options import check_agent, check_agents, options_of
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.router import check_reply
 from agentpool._kernel.state import PoolState
 from agentpool._kernel.topics import plain_topic
 from agentpool._remote.batches import PlacedMany

@@ -238,7 +238,8 @@ class Proxy:
         """
         record = self.ctx._agent
         self._place = place_here()
-        record.away = self
+        away = self.ctx._state.judge.away
+        away[record.id] = self
         cancelled: trio.Cancelled | None = None
         await start()
         async with open_known_nursery(record) as nursery:
@@ -259,7 +260,7 @@ class Proxy:
                     call.scope.cancel("the agent has ended")
                 for close in reversed(self.at_end):
                     close()
-                record.away = None
+                del away[record.id]
         try:
             return self._value(cancelled)
         finally:

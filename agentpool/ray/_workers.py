@@ -15,6 +15,10 @@ from agentpool.ray._actor import Versions, WorkerActor
 from agentpool.ray._calls import call_ray
 from agentpool.ray._transport import RayTransport, kill
 
+# Ray has types for a part of itself only.
+_RAY: Any = ray
+_PICKLE: Any = cloudpickle
+
 PAUSE = 0.05
 """So many seconds pass before a call is made again of which it is not known whether it arrived."""
 
@@ -57,7 +61,7 @@ class RayWorkers:
         The others are those of `RayPlacement`.
         """
         if count is None:
-            total = await call_ray(ray.cluster_resources)
+            total = await call_ray(_RAY.cluster_resources)
             count = max(int(total.get("CPU", 1) // (cpus or 1)), 1)
         options: dict[str, Any] = {
             "num_cpus": cpus,
@@ -74,7 +78,7 @@ class RayWorkers:
 
     def dumps(self, value: Any) -> bytes:
         """Pickle a value; functions of `__main__`, and those within functions, by value."""
-        return cast("bytes", cloudpickle.dumps(value))  # pyright: ignore[reportPrivateImportUsage]
+        return cast("bytes", _PICKLE.dumps(value))
 
     async def start(self, setup: bytes) -> RayTransport:
         """Start a worker process, and wait until its trio program runs; `abc.Workers.start` tells more."""
@@ -147,11 +151,11 @@ class _Cluster:
 
 
 def _look() -> _Cluster:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in _RAY.nodes() if node["Alive"]]
     names = {name for node in nodes for name in node}
     return _Cluster(
-        ray.cluster_resources(),
-        ray.available_resources(),
+        _RAY.cluster_resources(),
+        _RAY.available_resources(),
         {name: max(node.get(name, 0) for node in nodes) for name in names},
         len(nodes),
     )

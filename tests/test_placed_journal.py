@@ -1,49 +1,238 @@
-"""A pool with a placement keeps no journal: what is done in workers would not be in it."""
+"""Agents in workers outlive a crash as those do that run in place: what they do there is in the journal."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
+from journal_kit import Records, in_virtual_time, is_begun
 
-from agentpool import AgentContext, SqliteJournal, open_agent_pool, placed, resume_agent_pool
-from agentpool.testing import InProcessPlacement
+from agentpool import (
+    AgentContext,
+    AgentManifest,
+    AssistantMessage,
+    Completion,
+    CompletionRequest,
+    Driver,
+    ModelAgent,
+    RestartPolicy,
+    RunPausedError,
+    SpawnCapability,
+    SpawnConfig,
+    SqliteJournal,
+    TokenUsage,
+    ToolCall,
+    ToolMessage,
+    open_agent_pool,
+    placed,
+    resume_agent_pool,
+    tool,
+)
+from agentpool._core.records import JournalRecord
+from agentpool.abc import Journal
+from agentpool.testing import InProcessPlacement, crash_everywhere
 
-TOGETHER = "journal and placement cannot be given together"
+EFFECTS: list[str] = []
+USED = TokenUsage(100, 10)
+
+
+# -- programs ------------------------------------------------------------------------------------------
+
+
+async def effect(name: str) -> str:
+    EFFECTS.append(name)
+    await trio.sleep(1)
+    return f"did {name}"
+
+
+async def broken(name: str) -> str:
+    EFFECTS.append(name)
+    raise KeyError(name)
 
 
 async def twice(ctx: AgentContext, x: int) -> int:
+    await trio.sleep(x)
     return 2 * x
 
 
-async def test_a_new_journal_is_refused_and_no_file_is_made(tmp_path: Path) -> None:
-    path = tmp_path / "run.db"
-    with pytest.raises(ValueError, match=TOGETHER):
-        open_agent_pool(max_concurrent=1, journal=SqliteJournal(path), placement=InProcessPlacement())
-    assert not path.exists()
+async def stepping(ctx: AgentContext) -> list[Any]:
+    """Steps, one of which raises, and one that does something by the agent's verbs."""
+    found: list[Any] = [await ctx.step("a", effect, "a")]
+    try:
+        await ctx.step("b", broken, "b")
+    except KeyError as error:
+        found.append(repr(error))
+
+    async def by_verbs() -> int:
+        return await (await ctx.spawn(placed(twice), 3)).result()
+
+    found.append(await ctx.step("c", by_verbs))
+    found.append(await ctx.step("d", effect, "d"))
+    return found
 
 
-async def test_a_journal_of_a_run_is_refused_and_goes_on_without_a_placement(tmp_path: Path) -> None:
-    path = tmp_path / "run.db"
-    async with open_agent_pool(max_concurrent=1, journal=SqliteJournal(path)) as pool:
-        await pool.spawn(placed(twice), 4)
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match=TOGETHER):
-        resume_agent_pool(path, placement=InProcessPlacement())
-    assert path.read_bytes() == before
-    async with resume_agent_pool(path) as pool:
-        [outcome] = (await pool.join_all()).values()
-    assert outcome.unwrap() == 8
+async def echo(ctx: AgentContext) -> str:
+    ctx.subscribe("news")
+    heard = []
+    async for message in ctx.inbox:
+        if message.is_question:
+            ctx.reply(message, f"re {message.content}")
+        heard.append(message.content)
+        if message.content == "stop":
+            return ", ".join(map(str, heard))
+    raise AssertionError("nobody said stop")
 
 
-def test_a_run_of_the_command_line_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("cyclopts")
-    pytest.importorskip("ray")
-    from agentpool.cli import _app
+async def talking(ctx: AgentContext) -> list[Any]:
+    """Messages of all kinds between agents in workers."""
+    handle = await ctx.spawn(placed(echo), name="echo")
+    found: list[Any] = [await ctx.ask("echo", "one"), await ctx.ask(handle.id, "two")]
+    await ctx.send(handle.id, "three")
+    found.append(await ctx.broadcast("four"))
+    found.append(await ctx.publish("news", "five"))
+    with trio.move_on_after(2):
+        await ctx.receive()
+    found.append(await ctx.step("e", effect, "e"))
+    await ctx.send("echo", "stop")
+    found.append(await handle.result())
+    found.append((await handle.wait()).name)
+    return found
 
-    path, journal = tmp_path / "fleet.toml", tmp_path / "run.db"
-    scripted = '[[agents]]\nname = "a"\nquery = "q"\nmanifest = { script = { steps = [{ text = "x" }] } }\n'
-    path.write_text('[pool]\nplacement = "ray"\n' + scripted)
-    assert _app.call(["run", str(path), "--journal", str(journal)]) == 2
-    assert 'a run with a journal cannot have placement = "ray"' in capsys.readouterr().err
-    assert not journal.exists()
+
+async def with_tasks(ctx: AgentContext) -> list[Any]:
+    """Tasks that run side by side, each with steps, children and messages."""
+    found: dict[str, Any] = {}
+
+    async def one(name: str, seconds: int) -> None:
+        await trio.sleep(seconds)
+        first = await ctx.step(name, effect, name)
+        handle = await ctx.spawn(placed(twice), seconds)
+        found[name] = [first, await handle.result(), await ctx.step(f"{name}2", effect, f"{name}2")]
+
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(one, "x", 3)
+        nursery.start_soon(one, "y", 1)
+        await ctx.step("z", effect, "z")
+    return [found["x"], found["y"], await ctx.join_next()]
+
+
+async def items() -> Any:
+    for number in (2, 1, 3):
+        await trio.sleep(1)
+        yield number
+
+
+async def with_batches(ctx: AgentContext) -> list[Any]:
+    """All verbs that run many agents."""
+    found: list[Any] = [[outcome.unwrap() for outcome in await ctx.map(placed(twice), [3, 1])]]
+    found.append([outcome.unwrap() for outcome in await ctx.map(placed(twice), items())])
+    async with ctx.as_completed(placed(twice), items()) as done:
+        found.append(sorted([outcome.unwrap() async for outcome in done]))
+    block = ctx.as_completed(placed(twice), [1, 4])
+    found.append(await ctx.step("f", effect, "f"))
+    async with block as done:
+        found.append((await anext(done)).unwrap())
+    found.append((await ctx.race(placed(stepless), placed(slow))).unwrap())
+    found.append((await ctx.vote(placed(twice), 1, n=3)).winner)
+    found.append((await ctx.vote(placed(twice), 1, n=3, key=str)).winner)
+    handles = await ctx.fan_out([placed(stepless), placed(stepless)])
+    found.append([(await handle.wait()).unwrap() for handle in handles])
+    found.append(sorted(outcome.unwrap() for outcome in (await ctx.join_all()).values()))
+    return found
+
+
+async def stepless(ctx: AgentContext) -> str:
+    await trio.sleep(1)
+    return "quick"
+
+
+async def slow(ctx: AgentContext) -> str:
+    await trio.sleep(50)
+    return "slow"
+
+
+async def timed(ctx: AgentContext) -> list[float]:
+    """What it decides by time is decided again."""
+    begun = ctx.current_time()
+    await ctx.step("g", effect, "g")
+    between = ctx.current_time()
+    await ctx.step("h", effect, "h")
+    return [round(between - begun, 1), round(ctx.current_time() - between, 1)]
+
+
+async def failing_once(ctx: AgentContext) -> str:
+    """Its second life is another one."""
+    await ctx.step("i", effect, "i")
+    if len(await ctx.step("lives", lives)) < 2:
+        raise RuntimeError("once more")
+    return "at last"
+
+
+async def lives() -> list[str]:
+    EFFECTS.append("life")
+    return [each for each in EFFECTS if each == "life"]
+
+
+async def restarting(ctx: AgentContext) -> list[Any]:
+    handle = await ctx.spawn(placed(failing_once), restart=RestartPolicy("transient"))
+    return [await handle.result(), (await handle.wait()).restarts]
+
+
+PROGRAMS = [stepping, talking, with_tasks, with_batches, timed]
+
+
+# -- runs ----------------------------------------------------------------------------------------------
+
+
+def somewhere(seed: int = 1, **settings: Any) -> InProcessPlacement:
+    return InProcessPlacement(seed=seed, **settings)
+
+
+def run(
+    agent: Callable[..., Awaitable[Any]],
+    kept: Sequence[JournalRecord] = (),
+    *,
+    placement: InProcessPlacement | None,
+    driver: Driver | None = None,
+    approver: Any = None,
+) -> tuple[Any, Records]:
+    """Run an agent, or go on with what a journal holds of that; return its value and the journal."""
+    records = Records(kept)
+    EFFECTS.clear()
+
+    async def main() -> Any:
+        settings: Any = {"placement": placement, "approver": approver}
+        opened = (
+            resume_agent_pool(records, driver, **settings)
+            if kept
+            else open_agent_pool(driver, max_concurrent=4, journal=records, **settings)
+        )
+        async with opened as pool:
+            handle = pool.resumed[0] if pool.resumed else await pool.spawn(placed(agent), name="first")
+            return (await handle.wait()).unwrap()
+
+    return in_virtual_time(main), records
+
+
+def told(records: Records) -> list[Any]:
+    """What a journal tells, but for times and the run's own name."""
+    found = []
+    for record in records.kept:
+        data = dict(record.data)
+        data.pop("id", None) if record.kind == "run" else None
+        if record.kind == "ended":
+            data["duration"] = None
+        found.append((record.agent, record.kind, data))
+    return sorted(found, key=lambda each: each[0])  # of each agent in their order
+
+
+@pytest.mark.parametrize("agent", PROGRAMS, ids=lambda each: each.__name__)
+def test_the_same_program_writes_the_same_in_place_and_in_workers(agent: Any) -> None:
+    here, in_place = run(agent, placement=None)
+    there, in_workers = run(agent, placement=somewhere())
+    assert there == here
+    assert told(in_workers) == told(in_place)

@@ -121,7 +121,7 @@ async def with_tasks(ctx: AgentContext) -> list[Any]:
 
 
 async def items() -> Any:
-    for number in (2, 1, 3):
+    for number in (3, 1, 4):
         await trio.sleep(1)
         yield number
 
@@ -137,8 +137,8 @@ async def with_batches(ctx: AgentContext) -> list[Any]:
     async with block as done:
         found.append((await anext(done)).unwrap())
     found.append((await ctx.race(placed(stepless), placed(slow))).unwrap())
-    found.append((await ctx.vote(placed(twice), 1, n=3)).winner)
-    found.append((await ctx.vote(placed(twice), 1, n=3, key=str)).winner)
+    found.append((await ctx.vote(placed(voter), n=3)).winner)
+    found.append((await ctx.vote(placed(voter), n=3, key=str)).winner)
     handles = await ctx.fan_out([placed(stepless), placed(stepless)])
     found.append([(await handle.wait()).unwrap() for handle in handles])
     found.append(sorted(outcome.unwrap() for outcome in (await ctx.join_all()).values()))
@@ -150,39 +150,41 @@ async def stepless(ctx: AgentContext) -> str:
     return "quick"
 
 
+async def voter(ctx: AgentContext) -> str:
+    await trio.sleep(ctx.id)  # so that the order in which they end is known
+    return "aye"
+
+
 async def slow(ctx: AgentContext) -> str:
     await trio.sleep(50)
     return "slow"
 
 
-async def timed(ctx: AgentContext) -> list[float]:
-    """What it decides by time is decided again."""
-    begun = ctx.current_time()
+async def timed(ctx: AgentContext) -> bool:
+    """What it decides by time is decided again, though its step is not done again."""
     await ctx.step("g", effect, "g")
-    between = ctx.current_time()
+    begun = ctx.current_time()
     await ctx.step("h", effect, "h")
-    return [round(between - begun, 1), round(ctx.current_time() - between, 1)]
+    return 1 <= ctx.current_time() - begun < 10
 
 
 async def failing_once(ctx: AgentContext) -> str:
     """Its second life is another one."""
     await ctx.step("i", effect, "i")
-    if len(await ctx.step("lives", lives)) < 2:
+    if (await ctx.receive()).content == "fail":
+        await trio.sleep(1)
         raise RuntimeError("once more")
-    return "at last"
-
-
-async def lives() -> list[str]:
-    EFFECTS.append("life")
-    return [each for each in EFFECTS if each == "life"]
+    return await ctx.step("j", effect, "j")
 
 
 async def restarting(ctx: AgentContext) -> list[Any]:
     handle = await ctx.spawn(placed(failing_once), restart=RestartPolicy("transient"))
+    await ctx.send(handle.id, "fail")
+    await ctx.send(handle.id, "do not")
     return [await handle.result(), (await handle.wait()).restarts]
 
 
-PROGRAMS = [stepping, talking, with_tasks, with_batches, timed]
+PROGRAMS = [stepping, talking, with_tasks, with_batches, timed, restarting]
 
 
 # -- runs ----------------------------------------------------------------------------------------------
@@ -236,3 +238,37 @@ def test_the_same_program_writes_the_same_in_place_and_in_workers(agent: Any) ->
     there, in_workers = run(agent, placement=somewhere())
     assert there == here
     assert told(in_workers) == told(in_place)
+
+
+def done_in(records: Sequence[JournalRecord]) -> set[tuple[int, int, str]]:
+    return {
+        (each.agent, each.data["life"], each.data["key"])
+        for each in records
+        if each.kind == "operated" and each.data["kind"] != "take"  # written again where it is taken again
+    }
+
+
+IN_PLACE, IN_WORKERS, LOSSY = "in place", "in workers", "over a way that loses a tenth"
+
+
+def where(name: str, seed: int) -> InProcessPlacement | None:
+    if name == IN_PLACE:
+        return None
+    return somewhere(seed, loss=0.1, delay=0.02) if name == LOSSY else somewhere(seed)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(IN_WORKERS, IN_WORKERS), (IN_PLACE, IN_WORKERS), (IN_WORKERS, IN_PLACE), (LOSSY, LOSSY)],
+    ids=lambda each: each,
+)
+@pytest.mark.parametrize("agent", PROGRAMS, ids=lambda each: each.__name__)
+def test_after_a_cut_at_each_record_a_run_comes_to_the_same(agent: Any, first: str, then: str) -> None:
+    expected, records = run(agent, placement=where(first, 1))
+    for end in range(1, len(records.kept) + 1):
+        kept = records.kept[:end]
+        if not is_begun(kept):
+            continue
+        came_to, again = run(agent, kept, placement=where(then, end))
+        assert came_to == expected, f"cut off after record {end}: {kept[-1]}"
+        assert not done_in(kept) & done_in(again.kept[end:])  # nothing that was done is done again

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 from cast_kit import Cast, call, manifest, scripted
 from pool_kit import pool_of
 
@@ -35,8 +36,6 @@ from agentpool import (
     placed,
 )
 from agentpool.testing import InProcessPlacement
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 ASKED = CompletionRequest(system="plain", messages=(UserMessage("hi"),), max_tokens=100)
 
@@ -88,13 +87,15 @@ async def both(agent: Any, *args: Any, **options: Any) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("tokens", [None, 100, 3_000, 4_150, 8_200, 8_300])
 @pytest.mark.parametrize("cost", [None, 0.0045])
-async def test_an_agent_stops_at_the_same_call_of_its_budget(tokens: int | None, cost: float | None) -> None:
+async def test_an_agent_stops_at_the_same_call_of_its_budget(
+    tokens: int | None, cost: float | None, autojump_clock: trio.testing.MockClock
+) -> None:
     quota = ResourceQuota(max_tokens_budget=tokens, max_cost_usd=cost)
     agent = ModelAgent(manifest("adder", resources=quota), tools=[add])
     await both(agent, "go", budget=lambda: {"tokens": 100_000, "cost_usd": 1.0})
 
 
-async def test_a_pool_that_limits_calls_only() -> None:
+async def test_a_pool_that_limits_calls_only(autojump_clock: trio.testing.MockClock) -> None:
     outcome, _ = await both(
         ModelAgent(manifest("adder"), tools=[add]), "go", budget=lambda: {"calls": 3, "tokens": None}
     )
@@ -113,12 +114,16 @@ async def asking(ctx: AgentContext) -> Any:
     return completion, parts, ctx.usage, type(ctx.driver).__name__[-6:]
 
 
-async def test_a_plain_agent_asks_the_workers_driver_and_leaves_a_stream() -> None:
+async def test_a_plain_agent_asks_the_workers_driver_and_leaves_a_stream(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     _, books = await both(asking, budget=lambda: {"tokens": 1_000})
     assert books.budget.spent.tokens > 100  # the worst case of the stream that was left
 
 
-async def test_a_call_that_may_have_cost_is_booked_and_one_that_cost_nothing_is_not() -> None:
+async def test_a_call_that_may_have_cost_is_booked_and_one_that_cost_nothing_is_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     await both(ModelAgent(manifest("rude")), "go", budget=lambda: {"tokens": 100_000})
 
 
@@ -173,7 +178,7 @@ async def once(ctx: AgentContext, n: int) -> str:
     return (await ctx.driver.complete(ASKED)).text
 
 
-async def test_model_calls_in_flight_count_over_all_workers() -> None:
+async def test_model_calls_in_flight_count_over_all_workers(autojump_clock: trio.testing.MockClock) -> None:
     random.seed(3)
     placement = InProcessPlacement(2, driver=open_asking)
     async with pool_of(8, placement=placement, limits=PoolLimits(model_calls=2)) as pool:
@@ -183,7 +188,7 @@ async def test_model_calls_in_flight_count_over_all_workers() -> None:
         assert isinstance(await (await pool.spawn(placed(once), 5)).wait(), Completed)
 
 
-async def test_the_quota_of_a_provider_holds_over_all_workers() -> None:
+async def test_the_quota_of_a_provider_holds_over_all_workers(autojump_clock: trio.testing.MockClock) -> None:
     global provider
     provider = Provider()
     random.seed(1)
@@ -213,7 +218,9 @@ async def spending(ctx: AgentContext, n: int) -> int:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_no_limit_is_passed_whatever_is_lost_and_whoever_is_killed(seed: int) -> None:
+async def test_no_limit_is_passed_whatever_is_lost_and_whoever_is_killed(
+    seed: int, autojump_clock: trio.testing.MockClock
+) -> None:
     global provider
     provider = Provider()
     random.seed(seed)

@@ -17,13 +17,18 @@ from agentpool import (
     AgentAbortedError,
     AgentContext,
     AgentFailedError,
+    AgentManifest,
     AgentPool,
     ChildSpec,
     Completed,
+    Completion,
     DeadlockError,
     Failed,
     RestartPolicy,
+    ScriptedDriver,
+    SpawnConfig,
     Supervisor,
+    ToolCall,
     UnhandledAgentErrors,
     UnknownAgentError,
     open_agent_pool,
@@ -216,6 +221,41 @@ def test_no_more_agents_run_than_there_are_slots(cap: int, way: str) -> None:
     compared(program, way, cap)
     assert max(running) == cap
     assert not now
+
+
+async def answered_while_it_rests(ctx: AgentContext, to: int) -> None:
+    """One task is answered while the other one begins to wait, so that word of both crosses."""
+
+    async def sends_and_computes() -> None:
+        await ctx.send(to, "word")
+        await computing(ctx.id)
+
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(sends_and_computes)
+        await trio.sleep(0.05)
+        with trio.move_on_after(5):
+            await ctx.receive()
+
+
+async def computing(agent: int) -> None:
+    now.add(agent)
+    running.append(len(now))
+    await trio.sleep(1)
+    running.append(len(now))
+    now.discard(agent)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_agent_that_is_answered_while_its_rest_is_told_keeps_its_slot(seed: int) -> None:
+    async def program(pool: AgentPool) -> Any:
+        to = await pool.spawn(placed(server))
+        for _ in range(3):
+            await pool.spawn(placed(answered_while_it_rests), to.id)
+
+    running.clear()
+    simulate(lambda: came_to(program, InProcessPlacement(delay=0.2), 1), seed)
+    assert len(running) == 6
+    assert max(running) == 1
 
 
 # -- outcomes ----------------------------------------------------------------------------------------
@@ -685,6 +725,28 @@ def test_events_come_as_they_do_in_place() -> None:
 
     assert seen(InProcessPlacement()) == seen(None)
     assert seen(InProcessPlacement(loss=0.1)) == seen(None)
+
+
+async def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_events_of_a_model_agent_come_as_they_do_in_place(way: str) -> None:
+    def seen(placement: InProcessPlacement | None) -> list[str]:
+        async def main() -> None:
+            driver = ScriptedDriver(
+                [Completion(tool_calls=(ToolCall("1", "add", {"a": 1, "b": 2}),)), "three"]
+            )
+            async with open_agent_pool(driver, max_concurrent=1, placement=placement) as pool:
+                config = SpawnConfig(AgentManifest(name="adds", capabilities=()), "1+2?", tools=[add])
+                handle = await pool.spawn(placed(config))
+                assert (await handle.result()).text == "three"
+
+        return [type(event).__name__ for event in simulate(main).log]
+
+    assert seen(WAYS[way]()) == seen(None)
 
 
 # -- cancelled at every step -------------------------------------------------------------------------

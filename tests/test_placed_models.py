@@ -47,8 +47,6 @@ from agentpool._core.capability import PrivacyTier
 from agentpool._core.events import ApprovalDecided, ApprovalRequested, ModelCallFinished, ModelCallStarted
 from agentpool.testing import InProcessPlacement
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
-
 
 class Priced(Cast):
     """A cast whose tokens cost a millionth of a dollar each."""
@@ -147,7 +145,7 @@ async def both(make_driver: Callable[[], Any], agent: Any, *args: Any, **options
 ADDING = (call("add", a=1, b=2), "three")
 
 
-async def test_a_model_agent_with_a_tool() -> None:
+async def test_a_model_agent_with_a_tool(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(
         lambda: Cast(adder=scripted(*ADDING)),
         ModelAgent(manifest("adder"), tools=[add]),
@@ -162,7 +160,7 @@ class Answer(pydantic.BaseModel):
     number: int
 
 
-async def test_a_typed_answer_and_one_that_does_not_fit() -> None:
+async def test_a_typed_answer_and_one_that_does_not_fit(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(
         lambda: Cast(typed=scripted('{"number": "x"}', '{"number": 3}')),
         SpawnConfig(manifest("typed"), "which?", output_type=Answer),
@@ -190,7 +188,7 @@ class Streaming(Cast):
             await iterator.aclose()  # type: ignore[attr-defined]
 
 
-async def test_an_answer_is_streamed_if_somebody_watches() -> None:
+async def test_an_answer_is_streamed_if_somebody_watches(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(
         lambda: Streaming(talker=scripted("one two three")), ModelAgent(manifest("talker")), "talk"
     )
@@ -201,7 +199,9 @@ async def test_an_answer_is_streamed_if_somebody_watches() -> None:
 LIMITED = {"resources": ResourceQuota(max_tokens_budget=5_000)}
 
 
-async def test_quotas_hold_over_a_handover_and_are_counted_at_the_head() -> None:
+async def test_quotas_hold_over_a_handover_and_are_counted_at_the_head(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     billing = ModelAgent(manifest("billing", **LIMITED), tools=[add])
     run = await both(
         lambda: Cast(
@@ -218,7 +218,9 @@ async def test_quotas_hold_over_a_handover_and_are_counted_at_the_head() -> None
 
 @pytest.mark.parametrize("tokens", [100, 3_000, 4_150, 8_200, 8_300])
 @pytest.mark.parametrize("cost", [None, 0.0045])
-async def test_an_agent_stops_at_the_same_call_of_its_budget(tokens: int, cost: float | None) -> None:
+async def test_an_agent_stops_at_the_same_call_of_its_budget(
+    tokens: int, cost: float | None, autojump_clock: trio.testing.MockClock
+) -> None:
     await both(
         lambda: Priced(adder=scripted(*[call("add", a=n, b=n) for n in range(8)], "done")),
         ModelAgent(
@@ -230,7 +232,7 @@ async def test_an_agent_stops_at_the_same_call_of_its_budget(tokens: int, cost: 
     )
 
 
-async def test_who_lands_at_a_limit_lands_there_too() -> None:
+async def test_who_lands_at_a_limit_lands_there_too(autojump_clock: trio.testing.MockClock) -> None:
     quota = ResourceQuota(max_cost_usd=0.009, on_limit="answer")
     run = await both(
         lambda: Priced(adder=lambda turn: call("add", a=turn.number, b=1) if turn.tools else "enough"),
@@ -240,14 +242,16 @@ async def test_who_lands_at_a_limit_lands_there_too() -> None:
     assert run.outcome.value.stopped_by is not None
 
 
-async def test_errors_of_the_driver_come_as_they_are() -> None:
+async def test_errors_of_the_driver_come_as_they_are(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(
         lambda: Cast(rude=scripted(RequestRejectedError("no"))), ModelAgent(manifest("rude")), "hello"
     )
     assert run.outcome.error[:2] == (RequestRejectedError, "no")
 
 
-async def test_without_a_driver_and_with_one_that_is_not_private_enough() -> None:
+async def test_without_a_driver_and_with_one_that_is_not_private_enough(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     run = await both(lambda: None, ModelAgent(manifest("nobody")), "hello")
     assert "has no model to ask" in run.outcome.error[1]
     secret = ModelAgent(manifest("secret", privacy=PrivacyTier.SOVEREIGN))
@@ -255,7 +259,7 @@ async def test_without_a_driver_and_with_one_that_is_not_private_enough() -> Non
     assert "its driver is told" in run.outcome.error[1]
 
 
-async def test_a_driver_of_an_agents_own_stays_at_the_head() -> None:
+async def test_a_driver_of_an_agents_own_stays_at_the_head(autojump_clock: trio.testing.MockClock) -> None:
     asked: list[str] = []
 
     class Own(Cast):
@@ -280,7 +284,7 @@ async def test_a_driver_of_an_agents_own_stays_at_the_head() -> None:
     assert asked == ["lead"] * 3  # its child, of its own kind, asks the same
 
 
-async def test_children_that_a_model_spawns_answer() -> None:
+async def test_children_that_a_model_spawns_answer(autojump_clock: trio.testing.MockClock) -> None:
     team = [ModelAgent(manifest("writer")), ModelAgent(manifest("critic"))]
     run = await both(
         lambda: Cast(
@@ -323,7 +327,7 @@ async def asking(ctx: AgentContext) -> Any:
     )
 
 
-async def test_a_plain_agent_asks_the_driver() -> None:
+async def test_a_plain_agent_asks_the_driver(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(
         lambda: Priced(plain=scripted("yes")), asking, budget=lambda: Budget(tokens=1_000, cost_usd=1.0)
     )
@@ -339,7 +343,9 @@ async def overspending(ctx: AgentContext) -> Any:
         return error.usage, error.transcript, str(error)
 
 
-async def test_a_refused_call_of_a_plain_agent_tells_what_it_was_about() -> None:
+async def test_a_refused_call_of_a_plain_agent_tells_what_it_was_about(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     run = await both(lambda: Cast(plain=scripted("x")), overspending, budget=lambda: Budget(tokens=1_000))
     assert run.outcome.value[1] == ASKED.messages
 
@@ -352,7 +358,9 @@ async def running_loops(ctx: AgentContext) -> Any:
 
 
 @pytest.mark.parametrize("budget", [None, Budget])
-async def test_loops_that_plain_code_runs_have_quotas_of_their_own(budget: Any) -> None:
+async def test_loops_that_plain_code_runs_have_quotas_of_their_own(
+    budget: Any, autojump_clock: trio.testing.MockClock
+) -> None:
     run = await both(lambda: Cast(inner=scripted(*ADDING)), running_loops, budget=budget)
     assert run.outcome.value[0] == "three"
 
@@ -378,7 +386,7 @@ async def remembering(ctx: AgentContext) -> Any:
     )
 
 
-async def test_the_memory_of_the_pool() -> None:
+async def test_the_memory_of_the_pool(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(lambda: None, remembering, memory=InMemory)
     assert run.outcome.value[1] == [("asyncio is not", 0.25, "mine")]
 
@@ -412,7 +420,7 @@ async def remembering_plainly(ctx: AgentContext) -> Any:
     return [each.content for each in await ctx.memory.recall("trio")], hasattr(ctx.memory, "namespace")
 
 
-async def test_a_plain_memory_stays_plain() -> None:
+async def test_a_plain_memory_stays_plain(autojump_clock: trio.testing.MockClock) -> None:
     run = await both(lambda: None, remembering_plainly, memory=Plain)
     assert run.outcome.value == (["trio is structured"], False)
 
@@ -460,7 +468,9 @@ async def leaving(ctx: AgentContext) -> Any:
 
 
 @pytest.mark.parametrize("is_placed", [False, True])
-async def test_leaving_a_stream_closes_it_at_the_head_and_books_the_worst_case(is_placed: bool) -> None:
+async def test_leaving_a_stream_closes_it_at_the_head_and_books_the_worst_case(
+    is_placed: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     closed.clear()
     run = await seen(Endless, leaving, is_placed=is_placed, budget=Budget(tokens=1_000, calls=5))
     words, was_closed, was_cancelled = run.outcome.value
@@ -473,7 +483,7 @@ async def test_leaving_a_stream_closes_it_at_the_head_and_books_the_worst_case(i
 # -- limits, approval ------------------------------------------------------------------------------------
 
 
-async def test_tool_calls_in_flight_count_over_all_workers() -> None:
+async def test_tool_calls_in_flight_count_over_all_workers(autojump_clock: trio.testing.MockClock) -> None:
     wait = ModelAgent(manifest("waiter"), tools=[slow])
     driver = Cast(waiter=scripted(call("slow", seconds=5), lambda turn: turn.results[-1]))
     async with pool_of(
@@ -486,7 +496,7 @@ async def test_tool_calls_in_flight_count_over_all_workers() -> None:
         assert again.text == "done"
 
 
-async def test_model_calls_in_flight_count_over_all_workers() -> None:
+async def test_model_calls_in_flight_count_over_all_workers(autojump_clock: trio.testing.MockClock) -> None:
     class Slow(Cast):
         async def complete(self, request: CompletionRequest) -> Completion:
             await trio.sleep(1)
@@ -503,7 +513,9 @@ async def test_model_calls_in_flight_count_over_all_workers() -> None:
 
 
 @pytest.mark.parametrize("is_placed", [False, True])
-async def test_a_person_is_asked_at_the_head_and_the_idle_limit_waits(is_placed: bool) -> None:
+async def test_a_person_is_asked_at_the_head_and_the_idle_limit_waits(
+    is_placed: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     asked = []
 
     async def person(request: ApprovalRequest) -> Decision:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from typing import Any
@@ -17,11 +17,9 @@ pytest.importorskip("ray")
 
 from agentpool import RemotePlacement
 from agentpool._core.errors import AgentPoolError
-from agentpool._remote.facts import WorkerSetup
 from agentpool.ray import RayPlacement, _placement
-from agentpool.ray._actor import Program, Versions, WorkerActor, lease_clock
 from agentpool.ray._calls import call_ray
-from agentpool.ray._watchdog import GRACE, KernelTimer, Watchdog
+from agentpool.ray._watchdog import GRACE, KernelTimer
 from agentpool.testing import simulate
 
 LONG = 20.0
@@ -149,86 +147,101 @@ async def test_a_call_that_raises_raises() -> None:
 # -- the program of a worker ---------------------------------------------------------------------------
 
 
-class Exits:
-    def __init__(self) -> None:
-        self.codes: list[int] = []
-        self.came = threading.Event()
+# A worker ends its process, if need be without asking Python: so each has one of its own here too.
+IN_A_PROCESS = """
+import pickle, sys, threading, time
+from agentpool._remote.facts import WorkerSetup
+from agentpool.ray._actor import Program, Versions, WorkerActor, lease_clock
+from agentpool.ray._watchdog import Watchdog
 
-    def __call__(self, code: int) -> None:
-        self.codes.append(code)
-        self.came.set()
-
-
-def setup_of(lease: float = 60.0) -> bytes:
+def setup_of(lease=60.0):
     return pickle.dumps(WorkerSetup(name="1", lease=lease, seed=1))
+
+"""
+
+
+def run_in_a_process(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", IN_A_PROCESS + textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=LONG)
 
 
 def test_a_worker_answers_runs_and_stops() -> None:
-    actor = WorkerActor()
-    assert actor.greet() == Versions.here()
-    with pytest.raises(RuntimeError, match="has not been told to run yet"):
+    done = run_in_a_process("""
+        actor = WorkerActor()
+        assert actor.greet() == Versions.here()
+        try:
+            actor.post(1, [])
+        except RuntimeError as error:
+            print(error)
+        actor.stop()  # harmless before
+        actor.run(setup_of())
+        actor.run(setup_of())  # as it comes when the first reply was lost
         actor.post(1, [])
-    actor.stop()  # harmless before
-    actor.run(setup_of())
-    actor.run(setup_of())  # as it comes when the first reply was lost
-    actor.post(1, [])
-    assert actor.pull(0, 10, 0.0) == (1, ())
-    started = time.monotonic()
-    actor.stop()
-    assert time.monotonic() - started < 1.4
+        assert actor.pull(0, 10, 0.0) == (1, ())
+        started = time.monotonic()
+        actor.stop()
+        assert time.monotonic() - started < 1.4
+        print("stopped")
+    """)
+    assert done.stdout == "the worker has not been told to run yet\nstopped\n", done.stderr
+    assert done.returncode == 0
 
 
 def test_what_cannot_be_loaded_leaves_nothing_running() -> None:
-    before = threading.active_count()
-    with pytest.raises(AttributeError):
-        WorkerActor().run(setup_of().replace(b"WorkerSetup", b"WorkerWhatt"))
-    assert threading.active_count() == before
+    done = run_in_a_process("""
+        before = threading.active_count()
+        try:
+            WorkerActor().run(setup_of().replace(b"WorkerSetup", b"WorkerWhatt"))
+        except AttributeError:
+            print(threading.active_count() - before)
+    """)
+    assert done.stdout == "0\n", done.stderr
 
 
-def test_a_program_that_dies_exits_the_process(capfd: pytest.CaptureFixture[str]) -> None:
-    exits = Exits()
-    program = Program(setup_of(), exits)
-    program.end.post(1, [b"no record"])
-    assert exits.came.wait(LONG)
-    assert exits.codes == [1]
-    assert "UnpicklingError" in capfd.readouterr().err
-    program.stop()
+def test_a_program_that_dies_exits_the_process() -> None:
+    done = run_in_a_process("""
+        Program(setup_of()).end.post(1, [b"no record"])
+        time.sleep(60)
+    """)
+    assert done.returncode == 1
+    assert "UnpicklingError" in done.stderr
 
 
-def test_at_the_end_of_its_lease_a_program_ends_and_exits_the_process(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    exits = Exits()
+def test_at_the_end_of_its_lease_a_program_ends_and_exits_the_process() -> None:
     started = time.monotonic()
-    program = Program(setup_of(lease=0.3), exits)
-    assert exits.came.wait(LONG)
+    done = run_in_a_process("""
+        Program(setup_of(lease=0.3))
+        time.sleep(60)
+    """)
     assert time.monotonic() - started >= 0.3
-    assert "nothing was heard of the head for too long" in capfd.readouterr().err
-    program.stop()
+    assert done.returncode == 1
+    assert "nothing was heard of the head for too long" in done.stderr
 
 
 # -- the watchdog --------------------------------------------------------------------------------------
 
 
 def test_the_watchdog_cancels_and_exits_when_nothing_ends() -> None:
-    exits, cancelled = Exits(), threading.Event()
-    now = lease_clock()
-    watchdog = Watchdog(lambda: now + 0.2, lease_clock, cancelled.set, exits)
-    assert cancelled.wait(LONG)
-    assert lease_clock() >= now + 0.2
-    assert exits.came.wait(LONG)
-    assert lease_clock() >= now + 0.2 + GRACE
-    watchdog.stop()
+    started = time.monotonic()
+    done = run_in_a_process("""
+        now = lease_clock()
+        Watchdog(lambda: now + 0.2, lease_clock, lambda: print("cancelled", flush=True))
+        time.sleep(60)
+    """)
+    assert time.monotonic() - started >= 0.2 + GRACE
+    assert (done.returncode, done.stdout) == (1, "cancelled\n")
 
 
 def test_a_lease_that_is_renewed_goes_on() -> None:
-    exits, cancelled = Exits(), threading.Event()
-    expires_at = lease_clock() + 0.4
-    watchdog = Watchdog(lambda: expires_at, lease_clock, cancelled.set, exits)
-    expires_at += 1.0
-    assert not cancelled.wait(0.7)
-    watchdog.stop()
-    assert exits.codes == []
+    done = run_in_a_process("""
+        expires_at = lease_clock() + 1.0
+        watchdog = Watchdog(lambda: expires_at, lease_clock, lambda: print("cancelled", flush=True))
+        expires_at += 60
+        time.sleep(2.5)
+        watchdog.stop()
+        print("alive")
+    """)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
 HOGS = """

@@ -10,6 +10,7 @@ import attrs
 
 from agentpool._core.content import Content, as_content, text_of
 from agentpool._core.sound_schemas import sound_schema
+from agentpool._core.text import shown
 from agentpool._core.usage import NO_USAGE, TokenUsage
 
 AgentId: TypeAlias = int
@@ -284,3 +285,18 @@ class ReasoningDelta:
 
 StreamPart: TypeAlias = TextDelta | ReasoningDelta | Completion
 """What a driver's stream yields: deltas of text and of reasoning, and at its end the `Completion`, once."""
+
+
+def check_reply(replier: AgentId, message: AgentMessage) -> None:
+    """Check that an agent may reply to a message.
+
+    Raises:
+      TypeError: if it is no message.
+      ValueError: if the message was not sent to the replier.
+    """
+    if not isinstance(message, AgentMessage):
+        raise TypeError(f"reply takes the message that is answered, and the answer, not {shown(message)}")
+    if message.to != replier:
+        raise ValueError(
+            f"agent {replier} cannot reply to message {message.id}, which was sent to agent {message.to}"
+        )

@@ -182,10 +182,14 @@ class Rested:
     Attributes:
       answered: how many of its calls had been answered, and items been wanted of it, when that was so: if
         they are more at the head, the agent runs.
+      loose: those of its calls that something over there may end, of which the head knows nothing: in how
+        many seconds, at the latest (`inf` for never, `-inf` if a task may do it at any time), and whether
+        their task has opened a pool of its own, whose agents live.
     """
 
     agent: AgentId
     answered: int
+    loose: tuple[tuple[CallId, float, bool], ...] = ()
 
 
 @attrs.frozen

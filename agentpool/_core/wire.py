@@ -56,9 +56,16 @@ def _first(records: deque[bytes], most: int, most_bytes: int) -> tuple[bytes, ..
 
 
 class Outbox:
-    """The head's end of posts."""
+    """The head's end of posts.
+
+    Attributes:
+      count: how many records were put.
+      taken: how many of them are, or were, in a request.
+    """
 
     def __init__(self) -> None:
+        self.count = 0
+        self.taken = 0
         self._records: deque[bytes] = deque()
         self._number = 0
         self._batch: tuple[bytes, ...] | None = None
@@ -69,6 +76,7 @@ class Outbox:
     def put(self, record: bytes) -> None:
         """Have a record posted after all that were put before."""
         self._records.append(record)
+        self.count += 1
 
     def next_post(self, max_records: int, max_bytes: int) -> tuple[int, Sequence[bytes]] | None:
         """Return the next request, the same one until it was answered; None if there is nothing to post.
@@ -81,6 +89,7 @@ class Outbox:
             if not self._records:
                 return None
             self._batch = _first(self._records, max_records, max_bytes)
+            self.taken += len(self._batch)
             self._number += 1
         return self._number, self._batch
 

@@ -387,6 +387,16 @@ class Activity:
             return False
         return deadline < effective_deadline_in(self.pool.nursery)
 
+    def ends_away(self, task: trio.lowlevel.Task) -> bool:
+        """Whether the code for which a task waits may end the wait by itself, in another process."""
+        away = self.pool.judge.away.get(self.id)
+        return away is not None and self.is_narrowed(away.ends_at(task))
+
+    def looks_away(self, task: trio.lowlevel.Task) -> bool:
+        """Whether that code has opened a pool there, whose agents may end the wait."""
+        away = self.pool.judge.away.get(self.id)
+        return away is not None and away.has_pool(task)
+
     def unwind(self) -> None:
         """The agent is being cancelled: from here on its tasks need no slot."""
         self.unwinding = True

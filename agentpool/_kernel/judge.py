@@ -13,7 +13,7 @@ from agentpool._core.messages import AgentId
 from agentpool._core.waits import EdgesOf, WaitEdge, hopeless_cycle
 from agentpool._kernel.log import EventLog
 from agentpool._kernel.protection import protect_module
-from agentpool._kernel.wait import Source, Wait, Waiter
+from agentpool._kernel.wait import Away, Source, Wait, Waiter
 
 
 class _YoungestFirst:
@@ -58,6 +58,7 @@ class Judge(trio.abc.Instrument):
         their end.
       idle: how many agents only others can move (counted by the agents).
       enabled: whether it looks for deadlocks at all.
+      away: the code of agents, where that runs in another process.
       uncertain: once the work is over, the waits that something may end which this pool does not judge.
 
     Args:
@@ -72,6 +73,7 @@ class Judge(trio.abc.Instrument):
     ) -> None:
         self.work_is_over: bool = False
         self.idle = 0
+        self.away: dict[AgentId, Away] = {}
         self.uncertain: set[Wait] = set()
         self._waits_begun = 0
         self._agents: dict[AgentId, Waiter] = {}
@@ -104,6 +106,11 @@ class Judge(trio.abc.Instrument):
         wait.number = self._waits_begun
         if self.work_is_over and wait.is_uncertain:
             self.uncertain.add(wait)
+
+    def became_uncertain(self, agent: Waiter) -> None:
+        """Something of which nothing was known when they began may end waits of an agent."""
+        if self.work_is_over:
+            self.uncertain.update(wait for wait in agent.waits if wait.is_uncertain)
 
     def wait_ended(self, wait: Wait) -> None:
         """What a task waited for has happened."""
@@ -140,7 +147,7 @@ class Judge(trio.abc.Instrument):
         self._watch_unknown_tasks(bool(task.child_nurseries))
 
     def _ends_by_itself(self, agent: Waiter, task: trio.lowlevel.Task) -> bool:
-        if agent.is_narrowed(trio.current_effective_deadline()):
+        if agent.is_narrowed(trio.current_effective_deadline()) or agent.ends_away(task):
             return True
         return bool(task.child_nurseries) and agent.has_unknown_tasks(agent.unknown_nurseries(task))
 
@@ -178,6 +185,7 @@ class Judge(trio.abc.Instrument):
         """An agent came to rest: every known task of it waits."""
         if self._on_rest is not None:
             self._on_rest(agent.id)
+            self._watch_unknown_tasks()
         if self.work_is_over:
             self._list(agent)
             self.judge_rest()
@@ -240,6 +248,8 @@ class Judge(trio.abc.Instrument):
         for agent in self._have_unknown():
             if agent.idle:
                 self.judge_again(agent)
+                if self._on_rest is not None:
+                    self._on_rest(agent.id)
         self.judge_rest()
 
     def close(self) -> None:

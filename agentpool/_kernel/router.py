@@ -14,7 +14,7 @@ import trio
 
 from agentpool._core.errors import UnknownAgentError
 from agentpool._core.events import MessageDeadLettered, MessageSent
-from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage
+from agentpool._core.messages import SUPERVISOR, AgentId, AgentMessage, check_reply
 from agentpool._core.text import shown
 from agentpool._kernel.activity import Surroundings
 from agentpool._kernel.current import current_agent, waiting_agent
@@ -340,12 +340,7 @@ class MessageRouter:
         Raises:
           ValueError: if the message was not sent to the replier.
         """
-        if not isinstance(message, AgentMessage):
-            raise TypeError(f"reply takes the message that is answered, and the answer, not {shown(message)}")
-        if message.to != replier:
-            raise ValueError(
-                f"agent {replier} cannot reply to message {message.id}, which was sent to agent {message.to}"
-            )
+        check_reply(replier, message)
         journal = self.journal
         op = None
         if journal is not None:

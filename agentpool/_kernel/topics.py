@@ -21,13 +21,13 @@ class Topics:
         Raises:
           TypeError: if the topic is no string.
         """
-        topic = _plain(topic)
+        topic = plain_topic(topic)
         self._subscribers.setdefault(topic, {})[agent_id] = None
         self._heard.setdefault(agent_id, set()).add(topic)
 
     def unsubscribe(self, agent_id: AgentId, topic: str) -> None:
         """Undo `subscribe`; harmless if there is nothing to undo."""
-        topic = _plain(topic)
+        topic = plain_topic(topic)
         heard = self._heard.get(agent_id)
         if heard is None or topic not in heard:
             return
@@ -41,7 +41,7 @@ class Topics:
 
     def subscribers(self, topic: str) -> list[AgentId]:
         """The agents that hear a topic, in the order in which they subscribed."""
-        return list(self._subscribers.get(_plain(topic), ()))
+        return list(self._subscribers.get(plain_topic(topic), ()))
 
     def forget(self, agent_id: AgentId) -> None:
         """An agent has ended."""
@@ -50,7 +50,7 @@ class Topics:
                 self.unsubscribe(agent_id, topic)
 
 
-def _plain(topic: str) -> str:
+def plain_topic(topic: str) -> str:
     """Return a topic as a plain string: the end of an agent asks for its hash, and may not fail."""
     if type(topic) is str:
         return topic

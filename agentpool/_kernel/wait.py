@@ -9,6 +9,7 @@ goes back to trio's run queue only when its agent holds a slot, or is itself bei
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from math import inf
 from typing import Any, Protocol, TypeAlias
 
 import attrs
@@ -41,6 +42,18 @@ class Source(Protocol):
 
     def end(self) -> None:
         """Nothing more will come."""
+
+
+class Away(Protocol):
+    """The code of an agent, where that runs in another process: what it does there about its waits here."""
+
+    def ends_at(self, task: trio.lowlevel.Task) -> float:
+        """When it ends what a task waits for by itself, at the latest; `-inf` for at any time."""
+        ...
+
+    def has_pool(self, task: trio.lowlevel.Task) -> bool:
+        """Whether its task has opened a pool of its own, which lives."""
+        ...
 
 
 class Waiter(Protocol):
@@ -101,6 +114,14 @@ class Waiter(Protocol):
 
     def has_unknown_tasks(self, nurseries: Sequence[trio.Nursery]) -> bool:
         """Whether tasks that are unknown live in one of these nurseries."""
+        ...
+
+    def ends_away(self, task: trio.lowlevel.Task) -> bool:
+        """Whether the code for which a task waits may end the wait by itself, in another process."""
+        ...
+
+    def looks_away(self, task: trio.lowlevel.Task) -> bool:
+        """Whether that code has opened a pool there, whose agents may end the wait."""
         ...
 
 
@@ -314,13 +335,24 @@ class Wait:
     @property
     def ends_by_itself(self) -> bool:
         """Whether a deadline narrower than the agent's own, or an unknown task, may end it."""
+        assert self.waiter is not None
+        assert self._task is not None
+        return self.ends_at < inf or self.waiter.ends_away(self._task)
+
+    @property
+    def ends_at(self) -> float:
+        """When it ends by itself at the latest, as far as is seen here.
+
+        `inf` if only others can end it, `-inf` if an unknown task may at any time.
+        """
         waiter = self.waiter
         assert waiter is not None
         assert self._task is not None
         nurseries = self.unknown_nurseries()
         if nurseries and waiter.has_unknown_tasks(nurseries):
-            return True
-        return waiter.is_narrowed(effective_deadline_of(self._task))
+            return -inf
+        deadline = effective_deadline_of(self._task)
+        return deadline if waiter.is_narrowed(deadline) else inf
 
     @property
     def looks_elsewhere(self) -> bool:
@@ -330,11 +362,17 @@ class Wait:
         """
         waiter = self.waiter
         assert waiter is not None
-        if any(len(nursery.child_tasks) > WATCHERS for nursery in self.unknown_nurseries()):
+        assert self._task is not None
+        if self.has_own_pool or waiter.looks_away(self._task):
             return True
         # All targets of a wait are of one pool, so that the first tells.
         target = next(iter(self.known_targets() or ()), None)
         return target is not None and target.slots is not waiter.slots
+
+    @property
+    def has_own_pool(self) -> bool:
+        """Whether its task has opened a pool that lives."""
+        return any(len(nursery.child_tasks) > WATCHERS for nursery in self.unknown_nurseries())
 
     @property
     def has_to_be_judged(self) -> bool:

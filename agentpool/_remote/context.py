@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 import attrs
 
 from agentpool._core.errors import PoolLimitError
-from agentpool._core.messages import AgentId, AgentMessage
+from agentpool._core.messages import AgentId, AgentMessage, check_reply
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.restart import RestartPolicy
 from agentpool._kernel.agent import AgentRecord
@@ -19,6 +19,7 @@ from agentpool._kernel.options import check_agent, check_agents, options_of
 from agentpool._kernel.places import give_back
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import PoolState
+from agentpool._kernel.topics import plain_topic
 from agentpool._remote.batches import PlacedMany
 from agentpool._remote.codec import outcome_from_bytes
 from agentpool._remote.handle import PlacedHandle
@@ -49,6 +50,9 @@ class Host(Protocol):
     is_draining: bool
     holds_up: bool
     driver: Driver | None
+
+    async def room(self) -> None:
+        """Wait until little enough waits to be told to the head; not a checkpoint if it does."""
 
 
 class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
@@ -145,13 +149,10 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
         """Answer a question that the agent received; does not block; as `AgentContext.reply`.
 
         Raises:
-          TypeError: if the content cannot be sent to another process.
+          TypeError: if it is no message, or the content cannot be sent to another process.
           ValueError: if the message was sent to somebody else.
         """
-        if message.to != self.id:
-            raise ValueError(
-                f"message {message.id} was sent to agent {message.to}, and only that may answer it"
-            )
+        check_reply(self.id, message)
         self._line.tell("reply", attrs.evolve(message, content=None), content, op=self._line.draw())
 
     def question(self, message_id: int) -> NoReturn:
@@ -169,13 +170,22 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
         return count
 
     def subscribe(self, topic: str) -> Subscription:
-        """From what the agent asks for next on, have what is published on a topic delivered to its inbox."""
+        """From what the agent asks for next on, have what is published on a topic delivered to its inbox.
+
+        Raises:
+          TypeError: if the topic is no string.
+        """
+        topic = plain_topic(topic)
         self._line.tell("subscribe", topic)
         return Subscription(self, topic)
 
     def unsubscribe(self, topic: str) -> None:
-        """Undo `subscribe`; harmless if there is nothing to undo."""
-        self._line.tell("unsubscribe", topic)
+        """Undo `subscribe`; harmless if there is nothing to undo.
+
+        Raises:
+          TypeError: if the topic is no string.
+        """
+        self._line.tell("unsubscribe", plain_topic(topic))
 
     # -- children --------------------------------------------------------------------------------------
 
@@ -266,7 +276,8 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
     # -- events ----------------------------------------------------------------------------------------
 
     async def wait_for_subscribers(self) -> None:
-        """Wait until every subscriber with `overflow="block"` has room; as `AgentContext`."""
+        """Wait until every subscriber with `overflow="block"` has room, and the way to the head has."""
+        await self._host.room()
         if self._host.holds_up:
             await self._line.ask("wait_for_subscribers")
 

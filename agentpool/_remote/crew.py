@@ -31,11 +31,11 @@ Told = Callable[[dict[int, int], Sequence[SentEvent]], object]
 
 
 LATE = 5.0
-"""So many seconds an agent waits for a worker that is being started, where another one is up."""
+"""So many seconds agents count on a worker that is being started, where another one is up by then."""
 
 PAUSE = 5.0
-"""So many seconds pass after a worker could not be started, until that is tried again where others are up."""
-
+"""So many seconds pass after a start that failed, or a worker that died as soon as it was up, until the next
+one in its place, where others are up."""
 
 SILENT = 4.0
 """A worker that has not answered for so many seconds gets no more agents. It answers once a second."""
@@ -47,28 +47,30 @@ class _Berth:
 
     Attributes:
       number: names it.
-      agents: how many run in it, or wait for it to be started.
+      agents: how many run in it, or count on the worker that is being started.
       link: the way to its worker; None as long as there is none.
-      settled: set when its worker was started, or could not be; None as long as none is being started.
+      is_starting: whether one is being started.
       error: why it could not be started the last time.
+      failures: how many starts have failed.
+      not_before: when it is tried again, where others are up.
       lives: how many workers it has had.
-      is_late: whether it takes long to start its worker, so that nobody waits for that who need not.
-      not_before: when a start that failed may be tried again, on trio's clock.
+      is_late: whether it takes long to start its worker, so that nobody counts on that.
     """
 
     number: int
     agents: int = 0
     link: Link | None = None
-    settled: trio.Event | None = None
+    is_starting: bool = False
     error: Exception | None = None
+    failures: int = 0
+    not_before: float = -inf
     lives: int = 0
     is_late: bool = False
-    not_before: float = -inf
 
     @property
     def is_expected(self) -> bool:
         """Whether its first worker is about to be up: where one was lost, the next may not be for long."""
-        return self.settled is not None and self.lives <= 1 and not self.is_late
+        return self.is_starting and self.lives <= 1 and not self.is_late
 
 
 class Crew:
@@ -102,6 +104,7 @@ class Crew:
         self._nursery = nursery
         self._berths = [_Berth(number) for number in range(1, workers.count + 1)]
         self._news: dict[type[Down], Down] = {}
+        self._changed = trio.Event()
 
     def __repr__(self) -> str:
         return f"<Crew of {sum(berth.link is not None for berth in self._berths)} workers>"
@@ -129,92 +132,111 @@ class Crew:
         """Count an agent to the worker in which it will run, as long as the block lasts.
 
         Raises:
-          WorkerUnavailableError: if none is up, and none can be started.
+          WorkerUnavailableError: if none is up, and each start that has ended since it came has failed.
 
-        Checkpoint: if the worker is not up yet.
+        Checkpoint: if no worker is up yet.
         """
-        failed: set[int] = set()
+        before = [berth.failures for berth in self._berths]
         while True:
-            berth = self._choose(failed)
+            self._start_missing(before)
+            berth = self._choose()
+            if berth is None:
+                self._check_hope(before)
+                await self._changed.wait()
+                continue
             berth.agents += 1
             try:
-                link = await self._link_of(berth)
+                link = berth.link or await self._expected(berth)
                 if link is not None:
                     yield link
                     return
             finally:
                 berth.agents -= 1
-            if berth.error is not None and berth.settled is None:
-                failed.add(berth.number)
 
-    def _choose(self, failed: set[int]) -> _Berth:
-        """Return where the next agent goes: where the fewest are, of those that are up or about to be."""
+    def _start_missing(self, before: Sequence[int]) -> None:
+        """Begin to start what is not up; what has failed since an agent came is not tried again for it.
+
+        Args:
+          before: how many starts had failed then, for each berth.
+        """
         now = trio.current_time()
-        for berth in self._berths:
-            if berth.link is None and berth.settled is None and now >= berth.not_before:
+        is_any_up = any(berth.link is not None for berth in self._berths)
+        for berth, failures in zip(self._berths, before, strict=True):
+            is_due = now >= berth.not_before or (not is_any_up and berth.failures == failures)
+            if berth.link is None and not berth.is_starting and is_due:
                 self._start(berth)
-        silent = now - SILENT
-        heard = [berth for berth in self._berths if berth.link is not None and berth.link.heard_at > silent]
-        found = heard + [berth for berth in self._berths if berth.is_expected]
-        if not found:
-            found = [berth for berth in self._berths if berth.link is not None]  # none was heard of lately
-        if not found:
-            # Whoever is let wait here waits for all of them, one after the other.
-            found = [berth for berth in self._berths if berth.number not in failed]
-        if not found:
-            errors = {str(berth.error): berth.error for berth in self._berths if berth.error is not None}
-            told, error = next(iter(errors.items()))
-            raise WorkerUnavailableError(f"no worker is up, and none can be started: {told}") from error
-        return min(found, key=lambda berth: (berth.agents, berth.number))
 
-    async def _link_of(self, berth: _Berth) -> Link | None:
-        """Return the way to the worker of a berth, or None if it is better to look for another."""
-        if berth.link is None:
-            if berth.settled is None:
-                self._start(berth)
-            assert berth.settled is not None
-            settled = berth.settled
-            with trio.move_on_after(LATE):
-                await settled.wait()
-            if not settled.is_set() and not self.links:
-                await settled.wait()
-            if not settled.is_set():
-                berth.is_late = True
+    def _choose(self) -> _Berth | None:
+        """Return where the next agent goes: where the fewest are, of those that are up or about to be."""
+        silent = trio.current_time() - SILENT
+        up = [berth for berth in self._berths if berth.link is not None]
+        heard = [berth for berth in up if berth.link is not None and berth.link.heard_at > silent]
+        found = [*heard, *(berth for berth in self._berths if berth.is_expected)] or up
+        return min(found, key=lambda berth: (berth.agents, berth.number), default=None)
+
+    def _check_hope(self, before: Sequence[int]) -> None:
+        """Refuse an agent since whose coming each start has failed."""
+        if all(berth.failures > failures for berth, failures in zip(self._berths, before, strict=True)):
+            errors = [berth.error for berth in self._berths if berth.error is not None]
+            raise WorkerUnavailableError(
+                f"no worker is up, and none can be started: {errors[0]}"
+            ) from errors[0]
+
+    async def _expected(self, berth: _Berth) -> Link | None:
+        """Wait for a worker that is about to be up; None if it is better to look for another."""
+        with trio.move_on_after(LATE):
+            while berth.is_starting:
+                await self._changed.wait()
+        if berth.is_starting:
+            berth.is_late = True
         return berth.link
 
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
     def _start(self, berth: _Berth) -> None:
-        berth.settled = trio.Event()
-        berth.error = None
+        berth.is_starting = True
+        berth.lives += 1
         self._nursery.start_soon(self._live, berth, name=f"worker {berth.number}")
 
     async def _live(self, berth: _Berth) -> None:
         """Start a worker, and carry what it and the head have to tell until it is lost."""
-        settled = berth.settled
-        assert settled is not None
-        berth.lives += 1
         name = f"{berth.number}" if berth.lives == 1 else f"{berth.number}.{berth.lives}"
+        try:
+            link = await self._started(berth, name)
+        finally:
+            berth.is_starting = False
+            self._note_change()
+        if link is None:
+            return
+        for news in self._news.values():
+            link.send(news)
+        tell(WORKERS, logging.INFO, "worker %s is up", name)
+        up_at = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            await link.failing.wait()
+            # Its agents have to wait for the end of its lease, but a new one can take its place now.
+            if berth.link is link:
+                berth.link = None
+                if trio.current_time() < up_at + PAUSE:
+                    berth.not_before = trio.current_time() + PAUSE
+                self._note_change()
+
+    async def _started(self, berth: _Berth, name: str) -> Link | None:
         try:
             setup = sent(self._workers.dumps, attrs.evolve(self._setup, name=name), "what a worker is told")
             transport = await self._workers.start(setup)
         except Exception as error:
             berth.error = error
+            berth.failures += 1
             berth.not_before = trio.current_time() + PAUSE
-            berth.settled = None  # who comes next tries anew
-            settled.set()
             tell(WORKERS, logging.WARNING, "worker %s cannot be started: %s", name, error, error=error)
-            return
-        link = self._linked(name, transport)
-        berth.link = link
+            return None
+        berth.link = self._linked(name, transport)
         berth.is_late = False
-        for news in self._news.values():
-            link.send(news)
-        settled.set()
-        tell(WORKERS, logging.INFO, "worker %s is up", name)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(link.run)
-            await link.failing.wait()
-            # Its agents have to wait for the end of its lease, but a new one can take its place now.
-            berth.link = berth.settled = None
+        return berth.link
 
     def _linked(self, name: str, transport: Transport) -> Link:
         # From now on, and not from when it was asked for: its lease began somewhere in between.

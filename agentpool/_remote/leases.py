@@ -45,7 +45,7 @@ class LeasedMeter(Meter):
     """Counts the model calls of one agent at a worker, with room from the head for each."""
 
     budget: PlacedBudget
-    seconds: float | None
+    seconds: float | None = None
     means: RemoteMeans = attrs.field(kw_only=True)
 
     def around(self, driver: abc.Driver) -> abc.Driver:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -12,6 +13,7 @@ import trio
 from agentpool._core.errors import RemoteError, WorkerLostError, WorkerUnavailableError
 from agentpool._core.events import ModelCallFinished
 from agentpool._core.placing import Down, Happened, Heard, Up
+from agentpool._core.text import shown
 from agentpool._core.wire import Outbox, Patience, Replies
 from agentpool._kernel.protection import protect_module
 from agentpool._logging import WORKERS, tell
@@ -44,6 +46,9 @@ LONGEST_PULL = 1.0
 """So many seconds a worker keeps a pull that it has nothing to tell for, at the most, and a quarter of its
 lease. So the lease outlasts a reply that is lost.
 """
+
+LOOK_EVERY = 1.0
+"""So many seconds pass between two looks for what has changed in the pool."""
 
 PAUSE = 0.05
 """So many seconds pass before a request is made again of which it is not known whether it arrived."""
@@ -98,16 +103,26 @@ class Link:
         self._look = look
         self._to_post = trio.Event()
         self._gone: str | None = None
+        self._look_at = -inf
 
     def __repr__(self) -> str:
         state = f"lost: {self.lost}" if self.lost is not None else f"{len(self.proxies)} agents"
         return f"<Link to worker {self.name}, {state}>"
 
-    def send(self, record: Down) -> None:
-        """Have a record sent; does not wait. Nothing is sent to a worker that is lost."""
+    def send(self, record: Down) -> int:
+        """Have a record sent; does not wait. Nothing is sent to a worker that is lost.
+
+        Returns:
+          Its number, for `may_have_arrived`.
+        """
         if self.lost is None:
             self._outbox.put(record_to_bytes(record))
             self._to_post.set()
+        return self._outbox.count
+
+    def may_have_arrived(self, number: int) -> bool:
+        """Whether a record was sent, so that the worker may have got it."""
+        return number <= self._outbox.taken
 
     async def run(self) -> None:
         """Carry records both ways until the worker is lost, or this is cancelled, which ends the worker."""
@@ -137,6 +152,11 @@ class Link:
 
     # -- asking ------------------------------------------------------------------------------------
 
+    def _give_up(self, reason: str) -> None:
+        """Nothing more is to be had of it. Its agents wait for the end of its lease all the same."""
+        self._gone = self._gone or reason
+        self.failing.set()
+
     async def _ask(self, seconds: float, request: Callable[[], Awaitable[T]]) -> T:
         """Make a request until it is answered. It is the same each time, so that it is done once."""
         if self._gone is None:
@@ -150,14 +170,15 @@ class Link:
                 with trio.fail_after(seconds):
                     answer = await request()
             except WorkerLostError as error:
-                self._gone = self._gone or error.reason
-                self.failing.set()
+                self._give_up(error.reason)
             except WorkerUnavailableError:
                 await trio.sleep(PAUSE)
             except trio.TooSlowError:
                 # It may be long, or the way slow: one that is cut short each time never arrives.
                 seconds *= 2
                 await trio.sleep(PAUSE)
+            except Exception as error:  # a transport that does not keep to what it promises
+                self._give_up(f"its transport raised {shown(error)}")
             else:
                 self.heard_at = trio.current_time()
                 return answer
@@ -178,11 +199,16 @@ class Link:
 
         while True:
             pulled = await self._ask(self._longest_pull + self._lease / 2, pull)
-            for data in self._replies.take(pulled.number, pulled.records):
-                self._take(record_from_bytes(data))
-            self._look()
-            for proxy in list(self.proxies.values()):
-                proxy.push_ended()
+            try:
+                for data in self._replies.take(pulled.number, pulled.records):
+                    self._take(record_from_bytes(data))
+            except Exception as error:  # it is not what we take it for, such as another version
+                self._give_up(f"it sent what makes no sense: {shown(error)}")
+            if trio.current_time() >= self._look_at:
+                self._look_at = trio.current_time() + LOOK_EVERY
+                self._look()
+                for proxy in list(self.proxies.values()):
+                    proxy.push_ended()
 
     async def _beat(self) -> None:
         """Ask something new as long as a reply is overdue, which may be a long one that is still on its way.

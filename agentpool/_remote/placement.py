@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from agentpool._core.errors import WorkerLostError
 from agentpool._core.events import ModelCallFinished, ModelCallStarted
 from agentpool._core.placing import Start, Watched, WorkOver
 from agentpool._kernel.events import EventSubscription
@@ -57,9 +59,12 @@ class RemotePlacement(ABC):
     ) -> Any:
         """Run an agent in a worker; `Placement.run` tells more."""
         held = await ctx.hold(self, partial(self._open_crew, ctx._state))
-        held.crew.look()
-        async with held.crew.berth() as link:
-            return await _run_in(link, held, ctx, agent, args)
+        while True:
+            async with held.crew.berth() as link:
+                try:
+                    return await _run_in(link, held, ctx, agent, args)
+                except _NotSentError:
+                    pass  # nothing of it can have run: it goes to another worker
 
     @asynccontextmanager
     async def _open_crew(self, state: PoolState) -> AsyncIterator[_Held]:
@@ -80,6 +85,10 @@ class RemotePlacement(ABC):
             nursery.cancel_scope.cancel("the pool has ended")
 
 
+class _NotSentError(Exception):
+    """A worker was lost before an agent had been sent there. Never gets to users."""
+
+
 class _Held:
     """What the agents of a pool share that run in workers."""
 
@@ -93,20 +102,28 @@ async def _run_in(
 ) -> Any:
     with HeadModels(ctx, held.governors) as models:
         proxy = Proxy(ctx, link, VERBS, TOLD_VERBS, models)
+        number = 0
 
         async def start() -> None:
             # Pickled before anything is sent: what cannot be sent leaves nothing behind.
             carried = models.carried(agent)
             work = sent(link.dumps, (carried, args), f"agent {ctx.id} ({ctx.name}), or what it is given,")
-            facts = sent(link.dumps, _facts_of(ctx, agent, models), "what an agent is told of itself")
+            facts = _facts_of(ctx, agent, models)
+            # Only a driver's prices may be of a class that has to be sent along.
+            dumps = pickle.dumps if facts.models.driver is None else link.dumps
+            told = sent(dumps, facts, "what an agent is told of itself")
+            if link.lost is not None:
+                raise _NotSentError
             link.proxies[ctx.id] = proxy
-            if link.lost is None:
-                link.send(Start(ctx.id, facts, work))
-            else:
-                proxy.lost(link.lost)
+            nonlocal number
+            number = link.send(Start(ctx.id, told, work))
 
         try:
             return await proxy.run(start)
+        except WorkerLostError:
+            if not link.may_have_arrived(number):
+                raise _NotSentError from None
+            raise
         finally:
             if link.proxies.get(ctx.id) is proxy:
                 del link.proxies[ctx.id]
@@ -155,6 +172,8 @@ def _hand_on(state: PoolState, begun: dict[int, int], events: Sequence[SentEvent
     for agent_id, seq, kind, own in events:
         record = state.records.get(agent_id)
         if record is None:
+            if kind is ModelCallFinished:
+                begun.pop(own[0], None)
             continue
         if kind is ModelCallStarted:
             begun[seq] = state.events.end + 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import trio
@@ -70,12 +71,15 @@ class Way(Protocol):
     name: str
     dumps: Dumps
 
-    def send(self, record: Down) -> None:
+    def send(self, record: Down) -> object:
         """Have a record sent; does not wait."""
 
 
 Known: TypeAlias = "tuple[AgentId, str, bytes | None]"
 """A child as the worker is told of it: its id, its name, and its outcome if it has ended already."""
+
+MANY_CHILDREN = 64
+"""Of an agent with more children than this the ends are told once a second, and not with each answer."""
 
 Verbs = dict[str, Callable[..., Awaitable[Any]]]
 ToldVerbs = dict[str, Callable[..., object]]
@@ -140,6 +144,8 @@ class Proxy:
         self._lost: str | None = None
         self._broken: Exception | None = None
         self._place: Place | None = None
+        self._tasks: dict[trio.lowlevel.Task, CallId] = {}
+        self._loose: dict[CallId, tuple[float, bool]] = {}
 
     # -- told by the way, which stands in a task of its own ---------------------------------------------
 
@@ -153,6 +159,9 @@ class Proxy:
                 return
             case Rested():
                 self._rested = record.answered == self._answered
+                now = trio.current_time()
+                self._loose = {number: (now + after, has_pool) for number, after, has_pool in record.loose}
+                self.ctx._state.judge.became_uncertain(self.ctx._agent)
             case Ended():
                 self._result = received(record.result, "how it ended")
             case _:  # pragma: no cover - the rest concerns no single agent
@@ -207,6 +216,20 @@ class Proxy:
             self._pushed.add(handle.id)
             self.way.send(ChildEnded(self.ctx.id, handle.id, outcome_to_bytes(self.way.dumps, outcome)))
 
+    # -- asked by who judges the waits of the calls ------------------------------------------------------
+
+    def _loose_end(self, task: trio.lowlevel.Task) -> tuple[float, bool]:
+        # Of a call about which nothing was told: its agent does not rest yet, and is not judged.
+        return self._loose.get(self._tasks.get(task, 0), (inf, False))
+
+    def ends_at(self, task: trio.lowlevel.Task) -> float:
+        """When the code over there ends a call by itself at the latest; `-inf` for at any time."""
+        return self._loose_end(task)[0]
+
+    def has_pool(self, task: trio.lowlevel.Task) -> bool:
+        """Whether the task over there that waits for a call has opened a pool of its own."""
+        return self._loose_end(task)[1]
+
     @property
     def is_over(self) -> bool:
         """Whether its code does not run any more."""
@@ -236,6 +259,8 @@ class Proxy:
         """
         record = self.ctx._agent
         self._place = place_here()
+        away = self.ctx._state.judge.away
+        away[record.id] = self
         cancelled: trio.Cancelled | None = None
         await start()
         async with open_known_nursery(record) as nursery:
@@ -256,6 +281,7 @@ class Proxy:
                     call.scope.cancel("the agent has ended")
                 for close in reversed(self.at_end):
                     close()
+                del away[record.id]
         try:
             return self._value(cancelled)
         finally:
@@ -278,6 +304,8 @@ class Proxy:
                         "Cancelled",
                         f"its body raised trio.Cancelled in {where}, though nobody had cancelled it",
                     )
+                case _ if cancelled is not None:
+                    raise cancelled  # it was about to end by that, and has
                 case _:
                     raise WorkerLostError(self.way.name, self._lost or "")
         finally:
@@ -330,6 +358,8 @@ class Proxy:
 
     async def _perform(self, call: Call, asked: Called) -> None:
         number, agent = asked.call, self.ctx.id
+        task = trio.lowlevel.current_task()
+        self._tasks[task] = number
         set_place(self._place_of(asked.place))
         dumps = self.way.dumps
         answer: Down = Withdrawn(agent, number)
@@ -348,9 +378,10 @@ class Proxy:
                     answer = Refused(agent, number, sent(dumps, sent_error(dumps, error), "an error"))
         finally:
             # First the agent counts as running again, and then its code over there may run.
-            del self._calls[number]
+            del self._calls[number], self._tasks[task]
             self._runs_again()
-            self.push_ended()
+            if len(self.handles) <= MANY_CHILDREN:
+                self.push_ended()
             self._abort_if_cancelled()
             self.way.send(answer)
 

@@ -25,7 +25,6 @@ from agentpool._core.placing import (
     Heard,
     Piece,
     Refused,
-    Rested,
     Start,
     Up,
     Wanted,
@@ -71,18 +70,29 @@ _OF_THE_HEAD = (
 )
 
 
+MOST_EVENTS = 8192
+"""Agents wait before their next step when so many events wait to be told."""
+
+
 class End(Protocol):
     """The worker's end of the way, as far as its program needs it; `WorkerEnd` is one.
 
     Attributes:
       on_records: called, in any thread, when there is something to take, or the end was closed.
+      on_room: called, in any thread, when there is room, or the end was closed.
     """
 
     on_records: Callable[[], object] | None
+    on_room: Callable[[], object] | None
 
     @property
     def closed(self) -> str | None:
         """Why it was closed; None as long as it is open."""
+        ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether so little waits to be pulled that more may be put."""
         ...
 
     def put(self, record: bytes) -> None:
@@ -106,6 +116,22 @@ async def run_worker(end: End, setup: bytes, dumps: Dumps = pickle.dumps) -> Non
         driver = await stack.enter_async_context(open_worker_driver(told.driver))
         runtime = Runtime(end, told, dumps, driver)
         await runtime.run()
+
+
+class Signal:
+    """Tells those that wait of something that may happen again and again."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        """Tell those that wait now."""
+        self._event.set()
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        """Wait until it is told the next time."""
+        await self._event.wait()
 
 
 class _Report:
@@ -139,6 +165,7 @@ class Runtime:
         self._heard = trio.Event()
         self._events: list[SentEvent] = []
         self._have_events = trio.Event()
+        self._has_room = Signal()
         self._tap: Tap | None = None
         self._pool: AgentPool | None = None
 
@@ -146,6 +173,7 @@ class Runtime:
         """Run what the head sends until the end is closed."""
         token = trio.lowlevel.current_trio_token()
         self._end.on_records = partial(_wake, token, self._wake)
+        self._end.on_room = partial(_wake, token, self._has_room.set)
         setup = self._setup
         means = Means(None, None, setup.tool_builder, hooks=setup.hooks)
         host = open_host(means, self._context, self._rested, seed=setup.seed)
@@ -161,7 +189,7 @@ class Runtime:
                         line.break_off()
                 self._pool.abort_all(self._end.closed)
         finally:
-            self._end.on_records = None
+            self._end.on_records = self._end.on_room = None
 
     async def _serve(self) -> None:
         while self._end.closed is None:
@@ -177,6 +205,14 @@ class Runtime:
     def post(self, record: Up) -> None:
         """Tell the head something; does not wait."""
         self._end.put(record_to_bytes(record))
+
+    async def room(self) -> None:
+        """Wait until little enough waits to be pulled that agents may go on; not a checkpoint if it does.
+
+        Cancellation: leaves nothing behind.
+        """
+        while self._end.closed is None and not (self._end.has_room and len(self._events) < MOST_EVENTS):
+            await self._has_room.wait()
 
     # -- what the head tells -------------------------------------------------------------------------
 
@@ -195,6 +231,7 @@ class Runtime:
             case Heard():
                 self._unheard -= record.batches
                 self._heard.set()
+                self._has_room.set()
             case Answered() | Refused() | Withdrawn() | Piece() | Wanted() | ChildEnded():
                 line = self._lines.get(record.agent)
                 if line is not None:
@@ -236,7 +273,7 @@ class Runtime:
     def _rested(self, agent_id: AgentId) -> None:
         line = self._lines.get(agent_id)
         if line is not None:
-            self.post(Rested(agent_id, line.answered))
+            line.rested()
 
     def ended(self, agent_id: AgentId, outcome: AnyOutcome) -> None:
         """An agent has its outcome."""

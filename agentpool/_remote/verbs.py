@@ -78,8 +78,6 @@ def unsubscribe(proxy: Proxy, topic: str) -> None:
 # -- children ----------------------------------------------------------------------------------
 
 
-
-
 async def spawn(
     call: Call,
     agent: Any,

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
@@ -20,6 +21,7 @@ from agentpool._core.placing import (
     ChildEnded,
     Piece,
     Refused,
+    Rested,
     Told,
     Up,
     Wanted,
@@ -61,6 +63,9 @@ class Station(Protocol):
     def flush_events(self) -> None:
         """Tell the head of the events that there are."""
 
+    async def room(self) -> None:
+        """Wait until little enough waits to be pulled; not a checkpoint if it does."""
+
 
 class WorkerLine:
     """The way of one agent's code to its proxy.
@@ -84,6 +89,7 @@ class WorkerLine:
         self._pieces: dict[CallId, _Pieces] = {}
         self._feeders: dict[int, Callable[[], object]] = {}
         self._feeds = 0
+        self._told: object = None  # of the agent's rest, so that it is told once
         self._is_closed = False
         self._is_broken = False
 
@@ -131,6 +137,7 @@ class WorkerLine:
         kept = sent(self._station.dumps, values, "what is kept of a context") if values else None
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
+        await self._station.room()
         number = self._next()
         wait = self._waits[number] = SlowlyUndoneWait(waiter, partial(self._withdraw, number, withdrawn))
         place = None if op is None else op.place
@@ -166,6 +173,21 @@ class WorkerLine:
             raise WorkerUnavailableError("the worker ends, and its head does nothing more for it")
         self._number += 1
         return self._number
+
+    def rested(self) -> None:
+        """Every task of the agent waits in a call: tell the head, unless it knows."""
+        loose = []
+        for number, wait in self._waits.items():
+            if wait.waiter is not None:
+                ends_at, has_pool = wait.ends_at, wait.has_own_pool
+                if ends_at < inf or has_pool:
+                    loose.append((number, ends_at, has_pool))
+        told = self.answered, tuple(self._waits), tuple(loose)
+        if told != self._told:
+            self._told = told
+            now = trio.current_time()  # there is no clock in common
+            left = tuple([(number, ends_at - now, has_pool) for number, ends_at, has_pool in loose])
+            self._station.post(Rested(self.agent_id, self.answered, left))
 
     def open_feed(self, wanted: Callable[[], object]) -> int:
         """Number an input that is read for the head.
@@ -307,6 +329,7 @@ class _OpenPieces(AbstractAsyncContextManager[AsyncIterator[Any]]):
         await trio.lowlevel.checkpoint()
         line = self._line
         data = sent(line._station.dumps, self._args, f"what is given to {self._verb}")
+        await line._station.room()
         self._number = line._next()
         line._pieces[self._number] = self._pieces
         line._post(Called(line.agent_id, self._number, self._verb, data))

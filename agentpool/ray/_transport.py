@@ -10,7 +10,13 @@ from typing import Any
 
 import ray
 import trio
-from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    RayActorError,
+    RayTaskError,
+)
 
 from agentpool._core.errors import AgentPoolError, WorkerLostError, WorkerUnavailableError
 from agentpool.abc import Pulled
@@ -43,6 +49,11 @@ class RayTransport:
         self._actor = actor
         self._is_closed = False
         self.name = f"actor {actor._actor_id.hex()[:8]}"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the worker has been ended."""
+        return self._is_closed
 
     def __repr__(self) -> str:
         return f"<RayTransport to {self.name}{', closed' if self._is_closed else ''}>"
@@ -81,11 +92,16 @@ class RayTransport:
         Checkpoint: always. Cancellation: the call goes on, and nobody hears of it.
         """
         remote = getattr(self._actor, method).remote
-        if size > _INLINE_BYTES:
-            future = (await call_ray(partial(remote, *args))).future()
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            future = remote(*args).future()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            if size > _INLINE_BYTES:
+                future = (await call_ray(partial(remote, *args))).future()
+            else:
+                future = remote(*args).future()
+        except ObjectStoreFullError as error:
+            raise WorkerUnavailableError(_reason(error)) from error
+        except Exception as error:  # such as after a `ray.shutdown` of the program's own
+            raise WorkerLostError(self.name, _reason(error)) from error
         try:
             await _settled(future)
             return self._result(future)

@@ -82,6 +82,8 @@ class RayWorkers:
         try:
             with trio.fail_after(self._start_timeout):
                 transport = RayTransport(await call_ray(self._create, unwanted=kill))
+                # Those that were lost are closed by whoever has lost them.
+                self._started = {each for each in self._started if not each.is_closed}
                 self._started.add(transport)
                 _check(await _repeated(transport, "greet"))
                 await _repeated(transport, "run", setup)

@@ -192,7 +192,7 @@ def strike(blow: Blow, context: SimulationContext, rng: random.Random) -> None:
 
 def _own_pools(context: SimulationContext) -> list[Any]:
     """The pools of the program, without those that host their agents in workers, which nobody else aborts."""
-    return [pool for pool in context.pools if not pool._state.is_host]
+    return [pool for pool in context.pools if not pool._state.root.are_hosted]
 
 
 def live_agents(pool: Any) -> list[Any]:

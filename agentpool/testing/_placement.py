@@ -65,8 +65,8 @@ class InProcessWorker:
 
     def __init__(self, number: int, lease: float) -> None:
         self.number = number
-        self.is_running = True
-        self.is_cut_off = False
+        self.is_running: bool = True
+        self.is_cut_off: bool = False
         self.crash: BaseException | None = None
         self._end = WorkerEnd(lease, trio.current_time, str(number))
         self._end.on_change = self._note

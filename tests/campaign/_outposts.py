@@ -362,6 +362,7 @@ class Member:
                 outpost.problems.append(f"{running} ran at once, but max_concurrent is {outpost.cap}")
             for _ in range(3):
                 await trio.lowlevel.checkpoint()
+            await trio.sleep(outpost.rng.choice([0.0, 0.0, 0.3, 1.0]))
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -460,7 +461,7 @@ def _made(seed: int) -> tuple[Simulation[Any], Outpost]:
             outpost.struck = True
             strike(kind, context, rng)
 
-    run = attempt(main, seed, max_seconds=3000.0, max_steps=60_000, on_step=on_step if blow else None)
+    run = attempt(main, seed, max_seconds=1000.0, max_steps=15_000, on_step=on_step if blow else None)
     return run, outpost
 
 

@@ -17,6 +17,7 @@ from . import (
     _houses,
     _messages,
     _outcomes,
+    _outposts,
     _readers,
     _running,
     _services,
@@ -37,6 +38,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_houses.MUTANTS,
     *_services.MUTANTS,
     *_threads.MUTANTS,
+    *_outposts.MUTANTS,
 )
 
 

@@ -258,3 +258,74 @@ def test_after_a_cut_at_each_record_a_run_comes_to_the_same(agent: Any, first: s
         came_to, again = run(agent, kept, placement=where(then, end))
         assert came_to == expected, f"cut off after record {end}: {kept[-1]}"
         assert not done_in(kept) & done_in(again.kept[end:])  # nothing that was done is done again
+
+
+# -- model agents --------------------------------------------------------------------------------------
+
+
+@tool
+async def note(text: str) -> str:
+    """Note something."""
+    EFFECTS.append(f"note {text}")
+    await trio.sleep(1)
+    return f"noted {text}"
+
+
+@tool(idempotent=True)
+async def look(ctx: AgentContext, what: str) -> str:
+    """Look at something."""
+    EFFECTS.append(f"look {what}")
+    child = await ctx.spawn(placed(twice), 2)
+    return f"{what}: {await child.result()}, {ctx.call_key[32:]}"
+
+
+def called(name: str, **given: Any) -> ToolCall:
+    return ToolCall(f"{name}-{len(given)}-{'-'.join(map(str, given.values()))}", name, given)
+
+
+class Played(Driver):
+    """Each manifest says what its turns are; the last says what the tools had said."""
+
+    context_window = 100_000
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        turn = sum(isinstance(message, AssistantMessage) for message in request.messages)
+        self.asked.append((request.model, turn))
+        await trio.sleep(1)
+        turns = TURNS[request.model]
+        if turn < len(turns):
+            return Completion(tool_calls=turns[turn], usage=USED)
+        results = [str(each.result.content) for each in request.messages if isinstance(each, ToolMessage)]
+        return Completion(f"{request.model}: {'; '.join(results)}", usage=USED)
+
+
+TURNS: dict[str, list[tuple[ToolCall, ...]]] = {
+    "worker": [
+        (called("look", what="a"), called("look", what="b")),
+        (called("look", what="c"),),
+    ],
+    "boss": [(called("spawn_agent", task="go on"),), (called("look", what="d"),)],
+    "sub": [(called("look", what="e"),)],
+    "noter": [(called("note", text="x"), called("note", text="y"))],
+    "head": [(called("hand_over_to_sub", message="yours"),)],
+}
+
+
+def model(name: str, **settings: Any) -> AgentManifest:
+    return AgentManifest(name=name, model={"model": name}, **settings)
+
+
+WORKER = SpawnConfig(model("worker"), "begin", tools=[look])
+NOTER = SpawnConfig(model("noter"), "begin", tools=[note])
+
+
+async def models(ctx: AgentContext) -> list[str]:
+    """A model agent of its own in a worker, one that its code runs, and several in a batch."""
+    first = await ctx.spawn(placed(WORKER))
+    second = await ModelAgent(model("worker"), tools=[look])(ctx, "begin")
+    third = await ctx.map(placed(ModelAgent(model("sub"), tools=[look])), ["one", "two"])
+    texts = [outcome.unwrap().text for outcome in third]
+    return [(await first.result()).text, second.text, *texts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +13,32 @@ from journal_kit import Records, in_virtual_time, is_begun
 
 from agentpool import (
     AgentContext,
+    AgentManifest,
+    ApprovalRequest,
+    ApprovalRules,
+    Approved,
+    AssistantMessage,
+    Completion,
+    CompletionRequest,
+    Decision,
     Driver,
+    ModelAgent,
+    ModelSettings,
     RestartPolicy,
+    RunPausedError,
+    SpawnConfig,
+    SqliteJournal,
     TokenUsage,
+    ToolCall,
+    ToolMessage,
     open_agent_pool,
     placed,
     resume_agent_pool,
+    tool,
 )
 from agentpool._core.records import JournalRecord
-from agentpool.testing import InProcessPlacement
+from agentpool.abc import Journal
+from agentpool.testing import InProcessPlacement, crash_everywhere
 
 EFFECTS: list[str] = []
 USED = TokenUsage(100, 10)
@@ -103,7 +121,7 @@ async def with_tasks(ctx: AgentContext) -> list[Any]:
         nursery.start_soon(one, "x", 3)
         nursery.start_soon(one, "y", 1)
         await ctx.step("z", effect, "z")
-    return [found["x"], found["y"], await ctx.join_next()]
+    return [found["x"], found["y"], getattr(await ctx.join_next(), "name", None)]
 
 
 async def items() -> Any:
@@ -293,13 +311,13 @@ class Played(Driver):
 
     async def complete(self, request: CompletionRequest) -> Completion:
         turn = sum(isinstance(message, AssistantMessage) for message in request.messages)
-        self.asked.append((request.model, turn))
+        self.asked.append((request.system, turn))
         await trio.sleep(1)
-        turns = TURNS[request.model]
+        turns = TURNS[request.system]
         if turn < len(turns):
             return Completion(tool_calls=turns[turn], usage=USED)
         results = [str(each.result.content) for each in request.messages if isinstance(each, ToolMessage)]
-        return Completion(f"{request.model}: {'; '.join(results)}", usage=USED)
+        return Completion(f"{request.system}: {'; '.join(results)}", usage=USED)
 
 
 TURNS: dict[str, list[tuple[ToolCall, ...]]] = {
@@ -307,15 +325,13 @@ TURNS: dict[str, list[tuple[ToolCall, ...]]] = {
         (called("look", what="a"), called("look", what="b")),
         (called("look", what="c"),),
     ],
-    "boss": [(called("spawn_agent", task="go on"),), (called("look", what="d"),)],
-    "sub": [(called("look", what="e"),)],
-    "noter": [(called("note", text="x"), called("note", text="y"))],
-    "head": [(called("hand_over_to_sub", message="yours"),)],
+    "boss": [(called("spawn_agent", query="go on"),)],
+    "noter": [(called("note", text="x"),), (called("note", text="y"),)],
 }
 
 
 def model(name: str, **settings: Any) -> AgentManifest:
-    return AgentManifest(name=name, model={"model": name}, **settings)
+    return AgentManifest(name=name, model=ModelSettings(system_prompt=name), **settings)
 
 
 WORKER = SpawnConfig(model("worker"), "begin", tools=[look])
@@ -323,9 +339,140 @@ NOTER = SpawnConfig(model("noter"), "begin", tools=[note])
 
 
 async def models(ctx: AgentContext) -> list[str]:
-    """A model agent of its own in a worker, one that its code runs, and several in a batch."""
+    """A model agent in a worker of its own, one that code in a worker runs, and several in a batch."""
     first = await ctx.spawn(placed(WORKER))
     second = await ModelAgent(model("worker"), tools=[look])(ctx, "begin")
-    third = await ctx.map(placed(ModelAgent(model("sub"), tools=[look])), ["one", "two"])
+    third = await ctx.map(placed(ModelAgent(model("worker"), tools=[look])), ["one", "two"])
     texts = [outcome.unwrap().text for outcome in third]
     return [(await first.result()).text, second.text, *texts]
+
+
+@pytest.mark.parametrize(("first", "then"), [(IN_WORKERS, IN_WORKERS), (LOSSY, IN_PLACE)])
+def test_a_model_agent_is_asked_nothing_twice_that_its_journal_tells(first: str, then: str) -> None:
+    expected, records = run(models, placement=where(first, 1), driver=Played())
+    for end in range(1, len(records.kept) + 1):
+        kept = records.kept[:end]
+        if not is_begun(kept):
+            continue
+        driver = Played()
+        came_to, again = run(models, kept, placement=where(then, end), driver=driver)
+        assert came_to == expected, f"cut off after record {end}: {kept[-1]}"
+        replied = [each for each in again.kept if each.kind == "observed" and each.data["is"] == "replied"]
+        assert len(replied) == 12  # of four runs of the loop three turns each
+        before = [each for each in kept if each.kind == "observed" and each.data["is"] == "replied"]
+        assert len(driver.asked) == 12 - len(before)
+        assert not done_in(kept) & done_in(again.kept[end:])
+
+
+def test_a_model_agent_writes_the_same_in_place_and_in_workers() -> None:
+    here, in_place = run(WORKER, placement=None, driver=Played())
+    there, in_workers = run(WORKER, placement=somewhere(), driver=Played())
+    assert (there.text, there.usage) == (here.text, here.usage)
+    assert [each for each in told(in_workers) if each[1] != "ended"] == [
+        each for each in told(in_place) if each[1] != "ended"
+    ]
+
+
+def test_a_call_that_may_have_happened_is_not_made_again() -> None:
+    _, records = run(NOTER, placement=somewhere(), driver=Played())
+    began = next(number for number, each in enumerate(records.kept, 1) if each.kind == "called")
+    result, _ = run(NOTER, records.kept[:began], placement=somewhere(), driver=Played())
+    assert EFFECTS == ["note y"]
+    assert result.text.startswith("noter: ")
+    assert result.text.endswith("noted y")
+    assert "noted x" not in result.text
+
+
+def test_a_run_is_paused_and_resumed_with_the_decision() -> None:
+    careful = model("noter", approval=ApprovalRules(ask=("note",)))
+    agent = SpawnConfig(careful, "begin", tools=[note])
+    records = Records()
+
+    async def asking() -> None:
+        settings: Any = {"placement": somewhere(), "journal": records}
+        async with open_agent_pool(Played(), max_concurrent=2, **settings) as pool:
+            await (await pool.spawn(placed(agent))).wait()
+
+    EFFECTS.clear()
+    with pytest.raises(RunPausedError):
+        in_virtual_time(asking)
+    assert EFFECTS == []
+    assert [each.kind for each in records.kept].count("asked") == 1
+
+    async def person(request: ApprovalRequest) -> Decision:
+        return Approved()
+
+    for placement in (somewhere(), None):
+        result, _ = run(agent, records.kept, placement=placement, driver=Played(), approver=person)
+        assert result.text == "noter: noted x; noted y"
+        assert EFFECTS == ["note x", "note y"]
+
+
+async def test_a_worker_that_is_lost_ends_the_life_and_the_next_one_starts_afresh() -> None:
+    records, placement = Records(), somewhere()
+    EFFECTS.clear()
+    async with open_agent_pool(max_concurrent=2, journal=records, placement=placement) as pool:
+        handle = await pool.spawn(placed(noting), restart=RestartPolicy("transient"))
+        while "late" not in EFFECTS:
+            await trio.sleep(0.01)
+        placement.workers[0].kill()
+        outcome = await handle.wait()
+    assert outcome.unwrap() == ["did early", "did late"]
+    assert outcome.restarts == 1
+    assert [each.data["life"] for each in records.of_kind("operated")] == [0, 1, 1]
+
+
+async def noting(ctx: AgentContext) -> list[str]:
+    return [await ctx.step("early", effect, "early"), await ctx.step("late", effect, "late")]
+
+
+# -- killed --------------------------------------------------------------------------------------------
+
+
+async def whole(journal: Journal, is_resumed: bool) -> Any:
+    driver, placement = Played(), somewhere(loss=0.1, delay=0.02)
+    opened = (
+        resume_agent_pool(journal, driver, placement=placement)
+        if is_resumed
+        else open_agent_pool(driver, max_concurrent=4, journal=journal, placement=placement)
+    )
+    async with opened as pool:
+        handle = pool.resumed[0] if pool.resumed else await pool.spawn(placed(all_together))
+        return await handle.result()
+
+
+async def all_together(ctx: AgentContext) -> list[Any]:
+    return [await each(ctx) for each in (stepping, talking, with_tasks, with_batches, models)]
+
+
+@pytest.mark.processes
+def test_a_head_that_is_killed_anywhere_comes_to_the_same() -> None:
+    sweep = crash_everywhere(whole, most=6)
+    assert sweep.crashes == 6
+
+
+async def test_a_run_of_a_file_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    async with open_agent_pool(
+        max_concurrent=1, journal=SqliteJournal(path), placement=InProcessPlacement()
+    ) as pool:
+        await pool.spawn(placed(twice), 0)
+    async with resume_agent_pool(path, placement=InProcessPlacement()) as pool:
+        [outcome] = (await pool.join_all()).values()
+    assert outcome.unwrap() == 0
+
+
+def test_what_cannot_be_sent_is_what_the_operation_came_to(tmp_path: Path) -> None:
+    expected, records = run(unsendable, placement=somewhere())
+    assert expected.startswith("what is given to spawn cannot be sent")
+    for then in (IN_WORKERS, IN_PLACE):
+        came_to, _ = run(unsendable, records.kept[:-2], placement=where(then, 2))
+        assert came_to == expected
+
+
+async def unsendable(ctx: AgentContext) -> str:
+    try:
+        await ctx.spawn(lambda ctx: twice(ctx, 1))
+    except TypeError as error:
+        return str(error)
+    return "sent"

@@ -160,8 +160,7 @@ async def perform(
 
     Raises:
       ManifestError: if an agent has nothing to ask.
-      BadInputError: if a driver or the journal cannot be opened, if Ray is missing that the fleet needs, or
-        if a fleet with a placement is to keep a journal.
+      BadInputError: if a driver or the journal cannot be opened, or Ray is missing that the fleet needs.
     """
     started = trio.current_time()
     async with AsyncExitStack() as stack:

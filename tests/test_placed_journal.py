@@ -294,7 +294,7 @@ async def look(ctx: AgentContext, what: str) -> str:
     """Look at something."""
     EFFECTS.append(f"look {what}")
     child = await ctx.spawn(placed(twice), 2)
-    return f"{what}: {await child.result()}, {ctx.call_key[32:]}"
+    return f"{what}: {await child.result()}, {ctx.call_key.rpartition('-')[2]}"
 
 
 def called(name: str, **given: Any) -> ToolCall:
@@ -325,7 +325,7 @@ TURNS: dict[str, list[tuple[ToolCall, ...]]] = {
         (called("look", what="a"), called("look", what="b")),
         (called("look", what="c"),),
     ],
-    "boss": [(called("spawn_agent", query="go on"),)],
+    "steady": [(called("look", what="a"),), (called("look", what="b"),)],
     "noter": [(called("note", text="x"),), (called("note", text="y"),)],
 }
 
@@ -335,6 +335,7 @@ def model(name: str, **settings: Any) -> AgentManifest:
 
 
 WORKER = SpawnConfig(model("worker"), "begin", tools=[look])
+STEADY = SpawnConfig(model("steady"), "begin", tools=[look])
 NOTER = SpawnConfig(model("noter"), "begin", tools=[note])
 
 
@@ -365,8 +366,8 @@ def test_a_model_agent_is_asked_nothing_twice_that_its_journal_tells(first: str,
 
 
 def test_a_model_agent_writes_the_same_in_place_and_in_workers() -> None:
-    here, in_place = run(WORKER, placement=None, driver=Played())
-    there, in_workers = run(WORKER, placement=somewhere(), driver=Played())
+    here, in_place = run(STEADY, placement=None, driver=Played())
+    there, in_workers = run(STEADY, placement=somewhere(), driver=Played())
     assert (there.text, there.usage) == (here.text, here.usage)
     assert [each for each in told(in_workers) if each[1] != "ended"] == [
         each for each in told(in_place) if each[1] != "ended"
@@ -409,7 +410,7 @@ def test_a_run_is_paused_and_resumed_with_the_decision() -> None:
 
 
 async def test_a_worker_that_is_lost_ends_the_life_and_the_next_one_starts_afresh() -> None:
-    records, placement = Records(), somewhere()
+    records, placement = Records(), InProcessPlacement(1, seed=1)
     EFFECTS.clear()
     async with open_agent_pool(max_concurrent=2, journal=records, placement=placement) as pool:
         handle = await pool.spawn(placed(noting), restart=RestartPolicy("transient"))

@@ -42,7 +42,7 @@ async def begin_step(call: Call, kind: str) -> tuple[Any] | None:
     return await journal.perform(kind, run, restore)
 
 
-async def raise_type_error(call: Call, text: str) -> NoReturn:
+async def raise_type_error(call: Call, text: str) -> None:
     """Have an operation come to an error that the worker had found before it came up here."""
 
     async def run(op: Op | None) -> NoReturn:

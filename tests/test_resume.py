@@ -1000,3 +1000,19 @@ async def asking_by_id(ctx: AgentContext) -> Any:
 
 def test_a_question_to_an_id_whose_agent_fails_after_the_crash_is_an_error() -> None:
     assert after_each_cut(asking_by_id)[0] == ("agent 3 has ended without a reply", None)
+
+
+async def with_a_child_in_a_step(ctx: AgentContext) -> Any:
+    async def by_a_child() -> Any:
+        return await (await ctx.spawn(quick_child)).result()
+
+    return [await ctx.step("by a child", by_a_child), await ctx.join_next()]
+
+
+async def quick_child(ctx: AgentContext) -> str:
+    return "quick"
+
+
+def test_a_child_whose_outcome_a_step_took_is_handed_out_by_no_join_after_it() -> None:
+    expected, _ = after_each_cut(with_a_child_in_a_step)
+    assert expected == ["quick", None]

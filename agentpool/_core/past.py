@@ -136,10 +136,15 @@ class PastAgent:
         return "." in (self.origin[2] or "").rpartition("/")[2]
 
     def is_in_finished_call(self, key: str) -> bool:
-        """Whether an operation stands in a tool call that has its result, and is not made again.
+        """Whether an operation stands in a step or a tool call that has its result, and is not done again.
 
         Or in a wait for the agents that a model started, of which the model was told.
         """
+        above = key.rpartition("/")[0]
+        while above:
+            if above in self.operations:
+                return True
+            above = above.rpartition("/")[0]
         for loop_key, loop in self.loops.items():
             if key.startswith(f"{loop_key}t"):
                 number = key[len(loop_key) + 1 :].partition("/")[0]

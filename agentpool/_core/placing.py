@@ -143,7 +143,10 @@ class Called:
     Attributes:
       verb: what, one of the names that the head knows.
       arguments: pickled, a tuple.
-      place: where in the agent its code stands, for the journal; None without one.
+      place: where in the agent its code stands, and the number of the operation there, for the journal; None
+        without one, and for what is no operation.
+      kept: pickled, what is set of the context variables that agents inherit which are started so; None if
+        there is nothing.
     """
 
     agent: AgentId
@@ -151,6 +154,7 @@ class Called:
     verb: str
     arguments: bytes
     place: tuple[str, int] | None = None
+    kept: bytes | None = None
 
 
 @attrs.frozen
@@ -163,7 +167,7 @@ class Withdraw:
 
 @attrs.frozen
 class Told:
-    """An agent has its proxy do something, and does not wait for it."""
+    """An agent has its proxy do something, and does not wait for it; `place` is as of `Called`."""
 
     agent: AgentId
     verb: str

@@ -33,10 +33,15 @@ in_use = False
 """Whether a loop ever ran in this process: without a look at it, each spawn costs 0.3 % more instructions."""
 
 
-def within(grants: Grants) -> Bound[Grants | None]:
-    """Have what is started within the block do no more than is granted."""
+def are_in_use() -> None:
+    """A loop runs, here or for an agent of this process elsewhere."""
     global in_use
     in_use = True
+
+
+def within(grants: Grants) -> Bound[Grants | None]:
+    """Have what is started within the block do no more than is granted."""
+    are_in_use()
     return Bound(_in_force, grants)
 
 

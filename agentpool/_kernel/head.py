@@ -5,14 +5,17 @@ In the pool's own process all of this is known at once, by code that waits for n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from agentpool._core.messages import AgentMessage
 from agentpool._kernel.protection import protect_module
 
 if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
+    from agentpool._kernel.handle import AgentHandle
+    from agentpool._kernel.places import Place
     from agentpool.abc import Driver
 
 
@@ -40,6 +43,14 @@ class Head(Protocol):
         Raises:
           UnknownAgentError: if nobody waits for a reply of the agent to it, or does so any more.
         """
+        ...
+
+    async def adopt_children_of(self, place: Place) -> None:
+        """Have the children go on that code at a place had spawned, which does not run again."""
+        ...
+
+    async def children_of(self, place: Place) -> Sequence[tuple[AgentHandle[Any], bool]]:
+        """Return the children that such code had spawned, each with whether its outcome is known already."""
         ...
 
     async def admitted(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:

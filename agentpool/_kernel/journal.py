@@ -22,6 +22,7 @@ from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.past import Operation, Past, PastAgent
 from agentpool._core.records import JournalRecord, RecordKind
 from agentpool._kernel.activity import Activity
+from agentpool._kernel.agent_journal import AgentJournal
 from agentpool._kernel.descriptions import description_of, outcome_to_data
 from agentpool._kernel.options import name_of
 from agentpool._kernel.places import (
@@ -29,19 +30,12 @@ from agentpool._kernel.places import (
     Place,
     kept_values,
     life_of,
-    next_op,
     place_here,
     set_place,
     standing_at,
 )
-from agentpool._kernel.protection import await_unprotected, call_unprotected, protect_module
-from agentpool._objects import (
-    NotDataError,
-    UnreadableDataError,
-    error_to_data,
-    object_from_data,
-    object_to_data,
-)
+from agentpool._kernel.protection import await_unprotected, protect_module
+from agentpool._objects import error_to_data
 
 T = TypeVar("T")
 
@@ -57,7 +51,7 @@ def _is_open(found: Operation) -> bool:
     return found.kind == "ask" and "content" not in found.value
 
 
-class PoolJournal:
+class PoolJournal(AgentJournal):
     """A pool's journal, and the past that it held when the pool was opened.
 
     Attributes:
@@ -132,11 +126,6 @@ class PoolJournal:
             self._on_failure(error)
             raise
 
-    async def commit_shielded(self) -> None:
-        """As `commit`; cancellation does not end the wait."""
-        with trio.CancelScope(shield=True):
-            await self.commit()
-
     async def keep_end(self) -> None:
         """Wait, as the task of an agent that has ended, until that is written.
 
@@ -159,12 +148,6 @@ class PoolJournal:
         with suppress(JournalError):
             self._journal.append(JournalRecord("closed", SUPERVISOR, {"how": how}, round(self.now, 6)))
         await self._journal.aclose()
-
-    def time_here(self) -> float:
-        """Return the time on trio's clock; of an operation that is not done again, when it was done."""
-        place = place_here()
-        op = None if place is None or place.journal is not self else place.last
-        return trio.current_time() if op is None or op.found is None else self.time_of(op.found.at)
 
     def time_of(self, at: float) -> float:
         """Return the time on trio's clock of a moment in the run."""
@@ -211,15 +194,6 @@ class PoolJournal:
         self.append("ended", agent_id, outcome_to_data(outcome))
 
     # -- operations --------------------------------------------------------------------------------
-
-    def draw(self) -> Op | None:
-        """Number the operation that the calling task begins; None if it is no agent's task."""
-        return next_op(self)
-
-    def operated(self, op: Op | None, kind: str, value: Any = None) -> None:
-        """Write what an operation came to."""
-        if op is not None:
-            self.append("operated", op.record.id, {**op.data, "kind": kind, "value": value})
 
     async def perform(
         self,
@@ -330,30 +304,6 @@ class PoolJournal:
             return value
 
         return await self.perform(kind, run, restore)
-
-    # -- values ------------------------------------------------------------------------------------
-
-    def encoded(self, value: Any, what: str) -> Any:
-        """Return a value as data.
-
-        Raises:
-          TypeError: if it cannot be kept, with what to do.
-        """
-        try:
-            return call_unprotected(object_to_data, value)
-        except NotDataError as error:
-            raise TypeError(f"{what} cannot be kept in the journal: {error}") from error
-
-    def decoded(self, data: Any, op: Op) -> Any:
-        """Return the value of data.
-
-        Raises:
-          ReplayMismatchError: if it cannot be read any more.
-        """
-        try:
-            return call_unprotected(object_from_data, data)
-        except UnreadableDataError as error:
-            raise op.mismatch(f"what it came to cannot be read: {error}") from error
 
     # -- messages ----------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from agentpool._kernel.scope import Scope
 from agentpool._kernel.state import PoolState
 
 if TYPE_CHECKING:
-    from agentpool._kernel.journal import PoolJournal
+    from agentpool._kernel.agent_journal import AgentJournal
     from agentpool._kernel.places import Place
 
 T = TypeVar("T")
@@ -35,8 +35,8 @@ class LastingScope(Scope):
         self._agent = record
 
     @property
-    def journal(self) -> PoolJournal | None:
-        """The pool's journal; None without one."""
+    def journal(self) -> AgentJournal | None:
+        """The pool's journal, as the agent's code meets it; None without one."""
         return self._state.journal
 
     def current_time(self) -> float:
@@ -44,7 +44,7 @@ class LastingScope(Scope):
 
         So what an agent decides by it is decided in the same way when the agent is resumed.
         """
-        journal = self._state.journal
+        journal = self.journal
         return trio.current_time() if journal is None else journal.time_here()
 
     def adopt_children_of(self, place: Place) -> None:
@@ -109,7 +109,7 @@ class LastingScope(Scope):
 
         Checkpoint: with a journal always, without one as `fn`. Cancellation: as `fn`.
         """
-        journal = self._state.journal
+        journal = self.journal
         if journal is None:
             value: T = await await_unprotected(fn, *args)
             return value

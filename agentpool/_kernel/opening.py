@@ -82,15 +82,6 @@ def _checked_placement(placement: Placement | None) -> Placement | None:
     return placement
 
 
-def _refuse_both(journal: Journal | None, placement: Placement | None) -> None:
-    """Refuse a journal that could not keep what it promises."""
-    if journal is not None and placement is not None:
-        raise ValueError(
-            "journal and placement cannot be given together: what agents in worker processes have done, "
-            "their steps, model calls and tool calls, is not kept in a journal; leave one of the two out"
-        )
-
-
 def _beside(journal: Journal | None) -> Beside:
     path = getattr(journal, "path", None)
     file = os.path.abspath(path) if isinstance(path, str | os.PathLike) else None
@@ -129,8 +120,7 @@ def open_agent_pool(
         is opened and closed with the pool.
       hooks: stand around the model calls and tool calls of the agents that run the loop.
       placement: where agents run that are marked with `placed`, such as on the machines of a cluster.
-        Left out, they run here. It cannot be given together with a journal, which does not keep what is
-        done in worker processes.
+        Left out, they run here. What they do there is kept in the journal as if they ran here.
       limits: further limits, such as on the depth of trees of agents.
       seed: of the jitter in the pauses before restarts; random if left out.
 
@@ -151,7 +141,6 @@ def open_agent_pool(
         checked_count("inbox_capacity", inbox_capacity),
         _checked_budget(budget),
     )
-    _refuse_both(journal, placement)
     keeping = None
     if journal is not None:
         from agentpool._kernel.keeping import Keeping  # who has no journal needs none
@@ -192,7 +181,6 @@ def go_on_with_pool(
         None if inbox_capacity is None else checked_count("inbox_capacity", inbox_capacity),
         _checked_budget(budget),
     )
-    _refuse_both(journal, placement)
     from agentpool._kernel.keeping import Keeping
 
     found = dict(agents or {})

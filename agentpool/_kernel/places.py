@@ -228,6 +228,11 @@ class Op:
         return Op(self.record, self.life, key, self.past, self.past.operations.get(key))
 
     @property
+    def place(self) -> tuple[str, int]:
+        """The path of the place where it stands, and its number there."""
+        return _split(self.key)
+
+    @property
     def data(self) -> dict[str, Any]:
         """As records name it."""
         return {"life": self.life, "key": self.key}
@@ -235,6 +240,13 @@ class Op:
     def mismatch(self, problem: str) -> ReplayMismatchError:
         """Return the error of an agent that does something else than its journal says."""
         return ReplayMismatchError(self.record.id, self.record.name, f"operation {self.key}", problem)
+
+
+def give_back(op: Op | None) -> None:
+    """The operation that the calling task has begun is none: the next one has its number."""
+    place = _place.get()
+    if op is not None and place is not None and place.last is op:
+        place.count -= 1
 
 
 def next_op(journal: object) -> Op | None:
@@ -274,6 +286,12 @@ def kept_values(context: Context | None) -> dict[str, Any]:
     get: Callable[[ContextVar[Any]], Any] = (lambda each: each.get(None)) if context is None else context.get
     values = {name: get(each) for name, each in _kept.items()}
     return {name: each for name, each in values.items() if each}
+
+
+def set_kept(values: Mapping[str, Any]) -> None:
+    """Set variables that are kept, in the calling task, as they are where its work comes from."""
+    for name, each in values.items():
+        _kept[name].set(each)
 
 
 def context_with(values: Mapping[str, Any]) -> Context:

@@ -41,10 +41,14 @@ class HookedModelCalls(ModelCalls):
     tape: Tape | None = attrs.field(default=None, kw_only=True)
     holds_text: bool = attrs.field(init=False, default=attrs.Factory(_may_change_it, takes_self=True))
 
-    def passed_over(self, effect: Effect) -> None:
+    async def passed_over(self, effect: Effect) -> None:
         """Have the children go on that hooks of a call had spawned, which is not made again."""
         if self.tape is not None and isinstance(effect, Reason | Compact):
-            self.ctx.adopt_children_of(self.tape.place_of_hooks(is_over=True))
+            place, head = self.tape.place_of_hooks(is_over=True), self.ctx.head
+            if head is None:
+                self.ctx.adopt_children_of(place)
+            else:
+                await head.adopt_children_of(place)
 
     async def _completed(
         self, request: CompletionRequest, idle: IdleLimit | None, *, shows_text: bool = True

@@ -109,7 +109,7 @@ class _Attempts(HookedToolCalls):
             raise made.broken
         if made.is_lost:
             assert made.place is not None
-            self._adopt(made.last, made.place)
+            await self._adopt(made.last, made.place)
         if not made.is_done and not result.is_error and self._hands_off(made.last):
             made.last = None  # nothing was handed over, whatever hooks have made of the error
         if self.tools is not None:

@@ -38,8 +38,8 @@ from agentpool._loop.tool_calls import STARTER, ToolCalls
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
+    from agentpool._kernel.agent_journal import AgentJournal
     from agentpool._kernel.context import AgentContext
-    from agentpool._kernel.journal import PoolJournal
     from agentpool._loop.tape import Tape
     from agentpool.tools import ToolRegistry
 
@@ -524,7 +524,7 @@ def _reference_of_tool(each: abc.Tool) -> str:
     return _reference(function, "the tool")
 
 
-def _tape_of(journal: PoolJournal | None) -> Tape | None:
+def _tape_of(journal: AgentJournal | None) -> Tape | None:
     if journal is None:
         return None
     from agentpool._loop.tape import Tape  # who has no journal needs none

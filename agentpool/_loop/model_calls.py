@@ -85,7 +85,7 @@ class ModelCalls:
                 raise
             return DriverFailed(error)
 
-    def passed_over(self, effect: Effect) -> None:
+    async def passed_over(self, effect: Effect) -> None:
         """Be told of an effect whose observation the tape had, so that it is not performed again."""
 
     async def _completed(

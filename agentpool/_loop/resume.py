@@ -50,8 +50,7 @@ def resume_agent_pool(
       journal: the file, or a journal such as `SqliteJournal(path)`.
       driver, memory, tool_builder, approver, hooks, limits, seed: as for `open_agent_pool`; a journal keeps
         none of them.
-      placement: has to be left out, as where a pool is opened with a journal; agents that are marked with
-        `placed` run here.
+      placement: as for `open_agent_pool`, whether the run had one before or not.
       max_concurrent, inbox_capacity, budget: left out, they are as before. What was spent stays spent.
       agents: what runs under a name, for agents that the journal cannot find by itself: functions within
         functions, lambdas, objects. An agent that is spawned by one that runs again needs no entry.

@@ -70,7 +70,7 @@ class Run:
         while True:
             before = None if tape is None else tape.observed_before(effect)
             if before is not None:
-                self.model.passed_over(effect)
+                await self.model.passed_over(effect)
                 if isinstance(before, DriverFailed):
                     _place(before.error, state)
                 state, effect = advance(state, before)

@@ -27,7 +27,7 @@ from agentpool._core.effects import (
 from agentpool._core.messages import ToolCall, ToolResult
 from agentpool._core.past import PastCall, PastLoop
 from agentpool._core.redaction import has_placeholder
-from agentpool._kernel.journal import PoolJournal
+from agentpool._kernel.agent_journal import AgentJournal
 from agentpool._kernel.places import Op, Place, place_here
 from agentpool._kernel.protection import protect_module
 from agentpool._loop.observed import observation_from_data, observation_to_data
@@ -47,7 +47,7 @@ class Tape:
       key: where in its agent the run stands.
     """
 
-    _journal: PoolJournal
+    _journal: AgentJournal
     _op: Op
     _place: Place
     _past: PastLoop
@@ -58,7 +58,7 @@ class Tape:
     _observed: int = 0
 
     @classmethod
-    def of(cls, journal: PoolJournal) -> Tape | None:
+    def of(cls, journal: AgentJournal) -> Tape | None:
         """Return the tape of a run that the calling task begins; None if no agent of the journal runs it."""
         place, op = place_here(), journal.draw()
         if place is None or op is None:
@@ -160,7 +160,7 @@ class Tape:
         Raises:
           JournalError: if it cannot be written.
 
-        Checkpoint: as `PoolJournal.commit`.
+        Checkpoint: as `AgentJournal.commit`.
         """
         for number, call in calls:
             data = {"loop": self.key, "n": number, "call": self._encoded(call)}

@@ -129,7 +129,7 @@ class ToolCalls:
                 results[index] = tape.result_of(past)
                 if past.seen:
                     self.ctx.versions.go_on_with(past.seen)
-            self._adopt(made.get(index, call), tape.place_of_call(number))
+            await self._adopt(made.get(index, call), tape.place_of_call(number))
         begun = lost if self.begins_late else [*lost, *(each for each in todo if not each.is_begun)]
         await tape.called((each.number, each.call) for each in begun)
         for each in lost:
@@ -144,17 +144,21 @@ class ToolCalls:
         """Whether each call is written to the tape when it is let through, and not with the others."""
         return self.gate is not None
 
-    def _adopt(self, call: ToolCall | None, place: Place) -> None:
+    async def _adopt(self, call: ToolCall | None, place: Place) -> None:
         """Have the children of a call go on that is not made again, and tell its tool of them.
 
         Args:
           call: as it was made; None if nothing was called, so that what hooks had spawned is all.
         """
-        self.ctx.adopt_children_of(place)
+        head = self.ctx.head
+        if head is None:
+            self.ctx.adopt_children_of(place)
+        else:
+            await head.adopt_children_of(place)
         tool = None if self.tools is None or call is None else self.tools.get(call.name)
         adopt = getattr(tool, "adopt", None)
         if adopt is not None:
-            adopt(self.ctx.children_of(place))
+            adopt(self.ctx.children_of(place) if head is None else await head.children_of(place))
 
     async def collected(self, *, stop: bool) -> str:
         """Return what became of the agents that the model started, as it is to be told.

@@ -31,6 +31,7 @@ from agentpool._remote.worker_line import HEAD, WorkerLine
 
 if TYPE_CHECKING:
     from agentpool._kernel.context import AgentContext
+    from agentpool._kernel.places import Op
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741
@@ -64,11 +65,12 @@ class PlacedMany(ManyScope):
         check_agent(agent)
         check_items(items)
         options_of(name, timeout)
+        op = self._line.draw()  # before the task that reads is started, which has a number too
         given = _Input(self._line, items, self._state)
         found: list[bytes] = []
         async with given:
             try:
-                found = await self._line.ask("map", agent, given.sent, name, timeout)
+                found = await self._line.start_agents(op, "map", agent, given.sent, name, timeout)
             except InputFailedError:
                 pass  # raised below
         given.raise_error()
@@ -94,14 +96,15 @@ class PlacedMany(ManyScope):
         check_items(items)
         options_of(name, timeout)
         given = _Input(self._line, items, self._state)
-        return _PlacedBlock(self._line, given, "open_batch", lambda: (agent, given.sent, name, timeout))
+        op = self._line.draw()
+        return _PlacedBlock(self._line, op, given, "open_batch", lambda: (agent, given.sent, name, timeout))
 
     async def race(self, *agents: Callable[[AgentContext], Awaitable[T]]) -> AgentOutcome[T]:
         """Run several agents, and return the first `Completed`; as `AgentContext.race`."""
         if not agents:
             raise ValueError("a race needs at least one agent")
         check_agents(agents)
-        data = await self._line.ask("race", agents)
+        data = await self._line.start_agents(self._line.draw(), "race", agents)
         await trio.lowlevel.checkpoint_if_cancelled()  # as in `map`
         return outcome_from_bytes(data, HEAD)
 
@@ -122,7 +125,7 @@ class PlacedMany(ManyScope):
             return await super().vote(agent, *args, n=n, quorum=quorum, key=key)
         poll: Poll[T] = Poll(n, quorum, None)
         check_agent(agent)
-        found = await self._line.ask("vote", agent, args, n, quorum)
+        found = await self._line.start_agents(self._line.draw(), "vote", agent, args, n, quorum)
         await trio.lowlevel.checkpoint_if_cancelled()  # as in `map`
         for data in found:
             poll.is_decided_by(outcome_from_bytes(data, HEAD))
@@ -131,7 +134,7 @@ class PlacedMany(ManyScope):
     def open_vote(self, agent: Callable[..., Awaitable[Any]], args: tuple[Any, ...], n: int) -> VotersBlock:
         """Return the block in which the agents of a vote run."""
         given = _Input(self._line, (), self._state)
-        return _PlacedBlock(self._line, given, "open_vote", lambda: (agent, args, n))
+        return _PlacedBlock(self._line, self._line.draw(), given, "open_vote", lambda: (agent, args, n))
 
 
 class _Input(AbstractAsyncContextManager[None]):
@@ -293,9 +296,15 @@ class _PlacedBlock(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
     """The block in which the agents of a batch run, at the head, and their outcomes are taken here."""
 
     def __init__(
-        self, line: WorkerLine, given: _Input, verb: str, args: Callable[[], tuple[Any, ...]]
+        self,
+        line: WorkerLine,
+        op: Op | None,
+        given: _Input,
+        verb: str,
+        args: Callable[[], tuple[Any, ...]],
     ) -> None:
         self._line = line
+        self._op = op
         self._given = given
         self._verb = verb
         self._args = args
@@ -309,7 +318,7 @@ class _PlacedBlock(AbstractAsyncContextManager[AsyncIterator[AnyOutcome]]):
         self._standing = standing_of(trio.lowlevel.current_task())
         self._given.open()
         try:
-            self._number = await self._line.ask(self._verb, *self._args())
+            self._number = await self._line.start_agents(self._op, self._verb, *self._args())
         except BaseException:
             await self._given.end()  # noqa: ASYNC102  (nothing was begun)
             raise

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 
 import attrs
 
+from agentpool._core.errors import PoolLimitError
 from agentpool._core.messages import AgentId, AgentMessage, check_reply
 from agentpool._core.outcomes import AnyOutcome
 from agentpool._core.restart import RestartPolicy
@@ -15,6 +16,7 @@ from agentpool._kernel.context import AgentContext, Subscription
 from agentpool._kernel.handle import AgentHandle
 from agentpool._kernel.idleness import heard_of
 from agentpool._kernel.options import check_agent, check_agents, options_of
+from agentpool._kernel.places import give_back
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import PoolState
 from agentpool._kernel.topics import plain_topic
@@ -27,6 +29,7 @@ from agentpool._remote.models import PlacedMeans, RemoteMeans
 from agentpool._remote.worker_line import HEAD, WorkerLine
 
 if TYPE_CHECKING:
+    from agentpool._remote.worker_journal import WorkerJournal
     from agentpool.abc import Driver
 
 T = TypeVar("T")
@@ -70,6 +73,11 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
     def __repr__(self) -> str:
         return f"<PlacedContext of agent {self.id} ({self.name})>"
 
+    @property
+    def journal(self) -> WorkerJournal | None:
+        """The pool's journal, as the agent's code meets it; None without one."""
+        return self._line.journal
+
     # -- who -----------------------------------------------------------------------------------------
 
     @property
@@ -106,7 +114,7 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
 
     async def send(self, to: AgentId | str, content: Any) -> None:
         """Deliver a message to an agent's inbox, waiting for room; as `AgentContext.send`."""
-        await self._line.ask("send", to, content)
+        await self._line.operate("send", to, content)
 
     def send_nowait(self, to: AgentId | str, content: Any) -> NoReturn:
         """Raise `RuntimeError`: whether there is room is known at the head."""
@@ -114,7 +122,7 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
 
     async def ask(self, to: AgentId | str, content: Any) -> Any:
         """Deliver a question, and return the content of its reply; as `AgentContext.ask`."""
-        return await self._line.ask("ask", to, content)
+        return await self._line.operate("ask", to, content)
 
     def find(self, name: str) -> NoReturn:
         """Raise `RuntimeError`: names are known at the head."""
@@ -129,7 +137,7 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
         return self._receive(True)
 
     async def _receive(self, unless_silent: bool) -> AgentMessage:
-        message: AgentMessage = await self._line.ask("receive", unless_silent)
+        message: AgentMessage = await self._line.operate("receive", unless_silent)
         heard_of(self._agent)
         return message
 
@@ -145,7 +153,7 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
           ValueError: if the message was sent to somebody else.
         """
         check_reply(self.id, message)
-        self._line.tell("reply", attrs.evolve(message, content=None), content)
+        self._line.tell("reply", attrs.evolve(message, content=None), content, op=self._line.draw())
 
     def question(self, message_id: int) -> NoReturn:
         """Raise `RuntimeError`: who waits for a reply is known at the head."""
@@ -153,12 +161,12 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
 
     async def broadcast(self, content: Any) -> int:
         """Send the same to every other live agent; as `AgentContext.broadcast`."""
-        count: int = await self._line.ask("broadcast", content)
+        count: int = await self._line.operate("broadcast", content)
         return count
 
     async def publish(self, topic: str, content: Any) -> int:
         """Send something to the subscribers of a topic; as `AgentContext.publish`."""
-        count: int = await self._line.ask("publish", topic, content)
+        count: int = await self._line.operate("publish", topic, content)
         return count
 
     def subscribe(self, topic: str) -> Subscription:
@@ -199,8 +207,9 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
         """
         check_agent(agent)
         options_of(name, timeout, restart)
-        found = await self._line.ask("spawn", agent, args, name, timeout, restart)
-        return PlacedHandle(self._line, *found)
+        line = self._line
+        found = await line.start_agents(line.draw(), "spawn", agent, args, name, timeout, restart)
+        return PlacedHandle(line, *found)
 
     def spawn_nowait(
         self,
@@ -225,8 +234,15 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
         """Start an agent that a model asked for; as `AgentContext.spawn_for_model`."""
         check_agent(agent)
         options_of(name, timeout)
-        found = await self._line.ask("spawn_for_model", agent, args, name, timeout)
-        return PlacedHandle(self._line, *found)
+        line = self._line
+        op = line.draw()
+        try:
+            found = await line.start_agents(op, "spawn_for_model", agent, args, name, timeout)
+        except PoolLimitError as error:
+            if error.limit == "model_spawns":
+                give_back(op)  # it was refused before it came to a spawn
+            raise
+        return PlacedHandle(line, *found)
 
     async def fan_out(
         self, configs: Iterable[Callable[[AgentContext], Awaitable[T]]]
@@ -245,12 +261,12 @@ class PlacedContext(PlacedMany, PlacedMeans, AgentContext):
 
     async def join_next(self) -> AnyOutcome | None:
         """Wait for the next direct child to end, and return its outcome; as `AgentContext.join_next`."""
-        data = await self._line.ask("join_next")
+        data = await self._line.operate("join_next")
         return None if data is None else self._outcome(data)
 
     async def join_all(self) -> dict[AgentId, AnyOutcome]:
         """Wait until no direct child is left, and return their outcomes; as `AgentContext.join_all`."""
-        outcomes = [self._outcome(data) for data in await self._line.ask("join_all")]
+        outcomes = [self._outcome(data) for data in await self._line.operate("join_all")]
         return {outcome.agent_id: outcome for outcome in outcomes}
 
     def abort_all(self, reason: str | None = None) -> None:

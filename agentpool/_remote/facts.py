@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -10,8 +10,28 @@ import attrs
 from agentpool._core.messages import AgentId
 
 if TYPE_CHECKING:
+    from agentpool._core.past import PastLoop
     from agentpool._remote.model_facts import ModelFacts
     from agentpool.abc import Hooks
+
+
+@attrs.frozen
+class JournalFacts:
+    """What a worker has to know of the journal for one life of an agent.
+
+    Attributes:
+      run_id: names the run in all the world.
+      now: seconds into the run.
+      is_resumed: whether this life had begun before the pool was opened.
+      operations: what was done in it: of which kind, and when, by key. What it came to is at the head.
+      loops: the runs of the loop in it, by key.
+    """
+
+    run_id: str
+    now: float
+    is_resumed: bool
+    operations: Mapping[str, tuple[str, float]]
+    loops: Mapping[str, PastLoop]
 
 
 @attrs.frozen
@@ -25,6 +45,8 @@ class AgentFacts:
       is_closing, is_draining: whether the pool's block has ended, or it drains.
       max_concurrent: of its pool.
       models: what its model calls need.
+      kept: what is set of the context variables that it inherits.
+      journal: None in a pool without one.
     """
 
     name: str
@@ -38,6 +60,8 @@ class AgentFacts:
     is_draining: bool
     max_concurrent: int
     models: ModelFacts
+    kept: Mapping[str, Any] = attrs.field(factory=dict)
+    journal: JournalFacts | None = None
 
 
 @attrs.frozen

@@ -25,6 +25,10 @@ class KeepsHandles(Line, Protocol):
 
     handles: WeakValueDictionary[AgentId, PlacedHandle[Any]]
 
+    async def operate(self, verb: str, *args: Any) -> Any:
+        """As `ask`, for an operation of the agent's code."""
+        ...
+
 
 class PlacedHandle(AgentHandle[T_co]):
     """The handle of an agent that is at the head, or in another worker.
@@ -35,11 +39,13 @@ class PlacedHandle(AgentHandle[T_co]):
 
     __slots__ = ("__weakref__", "_id", "_is_seen", "_is_taken", "_line", "_name", "_outcome")
 
-    def __init__(self, line: KeepsHandles, agent_id: AgentId, name: str) -> None:
+    def __init__(
+        self, line: KeepsHandles, agent_id: AgentId, name: str, outcome: bytes | None = None
+    ) -> None:
         self._line = line
         self._id = agent_id
         self._name = name
-        self._outcome: Any = None
+        self._outcome: Any = None if outcome is None else outcome_from_bytes(outcome, f"agent {agent_id}")
         self._is_taken = False
         self._is_seen = False
         line.handles[agent_id] = self
@@ -81,14 +87,11 @@ class PlacedHandle(AgentHandle[T_co]):
 
     async def wait(self) -> AgentOutcome[T_co]:
         """Wait for the end of the agent, and return its outcome; as `AgentHandle.wait`."""
-        if self._is_taken:
-            await self._line.ask("nothing")
-        else:
-            data = await self._line.ask("wait", self._id)
-            self._is_taken = self._is_seen = True
-            # None: another task of the agent, or the head by itself, had it before.
-            if self._outcome is None:
-                self._outcome = outcome_from_bytes(data, f"agent {self._id}")
+        data = await self._line.operate("wait", self._id)
+        self._is_taken = self._is_seen = True
+        # No data: a join, or another task of the agent, had it before.
+        if self._outcome is None:
+            self._outcome = outcome_from_bytes(data, f"agent {self._id}")
         found: AgentOutcome[T_co] = self._outcome
         return found
 

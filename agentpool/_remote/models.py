@@ -22,6 +22,7 @@ from agentpool._core.messages import AgentId, AgentMessage, Completion, Completi
 from agentpool._core.usage import NO_USAGE, TokenUsage
 from agentpool._kernel.idleness import heard_of, idle_limits_of
 from agentpool._kernel.protection import protect_module
+from agentpool._remote.handle import PlacedHandle
 from agentpool._remote.model_facts import OWN_BUDGET, Answer, DriverFacts, ModelFacts, News, StreamedPart
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from agentpool._core.manifest import AgentManifest
     from agentpool._kernel.agent import AgentRecord
     from agentpool._kernel.metering import Meter
+    from agentpool._kernel.places import Place
     from agentpool._kernel.state import PoolState
     from agentpool._remote.line import Line
+    from agentpool._remote.worker_line import WorkerLine
 
 # -- the budget ----------------------------------------------------------------------------------------
 
@@ -389,7 +392,7 @@ class RemoteMeans:
 
     def __init__(
         self,
-        line: Line,
+        line: WorkerLine,
         facts: ModelFacts,
         state: PoolState,
         record: AgentRecord,
@@ -562,8 +565,23 @@ class RemoteMeans:
 
         Checkpoint: always. Cancellation: leaves nothing behind.
         """
-        message: AgentMessage = await self.line.ask("question", message_id)
+        message: AgentMessage = await self.line.operate("question", message_id)
         return message
+
+    async def adopt_children_of(self, place: Place) -> None:
+        """Have the children go on that code at a place had spawned, which does not run again.
+
+        Checkpoint: always. Cancellation: it may have been done.
+        """
+        await self.line.ask("adopt_children", place.path)
+
+    async def children_of(self, place: Place) -> Sequence[tuple[PlacedHandle[Any], bool]]:
+        """Return the children that such code had spawned, each with whether its outcome is known already.
+
+        Checkpoint: always. Cancellation: leaves nothing behind.
+        """
+        found = await self.line.ask("children_of", place.path)
+        return [(PlacedHandle(self.line, *known), is_taken) for known, is_taken in found]
 
     async def admitted(self, kind: Literal["tool_calls", "model_calls"]) -> AbstractContextManager[None]:
         """Return a block during which a call counts as one that is in flight; it is to be entered.
@@ -638,6 +656,14 @@ class PlacedMeans:
     def add_usage(self, usage: TokenUsage) -> None:
         """Count what a model call used that went past `driver`; the outcome carries the sum."""
         self._means.add_usage(usage)
+
+    def adopt_children_of(self, place: object) -> NoReturn:
+        """Raise `RuntimeError`: the children are at the head."""
+        raise RuntimeError("the head has to be asked: write `await ctx.head.adopt_children_of(place)`")
+
+    def children_of(self, place: object) -> NoReturn:
+        """Raise `RuntimeError`: the children are at the head."""
+        raise RuntimeError("the head has to be asked: write `await ctx.head.children_of(place)`")
 
     def in_flight(self, kind: Literal["tool_calls", "model_calls"]) -> NoReturn:
         """Raise `RuntimeError`: how many calls are in flight is known at the head."""

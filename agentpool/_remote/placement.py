@@ -15,10 +15,11 @@ from agentpool._core.errors import WorkerLostError
 from agentpool._core.events import ModelCallFinished, ModelCallStarted
 from agentpool._core.placing import Start, Watched, WorkOver
 from agentpool._kernel.events import EventSubscription
+from agentpool._kernel.places import NO_PAST, kept_values, place_here
 from agentpool._kernel.protection import protect_module
 from agentpool._remote.codec import SentEvent, sent
 from agentpool._remote.crew import Crew
-from agentpool._remote.facts import AgentFacts, WorkerSetup
+from agentpool._remote.facts import AgentFacts, JournalFacts, WorkerSetup
 from agentpool._remote.model_verbs import HeadGovernors, HeadModels
 from agentpool._remote.proxy import Proxy
 from agentpool._remote.verbs import TOLD_VERBS, VERBS
@@ -142,6 +143,22 @@ def _facts_of(ctx: AgentContext, agent: object, models: HeadModels) -> AgentFact
         is_draining=ctx.draining,
         max_concurrent=ctx.max_concurrent,
         models=models.facts(agent),
+        kept=kept_values(None),
+        journal=_journal_facts(ctx._state),
+    )
+
+
+def _journal_facts(state: PoolState) -> JournalFacts | None:
+    journal, place = state.journal, place_here()
+    if journal is None or place is None:
+        return None
+    past = place.past
+    return JournalFacts(
+        run_id=journal.run_id,
+        now=journal.now,
+        is_resumed=past is not NO_PAST,
+        operations={key: (each.kind, each.at) for key, each in past.operations.items()},
+        loops=past.loops,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import trio
 
@@ -34,8 +34,9 @@ from agentpool._core.placing import (
     Withdrawn,
 )
 from agentpool._core.text import shown
+from agentpool._kernel import granting
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
-from agentpool._kernel.places import Place, place_here, set_place, standing_at
+from agentpool._kernel.places import Place, place_here, set_kept, set_place, standing_at
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import OwnTaskWait
 from agentpool._remote.batch_blocks import HeadBatches
@@ -73,6 +74,9 @@ class Way(Protocol):
     def send(self, record: Down) -> object:
         """Have a record sent; does not wait."""
 
+
+Known: TypeAlias = "tuple[AgentId, str, bytes | None]"
+"""A child as the worker is told of it: its id, its name, and its outcome if it has ended already."""
 
 MANY_CHILDREN = 64
 """Of an agent with more children than this the ends are told once a second, and not with each answer."""
@@ -179,6 +183,23 @@ class Proxy:
         assert self._nursery is not None
         with standing_at(None):
             self._nursery.start_soon(task, name=name)
+
+    def known(self, handle: AgentHandle[Any]) -> Known:
+        """Return a child for the worker, which has a handle of it from now on."""
+        self.handles[handle.id] = handle
+        # That of one that had ended before the agent was resumed; the failure is not looked at yet.
+        outcome = handle._record.outcome
+        if outcome is None:
+            return handle.id, handle.name, None
+        self._pushed.add(handle.id)
+        return handle.id, handle.name, outcome_to_bytes(self.way.dumps, outcome)
+
+    def place_at(self, path: str, number: int = 0) -> Place | None:
+        """Return a place in the agent; None without a journal."""
+        own = self._place
+        if own is None:
+            return None
+        return Place(own.journal, own.record, own.life, own.past, path, number)
 
     def hand_out(self, outcome: AnyOutcome) -> bytes:
         """Return the outcome of a child for the worker, which keeps it from now on."""
@@ -333,11 +354,7 @@ class Proxy:
             self.way.send(Abort(self.ctx.id, f"{told.verb} raised {shown(error)}"))
 
     def _place_of(self, place: tuple[str, int] | None) -> Place | None:
-        if place is None or self._place is None:
-            return self._place
-        path, count = place
-        own = self._place
-        return Place(own.journal, own.record, own.life, own.past, path, count)
+        return None if place is None else self.place_at(*place)
 
     async def _perform(self, call: Call, asked: Called) -> None:
         number, agent = asked.call, self.ctx.id
@@ -351,6 +368,9 @@ class Proxy:
                 verb = self._verbs[asked.verb]
                 try:
                     args = received(asked.arguments, f"the arguments of {asked.verb}")
+                    if asked.kept is not None:
+                        set_kept(received(asked.kept, "what is kept of a context"))
+                        granting.are_in_use()
                     # What has happened is told: nothing is awaited behind the verb.
                     value = await verb(call, *args)
                     answer = Answered(agent, number, sent(dumps, value, f"what {asked.verb} came to"))
@@ -362,7 +382,14 @@ class Proxy:
             self._runs_again()
             if len(self.handles) <= MANY_CHILDREN:
                 self.push_ended()
+            self._abort_if_cancelled()
             self.way.send(answer)
+
+    def _abort_if_cancelled(self) -> None:
+        """Have a cancelled agent know it with the answer: what it does then is not written any more."""
+        record = self.ctx._agent
+        if record.is_cancelled() and not self.is_over:
+            self.way.send(Abort(self.ctx.id, record.abort_reason))
 
     def _runs_again(self) -> None:
         self._answered += 1

@@ -33,9 +33,10 @@ from agentpool._core.placing import (
     WorkOver,
 )
 from agentpool._kernel.agent import AgentRecord
-from agentpool._kernel.granting import granted_below
+from agentpool._kernel.granting import are_in_use, granted_below
 from agentpool._kernel.hosting import open_host, start_hosted
 from agentpool._kernel.log import Tap
+from agentpool._kernel.places import set_kept
 from agentpool._kernel.pool import AgentPool
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.state import Means, PoolState
@@ -53,6 +54,7 @@ from agentpool._remote.context import PlacedContext
 from agentpool._remote.crew import loads_setup
 from agentpool._remote.facts import AgentFacts, WorkerSetup
 from agentpool._remote.models import open_worker_driver
+from agentpool._remote.worker_journal import WorkerJournal
 from agentpool._remote.worker_line import WorkerLine
 
 if TYPE_CHECKING:
@@ -256,7 +258,15 @@ class Runtime:
         self._records[start.agent] = record
 
     def _context(self, state: PoolState, record: AgentRecord) -> PlacedContext:
-        return PlacedContext(state, record, self._lines[record.id], self)
+        # Called by the task of its body, whose place and variables are set here.
+        line = self._lines[record.id]
+        if line.facts.kept:
+            set_kept(line.facts.kept)
+            are_in_use()
+        if line.facts.journal is not None:
+            line.journal = WorkerJournal(line, record, line.facts.journal)
+            line.journal.begin_life(line.facts.life)
+        return PlacedContext(state, record, line, self)
 
     # -- what agents tell -----------------------------------------------------------------------------
 

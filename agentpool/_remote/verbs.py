@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._kernel.protection import protect_module
 from agentpool._remote.batch_verbs import BATCH_TOLD, BATCH_VERBS
+from agentpool._remote.journal_verbs import JOURNAL_TOLD, JOURNAL_VERBS
 from agentpool._remote.model_verbs import MODEL_TOLD, MODEL_VERBS
 
 if TYPE_CHECKING:
     from agentpool._core.restart import RestartPolicy
-    from agentpool._kernel.handle import AgentHandle
-    from agentpool._remote.proxy import Call, Proxy, ToldVerbs, Verbs
+    from agentpool._kernel.places import Op
+    from agentpool._remote.proxy import Call, Known, Proxy, ToldVerbs, Verbs
 
 # -- messages ----------------------------------------------------------------------------------
 
@@ -77,11 +78,6 @@ def unsubscribe(proxy: Proxy, topic: str) -> None:
 # -- children ----------------------------------------------------------------------------------
 
 
-def _kept(call: Call, handle: AgentHandle[Any]) -> tuple[AgentId, str]:
-    call.proxy.handles[handle.id] = handle
-    return handle.id, handle.name
-
-
 async def spawn(
     call: Call,
     agent: Any,
@@ -89,10 +85,10 @@ async def spawn(
     name: str | None,
     timeout: float | None,
     restart: RestartPolicy | None,
-) -> tuple[AgentId, str]:
+) -> Known:
     """Start a child of the agent, waiting for a slot."""
     agent = call.models.restored(agent)
-    return _kept(call, await call.ctx.spawn(agent, *args, name=name, timeout=timeout, restart=restart))
+    return call.proxy.known(await call.ctx.spawn(agent, *args, name=name, timeout=timeout, restart=restart))
 
 
 async def spawn_nowait(
@@ -102,29 +98,37 @@ async def spawn_nowait(
     name: str | None,
     timeout: float | None,
     restart: RestartPolicy | None,
-) -> tuple[AgentId, str]:
+) -> Known:
     """Start a child of the agent in a free slot."""
     agent = call.models.restored(agent)
-    return _kept(call, call.ctx.spawn_nowait(agent, *args, name=name, timeout=timeout, restart=restart))
+    return call.proxy.known(call.ctx.spawn_nowait(agent, *args, name=name, timeout=timeout, restart=restart))
 
 
 async def spawn_for_model(
     call: Call, agent: Any, args: tuple[Any, ...], name: str | None, timeout: float | None
-) -> tuple[AgentId, str]:
+) -> Known:
     """Start a child that a model asked for."""
     agent = call.models.restored(agent)
-    return _kept(call, await call.ctx.spawn_for_model(agent, *args, name=name, timeout=timeout))
-
-
-async def nothing(call: Call) -> None:
-    """Nothing: the caller looks whether it is cancelled."""
+    return call.proxy.known(await call.ctx.spawn_for_model(agent, *args, name=name, timeout=timeout))
 
 
 async def wait(call: Call, child: AgentId) -> bytes | None:
     """Wait for the end of a child; None if its outcome was handed out before."""
-    if child not in call.proxy.handles:
-        return None
-    return call.proxy.hand_out(await call.proxy.handles[child].wait())
+    proxy = call.proxy
+    if child in proxy.handles:
+        return proxy.hand_out(await proxy.handles[child].wait())
+    journal = call.ctx._state.journal
+    if journal is not None:
+
+        async def waited(op: Op | None) -> None:
+            journal.operated(op, "wait", child)
+
+        await journal.perform("wait", waited, _nothing)
+    return None
+
+
+async def _nothing(value: object, op: Op) -> None:
+    """It was waited for before, and is not here to be waited for."""
 
 
 async def join_next(call: Call) -> bytes | None:
@@ -170,6 +174,7 @@ def _by_name(*functions: Callable[..., Any]) -> Mapping[str, Any]:
 VERBS: Verbs = {
     **MODEL_VERBS,
     **BATCH_VERBS,
+    **JOURNAL_VERBS,
     **_by_name(
         send,
         ask,
@@ -182,7 +187,6 @@ VERBS: Verbs = {
         spawn,
         spawn_nowait,
         spawn_for_model,
-        nothing,
         wait,
         join_next,
         join_all,
@@ -194,6 +198,7 @@ VERBS: Verbs = {
 TOLD_VERBS: ToldVerbs = {
     **MODEL_TOLD,
     **BATCH_TOLD,
+    **JOURNAL_TOLD,
     **_by_name(reply, subscribe, unsubscribe, abort_child, seen, abort_all),
 }
 """What an agent does not wait for, by its name."""

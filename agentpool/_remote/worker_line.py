@@ -29,6 +29,7 @@ from agentpool._core.placing import (
     Withdrawn,
 )
 from agentpool._kernel.current import waiting_agent
+from agentpool._kernel.places import kept_values
 from agentpool._kernel.protection import protect_module
 from agentpool._kernel.wait import SlowlyUndoneWait, Wait
 from agentpool._remote.codec import (
@@ -43,8 +44,10 @@ from agentpool._remote.codec import (
 if TYPE_CHECKING:
     from agentpool._core.messages import AgentId
     from agentpool._core.outcomes import AnyOutcome
+    from agentpool._kernel.places import Op
     from agentpool._remote.facts import AgentFacts
     from agentpool._remote.handle import PlacedHandle
+    from agentpool._remote.worker_journal import WorkerJournal
 
 HEAD = "the head of the pool"
 
@@ -71,6 +74,7 @@ class WorkerLine:
       agent_id, facts: whose it is.
       answered: how many of its calls were answered, and items wanted of it.
       handles: those of its children that its code still has.
+      journal: numbers the operations of its code; None in a pool without a journal.
     """
 
     def __init__(self, station: Station, agent_id: AgentId, facts: AgentFacts) -> None:
@@ -78,6 +82,7 @@ class WorkerLine:
         self.facts = facts
         self.answered = 0
         self.handles: WeakValueDictionary[AgentId, PlacedHandle[Any]] = WeakValueDictionary()
+        self.journal: WorkerJournal | None = None
         self._station = station
         self._number = 0
         self._waits: dict[CallId, SlowlyUndoneWait] = {}
@@ -94,20 +99,50 @@ class WorkerLine:
         """Have the proxy do something, and wait for its value, as the agent; `Line.ask` tells more."""
         return await self.ask_or(None, verb, *args)
 
-    async def ask_or(self, withdrawn: Callable[[], object] | None, verb: str, *args: Any) -> Any:
+    def draw(self) -> Op | None:
+        """Number the operation that the calling task begins; None without a journal."""
+        return None if self.journal is None else self.journal.draw()
+
+    async def operate(self, verb: str, *args: Any) -> Any:
+        """As `ask`, for an operation of the agent's code."""
+        return await self.ask_or(None, verb, *args, op=self.draw())
+
+    async def start_agents(self, op: Op | None, verb: str, *args: Any) -> Any:
+        """As `ask`, for an operation that starts agents: they inherit what is kept of the context here."""
+        return await self.ask_or(None, verb, *args, op=op, inherits=True)
+
+    async def ask_or(
+        self,
+        withdrawn: Callable[[], object] | None,
+        verb: str,
+        *args: Any,
+        op: Op | None = None,
+        inherits: bool = False,
+    ) -> Any:
         """As `ask`, for somebody who wants to be told when it is withdrawn.
 
         Args:
           withdrawn: called in the step in which the caller is cancelled; what it tells comes before.
+          op: which operation of the agent's code it is.
+          inherits: whether what is kept of the context here is sent along.
         """
-        data = sent(self._station.dumps, args, f"what is given to {verb}")
+        try:
+            data = sent(self._station.dumps, args, f"what is given to {verb}")
+        except TypeError as error:
+            if op is None:
+                raise
+            # It is what this operation comes to, also when the agent is resumed where nothing is sent.
+            verb, data = "raise_type_error", sent(self._station.dumps, (str(error),), "an error")
+        values = kept_values(None) if inherits else {}
+        kept = sent(self._station.dumps, values, "what is kept of a context") if values else None
         waiter = waiting_agent()
         await trio.lowlevel.checkpoint_if_cancelled()
         await self._station.room()
         number = self._next()
         wait = self._waits[number] = SlowlyUndoneWait(waiter, partial(self._withdraw, number, withdrawn))
+        place = None if op is None else op.place
         try:
-            self._post(Called(self.agent_id, number, verb, data))
+            self._post(Called(self.agent_id, number, verb, data, place, kept))
             answer = await wait.park(_undone_slowly)
         finally:
             self._waits.pop(number, None)
@@ -117,11 +152,15 @@ class WorkerLine:
         """Have the proxy do something whose answer comes in pieces; `Line.pieces` tells more."""
         return _OpenPieces(self, verb, args)
 
-    def tell(self, verb: str, *args: Any) -> None:
-        """Have the proxy do something, and do not wait for it."""
+    def tell(self, verb: str, *args: Any, op: Op | None = None) -> None:
+        """Have the proxy do something, and do not wait for it.
+
+        Args:
+          op: which operation of the agent's code it is.
+        """
         if not self._is_closed:
             data = sent(self._station.dumps, args, f"what is given to {verb}")
-            self._post(Told(self.agent_id, verb, data))
+            self._post(Told(self.agent_id, verb, data, None if op is None else op.place))
 
     def _post(self, record: Up) -> None:
         self._station.flush_events()  # what it did before comes before

@@ -14,7 +14,8 @@ AGENTS ON A RAY CLUSTER
 In a fleet file with placement = "ray" below [pool], and in a program that
 opens its pool with placement=RayPlacement(), agents run in worker processes on
 the nodes of a Ray cluster. Limits, budgets, messages and outcomes stay in the
-process that you start: the head of the pool. Such a run cannot keep a journal.
+process that you start: the head of the pool, which keeps the journal too, if
+the run has one.
 
 BEFORE THE FIRST NODE
 

@@ -160,8 +160,7 @@ async def perform(
 
     Raises:
       ManifestError: if an agent has nothing to ask.
-      BadInputError: if a driver or the journal cannot be opened, if Ray is missing that the fleet needs, or
-        if a fleet with a placement is to keep a journal.
+      BadInputError: if a driver or the journal cannot be opened, or Ray is missing that the fleet needs.
     """
     started = trio.current_time()
     async with AsyncExitStack() as stack:
@@ -174,7 +173,7 @@ async def perform(
         memory = await open_memory(stack, options.memory or fleet.pool.memory)
         output = None if options.output is None else OutputDirectory.prepare(options.output)
         drivers.conversations = None if output is None else output.conversations
-        placement = placement_for(fleet, with_journal=options.journal is not None)
+        placement = placement_for(fleet)
         starts = starts_of(fleet, _driver_of(drivers, options), options.timeout)
         run = _Run(view, drivers, output, options.journal, options.otel, page)
         approver: Approver | None = TerminalApprover(view) if can_ask() else None
@@ -239,18 +238,12 @@ class _Means:
     placement: Placement | None
 
 
-def placement_for(fleet: FleetFile, *, with_journal: bool = False) -> Placement | None:
+def placement_for(fleet: FleetFile) -> Placement | None:
     """Return where the agents of a fleet run; None if in this process.
 
     Raises:
-      BadInputError: if what that needs is not installed, or with a journal, which does not keep what is
-        done in worker processes.
+      BadInputError: if what that needs is not installed.
     """
-    if with_journal and fleet.pool.placement is not None:
-        raise BadInputError(
-            f'a run with a journal cannot have placement = "{fleet.pool.placement}": what agents in worker '
-            "processes have done is not kept in a journal; leave one of the two out"
-        )
     try:
         return fleet.make_placement()
     except ModuleNotFoundError as error:

@@ -109,7 +109,7 @@ class RayPlacement(RemotePlacement):
             await pool.map(placed(agent), items)
 
     The pool stays where it is: capacity, budgets, messages and outcomes are those of the program that opened
-    it, the head. It cannot keep a journal. Ray starts the worker processes, spread over the nodes of the
+    it, the head, and so is its journal. Ray starts the worker processes, spread over the nodes of the
     cluster, and ends them; they are actors of the head's job, so none survives it. On each node there have to
     be the same versions of Python, Ray and agentpool, and what the agents import, as the head has. What is
     defined in the head's `__main__`, and functions within functions, travel by value, everything else by its

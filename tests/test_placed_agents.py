@@ -800,3 +800,33 @@ def test_whatever_is_cancelled_whenever_the_books_are_right(program: Program, lo
     steps = range(1, 150, 10)
     sweep = cancel_everywhere(main, steps=steps)
     assert sweep.runs == 1 + 5 * len(steps)
+
+
+# -- told, and not waited for ------------------------------------------------------------------------------
+
+
+async def subscribes_late(ctx: AgentContext) -> str:
+    async for _ in ctx.inbox:
+        pass
+    ctx.subscribe("too late")  # nothing can come any more
+    await trio.sleep(1)
+    return "ended well"
+
+
+async def exits_late(ctx: AgentContext) -> None:
+    async for _ in ctx.inbox:
+        pass
+    ctx.subscribe("too late")
+    raise SystemExit(3)
+
+
+async def test_a_subscription_that_comes_too_late_costs_nothing(autojump_clock: Any) -> None:
+    async with open_agent_pool(max_concurrent=2, placement=InProcessPlacement()) as pool:
+        handle = await pool.spawn(placed(subscribes_late))
+    assert (await handle.wait()).unwrap() == "ended well"
+
+
+async def test_what_an_agent_tells_too_late_hides_no_exit(autojump_clock: Any) -> None:
+    with pytest.raises(SystemExit):
+        async with open_agent_pool(max_concurrent=2, placement=InProcessPlacement()) as pool:
+            await pool.spawn(placed(exits_late))

@@ -33,7 +33,7 @@ from agentpool._core.placing import (
     Withdraw,
     Withdrawn,
 )
-from agentpool._core.text import shown
+from agentpool._core.text import note, shown
 from agentpool._kernel import granting
 from agentpool._kernel.nursery import AgentNursery, open_known_nursery
 from agentpool._kernel.places import Place, place_here, set_kept, set_place, standing_at
@@ -290,13 +290,16 @@ class Proxy:
     def _value(self, cancelled: trio.Cancelled | None) -> Any:
         result, where = self._result, f"worker {self.way.name}"
         try:
-            if self._broken is not None:
+            if self._broken is not None and not isinstance(result, SentError):
                 raise self._broken
             match result:
                 case bytes():
                     return received(result, "what the agent returned")
                 case SentError():
-                    raise received_error(result, where)
+                    error = received_error(result, where)  # its own, which may be fatal, comes first
+                    if self._broken is not None:
+                        note(error, f"the agent was aborted because of {shown(self._broken)}")
+                    raise error
                 case WasCancelled() if cancelled is not None:
                     raise cancelled
                 case WasCancelled():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from agentpool._core.errors import UnknownAgentError
 from agentpool._core.messages import AgentId, AgentMessage
 from agentpool._kernel.protection import protect_module
 from agentpool._remote.batch_verbs import BATCH_TOLD, BATCH_VERBS
@@ -66,8 +68,9 @@ def reply(proxy: Proxy, message: AgentMessage, content: Any) -> None:
 
 
 def subscribe(proxy: Proxy, topic: str) -> None:
-    """Subscribe to a topic."""
-    proxy.ctx.subscribe(topic)
+    """Subscribe to a topic; of no effect if the agent's inbox has ended, which it could not know."""
+    with suppress(UnknownAgentError):
+        proxy.ctx.subscribe(topic)
 
 
 def unsubscribe(proxy: Proxy, topic: str) -> None:

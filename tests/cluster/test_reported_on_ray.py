@@ -74,8 +74,12 @@ def test_agents_that_kill_their_process_take_only_those_in_it_along(cluster: Clu
         rest = said(program)
     for died, after in zip(rest[::2], rest[1::2], strict=True):
         assert died["outcomes"][1]["error"] == "WorkerLostError"
-        assert sum(each.get("value") == 1.0 for each in died["outcomes"]) == 2, died
-        assert sum(each.get("error") == "WorkerLostError" for each in died["outcomes"]) == 2, died
+        # The last one may have been started when the process was known to be gone, and so in the other one.
+        ended_well = sum(each.get("value") == 1.0 for each in died["outcomes"])
+        assert ended_well in (2, 3), died
+        assert sum(each.get("error") == "WorkerLostError" for each in died["outcomes"]) == 4 - ended_well, (
+            died
+        )
         assert died["seconds"] < 15
         assert after["value"] == 0.1
 

@@ -17,6 +17,7 @@ from agentpool._kernel.agent import AgentRecord
 from agentpool._kernel.current import waiting_agent
 from agentpool._kernel.granting import Bounded, tools_within
 from agentpool._kernel.handle import AgentHandle
+from agentpool._kernel.head import Head
 from agentpool._kernel.idleness import IdleLimit
 from agentpool._kernel.inbox import Inbox
 from agentpool._kernel.lasting import LastingScope
@@ -31,7 +32,6 @@ from agentpool._kernel.versions import SeenVersions
 if TYPE_CHECKING:
     from agentpool._core.approval import ApprovalRequest, Decision
     from agentpool._core.budget import Budget
-    from agentpool._kernel.head import Head
     from agentpool._kernel.places import Op
     from agentpool.abc import AgentQuota, Driver, Hooks, Memory, ToolBuilder, ToolSet
 

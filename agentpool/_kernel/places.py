@@ -244,8 +244,9 @@ class Op:
 
 def give_back(op: Op | None) -> None:
     """The operation that the calling task has begun is none: the next one has its number."""
-    place = _place.get()
-    if op is not None and place is not None and place.last is op:
+    if op is not None:
+        place = _place.get()
+        assert place is not None  # where the operation got its number
         place.count -= 1
 
 

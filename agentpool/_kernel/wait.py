@@ -417,11 +417,6 @@ class SlowlyUndoneWait(Wait):
         raise_cancel, self._raise_cancel = self._raise_cancel, None
         self._happen(outcome.capture(raise_cancel))
 
-    @property
-    def can_be_withdrawn(self) -> bool:
-        """Whether it may be ended by an error."""
-        return False
-
 
 class OwnTaskWait(Wait):
     """A wait for what another task of the same agent does.

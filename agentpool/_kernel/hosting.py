@@ -54,7 +54,6 @@ class OpenHost(OpenPool):
     async def __aenter__(self) -> AgentPool:
         pool = await super().__aenter__()
         pool._state.root = HostedAgents(None)  # before there is any
-        # What no pool may contain comes out of the other one, and leaves the neighbours here alone.
         return pool
 
 
@@ -99,7 +98,6 @@ def start_hosted(
       granted: what it may do; None for all that it asks for.
       report: is told its outcome, which nobody else gets.
     """
-
     state = pool._state
     fn, args = work
     started_at = trio.current_time()
